@@ -1,0 +1,8 @@
+"""``python -m anemoi_ckpt_migrate``."""
+
+import sys
+
+from anemoi_ckpt_migrate.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

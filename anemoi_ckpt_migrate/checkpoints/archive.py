@@ -1,0 +1,221 @@
+"""The zip archive that torch writes: its records, and how they are laid out in the file.
+
+Facts about the layout are torch's (``caffe2/serialize/inline_container.cc``, torch 2.13): records are stored, not
+deflated; all lie below one root folder; payload starts at a multiple of the alignment, for which the local header
+is padded with an extra field named ``FB``; sizes and CRC follow the payload in a data descriptor.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from anemoi_ckpt_migrate.errors import NotACheckpoint
+
+ALIGNMENT = 64
+_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+_CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
+_END64 = struct.Struct("<4sQHHIIQQQQ")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_END = struct.Struct("<4sHHHHIIH")
+_UTF8 = 0x0800
+_MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
+_PADDING_FIELD = 0x4246  # "FB", as torch names it
+
+
+@dataclass(frozen=True)
+class Record:
+    """One file of the archive.
+
+    Attributes
+    ----------
+    name : str
+        Full name, root folder included.
+    offset : int
+        Where its local header starts, in bytes.
+    end : int
+        Where the next record (or the directory) starts, in bytes.
+    size : int
+        Length of the content, in bytes.
+    crc : int
+        CRC-32 of the content.
+    flags : int
+        General purpose flags of the zip format.
+    """
+
+    name: str
+    offset: int
+    end: int
+    size: int
+    crc: int
+    flags: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The table of contents of a checkpoint file.
+
+    Attributes
+    ----------
+    root : str
+        The folder that everything lies in.
+    records : dict of str to Record
+        In the order in which they lie in the file; names without the root.
+    """
+
+    root: str
+    records: dict[str, Record]
+
+
+def read_archive(stream: BinaryIO) -> Archive:
+    """Read the table of contents of a checkpoint.
+
+    Raises
+    ------
+    NotACheckpoint
+        The file is no zip archive, or none that torch would have written.
+    """
+    try:
+        with zipfile.ZipFile(stream) as opened:
+            directory, infos = opened.start_dir, opened.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error, OverflowError) as error:
+        raise NotACheckpoint(_what_is_it(stream)) from error
+    infos.sort(key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in infos[1:]] + [directory]
+    roots = [info.filename.partition("/")[0] for info in infos if info.filename.count("/") == 1]
+    roots = [root for root in roots if f"{root}/data.pkl" in {info.filename for info in infos}]
+    if not roots:
+        raise NotACheckpoint("it is a zip archive without data.pkl, which no torch.save wrote")
+    records: dict[str, Record] = {}
+    for info, end in zip(infos, ends, strict=True):
+        name = info.filename.removeprefix(f"{roots[0]}/")
+        _check(info, end, name in records, roots[0])
+        crc, size = info.CRC, info.file_size
+        records[name] = Record(info.filename, info.header_offset, end, size, crc, info.flag_bits)
+    if "constants.pkl" in records:
+        raise NotACheckpoint("it is a TorchScript archive, which holds compiled code beside the weights")
+    if "version" not in records:
+        raise NotACheckpoint("the archive lacks its version record")
+    return Archive(roots[0], records)
+
+
+def payload_offset(stream: BinaryIO, record: Record) -> int:
+    """Return where the content of a record starts, in bytes from the beginning of the file.
+
+    Raises
+    ------
+    NotACheckpoint
+        There is no local header where the directory says.
+    """
+    stream.seek(record.offset)
+    header = stream.read(_LOCAL.size)
+    if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+        raise NotACheckpoint(f"the header of record {record.name} is damaged")
+    start = record.offset + _LOCAL.size + sum(_LOCAL.unpack(header)[-2:])
+    if start + record.size > record.end:
+        raise NotACheckpoint(f"record {record.name} overlaps what follows it")
+    return int(start)
+
+
+def read_record(stream: BinaryIO, record: Record) -> bytes:
+    """Read the content of a record and verify its CRC.
+
+    Raises
+    ------
+    NotACheckpoint
+        The content is not what was written.
+    """
+    stream.seek(payload_offset(stream, record))
+    content = stream.read(record.size)
+    if len(content) < record.size or zlib.crc32(content) != record.crc:
+        raise NotACheckpoint(f"record {record.name} is damaged (its CRC does not match)")
+    return content
+
+
+def new_record(name: str, offset: int, content: bytes | memoryview) -> Record:
+    """Describe a record that is to start at `offset`."""
+    return Record(name, offset, offset, len(content), zlib.crc32(content), _UTF8)
+
+
+def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
+    """Make the header of a record that is to start at `offset`, so padded that its content is aligned."""
+    encoded = name.encode()
+    extra = b""
+    if size >= _MAX32:
+        extra = struct.pack("<HHQQ", 1, 16, size, size)
+    bare = offset + _LOCAL.size + len(encoded) + len(extra) + 4
+    padding = -bare % ALIGNMENT
+    extra += struct.pack("<HH", _PADDING_FIELD, padding) + b"Z" * padding
+    short = min(size, _MAX32)
+    return _LOCAL.pack(b"PK\3\4", 0, _UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
+
+
+def directory(records: Iterable[Record], offset: int) -> bytes:
+    """Make the table of contents that is to stand at `offset`, the last thing in the file."""
+    entries = [_entry(record) for record in records]
+    table = b"".join(entries)
+    end = offset + len(table)
+    count = len(entries)
+    end64 = _END64.pack(b"PK\6\6", _END64.size - 12, 0x031E, 45, 0, 0, count, count, len(table), offset)
+    locator = _LOCATOR64.pack(b"PK\6\7", 0, end, 1)
+    few, short = min(count, _MAX16), min(len(table), _MAX32)
+    return table + end64 + locator + _END.pack(b"PK\5\6", 0, 0, few, few, short, min(offset, _MAX32), 0)
+
+
+def runs(records: Iterable[Record]) -> Iterator[tuple[int, int, list[Record]]]:
+    """Group records that lie side by side: start, end and members of each stretch that can be copied in one go."""
+    members: list[Record] = []
+    for record in sorted(records, key=lambda record: record.offset):
+        if members and members[-1].end != record.offset:
+            yield members[0].offset, members[-1].end, members
+            members = []
+        members.append(record)
+    if members:
+        yield members[0].offset, members[-1].end, members
+
+
+def moved(record: Record, shift: int) -> Record:
+    """Return the entry of a record that was copied `shift` bytes further on."""
+    return replace(record, offset=record.offset + shift, end=record.end + shift)
+
+
+def _entry(record: Record) -> bytes:
+    encoded, extra = record.name.encode(), b""
+    large = [value for value in (record.size, record.size, record.offset) if value >= _MAX32]
+    if large:
+        extra = struct.pack(f"<HH{len(large)}Q", 1, 8 * len(large), *large)
+    short = min(record.size, _MAX32)
+    lengths = (len(encoded), len(extra), 0, 0, 0, 0, min(record.offset, _MAX32))
+    fixed = _CENTRAL.pack(b"PK\1\2", 0, 0, record.flags, 0, 0, 0, record.crc, short, short, *lengths)
+    return fixed + encoded + extra
+
+
+def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:
+    if known:
+        raise NotACheckpoint(f"the archive holds two records named {info.filename}")
+    if not info.filename.startswith(f"{root}/"):
+        raise NotACheckpoint(f"record {info.filename} lies outside the folder {root}")
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise NotACheckpoint(f"record {info.filename} is compressed or encrypted, which torch never does")
+    if info.header_offset + info.file_size > end:
+        raise NotACheckpoint(f"record {info.filename} overlaps what follows it")
+
+
+def _what_is_it(stream: BinaryIO) -> str:
+    """Say what a file that is no readable archive looks like."""
+    stream.seek(0)
+    start = stream.read(16)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"PK\3\4"):
+        return "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"
+    if start.startswith(b"\x80") and b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"[:12] in start:
+        return (
+            "it was saved by torch before 1.6, in a format that is not read yet; "
+            "load it with torch.load and save it again with torch.save"
+        )
+    return "it is not a checkpoint that torch.save wrote"

@@ -1,0 +1,205 @@
+"""Tensors with their content: real `torch.Tensor` objects over the file, and how they are written back.
+
+The one module that imports torch, and only imported itself where a migration touches or makes tensors. The file
+is mapped copy-on-write: nothing is read before it is looked at, and a change stays private until it is written.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import io
+import mmap
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from anemoi_ckpt_migrate.checkpoints.opaque import OpaqueName, opaque_name
+from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.checkpoints.tensors import REBUILD_MODULE
+
+# torch's own functions that only put a tensor together; the rest of torch._utils stays closed to a pickle.
+_REBUILD = {
+    name: getattr(torch._utils, name)
+    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
+    if hasattr(torch._utils, name)
+}
+# Linux, Documentation/admin-guide/mm/pagemap.rst: bits of a page's entry.
+_PRESENT, _SWAPPED, _FILE_PAGE = 1 << 63, 1 << 62, 1 << 61
+
+
+class Payloads:
+    """The content of a checkpoint's tensors, mapped from the file.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open checkpoint.
+    places : mapping of str to (int, int)
+        Offset and length in bytes of each storage in the file, by key.
+    """
+
+    def __init__(self, descriptor: int, places: Mapping[str, tuple[int, int]]) -> None:
+        self._descriptor, self._places = descriptor, places
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+        whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
+        self._address = whole.data_ptr()
+        self._storages = {
+            key: whole[start : start + length] if length else torch.UntypedStorage(0)
+            for key, (start, length) in places.items()
+        }
+        self._keys = {storage._cdata: key for key, storage in self._storages.items()}
+        self._keys_by_address = {self._address + start: key for key, (start, length) in places.items() if length}
+        self.locations: dict[str, str] = {}
+
+    def storage(self, key: str) -> torch.UntypedStorage:
+        """Return a storage over the file.
+
+        Raises
+        ------
+        pickle.UnpicklingError
+            The file has none of that key.
+        """
+        if key not in self._storages:
+            raise pickle.UnpicklingError(f"the storage data/{key} is missing")
+        return self._storages[key]
+
+    def key_of(self, storage: torch.UntypedStorage) -> str | None:
+        """Return the key of a storage that came from the file, and None for any other."""
+        key = self._keys.get(storage._cdata) or self._keys_by_address.get(storage.data_ptr())
+        if key is None or storage.nbytes() != self._places[key][1]:
+            return None
+        return key
+
+    def changed(self, keys: Mapping[str, None]) -> dict[str, memoryview]:
+        """Return the content, as it is now, of those storages that are no longer as in the file."""
+        pages = _written_pages(self._address, len(self._map))
+        found = {}
+        for key in keys:
+            start, length = self._places.get(key, (0, 0))
+            touched = pages is None or any(pages[start // mmap.PAGESIZE : (start + length - 1) // mmap.PAGESIZE + 1])
+            if length and touched and self._differs(start, length):
+                found[key] = memoryview(self._map)[start : start + length]
+        return found
+
+    def _differs(self, start: int, length: int) -> bool:
+        with memoryview(self._map) as now:
+            for at in range(start, start + length, 1 << 20):
+                count = min(1 << 20, start + length - at)
+                if os.pread(self._descriptor, count, at) != now[at : at + count]:
+                    return True
+        return False
+
+
+class ContentUnpickler(TreeUnpickler):
+    """Load the tree of a checkpoint with real tensors in the place of stand-ins."""
+
+    def __init__(self, stream: io.BytesIO, payloads: Payloads) -> None:
+        super().__init__(stream)
+        self._payloads = payloads
+
+    def resolve(self, module: str, name: str) -> Any:
+        """Choose what stands for a name: torch's functions that build tensors, and its dtypes, are real."""
+        if module == REBUILD_MODULE and name in _REBUILD:
+            return _REBUILD[name]
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        return super().resolve(module, name)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return a storage over the file."""
+        stored = super().persistent_load(pid)
+        self._payloads.locations[stored.key] = stored.location
+        return torch.storage.TypedStorage(
+            wrap_storage=self._payloads.storage(stored.key), dtype=_dtype(stored.kind), _internal=True
+        )
+
+
+class ContentPickler(TreePickler):
+    """Write a tree in which some tensors are real.
+
+    Attributes
+    ----------
+    made : dict of str to torch.UntypedStorage
+        Storages that the file does not have, by the key that they were given.
+    """
+
+    def __init__(self, stream: io.BytesIO, protocol: int, payloads: Payloads | None, first_key: int) -> None:
+        super().__init__(stream, protocol)
+        self.made: dict[str, torch.UntypedStorage] = {}
+        self._payloads, self._next_key = payloads, first_key
+        self._made_keys: dict[int, str] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._kinds: dict[str, OpaqueName] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Spell storages, real ones too, as torch does."""
+        if isinstance(obj, torch.storage.TypedStorage):
+            return self._identify(obj._untyped_storage, obj._pickle_storage_type(), obj.dtype, obj._size())
+        if isinstance(obj, torch.UntypedStorage):
+            return self._identify(obj, "UntypedStorage", torch.uint8, obj.nbytes())
+        return super().persistent_id(obj)
+
+    def _identify(self, storage: torch.UntypedStorage, kind: str, dtype: torch.dtype, numel: int) -> Any:
+        key = self._payloads.key_of(storage) if self._payloads is not None else None
+        location = self._payloads.locations[key] if self._payloads is not None and key is not None else None
+        if key is None:
+            key = self._key_of_new(storage)
+        if location is None:
+            location = torch.serialization.location_tag(storage)
+        if storage.nbytes() and self._dtypes.setdefault(key, dtype) != dtype:
+            raise pickle.PicklingError("two tensors share memory but not a dtype, which torch cannot load; clone one")
+        self.keys[key] = None
+        return ("storage", self._kind(kind), key, location, numel)
+
+    def _key_of_new(self, storage: torch.UntypedStorage) -> str:
+        if storage._cdata not in self._made_keys:
+            key = self._made_keys[storage._cdata] = str(self._next_key)
+            self.made[key] = storage  # kept alive, or its address could be given to another
+            self._next_key += 1
+        return self._made_keys[storage._cdata]
+
+    def _kind(self, name: str) -> OpaqueName:
+        if name not in self._kinds:
+            module = "torch.storage" if name == "UntypedStorage" else "torch"
+            self._kinds[name] = opaque_name(module, name, [])
+        return self._kinds[name]
+
+
+def content_of(storage: torch.UntypedStorage) -> memoryview:
+    """Return the bytes of a storage, wherever it lives."""
+    here = storage if storage.device.type == "cpu" else storage.cpu()
+    if not here.nbytes():
+        return memoryview(b"")
+    held = (ctypes.c_char * here.nbytes()).from_address(here.data_ptr())
+    held.owner = here  # type: ignore[attr-defined]  # the view keeps `held` alive, and that the storage
+    return memoryview(held).cast("B")
+
+
+def _dtype(kind: Any) -> torch.dtype:
+    module, name = getattr(kind, "pickled_name", ("?", "?"))
+    if name == "UntypedStorage" and module in ("torch", "torch.storage"):
+        return torch.uint8
+    known = torch.storage._storage_type_to_dtype_map()
+    if module not in ("torch", "torch.cuda") or name not in known:
+        raise pickle.UnpicklingError(f"the storage class {module}.{name} is unknown to torch {torch.__version__}")
+    found: torch.dtype = known[name]
+    return found
+
+
+def _written_pages(address: int, length: int) -> list[bool] | None:
+    """Tell for each page of a private mapping whether it was written to; None where the system does not say."""
+    first, count = address // mmap.PAGESIZE, -(-length // mmap.PAGESIZE)
+    try:
+        with open("/proc/self/pagemap", "rb") as pagemap:
+            pagemap.seek(first * 8)
+            entries = array.array("Q", pagemap.read(count * 8))
+    except OSError:
+        return None
+    if len(entries) != count:
+        return None
+    # Copied on write: the page is memory of ours now, no longer the file's.
+    return [bool(entry & (_PRESENT | _SWAPPED)) and not entry & _FILE_PAGE for entry in entries]

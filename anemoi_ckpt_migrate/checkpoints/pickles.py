@@ -1,0 +1,166 @@
+"""The pickle inside a checkpoint, read and written without importing what it names.
+
+Reading builds plain containers, the few harmless types below, stand-ins for tensors and opaque objects for
+everything else; no code that the file names is run. Writing gives all of them back.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import io
+import pickle
+from typing import Any, ClassVar
+
+from anemoi_ckpt_migrate.checkpoints.opaque import Call, OpaqueName, opaque_name, settle
+from anemoi_ckpt_migrate.checkpoints.tensors import (
+    REBUILD_MODULE,
+    RebuildFunction,
+    StoredStorage,
+    StoredTensor,
+    reduced,
+)
+
+
+def _bytes(text: Any, encoding: Any) -> bytes:
+    """Build `bytes` as protocol 2 spells them; nothing else may go through codecs."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("bytes are spelled in an unknown way")
+    return text.encode("latin-1")
+
+
+def _bytearray(*args: Any) -> bytearray:
+    """Build a `bytearray` from bytes only: a number would ask for that much memory."""
+    if not args:
+        return bytearray()
+    if len(args) == 2 and isinstance(args[0], str):
+        return bytearray(_bytes(*args))
+    if len(args) != 1 or not isinstance(args[0], (bytes, bytearray)):
+        raise pickle.UnpicklingError("a bytearray is spelled in an unknown way")
+    return bytearray(args[0])
+
+
+# Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
+_HARMLESS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): collections.defaultdict,
+    ("collections", "deque"): collections.deque,
+    ("_codecs", "encode"): _bytes,
+    **{("datetime", name): getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")},
+    **{
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (bool, complex, dict, float, frozenset, int, list, set, str)
+    },
+    ("builtins", "bytearray"): _bytearray,
+    ("__builtin__", "bytearray"): _bytearray,
+}
+
+
+class TreeUnpickler(pickle.Unpickler):
+    """Load the pickle of a checkpoint as a tree of plain containers, stand-ins and opaque objects.
+
+    Attributes
+    ----------
+    touched : list
+        Not empty as soon as a stand-in was asked for the content of its tensor.
+    keys : dict of str to None
+        Keys of the storages that the pickle refers to, in its order.
+    """
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
+        super().__init__(stream, fix_imports=False, encoding="utf-8")
+        self.touched: list[bool] = []
+        self.keys: dict[str, None] = {}
+        self._names: dict[tuple[str, str], Any] = {}
+        self._calls: list[Call] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name; nothing is imported."""
+        key = (module, name)
+        if key not in self._names:
+            self._names[key] = self.resolve(module, name)
+        return self._names[key]
+
+    def resolve(self, module: str, name: str) -> Any:
+        """Choose what stands for a name."""
+        if (module, name) in _HARMLESS:
+            return _HARMLESS[module, name]
+        if module == REBUILD_MODULE and name.startswith("_rebuild_"):
+            return RebuildFunction((module, name), self.touched)
+        return opaque_name(module, name, self._calls)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the stand-in of a storage."""
+        well_formed = isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"
+        if not well_formed or not all(
+            isinstance(item, kind) for item, kind in zip(pid[2:], (str, str, int), strict=True)
+        ):
+            raise pickle.UnpicklingError(f"an external object is named in an unknown way: {pid!r:.80}")
+        self.keys[pid[2]] = None
+        return StoredStorage(*pid[1:])
+
+    def load(self) -> Any:
+        """Load the tree.
+
+        Raises
+        ------
+        Exception
+            Whatever the bytes bring about: a damaged pickle raises almost anything.
+        """
+        tree = super().load()
+        settle(self._calls)
+        return tree
+
+
+# The type checker takes it for the one in C, which lacks most of it.
+_PythonPickler: Any = pickle._Pickler
+
+
+class TreePickler(_PythonPickler):
+    """Write a tree back. The pure Python pickler: only that one can write a name without importing it.
+
+    Attributes
+    ----------
+    keys : dict of str to None
+        Keys of the storages that the pickle refers to, in its order.
+    """
+
+    dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
+
+    def __init__(self, stream: io.BytesIO, protocol: int) -> None:
+        super().__init__(stream, protocol)
+        self.keys: dict[str, None] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Spell storages as torch does."""
+        if type(obj) is not StoredStorage:
+            return None
+        self.keys[obj.key] = None
+        return obj.persistent_id
+
+    def save_name(self, obj: OpaqueName | RebuildFunction) -> None:
+        """Write a name that is not imported."""
+        module, name = obj.pickled_name
+        if self.proto >= 4:
+            self.save(module)
+            self.save(name)
+            self.write(pickle.STACK_GLOBAL)
+        else:
+            self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
+        self.memoize(obj)
+
+    def save_tensor(self, obj: StoredTensor) -> None:
+        """Write a stand-in as the tensor it stands for."""
+        function, args, state = reduced(obj)
+        self.save_reduce(function, args, state, obj=obj)
+
+    dispatch[OpaqueName] = save_name
+    dispatch[RebuildFunction] = save_name
+    dispatch[StoredTensor] = save_tensor
+
+
+def protocol_of(data: bytes) -> int:
+    """Return the protocol that a pickle declares; 2, torch's own, where it declares none."""
+    return data[1] if len(data) > 1 and data[:1] == pickle.PROTO else 2

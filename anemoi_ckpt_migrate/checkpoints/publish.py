@@ -1,0 +1,218 @@
+"""A file is replaced whole or not at all: written beside the old one, synced, then renamed over it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from anemoi_ckpt_migrate.checkpoints.copying import copy_range
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a regular file for reading, and give its descriptor.
+
+    Raises
+    ------
+    CannotRead
+        It is missing, a directory, something else than a file, or not ours to read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CannotRead(_why_unreadable(error)) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            raise CannotRead("it is a directory, give the checkpoint file" if is_folder else "it is not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacement(target: Path, source: int, replaces: bool) -> Iterator[Replacement]:
+    """Give a new file beside `target`, and take it away again unless it was published.
+
+    Parameters
+    ----------
+    target : Path
+        Where the file is to be in the end; not a symbolic link.
+    source : int
+        Descriptor of the file that is read; the new one gets its permissions.
+    replaces : bool
+        Whether `source` is what stands at `target` now. If not, nothing may stand there.
+
+    Raises
+    ------
+    CannotWrite
+        The folder, or the disk, does not take the file; everything is as it was.
+    """
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = -1
+    try:
+        try:
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            keep_modes(source, descriptor)
+            yield Replacement(descriptor, beside, target, os.fstat(source), replaces)
+        except OSError as error:
+            raise CannotWrite(_why_unwritable(error, target)) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+
+
+class Replacement:
+    """A file that is being written beside the one it is to replace.
+
+    Attributes
+    ----------
+    descriptor : int
+        The open new file.
+    """
+
+    def __init__(self, descriptor: int, beside: Path, target: Path, before: os.stat_result, replaces: bool) -> None:
+        self.descriptor = descriptor
+        self._beside, self._target, self._before, self._replaces = beside, target, before, replaces
+
+    def publish(self, backup: bool) -> Path | None:
+        """Sync the new file and put it in its place.
+
+        Parameters
+        ----------
+        backup : bool
+            Keep the old file under another name.
+
+        Returns
+        -------
+        Path or None
+            The backup.
+
+        Raises
+        ------
+        CannotWrite
+            The old file changed in the meantime, or something stands at the target by now.
+        OSError
+            The system refused; the target is as it was.
+        """
+        os.fsync(self.descriptor)
+        if not self._replaces:
+            self._publish_new()
+            return None
+        if _identity(os.stat(self._target)) != _identity(self._before):
+            raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
+        kept = keep_backup(self._target) if backup else None
+        try:
+            os.replace(self._beside, self._target)
+        except OSError:
+            if kept is not None:
+                os.unlink(kept)
+            raise
+        sync_folder(self._target.parent)
+        return kept
+
+    def _publish_new(self) -> None:
+        try:
+            os.link(self._beside, self._target)  # unlike a rename, fails if something stands there
+        except FileExistsError:
+            raise CannotWrite(f"{self._target} exists already; remove it or write elsewhere") from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.replace(self._beside, self._target)
+        sync_folder(self._target.parent)
+
+
+def keep_backup(path: Path) -> Path:
+    """Give the file at `path` a second name that no file has yet: ``NAME.bak``, ``NAME.bak1`` and so on.
+
+    A hard link where the file system has them, so that no bytes are copied; else a copy.
+    """
+    number = 0
+    while True:
+        kept = path.with_name(f"{path.name}.bak{number or ''}")
+        try:
+            os.link(path, kept)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _copied(path, kept)
+        else:
+            return kept
+
+
+def keep_modes(source: int, target: int) -> None:
+    """Give an open file the permissions of another, and its owner where we may."""
+    before = os.fstat(source)
+    mine = os.fstat(target)
+    if (before.st_uid, before.st_gid) != (mine.st_uid, mine.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(target, before.st_uid, before.st_gid)
+    os.fchmod(target, stat.S_IMODE(before.st_mode))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copied(path: Path, kept: Path) -> Path:
+    number = 0
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.bak{number}")
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    target = -1
+    try:
+        target = os.open(kept, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        copy_range(source, target, 0, os.fstat(source).st_size, 0)
+        keep_modes(source, target)
+        os.fsync(target)
+    except OSError:
+        if target >= 0:
+            os.unlink(kept)
+        raise
+    finally:
+        os.close(source)
+        if target >= 0:
+            os.close(target)
+    return kept
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _why_unreadable(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, PermissionError):
+        return "it is not readable for you (permission denied)"
+    return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"
+
+
+def _why_unwritable(error: OSError, target: Path) -> str:
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    way = {
+        errno.ENOSPC: "make room, or write elsewhere with --output",
+        errno.EDQUOT: "make room in your quota, or write elsewhere with --output",
+        errno.EACCES: f"allow writing in {target.parent}, or write elsewhere with --output",
+        errno.EROFS: "write elsewhere with --output",
+    }.get(error.errno or 0, "the new file could not be completed")
+    return f"the new file could not be written ({reason}): {way}; nothing was changed"

@@ -1,0 +1,181 @@
+"""Stand-ins for tensors: name, shape and place of the payload, without torch and without the bytes.
+
+A migration that only moves tensors about never needs more. One that does something else with a stand-in gets
+`ContentNeeded`; the executor then runs it again on real `torch.Tensor` objects.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+REBUILD_MODULE = "torch._utils"
+_SHAPE_ARGUMENT = {
+    "_rebuild_tensor": 2,
+    "_rebuild_tensor_v2": 2,
+    "_rebuild_tensor_v3": 2,
+    "_rebuild_meta_tensor_no_storage": 1,
+}
+
+
+class ContentNeeded(Exception):
+    """A migration asked a stand-in for what only a real tensor has."""
+
+
+@dataclass(frozen=True)
+class StoredStorage:
+    """The payload of one or more tensors, as the pickle's persistent id names it.
+
+    Attributes
+    ----------
+    kind : object
+        Stand-in of the storage class, ``torch.FloatStorage`` for example.
+    key : str
+        Name of the record below ``data/``.
+    location : str
+        Device that the tensor lived on, ``"cuda:0"`` for example.
+    numel : int
+        Number of elements.
+    """
+
+    kind: Any
+    key: str
+    location: str
+    numel: int
+
+    @property
+    def persistent_id(self) -> tuple[str, Any, str, str, int]:
+        """What torch's unpickler expects for it."""
+        return ("storage", self.kind, self.key, self.location, self.numel)
+
+
+class RebuildFunction:
+    """One of torch's functions that rebuild a tensor, by name.
+
+    Attributes
+    ----------
+    pickled_name : tuple of (str, str)
+        Module and name, as the pickle spells them.
+    touched : list
+        Shared by all stand-ins of a tree; not empty as soon as one was asked for content.
+    """
+
+    __slots__ = ("pickled_name", "touched")
+
+    def __init__(self, pickled_name: tuple[str, str], touched: list[bool]) -> None:
+        self.pickled_name = pickled_name
+        self.touched = touched
+
+    def __call__(self, *args: Any) -> StoredTensor:
+        return StoredTensor(self, args)
+
+
+class StoredTensor:
+    """A tensor of the file, by its description. Knows its ``shape``, ``ndim`` and ``numel()``; may be moved freely.
+
+    Any other use raises `ContentNeeded`, and what asked for it is run again on real tensors.
+    """
+
+    __slots__ = ("__weakref__", "_args", "_function", "_state")
+
+    def __init__(self, function: RebuildFunction, args: tuple[Any, ...]) -> None:
+        set_slot = object.__setattr__
+        set_slot(self, "_function", function)
+        set_slot(self, "_args", args)
+        set_slot(self, "_state", None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions."""
+        name = self._function.pickled_name[1]
+        if name in _SHAPE_ARGUMENT:
+            return tuple(self._args[_SHAPE_ARGUMENT[name]])
+        if self._args and type(self._args[0]) is StoredTensor:
+            return self._args[0].shape
+        return _touch(self)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def numel(self) -> int:
+        """Return the number of elements."""
+        return math.prod(self.shape)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # isinstance(x, torch.Tensor) holds, where somebody can ask
+        torch = sys.modules.get("torch")
+        return getattr(torch, "Tensor", StoredTensor)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        for value in _flat([args, kwargs or {}]):
+            if type(value) is StoredTensor:
+                _touch(value)
+        raise ContentNeeded(function)
+
+    def __setstate__(self, state: Any) -> None:
+        object.__setattr__(self, "_state", state)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _touch(self)
+
+    def __delattr__(self, name: str) -> None:
+        _touch(self)
+
+    __hash__ = object.__hash__
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        _touch(self)  # copy.deepcopy and other picklers; ours knows what to do
+
+    def __getattr__(self, name: str) -> Any:
+        _touch(self)
+
+    def __repr__(self) -> str:
+        return f"<tensor {'x'.join(map(str, self.shape)) or 'scalar'} in the file>"
+
+
+def is_stored(value: Any) -> bool:
+    """Tell whether a value is a stand-in of a tensor (``isinstance`` says that it is a `torch.Tensor`)."""
+    return type(value) is StoredTensor
+
+
+def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
+    """Describe a stand-in to the pickler: function, arguments, state."""
+    return tensor._function, tensor._args, tensor._state
+
+
+def _touch(tensor: StoredTensor) -> NoReturn:
+    tensor._function.touched.append(True)
+    raise ContentNeeded("the content of a tensor")
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [leaf for item in value for leaf in _flat(item)]
+    return [value]
+
+
+def _touching(name: str) -> Any:
+    def operator(self: StoredTensor, *args: Any) -> NoReturn:
+        _touch(self)
+
+    operator.__name__ = name
+    return operator
+
+
+# Python looks operators up on the class, past __getattr__.
+_OPERATORS = (
+    "add radd iadd sub rsub isub mul rmul imul matmul rmatmul imatmul truediv rtruediv itruediv floordiv rfloordiv "
+    "ifloordiv mod rmod imod pow rpow ipow and rand iand or ror ior xor rxor ixor lshift rlshift ilshift rshift "
+    "rrshift irshift neg pos abs invert eq ne lt le gt ge len getitem setitem delitem iter contains bool int float "
+    "complex index array dlpack"
+)
+for _name in _OPERATORS.split():
+    setattr(StoredTensor, f"__{_name}__", _touching(f"__{_name}__"))

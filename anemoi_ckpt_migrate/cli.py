@@ -1,0 +1,214 @@
+"""The command line: arguments in, commands called, text or JSON out, an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from anemoi_ckpt_migrate import commands, output
+from anemoi_ckpt_migrate._version import __version__
+from anemoi_ckpt_migrate.errors import ERROR, MigrateError, UsageError
+
+_TARGETS = """\
+targets:
+  head, heads       the newest revision; all of them, where there are several
+  base              before the first revision
+  barrier           as far as can be reached
+  +N, -N            N steps up; the last N applied, undone
+  ID                a revision id, or its start
+
+exit codes:
+  0  done, or nothing to do
+  1  error
+  2  wrong usage
+  3  refused, nothing changed: a barrier, an irreversible step, untrusted code
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser; the man page is built from it too."""
+    parser = argparse.ArgumentParser(
+        prog="ckpt-migrate",
+        description="Migrations for PyTorch checkpoints: what Alembic is for databases.",
+        epilog=_TARGETS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ckpt-migrate {__version__}")
+    parser.add_argument("-c", "--config", metavar="PATH", help="configuration file, or the folder it is in")
+    adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_project_commands(adding)
+    _add_moving_commands(adding)
+    _add_reading_commands(adding)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    args = build_parser().parse_args(argv)
+    # A polite kill takes away the half-written file, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except MigrateError as error:
+        output.complain(error, getattr(args, "json", False))
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing more was changed\n")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _add_project_commands(adding: Any) -> None:
+    init = _add(adding, "init", _init, "make a folder a project: configuration, versions/, template")
+    init.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: the current one)")
+    init.add_argument("--package", metavar="NAME", help="the package whose version the scripts are to note")
+    revision = _add(adding, "revision", _revision, "make a new migration script")
+    revision.add_argument("name", metavar="NAME", help="what changes, in a line")
+    revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint crosses")
+    revision.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
+    _add_json(revision)
+
+
+def _add_moving_commands(adding: Any) -> None:
+    for name, run, what in (
+        ("upgrade", _upgrade, "bring checkpoints up to a target"),
+        ("downgrade", _downgrade, "take checkpoints back down to a target"),
+        ("stamp", _stamp, "say what checkpoints are, without running anything"),
+    ):
+        moving = _add(adding, name, run, what)
+        moving.add_argument("target", metavar="TARGET", help="where to; see the end of `ckpt-migrate --help`")
+        moving.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files, each on its own")
+        moving.add_argument(
+            "-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is"
+        )
+        moving.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
+        moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan, write nothing")
+        if name == "downgrade":
+            trust = "run the rollbacks that the checkpoint carries, where no script here has them"
+            moving.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+        _add_json(moving)
+
+
+def _add_reading_commands(adding: Any) -> None:
+    current = _add(adding, "current", _current, "tell where checkpoints stand")
+    current.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files")
+    _add_json(current)
+    history = _add(adding, "history", _history, "list all revisions, newest first")
+    history.add_argument("checkpoint", metavar="CKPT", nargs="?", help="mark what this checkpoint has")
+    _add_json(history)
+    heads = _add(adding, "heads", _heads, "list the revisions that nothing follows")
+    _add_json(heads)
+    show = _add(adding, "show", _show, "show one revision, with its source")
+    show.add_argument("revision", metavar="REV", help="a revision id, its start, or head")
+    show.add_argument("--from", dest="checkpoint", metavar="CKPT", help="show it as this checkpoint carries it")
+    _add_json(show)
+
+
+def _add(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    added.set_defaults(run=run)
+    return added
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _init(args: argparse.Namespace) -> int:
+    output.print_laid(commands.init(args.folder, args.package))
+    return 0
+
+
+def _revision(args: argparse.Namespace) -> int:
+    made = commands.revision(args.name, final=args.final, rev_id=args.rev_id, project=args.config)
+    output.print_revision(made, args.json)
+    return 0
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    return _move(args, commands.upgrade)
+
+
+def _downgrade(args: argparse.Namespace) -> int:
+    return _move(args, commands.downgrade, trust_checkpoint_code=args.trust_checkpoint_code)
+
+
+def _stamp(args: argparse.Namespace) -> int:
+    return _move(args, commands.stamp)
+
+
+def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
+    """Do one thing to each checkpoint; one that fails does not stop the others."""
+    if args.output is not None and len(args.checkpoints) > 1:
+        raise UsageError("--output takes one checkpoint at a time")
+    options |= {"project": commands.open_project(args.config), "backup": args.backup, "dry_run": args.dry_run}
+    codes = []
+    for checkpoint in args.checkpoints:
+        try:
+            with output.progress(checkpoint, args.json) as progress:
+                result = command(checkpoint, args.target, output=args.output, progress=progress, **options)
+        except MigrateError as error:
+            if isinstance(error, UsageError):
+                raise
+            output.complain(error, args.json, checkpoint)
+            codes.append(error.exit_code)
+        else:
+            output.print_result(result, args.json)
+    return codes[0] if len(set(codes)) == 1 else ERROR if codes else 0
+
+
+def _current(args: argparse.Namespace) -> int:
+    codes = []
+    for checkpoint in args.checkpoints:
+        try:
+            output.print_current(commands.current(checkpoint, project=args.config), args.json)
+        except MigrateError as error:
+            output.complain(error, args.json, checkpoint)
+            codes.append(error.exit_code)
+    return max(codes, default=0)
+
+
+def _history(args: argparse.Namespace) -> int:
+    output.print_history(commands.history(args.checkpoint, project=args.config), args.json)
+    return 0
+
+
+def _heads(args: argparse.Namespace) -> int:
+    output.print_heads(commands.heads(project=args.config), args.json)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    output.print_shown(commands.show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
+    return 0
+
+
+def config_path(args: argparse.Namespace) -> Path | None:
+    """Return the configuration that the user named."""
+    return None if args.config is None else Path(args.config)

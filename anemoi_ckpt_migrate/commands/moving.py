@@ -1,0 +1,314 @@
+"""The commands that write a checkpoint: upgrade, downgrade, stamp."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate import executor, planner, recorder, rollbacks, targets
+from anemoi_ckpt_migrate._version import __version__
+from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
+from anemoi_ckpt_migrate.errors import DamagedRecord, MigrateError, MigrationFailed, UntrustedCode
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.planner import Plan, Step
+from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
+from anemoi_ckpt_migrate.scripts.functions import Function, load_module
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done to a checkpoint, or with `dry_run` would be.
+
+    Attributes
+    ----------
+    checkpoint : str
+        The file.
+    start, end : tuple of str
+        Its heads before and after.
+    steps : tuple of Step
+        What was run, in order.
+    written, backup : str or None
+        The new file, and where the old one is kept.
+    dry_run : bool
+        Whether nothing was written because nothing was to be.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    checkpoint: str
+    start: tuple[str, ...]
+    end: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    written: str | None = None
+    backup: str | None = None
+    dry_run: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "checkpoint": self.checkpoint,
+            "from": list(self.start),
+            "to": list(self.end),
+            "steps": [{"revision": s.revision, "name": s.name, "direction": s.direction} for s in self.steps],
+            "written": self.written,
+            "backup": self.backup,
+            "dry_run": self.dry_run,
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to write.
+
+    Attributes
+    ----------
+    output : path or None
+        Write there, and leave the checkpoint as it is.
+    backup : bool
+        Keep the old file.
+    dry_run : bool
+        Only plan.
+    progress : callable or None
+        Told how many bytes were copied, from time to time.
+    """
+
+    output: StrPath | None = None
+    backup: bool = True
+    dry_run: bool = False
+    progress: Progress | None = None
+
+
+def upgrade(
+    checkpoint: StrPath,
+    target: str = "head",
+    *,
+    project: Project | StrPath | None = None,
+    output: StrPath | None = None,
+    backup: bool = True,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Bring a checkpoint up to a target.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    target : str
+        ``head``, ``heads``, ``barrier``, ``+N``, or a full or partial revision id.
+    project : Project or path, optional
+        Whose scripts; by default those of the current folder's project.
+    output : path, optional
+        Write there, and leave the checkpoint as it is.
+    backup : bool
+        Keep the old file beside the new one.
+    dry_run : bool
+        Only plan.
+    progress : callable, optional
+        Told how many bytes were copied, from time to time.
+
+    Returns
+    -------
+    Result
+        Without steps if the target was reached already.
+
+    Raises
+    ------
+    MigrateError
+        Nothing was changed; the kind of error says why.
+    """
+    opened = project if isinstance(project, Project) else open_project(project)
+    wanted = targets.parse(target)
+    options = Options(output, backup, dry_run, progress)
+    with _reading(checkpoint) as (file, record):
+        plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
+        warnings = changed_since(opened.graph, record)
+        if dry_run or not plan.steps:
+            return _unchanged(file, plan, options, warnings)
+        revisions = [opened.graph[step.revision] for step in plan.steps]
+        modules = {revision.id: load_module(revision.path, revision.id) for revision in revisions}
+        actions = [_action(modules[revision.id], "migrate", revision.path) for revision in revisions]
+        applied = [_applied(revision, modules[revision.id]) for revision in revisions]
+        after = record.logged(_entry("upgrade", target, plan), (*record.lineage, *applied))
+        return _write(file, plan, actions, after, options, warnings)
+
+
+def downgrade(
+    checkpoint: StrPath,
+    target: str,
+    *,
+    project: Project | StrPath | None = None,
+    output: StrPath | None = None,
+    backup: bool = True,
+    dry_run: bool = False,
+    trust_checkpoint_code: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Take a checkpoint back down to a target.
+
+    Parameters
+    ----------
+    target : str
+        ``base``, ``barrier``, ``-N`` (the last N applied), or a full or partial revision id.
+    trust_checkpoint_code : bool
+        Run the rollbacks that the checkpoint carries, for revisions that no script here knows.
+
+    The others are those of `upgrade`, as are the result and the errors.
+    """
+    opened = project if isinstance(project, Project) else open_project(project)
+    wanted = targets.parse(target)
+    options = Options(output, backup, dry_run, progress)
+    with _reading(checkpoint) as (file, record):
+        plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package)
+        foreign = [step.revision for step in plan.steps if step.carried]
+        if foreign and not trust_checkpoint_code:
+            raise UntrustedCode(foreign, os.fspath(checkpoint))
+        warnings = changed_since(opened.graph, record)
+        if dry_run or not plan.steps:
+            return _unchanged(file, plan, options, warnings)
+        actions = [_rollback(opened.graph, record, step) for step in plan.steps]
+        undone = {step.revision for step in plan.steps}
+        left = tuple(entry for entry in record.lineage if entry.revision not in undone)
+        after = record.logged(_entry("downgrade", target, plan), left)
+        return _write(file, plan, actions, after, options, warnings)
+
+
+def stamp(
+    checkpoint: StrPath,
+    target: str,
+    *,
+    project: Project | StrPath | None = None,
+    output: StrPath | None = None,
+    backup: bool = True,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Say what a checkpoint is, without running anything.
+
+    Parameters
+    ----------
+    target : str
+        ``head``, ``heads``, ``base``, or a full or partial revision id.
+
+    The others are those of `upgrade`, as are the result and the errors. A damaged record is replaced.
+    """
+    opened = project if isinstance(project, Project) else open_project(project)
+    heads = planner.plan_stamp(opened.graph, targets.parse(target))
+    options = Options(output, backup, dry_run, progress)
+    with _reading(checkpoint, stamping=True) as (file, record):
+        plan = Plan(record.heads, heads, ())
+        lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
+        same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
+        if dry_run or (same and (record.heads or not record.lineage)):
+            return _unchanged(file, plan, options, ())
+        after = record.logged(_entry("stamp", target, plan), lineage)
+        return _write(file, plan, [], after, options, ())
+
+
+def changed_since(graph: Graph, record: Record) -> tuple[str, ...]:
+    """Warn of applied revisions whose scripts do something else now."""
+    return tuple(
+        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: {graph[entry.revision].path}"
+        for entry in record.lineage
+        if entry.revision in graph and graph[entry.revision].signature != entry.signature
+    )
+
+
+@contextmanager
+def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint, Record]]:
+    """Open a checkpoint and its record; whatever goes wrong says which checkpoint it is about."""
+    try:
+        with open_checkpoint(path) as file:
+            try:
+                record = recorder.take(file.load(), file.attachment(recorder.ATTACHMENT))
+            except DamagedRecord:
+                if not stamping:
+                    raise
+                record = Record()
+            yield file, record
+    except MigrateError as error:
+        raise error.about(path) from error.__cause__
+
+
+def _unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:
+    written = None
+    if options.output is not None and not options.dry_run:
+        written = file.copy(Path(options.output), options.progress)
+    return _result(file, plan, options, warnings, written)
+
+
+def _write(
+    file: Checkpoint,
+    plan: Plan,
+    actions: list[executor.Action],
+    after: Record,
+    options: Options,
+    warnings: tuple[str, ...],
+) -> Result:
+    pickled, attachments = executor.run(file, actions, after)
+    output = None if options.output is None else Path(options.output)
+    written = file.write(pickled, attachments, output, options.backup, options.progress)
+    return _result(file, plan, options, warnings, written)
+
+
+def _result(
+    file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...], written: Written | None
+) -> Result:
+    return Result(
+        os.fspath(file.path),
+        plan.start,
+        plan.end,
+        plan.steps,
+        None if written is None else os.fspath(written.path),
+        None if written is None or written.backup is None else os.fspath(written.backup),
+        options.dry_run,
+        warnings,
+    )
+
+
+def _action(module: Any, name: str, path: str) -> executor.Action:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise MigrationFailed(path, None, f"`{name}` is not a function")
+    return executor.Action(function, name, path)
+
+
+def _rollback(graph: Graph, record: Record, step: Step) -> executor.Action:
+    if not step.carried:
+        path = graph[step.revision].path
+        return _action(load_module(path, step.revision), "rollback", path)
+    entry = record.applied(step.revision)
+    function: Function = rollbacks.carried(entry)
+    return executor.Action(function, "rollback", rollbacks.shown_carried(entry.revision))
+
+
+def _applied(revision: Revision, module: Any) -> Applied:
+    """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
+    undo = None
+    if revision.reversible:
+        undo = rollbacks.carry(Path(revision.path).read_text(encoding="utf-8"), module)
+    return Applied(
+        revision.id,
+        revision.parents,
+        revision.depends_on,
+        revision.name,
+        revision.signature,
+        dict(revision.versions),
+        revision.final,
+        undo,
+    )
+
+
+def _entry(command: str, target: str, plan: Plan) -> LogEntry:
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    steps = tuple(step.revision for step in plan.steps)
+    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__)

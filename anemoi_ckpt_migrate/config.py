@@ -1,0 +1,181 @@
+"""The project's configuration: ``[tool.ckpt-migrate]`` in ``pyproject.toml``, or ``ckpt-migrate.toml``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError, NoConfiguration
+
+OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
+TEMPLATE = "script.py.mako"
+_KEYS = ("versions", "template", "package")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where a project keeps what.
+
+    Attributes
+    ----------
+    path : Path
+        The file that says so.
+    versions : Path
+        Folder of the migration scripts.
+    template : Path
+        Mako template of a new script.
+    package : str or None
+        The tracked package: whose versions the scripts note.
+    """
+
+    path: Path
+    versions: Path
+    template: Path
+    package: str | None = None
+
+
+@dataclass(frozen=True)
+class Laid:
+    """What `lay_out` did with one file or folder.
+
+    Attributes
+    ----------
+    path : Path
+        Which.
+    done : str
+        ``created``, ``extended`` or ``kept``.
+    """
+
+    path: Path
+    done: str
+
+
+def find_config(given: Path | None = None) -> Config:
+    """Find and read the configuration.
+
+    Parameters
+    ----------
+    given : Path, optional
+        The file, or its folder. Without it the current folder and those above it are searched.
+
+    Raises
+    ------
+    ConfigurationError
+        There is none, or it is wrong.
+    """
+    if given is not None:
+        found = _in_folder(given) if given.is_dir() else _from_file(given)
+        if found is None:
+            raise NoConfiguration(f"{given} holds no configuration of ckpt-migrate; `ckpt-migrate init` makes one")
+        return found
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        found = _in_folder(folder)
+        if found is not None:
+            return found
+    raise NoConfiguration(
+        f"no configuration found in {here} or above ([tool.{TABLE}] in {SHARED_FILE}, or {OWN_FILE}); "
+        "`ckpt-migrate init` makes one, --config names one elsewhere"
+    )
+
+
+def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
+    """Make a folder a project: configuration, ``versions/``, a copy of the template. What is there is kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it does not exist.
+    package : str, optional
+        The tracked package; the project's own by default, where ``pyproject.toml`` names it.
+
+    Raises
+    ------
+    ConfigurationError
+        ``pyproject.toml`` cannot be read.
+    CannotWrite
+        The folder does not take the files.
+    """
+    from importlib import resources
+
+    existing = _in_folder(folder)
+    shared = folder / SHARED_FILE
+    if package is None and existing is None and shared.is_file():
+        package = _parse(shared).get("project", {}).get("name")
+    config = existing or Config(folder, folder / "versions", folder / "templates" / TEMPLATE)
+    shipped = resources.files("anemoi_ckpt_migrate.templates").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        laid = [Laid(existing.path, "kept")] if existing else [_configure(folder, package)]
+        laid.append(Laid(config.versions, "kept" if config.versions.is_dir() else "created"))
+        config.versions.mkdir(parents=True, exist_ok=True)
+        laid.append(Laid(config.template, "kept" if config.template.exists() else "created"))
+        if laid[-1].done == "created":
+            config.template.parent.mkdir(parents=True, exist_ok=True)
+            config.template.write_text(shipped, encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"the project could not be laid out in {folder} ({error.strerror})") from error
+    return laid
+
+
+def _configure(folder: Path, package: str | None) -> Laid:
+    shared = folder / SHARED_FILE
+    lines = ['versions = "versions"', f'template = "templates/{TEMPLATE}"']
+    lines.append(f'package = "{package}"' if package else '# package = "NAME"  # whose versions the scripts note')
+    if shared.is_file():
+        before = shared.read_text(encoding="utf-8")
+        gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
+        shared.write_text("\n".join([f"{before}{gap}[tool.{TABLE}]", *lines, ""]), encoding="utf-8")
+        return Laid(shared, "extended")
+    own = folder / OWN_FILE
+    own.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return Laid(own, "created")
+
+
+def _in_folder(folder: Path) -> Config | None:
+    for name in (OWN_FILE, SHARED_FILE):
+        if (folder / name).is_file():
+            found = _from_file(folder / name)
+            if found is not None:
+                return found
+    return None
+
+
+def _from_file(path: Path) -> Config | None:
+    table = _parse(path)
+    if path.name == SHARED_FILE:
+        tools = table.get("tool", {})
+        if TABLE not in tools:
+            return None
+        table = tools[TABLE]
+    return _checked(path, table)
+
+
+def _checked(path: Path, table: Any) -> Config:
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{path}: tool.{TABLE} must be a table")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ConfigurationError(f"{path}: unknown key {key!r}; there are {', '.join(_KEYS)}")
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(f"{path}: {key} must be a string, not {value!r:.60}")
+    folder = path.absolute().parent
+    versions = folder / table.get("versions", "versions")
+    template = folder / table.get("template", f"templates/{TEMPLATE}")
+    return Config(path, versions, template, table.get("package"))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the configuration {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigurationError(f"the configuration {path} cannot be read: {error}") from error
+    return table

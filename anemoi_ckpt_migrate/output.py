@@ -1,0 +1,176 @@
+"""How results look: lines of text for people, JSON for programs. Warnings and errors go to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.commands import Current, Head, History, HistoryEntry, NewRevision, Result, Shown
+from anemoi_ckpt_migrate.config import Laid
+from anemoi_ckpt_migrate.errors import MigrateError, shown_path
+
+# Below that, a file is copied before anybody could read a progress bar.
+_LARGE = 1 << 30
+
+
+def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
+    """Print an error; as JSON too, on stdout, where it is the answer about a checkpoint."""
+    sys.stdout.flush()
+    sys.stderr.write(f"ckpt-migrate: error: {error}\n")
+    if as_json and checkpoint is not None:
+        kind = {"type": type(error).__name__, "message": error.sentence}
+        _print_json({"checkpoint": checkpoint, "error": kind})
+
+
+def print_laid(laid: Sequence[Laid]) -> None:
+    """Print what `init` did."""
+    for item in laid:
+        print(f"{item.done:8} {shown_path(os.fspath(item.path))}")
+    if any(item.done != "kept" for item in laid):
+        print('next: ckpt-migrate revision "what changes"')
+
+
+def print_revision(made: NewRevision, as_json: bool) -> None:
+    """Print what `revision` made."""
+    _warn(made.warnings)
+    if as_json:
+        _print_json({"revision": made.revision, "path": made.path, "parents": list(made.parents)})
+    else:
+        print(f"created {shown_path(made.path)}")
+
+
+def print_result(result: Result, as_json: bool) -> None:
+    """Print what was done to a checkpoint."""
+    _warn(f"{result.checkpoint}: {warning}" for warning in result.warnings)
+    if as_json:
+        _print_json(result.to_data())
+        return
+    start, end = _ids(result.start), _ids(result.end)
+    if result.start == result.end and not result.steps:
+        copied = f", copied to {result.written}" if result.written else ", nothing to do"
+        print(f"{result.checkpoint}: already at {end}{copied}")
+        return
+    print(f"{result.checkpoint}: {start} -> {end}{' (dry run, nothing written)' if result.dry_run else ''}")
+    for step in result.steps:
+        note = "" if step.reversible else "  (irreversible)"
+        note += "  (code from the checkpoint)" if step.carried else ""
+        print(f"  {step.direction} {step.revision}  {step.name}{note}")
+    if result.written not in (None, result.checkpoint):
+        print(f"  written to {result.written}")
+    if result.backup is not None:
+        print(f"  the old file is kept as {result.backup}")
+
+
+def print_current(found: Current, as_json: bool) -> None:
+    """Print where a checkpoint stands."""
+    _warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
+    if as_json:
+        _print_json(found.to_data())
+        return
+    note = {True: " (head)", False: " (not at head)", None: ""}[found.at_head]
+    if not found.heads:
+        print(f"{found.checkpoint}: base{'' if found.recorded else ', it carries no record'}{note}")
+    for head in found.heads:
+        print(f"{found.checkpoint}: {_head_line(head)}{note}")
+
+
+def print_history(history: History, as_json: bool) -> None:
+    """Print all revisions, newest first."""
+    _warn(history.warnings)
+    if as_json:
+        _print_json([entry.to_data() for entry in history.entries])
+        return
+    width = max((len(entry.revision) for entry in history.entries), default=0)
+    for entry in history.entries:
+        mark = {True: "* ", False: "  ", None: ""}[entry.applied]
+        parents = ", ".join(entry.parents) or "base"
+        print(f"{mark}{entry.revision:{width}}  {entry.name}  <- {parents}{_notes(entry)}")
+    if not history.entries:
+        print("there are no revisions yet")
+
+
+def print_heads(heads: Sequence[Head], as_json: bool) -> None:
+    """Print the heads."""
+    if as_json:
+        _print_json([head.to_data() for head in heads])
+        return
+    for head in heads:
+        print(_head_line(head))
+    if not heads:
+        print("there are no revisions yet")
+
+
+def print_shown(shown: Shown, as_json: bool) -> None:
+    """Print one revision in full."""
+    if as_json:
+        _print_json(shown.to_data())
+        return
+    print(f"revision  {shown.revision}{'  (barrier)' if shown.final else ''}")
+    print(f"name      {shown.name}")
+    print(f"parents   {', '.join(shown.parents) or 'none, this is a base'}")
+    print(f"versions  {', '.join(f'{name} {version}' for name, version in shown.versions.items()) or 'none noted'}")
+    print(f"rollback  {_rollback(shown)}")
+    print(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
+    print(f"\n{shown.source.rstrip()}" if shown.source is not None else "\nthe checkpoint carries no source of it")
+
+
+@contextlib.contextmanager
+def progress(path: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """Give a callback that shows how far a large copy is, on a terminal; None elsewhere."""
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    if quiet or size < _LARGE or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(os.path.basename(path), total=size)
+        yield lambda count: bar.advance(task, count)
+
+
+def _head_line(head: Head) -> str:
+    labels = f"  [{', '.join(head.labels)}]" if head.labels else ""
+    return f"{head.revision}  {head.name}{labels}{'  (barrier)' if head.final else ''}"
+
+
+def _notes(entry: HistoryEntry) -> str:
+    notes = [
+        "head" if entry.head else "",
+        "barrier" if entry.final else "",
+        "" if entry.reversible or entry.final else "irreversible",
+        "" if entry.known else "no script here",
+    ]
+    said = ", ".join(filter(None, notes))
+    return f"  ({said})" if said else ""
+
+
+def _rollback(shown: Shown) -> str:
+    if shown.final:
+        return "none: nothing crosses a barrier"
+    if not shown.reversible:
+        return "none: irreversible"
+    if shown.checkpoint is None:
+        return "in the script"
+    by = f"; on {shown.pickled_by} the function pickled beside it runs instead" if shown.pickled_by else ""
+    return f"carried by the checkpoint, as the source below{by}"
+
+
+def _ids(heads: Iterable[str]) -> str:
+    return ", ".join(heads) or "base"
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        sys.stderr.write(f"ckpt-migrate: warning: {warning}\n")
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data))

@@ -1,0 +1,95 @@
+"""Where the record lives in a checkpoint: found, taken out before migrations run, put back afterwards.
+
+- In a dict that holds a state dict among other things: under the key ``ckpt_migrate``.
+- In a bare state dict with torch's ``_metadata``: there, under the same key. `load_state_dict` looks only for the
+  names of modules in it, so a strict load never meets the record.
+- In anything else (a bare state dict that is a plain dict, a list, a pickled model): in the archive, beside the
+  pickle, as JSON. That is the one place that does not survive `torch.load` followed by `torch.save`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
+from anemoi_ckpt_migrate.errors import DamagedRecord
+from anemoi_ckpt_migrate.record import Record, from_data, to_data
+
+KEY = "ckpt_migrate"
+ATTACHMENT = "ckpt_migrate/record.json"
+
+
+def take(tree: Any, attachment: bytes | None) -> Record:
+    """Take the record out of a tree.
+
+    Parameters
+    ----------
+    tree : object
+        A checkpoint, just loaded; the record is removed from it.
+    attachment : bytes or None
+        The content of the archive's record `ATTACHMENT`.
+
+    Raises
+    ------
+    DamagedRecord, NewerRecord
+        What is there cannot be read.
+    """
+    return from_data(found) if (found := remove(tree, attachment)) is not None else Record()
+
+
+def remove(tree: Any, attachment: bytes | None) -> Any:
+    """Take whatever stands in the record's place out of a tree, and return it; None if nothing does."""
+    found = None
+    if isinstance(tree, dict):
+        metadata = getattr(tree, "_metadata", None)
+        if KEY in tree:
+            found = tree.pop(KEY)
+        elif isinstance(metadata, dict) and KEY in metadata:
+            found = metadata.pop(KEY)
+    if found is None and attachment is not None:
+        try:
+            found = json.loads(attachment)
+        except ValueError as error:
+            raise DamagedRecord("it is not JSON") from error
+    return found
+
+
+def put(tree: Any, record: Record) -> dict[str, bytes | None]:
+    """Put a record into a tree, or say what is to be attached to the archive.
+
+    Parameters
+    ----------
+    tree : object
+        A checkpoint without a record; changed.
+    record : Record
+        What it is to remember.
+
+    Returns
+    -------
+    dict of str to bytes or None
+        The archive's record `ATTACHMENT`, None where it is not needed.
+    """
+    data = to_data(record)
+    if isinstance(tree, dict) and not is_state_dict(tree):
+        tree[KEY] = data
+    elif isinstance(tree, OrderedDict):
+        if not isinstance(getattr(tree, "_metadata", None), dict):
+            tree._metadata = OrderedDict()  # type: ignore[attr-defined]
+        tree._metadata[KEY] = data  # type: ignore[attr-defined]
+    else:
+        return {ATTACHMENT: json.dumps(data, indent=1).encode()}
+    return {ATTACHMENT: None}
+
+
+def is_state_dict(tree: dict[Any, Any]) -> bool:
+    """Tell whether a dict is itself what `load_state_dict` takes, rather than a dict that holds one."""
+    if hasattr(tree, "_metadata"):
+        return True
+    values = [value for key, value in tree.items() if not str(key).endswith("_extra_state")]
+    return bool(values) and all(_is_tensor(value) for value in values)
+
+
+def _is_tensor(value: Any) -> bool:
+    return is_stored(value) or type(value).__module__.partition(".")[0] == "torch"

@@ -1,0 +1,78 @@
+"""The way back that a checkpoint carries: made when a revision is applied, used where its script is not known."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import types
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.record import Applied, Undo
+from anemoi_ckpt_migrate.scripts.functions import Function, failure, load_source
+
+PYTHON = f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info.minor}"
+"""This Python, as far as byte code is concerned."""
+
+
+def carry(source: str, module: types.ModuleType | None) -> Undo:
+    """Make what undoes a revision, for the record.
+
+    Parameters
+    ----------
+    source : str
+        The whole script.
+    module : module, optional
+        The script, run; its ``rollback`` is then taken by value too.
+
+    Returns
+    -------
+    Undo
+        Without the function if it cannot be pickled: the source is enough.
+    """
+    if module is None:
+        return Undo(source)
+    import cloudpickle
+
+    try:
+        pickled = cloudpickle.dumps(module.rollback)
+    except Exception:  # what the function refers to may raise anything when pickled
+        return Undo(source)
+    return Undo(source, PYTHON, base64.b64encode(pickled).decode())
+
+
+def shown_carried(revision: str) -> str:
+    """Return how messages name a script that a checkpoint carries."""
+    return f"<script {revision} from the checkpoint>"
+
+
+def carried(entry: Applied) -> Function:
+    """Return the rollback that a checkpoint carries. This runs code of the checkpoint.
+
+    A function pickled by another Python is never unpickled, its byte code would crash this one: the source is run.
+
+    Raises
+    ------
+    MigrationFailed
+        What is carried cannot be run.
+    """
+    shown = shown_carried(entry.revision)
+    if entry.undo is None:
+        raise MigrationFailed(shown, None, "the checkpoint carries no rollback")
+    if entry.undo.pickle is not None and entry.undo.python == PYTHON:
+        return _unpickled(entry.undo.pickle, shown)
+    rollback: Any = getattr(load_source(entry.undo.source, entry.revision, shown), "rollback", None)
+    if not callable(rollback):
+        raise MigrationFailed(shown, None, "the carried source has no rollback")
+    function: Function = rollback
+    return function
+
+
+def _unpickled(text: str, shown: str) -> Function:
+    import pickle
+
+    try:
+        function: Function = pickle.loads(base64.b64decode(text, validate=True))  # noqa: S301  (the user said so)
+    except Exception as error:  # a damaged pickle, or a module that is not here
+        raise failure(error, shown, "unpickling the carried rollback") from error
+    return function

@@ -1,0 +1,84 @@
+"""The functions of a script: the only place where scripts are run."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.metadata import CkptType
+
+Function = Callable[[CkptType], CkptType]
+
+
+def load_module(path: str, revision: str) -> types.ModuleType:
+    """Run a script, and return its module.
+
+    Parameters
+    ----------
+    path : str
+        The script.
+    revision : str
+        Its id.
+
+    Raises
+    ------
+    MigrationFailed
+        The script cannot be read, or raised.
+    """
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise MigrationFailed(path, None, f"the script cannot be read ({error.strerror})") from error
+    return load_source(source, revision, path)
+
+
+def load_source(source: str | bytes, revision: str, path: str) -> types.ModuleType:
+    """Run the source of a script, and return its module.
+
+    While it runs it finds itself in `sys.modules`, as dataclasses expect. It is not left there: what is in no
+    importable module, cloudpickle takes by value.
+
+    Raises
+    ------
+    MigrationFailed
+        The source raised.
+    """
+    module = types.ModuleType(f"_ckpt_migrate_{revision}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (its job)
+    except (Exception, SystemExit) as error:  # the code is the user's
+        raise failure(error, path, "importing the script") from error
+    finally:
+        del sys.modules[module.__name__]
+    return module
+
+
+def failure(error: BaseException, shown: str, doing: str, function: Function | None = None) -> MigrationFailed:
+    """Say where in a script something was raised, and what; of a `KeyError`, the key.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    shown : str
+        The script.
+    doing : str
+        What was going on.
+    function : callable, optional
+        The function that was running; one that was pickled remembers another file.
+    """
+    files = {shown, getattr(getattr(function, "__code__", None), "co_filename", shown)}
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    line = lines[-1] if lines else None
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+    text = str(error).strip().partition("\n")[0]
+    if type(error) is KeyError and error.args:
+        return MigrationFailed(shown, line, f"{doing} failed: there is no key {error.args[0]!r}")
+    return MigrationFailed(shown, line, f"{doing} failed with {type(error).__name__}{': ' if text else ''}{text}")

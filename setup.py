@@ -1,0 +1,6 @@
+"""Everything is in setup.cfg, but for one thing: the man page is built from the parser when the wheel is."""
+
+from build_manpages import build_manpages, get_build_py_cmd, get_install_cmd
+from setuptools import setup
+
+setup(cmdclass={"build_manpages": build_manpages, "build_py": get_build_py_cmd(), "install": get_install_cmd()})
