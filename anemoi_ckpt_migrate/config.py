@@ -24,15 +24,15 @@ class Config:
         The file that says so.
     versions : Path
         Folder of the migration scripts.
-    template : Path
-        Mako template of a new script.
+    template : Path or None
+        Mako template of a new script; None for the one that ships with this package.
     package : str or None
         The tracked package: whose versions the scripts note.
     """
 
     path: Path
     versions: Path
-    template: Path
+    template: Path | None
     package: str | None = None
 
 
@@ -98,26 +98,41 @@ def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
     CannotWrite
         The folder does not take the files.
     """
-    from importlib import resources
-
     existing = _in_folder(folder)
     shared = folder / SHARED_FILE
     if package is None and existing is None and shared.is_file():
         package = _parse(shared).get("project", {}).get("name")
     config = existing or Config(folder, folder / "versions", folder / "templates" / TEMPLATE)
-    shipped = resources.files("anemoi_ckpt_migrate.templates").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = config.template or folder / "templates" / TEMPLATE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         laid = [Laid(existing.path, "kept")] if existing else [_configure(folder, package)]
         laid.append(Laid(config.versions, "kept" if config.versions.is_dir() else "created"))
         config.versions.mkdir(parents=True, exist_ok=True)
-        laid.append(Laid(config.template, "kept" if config.template.exists() else "created"))
+        laid.append(Laid(template, "kept" if template.exists() else "created"))
         if laid[-1].done == "created":
-            config.template.parent.mkdir(parents=True, exist_ok=True)
-            config.template.write_text(shipped, encoding="utf-8")
+            template.parent.mkdir(parents=True, exist_ok=True)
+            template.write_text(read_template(None), encoding="utf-8")
     except OSError as error:
         raise CannotWrite(f"the project could not be laid out in {folder} ({error.strerror})") from error
     return laid
+
+
+def read_template(path: Path | None) -> str:
+    """Return the text of a template; without a path, of the one that ships with this package.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be read.
+    """
+    from importlib import resources
+
+    found = resources.files("anemoi_ckpt_migrate.templates") / TEMPLATE if path is None else path
+    try:
+        return found.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the template {found} cannot be read ({error})") from error
 
 
 def _configure(folder: Path, package: str | None) -> Laid:
@@ -163,7 +178,9 @@ def _checked(path: Path, table: Any) -> Config:
             raise ConfigurationError(f"{path}: {key} must be a string, not {value!r:.60}")
     folder = path.absolute().parent
     versions = folder / table.get("versions", "versions")
-    template = folder / table.get("template", f"templates/{TEMPLATE}")
+    template: Path | None = folder / table.get("template", f"templates/{TEMPLATE}")
+    if "template" not in table and template is not None and not template.exists():
+        template = None
     return Config(path, versions, template, table.get("package"))
 
 

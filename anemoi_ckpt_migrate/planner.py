@@ -185,8 +185,7 @@ def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:
 
 def below_barriers(graph: Graph, revisions: Iterable[str]) -> set[str]:
     """Return everything that lies below a barrier among the given revisions: gone for good."""
-    finals = [rev for rev in revisions if graph[rev].final]
-    return graph.closure(finals).difference(finals)
+    return graph.closure(parent for rev in revisions if graph[rev].final for parent in graph[rev].needs)
 
 
 def _wanted(graph: Graph, applied: set[str], target: targets.Target) -> set[str]:

@@ -39,7 +39,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def replacement(target: Path, source: int, replaces: bool) -> Iterator[Replacement]:
+def replacement(target: Path, source: int, before: os.stat_result | None) -> Iterator[Replacement]:
     """Give a new file beside `target`, and take it away again unless it was published.
 
     Parameters
@@ -48,8 +48,8 @@ def replacement(target: Path, source: int, replaces: bool) -> Iterator[Replaceme
         Where the file is to be in the end; not a symbolic link.
     source : int
         Descriptor of the file that is read; the new one gets its permissions.
-    replaces : bool
-        Whether `source` is what stands at `target` now. If not, nothing may stand there.
+    before : os.stat_result or None
+        What stood at `target` when reading began, and is to be replaced. None if nothing may stand there.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def replacement(target: Path, source: int, replaces: bool) -> Iterator[Replaceme
         try:
             descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             keep_modes(source, descriptor)
-            yield Replacement(descriptor, beside, target, os.fstat(source), replaces)
+            yield Replacement(descriptor, beside, target, before)
         except OSError as error:
             raise CannotWrite(_why_unwritable(error, target)) from error
     finally:
@@ -81,9 +81,9 @@ class Replacement:
         The open new file.
     """
 
-    def __init__(self, descriptor: int, beside: Path, target: Path, before: os.stat_result, replaces: bool) -> None:
+    def __init__(self, descriptor: int, beside: Path, target: Path, before: os.stat_result | None) -> None:
         self.descriptor = descriptor
-        self._beside, self._target, self._before, self._replaces = beside, target, before, replaces
+        self._beside, self._target, self._before = beside, target, before
 
     def publish(self, backup: bool) -> Path | None:
         """Sync the new file and put it in its place.
@@ -106,7 +106,7 @@ class Replacement:
             The system refused; the target is as it was.
         """
         os.fsync(self.descriptor)
-        if not self._replaces:
+        if self._before is None:
             self._publish_new()
             return None
         if _identity(os.stat(self._target)) != _identity(self._before):

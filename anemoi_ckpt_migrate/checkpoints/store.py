@@ -66,9 +66,12 @@ class Checkpoint:
         As the user named it.
     """
 
-    def __init__(self, path: Path, descriptor: int, archive: zipped.Archive, data: bytes) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, before: os.stat_result, archive: zipped.Archive, data: bytes
+    ) -> None:
         self.path = path
         self._descriptor, self._archive, self._data = descriptor, archive, data
+        self._before = before
         self._keys: dict[str, None] = {}
         self._touched: list[bool] = []
         self._payloads: Any = None
@@ -203,7 +206,7 @@ class Checkpoint:
         target = Path(os.path.realpath(output or self.path))
         if output is not None and os.path.lexists(output):
             raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
-        return replacement(target, self._descriptor, replaces=output is None)
+        return replacement(target, self._descriptor, self._before if output is None else None)
 
     def _fill(
         self,
@@ -282,9 +285,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
         It is none that can be read.
     """
     with opened(Path(path)) as descriptor, os.fdopen(os.dup(descriptor), "rb") as stream:
+        before = os.fstat(descriptor)
         found = zipped.read_archive(stream)
         data = zipped.read_record(stream, found.records[_PICKLE])
-        yield Checkpoint(Path(path), descriptor, found, data)
+        yield Checkpoint(Path(path), descriptor, before, found, data)
 
 
 def _culprit(tree: Any, dump: Any, where: str = "the checkpoint") -> tuple[str, Exception | None]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from anemoi_ckpt_migrate.config import Config, Laid, find_config, lay_out
+from anemoi_ckpt_migrate.config import Config, Laid, find_config, lay_out, read_template
 from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.scripts import loader, writer
@@ -131,7 +131,8 @@ def revision(
     versions, warnings = _versions(opened.config.package)
     chosen = rev_id or writer.new_id()
     config = opened.config
-    path = writer.write_script(config.versions, config.template, chosen, name, heads, versions, final)
+    template = read_template(config.template)
+    path = writer.write_script(config.versions, template, chosen, name, heads, versions, final)
     return NewRevision(chosen, os.fspath(path), heads, warnings)
 
 

@@ -18,7 +18,7 @@ _SLUG_LENGTH = 40
 
 def write_script(
     folder: Path,
-    template: Path,
+    template: str,
     revision: str,
     name: str,
     parents: Sequence[str],
@@ -30,7 +30,7 @@ def write_script(
     Raises
     ------
     ConfigurationError
-        The template is missing or faulty.
+        The template is faulty.
     CannotWrite
         The folder does not take the file, or there is one of that name.
     """
@@ -106,18 +106,14 @@ def _literal(value: object) -> str:
     return repr(value)
 
 
-def _render(template: Path, **values: object) -> str:
+def _render(template: str, **values: object) -> str:
     from mako import exceptions
     from mako.template import Template
 
     try:
-        text = template.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"the template {template} cannot be read ({error.strerror})") from error
-    try:
-        rendered: str = Template(text, strict_undefined=True).render(**values)  # noqa: S702  (Python, not HTML)
+        rendered: str = Template(template, strict_undefined=True).render(**values)  # noqa: S702  (Python, not HTML)
     except exceptions.MakoException as error:
-        raise ConfigurationError(f"the template {template} is faulty: {error}") from error
+        raise ConfigurationError(f"the template of new scripts is faulty: {error}") from error
     except Exception as error:  # a template runs the project's own code
-        raise ConfigurationError(f"the template {template} failed with {type(error).__name__}: {error}") from error
+        raise ConfigurationError(f"the template of new scripts failed with {type(error).__name__}: {error}") from error
     return rendered

@@ -1,0 +1,354 @@
+"""Bad input: one clear sentence, the documented exit code, and every byte where it was."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RENAME, Folder, digest, leftovers
+
+AS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def chain(project: Folder) -> Folder:
+    """a1 - a2 - a3"""
+    project.script("a1", None, **RENAME)
+    project.script("a2", "a1")
+    project.script("a3", "a2")
+    return project
+
+
+def refused(project: Folder, *words: object, code: int = 1, says: str) -> None:
+    """Check that a command fails with one sentence, and leaves the folder as it was."""
+    before = snapshot(project.path)
+    ran = project.run(*words)
+    assert ran.code == code, ran.err
+    assert says in ran.err
+    assert ran.err.startswith(("ckpt-migrate: error: ", "usage: "))
+    assert snapshot(project.path) == before
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {str(path): digest(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def damaged_zip(path: Path, change: dict[str, bytes | None]) -> None:
+    """Write the records of a checkpoint again, with some replaced, added or left out."""
+    with zipfile.ZipFile(path) as old:
+        content = {info.filename: old.read(info) for info in old.infolist()}
+    root = next(iter(content)).partition("/")[0]
+    content |= {f"{root}/{name}": data for name, data in change.items()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in content.items():
+            if data is not None:
+                new.writestr(name, data)
+
+
+@pytest.mark.parametrize("command", [["upgrade", "head"], ["downgrade", "base"], ["stamp", "head"], ["current"]])
+def test_files_that_are_no_checkpoints(chain: Folder, command: list[str]) -> None:
+    whole = chain.copy(to="whole.ckpt").read_bytes()
+    cases = {
+        "text.ckpt": (b"hello", "it is not a checkpoint that torch.save wrote"),
+        "empty.ckpt": (b"", "it is empty"),
+        "cut.ckpt": (whole[:3000], "was it cut off?"),
+        "cut2.ckpt": (whole[:-10], "was it cut off?"),
+        "legacy.pt": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de903"), "it was saved by torch before 1.6"),
+    }
+    for name, (content, says) in cases.items():
+        path = chain.path / name
+        path.write_bytes(content)
+        refused(chain, *command, path, says=f"{path}: {says}" if "cut" not in name else says)
+    refused(chain, *command, chain.path, says="it is a directory, give the checkpoint file")
+    refused(chain, *command, chain.path / "missing.ckpt", says="there is no such file")
+    os.mkfifo(chain.path / "fifo")
+    refused(chain, *command, chain.path / "fifo", says="it is not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data.pkl": b"\x80\x02}q\x00(X"}, "its data.pkl is damaged or hostile"),
+        ({"data.pkl": None}, "without data.pkl"),
+        ({"version": None}, "lacks its version record"),
+        ({"data/0": None}, "the payload data/0 is missing"),
+        ({"constants.pkl": b""}, "TorchScript"),
+    ],
+)
+def test_archives_that_are_no_checkpoints(chain: Folder, change: dict[str, bytes | None], says: str) -> None:
+    checkpoint = chain.copy()
+    damaged_zip(checkpoint, change)
+    refused(chain, "upgrade", "head", checkpoint, says=says)
+
+
+def test_a_flipped_bit_in_the_structure(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    content = bytearray(checkpoint.read_bytes())
+    content[content.index(b"state_dict")] ^= 1
+    checkpoint.write_bytes(content)
+    refused(chain, "upgrade", "head", checkpoint, says="its CRC does not match")
+
+
+def test_two_records_of_one_name(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    with zipfile.ZipFile(checkpoint, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("training/data.pkl", b"\x80\x02}.")
+    refused(chain, "upgrade", "head", checkpoint, says="two records named training/data.pkl")
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may read and write everything")
+def test_permissions(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    checkpoint.chmod(0)
+    refused_without_reading = chain.run("upgrade", "head", checkpoint)
+    assert refused_without_reading.code == 1
+    assert "not readable for you" in refused_without_reading.err
+    checkpoint.chmod(0o644)
+    chain.path.chmod(0o555)
+    refused(chain, "upgrade", "head", checkpoint, says="allow writing in")
+    chain.path.chmod(0o755)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root may become somebody else")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
+    """As root, the same by a process that gives its rights up."""
+    checkpoint = chain.copy()
+    for folder in (*chain.path.parents, chain.path, chain.path / "versions"):
+        if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    for path in (chain.path / "versions").iterdir():
+        path.chmod(0o644)
+    checkpoint.chmod(0o600 if what == "file" else 0o644)
+    before = digest(checkpoint)
+    words = ["-c", str(chain.path), "upgrade", "head", str(checkpoint)]
+    # Everything is imported first: the interpreter may lie where nobody else may read.
+    code = (
+        "import os, sys, locale, cloudpickle; from anemoi_ckpt_migrate import cli;"
+        f"cli.main({[*words, '--dry-run']!r}); os.setgid(65534); os.setuid(65534); sys.exit(cli.main({words!r}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert ran.returncode == 1, ran.stderr
+    assert {"file": "permission denied", "folder": "allow writing in"}[what] in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert digest(checkpoint) == before
+
+
+def test_a_disk_that_is_full(chain: Folder) -> None:
+    """The kernel refuses to let any file grow past 4 KiB."""
+    checkpoint = chain.copy()
+    before = digest(checkpoint)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
+    ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert ran.returncode == 1
+    assert "the new file could not be written (file too large)" in ran.stderr
+    assert "nothing was changed" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert digest(checkpoint) == before
+    assert leftovers(chain.path) == []
+
+
+@pytest.mark.parametrize("call", ["copy_file_range", "pwrite", "fsync", "replace", "link"])
+@pytest.mark.parametrize("code", ["ENOSPC", "EIO"])
+def test_every_call_of_a_write_may_fail(chain: Folder, call: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    checkpoint = chain.copy()
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    monkeypatch.setattr(os, call, fail)
+    refused(chain, "upgrade", "head", checkpoint, says="nothing was changed")
+    assert leftovers(chain.path) == []
+
+
+def test_a_mounted_disk_that_is_full(chain: Folder, tmp_path_factory: pytest.TempPathFactory) -> None:
+    mount = tmp_path_factory.mktemp("small")
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(mount)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        checkpoint = Path(shutil.copy(chain.copy(), mount / "full.ckpt"))
+        before = digest(checkpoint)
+        ran = chain.run("upgrade", "head", checkpoint)
+        assert ran.code == 1
+        assert "no space left on device" in ran.err
+        assert digest(checkpoint) == before
+        assert leftovers(mount) == []
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_no_configuration(
+    chain: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = chain.copy()
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    refused(chain, "upgrade", "head", checkpoint, says="no configuration found in")
+    refused(chain, "heads", says="`ckpt-migrate init` makes one")
+    refused(chain, "heads", "--config", chain.path / "nowhere.toml", says="cannot be read")
+    assert "a1" not in chain.ok("current", checkpoint).out  # needs no project
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("versions = 3\n", "versions must be a string"),
+        ("version = 'x'\n", "unknown key 'version'"),
+        ("versions = \n", "cannot be read"),
+        ("versions = 'nowhere'\n", "does not exist"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_wrong_configuration(chain: Folder, text: str | bytes, says: str) -> None:
+    (chain.path / "ckpt-migrate.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(chain, "heads", says=says)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["upgrade", "a9"], 1, "no revision is called 'a9';"),
+        (["upgrade", "zzz"], 1, "no revision is called 'zzz'; `ckpt-migrate history` lists what there is"),
+        (["upgrade", "a"], 1, "'a' is ambiguous: it may be a1 (change a1), a2 (change a2), a3 (change a3)"),
+        (["upgrade", "haed"], 1, "did you mean head"),
+        (["upgrade", "+99"], 1, "+99 asks for too much: only 3 steps are left that way; write `upgrade head`"),
+        (["downgrade", "-99"], 1, "-99 asks for too much: no step is left that way; write `downgrade base`"),
+        (["downgrade", "a3"], 1, "a3 is not among the revisions that the checkpoint has (it is at base)"),
+        (["upgrade", "-1"], 2, "write `downgrade -1`"),
+        (["downgrade", "+1"], 2, "write `upgrade +1`"),
+        (["upgrade", "+0"], 2, "asks for no step at all"),
+        (["upgrade", "a b"], 2, "'a b' is no target; write head, heads, base, barrier, +N, -N"),
+        (["stamp", "barrier"], 2, "stamp takes"),
+    ],
+)
+def test_targets(chain: Folder, words: list[str], code: int, says: str) -> None:
+    refused(chain, *words, chain.copy(), code=code, says=says)
+
+
+def test_usage(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    refused(chain, code=2, says="usage")
+    refused(chain, "upgrade", "head", code=2, says="CKPT")
+    refused(chain, "upgrade", "head", checkpoint, checkpoint, "-o", "x", code=2, says="one checkpoint at a time")
+    refused(chain, "revision", " ", code=2, says="one line of text")
+    refused(chain, "revision", "a\nb", code=2, says="one line of text")
+    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="cannot be a revision id")
+    refused(chain, "revision", "x", "--rev-id", "a-b", code=2, says="cannot be a revision id")
+    refused(chain, "revision", "x", "--rev-id", "a1", says="a1 exists already")
+    refused(chain, "show", "base", code=2, says="show takes a revision id")
+
+
+def test_two_heads(chain: Folder) -> None:
+    r"""
+    a1 - a2 - a3
+      \
+       - b2
+    """
+    chain.script("b2", "a1")
+    checkpoint = chain.copy()
+    refused(chain, "upgrade", "head", checkpoint, says="there are 2 heads: a3, b2; name one of them, or write `heads`")
+    refused(chain, "upgrade", "+1", checkpoint, says="there are 2 heads")
+    refused(chain, "revision", "x", code=2, says='down_revision = ("a3", "b2")')
+    assert chain.ok("upgrade", "heads", checkpoint, "--json").lines[0]["to"] == ["a3", "b2"]
+
+
+def test_output_that_exists(chain: Folder) -> None:
+    checkpoint, other = chain.copy(), chain.copy(to="other.ckpt")
+    refused(chain, "upgrade", "head", checkpoint, "-o", other, says="exists already")
+    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path, says="exists already")
+    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="no such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "says"),
+    [
+        ('ckpt["state_dict"].pop("nope")', 9, "`migrate` failed: there is no key 'nope'"),
+        ('raise ValueError("too old\\nreally")', 9, "`migrate` failed with ValueError: too old;"),
+        ("def inner(d):\n    return d['no']\ninner(ckpt)", 10, "`migrate` failed: there is no key 'no'"),
+        ("return", 8, "`migrate` returned None, not the checkpoint; does `return ckpt` miss?"),
+        ("return [ckpt]", 8, "`migrate` returned a list, not the checkpoint"),
+        ('ckpt["hyper_parameters"]["f"] = lambda: 1', 8, "`migrate` left ckpt['hyper_parameters']['f'], which cannot"),
+        ('ckpt["a"] = [1, open("/dev/null")]', 8, "`migrate` left ckpt['a'][1], which cannot be saved"),
+        ("import sys; sys.exit(0)", 9, "`migrate` failed with SystemExit"),
+        ("import nowhere", 9, "`migrate` failed with ModuleNotFoundError"),
+    ],
+)
+def test_scripts_that_fail(chain: Folder, body: str, line: int, says: str) -> None:
+    chain.script("a2", "a1", body)
+    refused(chain, "upgrade", "head", chain.copy(), says=f"versions/a2_change.py:{line}: {says}")
+
+
+def test_a_script_that_fails_when_it_is_imported(chain: Folder) -> None:
+    chain.script("a2", "a1", top="1 / 0")
+    checkpoint = chain.copy()
+    refused(chain, "upgrade", "head", checkpoint, says="versions/a2_change.py:3: importing the script failed with Zero")
+    chain.ok("heads")  # is not imported
+    chain.ok("upgrade", "a1", checkpoint)
+
+
+def test_a_migration_that_swallows_everything_still_gets_tensors(chain: Folder) -> None:
+    pytest.importorskip("torch")
+    chain.script("a2", "a1", 'try:\n    ckpt["state_dict"]["x.bias"].zero_()\nexcept Exception:\n    pass')
+    checkpoint = chain.copy()
+    chain.ok("upgrade", "head", checkpoint)
+    import torch
+
+    assert torch.load(checkpoint)["state_dict"]["x.bias"].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("[]", "record is no dict"),
+        ("{'format': 'x'}", "format in record is no int"),
+        ("{'format': 99}", "the migration record has format 99, this version reads 1: upgrade ckpt-migrate"),
+        ("{'format': 1, 'heads': ['z'], 'lineage': [], 'log': []}", "head z is not in the lineage"),
+        ("{'format': 1, 'heads': [3], 'lineage': [], 'log': []}", "is no list of text"),
+    ],
+)
+def test_a_damaged_record(chain: Folder, damage: str, says: str) -> None:
+    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+
+    checkpoint = chain.copy()
+    with open_checkpoint(checkpoint) as file:
+        tree = file.load() | {"ckpt_migrate": eval(damage)}
+        file.write(file.pickled(tree), {}, backup=False)
+    refused(chain, "upgrade", "head", checkpoint, says=says)
+    refused(chain, "current", checkpoint, says=says)
+    if "99" not in says:
+        chain.ok("stamp", "a1", checkpoint)
+        assert "a1" in chain.ok("current", checkpoint).out
+
+
+def test_a_record_that_contradicts_the_scripts(chain: Folder) -> None:
+    """a1 - a2 - a3 was applied; since then somebody put n between a1 and a2."""
+    checkpoint = chain.copy()
+    chain.ok("upgrade", "head", checkpoint)
+    chain.script("n", "a1")
+    chain.script("a2", "n")
+    refused(
+        chain, "upgrade", "head", checkpoint, says="the checkpoint has a2 but not n, which the scripts place before"
+    )
+
+
+def test_a_checkpoint_that_changes_meanwhile(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    chain.script("a1", None, f'open({str(checkpoint)!r}, "ab").write(b"x")')
+    ran = chain.run("upgrade", "head", checkpoint)
+    assert ran.code == 1
+    assert "changed by somebody else meanwhile" in ran.err
+    assert leftovers(chain.path) == []
+    assert not list(chain.path.glob("*.bak*"))
