@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -12,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from anemoi_ckpt_migrate import cli
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
 
 DATA = Path(__file__).parent / "data"
+
+# No deadline: the machine may be busy. Other Pythons need not try as many examples.
+settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "200")))
+settings.load_profile("default")
 
 RENAME = {
     "migrate": 'ckpt["state_dict"]["y.weight"] = ckpt["state_dict"].pop("x.weight")',

@@ -10,6 +10,7 @@ import collections
 import datetime
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Call, OpaqueName, opaque_name, settle
@@ -22,39 +23,63 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
 )
 
 
-def _bytes(text: Any, encoding: Any) -> bytes:
+class Builder:
+    """A name that is not given its own meaning but a stricter one.
+
+    Attributes
+    ----------
+    pickled_name : tuple of (str, str)
+        Module and name, as the pickle spells them.
+    """
+
+    __slots__ = ("_build", "pickled_name")
+
+    def __init__(self, module: str, name: str, build: Callable[..., Any]) -> None:
+        self.pickled_name, self._build = (module, name), build
+
+    def __call__(self, *args: Any) -> Any:
+        """Build the value."""
+        return self._build(*args)
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
     """Build `bytes` as protocol 2 spells them; nothing else may go through codecs."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("bytes are spelled in an unknown way")
     return text.encode("latin-1")
 
 
+def _bytes(*args: Any) -> bytes:
+    """Build the empty `bytes`, which protocol 2 spells so; a number would ask for that much memory."""
+    if args:
+        raise pickle.UnpicklingError("bytes are spelled in an unknown way")
+    return b""
+
+
 def _bytearray(*args: Any) -> bytearray:
-    """Build a `bytearray` from bytes only: a number would ask for that much memory."""
-    if not args:
-        return bytearray()
-    if len(args) == 2 and isinstance(args[0], str):
-        return bytearray(_bytes(*args))
-    if len(args) != 1 or not isinstance(args[0], (bytes, bytearray)):
+    """Build a `bytearray` from bytes only, for the same reason."""
+    if len(args) == 2:
+        return bytearray(_encode(*args))
+    if args and (len(args) != 1 or not isinstance(args[0], (bytes, bytearray))):
         raise pickle.UnpicklingError("a bytearray is spelled in an unknown way")
-    return bytearray(args[0])
+    return bytearray(*args)
 
 
 # Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
-_HARMLESS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("collections", "deque"): collections.deque,
-    ("_codecs", "encode"): _bytes,
-    **{("datetime", name): getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")},
-    **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (bool, complex, dict, float, frozenset, int, list, set, str)
-    },
-    ("builtins", "bytearray"): _bytearray,
-    ("__builtin__", "bytearray"): _bytearray,
+_C_CLASSES = {
+    "collections": (collections.OrderedDict, collections.defaultdict, collections.deque),
+    "datetime": (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+    "builtins": (bool, complex, dict, float, frozenset, int, list, set, str),
 }
+_BUILDERS = {"_codecs": {"encode": _encode}, "builtins": {"bytes": _bytes, "bytearray": _bytearray}}
+
+
+def _harmless(module: str, name: str) -> Any:
+    """Return what a harmless name stands for; None for any other."""
+    plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
+    if build := _BUILDERS.get(plain, {}).get(name):
+        return Builder(module, name, build)
+    return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
 
 class TreeUnpickler(pickle.Unpickler):
@@ -85,8 +110,8 @@ class TreeUnpickler(pickle.Unpickler):
 
     def resolve(self, module: str, name: str) -> Any:
         """Choose what stands for a name."""
-        if (module, name) in _HARMLESS:
-            return _HARMLESS[module, name]
+        if harmless := _harmless(module, name):
+            return harmless
         if module == REBUILD_MODULE and name.startswith("_rebuild_"):
             return RebuildFunction((module, name), self.touched)
         return opaque_name(module, name, self._calls)
@@ -140,7 +165,7 @@ class TreePickler(_PythonPickler):
         self.keys[obj.key] = None
         return obj.persistent_id
 
-    def save_name(self, obj: OpaqueName | RebuildFunction) -> None:
+    def save_name(self, obj: OpaqueName | RebuildFunction | Builder) -> None:
         """Write a name that is not imported."""
         module, name = obj.pickled_name
         if self.proto >= 4:
@@ -158,6 +183,7 @@ class TreePickler(_PythonPickler):
 
     dispatch[OpaqueName] = save_name
     dispatch[RebuildFunction] = save_name
+    dispatch[Builder] = save_name
     dispatch[StoredTensor] = save_tensor
 
 

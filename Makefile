@@ -1,0 +1,49 @@
+# `make` lists the targets. A target that needs an environment makes it, in .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Where several Pythons are to be had; without torch, for what has to hold on each.
+PYTHONS ?= python3.10 python3.12 python3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-pythons lint format bench wheel man clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+
+$(BIN)/.ready: setup.cfg setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(BIN)/.ready ## train a small model, rename a layer, and take its checkpoint up and down
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/demo.py
+
+test: $(BIN)/.ready ## run all tests
+	$(BIN)/python -m pytest -n auto
+
+test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
+	$(BIN)/python tests/pythons.py $(PYTHONS)
+
+lint: $(BIN)/.ready ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.ready ## put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BIN)/.ready ## measure, and write benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/bench.py
+
+wheel: $(BIN)/.ready ## build the wheel, man page included, into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+man: wheel ## build the wheel and show its man page
+	$(BIN)/python -m zipfile -e dist/ckpt_migrate-*.whl build/wheel
+	man -l build/wheel/*.data/data/share/man/man1/ckpt-migrate.1
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) build dist man *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
