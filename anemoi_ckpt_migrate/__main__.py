@@ -2,7 +2,7 @@
 
 import sys
 
-from anemoi_ckpt_migrate.cli import main
+from anemoi_ckpt_migrate.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

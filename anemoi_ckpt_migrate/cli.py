@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -62,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     args = build_parser().parse_args(argv)
-    # A polite kill takes away the half-written file, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -71,16 +68,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MigrateError as error:
         output.complain(error, getattr(args, "json", False))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         sys.stderr.write("interrupted; nothing more was changed\n")
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ERROR
 
 
+def entry() -> int:
+    """Run the command line as a process of its own: a polite kill cleans up as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _terminated)
+    return main()
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """Somebody asked the process to end."""
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+    raise _TerminatedError
 
 
 def _add_project_commands(adding: Any) -> None:
@@ -207,8 +214,3 @@ def _heads(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     output.print_shown(commands.show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
     return 0
-
-
-def config_path(args: argparse.Namespace) -> Path | None:
-    """Return the configuration that the user named."""
-    return None if args.config is None else Path(args.config)

@@ -17,8 +17,8 @@ BACK = 'ckpt["x.weight"] = ckpt.pop("y.weight")'
 
 @pytest.fixture
 def renaming(project: Folder) -> Folder:
-    project.script("a1", None, f'd = ckpt.get("state_dict", ckpt)\nd["y.weight"] = d.pop("x.weight")',
-                   f'd = ckpt.get("state_dict", ckpt)\nd["x.weight"] = d.pop("y.weight")', version="1.0")  # fmt: skip
+    project.script("a1", None, 'd = ckpt.get("state_dict", ckpt)\nd["y.weight"] = d.pop("x.weight")',
+                   'd = ckpt.get("state_dict", ckpt)\nd["x.weight"] = d.pop("y.weight")', version="1.0")  # fmt: skip
     return project
 
 

@@ -71,7 +71,10 @@ _C_CLASSES = {
     "datetime": (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
     "builtins": (bool, complex, dict, float, frozenset, int, list, set, str),
 }
-_BUILDERS = {"_codecs": {"encode": _encode}, "builtins": {"bytes": _bytes, "bytearray": _bytearray}}
+_BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
+    "_codecs": {"encode": _encode},
+    "builtins": {"bytes": _bytes, "bytearray": _bytearray},
+}
 
 
 def _harmless(module: str, name: str) -> Any:

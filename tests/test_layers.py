@@ -1,0 +1,109 @@
+"""Who may know whom: data flows one way, and heavy things are imported where they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import anemoi_ckpt_migrate
+
+PACKAGE = "anemoi_ckpt_migrate"
+ROOT = Path(anemoi_ckpt_migrate.__file__).parent
+
+# From the ground up; a module imports only from lines below its own.
+LAYERS = """
+_version errors
+metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.archive
+graph checkpoints.pickles checkpoints.publish scripts scripts.functions scripts.writer
+planner checkpoints.content scripts.reader rollbacks
+checkpoints.store scripts.loader
+checkpoints
+recorder
+executor
+commands.project
+commands.moving
+commands.reading
+commands
+.
+output
+cli
+__main__
+"""
+RANK = {module: rank for rank, line in enumerate(LAYERS.strip().splitlines()) for module in line.split()}
+
+# Heavy things, and the one module that imports each.
+HEAVY = {
+    "torch": "checkpoints.content",
+    "networkx": "graph",
+    "mako": "scripts.writer",
+    "cloudpickle": "rollbacks",
+    "rich": "output",
+    "packaging": "planner",
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] not in ("versions", "templates"):
+            name = ".".join(parts).removesuffix("__init__").rstrip(".") or "."
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imported(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def own(name: str) -> str | None:
+    """Return the module of this package that an imported name belongs to."""
+    if not name.startswith(f"{PACKAGE}."):
+        return None
+    inner = name.removeprefix(f"{PACKAGE}.")
+    while inner and inner not in RANK:
+        inner = inner.rpartition(".")[0]
+    return inner or "."
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(modules()) == set(RANK)
+
+
+@pytest.mark.parametrize("name", sorted(RANK))
+def test_modules_know_only_what_is_below_them(name: str) -> None:
+    for target in filter(None, map(own, imported(modules()[name]))):
+        assert RANK[target] < RANK[name], f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("heavy", sorted(HEAVY))
+def test_heavy_things_are_imported_in_one_place(heavy: str) -> None:
+    users = {
+        name for name, tree in modules().items() if any(target.partition(".")[0] == heavy for target in imported(tree))
+    }
+    assert users == {HEAVY[heavy]}
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from anemoi_ckpt_migrate.cli import build_parser; build_parser().format_help();"
+        f"print([name for name in {sorted(HEAVY)!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_no_module_is_long() -> None:
+    for path in ROOT.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 420, path
