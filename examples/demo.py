@@ -38,6 +38,7 @@ class Model(torch.nn.Module):
         self.head = torch.nn.Linear(16, 1)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Predict one number for each row."""
         return self.head(torch.relu(self.get_submodule(self.first)(batch)))
 
 

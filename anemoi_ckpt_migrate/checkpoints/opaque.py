@@ -65,12 +65,13 @@ class Opaque(metaclass=OpaqueName):
     calls: ClassVar[list[Call]] = []
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
-        # The pickle's NEWOBJ calls cls.__new__ directly; a plain call goes through OpaqueName.__call__.
+        """Note an object made by ``cls.__new__``, the pickle's NEWOBJ; a call goes through `OpaqueName.__call__`."""
         return _fill(object.__new__(cls), None, args, kwargs, cls.calls)
 
     # What the unpickler calls while it builds the object, and the author of a migration may call later.
 
     def __call__(self, *args: Any) -> Opaque:
+        """Note a call of what a pickle built, and return what stands for its result."""
         return _called(self, args, self._calls)
 
     def __setstate__(self, state: Any) -> None:

@@ -69,6 +69,7 @@ class RebuildFunction:
         self.touched = touched
 
     def __call__(self, *args: Any) -> StoredTensor:
+        """Return a stand-in for the tensor that torch would rebuild."""
         return StoredTensor(self, args)
 
 
