@@ -5,29 +5,35 @@
 Result(checkpoint='runs/last.ckpt', start=(), end=('3f2a9c1b7d10',), ...)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.commands import (
-    Current,
-    Head,
-    History,
-    HistoryEntry,
-    NewRevision,
-    Project,
-    Result,
-    Shown,
-    current,
-    downgrade,
-    heads,
-    history,
-    init,
-    open_project,
-    revision,
-    show,
-    stamp,
-    upgrade,
-)
-from anemoi_ckpt_migrate.errors import MigrateError, Refused
 from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.moving import Result, downgrade, stamp, upgrade
+    from anemoi_ckpt_migrate.commands.project import NewRevision, Project, init, open_project, revision
+    from anemoi_ckpt_migrate.commands.reading import (
+        Current,
+        Head,
+        History,
+        HistoryEntry,
+        Shown,
+        current,
+        heads,
+        history,
+        show,
+    )
+    from anemoi_ckpt_migrate.errors import MigrateError, Refused
+
+# Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
+_HOMES = {
+    "commands.moving": ("Result", "downgrade", "stamp", "upgrade"),
+    "commands.project": ("NewRevision", "Project", "init", "open_project", "revision"),
+    "commands.reading": ("Current", "Head", "History", "HistoryEntry", "Shown", "current", "heads", "history", "show"),
+    "errors": ("MigrateError", "Refused"),
+}
 
 __all__ = [
     "CkptType",
@@ -54,3 +60,11 @@ __all__ = [
     "stamp",
     "upgrade",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives (PEP 562)."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

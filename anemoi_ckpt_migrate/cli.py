@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from anemoi_ckpt_migrate import commands, output
+from anemoi_ckpt_migrate import output
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError, UsageError
 
@@ -148,33 +148,45 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
-    output.print_laid(commands.init(args.folder, args.package))
+    from anemoi_ckpt_migrate.commands import project
+
+    output.print_laid(project.init(args.folder, args.package))
     return 0
 
 
 def _revision(args: argparse.Namespace) -> int:
-    made = commands.revision(args.name, final=args.final, rev_id=args.rev_id, project=args.config)
+    from anemoi_ckpt_migrate.commands import project
+
+    made = project.revision(args.name, final=args.final, rev_id=args.rev_id, project=args.config)
     output.print_revision(made, args.json)
     return 0
 
 
 def _upgrade(args: argparse.Namespace) -> int:
-    return _move(args, commands.upgrade)
+    from anemoi_ckpt_migrate.commands import moving
+
+    return _move(args, moving.upgrade)
 
 
 def _downgrade(args: argparse.Namespace) -> int:
-    return _move(args, commands.downgrade, trust_checkpoint_code=args.trust_checkpoint_code)
+    from anemoi_ckpt_migrate.commands import moving
+
+    return _move(args, moving.downgrade, trust_checkpoint_code=args.trust_checkpoint_code)
 
 
 def _stamp(args: argparse.Namespace) -> int:
-    return _move(args, commands.stamp)
+    from anemoi_ckpt_migrate.commands import moving
+
+    return _move(args, moving.stamp)
 
 
 def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
     """Do one thing to each checkpoint; one that fails does not stop the others."""
     if args.output is not None and len(args.checkpoints) > 1:
         raise UsageError("--output takes one checkpoint at a time")
-    options |= {"project": commands.open_project(args.config), "backup": args.backup, "dry_run": args.dry_run}
+    from anemoi_ckpt_migrate.commands.project import open_project
+
+    options |= {"project": open_project(args.config), "backup": args.backup, "dry_run": args.dry_run}
     codes = []
     for checkpoint in args.checkpoints:
         try:
@@ -191,10 +203,12 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
 
 
 def _current(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import reading
+
     codes = []
     for checkpoint in args.checkpoints:
         try:
-            output.print_current(commands.current(checkpoint, project=args.config), args.json)
+            output.print_current(reading.current(checkpoint, project=args.config), args.json)
         except MigrateError as error:
             output.complain(error, args.json, checkpoint)
             codes.append(error.exit_code)
@@ -202,15 +216,21 @@ def _current(args: argparse.Namespace) -> int:
 
 
 def _history(args: argparse.Namespace) -> int:
-    output.print_history(commands.history(args.checkpoint, project=args.config), args.json)
+    from anemoi_ckpt_migrate.commands import reading
+
+    output.print_history(reading.history(args.checkpoint, project=args.config), args.json)
     return 0
 
 
 def _heads(args: argparse.Namespace) -> int:
-    output.print_heads(commands.heads(project=args.config), args.json)
+    from anemoi_ckpt_migrate.commands import reading
+
+    output.print_heads(reading.heads(project=args.config), args.json)
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    output.print_shown(commands.show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
+    from anemoi_ckpt_migrate.commands import reading
+
+    output.print_shown(reading.show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
     return 0

@@ -5,7 +5,6 @@ networkx is imported where the graph is walked; to know the heads it is not need
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,6 +147,8 @@ class Graph:
         if len(fitting) > 1:
             raise AmbiguousTarget(text, [self._titled(revision) for revision in fitting])
         if not fitting:
+            import difflib
+
             raise UnknownTarget(text, difflib.get_close_matches(text, [*ids, "head", "heads", "base", "barrier"], n=2))
         return fitting[0]
 

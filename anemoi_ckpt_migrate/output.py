@@ -7,11 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.commands import Current, Head, History, HistoryEntry, NewRevision, Result, Shown
-from anemoi_ckpt_migrate.config import Laid
 from anemoi_ckpt_migrate.errors import MigrateError, shown_path
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.moving import Result
+    from anemoi_ckpt_migrate.commands.project import NewRevision
+    from anemoi_ckpt_migrate.commands.reading import Current, Head, History, HistoryEntry, Shown
+    from anemoi_ckpt_migrate.config import Laid
 
 # Below that, a file is copied before anybody could read a progress bar.
 _LARGE = 1 << 30

@@ -183,6 +183,15 @@ def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:
     return [graph[rev] for rev in graph.order(closure - below_barriers(graph, closure))]
 
 
+def changed_since(graph: Graph, record: Record) -> tuple[str, ...]:
+    """Warn of applied revisions whose scripts do something else now."""
+    return tuple(
+        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: {graph[entry.revision].path}"
+        for entry in record.lineage
+        if entry.revision in graph and graph[entry.revision].signature != entry.signature
+    )
+
+
 def below_barriers(graph: Graph, revisions: Iterable[str]) -> set[str]:
     """Return everything that lies below a barrier among the given revisions: gone for good."""
     return graph.closure(parent for rev in revisions if graph[rev].final for parent in graph[rev].needs)

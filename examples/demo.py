@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def main() -> None:
     check(checkpoint, "encoder", wanted)
     print("# what to try next, in this folder:")
     for line in (
+        f"source {Path(sys.prefix) / 'bin' / 'activate'}",
         f"cd {folder}",
         "ckpt-migrate upgrade head last.ckpt --dry-run     # the plan, without running it",
         "ckpt-migrate history last.ckpt                    # what there is, and what the checkpoint has of it",

@@ -24,10 +24,9 @@ checkpoints.store scripts.loader
 checkpoints
 recorder
 executor
-commands.project
-commands.moving
-commands.reading
 commands
+commands.project
+commands.moving commands.reading
 .
 output
 cli

@@ -231,6 +231,7 @@ def test_opaque_objects_can_be_read_and_edited() -> None:
         2,
     )
     assert ("a" in config, "z" in config, dict(config.items())["a"]) == (True, False, 1)
+    assert vars(config) == {"extra": "attribute"}
     config["new"], config.extra = config["b"], "changed"
     del config["a"], config["b"]
     names.append(3)

@@ -158,6 +158,11 @@ class Opaque(metaclass=OpaqueName):
                 return
         raise AttributeError(f"{self!r} carries no attribute {name!r}")
 
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        found = _attributes(self)
+        return found[0] if found else {}
+
     def __repr__(self) -> str:
         return f"<opaque {'.'.join(class_of(self))}>"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +55,7 @@ def replacement(target: Path, source: int, before: os.stat_result | None) -> Ite
     CannotWrite
         The folder, or the disk, does not take the file; everything is as it was.
     """
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     descriptor = -1
     try:
         try:

@@ -131,7 +131,7 @@ def upgrade(
     options = Options(output, backup, dry_run, progress)
     with _reading(checkpoint) as (file, record):
         plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
-        warnings = changed_since(opened.graph, record)
+        warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
             return _unchanged(file, plan, options, warnings)
         revisions = [opened.graph[step.revision] for step in plan.steps]
@@ -172,7 +172,7 @@ def downgrade(
         foreign = [step.revision for step in plan.steps if step.carried]
         if foreign and not trust_checkpoint_code:
             raise UntrustedCode(foreign, os.fspath(checkpoint))
-        warnings = changed_since(opened.graph, record)
+        warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
             return _unchanged(file, plan, options, warnings)
         actions = [_rollback(opened.graph, record, step) for step in plan.steps]
@@ -212,15 +212,6 @@ def stamp(
             return _unchanged(file, plan, options, ())
         after = record.logged(_entry("stamp", target, plan), lineage)
         return _write(file, plan, [], after, options, ())
-
-
-def changed_since(graph: Graph, record: Record) -> tuple[str, ...]:
-    """Warn of applied revisions whose scripts do something else now."""
-    return tuple(
-        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: {graph[entry.revision].path}"
-        for entry in record.lineage
-        if entry.revision in graph and graph[entry.revision].signature != entry.signature
-    )
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 from anemoi_ckpt_migrate import planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.commands.moving import changed_since
 from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
 from anemoi_ckpt_migrate.config import find_config
 from anemoi_ckpt_migrate.errors import MigrateError, NoConfiguration, UsageError
@@ -189,7 +188,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     at_head = None
     if scripts is not None:
         at_head = set(record.heads) == set(scripts.heads)
-        warnings += changed_since(scripts, record)
+        warnings += planner.changed_since(scripts, record)
     return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings)
 
 
@@ -223,7 +222,7 @@ def history(checkpoint: StrPath | None = None, *, project: Project | StrPath | N
     if record is None:
         return History(tuple(entries))
     foreign = [_foreign(entry) for entry in reversed(record.lineage) if entry.revision not in graph]
-    return History((*foreign, *entries), changed_since(graph, record))
+    return History((*foreign, *entries), planner.changed_since(graph, record))
 
 
 def show(revision: str, *, checkpoint: StrPath | None = None, project: Project | StrPath | None = None) -> Shown:
