@@ -346,3 +346,20 @@ def test_reading_does_not_write(project: Folder) -> None:
     project.ok("current", checkpoint)
     project.ok("history", checkpoint)
     assert (digest(checkpoint), checkpoint.stat().st_mtime_ns) == (before, times)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_other_values_stay_when_one_tensor_is_touched(project: Folder, protocol: int) -> None:
+    project.script("a1", None, 'ckpt["half"].mul_(2)')
+    old, new = project.path / "values.ckpt", project.path / "new.ckpt"
+    torch.save(values(), old, pickle_protocol=protocol)
+    project.ok("upgrade", "head", old, "-o", new)
+    one, other = torch.load(old, weights_only=False), torch.load(new, weights_only=False)
+    del other["ckpt_migrate"]
+    one["half"].mul_(2)
+    for loaded in (one, other):
+        loaded["storage"], loaded["sparse"] = list(loaded["storage"]), loaded["sparse"].to_dense()
+    same(other, one)
+    assert other["parameter"] is other["again"]
+    assert other["base"].data_ptr() == other["strided"].data_ptr() - 4
