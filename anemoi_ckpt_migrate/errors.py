@@ -70,6 +70,14 @@ class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is as it was."""
 
 
+class Busy(MigrateError):
+    """Another run is writing the same checkpoint."""
+
+    def __init__(self, lock: str) -> None:
+        self.lock = lock
+        super().__init__("another ckpt-migrate is writing this file; run the command again when it is done")
+
+
 class ConfigurationError(MigrateError):
     """The project's configuration is wrong."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anemoi_ckpt_migrate.checkpoints.copying import copy_range
+from anemoi_ckpt_migrate.checkpoints.locking import beside, locked
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -52,23 +53,21 @@ def replacement(target: Path, source: int, before: os.stat_result | None) -> Ite
 
     Raises
     ------
+    Busy
+        Another run is writing the same file.
     CannotWrite
         The folder, or the disk, does not take the file; everything is as it was.
     """
-    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    descriptor = -1
     try:
-        try:
-            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            keep_modes(source, descriptor)
-            yield Replacement(descriptor, beside, target, before)
-        except OSError as error:
-            raise CannotWrite(_why_unwritable(error, target)) from error
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+        with locked(target):
+            new = Replacement(beside(target), target, before)
+            try:
+                keep_modes(source, new.descriptor)
+                yield new
+            finally:
+                new.discard()
+    except OSError as error:
+        raise CannotWrite(_why_unwritable(error, target)) from error
 
 
 class Replacement:
@@ -80,9 +79,16 @@ class Replacement:
         The open new file.
     """
 
-    def __init__(self, descriptor: int, beside: Path, target: Path, before: os.stat_result | None) -> None:
-        self.descriptor = descriptor
-        self._beside, self._target, self._before = beside, target, before
+    def __init__(self, path: Path, target: Path, before: os.stat_result | None) -> None:
+        self._beside, self._target, self._before = path, target, before
+        self._check_unchanged()
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def discard(self) -> None:
+        """Remove the new file, unless it was published."""
+        os.close(self.descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._beside)
 
     def publish(self, backup: bool) -> Path | None:
         """Sync the new file and put it in its place.
@@ -108,8 +114,7 @@ class Replacement:
         if self._before is None:
             self._publish_new()
             return None
-        if _identity(os.stat(self._target)) != _identity(self._before):
-            raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
+        self._check_unchanged()
         kept = keep_backup(self._target) if backup else None
         try:
             os.replace(self._beside, self._target)
@@ -119,6 +124,10 @@ class Replacement:
             raise
         sync_folder(self._target.parent)
         return kept
+
+    def _check_unchanged(self) -> None:
+        if self._before is not None and _identity(os.stat(self._target)) != _identity(self._before):
+            raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
 
     def _publish_new(self) -> None:
         try:
