@@ -1,21 +1,41 @@
-"""Bytes from file to file, through the kernel where it can."""
+"""Bytes from file to file, by the best means that the kernel has."""
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable
+
+BLOCK = 4096
+"""File systems that can share blocks between files do so where both offsets are multiples of it, in bytes."""
 
 # So much in one call that the cost of calling vanishes, so little that progress shows.
 _CHUNK = 256 << 20
 _BUFFER = 1 << 20
-_NO_KERNEL_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY, errno.EBADF}
+# Linux, include/uapi/linux/fs.h: FICLONERANGE and its argument.
+_CLONE_RANGE, _CLONE_ARGUMENT = 0x4020940D, struct.Struct("=qQQQ")
+_NOT_THIS_WAY = {
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.ETXTBSY,
+    errno.EBADF,
+}
 
 Progress = Callable[[int], None]
+# Copies some of `count` bytes from `start` of the source to `to` of the target, and tells how many.
+Way = Callable[[int, int, int, int, int], int]
 
 
 def copy_range(source: int, target: int, start: int, end: int, to: int, progress: Progress | None = None) -> None:
     """Copy bytes `start` to `end` of one open file to offset `to` of another.
+
+    Blocks are shared where the file system can (a reflink), else the kernel copies (``copy_file_range``, then
+    ``sendfile``), else the bytes go through a small buffer.
 
     Parameters
     ----------
@@ -31,19 +51,19 @@ def copy_range(source: int, target: int, start: int, end: int, to: int, progress
     OSError
         Reading or writing failed, or the source ended early.
     """
-    kernel = getattr(os, "copy_file_range", None)
+    ways = list(WAYS)
     while start < end:
-        copied = 0
-        if kernel is not None:
+        count, copied = min(end - start, _CHUNK), 0
+        while not copied:
             try:
-                copied = kernel(source, target, min(end - start, _CHUNK), start, to)
+                copied = ways[0](source, target, count, start, to)
             except OSError as error:
-                if error.errno not in _NO_KERNEL_COPY:
+                if error.errno not in _NOT_THIS_WAY or len(ways) == 1:
                     raise
-                kernel = None
-        if not copied:  # no such call here, or (some file systems) one that does nothing
-            kernel = None
-            copied = _copy_through_memory(source, target, min(end - start, _BUFFER), start, to)
+            if not copied:  # refused, or (some file systems) nothing done
+                if len(ways) == 1:
+                    raise OSError(errno.EIO, "the file became shorter while it was read")
+                del ways[0]
         start, to = start + copied, to + copied
         if progress is not None:
             progress(copied)
@@ -63,9 +83,38 @@ def write_at(target: int, content: bytes | memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _copy_through_memory(source: int, target: int, count: int, start: int, to: int) -> int:
-    content = os.pread(source, count, start)
-    if not content:
-        raise OSError(errno.EIO, "the file became shorter while it was read")
+def _share(source: int, target: int, count: int, start: int, to: int) -> int:
+    """Share whole blocks; up to the first one, and after the last, the bytes are copied."""
+    import fcntl
+
+    if (start - to) % BLOCK:
+        raise OSError(errno.EINVAL, "the offsets do not fit")
+    lead = -start % BLOCK
+    if count < lead + BLOCK:
+        return _kernel_copy(source, target, count, start, to)
+    if lead:
+        return _kernel_copy(source, target, lead, start, to)
+    whole = count - count % BLOCK
+    fcntl.ioctl(target, _CLONE_RANGE, _CLONE_ARGUMENT.pack(source, start, whole, to))
+    return whole
+
+
+def _kernel_copy(source: int, target: int, count: int, start: int, to: int) -> int:
+    if not hasattr(os, "copy_file_range"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return os.copy_file_range(source, target, count, start, to)
+
+
+def _send(source: int, target: int, count: int, start: int, to: int) -> int:
+    os.lseek(target, to, os.SEEK_SET)
+    return os.sendfile(target, source, start, count)
+
+
+def _through_memory(source: int, target: int, count: int, start: int, to: int) -> int:
+    content = os.pread(source, min(count, _BUFFER), start)
     write_at(target, content, to)
     return len(content)
+
+
+WAYS: tuple[Way, ...] = (_share, _kernel_copy, _send, _through_memory)
+"""The ways to copy, best first."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
-from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range, write_at
+from anemoi_ckpt_migrate.checkpoints.copying import BLOCK, Progress, copy_range, write_at
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, opened, replacement
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
@@ -20,6 +20,7 @@ from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, Unpicklable
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
+_WORTH_SHARING = 64 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class Checkpoint:
             if content is not None:
                 add(name, content)
         for start, end, members in zipped.runs(kept.values()):
-            offset += (start - offset) % zipped.ALIGNMENT  # payload stays aligned
+            # Payload stays aligned; and what is worth it can share its blocks with the old file.
+            offset += (start - offset) % (BLOCK if end - start > _WORTH_SHARING else zipped.ALIGNMENT)
             copy_range(self._descriptor, new.descriptor, start, end, offset, progress)
             entries += [zipped.moved(record, offset - start) for record in members]
             offset += end - start
