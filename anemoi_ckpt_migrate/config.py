@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
     existing = _in_folder(folder)
     shared = folder / SHARED_FILE
     if package is None and existing is None and shared.is_file():
-        package = _parse(shared).get("project", {}).get("name")
+        described = _parse(shared).get("project")
+        package = described.get("name") if isinstance(described, dict) else None
     config = existing or Config(folder, folder / "versions", folder / "templates" / TEMPLATE)
     template = config.template or folder / "templates" / TEMPLATE
     try:
@@ -138,11 +140,14 @@ def read_template(path: Path | None) -> str:
 def _configure(folder: Path, package: str | None) -> Laid:
     shared = folder / SHARED_FILE
     lines = ['versions = "versions"', f'template = "templates/{TEMPLATE}"']
-    lines.append(f'package = "{package}"' if package else '# package = "NAME"  # whose versions the scripts note')
+    unset = '# package = "NAME"  # whose versions the scripts note'
+    lines.append(f"package = {json.dumps(str(package))}" if package else unset)
     if shared.is_file():
-        before = shared.read_text(encoding="utf-8")
-        gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
-        shared.write_text("\n".join([f"{before}{gap}[tool.{TABLE}]", *lines, ""]), encoding="utf-8")
+        before = shared.read_bytes()
+        end = b"\r\n" if b"\r\n" in before else b"\n"
+        gap = b"" if not before or before.endswith(end * 2) else end if before.endswith(end) else end * 2
+        added = [line.encode() for line in (f"[tool.{TABLE}]", *lines, "")]
+        shared.write_bytes(before + gap + end.join(added))
         return Laid(shared, "extended")
     own = folder / OWN_FILE
     own.write_text("\n".join([*lines, ""]), encoding="utf-8")
@@ -161,8 +166,8 @@ def _in_folder(folder: Path) -> Config | None:
 def _from_file(path: Path) -> Config | None:
     table = _parse(path)
     if path.name == SHARED_FILE:
-        tools = table.get("tool", {})
-        if TABLE not in tools:
+        tools = table.get("tool")
+        if not isinstance(tools, dict) or TABLE not in tools:
             return None
         table = tools[TABLE]
     return _checked(path, table)

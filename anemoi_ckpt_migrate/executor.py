@@ -19,22 +19,23 @@ class Action:
 
     Attributes
     ----------
-    function : callable
-        Takes the checkpoint and returns it.
+    load : callable
+        Runs the script and returns the function. Called anew for each walk: what a function left behind in its module
+        must not meet it again.
     name : str
         ``migrate`` or ``rollback``.
     shown : str
         The script, as messages name it.
     """
 
-    function: Function
+    load: Callable[[], Function]
     name: str
     shown: str
 
-    @property
-    def line(self) -> int | None:
-        """Where in the script the function begins."""
-        return getattr(getattr(self.function, "__code__", None), "co_firstlineno", None)
+    def fail(self, function: Function, what: str) -> MigrationFailed:
+        """Say what is wrong with what the function did."""
+        line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
+        return MigrationFailed(self.shown, line, f"`{self.name}` {what}")
 
 
 def run(checkpoint: Checkpoint, actions: Sequence[Action], record: Record) -> tuple[Pickled, dict[str, bytes | None]]:
@@ -62,58 +63,61 @@ def run(checkpoint: Checkpoint, actions: Sequence[Action], record: Record) -> tu
     MigrationFailed
         A function raised, returned no checkpoint, or left something in it that cannot be saved.
     """
-    tree = _walk(checkpoint, checkpoint.load, actions)
+    content = False
+    tree = _walk(checkpoint, actions, content)
     if checkpoint.touched:
-        tree = _walk(checkpoint, checkpoint.load_content, actions)
-        if checkpoint.touched:
-            raise MigrationFailed(
-                actions[-1].shown, None, "it needs the content of a tensor of a kind not yet supported"
-            )
+        content = True
+        tree = _walk(checkpoint, actions, content)
     attachments = recorder.put(tree, record)
     try:
         return checkpoint.pickled(tree), attachments
-    except Unpicklable as error:
-        guilty = _guilty(checkpoint, actions)
-        what = f"`{guilty.name}` left {error.where}, which cannot be saved ({error.what})"
-        raise MigrationFailed(guilty.shown, guilty.line, what) from error
+    except Unpicklable:
+        # Only now: to look after each function would cost as much as all the rest.
+        _walk(checkpoint, actions, content, _check_saves)
+        raise
 
 
-def _walk(checkpoint: Checkpoint, load: Callable[[], Any], actions: Sequence[Action]) -> Any:
-    tree = load()
+# Called with what was run, and the tree that it left.
+Check = Callable[[Checkpoint, Action, Function, Any], None]
+
+
+def _walk(checkpoint: Checkpoint, actions: Sequence[Action], content: bool, check: Check | None = None) -> Any:
+    """Run the functions on a fresh tree, and return it; of no use if a stand-in was asked for content."""
+    functions = [action.load() for action in actions]
+    tree = checkpoint.load_content() if content else checkpoint.load()
     recorder.remove(tree, None)
-    for action in actions:
-        tree = _call(checkpoint, action, tree)
+    for action, function in zip(actions, functions, strict=True):
+        tree = _call(checkpoint, action, function, tree)
+        if checkpoint.touched and content:
+            what = f"needs the content of a tensor that cannot be opened: {checkpoint.touched[0]}"
+            raise action.fail(function, what)
         if checkpoint.touched:
             break
+        if check is not None:
+            check(checkpoint, action, function, tree)
     return tree
 
 
-def _call(checkpoint: Checkpoint, action: Action, tree: Any) -> Any:
+def _call(checkpoint: Checkpoint, action: Action, function: Function, tree: Any) -> Any:
     # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
     kinds = dict if isinstance(tree, dict) else (dict, type(tree))
-    doing = f"`{action.name}`"
     try:
-        result = action.function(tree)
-    except (Exception, SystemExit) as error:  # the function is the user's
+        result = function(tree)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the function is the user's
         if checkpoint.touched:
             return tree  # a stand-in has noted why, whatever the function made of it
-        raise failure(error, action.shown, doing, action.function) from error
+        raise failure(error, action.shown, f"`{action.name}`", function) from error
     if checkpoint.touched or isinstance(result, kinds):
         return result
-    hint = "; does `return ckpt` miss?" if result is None else ""
-    what = f"{doing} returned {'None' if result is None else f'a {type(result).__name__}'}, not the checkpoint{hint}"
-    raise MigrationFailed(action.shown, action.line, what)
+    if result is None:
+        raise action.fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
+    raise action.fail(function, f"returned a {type(result).__name__}, not the checkpoint")
 
 
-def _guilty(checkpoint: Checkpoint, actions: Sequence[Action]) -> Action:
-    """Find the first function after which the tree cannot be saved, by going through them again."""
-    load = checkpoint.load_content if checkpoint.with_content else checkpoint.load
-    tree = load()
-    recorder.remove(tree, None)
-    for action in actions:
-        tree = _call(checkpoint, action, tree)
-        try:
-            checkpoint.pickled(tree)
-        except Unpicklable:
-            return action
-    return actions[-1]
+def _check_saves(checkpoint: Checkpoint, action: Action, function: Function, tree: Any) -> None:
+    try:
+        checkpoint.pickled(tree)
+    except Unpicklable as error:
+        raise action.fail(function, f"left {error.where}, which cannot be saved ({error.what})") from error

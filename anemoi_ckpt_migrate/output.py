@@ -163,7 +163,7 @@ def _rollback(shown: Shown) -> str:
         return "none: irreversible"
     if shown.checkpoint is None:
         return "in the script"
-    by = f"; on {shown.pickled_by} the function pickled beside it runs instead" if shown.pickled_by else ""
+    by = f"; if that cannot be run, on {shown.pickled_by} the function pickled beside it is" if shown.pickled_by else ""
     return f"carried by the checkpoint, as the source below{by}"
 
 

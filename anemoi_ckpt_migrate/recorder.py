@@ -51,7 +51,7 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
     if found is None and attachment is not None:
         try:
             found = json.loads(attachment)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedRecord("it is not JSON") from error
     return found
 
@@ -87,9 +87,8 @@ def is_state_dict(tree: dict[Any, Any]) -> bool:
     """Tell whether a dict is itself what `load_state_dict` takes, rather than a dict that holds one."""
     if hasattr(tree, "_metadata"):
         return True
-    values = [value for key, value in tree.items() if not str(key).endswith("_extra_state")]
-    return bool(values) and all(_is_tensor(value) for value in values)
+    return all(_fits(value) for key, value in tree.items() if not str(key).endswith("_extra_state"))
 
 
-def _is_tensor(value: Any) -> bool:
-    return is_stored(value) or type(value).__module__.partition(".")[0] == "torch"
+def _fits(value: Any) -> bool:
+    return value is None or is_stored(value) or type(value).__module__.partition(".")[0] == "torch"

@@ -49,7 +49,8 @@ def shown_carried(revision: str) -> str:
 def carried(entry: Applied) -> Function:
     """Return the rollback that a checkpoint carries. This runs code of the checkpoint.
 
-    A function pickled by another Python is never unpickled, its byte code would crash this one: the source is run.
+    The source is run: it is what can be looked at first. If it cannot be run here, the pickled function is taken, but
+    never one that another Python made: its byte code would crash this one.
 
     Raises
     ------
@@ -59,9 +60,13 @@ def carried(entry: Applied) -> Function:
     shown = shown_carried(entry.revision)
     if entry.undo is None:
         raise MigrationFailed(shown, None, "the checkpoint carries no rollback")
-    if entry.undo.pickle is not None and entry.undo.python == PYTHON:
+    try:
+        module = load_source(entry.undo.source, entry.revision, shown)
+    except MigrationFailed:
+        if entry.undo.pickle is None or entry.undo.python != PYTHON:
+            raise
         return _unpickled(entry.undo.pickle, shown)
-    rollback: Any = getattr(load_source(entry.undo.source, entry.revision, shown), "rollback", None)
+    rollback: Any = getattr(module, "rollback", None)
     if not callable(rollback):
         raise MigrationFailed(shown, None, "the carried source has no rollback")
     function: Function = rollback

@@ -32,7 +32,7 @@ class Id:
 Target = Named | Relative | Id
 
 WORDS = ("head", "heads", "base", "barrier")
-ID_PATTERN = r"[A-Za-z0-9_.]+"
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.]*"
 
 
 def parse(text: str) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import copy
 import datetime
@@ -12,6 +13,7 @@ import io
 import os
 import pickle
 import uuid
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,6 @@ TREES = st.recursive(
         st.dictionaries(KEYS, inner, max_size=4),
         st.dictionaries(KEYS, inner, max_size=4).map(collections.OrderedDict),
         st.dictionaries(KEYS, inner, max_size=4).map(lambda d: collections.defaultdict(list, d)),
-        st.lists(inner, max_size=4).map(collections.deque),
         st.sets(KEYS, max_size=4),
     ),
     max_leaves=20,
@@ -88,7 +89,7 @@ def test_shared_and_cyclic_trees(links: list[int], protocol: int) -> None:
 def kinds(tree: Any) -> Any:
     if isinstance(tree, dict):
         return type(tree), [kinds(value) for value in tree.values()]
-    if isinstance(tree, (list, tuple, collections.deque)):
+    if isinstance(tree, (list, tuple)):
         return type(tree), [kinds(value) for value in tree]
     return type(tree)
 
@@ -187,6 +188,12 @@ FOREIGN = {
     "counter": collections.Counter("abca"),
     "named in a class": Plain.__init__,
     "range": range(3),
+    "deque": collections.deque([1, 2], maxlen=3),
+    "zoned": datetime.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Paris")),
+    "zoned time": datetime.time(1, tzinfo=zoneinfo.ZoneInfo("UTC")),
+    "awkward names": argparse.Namespace(
+        _state=1, _args=2, items=3, keys=4, append=5, calls=6, pickled_name=7, _items=8
+    ),
     "classes": [bytes, bytearray, dict, collections.OrderedDict, datetime.date],
     "exception": ValueError("x"),
 }
@@ -252,6 +259,55 @@ def test_opaque_objects_can_be_read_and_edited() -> None:
     assert vars(back["plain"]) == {"a": "a", "c": "c"}
 
 
+class AttrDict(dict):
+    """Whose attributes are its items, as configurations often do it."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__
+
+
+def test_attributes_of_any_name_can_be_read_and_edited() -> None:
+    names = (
+        "_state",
+        "_args",
+        "_items",
+        "_pairs",
+        "_setter",
+        "calls",
+        "items",
+        "keys",
+        "values",
+        "append",
+        "extend",
+        "get",
+    )
+    tree = read(pickle.dumps(argparse.Namespace(**dict.fromkeys(names, 1)), 2))
+    for name in names:
+        assert getattr(tree, name) == 1
+        setattr(tree, name, ["new"])
+    assert pickle.loads(write(tree)) == argparse.Namespace(**{name: ["new"] for name in names})
+
+
+def test_items_can_be_edited_as_attributes_and_with_the_methods_of_containers() -> None:
+    config, names = read(pickle.dumps((AttrDict(a=1, b=2), Names([1, 2, 3])), 2))
+    assert (config.a, config.get("z", 0)) == (1, 0)
+    config.a = 5
+    config.update(c=3)
+    assert config.pop("b") == 2
+    with pytest.raises(AttributeError, match=r"set obj\['d'\] instead"):
+        config.d = 1
+    del config.c
+    names.remove(2)
+    names[0:1] = [7, 8]
+    assert names.pop() == 3
+    assert pickle.loads(write((config, names))) == ({"a": 5}, [7, 8])
+
+
+def test_copies_of_objects_with_a_state_setter() -> None:
+    tree = read(pickle.dumps(StateSetter(), 2))
+    assert vars(pickle.loads(write(copy.deepcopy(tree)))) == {"a": 5, "b": [6]}
+
+
 class Bomb:
     def __init__(self, function: Any, *args: Any) -> None:
         self.reduced = (function, args)
@@ -291,6 +347,8 @@ def test_nothing_runs(tmp_path: Path, protocol: int) -> None:
         b"\x80\x02((X\x06\x00\x00\x00moduleK\x01tQ.",
         b"\x80\x02X\xff\xff\xff\x7f.",  # a string of 2 GB
         b"\x80\x02h\x05.",
+        b"\x80\x02c__builtin__\nstr\n" + b")" + b"\x85q\x00h\x00\x86" * 27 + b"\x85R.",  # 2 to the 27th brackets
+        b"\x80\x02)" + b"\x85q\x00h\x00\x86" * 27 + b"Q.",  # the same in a persistent id
         b"\x80\x02.",
         b"",
         b"\x80\x09N.",

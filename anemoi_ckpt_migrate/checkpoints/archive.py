@@ -82,12 +82,12 @@ def read_archive(stream: BinaryIO) -> Archive:
     try:
         with zipfile.ZipFile(stream) as opened:
             directory, infos = opened.start_dir, opened.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error, OverflowError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error, ValueError, OSError) as error:
         raise NotACheckpoint(_what_is_it(stream)) from error
     infos.sort(key=lambda info: info.header_offset)
     ends = [info.header_offset for info in infos[1:]] + [directory]
-    roots = [info.filename.partition("/")[0] for info in infos if info.filename.count("/") == 1]
-    roots = [root for root in roots if f"{root}/data.pkl" in {info.filename for info in infos}]
+    pickles = [info.filename for info in infos if info.filename.endswith("/data.pkl")]
+    roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
     if not roots:
         raise NotACheckpoint("it is a zip archive without data.pkl, which no torch.save wrote")
     records: dict[str, Record] = {}
@@ -201,6 +201,8 @@ def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:
         raise NotACheckpoint(f"record {info.filename} lies outside the folder {root}")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise NotACheckpoint(f"record {info.filename} is compressed or encrypted, which torch never does")
+    if info.header_offset < 0 or info.file_size < 0:
+        raise NotACheckpoint("bytes are missing before its first record (was its beginning cut off?)")
     if info.header_offset + info.file_size > end:
         raise NotACheckpoint(f"record {info.filename} overlaps what follows it")
 

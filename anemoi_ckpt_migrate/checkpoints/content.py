@@ -7,26 +7,34 @@ is mapped copy-on-write: nothing is read before it is looked at, and a change st
 from __future__ import annotations
 
 import array
+import collections
 import ctypes
 import io
 import mmap
 import os
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from anemoi_ckpt_migrate.checkpoints.opaque import OpaqueName, opaque_name
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.checkpoints.tensors import REBUILD_MODULE
+from anemoi_ckpt_migrate.checkpoints.tensors import RebuildFunction, is_stored
 
-# torch's own functions that only put a tensor together; the rest of torch._utils stays closed to a pickle.
-_REBUILD = {
-    name: getattr(torch._utils, name)
-    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
-    if hasattr(torch._utils, name)
-}
+# torch's own functions that only put a tensor together, and classes of torch's own; the rest of it stays closed.
+_REBUILD = (
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+    "_rebuild_parameter",
+    "_rebuild_parameter_with_state",
+    "_rebuild_sparse_tensor",
+    "_rebuild_qtensor",
+    "_rebuild_nested_tensor",
+    "_rebuild_meta_tensor_no_storage",
+)
+_KINDS = (torch.Size, torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.nn.Parameter))
 # Linux, Documentation/admin-guide/mm/pagemap.rst: bits of a page's entry.
 _PRESENT, _SWAPPED, _FILE_PAGE = 1 << 63, 1 << 62, 1 << 61
 
@@ -74,6 +82,11 @@ class Payloads:
             return None
         return key
 
+    def usual_location(self) -> str | None:
+        """Return where most tensors of the file lived; what a migration makes of them belongs there too."""
+        found = collections.Counter(self.locations.values()).most_common(1)
+        return found[0][0] if found else None
+
     def changed(self, keys: Mapping[str, None]) -> dict[str, memoryview]:
         """Return the content, as it is now, of those storages that are no longer as in the file."""
         pages = _written_pages(self._address, len(self._map))
@@ -102,12 +115,17 @@ class ContentUnpickler(TreeUnpickler):
         self._payloads = payloads
 
     def resolve(self, module: str, name: str) -> Any:
-        """Choose what stands for a name: torch's functions that build tensors, and its dtypes, are real."""
-        if module == REBUILD_MODULE and name in _REBUILD:
-            return _REBUILD[name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        """Choose what stands for a name: torch's functions that build tensors, its dtypes and the like, are real."""
+        if module == "torch._utils" and name in _REBUILD and hasattr(torch._utils, name):
+            return _Rebuilder(super().resolve(module, name), getattr(torch._utils, name))
+        if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
+            return _Rebuilder(super().resolve(module, name), _rebuild_from_type)
+        if (module, name) == ("torch.serialization", "_get_layout"):
+            return torch.serialization._get_layout
+        if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.qscheme)):
             return getattr(torch, name)
-        return super().resolve(module, name)
+        kinds = {(kind.__module__, kind.__qualname__): kind for kind in _KINDS}
+        return kinds.get((module, name)) or super().resolve(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         """Return a storage over the file."""
@@ -116,6 +134,25 @@ class ContentUnpickler(TreeUnpickler):
         return torch.storage.TypedStorage(
             wrap_storage=self._payloads.storage(stored.key), dtype=_dtype(stored.kind), _internal=True
         )
+
+
+class _Rebuilder:
+    """Rebuilds a tensor for real; one of a class that is not torch's own stays a stand-in."""
+
+    def __init__(self, stand_in: RebuildFunction, function: Any) -> None:
+        self.pickled_name, self.touched = stand_in.pickled_name, stand_in.touched
+        self._stand_in, self._function = stand_in, function
+
+    def __call__(self, *args: Any) -> Any:
+        """Rebuild the tensor."""
+        if any(isinstance(arg, OpaqueName) or is_stored(arg) for arg in args):
+            return self._stand_in(*args)
+        return self._function(*args)
+
+
+def _rebuild_from_type(function: Any, kind: type, args: tuple[Any, ...], state: Any) -> Any:
+    """Rebuild a tensor with attributes of its own."""
+    return torch._tensor._rebuild_from_type_v2(function, kind, args, state)
 
 
 class ContentPickler(TreePickler):
@@ -143,13 +180,16 @@ class ContentPickler(TreePickler):
             return self._identify(obj, "UntypedStorage", torch.uint8, obj.nbytes())
         return super().persistent_id(obj)
 
+    dispatch: ClassVar[dict[type, Any]] = {**TreePickler.dispatch, _Rebuilder: TreePickler.save_name}
+
     def _identify(self, storage: torch.UntypedStorage, kind: str, dtype: torch.dtype, numel: int) -> Any:
         key = self._payloads.key_of(storage) if self._payloads is not None else None
         location = self._payloads.locations[key] if self._payloads is not None and key is not None else None
         if key is None:
             key = self._key_of_new(storage)
         if location is None:
-            location = torch.serialization.location_tag(storage)
+            location = self._payloads.usual_location() if self._payloads is not None else None
+            location = location or torch.serialization.location_tag(storage)
         if storage.nbytes() and self._dtypes.setdefault(key, dtype) != dtype:
             raise pickle.PicklingError("two tensors share memory but not a dtype, which torch cannot load; clone one")
         self.keys[key] = None

@@ -7,37 +7,71 @@ written back as they came, so that an unpickler that does import the class build
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
-
-_SLOTS = ("_callable", "_args", "_kwargs", "_state", "_items", "_pairs", "_setter", "_calls", "__weakref__")
+from collections.abc import Iterator
+from typing import Any
 
 # A call of a two-argument function, as one pickle makes it: its result, the function, its arguments.
 Call = tuple["weakref.ref[Opaque]", Any, tuple[Any, ...]]
+
+
+class Parts:
+    """How an opaque object was built, in the pickle's terms.
+
+    Attributes
+    ----------
+    function : object
+        What was called; None where the class made a bare instance (``cls.__new__``).
+    args, kwargs : tuple, dict
+        The arguments.
+    state : object
+        What ``__setstate__`` or ``__dict__`` receives; None for none.
+    items, pairs : list, dict
+        List items and dict items.
+    setter : object or None
+        The function that is called with the object and the state instead of ``__setstate__``.
+    calls : list
+        Where further calls are noted while the pickle is being loaded.
+    """
+
+    __slots__ = ("args", "calls", "function", "items", "kwargs", "pairs", "setter", "state")
+
+    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: list[Call]) -> None:
+        self.function, self.args, self.kwargs, self.calls = function, args, kwargs, calls
+        self.state: Any = None
+        self.items: list[Any] = []
+        self.pairs: dict[Any, Any] = {}
+        self.setter: Any = None
+
+    def attributes(self) -> list[dict[str, Any]]:
+        """Return the dicts of the state that stand for attributes: ``__dict__``, and ``__slots__`` beside it."""
+        pair = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
+        return [part for part in pair if isinstance(part, dict)]
+
+    def sequence(self, key: Any) -> Any:
+        """Return where a key belongs: the list items for an index or a slice into them, else the dict items."""
+        return self.items if isinstance(key, slice) or (self.items and isinstance(key, int)) else self.pairs
 
 
 class OpaqueName(type):
     """A class or function that a pickle names, without the thing itself.
 
     The unpickler insists that classes are types, so each name is a type of its own, made by `opaque_name`.
-
-    Attributes
-    ----------
-    pickled_name : tuple of (str, str)
-        Module and qualified name, as the pickle spells them.
-    calls : list
-        The calls made while the pickle is being loaded; see `settle`.
     """
 
-    pickled_name: tuple[str, str]
-    calls: list[Call]
+    __name_and_calls__: tuple[tuple[str, str], list[Call]]
+
+    @property
+    def pickled_name(cls) -> tuple[str, str]:
+        """Module and qualified name, as the pickle spells them."""
+        return cls.__name_and_calls__[0]
 
     def __call__(cls, *args: Any) -> Opaque:
         """Note a call (the pickle's REDUCE), and return what stands for its result."""
-        return _called(cls, args, cls.calls)
+        return _called(cls, args, cls.__name_and_calls__[1])
 
     def __repr__(cls) -> str:
         return f"<name {'.'.join(cls.pickled_name)}>"
@@ -46,113 +80,95 @@ class OpaqueName(type):
 class Opaque(metaclass=OpaqueName):
     """An object of a class that is not imported: readable, editable, written back unchanged.
 
-    Attributes and items are looked up in what the pickle says about the object: its state (what
-    ``__setstate__`` or ``__dict__`` would receive), its list items and its dict items.
+    Its attributes are those that the pickle restores; they win over the methods here. Its items are the list items and
+    dict items of the pickle; those with a name may be read as attributes too, as configurations often allow.
     """
 
-    __slots__ = _SLOTS
-
-    _callable: Any
-    _args: tuple[Any, ...]
-    _kwargs: dict[str, Any]
-    _state: Any
-    _items: list[Any]
-    _pairs: dict[Any, Any]
-    _setter: tuple[Any, Any] | None
-    _calls: list[Call]
-
-    pickled_name = ("", "")
-    calls: ClassVar[list[Call]] = []
+    __slots__ = ("__opaque_parts__", "__weakref__")
+    __name_and_calls__: tuple[tuple[str, str], list[Call]] = (("", ""), [])
+    __opaque_parts__: Parts
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
         """Note an object made by ``cls.__new__``, the pickle's NEWOBJ; a call goes through `OpaqueName.__call__`."""
-        return _fill(object.__new__(cls), None, args, kwargs, cls.calls)
+        made = object.__new__(cls)
+        object.__setattr__(made, "__opaque_parts__", Parts(None, args, kwargs, cls.__name_and_calls__[1]))
+        return made
 
     # What the unpickler calls while it builds the object, and the author of a migration may call later.
 
     def __call__(self, *args: Any) -> Opaque:
         """Note a call of what a pickle built, and return what stands for its result."""
-        return _called(self, args, self._calls)
+        return _called(self, args, self.__opaque_parts__.calls)
 
     def __setstate__(self, state: Any) -> None:
-        if self._state is not None:
+        if self.__opaque_parts__.state is not None:
             raise pickle.UnpicklingError(f"the state of {self!r} is restored twice")
-        self._state = state
+        self.__opaque_parts__.state = state
 
     def append(self, item: Any) -> None:
         """Add one list item."""
-        self._items.append(item)
+        self.__opaque_parts__.items.append(item)
 
     def extend(self, items: Any) -> None:
         """Add list items."""
-        self._items.extend(items)
+        self.__opaque_parts__.items.extend(items)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if self._items and isinstance(key, int):
-            self._items[key] = value
-        else:
-            self._pairs[key] = value
+        self.__opaque_parts__.sequence(key)[key] = value
 
     # Reading and editing.
 
     def __getitem__(self, key: Any) -> Any:
-        if self._items and isinstance(key, (int, slice)):
-            return self._items[key]
-        return self._pairs[key]
+        return self.__opaque_parts__.sequence(key)[key]
 
     def __delitem__(self, key: Any) -> None:
-        if self._items and isinstance(key, (int, slice)):
-            del self._items[key]
-        else:
-            del self._pairs[key]
+        del self.__opaque_parts__.sequence(key)[key]
 
     def __contains__(self, key: Any) -> bool:
-        return key in self._pairs or key in self._items
+        return key in self.__opaque_parts__.pairs or key in self.__opaque_parts__.items
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._pairs or self._items)
+        return iter(self.__opaque_parts__.pairs or self.__opaque_parts__.items)
 
     def __len__(self) -> int:
-        return len(self._pairs) + len(self._items)
+        return len(self.__opaque_parts__.pairs) + len(self.__opaque_parts__.items)
 
     def __bool__(self) -> bool:
         return True  # an object without items is not "nothing"
 
-    def keys(self) -> Any:
-        """Return the keys of the dict items."""
-        return self._pairs.keys()
-
-    def values(self) -> Any:
-        """Return the values of the dict items."""
-        return self._pairs.values()
-
-    def items(self) -> Any:
-        """Return the dict items."""
-        return self._pairs.items()
-
-    def __getattr__(self, name: str) -> Any:
-        if not (name.startswith("__") and name.endswith("__")):
-            for attributes in _attributes(self):
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            for attributes in self.__opaque_parts__.attributes():
                 if name in attributes:
                     return attributes[name]
+        return object.__getattribute__(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        parts = self.__opaque_parts__
+        if name in parts.pairs:
+            return parts.pairs[name]
+        # A dict's and a list's own methods, on the items.
+        holder = parts.items if parts.items else parts.pairs
+        if not name.startswith("__") and hasattr(holder, name):
+            return getattr(holder, name)
         raise AttributeError(f"{self!r} carries no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _SLOTS:
-            object.__setattr__(self, name, value)
-            return
-        found = _attributes(self)
-        holder = next((attributes for attributes in found if name in attributes), None)
-        if holder is None and found:
-            holder = found[0]
-        if holder is None:
-            if self._state is not None:
-                raise AttributeError(f"the state of {self!r} has no attributes to set {name!r} among")
-            holder = self._state = {}
-        holder[name] = value
+        parts = self.__opaque_parts__
+        holders = [attributes for attributes in (*parts.attributes(), parts.pairs) if name in attributes]
+        holders += parts.attributes()
+        if not holders:
+            if parts.state is not None or parts.pairs or parts.items:
+                raise AttributeError(
+                    f"{self!r} has no attributes yet, so {name!r} may belong among its items: set obj[{name!r}] instead"
+                )
+            parts.state = {}
+            holders.append(parts.state)
+        holders[0][name] = value
 
     def __delattr__(self, name: str) -> None:
-        for attributes in _attributes(self):
+        parts = self.__opaque_parts__
+        for attributes in (*parts.attributes(), parts.pairs):
             if name in attributes:
                 del attributes[name]
                 return
@@ -160,25 +176,34 @@ class Opaque(metaclass=OpaqueName):
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
-        found = _attributes(self)
+        found = self.__opaque_parts__.attributes()
         return found[0] if found else {}
 
     def __repr__(self) -> str:
         return f"<opaque {'.'.join(class_of(self))}>"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Opaque:
+        parts = self.__opaque_parts__
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        copied = Parts(copy.deepcopy(parts.function, memo), (), {}, parts.calls)
+        object.__setattr__(made, "__opaque_parts__", copied)
+        for name in ("args", "kwargs", "state", "items", "pairs", "setter"):
+            setattr(copied, name, copy.deepcopy(getattr(parts, name), memo))
+        return made
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Describe the object to a pickler, in the terms in which it was described to us."""
-        function, args = self._callable, self._args
-        if function is None and self._kwargs:
-            function, args = copyreg.__newobj_ex__, (type(self), self._args, self._kwargs)  # type: ignore[attr-defined]
+        parts = self.__opaque_parts__
+        function, args = parts.function, parts.args
+        if function is None and parts.kwargs:
+            function, args = copyreg.__newobj_ex__, (type(self), parts.args, parts.kwargs)  # type: ignore[attr-defined]
         elif function is None:
-            function, args = copyreg.__newobj__, (type(self), *self._args)  # type: ignore[attr-defined]
-        items = iter(self._items) if self._items else None
-        pairs = iter(self._pairs.items()) if self._pairs else None
-        if self._setter is not None:
-            setter, state = self._setter
-            return function, args, state, items, pairs, setter
-        return function, args, self._state, items, pairs
+            function, args = copyreg.__newobj__, (type(self), *parts.args)  # type: ignore[attr-defined]
+        items = iter(parts.items) if parts.items else None
+        pairs = iter(parts.pairs.items()) if parts.pairs else None
+        reduced = (function, args, parts.state, items, pairs)
+        return reduced if parts.setter is None else (*reduced, parts.setter)
 
 
 def opaque_name(module: str, qualname: str, calls: list[Call]) -> OpaqueName:
@@ -191,9 +216,8 @@ def opaque_name(module: str, qualname: str, calls: list[Call]) -> OpaqueName:
     calls : list
         Where calls made during loading are noted, one list for each pickle.
     """
-    made = OpaqueName(qualname.rpartition(".")[2] or "?", (Opaque,), {"__slots__": ()})
-    made.pickled_name, made.calls = (module, qualname), calls
-    return made
+    namespace = {"__slots__": (), "__name_and_calls__": ((module, qualname), calls)}
+    return OpaqueName(qualname.rpartition(".")[2] or "?", (Opaque,), namespace)
 
 
 def settle(calls: list[Call]) -> None:
@@ -209,53 +233,30 @@ def settle(calls: list[Call]) -> None:
     """
     for result, function, (target, state) in calls:
         if result() is None:
-            if not isinstance(target, Opaque) or target._setter is not None or target._state is not None:
-                raise pickle.UnpicklingError(f"the state of {target!r} is set by {function!r}")
-            target._setter = (function, state)
+            parts = target.__opaque_parts__ if isinstance(target, Opaque) else None
+            if parts is None or parts.setter is not None or parts.state is not None:
+                raise pickle.UnpicklingError(f"the state of a {type(target).__name__} is set by a call of {function!r}")
+            parts.setter, parts.state = function, state
     calls.clear()
 
 
 def class_of(opaque: Opaque) -> tuple[str, str]:
     """Return module and qualified name of the class (or function) that an opaque object was built by."""
-    function = opaque._callable
+    parts = opaque.__opaque_parts__
+    function = parts.function
     if function is None:
         return type(opaque).pickled_name
     if isinstance(function, Opaque):
         return class_of(function)
     name: tuple[str, str] = getattr(function, "pickled_name", ("?", "?"))
-    if name[1] == "_reconstructor" and opaque._args:
-        name = getattr(opaque._args[0], "pickled_name", name)
+    if name[1] == "_reconstructor" and parts.args:
+        name = getattr(parts.args[0], "pickled_name", name)
     return name
 
 
-def parts(opaque: Opaque) -> list[Any]:
-    """Return everything that an opaque object holds, for walking a tree."""
-    held = [opaque._args, opaque._kwargs, opaque._state, opaque._items, opaque._pairs, opaque._setter]
-    return [*held, opaque._callable]
-
-
-def _fill(
-    made: Opaque,
-    function: Callable[..., Any] | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    calls: list[Call],
-) -> Opaque:
-    made._callable, made._args, made._kwargs = function, args, kwargs
-    made._state, made._items, made._pairs = None, [], {}
-    made._setter, made._calls = None, calls
-    return made
-
-
 def _called(function: Any, args: tuple[Any, ...], calls: list[Call]) -> Opaque:
-    made = _fill(object.__new__(Opaque), function, args, {}, calls)
+    made = object.__new__(Opaque)
+    object.__setattr__(made, "__opaque_parts__", Parts(function, args, {}, calls))
     if len(args) == 2:
         calls.append((weakref.ref(made), function, args))
     return made
-
-
-def _attributes(opaque: Opaque) -> list[dict[str, Any]]:
-    """Return the dicts of a state that stand for attributes: ``__dict__``, and ``__slots__`` beside it."""
-    state = opaque._setter[1] if opaque._setter is not None else opaque._state
-    pair = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-    return [part for part in pair if isinstance(part, dict)]

@@ -10,13 +10,15 @@ import collections
 import datetime
 import io
 import pickle
+import reprlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Call, OpaqueName, opaque_name, settle
+from anemoi_ckpt_migrate.checkpoints.opaque import Call, Opaque, OpaqueName, opaque_name, settle
 from anemoi_ckpt_migrate.checkpoints.tensors import (
-    REBUILD_MODULE,
+    REBUILD_MODULES,
     RebuildFunction,
+    StoredSize,
     StoredStorage,
     StoredTensor,
     reduced,
@@ -65,23 +67,51 @@ def _bytearray(*args: Any) -> bytearray:
     return bytearray(*args)
 
 
+def _empty(kind: type) -> Callable[..., Any]:
+    """Build an empty container or a zero, as the factory of a defaultdict does; of anything else, no copy is made."""
+
+    def build(*args: Any) -> Any:
+        if args:
+            raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
+        return kind()
+
+    return build
+
+
+def _with_zone(kind: Callable[..., Any], foreign: OpaqueName) -> Callable[..., Any]:
+    """Build a date or time; one whose time zone is of a class that is not imported stays opaque."""
+    return lambda *args: foreign(*args) if any(isinstance(arg, Opaque) for arg in args) else kind(*args)
+
+
+SIZE = Builder("torch", "Size", lambda *args: StoredSize(*args))
+
 # Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
 _C_CLASSES = {
-    "collections": (collections.OrderedDict, collections.defaultdict, collections.deque),
-    "datetime": (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
-    "builtins": (bool, complex, dict, float, frozenset, int, list, set, str),
+    "collections": (collections.OrderedDict, collections.defaultdict),
+    "datetime": (datetime.date, datetime.timedelta, datetime.timezone),
+    "builtins": (complex, frozenset, set),
 }
 _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
     "_codecs": {"encode": _encode},
-    "builtins": {"bytes": _bytes, "bytearray": _bytearray},
+    "builtins": {
+        "bytes": _bytes,
+        "bytearray": _bytearray,
+        **{kind.__name__: _empty(kind) for kind in (bool, dict, float, int, list, str, tuple)},
+    },
 }
+_WITH_ZONE = {"datetime": datetime.datetime, "time": datetime.time}
 
 
-def _harmless(module: str, name: str) -> Any:
+def _harmless(module: str, name: str, calls: list[Call]) -> Any:
     """Return what a harmless name stands for; None for any other."""
     plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
-    if build := _BUILDERS.get(plain, {}).get(name):
+    build = _BUILDERS.get(plain, {}).get(name)
+    if module == "datetime" and name in _WITH_ZONE:
+        build = _with_zone(_WITH_ZONE[name], opaque_name(module, name, calls))
+    if build is not None:
         return Builder(module, name, build)
+    if (module, name) == SIZE.pickled_name:
+        return SIZE
     return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
 
@@ -90,8 +120,8 @@ class TreeUnpickler(pickle.Unpickler):
 
     Attributes
     ----------
-    touched : list
-        Not empty as soon as a stand-in was asked for the content of its tensor.
+    touched : list of str
+        What was asked for the content of a tensor: stand-ins, by class or function.
     keys : dict of str to None
         Keys of the storages that the pickle refers to, in its order.
     """
@@ -99,7 +129,7 @@ class TreeUnpickler(pickle.Unpickler):
     def __init__(self, stream: io.BytesIO) -> None:
         # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
         super().__init__(stream, fix_imports=False, encoding="utf-8")
-        self.touched: list[bool] = []
+        self.touched: list[str] = []
         self.keys: dict[str, None] = {}
         self._names: dict[tuple[str, str], Any] = {}
         self._calls: list[Call] = []
@@ -113,9 +143,9 @@ class TreeUnpickler(pickle.Unpickler):
 
     def resolve(self, module: str, name: str) -> Any:
         """Choose what stands for a name."""
-        if harmless := _harmless(module, name):
+        if harmless := _harmless(module, name, self._calls):
             return harmless
-        if module == REBUILD_MODULE and name.startswith("_rebuild_"):
+        if module in REBUILD_MODULES and name.startswith("_rebuild_"):
             return RebuildFunction((module, name), self.touched)
         return opaque_name(module, name, self._calls)
 
@@ -125,7 +155,7 @@ class TreeUnpickler(pickle.Unpickler):
         if not well_formed or not all(
             isinstance(item, kind) for item, kind in zip(pid[2:], (str, str, int), strict=True)
         ):
-            raise pickle.UnpicklingError(f"an external object is named in an unknown way: {pid!r:.80}")
+            raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
         self.keys[pid[2]] = None
         return StoredStorage(*pid[1:])
 
@@ -184,10 +214,15 @@ class TreePickler(_PythonPickler):
         function, args, state = reduced(obj)
         self.save_reduce(function, args, state, obj=obj)
 
+    def save_size(self, obj: StoredSize) -> None:
+        """Write the shape of a stand-in as the `torch.Size` that it stands for."""
+        self.save_reduce(SIZE, (tuple(obj),), obj=obj)
+
     dispatch[OpaqueName] = save_name
     dispatch[RebuildFunction] = save_name
     dispatch[Builder] = save_name
     dispatch[StoredTensor] = save_tensor
+    dispatch[StoredSize] = save_size
 
 
 def protocol_of(data: bytes) -> int:

@@ -29,6 +29,8 @@ def opened(path: Path) -> Iterator[int]:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise CannotRead(_why_unreadable(error)) from error
+    except ValueError as error:
+        raise CannotRead(f"it is no file name ({error})") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, Unpicklable
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
 _WORTH_SHARING = 64 * BLOCK
+_FRAMES = 6000
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,15 @@ class Checkpoint:
     ) -> None:
         self.path = path
         self._descriptor, self._archive, self._data = descriptor, archive, data
-        self._before = before
+        self._before, self._target = before, Path(os.path.realpath(path))
         self._keys: dict[str, None] = {}
-        self._touched: list[bool] = []
+        self._touched: list[str] = []
         self._payloads: Any = None
 
     @property
-    def touched(self) -> bool:
-        """Whether the last tree that was loaded was asked for the content of a tensor."""
-        return bool(self._touched)
-
-    @property
-    def with_content(self) -> bool:
-        """Whether the last tree that was loaded holds real tensors."""
-        return self._payloads is not None
+    def touched(self) -> list[str]:
+        """What was asked for the content of a tensor in the last tree that was loaded: stand-ins, by class."""
+        return self._touched
 
     def load(self) -> Any:
         """Return the tree with stand-ins for tensors: a new one each time, without torch.
@@ -110,6 +106,8 @@ class Checkpoint:
         """
         from anemoi_ckpt_migrate.checkpoints.content import ContentUnpickler, Payloads
 
+        if (self.attachment("byteorder") or b"little") != sys.byteorder.encode():
+            raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
         with self._stream() as stream:
             places = {
                 name.removeprefix("data/"): (zipped.payload_offset(stream, record), record.size)
@@ -141,11 +139,15 @@ class Checkpoint:
         protocol = max(2, protocol_of(self._data))
         stream = io.BytesIO()
         pickler = self._pickler(stream, protocol)
-        try:
-            pickler.dump(tree)
-        except Exception as error:  # reducers of any class may raise anything
-            where, culprit = _culprit(tree, lambda part: self._pickler(io.BytesIO(), protocol).dump(part))
-            raise Unpicklable(where, _short(culprit or error)) from error
+        with _deep_recursion():
+            try:
+                pickler.dump(tree)
+            except RecursionError as error:
+                raise Unpicklable("the checkpoint", "it is nested too deeply") from error
+            except Exception as error:  # reducers of any class may raise anything
+                found = _culprit(tree, lambda part: self._pickler(io.BytesIO(), protocol).dump(part))
+                where, culprit = found or ("", error)
+                raise Unpicklable(f"ckpt{where}", _short(culprit)) from error
         payloads: dict[str, memoryview] = {}
         if self._payloads is not None:
             payloads |= self._payloads.changed(pickler.keys)
@@ -204,10 +206,11 @@ class Checkpoint:
         return Written(output, None)
 
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
-        target = Path(os.path.realpath(output or self.path))
-        if output is not None and os.path.lexists(output):
+        if output is None:
+            return replacement(self._target, self._descriptor, self._before)
+        if os.path.lexists(output):
             raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
-        return replacement(target, self._descriptor, self._before if output is None else None)
+        return replacement(Path(os.path.realpath(output)), self._descriptor, None)
 
     def _fill(
         self,
@@ -293,18 +296,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
         yield Checkpoint(Path(path), descriptor, before, found, data)
 
 
-def _culprit(tree: Any, dump: Any, where: str = "the checkpoint") -> tuple[str, Exception | None]:
-    """Find the innermost part of a tree that cannot be pickled, and why."""
+def _culprit(
+    tree: Any, dump: Callable[[Any], None], seen: frozenset[int] = frozenset()
+) -> tuple[str, Exception] | None:
+    """Find the innermost part of a tree that cannot be pickled, as a path from the tree, and why."""
     try:
         dump(tree)
     except Exception as error:
-        children = _children(tree)
-        for place, child in children:
-            found, reason = _culprit(child, dump, f"{where}{place}" if where != "the checkpoint" else f"ckpt{place}")
-            if reason is not None:
-                return found, reason
-        return where, error
-    return where, None
+        for place, child in _children(tree):
+            found = None if id(child) in seen else _culprit(child, dump, seen | {id(tree)})
+            if found is not None:
+                return f"{place}{found[0]}", found[1]
+        return "", error
+    return None
 
 
 def _children(tree: Any) -> list[tuple[str, Any]]:
@@ -315,6 +319,17 @@ def _children(tree: Any) -> list[tuple[str, Any]]:
     if isinstance(tree, (list, tuple)):
         return [(f"[{index}]", value) for index, value in enumerate(tree)]
     return []
+
+
+@contextlib.contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Allow as deep a nesting as torch's own pickler manages; ours needs several frames for each level."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _FRAMES))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _short(error: Exception) -> str:

@@ -11,11 +11,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-REBUILD_MODULE = "torch._utils"
+REBUILD_MODULES = ("torch._utils", "torch._tensor")
 _SHAPE_ARGUMENT = {
     "_rebuild_tensor": 2,
     "_rebuild_tensor_v2": 2,
     "_rebuild_tensor_v3": 2,
+    "_rebuild_qtensor": 2,
     "_rebuild_meta_tensor_no_storage": 1,
 }
 
@@ -51,6 +52,27 @@ class StoredStorage:
         return ("storage", self.kind, self.key, self.location, self.numel)
 
 
+class StoredSize(tuple[int, ...]):
+    """A shape, as `torch.Size` is one; written as one, and taken for one where somebody can ask."""
+
+    __slots__ = ()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return getattr(sys.modules.get("torch"), "Size", StoredSize)
+
+    def numel(self) -> int:
+        """Return the number of elements."""
+        return math.prod(self)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = tuple.__getitem__(self, index)
+        return StoredSize(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> StoredSize:
+        return StoredSize((*self, *other))
+
+
 class RebuildFunction:
     """One of torch's functions that rebuild a tensor, by name.
 
@@ -58,13 +80,13 @@ class RebuildFunction:
     ----------
     pickled_name : tuple of (str, str)
         Module and name, as the pickle spells them.
-    touched : list
-        Shared by all stand-ins of a tree; not empty as soon as one was asked for content.
+    touched : list of str
+        Shared by all stand-ins of a tree: what was asked for content.
     """
 
     __slots__ = ("pickled_name", "touched")
 
-    def __init__(self, pickled_name: tuple[str, str], touched: list[bool]) -> None:
+    def __init__(self, pickled_name: tuple[str, str], touched: list[str]) -> None:
         self.pickled_name = pickled_name
         self.touched = touched
 
@@ -88,14 +110,10 @@ class StoredTensor:
         set_slot(self, "_state", None)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> StoredSize:
         """Sizes of the dimensions."""
-        name = self._function.pickled_name[1]
-        if name in _SHAPE_ARGUMENT:
-            return tuple(self._args[_SHAPE_ARGUMENT[name]])
-        if self._args and type(self._args[0]) is StoredTensor:
-            return self._args[0].shape
-        return _touch(self)
+        found = _shape(self._function.pickled_name[1], self._args)
+        return _touch(self) if found is None else found
 
     @property
     def ndim(self) -> int:
@@ -104,13 +122,12 @@ class StoredTensor:
 
     def numel(self) -> int:
         """Return the number of elements."""
-        return math.prod(self.shape)
+        return self.shape.numel()
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         # isinstance(x, torch.Tensor) holds, where somebody can ask
-        torch = sys.modules.get("torch")
-        return getattr(torch, "Tensor", StoredTensor)
+        return getattr(sys.modules.get("torch"), "Tensor", StoredTensor)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
@@ -136,8 +153,16 @@ class StoredTensor:
     def __getattr__(self, name: str) -> Any:
         _touch(self)
 
+    def __str__(self) -> str:
+        _touch(self)
+
+    def __format__(self, spec: str) -> str:
+        _touch(self)
+
     def __repr__(self) -> str:
-        return f"<tensor {'x'.join(map(str, self.shape)) or 'scalar'} in the file>"
+        shape = _shape(self._function.pickled_name[1], self._args)
+        size = "of unknown shape" if shape is None else "x".join(map(str, shape)) or "scalar"
+        return f"<tensor {size} in the file>"
 
 
 def is_stored(value: Any) -> bool:
@@ -150,8 +175,20 @@ def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
     return tensor._function, tensor._args, tensor._state
 
 
+def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:
+    """Find the shape among the arguments of a function that rebuilds a tensor."""
+    if name in _SHAPE_ARGUMENT:
+        return StoredSize(args[_SHAPE_ARGUMENT[name]])
+    if name == "_rebuild_from_type_v2" and isinstance(args[0], RebuildFunction):
+        return _shape(args[0].pickled_name[1], args[2])
+    if args and type(args[0]) is StoredTensor:
+        return args[0].shape
+    return None
+
+
 def _touch(tensor: StoredTensor) -> NoReturn:
-    tensor._function.touched.append(True)
+    kinds = [arg for arg in tensor._args if not is_stored(arg) and hasattr(arg, "pickled_name")]
+    tensor._function.touched.append(".".join(getattr((kinds or [tensor._function])[-1], "pickled_name", ())))
     raise ContentNeeded("the content of a tensor")
 
 

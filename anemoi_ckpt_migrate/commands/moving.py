@@ -18,9 +18,10 @@ from anemoi_ckpt_migrate.errors import DamagedRecord, MigrateError, MigrationFai
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
-from anemoi_ckpt_migrate.scripts.functions import Function, load_module
+from anemoi_ckpt_migrate.scripts.functions import Function, load_module, read_source
 
 Progress = Callable[[int], None]
+_DAMAGED = Record()  # stands for a record that cannot be read
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,15 @@ def upgrade(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
-    options = Options(output, backup, dry_run, progress)
+    options = Options(output and os.path.abspath(output), backup, dry_run, progress)
     with _reading(checkpoint) as (file, record):
         plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
         warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
             return _unchanged(file, plan, options, warnings)
         revisions = [opened.graph[step.revision] for step in plan.steps]
-        modules = {revision.id: load_module(revision.path, revision.id) for revision in revisions}
-        actions = [_action(modules[revision.id], "migrate", revision.path) for revision in revisions]
-        applied = [_applied(revision, modules[revision.id]) for revision in revisions]
+        actions = [_action(revision, "migrate") for revision in revisions]
+        applied = [_applied(revision, load_module(revision.path, revision.id)) for revision in revisions]
         after = record.logged(_entry("upgrade", target, plan), (*record.lineage, *applied))
         return _write(file, plan, actions, after, options, warnings)
 
@@ -166,7 +166,7 @@ def downgrade(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
-    options = Options(output, backup, dry_run, progress)
+    options = Options(output and os.path.abspath(output), backup, dry_run, progress)
     with _reading(checkpoint) as (file, record):
         plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package)
         foreign = [step.revision for step in plan.steps if step.carried]
@@ -203,12 +203,12 @@ def stamp(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     heads = planner.plan_stamp(opened.graph, targets.parse(target))
-    options = Options(output, backup, dry_run, progress)
+    options = Options(output and os.path.abspath(output), backup, dry_run, progress)
     with _reading(checkpoint, stamping=True) as (file, record):
         plan = Plan(record.heads, heads, ())
         lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
-        if dry_run or (same and (record.heads or not record.lineage)):
+        if dry_run or (same and record is not _DAMAGED):
             return _unchanged(file, plan, options, ())
         after = record.logged(_entry("stamp", target, plan), lineage)
         return _write(file, plan, [], after, options, ())
@@ -224,7 +224,7 @@ def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint
             except DamagedRecord:
                 if not stamping:
                     raise
-                record = Record()
+                record = _DAMAGED
             yield file, record
     except MigrateError as error:
         raise error.about(path) from error.__cause__
@@ -266,27 +266,28 @@ def _result(
     )
 
 
-def _action(module: Any, name: str, path: str) -> executor.Action:
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise MigrationFailed(path, None, f"`{name}` is not a function")
-    return executor.Action(function, name, path)
+def _action(revision: Revision, name: str) -> executor.Action:
+    def load() -> Function:
+        function: Function = getattr(load_module(revision.path, revision.id), name, None)  # type: ignore[assignment]
+        if not callable(function):
+            raise MigrationFailed(revision.path, None, f"`{name}` is not a function")
+        return function
+
+    return executor.Action(load, name, revision.path)
 
 
 def _rollback(graph: Graph, record: Record, step: Step) -> executor.Action:
     if not step.carried:
-        path = graph[step.revision].path
-        return _action(load_module(path, step.revision), "rollback", path)
+        return _action(graph[step.revision], "rollback")
     entry = record.applied(step.revision)
-    function: Function = rollbacks.carried(entry)
-    return executor.Action(function, "rollback", rollbacks.shown_carried(entry.revision))
+    return executor.Action(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
 
 
 def _applied(revision: Revision, module: Any) -> Applied:
     """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
     undo = None
     if revision.reversible:
-        undo = rollbacks.carry(Path(revision.path).read_text(encoding="utf-8"), module)
+        undo = rollbacks.carry(read_source(revision.path), module)
     return Applied(
         revision.id,
         revision.parents,

@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate.errors import MigrateError, NoConfiguration, UsageError
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, from_data, to_data
 from anemoi_ckpt_migrate.scripts import loader
+from anemoi_ckpt_migrate.scripts.functions import read_source
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
     if not found:
         raise UsageError("there are no revisions to show yet; `ckpt-migrate revision NAME` makes one")
     script = graph[found[0]]
-    source = Path(script.path).read_text(encoding="utf-8")
+    source = read_source(script.path)
     facts = (script.id, script.name, script.parents, dict(script.versions), script.final, script.reversible)
     return Shown(*facts, script.path, None, None, source)
 

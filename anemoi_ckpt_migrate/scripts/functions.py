@@ -6,6 +6,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from importlib.util import decode_source
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MigrationFailed
@@ -29,14 +30,26 @@ def load_module(path: str, revision: str) -> types.ModuleType:
     MigrationFailed
         The script cannot be read, or raised.
     """
+    return load_source(read_source(path), revision, path)
+
+
+def read_source(path: str) -> str:
+    """Read a script as Python reads it: whatever its encoding and its line ends.
+
+    Raises
+    ------
+    MigrationFailed
+        The script cannot be read.
+    """
     try:
-        source = Path(path).read_bytes()
+        return decode_source(Path(path).read_bytes())
     except OSError as error:
         raise MigrationFailed(path, None, f"the script cannot be read ({error.strerror})") from error
-    return load_source(source, revision, path)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise MigrationFailed(path, 1, f"the script cannot be read ({error})") from error
 
 
-def load_source(source: str | bytes, revision: str, path: str) -> types.ModuleType:
+def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     """Run the source of a script, and return its module.
 
     While it runs it finds itself in `sys.modules`, as dataclasses expect. It is not left there: what is in no
@@ -52,7 +65,9 @@ def load_source(source: str | bytes, revision: str, path: str) -> types.ModuleTy
     sys.modules[module.__name__] = module
     try:
         exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (its job)
-    except (Exception, SystemExit) as error:  # the code is the user's
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the code is the user's
         raise failure(error, path, "importing the script") from error
     finally:
         del sys.modules[module.__name__]
@@ -78,7 +93,14 @@ def failure(error: BaseException, shown: str, doing: str, function: Function | N
     line = lines[-1] if lines else None
     if isinstance(error, SyntaxError):
         line = error.lineno
-    text = str(error).strip().partition("\n")[0]
+    text = _said(error)
     if type(error) is KeyError and error.args:
         return MigrationFailed(shown, line, f"{doing} failed: there is no key {error.args[0]!r}")
     return MigrationFailed(shown, line, f"{doing} failed with {type(error).__name__}{': ' if text else ''}{text}")
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error).strip().partition("\n")[0]
+    except Exception:  # an exception of the user's, which cannot say what it is
+        return "(it cannot say why)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from anemoi_ckpt_migrate import graph
@@ -33,17 +34,22 @@ def read_folder(folder: Path) -> tuple[list[graph.Revision], list[Fault]]:
     ConfigurationError
         There is no such folder.
     """
-    if not folder.is_dir():
-        raise ConfigurationError(f"the folder of scripts {folder} does not exist; `ckpt-migrate init` makes it")
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        way = "`ckpt-migrate init` makes it"
+        raise ConfigurationError(f"the folder of scripts {folder} does not exist; {way}") from None
+    except OSError as error:
+        raise ConfigurationError(f"the folder of scripts {folder} cannot be read ({error.strerror})") from error
     revisions, faults, unread = [], [], []
-    for path in sorted(folder.glob("*.py")):
-        if path.name.startswith(("_", ".")):
+    for name in names:
+        if name.startswith(("_", ".")) or not name.endswith(".py"):
             continue
-        revision, wrong = read_script(path)
+        revision, wrong = read_script(folder / name)
         faults += wrong
         if revision is None:
-            unread.append(path.name)
+            unread.append(name)
         else:
             revisions.append(revision)
     # The id of a script that could not be read starts its name; a child of it is not at fault.
-    return revisions, faults + graph.faults(revisions, lambda rev: any(name.startswith(rev) for name in unread))
+    return revisions, faults + graph.faults(revisions, lambda rev: any(left.startswith(rev) for left in unread))

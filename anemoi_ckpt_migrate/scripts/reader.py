@@ -145,7 +145,7 @@ class _Reader:
         for name, expression in named.items():
             try:
                 found[name] = ast.literal_eval(expression)
-            except ValueError:
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 self._fault("metadata", f"{name} of metadata must be written out: scripts are read without being run")
         return self._checked(found)
 
