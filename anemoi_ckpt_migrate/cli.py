@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
+        output.flush()
         return code
     except MigrateError as error:
         output.complain(error, getattr(args, "json", False))
@@ -72,13 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted; nothing more was changed\n")
         return 128 + (signal.SIGTERM if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.silence()
+        return ERROR
+    except OSError as error:  # a full disk behind it, for example
+        output.silence()
+        sys.stderr.write(f"ckpt-migrate: error: the output cannot be written ({error.strerror}); the rest is done\n")
         return ERROR
 
 
 def entry() -> int:
     """Run the command line as a process of its own: a polite kill cleans up as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     return main()
 
 
@@ -190,7 +198,9 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
     codes = []
     for checkpoint in args.checkpoints:
         try:
-            with output.progress(checkpoint, args.json) as progress:
+            # What a script prints must not get between the lines of JSON.
+            printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+            with printed, output.progress(checkpoint, args.json) as progress:
                 result = command(checkpoint, args.target, output=args.output, progress=progress, **options)
         except MigrateError as error:
             if isinstance(error, UsageError):
@@ -198,8 +208,9 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
             output.complain(error, args.json, checkpoint)
             codes.append(error.exit_code)
         else:
+            codes.append(0)
             output.print_result(result, args.json)
-    return codes[0] if len(set(codes)) == 1 else ERROR if codes else 0
+    return codes[0] if len(set(codes)) == 1 else ERROR
 
 
 def _current(args: argparse.Namespace) -> int:

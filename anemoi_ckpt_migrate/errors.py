@@ -223,10 +223,11 @@ class BarrierInTheWay(Refused):
 class Irreversible(Refused):
     """Steps of a downgrade that nothing undoes."""
 
-    def __init__(self, revisions: Sequence[str], reachable: str) -> None:
-        self.revisions, self.reachable = tuple(revisions), reachable
+    def __init__(self, revisions: Sequence[str], steps: int) -> None:
+        self.revisions, self.steps = tuple(revisions), steps
         what = "has no rollback" if len(revisions) == 1 else "have no rollback"
-        super().__init__(f"{', '.join(revisions)} {what}; `downgrade {reachable}` goes as far as it can")
+        way = f"`downgrade -{steps}` undoes what can be undone, or " if steps else ""
+        super().__init__(f"{', '.join(revisions)} {what}; {way}take a backup from before it was applied")
 
 
 class UntrustedCode(Refused):

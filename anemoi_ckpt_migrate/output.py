@@ -21,10 +21,21 @@ if TYPE_CHECKING:
 _LARGE = 1 << 30
 
 
+def flush() -> None:
+    """Bring everything out that was printed."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def silence() -> None:
+    """Print to nowhere from now on: nobody reads it, and the interpreter would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
     """Print an error; as JSON too, on stdout, where it is the answer about a checkpoint."""
-    sys.stdout.flush()
-    sys.stderr.write(f"ckpt-migrate: error: {error}\n")
+    flush()
+    sys.stderr.write(f"ckpt-migrate: error: {_plain(str(error), keep=chr(10))}\n")
     if as_json and checkpoint is not None:
         kind = {"type": type(error).__name__, "message": error.sentence}
         _print_json({"checkpoint": checkpoint, "error": kind})
@@ -33,9 +44,9 @@ def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) 
 def print_laid(laid: Sequence[Laid]) -> None:
     """Print what `init` did."""
     for item in laid:
-        print(f"{item.done:8} {shown_path(os.fspath(item.path))}")
+        _say(f"{item.done:8} {shown_path(os.fspath(item.path))}")
     if any(item.done != "kept" for item in laid):
-        print('next: ckpt-migrate revision "what changes"')
+        _say('next: ckpt-migrate revision "what changes"')
 
 
 def print_revision(made: NewRevision, as_json: bool) -> None:
@@ -44,7 +55,7 @@ def print_revision(made: NewRevision, as_json: bool) -> None:
     if as_json:
         _print_json({"revision": made.revision, "path": made.path, "parents": list(made.parents)})
     else:
-        print(f"created {shown_path(made.path)}")
+        _say(f"created {shown_path(made.path)}")
 
 
 def print_result(result: Result, as_json: bool) -> None:
@@ -56,17 +67,17 @@ def print_result(result: Result, as_json: bool) -> None:
     start, end = _ids(result.start), _ids(result.end)
     if result.start == result.end and not result.steps:
         copied = f", copied to {result.written}" if result.written else ", nothing to do"
-        print(f"{result.checkpoint}: already at {end}{copied}")
+        _say(f"{result.checkpoint}: already at {end}{copied}")
         return
-    print(f"{result.checkpoint}: {start} -> {end}{' (dry run, nothing written)' if result.dry_run else ''}")
+    _say(f"{result.checkpoint}: {start} -> {end}{' (dry run, nothing written)' if result.dry_run else ''}")
     for step in result.steps:
         note = "" if step.reversible else "  (irreversible)"
         note += "  (code from the checkpoint)" if step.carried else ""
-        print(f"  {step.direction} {step.revision}  {step.name}{note}")
+        _say(f"  {step.direction} {step.revision}  {step.name}{note}")
     if result.written not in (None, result.checkpoint):
-        print(f"  written to {result.written}")
+        _say(f"  written to {result.written}")
     if result.backup is not None:
-        print(f"  the old file is kept as {result.backup}")
+        _say(f"  the old file is kept as {result.backup}")
 
 
 def print_current(found: Current, as_json: bool) -> None:
@@ -77,9 +88,9 @@ def print_current(found: Current, as_json: bool) -> None:
         return
     note = {True: " (head)", False: " (not at head)", None: ""}[found.at_head]
     if not found.heads:
-        print(f"{found.checkpoint}: base{'' if found.recorded else ', it carries no record'}{note}")
+        _say(f"{found.checkpoint}: base{'' if found.recorded else ', it carries no record'}{note}")
     for head in found.heads:
-        print(f"{found.checkpoint}: {_head_line(head)}{note}")
+        _say(f"{found.checkpoint}: {_head_line(head)}{note}")
 
 
 def print_history(history: History, as_json: bool) -> None:
@@ -92,9 +103,9 @@ def print_history(history: History, as_json: bool) -> None:
     for entry in history.entries:
         mark = {True: "* ", False: "  ", None: ""}[entry.applied]
         parents = ", ".join(entry.parents) or "base"
-        print(f"{mark}{entry.revision:{width}}  {entry.name}  <- {parents}{_notes(entry)}")
+        _say(f"{mark}{entry.revision:{width}}  {entry.name}  <- {parents}{_notes(entry)}")
     if not history.entries:
-        print("there are no revisions yet")
+        _say("there are no revisions yet")
 
 
 def print_heads(heads: Sequence[Head], as_json: bool) -> None:
@@ -103,9 +114,9 @@ def print_heads(heads: Sequence[Head], as_json: bool) -> None:
         _print_json([head.to_data() for head in heads])
         return
     for head in heads:
-        print(_head_line(head))
+        _say(_head_line(head))
     if not heads:
-        print("there are no revisions yet")
+        _say("there are no revisions yet")
 
 
 def print_shown(shown: Shown, as_json: bool) -> None:
@@ -113,13 +124,14 @@ def print_shown(shown: Shown, as_json: bool) -> None:
     if as_json:
         _print_json(shown.to_data())
         return
-    print(f"revision  {shown.revision}{'  (barrier)' if shown.final else ''}")
-    print(f"name      {shown.name}")
-    print(f"parents   {', '.join(shown.parents) or 'none, this is a base'}")
-    print(f"versions  {', '.join(f'{name} {version}' for name, version in shown.versions.items()) or 'none noted'}")
-    print(f"rollback  {_rollback(shown)}")
-    print(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
-    print(f"\n{shown.source.rstrip()}" if shown.source is not None else "\nthe checkpoint carries no source of it")
+    _say(f"revision  {shown.revision}{'  (barrier)' if shown.final else ''}")
+    _say(f"name      {shown.name}")
+    _say(f"parents   {', '.join(shown.parents) or 'none, this is a base'}")
+    _say(f"versions  {', '.join(f'{name} {version}' for name, version in shown.versions.items()) or 'none noted'}")
+    _say(f"rollback  {_rollback(shown)}")
+    _say(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
+    source = "the checkpoint carries no source of it" if shown.source is None else shown.source.rstrip()
+    print(f"\n{_plain(source, keep=chr(10) + chr(9))}")
 
 
 @contextlib.contextmanager
@@ -173,7 +185,16 @@ def _ids(heads: Iterable[str]) -> str:
 
 def _warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        sys.stderr.write(f"ckpt-migrate: warning: {warning}\n")
+        sys.stderr.write(f"ckpt-migrate: warning: {_plain(warning)}\n")
+
+
+def _say(text: str) -> None:
+    print(_plain(text))
+
+
+def _plain(text: str, keep: str = "") -> str:
+    """Spell out what could steer a terminal: names come from checkpoints, and those from anywhere."""
+    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
 
 
 def _print_json(data: Any) -> None:

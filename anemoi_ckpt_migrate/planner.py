@@ -85,18 +85,19 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     """
     _check_known(graph, record)
     applied = applied_revisions(graph, record)
-    wanted = _wanted(graph, applied, target)
+    wanted = _wanted(graph, record, applied, target)
     steps = graph.order(wanted - applied)
     _check_not_below(graph, record, steps)
     if isinstance(target, targets.Relative):
-        if target.steps > len(steps):
-            raise NotThatMany(f"+{target.steps}", len(steps), "upgrade head")
+        left = len(steps)
         steps = steps[: target.steps]
     reachable = _before_barriers(graph, steps)
     if target == targets.Named("barrier"):
         steps = reachable
     elif reachable != steps:
         raise _barrier_above(graph, steps, applied.union(reachable), package)
+    elif isinstance(target, targets.Relative) and target.steps > left:
+        raise NotThatMany(f"+{target.steps}", left, "upgrade head")
     lineage = [entry.revision for entry in record.lineage]
     end = graph.tips([*lineage, *steps]) if steps else record.heads
     return Plan(
@@ -121,12 +122,14 @@ def plan_downgrade(graph: Graph, record: Record, target: targets.Target, package
         A step has nothing that undoes it.
     """
     undone = _undone(graph, record, target, package)
-    barrier = next((entry for entry in undone if entry.final), None)
+    barrier = next((entry for entry in undone if _final(graph, entry)), None)
     if barrier is not None:
         raise _barrier_below(barrier, package)
     stuck = [entry for entry in undone if not _reversible(graph, entry)]
     if stuck:
-        raise Irreversible([entry.revision for entry in stuck], stuck[0].revision)
+        before = undone[: undone.index(stuck[0])]
+        straight = before == list(reversed(record.lineage))[: len(before)]
+        raise Irreversible([entry.revision for entry in stuck], len(before) if straight else 0)
     left = [entry for entry in record.lineage if entry not in undone]
     steps = tuple(
         Step(entry.revision, entry.name, "downgrade", carried=entry.revision not in graph) for entry in undone
@@ -167,7 +170,7 @@ def resolve(graph: Graph, target: targets.Target, more: Iterable[str] = ()) -> t
     if isinstance(target, targets.Id):
         return (graph.find(target.text, more),)
     if target == targets.Named("head"):
-        return _head(graph, set())
+        return _head(graph, graph.heads)
     return graph.heads if target == targets.Named("heads") else ()
 
 
@@ -197,21 +200,26 @@ def below_barriers(graph: Graph, revisions: Iterable[str]) -> set[str]:
     return graph.closure(parent for rev in revisions if graph[rev].final for parent in graph[rev].needs)
 
 
-def _wanted(graph: Graph, applied: set[str], target: targets.Target) -> set[str]:
+def _wanted(graph: Graph, record: Record, applied: set[str], target: targets.Target) -> set[str]:
     if isinstance(target, targets.Relative):
         if target.steps < 0:
             raise UsageError(f"{target.steps} goes down: write `downgrade {target.steps}`")
-        return graph.closure(_head(graph, applied))
+        return graph.closure(_head(graph, _heads_above(graph, record, applied)))
     if target == targets.Named("barrier"):
         return graph.closure(graph.heads)
     return graph.closure(resolve(graph, target))
 
 
-def _head(graph: Graph, applied: set[str]) -> tuple[str, ...]:
+def _head(graph: Graph, heads: Sequence[str]) -> tuple[str, ...]:
+    if len(heads) > 1:
+        raise SeveralHeads(heads)
+    return tuple(heads)
+
+
+def _heads_above(graph: Graph, record: Record, applied: set[str]) -> list[str]:
+    """Return the heads that lie ahead of where a checkpoint is: no step count leads into another branch."""
     pending = [head for head in graph.heads if head not in applied]
-    if len(pending) > 1:
-        raise SeveralHeads(pending)
-    return tuple(pending)
+    return [head for head in pending if not record.heads or graph.closure([head]).intersection(record.heads)]
 
 
 def _check_known(graph: Graph, record: Record) -> None:
@@ -311,6 +319,10 @@ def _after(lineage: Sequence[Applied], wanted: Iterable[str]) -> set[str]:
 def _tips(entries: Sequence[Applied]) -> tuple[str, ...]:
     parents = {parent for entry in entries for parent in entry.parents}
     return tuple(sorted({entry.revision for entry in entries} - parents))
+
+
+def _final(graph: Graph, entry: Applied) -> bool:
+    return entry.final or (entry.revision in graph and graph[entry.revision].final)
 
 
 def _reversible(graph: Graph, entry: Applied) -> bool:

@@ -60,6 +60,8 @@ def test_files_that_are_no_checkpoints(chain: Folder, command: list[str]) -> Non
         "empty.ckpt": (b"", "it is empty"),
         "cut.ckpt": (whole[:3000], "was it cut off?"),
         "cut2.ckpt": (whole[:-10], "was it cut off?"),
+        "cut3.ckpt": (whole[10:], "was its beginning cut off?"),
+        "cut4.ckpt": (whole[:100] + whole[200:], "was its beginning cut off?"),
         "legacy.pt": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de903"), "it was saved by torch before 1.6"),
     }
     for name, (content, says) in cases.items():
@@ -202,6 +204,117 @@ def test_no_configuration(
     assert "a1" not in chain.ok("current", checkpoint).out  # needs no project
 
 
+def test_several_that_are_refused_and_some_that_are_not(chain: Folder) -> None:
+    chain.script("a3", "a2", final=True)
+    old, new = chain.copy(to="old.ckpt"), chain.copy(to="new.ckpt")
+    chain.ok("stamp", "head", new)
+    assert chain.run("upgrade", "head", old, old).code == 3
+    assert chain.run("upgrade", "head", old, new).code == 1
+    assert chain.run("upgrade", "head", old, chain.path).code == 1
+
+
+def test_a_step_count_beyond_a_barrier_names_the_barrier(chain: Folder) -> None:
+    chain.script("a3", "a2", final=True)
+    refused(chain, "upgrade", "+9", chain.copy(), code=3, says="barrier a3 (change a3) is in the way")
+
+
+def test_a_step_count_does_not_lead_into_another_branch(chain: Folder) -> None:
+    """a1 - a2 - a3        r1"""
+    chain.script("r1", None)
+    checkpoint = chain.copy()
+    chain.ok("upgrade", "a3", checkpoint)
+    refused(chain, "upgrade", "+1", checkpoint, says="no step is left that way")
+
+
+def test_a_revision_that_became_a_barrier_is_one(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    chain.ok("upgrade", "head", checkpoint)
+    chain.script("a2", "a1", final=True)
+    refused(chain, "downgrade", "base", checkpoint, code=3, says="barrier a2 (change a2) is in the way")
+
+
+def test_names_that_are_no_file_names(chain: Folder) -> None:
+    import anemoi_ckpt_migrate as cm
+
+    with pytest.raises(cm.MigrateError, match="it is no file name"):
+        cm.upgrade("a\0b")
+    long = chain.copy(to="x" * 246 + ".ckpt")
+    chain.ok("upgrade", "head", long)
+    assert [path.name for path in chain.path.glob(".*")] == []
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root may become somebody else")
+def test_a_folder_of_scripts_that_cannot_be_read(chain: Folder) -> None:
+    (chain.path / "versions").chmod(0)
+    code = (
+        f"import os, sys, locale; from anemoi_ckpt_migrate import cli; cli.main(['-c', {str(chain.path)!r}, 'heads']);"
+        f"os.setuid(65534); sys.exit(cli.main(['-c', {str(chain.path)!r}, 'heads']))"
+    )
+    for folder in chain.path.parents:
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    chain.path.chmod(0o755)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert ran.returncode == 1
+    assert "cannot be read (Permission denied)" in ran.stderr
+
+
+def test_output_is_where_it_was_said_to_be(chain: Folder) -> None:
+    chain.script("a1", None, 'import os\nos.chdir("/")')
+    chain.copy()
+    chain.ok("upgrade", "head", "training.ckpt", "-o", "new.ckpt")
+    assert (chain.path / "new.ckpt").exists()
+
+
+def test_what_scripts_print_stays_out_of_json(chain: Folder) -> None:
+    chain.script("a1", None, 'print("hello")')
+    ran = chain.ok("upgrade", "head", chain.copy(), "--json")
+    assert len(ran.lines) == 1
+    assert ran.err == "hello\n"
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_output_that_cannot_be_written(chain: Folder, redirection: str) -> None:
+    checkpoint = chain.copy()
+    command = f"{sys.executable} -m anemoi_ckpt_migrate upgrade head {checkpoint} {redirection}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == (0 if "&" in redirection else 1)
+    assert "a3" in chain.ok("current", checkpoint).out
+
+
+def test_names_that_no_terminal_can_show(chain: Folder) -> None:
+    chain.script("a1", None, name="red \\x1b[31m bell \\x07")
+    checkpoint = chain.copy(to="ü ö.ckpt")
+    variables = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for words in (
+        ["upgrade", "a1", checkpoint],
+        ["current", checkpoint],
+        ["history"],
+        ["show", "a1", "--from", checkpoint],
+    ):
+        ran = subprocess.run([sys.executable, "-m", "anemoi_ckpt_migrate", *words], capture_output=True, env=variables)
+        assert ran.returncode == 0, ran.stderr
+        assert b"\x1b" not in ran.stdout
+        assert b"\x07" not in ran.stdout
+
+
+def test_deep_nesting_is_no_reason_to_refuse(chain: Folder) -> None:
+    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+
+    nested: object = 1
+    for _ in range(900):
+        nested = {"a": nested}
+    checkpoint = chain.copy()
+    with open_checkpoint(checkpoint) as file:
+        file.write(file.pickled({**file.load(), "nested": nested}), {}, backup=False)
+    chain.ok("upgrade", "head", checkpoint)
+    for _ in range(10_000):
+        nested = {"a": nested}
+    with open_checkpoint(checkpoint) as file, pytest.raises(Exception, match="nested too deeply"):
+        file.pickled({"nested": nested})
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -276,6 +389,12 @@ def test_output_that_exists(chain: Folder) -> None:
     ("body", "line", "says"),
     [
         ('ckpt["state_dict"].pop("nope")', 9, "`migrate` failed: there is no key 'nope'"),
+        (
+            "raise type('Odd', (BaseException,), {'__str__': lambda self: 1 / 0})",
+            9,
+            "`migrate` failed with Odd: (it cannot",
+        ),
+        ('ckpt["me"] = ckpt; ckpt["f"] = lambda: 1', 8, "`migrate` left ckpt['f'], which cannot be saved"),
         ('raise ValueError("too old\\nreally")', 9, "`migrate` failed with ValueError: too old;"),
         ("def inner(d):\n    return d['no']\ninner(ckpt)", 10, "`migrate` failed: there is no key 'no'"),
         ("return", 8, "`migrate` returned None, not the checkpoint; does `return ckpt` miss?"),
@@ -329,6 +448,8 @@ def test_a_damaged_record(chain: Folder, damage: str, says: str) -> None:
     refused(chain, "upgrade", "head", checkpoint, says=says)
     refused(chain, "current", checkpoint, says=says)
     if "99" not in says:
+        chain.ok("stamp", "base", checkpoint)
+        assert "base" in chain.ok("current", checkpoint).out
         chain.ok("stamp", "a1", checkpoint)
         assert "a1" in chain.ok("current", checkpoint).out
 

@@ -116,7 +116,7 @@ def test_an_irreversible_step_is_known_before_the_first_one_runs(project: Folder
     for target in ("base", "a1", "-3"):
         ran = project.run("downgrade", target, checkpoint)
         assert ran.code == 3
-        assert "a2 has no rollback; `downgrade a2` goes as far as it can" in ran.err
+        assert "a2 has no rollback; `downgrade -1` undoes what can be undone" in ran.err
     assert digest(checkpoint) == before
 
 

@@ -69,3 +69,26 @@ def test_bad_surroundings(empty: Folder) -> None:
     ran = empty.run("init", "file")
     assert ran.code == 1
     assert "could not be laid out" in ran.err
+
+
+@pytest.mark.parametrize("content", ["tool = 5", "project = 3", "[project]\nname = 3", '[project]\nname = "a\\nb\\"c"'])
+def test_odd_pyprojects(empty: Folder, content: str) -> None:
+    (empty.path / "pyproject.toml").write_text(content)
+    empty.run("heads")
+    if "tool" not in content:
+        empty.ok("init")
+        empty.ok("heads")
+
+
+def test_odd_packages(empty: Folder) -> None:
+    empty.ok("init", "--package", 'we"ird\\')
+    empty.ok("heads")
+
+
+def test_line_ends_are_kept(empty: Folder) -> None:
+    (empty.path / "pyproject.toml").write_bytes(b'[project]\r\nname = "x"\r\n')
+    empty.ok("init")
+    content = (empty.path / "pyproject.toml").read_bytes()
+    assert content.startswith(b'[project]\r\nname = "x"\r\n\r\n[tool.ckpt-migrate]\r\n')
+    assert content.count(b"\n") == content.count(b"\r\n")
+    empty.ok("heads")

@@ -262,8 +262,12 @@ def test_opaque_objects_can_be_read_and_edited() -> None:
 class AttrDict(dict):
     """Whose attributes are its items, as configurations often do it."""
 
-    __getattr__ = dict.__getitem__
     __setattr__ = dict.__setitem__
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
 
 
 def test_attributes_of_any_name_can_be_read_and_edited() -> None:

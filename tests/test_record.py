@@ -100,6 +100,22 @@ def test_a_strict_load_of_a_bare_state_dict_never_meets_it(renaming: Folder, nam
     Model().load_state_dict(torch.load(checkpoint, weights_only=True), strict=True)
 
 
+@pytest.mark.parametrize("make", [dict, __import__("collections").OrderedDict])
+@pytest.mark.parametrize("kind", ["empty", "none", "attribute", "subclass", "quantized"])
+def test_a_bare_state_dict_of_odd_values_is_one(project: Folder, make: type, kind: str) -> None:
+    odd = torch.ones(2)
+    odd.units = "K"
+    values = {"none": None, "attribute": odd, "subclass": torch.nn.Parameter(odd),
+              "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)}  # fmt: skip
+    state = make() if kind == "empty" else make({"weight": torch.ones(1), "odd": values[kind]})
+    project.script("a1", None)
+    checkpoint = project.path / "bare.pt"
+    torch.save(state, checkpoint)
+    project.ok("upgrade", "head", checkpoint)
+    assert list(torch.load(checkpoint, weights_only=False)) == list(state)
+    assert "already at a1" in project.ok("upgrade", "head", checkpoint).out
+
+
 def test_scripts_never_see_it(project: Folder) -> None:
     look = (
         'assert "ckpt_migrate" not in ckpt, "seen"\nassert "ckpt_migrate" not in getattr(ckpt, "_metadata", {}), "seen"'

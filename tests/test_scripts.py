@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.conftest import Folder
+from tests.conftest import Folder, load, names
 
 GOOD = 'revision = "{0}"\ndown_revision = None\ndef migrate(ckpt):\n    return ckpt\n'
 
@@ -29,6 +29,8 @@ GOOD = 'revision = "{0}"\ndown_revision = None\ndef migrate(ckpt):\n    return c
         ('revision = "x"\nmetadata = {}\n', 2, "metadata must be MigrationMetadata(...)"),
         ('revision = "x"\nmetadata = MigrationMetadata(versions=v())\n', 2, "versions of metadata must be written out"),
         ('revision = "x"\nmetadata = MigrationMetadata({"a": 1})\n', 2, "must be a dict of strings, not {'a': 1}"),
+        ('revision = "x"\nmetadata = MigrationMetadata(versions={["a"]: "b"})\n', 2, "must be written out"),
+        ('revision = "_x"\n', 1, "not '_x'"),
         ('revision = "x"\nmetadata = MigrationMetadata(final="yes")\n', 2, "final of metadata must be True or False"),
         (
             'revision = "x"\nmetadata = M(final=True)\n\ndef migrate(c): pass\n',
@@ -147,3 +149,38 @@ def test_the_project_may_change_its_template(project: Folder) -> None:
     ran = project.run("revision", "y")
     assert ran.code == 1
     assert "the template of new scripts failed with NameError" in ran.err
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n# caf\xe9\n"])
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_encodings_and_line_ends(project: Folder, start: bytes, ends: bytes) -> None:
+    script = project.script("a1", None, 'ckpt["new"] = """a\nb"""', 'del ckpt["new"]')
+    script.write_bytes(start + script.read_bytes().replace(b"\n", ends))
+    checkpoint, stamped = project.copy(), project.copy(to="stamped.ckpt")
+    project.ok("show", "a1")
+    project.ok("upgrade", "head", checkpoint)
+    project.ok("upgrade", "head", checkpoint, "-o", stamped.with_name("other.ckpt"))
+    script.unlink()
+    project.ok("downgrade", "base", checkpoint, "--trust-checkpoint-code")
+
+
+def test_what_a_function_leaves_in_its_module_does_not_meet_it_again(project: Folder) -> None:
+    """The first walk stops where a tensor is wanted; the second starts afresh, scripts included."""
+    pytest.importorskip("torch")
+    body = 'sd = ckpt["state_dict"]\nsd[NAMES.pop("x.bias")] = sd.pop("x.bias")\nnext(ONCE)\nsd["norm.bias"].add_(1)'
+    back = 'ckpt["names"] = dict(NAMES)'
+    script = project.script("a1", None, body, back, top='NAMES = {"x.bias": "y.bias"}\nONCE = iter([1])')
+    checkpoint = project.copy()
+    project.ok("upgrade", "head", checkpoint)
+    assert "y.bias" in names(checkpoint)
+    script.unlink()
+    project.ok("downgrade", "base", checkpoint, "--trust-checkpoint-code")
+    assert load(checkpoint)["names"] == {"x.bias": "y.bias"}
+
+
+@pytest.mark.parametrize("name", ["_x", ".x", "..", "-x"])
+def test_ids_whose_scripts_would_not_be_found(project: Folder, name: str) -> None:
+    ran = project.run("revision", f"--rev-id={name}", "foo")
+    assert ran.code == 2
+    assert "cannot be a revision id" in ran.err
+    assert list((project.path / "versions").iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ _TEMPORARY = ".tmp"
 
 def beside(target: Path) -> Path:
     """Return a name, hidden and new, for the file that is to become `target`."""
-    return target.with_name(f".{target.name}.{os.urandom(4).hex()}{_TEMPORARY}")
+    return target.with_name(f"{_hidden(target)}.{os.urandom(4).hex()}{_TEMPORARY}")
 
 
 @contextlib.contextmanager
@@ -32,10 +33,10 @@ def locked(target: Path) -> Iterator[None]:
     OSError
         The folder does not take the file.
     """
-    path = target.with_name(f".{target.name}.lock")
+    path = target.with_name(f"{_hidden(target)}.lock")
     descriptor = _acquire(path)
     try:
-        for left in target.parent.glob(f".{_literally(target.name)}.????????{_TEMPORARY}"):
+        for left in target.parent.glob(f"{_literally(_hidden(target))}.????????{_TEMPORARY}"):
             left.unlink(missing_ok=True)
         yield
     finally:
@@ -65,6 +66,12 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _hidden(target: Path) -> str:
+    """Return what the hidden files beside a checkpoint start with; names may have 255 bytes, and those are longer."""
+    name = os.fsencode(target.name)
+    return f".{target.name}" if len(name) < 240 else f".{zlib.crc32(name):08x}"
 
 
 def _literally(name: str) -> str:

@@ -303,8 +303,9 @@ def _culprit(
     try:
         dump(tree)
     except Exception as error:
+        seen = seen | {id(tree)}
         for place, child in _children(tree):
-            found = None if id(child) in seen else _culprit(child, dump, seen | {id(tree)})
+            found = None if id(child) in seen else _culprit(child, dump, seen)
             if found is not None:
                 return f"{place}{found[0]}", found[1]
         return "", error
