@@ -27,7 +27,7 @@ def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield folder
         return
     image = folder / "image"
-    make = shutil.which(f"mkfs.{request.param}")
+    make = shutil.which(f"mkfs.{request.param}", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     with image.open("wb") as file:
         file.truncate(400 << 20)
     mount = folder / "mounted"

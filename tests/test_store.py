@@ -138,7 +138,6 @@ def values() -> dict[str, Any]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_all_kinds_of_values(tmp_path: Path, protocol: int) -> None:
     old = tmp_path / "values.ckpt"
@@ -430,7 +429,6 @@ def test_reading_does_not_write(project: Folder) -> None:
     assert (digest(checkpoint), checkpoint.stat().st_mtime_ns) == (before, times)
 
 
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_other_values_stay_when_one_tensor_is_touched(project: Folder, protocol: int) -> None:
     project.script("a1", None, 'ckpt["half"].mul_(2)')
