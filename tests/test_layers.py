@@ -17,7 +17,7 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 # From the ground up; a module imports only from lines below its own.
 LAYERS = """
 _version errors
-metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.archive
+metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.archive
 graph checkpoints.pickles checkpoints.publish scripts scripts.functions scripts.writer
 planner checkpoints.content scripts.reader rollbacks
 checkpoints.store scripts.loader

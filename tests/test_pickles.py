@@ -26,7 +26,7 @@ from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
 
 
 def read(data: bytes) -> Any:
-    return TreeUnpickler(io.BytesIO(data)).load()
+    return TreeUnpickler(data).load()
 
 
 def write(tree: Any, protocol: int = 2) -> bytes:
@@ -351,6 +351,13 @@ def test_nothing_runs(tmp_path: Path, protocol: int) -> None:
         b"\x80\x02((X\x06\x00\x00\x00moduleK\x01tQ.",
         b"\x80\x02X\xff\xff\xff\x7f.",  # a string of 2 GB
         b"\x80\x02h\x05.",
+        b"\x80\x02}(" + b")" + b"\x85" * 1_000_000 + b"K\x01u.",  # a key whose hash overflows the stack
+        b"\x80\x02Nr\xff\xff\xff\x3f.",  # room for a billion objects
+        b"\x80\x02" + b"ccollections\ndeque\n)R" * 200_000 + b"a" * 199_999 + b".",
+        b"\x80\x02](" + b"K\x01" * 2000 + b"eq\x000" + b"cbuiltins\nfrozenset\nh\x00\x85R0" * 2000 + b"N.",
+        b"\x80\x02\x82\x01.",  # an extension
+        b"\x80\x020000.",
+        b"\x80\x02I99999999999999999999999\np999999999999\n.",
         b"\x80\x02c__builtin__\nstr\n" + b")" + b"\x85q\x00h\x00\x86" * 27 + b"\x85R.",  # 2 to the 27th brackets
         b"\x80\x02)" + b"\x85q\x00h\x00\x86" * 27 + b"Q.",  # the same in a persistent id
         b"\x80\x02.",

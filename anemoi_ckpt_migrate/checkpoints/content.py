@@ -110,8 +110,8 @@ class Payloads:
 class ContentUnpickler(TreeUnpickler):
     """Load the tree of a checkpoint with real tensors in the place of stand-ins."""
 
-    def __init__(self, stream: io.BytesIO, payloads: Payloads) -> None:
-        super().__init__(stream)
+    def __init__(self, data: bytes, payloads: Payloads) -> None:
+        super().__init__(data)
         self._payloads = payloads
 
     def resolve(self, module: str, name: str) -> Any:

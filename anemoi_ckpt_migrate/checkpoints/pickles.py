@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import functools
 import io
 import pickle
 import reprlib
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Call, Opaque, OpaqueName, opaque_name, settle
+from anemoi_ckpt_migrate.checkpoints.scan import scan
 from anemoi_ckpt_migrate.checkpoints.tensors import (
     REBUILD_MODULES,
     RebuildFunction,
@@ -87,9 +89,12 @@ SIZE = Builder("torch", "Size", lambda *args: StoredSize(*args))
 
 # Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
 _C_CLASSES = {
-    "collections": (collections.OrderedDict, collections.defaultdict),
     "datetime": (datetime.date, datetime.timedelta, datetime.timezone),
-    "builtins": (complex, frozenset, set),
+    "builtins": (complex,),
+}
+_CONTAINERS: dict[str, tuple[type, ...]] = {
+    "collections": (collections.OrderedDict, collections.defaultdict),
+    "builtins": (frozenset, set),
 }
 _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
     "_codecs": {"encode": _encode},
@@ -100,19 +105,6 @@ _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
     },
 }
 _WITH_ZONE = {"datetime": datetime.datetime, "time": datetime.time}
-
-
-def _harmless(module: str, name: str, calls: list[Call]) -> Any:
-    """Return what a harmless name stands for; None for any other."""
-    plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
-    build = _BUILDERS.get(plain, {}).get(name)
-    if module == "datetime" and name in _WITH_ZONE:
-        build = _with_zone(_WITH_ZONE[name], opaque_name(module, name, calls))
-    if build is not None:
-        return Builder(module, name, build)
-    if (module, name) == SIZE.pickled_name:
-        return SIZE
-    return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
 
 class TreeUnpickler(pickle.Unpickler):
@@ -126,9 +118,10 @@ class TreeUnpickler(pickle.Unpickler):
         Keys of the storages that the pickle refers to, in its order.
     """
 
-    def __init__(self, stream: io.BytesIO) -> None:
+    def __init__(self, data: bytes) -> None:
         # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
-        super().__init__(stream, fix_imports=False, encoding="utf-8")
+        super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
+        self._data, self._left = data, len(data)
         self.touched: list[str] = []
         self.keys: dict[str, None] = {}
         self._names: dict[tuple[str, str], Any] = {}
@@ -143,7 +136,7 @@ class TreeUnpickler(pickle.Unpickler):
 
     def resolve(self, module: str, name: str) -> Any:
         """Choose what stands for a name."""
-        if harmless := _harmless(module, name, self._calls):
+        if harmless := self._harmless(module, name):
             return harmless
         if module in REBUILD_MODULES and name.startswith("_rebuild_"):
             return RebuildFunction((module, name), self.touched)
@@ -151,10 +144,9 @@ class TreeUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Return the stand-in of a storage."""
-        well_formed = isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"
-        if not well_formed or not all(
-            isinstance(item, kind) for item, kind in zip(pid[2:], (str, str, int), strict=True)
-        ):
+        # Spelled out, for it is done for every tensor.
+        known = type(pid) is tuple and len(pid) == 5 and pid[0] == "storage"
+        if not known or type(pid[2]) is not str or type(pid[3]) is not str or type(pid[4]) is not int:
             raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
         self.keys[pid[2]] = None
         return StoredStorage(*pid[1:])
@@ -167,9 +159,32 @@ class TreeUnpickler(pickle.Unpickler):
         Exception
             Whatever the bytes bring about: a damaged pickle raises almost anything.
         """
+        scan(self._data)
         tree = super().load()
         settle(self._calls)
         return tree
+
+    def _harmless(self, module: str, name: str) -> Any:
+        """Return what a harmless name stands for; None for any other."""
+        plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
+        build = _BUILDERS.get(plain, {}).get(name)
+        if module == "datetime" and name in _WITH_ZONE:
+            build = _with_zone(_WITH_ZONE[name], opaque_name(module, name, self._calls))
+        for kind in _CONTAINERS.get(plain, ()):
+            if kind.__name__ == name:
+                build = functools.partial(self._container, kind)
+        if build is not None:
+            return Builder(module, name, build)
+        if (module, name) == SIZE.pickled_name:
+            return SIZE
+        return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
+
+    def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
+        """Build a container from others; all copies together are no larger than the pickle."""
+        self._left -= sum(len(arg) for arg in args if hasattr(arg, "__len__"))
+        if self._left < 0:
+            raise pickle.UnpicklingError("it copies more than it holds")
+        return kind(*args)
 
 
 # The type checker takes it for the one in C, which lacks most of it.

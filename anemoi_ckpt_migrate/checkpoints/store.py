@@ -91,7 +91,7 @@ class Checkpoint:
         NotACheckpoint
             The pickle is damaged, or refers to payload that the file does not have.
         """
-        unpickler = TreeUnpickler(io.BytesIO(self._data))
+        unpickler = TreeUnpickler(self._data)
         tree = self._unpickled(unpickler)
         self._touched, self._payloads = unpickler.touched, None
         return tree
@@ -115,7 +115,7 @@ class Checkpoint:
                 if name.startswith("data/")
             }
         payloads = Payloads(self._descriptor, places)
-        unpickler = ContentUnpickler(io.BytesIO(self._data), payloads)
+        unpickler = ContentUnpickler(self._data, payloads)
         tree = self._unpickled(unpickler)
         self._touched, self._payloads = unpickler.touched, payloads
         return tree

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 REBUILD_MODULES = ("torch._utils", "torch._tensor")
@@ -25,7 +24,6 @@ class ContentNeeded(Exception):
     """A migration asked a stand-in for what only a real tensor has."""
 
 
-@dataclass(frozen=True)
 class StoredStorage:
     """The payload of one or more tensors, as the pickle's persistent id names it.
 
@@ -41,10 +39,10 @@ class StoredStorage:
         Number of elements.
     """
 
-    kind: Any
-    key: str
-    location: str
-    numel: int
+    __slots__ = ("key", "kind", "location", "numel")
+
+    def __init__(self, kind: Any, key: str, location: str, numel: int) -> None:
+        self.kind, self.key, self.location, self.numel = kind, key, location, numel
 
     @property
     def persistent_id(self) -> tuple[str, Any, str, str, int]:
@@ -101,18 +99,16 @@ class StoredTensor:
     Any other use raises `ContentNeeded`, and what asked for it is run again on real tensors.
     """
 
-    __slots__ = ("__weakref__", "_args", "_function", "_state")
+    __slots__ = ("__weakref__", "_parts")
+    _parts: list[Any]  # function, arguments, state
 
     def __init__(self, function: RebuildFunction, args: tuple[Any, ...]) -> None:
-        set_slot = object.__setattr__
-        set_slot(self, "_function", function)
-        set_slot(self, "_args", args)
-        set_slot(self, "_state", None)
+        object.__setattr__(self, "_parts", [function, args, None])
 
     @property
     def shape(self) -> StoredSize:
         """Sizes of the dimensions."""
-        found = _shape(self._function.pickled_name[1], self._args)
+        found = _shape(self._parts[0].pickled_name[1], self._parts[1])
         return _touch(self) if found is None else found
 
     @property
@@ -137,7 +133,7 @@ class StoredTensor:
         raise ContentNeeded(function)
 
     def __setstate__(self, state: Any) -> None:
-        object.__setattr__(self, "_state", state)
+        self._parts[2] = state
 
     def __setattr__(self, name: str, value: Any) -> None:
         _touch(self)
@@ -160,7 +156,7 @@ class StoredTensor:
         _touch(self)
 
     def __repr__(self) -> str:
-        shape = _shape(self._function.pickled_name[1], self._args)
+        shape = _shape(self._parts[0].pickled_name[1], self._parts[1])
         size = "of unknown shape" if shape is None else "x".join(map(str, shape)) or "scalar"
         return f"<tensor {size} in the file>"
 
@@ -172,7 +168,7 @@ def is_stored(value: Any) -> bool:
 
 def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
     """Describe a stand-in to the pickler: function, arguments, state."""
-    return tensor._function, tensor._args, tensor._state
+    return tuple(tensor._parts)
 
 
 def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:
@@ -187,8 +183,9 @@ def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:
 
 
 def _touch(tensor: StoredTensor) -> NoReturn:
-    kinds = [arg for arg in tensor._args if not is_stored(arg) and hasattr(arg, "pickled_name")]
-    tensor._function.touched.append(".".join(getattr((kinds or [tensor._function])[-1], "pickled_name", ())))
+    function, args, _ = tensor._parts
+    names = [arg for arg in args if not is_stored(arg) and hasattr(arg, "pickled_name")]
+    function.touched.append(".".join([function, *names][-1].pickled_name))
     raise ContentNeeded("the content of a tensor")
 
 
