@@ -38,7 +38,9 @@ class Action:
         return MigrationFailed(self.shown, line, f"`{self.name}` {what}")
 
 
-def run(checkpoint: Checkpoint, actions: Sequence[Action], record: Record) -> tuple[Pickled, dict[str, bytes | None]]:
+def run(
+    checkpoint: Checkpoint, tree: Any, actions: Sequence[Action], record: Record
+) -> tuple[Pickled, dict[str, bytes | None]]:
     """Run functions one after the other, and return what is to be written.
 
     They run on stand-ins for tensors. If one of them wants more of a tensor than its name and shape, all run again
@@ -48,6 +50,8 @@ def run(checkpoint: Checkpoint, actions: Sequence[Action], record: Record) -> tu
     ----------
     checkpoint : Checkpoint
         The open file.
+    tree : object
+        Its tree, just loaded, without a record; changed.
     actions : sequence of Action
         In order.
     record : Record
@@ -64,16 +68,16 @@ def run(checkpoint: Checkpoint, actions: Sequence[Action], record: Record) -> tu
         A function raised, returned no checkpoint, or left something in it that cannot be saved.
     """
     content = False
-    tree = _walk(checkpoint, actions, content)
+    tree = _walk(checkpoint, actions, tree, content)
     if checkpoint.touched:
         content = True
-        tree = _walk(checkpoint, actions, content)
+        tree = _walk(checkpoint, actions, _fresh(checkpoint, content), content)
     attachments = recorder.put(tree, record)
     try:
         return checkpoint.pickled(tree), attachments
     except Unpicklable:
         # Only now: to look after each function would cost as much as all the rest.
-        _walk(checkpoint, actions, content, _check_saves)
+        _walk(checkpoint, actions, _fresh(checkpoint, content), content, _check_saves)
         raise
 
 
@@ -81,11 +85,17 @@ def run(checkpoint: Checkpoint, actions: Sequence[Action], record: Record) -> tu
 Check = Callable[[Checkpoint, Action, Function, Any], None]
 
 
-def _walk(checkpoint: Checkpoint, actions: Sequence[Action], content: bool, check: Check | None = None) -> Any:
-    """Run the functions on a fresh tree, and return it; of no use if a stand-in was asked for content."""
-    functions = [action.load() for action in actions]
+def _fresh(checkpoint: Checkpoint, content: bool) -> Any:
     tree = checkpoint.load_content() if content else checkpoint.load()
     recorder.remove(tree, None)
+    return tree
+
+
+def _walk(
+    checkpoint: Checkpoint, actions: Sequence[Action], tree: Any, content: bool, check: Check | None = None
+) -> Any:
+    """Run the functions on a tree, and return what becomes of it; of no use if a stand-in was asked for content."""
+    functions = [action.load() for action in actions]
     for action, function in zip(actions, functions, strict=True):
         tree = _call(checkpoint, action, function, tree)
         if checkpoint.touched and content:

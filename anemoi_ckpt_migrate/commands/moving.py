@@ -130,7 +130,7 @@ def upgrade(
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
     options = Options(output and os.path.abspath(output), backup, dry_run, progress)
-    with _reading(checkpoint) as (file, record):
+    with _reading(checkpoint) as (file, tree, record):
         plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
         warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
@@ -139,7 +139,7 @@ def upgrade(
         actions = [_action(revision, "migrate") for revision in revisions]
         applied = [_applied(revision, load_module(revision.path, revision.id)) for revision in revisions]
         after = record.logged(_entry("upgrade", target, plan), (*record.lineage, *applied))
-        return _write(file, plan, actions, after, options, warnings)
+        return _write(file, tree, plan, actions, after, options, warnings)
 
 
 def downgrade(
@@ -167,7 +167,7 @@ def downgrade(
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
     options = Options(output and os.path.abspath(output), backup, dry_run, progress)
-    with _reading(checkpoint) as (file, record):
+    with _reading(checkpoint) as (file, tree, record):
         plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package)
         foreign = [step.revision for step in plan.steps if step.carried]
         if foreign and not trust_checkpoint_code:
@@ -179,7 +179,7 @@ def downgrade(
         undone = {step.revision for step in plan.steps}
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         after = record.logged(_entry("downgrade", target, plan), left)
-        return _write(file, plan, actions, after, options, warnings)
+        return _write(file, tree, plan, actions, after, options, warnings)
 
 
 def stamp(
@@ -204,28 +204,29 @@ def stamp(
     opened = project if isinstance(project, Project) else open_project(project)
     heads = planner.plan_stamp(opened.graph, targets.parse(target))
     options = Options(output and os.path.abspath(output), backup, dry_run, progress)
-    with _reading(checkpoint, stamping=True) as (file, record):
+    with _reading(checkpoint, stamping=True) as (file, tree, record):
         plan = Plan(record.heads, heads, ())
         lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         if dry_run or (same and record is not _DAMAGED):
             return _unchanged(file, plan, options, ())
         after = record.logged(_entry("stamp", target, plan), lineage)
-        return _write(file, plan, [], after, options, ())
+        return _write(file, tree, plan, [], after, options, ())
 
 
 @contextmanager
-def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint, Record]]:
-    """Open a checkpoint and its record; whatever goes wrong says which checkpoint it is about."""
+def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint, Any, Record]]:
+    """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
     try:
         with open_checkpoint(path) as file:
+            tree = file.load()
             try:
-                record = recorder.take(file.load(), file.attachment(recorder.ATTACHMENT))
+                record = recorder.take(tree, file.attachment(recorder.ATTACHMENT))
             except DamagedRecord:
                 if not stamping:
                     raise
                 record = _DAMAGED
-            yield file, record
+            yield file, tree, record
     except MigrateError as error:
         raise error.about(path) from error.__cause__
 
@@ -239,13 +240,14 @@ def _unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[s
 
 def _write(
     file: Checkpoint,
+    tree: Any,
     plan: Plan,
     actions: list[executor.Action],
     after: Record,
     options: Options,
     warnings: tuple[str, ...],
 ) -> Result:
-    pickled, attachments = executor.run(file, actions, after)
+    pickled, attachments = executor.run(file, tree, actions, after)
     output = None if options.output is None else Path(options.output)
     written = file.write(pickled, attachments, output, options.backup, options.progress)
     return _result(file, plan, options, warnings, written)
