@@ -37,10 +37,11 @@ def locked(target: Path) -> Iterator[None]:
     descriptor = _acquire(path)
     try:
         for left in target.parent.glob(f"{_literally(_hidden(target))}.????????{_TEMPORARY}"):
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                left.unlink()
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # a file without its lock is none
             os.unlink(path)
         os.close(descriptor)
 

@@ -89,7 +89,7 @@ class Replacement:
     def discard(self) -> None:
         """Remove the new file, unless it was published."""
         os.close(self.descriptor)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what stays is removed by the next run
             os.unlink(self._beside)
 
     def publish(self, backup: bool) -> Path | None:
@@ -124,8 +124,16 @@ class Replacement:
             if kept is not None:
                 os.unlink(kept)
             raise
-        sync_folder(self._target.parent)
+        self._sync_folder()
         return kept
+
+    def _sync_folder(self) -> None:
+        try:
+            sync_folder(self._target.parent)
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            lost = "a power cut may bring the old one back"
+            raise CannotWrite(f"the new file is in place, but not its folder synced ({reason}): {lost}") from error
 
     def _check_unchanged(self) -> None:
         if self._before is not None and _identity(os.stat(self._target)) != _identity(self._before):
@@ -140,7 +148,7 @@ class Replacement:
             if error.errno not in _NO_LINKS:
                 raise
             os.replace(self._beside, self._target)
-        sync_folder(self._target.parent)
+        self._sync_folder()
 
 
 def keep_backup(path: Path) -> Path:
