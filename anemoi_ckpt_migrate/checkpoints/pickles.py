@@ -187,6 +187,8 @@ class TreeUnpickler(pickle.Unpickler):
         return kind(*args)
 
 
+_STORAGE = "storage"  # one object, so that the pickler remembers it
+
 # The type checker takes it for the one in C, which lacks most of it.
 _PythonPickler: Any = pickle._Pickler
 
@@ -227,7 +229,37 @@ class TreePickler(_PythonPickler):
     def save_tensor(self, obj: StoredTensor) -> None:
         """Write a stand-in as the tensor it stands for."""
         function, args, state = reduced(obj)
-        self.save_reduce(function, args, state, obj=obj)
+        if state is None and self.proto < 4 and _is_plain(args):
+            self._write_plain(function, *args[:5])
+            self.memoize(obj)
+        else:
+            self.save_reduce(function, args, state, obj=obj)
+
+    def _write_plain(
+        self, function: RebuildFunction, storage: StoredStorage, offset: int, size: Any, stride: Any, grad: bool
+    ) -> None:
+        """Write what almost every tensor is, opcode by opcode: there may be a hundred thousand of them."""
+        write = self.write
+        self._write_again(function)
+        write(pickle.MARK)
+        self.keys[storage.key] = None
+        write(pickle.MARK)
+        self._write_again(_STORAGE)
+        self._write_again(storage.kind)
+        self._write_again(storage.key)
+        self._write_again(storage.location)
+        write(_integer(storage.numel) + pickle.TUPLE + pickle.BINPERSID)
+        write(_integer(offset) + _integers(size) + _integers(stride) + (pickle.NEWTRUE if grad else pickle.NEWFALSE))
+        self._write_again(collections.OrderedDict)
+        write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE + pickle.REDUCE)
+
+    def _write_again(self, obj: Any) -> None:
+        """Write what was probably written before."""
+        known = self.memo.get(id(obj))
+        if known is None:
+            self.save(obj)
+        else:
+            self.write(self.get(known[0]))
 
     def save_size(self, obj: StoredSize) -> None:
         """Write the shape of a stand-in as the `torch.Size` that it stands for."""
@@ -238,6 +270,39 @@ class TreePickler(_PythonPickler):
     dispatch[Builder] = save_name
     dispatch[StoredTensor] = save_tensor
     dispatch[StoredSize] = save_size
+
+
+def _is_plain(args: tuple[Any, ...]) -> bool:
+    """Tell whether these are the arguments of a tensor without anything unusual about it."""
+    if len(args) != 6 or type(args[0]) is not StoredStorage or type(args[4]) is not bool:
+        return False
+    _, offset, size, stride, _, hooks = args
+    if (
+        type(size) is not tuple
+        or type(stride) is not tuple
+        or type(hooks) is not collections.OrderedDict
+        or hooks
+        or vars(hooks)
+    ):
+        return False
+    return all(type(number) is int and 0 <= number < 1 << 31 for number in (args[0].numel, offset, *size, *stride))
+
+
+def _integer(number: int) -> bytes:
+    """Spell an integer as pickle does."""
+    if number < 1 << 8:
+        return pickle.BININT1 + number.to_bytes(1, "little")
+    if number < 1 << 16:
+        return pickle.BININT2 + number.to_bytes(2, "little")
+    return pickle.BININT + number.to_bytes(4, "little")
+
+
+def _integers(numbers: tuple[int, ...]) -> bytes:
+    """Spell a tuple of integers as pickle does."""
+    spelled = b"".join(map(_integer, numbers))
+    if len(numbers) > 3:
+        return pickle.MARK + spelled + pickle.TUPLE
+    return spelled + (pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)[len(numbers)]
 
 
 def protocol_of(data: bytes) -> int:
