@@ -24,7 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TOOL = [sys.executable, "-m", "anemoi_ckpt_migrate"]
-TENSORS = 64
+TENSORS, MANY = 64, 100_000
 
 SCRIPT = '''"""rename every key"""
 revision = "a1"
@@ -62,6 +62,7 @@ os.unlink(path + ".new")
 CHECK = """
 import sys, torch
 state = torch.load(sys.argv[1], mmap=True, weights_only=True)["state_dict"]
+assert len(state) == int(sys.argv[2])
 for i, (key, value) in enumerate(state.items()):
     assert key == f"layer{i}.weight" and value[0] == value[-1] == i, key
 """
@@ -100,7 +101,9 @@ def main() -> None:
         folder = Path(name)
         checkpoint = prepare(folder, args.gigabytes)
         os.chdir(folder)
-        text = report(rewriting(checkpoint, args.repeat), starting(checkpoint, 3 * args.repeat), checkpoint, args)
+        rows = rewriting(checkpoint, TENSORS, args.repeat), starting(checkpoint, 3 * args.repeat)
+        many = make(folder / "many.ckpt", MANY, 8)
+        text = report(*rows, rewriting(many, MANY, args.repeat), checkpoint, args)
     (HERE / "RESULTS.md").write_text(text)
     print(text)
 
@@ -111,12 +114,16 @@ def prepare(folder: Path, gigabytes: float) -> Path:
     (folder / "ckpt-migrate.toml").touch()
     (folder / "versions" / "a1.py").write_text(SCRIPT)
     checkpoint = folder / "last.ckpt"
-    numel = int(gigabytes * 1e9 / 4 / TENSORS)
-    subprocess.run([sys.executable, "-c", MAKE, str(checkpoint), str(TENSORS), str(numel)], check=True)
+    return make(checkpoint, TENSORS, int(gigabytes * 1e9 / 4 / TENSORS))
+
+
+def make(checkpoint: Path, tensors: int, numel: int) -> Path:
+    """Save a checkpoint of so many tensors of so many elements."""
+    subprocess.run([sys.executable, "-c", MAKE, str(checkpoint), str(tensors), str(numel)], check=True)
     return checkpoint
 
 
-def rewriting(checkpoint: Path, repeat: int) -> list[Row]:
+def rewriting(checkpoint: Path, tensors: int, repeat: int) -> list[Row]:
     """Measure what rewrites the file. The reference comes first."""
     copy = checkpoint.with_suffix(".copy")
 
@@ -140,7 +147,7 @@ def rewriting(checkpoint: Path, repeat: int) -> list[Row]:
         for row in rows:
             row.measure()
     cleaned()
-    subprocess.run([sys.executable, "-c", CHECK, path], check=True)
+    subprocess.run([sys.executable, "-c", CHECK, path, str(tensors)], check=True)
     return rows
 
 
@@ -162,7 +169,7 @@ def starting(checkpoint: Path, repeat: int) -> list[Row]:
     return rows
 
 
-def report(moving: list[Row], reading: list[Row], checkpoint: Path, args: argparse.Namespace) -> str:
+def report(moving: list[Row], reading: list[Row], many: list[Row], checkpoint: Path, args: argparse.Namespace) -> str:
     """Write the tables."""
     import torch
 
@@ -179,6 +186,10 @@ def report(moving: list[Row], reading: list[Row], checkpoint: Path, args: argpar
         f"## Rewriting a checkpoint of {size}",
         "",
         *table(moving),
+        "",
+        f"## Rewriting a checkpoint of {MANY:,} small tensors",
+        "",
+        *table(many),
         "",
         f"## Starting up, medians of {3 * args.repeat} runs",
         "",
