@@ -134,7 +134,8 @@ def read_template(path: Path | None) -> str:
     try:
         return found.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"the template {found} cannot be read ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"the template {found} cannot be read ({reason})") from error
 
 
 def _configure(folder: Path, package: str | None) -> Laid:
@@ -155,12 +156,11 @@ def _configure(folder: Path, package: str | None) -> Laid:
 
 
 def _in_folder(folder: Path) -> Config | None:
-    for name in (OWN_FILE, SHARED_FILE):
-        if (folder / name).is_file():
-            found = _from_file(folder / name)
-            if found is not None:
-                return found
-    return None
+    paths = [folder / name for name in (SHARED_FILE, OWN_FILE) if (folder / name).is_file()]
+    found = [config for config in map(_from_file, paths) if config is not None]
+    if len(found) > 1:
+        raise ConfigurationError(f"{folder} has two configurations, in {SHARED_FILE} and {OWN_FILE}; remove one")
+    return found[0] if found else None
 
 
 def _from_file(path: Path) -> Config | None:

@@ -169,9 +169,11 @@ class UnknownRecorded(MigrateError):
 
     def __init__(self, revisions: Sequence[str], known: Sequence[str]) -> None:
         self.revisions, self.known = tuple(revisions), tuple(known)
-        way = f"`ckpt-migrate downgrade {known[0]}` takes it back to what is known here, or" if known else ""
-        way = f"{way} use the code that wrote it, or `ckpt-migrate stamp` if the record is wrong"
-        super().__init__(f"the checkpoint has {', '.join(revisions)}, which no script here knows; {way.strip()}")
+        back = f"`ckpt-migrate downgrade {known[0] if known else 'base'} CKPT --trust-checkpoint-code`"
+        super().__init__(
+            f"the checkpoint has {', '.join(revisions)}, which no script here knows; use the code that wrote it, "
+            f"take it back with {back}, or correct the record with `ckpt-migrate stamp`"
+        )
 
 
 class HistoryConflict(MigrateError):

@@ -66,16 +66,26 @@ def print_result(result: Result, as_json: bool) -> None:
         return
     start, end = _ids(result.start), _ids(result.end)
     if result.start == result.end and not result.steps:
-        copied = f", copied to {result.written}" if result.written else ", nothing to do"
-        _say(f"{result.checkpoint}: already at {end}{copied}")
+        copied = f", copied to {shown_path(result.written)}" if result.written else ", nothing to do"
+        copied = ", recorded anew" if result.recorded else copied
+        _say(f"{result.checkpoint}: already at {end}{copied}{_dry(result) if result.recorded else ''}")
+        _say_where(result)
         return
-    _say(f"{result.checkpoint}: {start} -> {end}{' (dry run, nothing written)' if result.dry_run else ''}")
+    _say(f"{result.checkpoint}: {start} -> {end}{_dry(result)}")
     for step in result.steps:
         note = "" if step.reversible else "  (irreversible)"
         note += "  (code from the checkpoint)" if step.carried else ""
         _say(f"  {step.direction} {step.revision}  {step.name}{note}")
     if result.written not in (None, result.checkpoint):
-        _say(f"  written to {result.written}")
+        _say(f"  written to {shown_path(result.written or '')}")
+    _say_where(result)
+
+
+def _dry(result: Result) -> str:
+    return " (dry run, nothing written)" if result.dry_run else ""
+
+
+def _say_where(result: Result) -> None:
     if result.backup is not None:
         _say(f"  the old file is kept as {result.backup}")
 

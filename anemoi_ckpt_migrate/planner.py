@@ -146,7 +146,7 @@ def plan_stamp(graph: Graph, target: targets.Target) -> tuple[str, ...]:
         The target does not say where to.
     """
     if isinstance(target, targets.Relative) or target == targets.Named("barrier"):
-        raise UsageError("stamp takes head, heads, base or a revision rev: what the file is, not how to get there")
+        raise UsageError("stamp takes head, heads, base or a revision id: what the file is, not how to get there")
     return tuple(sorted(resolve(graph, target)))
 
 
@@ -190,6 +190,7 @@ def changed_since(graph: Graph, record: Record) -> tuple[str, ...]:
     """Warn of applied revisions whose scripts do something else now."""
     return tuple(
         f"the script of {entry.revision} ({entry.name}) has changed since it was applied: {graph[entry.revision].path}"
+        " (`ckpt-migrate stamp` accepts it as it is)"
         for entry in record.lineage
         if entry.revision in graph and graph[entry.revision].signature != entry.signature
     )

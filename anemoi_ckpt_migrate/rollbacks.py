@@ -9,7 +9,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import MigrationFailed
 from anemoi_ckpt_migrate.record import Applied, Undo
-from anemoi_ckpt_migrate.scripts.functions import Function, failure, load_source
+from anemoi_ckpt_migrate.scripts.functions import Function, load_source
 
 PYTHON = f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info.minor}"
 """This Python, as far as byte code is concerned."""
@@ -65,7 +65,10 @@ def carried(entry: Applied) -> Function:
     except MigrationFailed:
         if entry.undo.pickle is None or entry.undo.python != PYTHON:
             raise
-        return _unpickled(entry.undo.pickle, shown)
+        pickled = _unpickled(entry.undo.pickle)
+        if pickled is None:
+            raise
+        return pickled
     rollback: Any = getattr(module, "rollback", None)
     if not callable(rollback):
         raise MigrationFailed(shown, None, "the carried source has no rollback")
@@ -73,11 +76,12 @@ def carried(entry: Applied) -> Function:
     return function
 
 
-def _unpickled(text: str, shown: str) -> Function:
+def _unpickled(text: str) -> Function | None:
+    """Return the pickled function; None if it needs what is not here."""
     import pickle
 
     try:
         function: Function = pickle.loads(base64.b64decode(text, validate=True))  # noqa: S301  (the user said so)
-    except Exception as error:  # a damaged pickle, or a module that is not here
-        raise failure(error, shown, "unpickling the carried rollback") from error
+    except Exception:  # then the source, which failed before it, says why
+        return None
     return function

@@ -358,7 +358,7 @@ def test_usage(chain: Folder) -> None:
     refused(chain, "upgrade", "head", checkpoint, checkpoint, "-o", "x", code=2, says="one checkpoint at a time")
     refused(chain, "revision", " ", code=2, says="one line of text")
     refused(chain, "revision", "a\nb", code=2, says="one line of text")
-    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="cannot be a revision id")
+    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it is a target of its own")
     refused(chain, "revision", "x", "--rev-id", "a-b", code=2, says="cannot be a revision id")
     refused(chain, "revision", "x", "--rev-id", "a1", says="a1 exists already")
     refused(chain, "show", "base", code=2, says="show takes a revision id")
@@ -382,7 +382,8 @@ def test_output_that_exists(chain: Folder) -> None:
     checkpoint, other = chain.copy(), chain.copy(to="other.ckpt")
     refused(chain, "upgrade", "head", checkpoint, "-o", other, says="exists already")
     refused(chain, "upgrade", "head", checkpoint, "-o", chain.path, says="exists already")
-    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="no such file or directory")
+    refused(chain, "upgrade", "head", checkpoint, "-n", "-o", other, says="exists already")
+    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="does not exist; make it")
 
 
 @pytest.mark.parametrize(

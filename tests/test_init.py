@@ -92,3 +92,11 @@ def test_line_ends_are_kept(empty: Folder) -> None:
     assert content.startswith(b'[project]\r\nname = "x"\r\n\r\n[tool.ckpt-migrate]\r\n')
     assert content.count(b"\n") == content.count(b"\r\n")
     empty.ok("heads")
+
+
+def test_two_configurations_are_one_too_many(empty: Folder) -> None:
+    empty.ok("init")
+    (empty.path / "pyproject.toml").write_text('[tool.ckpt-migrate]\nversions = "other"\n')
+    ran = empty.run("heads")
+    assert ran.code == 1
+    assert "has two configurations, in pyproject.toml and ckpt-migrate.toml; remove one" in ran.err

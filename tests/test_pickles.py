@@ -307,6 +307,20 @@ def test_items_can_be_edited_as_attributes_and_with_the_methods_of_containers() 
     assert pickle.loads(write((config, names))) == ({"a": 5}, [7, 8])
 
 
+def test_objects_of_attributes_alone_take_no_items() -> None:
+    plain = read(pickle.dumps(Plain(), 2))
+    for change in (
+        lambda: plain.__setitem__("a", 3),
+        lambda: plain.append(3),
+        lambda: plain.extend([3]),
+        lambda: plain.update(a=3),
+        lambda: plain.pop("a"),
+    ):
+        with pytest.raises((TypeError, AttributeError)):
+            change()
+    assert pickle.loads(write(plain)) == Plain()
+
+
 def test_copies_of_objects_with_a_state_setter() -> None:
     tree = read(pickle.dumps(StateSetter(), 2))
     assert vars(pickle.loads(write(copy.deepcopy(tree)))) == {"a": 5, "b": [6]}

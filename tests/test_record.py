@@ -166,6 +166,27 @@ def test_a_changed_script_is_named(renaming: Folder) -> None:
         assert "versions/a1_change.py" in ran.err
 
 
+def test_a_stamp_accepts_a_changed_script(renaming: Folder) -> None:
+    checkpoint = renaming.copy()
+    renaming.ok("upgrade", "head", checkpoint)
+    script = renaming.path / "versions" / "a1_change.py"
+    script.write_text(script.read_text().replace('"y.weight"', '"z.weight"'))
+    assert "already at a1, recorded anew (dry run" in renaming.ok("stamp", "head", checkpoint, "-n").out
+    ran = renaming.ok("stamp", "head", checkpoint)
+    assert "already at a1, recorded anew\n  the old file is kept as" in ran.out
+    assert renaming.ok("current", checkpoint).err == ""
+    assert "already at a1, nothing to do" in renaming.ok("stamp", "head", checkpoint).out
+
+
+def test_the_record_does_not_say_where_scripts_lie(renaming: Folder) -> None:
+    checkpoint = renaming.copy()
+    renaming.ok("upgrade", "head", checkpoint)
+    import base64
+
+    undo = torch.load(checkpoint)["ckpt_migrate"]["lineage"][0]["undo"]
+    assert str(renaming.path).encode() not in base64.b64decode(undo["pickle"])
+
+
 def test_what_a_stranger_put_under_our_key_is_not_overwritten(project: Folder) -> None:
     project.script("a1", None, **RENAME)
     checkpoint = project.path / "x.ckpt"

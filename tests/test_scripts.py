@@ -26,6 +26,8 @@ GOOD = 'revision = "{0}"\ndown_revision = None\ndef migrate(ckpt):\n    return c
         ('revision = "x"\ndown_revision = "nobody"\n', 2, "down_revision names nobody, which no script has"),
         ('revision = "x"\ndepends_on = ["nobody"]\n', 2, "depends_on names nobody, which no script has"),
         ('revision = "x"\nbranch_labels = {1}\n', 2, "branch_labels must be None, a string or a tuple of strings"),
+        ('revision = "x"\ndef migrate(c): pass\n', 1, "no down_revision: a script names what it follows"),
+        ('revision = "x"\nmetadata = MigrationMetadata(verzions={})\n', 2, "takes versions and final, not verzions"),
         ('revision = "x"\nmetadata = {}\n', 2, "metadata must be MigrationMetadata(...)"),
         ('revision = "x"\nmetadata = MigrationMetadata(versions=v())\n', 2, "versions of metadata must be written out"),
         ('revision = "x"\nmetadata = MigrationMetadata({"a": 1})\n', 2, "must be a dict of strings, not {'a': 1}"),

@@ -51,6 +51,10 @@ class Parts:
         pair = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
         return [part for part in pair if isinstance(part, dict)]
 
+    def has_no_items(self) -> bool:
+        """Tell whether the object is one of attributes alone: its class would not know what to do with an item."""
+        return self.state is not None and not self.items and not self.pairs
+
     def sequence(self, key: Any) -> Any:
         """Return where a key belongs: the list items for an index or a slice into them, else the dict items."""
         return self.items if isinstance(key, slice) or (self.items and isinstance(key, int)) else self.pairs
@@ -107,13 +111,16 @@ class Opaque(metaclass=OpaqueName):
 
     def append(self, item: Any) -> None:
         """Add one list item."""
+        _refuse_items(self)
         self.__opaque_parts__.items.append(item)
 
     def extend(self, items: Any) -> None:
         """Add list items."""
+        _refuse_items(self)
         self.__opaque_parts__.items.extend(items)
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        _refuse_items(self)
         self.__opaque_parts__.sequence(key)[key] = value
 
     # Reading and editing.
@@ -149,7 +156,7 @@ class Opaque(metaclass=OpaqueName):
             return parts.pairs[name]
         # A dict's and a list's own methods, on the items.
         holder = parts.items if parts.items else parts.pairs
-        if not name.startswith("__") and hasattr(holder, name):
+        if not name.startswith("__") and hasattr(holder, name) and not parts.has_no_items():
             return getattr(holder, name)
         raise AttributeError(f"{self!r} carries no attribute {name!r}")
 
@@ -252,6 +259,11 @@ def class_of(opaque: Opaque) -> tuple[str, str]:
     if name[1] == "_reconstructor" and parts.args:
         name = getattr(parts.args[0], "pickled_name", name)
     return name
+
+
+def _refuse_items(opaque: Opaque) -> None:
+    if opaque.__opaque_parts__.has_no_items():
+        raise TypeError(f"{opaque!r} holds attributes and no items: set an attribute instead")
 
 
 def _called(function: Any, args: tuple[Any, ...], calls: list[Call]) -> Opaque:

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.checkpoints.copying import BLOCK, Progress, copy_range,
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, opened, replacement
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
-from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, Unpicklable
+from anemoi_ckpt_migrate.errors import NotACheckpoint, Unpicklable
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
@@ -208,8 +208,6 @@ class Checkpoint:
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
         if output is None:
             return replacement(self._target, self._descriptor, self._before)
-        if os.path.lexists(output):
-            raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
         return replacement(Path(os.path.realpath(output)), self._descriptor, None)
 
     def _fill(

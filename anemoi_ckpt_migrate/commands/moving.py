@@ -6,7 +6,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from anemoi_ckpt_migrate import executor, planner, recorder, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint
 from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
-from anemoi_ckpt_migrate.errors import DamagedRecord, MigrateError, MigrationFailed, UntrustedCode
+from anemoi_ckpt_migrate.errors import CannotWrite, DamagedRecord, MigrateError, MigrationFailed, UntrustedCode
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
-from anemoi_ckpt_migrate.scripts.functions import Function, load_module, read_source
+from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, read_source
 
 Progress = Callable[[int], None]
 _DAMAGED = Record()  # stands for a record that cannot be read
@@ -42,6 +42,8 @@ class Result:
         Whether nothing was written because nothing was to be.
     warnings : tuple of str
         What the user should know.
+    recorded : bool
+        Whether the record changes, though the heads may not: a stamp notes what the scripts say by now.
     """
 
     checkpoint: str
@@ -52,6 +54,7 @@ class Result:
     backup: str | None = None
     dry_run: bool = False
     warnings: tuple[str, ...] = ()
+    recorded: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -129,7 +132,7 @@ def upgrade(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
-    options = Options(output and os.path.abspath(output), backup, dry_run, progress)
+    options = Options(_checked_output(output), backup, dry_run, progress)
     with _reading(checkpoint) as (file, tree, record):
         plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
         warnings = planner.changed_since(opened.graph, record)
@@ -137,7 +140,7 @@ def upgrade(
             return _unchanged(file, plan, options, warnings)
         revisions = [opened.graph[step.revision] for step in plan.steps]
         actions = [_action(revision, "migrate") for revision in revisions]
-        applied = [_applied(revision, load_module(revision.path, revision.id)) for revision in revisions]
+        applied = [_applied(revision, _carried_module(revision)) for revision in revisions]
         after = record.logged(_entry("upgrade", target, plan), (*record.lineage, *applied))
         return _write(file, tree, plan, actions, after, options, warnings)
 
@@ -166,7 +169,7 @@ def downgrade(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
-    options = Options(output and os.path.abspath(output), backup, dry_run, progress)
+    options = Options(_checked_output(output), backup, dry_run, progress)
     with _reading(checkpoint) as (file, tree, record):
         plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package)
         foreign = [step.revision for step in plan.steps if step.carried]
@@ -203,13 +206,14 @@ def stamp(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     heads = planner.plan_stamp(opened.graph, targets.parse(target))
-    options = Options(output and os.path.abspath(output), backup, dry_run, progress)
+    options = Options(_checked_output(output), backup, dry_run, progress)
     with _reading(checkpoint, stamping=True) as (file, tree, record):
         plan = Plan(record.heads, heads, ())
         lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
-        if dry_run or (same and record is not _DAMAGED):
-            return _unchanged(file, plan, options, ())
+        recorded = not same or record is _DAMAGED
+        if dry_run or not recorded:
+            return replace(_unchanged(file, plan, options, ()), recorded=recorded)
         after = record.logged(_entry("stamp", target, plan), lineage)
         return _write(file, tree, plan, [], after, options, ())
 
@@ -231,6 +235,18 @@ def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint
         raise error.about(path) from error.__cause__
 
 
+def _checked_output(output: StrPath | None) -> str | None:
+    """Return where to write, whatever a script makes the current folder; looked at before anything is run."""
+    if output is None:
+        return None
+    path = os.path.abspath(output)
+    if os.path.lexists(path):
+        raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise CannotWrite(f"the folder of {output} does not exist; make it or write elsewhere")
+    return path
+
+
 def _unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:
     written = None
     if options.output is not None and not options.dry_run:
@@ -250,7 +266,7 @@ def _write(
     pickled, attachments = executor.run(file, tree, actions, after)
     output = None if options.output is None else Path(options.output)
     written = file.write(pickled, attachments, output, options.backup, options.progress)
-    return _result(file, plan, options, warnings, written)
+    return replace(_result(file, plan, options, warnings, written), recorded=True)
 
 
 def _result(
@@ -283,6 +299,14 @@ def _rollback(graph: Graph, record: Record, step: Step) -> executor.Action:
         return _action(graph[step.revision], "rollback")
     entry = record.applied(step.revision)
     return executor.Action(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
+
+
+def _carried_module(revision: Revision) -> Any:
+    """Run a script under the name that it has in a checkpoint: where it lies here is nobody's business there."""
+    try:
+        return load_source(read_source(revision.path), revision.id, rollbacks.shown_carried(revision.id))
+    except MigrationFailed as error:
+        raise MigrationFailed(revision.path, error.line, error.what) from error.__cause__
 
 
 def _applied(revision: Revision, module: Any) -> Applied:

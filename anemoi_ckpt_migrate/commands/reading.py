@@ -188,7 +188,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     scripts, warnings = _scripts(project)
     at_head = None
     if scripts is not None:
-        at_head = set(record.heads) == set(scripts.heads)
+        at_head = set(record.heads) == set(scripts.heads) if len(scripts) else None
         warnings += planner.changed_since(scripts, record)
     return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings)
 

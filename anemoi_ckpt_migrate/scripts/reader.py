@@ -56,6 +56,8 @@ class _Reader:
             self._note(statement)
         revision = self._revision()
         metadata = self._metadata()
+        if "down_revision" not in self._values:
+            self._fault("revision", "no down_revision: a script names what it follows, None at the base")
         found = Revision(
             revision or "",
             parents=self._ids("down_revision"),
@@ -142,6 +144,9 @@ class _Reader:
             return found
         named = dict(zip(found, call.args, strict=False))
         named |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg in found}
+        for keyword in call.keywords:
+            if keyword.arg not in found:
+                self._fault("metadata", f"MigrationMetadata takes versions and final, not {keyword.arg or '**'}")
         for name, expression in named.items():
             try:
                 found[name] = ast.literal_eval(expression)
@@ -160,7 +165,8 @@ class _Reader:
         return {"versions": versions, "final": final}
 
     def _name(self) -> str:
-        return (ast.get_docstring(self._module) or "").strip().partition("\n")[0].strip()
+        first = (ast.get_docstring(self._module) or "").strip().partition("\n")[0].strip()
+        return first or os.path.splitext(os.path.basename(self._shown))[0]
 
     def _check_functions(self, found: Revision) -> None:
         for name in sorted(self._functions):

@@ -67,7 +67,9 @@ def check_id(revision: str) -> None:
     UsageError
         It could not be told from a target.
     """
-    if not re.fullmatch(ID_PATTERN, revision) or revision in WORDS:
+    if revision in WORDS:
+        raise UsageError(f"{revision!r} cannot be a revision id: it is a target of its own")
+    if not re.fullmatch(ID_PATTERN, revision):
         raise UsageError(f"{revision!r} cannot be a revision id: use letters, digits, dots and underscores")
 
 
