@@ -107,12 +107,6 @@ class Graph:
                 waiting += self[revision].needs
         return found
 
-    def after(self, revision: str) -> set[str]:
-        """Return everything that comes after a revision."""
-        import networkx as nx
-
-        return set(nx.descendants(self._digraph, revision))
-
     def order(self, revisions: Iterable[str]) -> list[str]:
         """Sort revisions so that each comes after all that it needs; by id where that leaves a choice."""
         import networkx as nx

@@ -28,7 +28,6 @@ def test_heads_and_order() -> None:
     assert made.heads == ("e", "f")
     assert made.order("edcba") == ["a", "b", "c", "d", "e"]
     assert made.closure(["c"]) == {"a", "c"}
-    assert made.after("c") == {"d", "e"}
     assert made.tips(["a", "b", "c"]) == ("b", "c")
     assert (len(made), "a" in made, "x" in made) == (6, True, False)
 
@@ -63,8 +62,6 @@ def test_closure_is_plain_set_algebra(revisions: list[Revision], data: st.DataOb
     ids = sorted(revision.id for revision in revisions)
     wanted = data.draw(st.sets(st.sampled_from(ids))) if ids else set()
     assert made.closure(wanted) == closure(revisions, wanted)
-    for rev in wanted:
-        assert made.after(rev) == {other for other in ids if rev in closure(revisions, [other])} - {rev}
     assert set(made.tips(wanted)) == tips(revisions, wanted)
 
 
