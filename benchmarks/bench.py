@@ -12,7 +12,6 @@ import argparse
 import datetime
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -213,4 +212,3 @@ def table(rows: list[Row]) -> list[str]:
 
 if __name__ == "__main__":
     main()
-    shutil.rmtree(HERE / "__pycache__", ignore_errors=True)

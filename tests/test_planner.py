@@ -35,6 +35,11 @@ def checkpoints(draw: st.DrawFn) -> tuple[list[Revision], Graph, Record]:
     return revisions, graph, recorded(graph, graph.order(closure(revisions, wanted)))
 
 
+def any_id(revisions: list[Revision], data: st.DataObject) -> str:
+    assume(revisions)
+    return data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
+
+
 def ids(plan: Plan) -> list[str]:
     return [step.revision for step in plan.steps]
 
@@ -44,8 +49,7 @@ def test_an_upgrade_applies_what_is_missing_and_nothing_else(
     drawn: tuple[list[Revision], Graph, Record], data: st.DataObject
 ) -> None:
     revisions, graph, record = drawn
-    assume(revisions)
-    target = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
+    target = any_id(revisions, data)
     applied = {entry.revision for entry in record.lineage}
     missing = closure(revisions, [target]) - applied
     barriers = {rev for rev in missing if graph[rev].final}
@@ -79,8 +83,7 @@ def test_a_downgrade_undoes_what_rests_on_the_rest(
     drawn: tuple[list[Revision], Graph, Record], data: st.DataObject
 ) -> None:
     revisions, graph, record = drawn
-    assume(revisions)
-    target = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
+    target = any_id(revisions, data)
     applied = {entry.revision for entry in record.lineage}
     if target not in applied:
         with pytest.raises(NotApplied):

@@ -82,7 +82,7 @@ def read_archive(stream: BinaryIO) -> Archive:
     try:
         with zipfile.ZipFile(stream) as opened:
             directory, infos = opened.start_dir, opened.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
         raise NotACheckpoint(_what_is_it(stream)) from error
     infos.sort(key=lambda info: info.header_offset)
     ends = [info.header_offset for info in infos[1:]] + [directory]

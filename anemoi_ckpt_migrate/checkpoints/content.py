@@ -119,7 +119,7 @@ class ContentUnpickler(TreeUnpickler):
         if module == "torch._utils" and name in _REBUILD and hasattr(torch._utils, name):
             return _Rebuilder(super().resolve(module, name), getattr(torch._utils, name))
         if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
-            return _Rebuilder(super().resolve(module, name), _rebuild_from_type)
+            return _Rebuilder(super().resolve(module, name), torch._tensor._rebuild_from_type_v2)
         if (module, name) == ("torch.serialization", "_get_layout"):
             return torch.serialization._get_layout
         if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.qscheme)):
@@ -148,11 +148,6 @@ class _Rebuilder:
         if any(isinstance(arg, OpaqueName) or is_stored(arg) for arg in args):
             return self._stand_in(*args)
         return self._function(*args)
-
-
-def _rebuild_from_type(function: Any, kind: type, args: tuple[Any, ...], state: Any) -> Any:
-    """Rebuild a tensor with attributes of its own."""
-    return torch._tensor._rebuild_from_type_v2(function, kind, args, state)
 
 
 class ContentPickler(TreePickler):
