@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered, compact, recover
     from anemoi_ckpt_migrate.commands.moving import Result, downgrade, stamp, upgrade
     from anemoi_ckpt_migrate.commands.project import NewRevision, Project, init, open_project, revision
     from anemoi_ckpt_migrate.commands.reading import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
     "commands.moving": ("Result", "downgrade", "stamp", "upgrade"),
     "commands.project": ("NewRevision", "Project", "init", "open_project", "revision"),
     "commands.reading": ("Current", "Head", "History", "HistoryEntry", "Shown", "current", "heads", "history", "show"),
@@ -37,6 +39,7 @@ _HOMES = {
 
 __all__ = [
     "CkptType",
+    "Compacted",
     "Current",
     "Head",
     "History",
@@ -45,16 +48,19 @@ __all__ = [
     "MigrationMetadata",
     "NewRevision",
     "Project",
+    "Recovered",
     "Refused",
     "Result",
     "Shown",
     "__version__",
+    "compact",
     "current",
     "downgrade",
     "heads",
     "history",
     "init",
     "open_project",
+    "recover",
     "revision",
     "show",
     "stamp",

@@ -7,7 +7,7 @@ import contextlib
 import io
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_project_commands(adding)
     _add_moving_commands(adding)
+    _add_mending_commands(adding)
     _add_reading_commands(adding)
     return parser
 
@@ -118,15 +119,30 @@ def _add_moving_commands(adding: Any) -> None:
         moving = _add(adding, name, run, what)
         moving.add_argument("target", metavar="TARGET", help="where to; see the end of `ckpt-migrate --help`")
         moving.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files, each on its own")
-        moving.add_argument(
-            "-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is"
-        )
-        moving.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
+        _add_writing(moving)
+        in_place = "write what is new at the end of the file, and move nothing: for files too large to copy"
+        moving.add_argument("--in-place", action="store_true", help=in_place)
         moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan, write nothing")
         if name == "downgrade":
             trust = "run the rollbacks that the checkpoint carries, where no script here has them"
             moving.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
         _add_json(moving)
+
+
+def _add_mending_commands(adding: Any) -> None:
+    recover = _add(adding, "recover", _recover, "put files right on which an in-place run was interrupted")
+    recover.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files, each on its own")
+    _add_json(recover)
+    compact = _add(adding, "compact", _compact, "write files anew without the bytes that in-place runs left unused")
+    compact.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files, each on its own")
+    _add_writing(compact)
+    _add_json(compact)
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is")
+    parser.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
+    parser.add_argument("--verify", action="store_true", help="first check the CRC of everything in the file")
 
 
 def _add_reading_commands(adding: Any) -> None:
@@ -189,41 +205,63 @@ def _stamp(args: argparse.Namespace) -> int:
 
 
 def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
-    """Do one thing to each checkpoint; one that fails does not stop the others."""
-    if args.output is not None and len(args.checkpoints) > 1:
-        raise UsageError("--output takes one checkpoint at a time")
     from anemoi_ckpt_migrate.commands.project import open_project
 
-    options |= {"project": open_project(args.config), "backup": args.backup, "dry_run": args.dry_run}
-    codes = []
-    for checkpoint in args.checkpoints:
-        try:
-            # What a script prints must not get between the lines of JSON.
-            printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
-            with printed, output.progress(checkpoint, args.json) as progress:
-                result = command(checkpoint, args.target, output=args.output, progress=progress, **options)
-        except MigrateError as error:
-            if isinstance(error, UsageError):
-                raise
-            output.complain(error, args.json, checkpoint)
-            codes.append(error.exit_code)
-        else:
-            codes.append(0)
-            output.print_result(result, args.json)
-    return codes[0] if len(set(codes)) == 1 else ERROR
+    options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
+    options |= {"project": open_project(args.config), "target": args.target}
+
+    def move(checkpoint: str) -> None:
+        # What a script prints must not get between the lines of JSON.
+        printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+        with printed, output.progress(checkpoint, args.json) as progress:
+            result = command(checkpoint, progress=progress, **options)
+        output.print_result(result, args.json)
+
+    return _for_each(args, move)
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import mending
+
+    return _for_each(args, lambda checkpoint: output.print_recovered(mending.recover(checkpoint), args.json))
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import mending
+
+    options = {name: getattr(args, name) for name in ("output", "backup", "verify")}
+
+    def compact(checkpoint: str) -> None:
+        with output.progress(checkpoint, args.json) as progress:
+            result = mending.compact(checkpoint, progress=progress, **options)
+        output.print_compacted(result, args.json)
+
+    return _for_each(args, compact)
 
 
 def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import reading
 
+    project = args.config
+    return _for_each(args, lambda path: output.print_current(reading.current(path, project=project), args.json))
+
+
+def _for_each(args: argparse.Namespace, do: Callable[[str], None]) -> int:
+    """Do one thing to each checkpoint; one that fails does not stop the others."""
+    if getattr(args, "output", None) is not None and len(args.checkpoints) > 1:
+        raise UsageError("--output takes one checkpoint at a time")
     codes = []
     for checkpoint in args.checkpoints:
         try:
-            output.print_current(reading.current(checkpoint, project=args.config), args.json)
+            do(checkpoint)
+        except UsageError:
+            raise
         except MigrateError as error:
             output.complain(error, args.json, checkpoint)
             codes.append(error.exit_code)
-    return max(codes, default=0)
+        else:
+            codes.append(0)
+    return codes[0] if len(set(codes)) == 1 else ERROR
 
 
 def _history(args: argparse.Namespace) -> int:

@@ -73,9 +73,49 @@ class CannotWrite(MigrateError):
 class Busy(MigrateError):
     """Another run is writing the same checkpoint."""
 
-    def __init__(self, lock: str) -> None:
-        self.lock = lock
-        super().__init__("another ckpt-migrate is writing this file; run the command again when it is done")
+    def __init__(self, lock: str, holder: str = "", stale: bool = False) -> None:
+        self.lock, self.holder = lock, holder
+        who = f"another ckpt-migrate{f' ({holder})' if holder else ''} is writing this file"
+        way = f", or was killed while it did: if none is, remove {shown_path(lock)}" if stale else ""
+        super().__init__(f"{who}{way}; run the command again when it is done")
+
+
+class HalfWritten(MigrateError):
+    """Writing at the end of a file failed, and so did putting it back."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"writing failed, and the old file could not be put back ({reason}): its bytes are all there; "
+            "when the disk is well again, `ckpt-migrate recover` cuts off what follows them"
+        )
+
+
+class ForeignJournal(MigrateError):
+    """The journal beside a file does not describe it."""
+
+    def __init__(self, journal: str) -> None:
+        self.journal = journal
+        super().__init__(
+            f"the journal {shown_path(journal)} tells of an interrupted run, but not on this file as it is now; "
+            "if the file was replaced since, remove the journal"
+        )
+
+
+class ReadOnly(Refused):
+    """The file is protected from being changed."""
+
+    def __init__(self) -> None:
+        super().__init__("it is read-only; allow writing with `chmod u+w`, or write elsewhere with --output")
+
+
+class HasOtherNames(Refused):
+    """Writing in place would change the file under its other names too."""
+
+    def __init__(self, names: int) -> None:
+        self.names = names
+        others = "another name" if names == 1 else f"{names} other names"
+        super().__init__(f"the file has {others} (hard links), under which it would change too; leave out --in-place")
 
 
 class ConfigurationError(MigrateError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anemoi_ckpt_migrate.errors import MigrateError, shown_path
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered
     from anemoi_ckpt_migrate.commands.moving import Result
     from anemoi_ckpt_migrate.commands.project import NewRevision
     from anemoi_ckpt_migrate.commands.reading import Current, Head, History, HistoryEntry, Shown
@@ -69,25 +70,62 @@ def print_result(result: Result, as_json: bool) -> None:
         copied = f", copied to {shown_path(result.written)}" if result.written else ", nothing to do"
         copied = ", recorded anew" if result.recorded else copied
         _say(f"{result.checkpoint}: already at {end}{copied}{_dry(result) if result.recorded else ''}")
-        _say_where(result)
+        _say_backup(result.backup)
         return
     _say(f"{result.checkpoint}: {start} -> {end}{_dry(result)}")
     for step in result.steps:
         note = "" if step.reversible else "  (irreversible)"
         note += "  (code from the checkpoint)" if step.carried else ""
         _say(f"  {step.direction} {step.revision}  {step.name}{note}")
+    if result.restored:
+        _say("  the bytes of then were still in the file: no rollback was run")
     if result.written not in (None, result.checkpoint):
         _say(f"  written to {shown_path(result.written or '')}")
-    _say_where(result)
+    _say_backup(result.backup)
 
 
 def _dry(result: Result) -> str:
     return " (dry run, nothing written)" if result.dry_run else ""
 
 
-def _say_where(result: Result) -> None:
-    if result.backup is not None:
-        _say(f"  the old file is kept as {result.backup}")
+def _say_backup(backup: str | None) -> None:
+    if backup is not None:
+        _say(f"  the old file is kept as {backup}")
+
+
+def _bytes(count: int) -> str:
+    """Spell a size as people do, in powers of a thousand."""
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.95 and len(units) > 1:
+        size /= 1000
+        del units[0]
+    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def print_recovered(recovered: Recovered, as_json: bool) -> None:
+    """Print what `recover` did."""
+    if as_json:
+        _print_json(recovered.to_data())
+    elif recovered.removed is None:
+        _say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
+    else:
+        _say(
+            f"{recovered.checkpoint}: the old file is back ({_bytes(recovered.removed)} of an interrupted run removed)"
+        )
+
+
+def print_compacted(compacted: Compacted, as_json: bool) -> None:
+    """Print what `compact` did."""
+    if as_json:
+        _print_json(compacted.to_data())
+        return
+    if compacted.written is None:
+        _say(f"{compacted.checkpoint}: nothing to gain, every byte is in use")
+        return
+    _say(f"{compacted.checkpoint}: {_bytes(compacted.before)} -> {_bytes(compacted.after)}")
+    if compacted.written != compacted.checkpoint:
+        _say(f"  written to {shown_path(compacted.written)}")
+    _say_backup(compacted.backup)
 
 
 def print_current(found: Current, as_json: bool) -> None:

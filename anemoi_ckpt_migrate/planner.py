@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate import targets
@@ -107,10 +107,21 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     )
 
 
-def plan_downgrade(graph: Graph, record: Record, target: targets.Target, package: str | None = None) -> Plan:
-    """Plan the way down.
+def plan_downgrade(
+    graph: Graph,
+    record: Record,
+    target: targets.Target,
+    package: str | None = None,
+    kept: Collection[tuple[Applied, ...]] = (),
+) -> Plan:
+    """Plan the way down. Only what the record holds is undone, and in the reverse of its order.
 
-    Parameters are those of `plan_upgrade`. Only what the record holds is undone, and in the reverse of its order.
+    Parameters
+    ----------
+    graph, record, target, package
+        As for `plan_upgrade`.
+    kept : collection of tuple of Applied
+        Lineages that need no rollback to get back to: the file still has the bytes of then.
 
     Raises
     ------
@@ -125,12 +136,12 @@ def plan_downgrade(graph: Graph, record: Record, target: targets.Target, package
     barrier = next((entry for entry in undone if _final(graph, entry)), None)
     if barrier is not None:
         raise _barrier_below(barrier, package)
+    left = tuple(entry for entry in record.lineage if entry not in undone)
     stuck = [entry for entry in undone if not _reversible(graph, entry)]
-    if stuck:
+    if stuck and left not in kept:
         before = undone[: undone.index(stuck[0])]
         straight = before == list(reversed(record.lineage))[: len(before)]
         raise Irreversible([entry.revision for entry in stuck], len(before) if straight else 0)
-    left = [entry for entry in record.lineage if entry not in undone]
     steps = tuple(
         Step(entry.revision, entry.name, "downgrade", carried=entry.revision not in graph) for entry in undone
     )

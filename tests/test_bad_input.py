@@ -119,7 +119,7 @@ def test_permissions(chain: Folder) -> None:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root may become somebody else")
-@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize("what", ["file", "folder", "not ours"])
 def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
     """As root, the same by a process that gives its rights up."""
     checkpoint = chain.copy()
@@ -128,7 +128,7 @@ def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
             folder.chmod(0o755)
     for path in (chain.path / "versions").iterdir():
         path.chmod(0o644)
-    checkpoint.chmod(0o600 if what == "file" else 0o644)
+    checkpoint.chmod({"file": 0o600, "folder": 0o666, "not ours": 0o644}[what])
     before = digest(checkpoint)
     words = ["-c", str(chain.path), "upgrade", "head", str(checkpoint)]
     # Everything is imported first: the interpreter may lie where nobody else may read.
@@ -137,8 +137,12 @@ def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
         f"cli.main({[*words, '--dry-run']!r}); os.setgid(65534); os.setuid(65534); sys.exit(cli.main({words!r}))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
-    assert ran.returncode == 1, ran.stderr
-    assert {"file": "permission denied", "folder": "allow writing in"}[what] in ran.stderr
+    code, says = {
+        "file": (1, "permission denied"),
+        "folder": (1, "allow writing in"),
+        "not ours": (3, "it is read-only; allow writing with `chmod u+w`"),
+    }[what]
+    assert (ran.returncode, says in ran.stderr) == (code, True), ran.stderr
     assert "Traceback" not in ran.stderr
     assert digest(checkpoint) == before
 

@@ -18,15 +18,16 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 LAYERS = """
 _version errors
 metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.archive
-graph checkpoints.pickles checkpoints.publish scripts scripts.functions scripts.writer
-planner checkpoints.content scripts.reader rollbacks
+graph checkpoints.pickles checkpoints.publish checkpoints.layout scripts scripts.functions scripts.writer
+planner checkpoints.content checkpoints.growing scripts.reader rollbacks
 checkpoints.store scripts.loader
 checkpoints
 recorder
 executor
 commands
 commands.project
-commands.moving commands.reading
+commands.writing
+commands.moving commands.reading commands.mending
 .
 output
 cli

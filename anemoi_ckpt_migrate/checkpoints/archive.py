@@ -2,29 +2,38 @@
 
 Facts about the layout are torch's (``caffe2/serialize/inline_container.cc``, torch 2.13): records are stored, not
 deflated; all lie below one root folder; payload starts at a multiple of the alignment, for which the local header
-is padded with an extra field named ``FB``; sizes and CRC follow the payload in a data descriptor.
+is padded with an extra field named ``FB``; sizes and CRC follow the payload in a data descriptor. With
+``config.save.compute_crc32 = False`` torch writes 0 for each CRC: such a record cannot be checked.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 
 ALIGNMENT = 64
+PADDING = 4096
+"""Large stretches of records stay congruent modulo this, in bytes: a multiple of what file systems share blocks by."""
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _END = struct.Struct("<4sHHHHIIH")
-_UTF8 = 0x0800
+UTF8, _HAS_DESCRIPTOR = 0x0800, 0x0008
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _PADDING_FIELD = 0x4246  # "FB", as torch names it
+_DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
+# Padding and descriptor of a record that torch wrote; only where there is more, dead bytes may hide.
+_USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,11 @@ class Record:
     offset : int
         Where its local header starts, in bytes.
     end : int
-        Where the next record (or the directory) starts, in bytes.
+        Where it ends, padding included, in bytes.
     size : int
         Length of the content, in bytes.
     crc : int
-        CRC-32 of the content.
+        CRC-32 of the content; 0 where it was not computed.
     flags : int
         General purpose flags of the zip format.
     """
@@ -65,10 +74,59 @@ class Archive:
         The folder that everything lies in.
     records : dict of str to Record
         In the order in which they lie in the file; names without the root.
+    directory : int
+        Where the table of contents starts, in bytes.
+    dead : int
+        How many bytes belong to no record and are no padding: what writing in place left behind.
     """
 
     root: str
     records: dict[str, Record]
+    directory: int
+    dead: int
+
+
+class Window(io.RawIOBase):
+    """The first bytes of an open file as a stream of its own.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file; its own position is neither used nor moved.
+    length : int
+        How many bytes of it.
+    """
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        self._descriptor, self._length, self._at = descriptor, length, 0
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it has positions."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        if start + offset < 0:
+            raise ValueError("there is nothing before the beginning")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer, and tell how many bytes."""
+        view = memoryview(buffer)[: max(0, self._length - self._at)]
+        count = os.preadv(self._descriptor, [view], self._at) if view else 0
+        self._at += count
+        return count
+
+
+def window(descriptor: int, length: int) -> io.BufferedReader:
+    """Give the first `length` bytes of an open file as a buffered stream."""
+    return io.BufferedReader(Window(descriptor, length))
 
 
 def read_archive(stream: BinaryIO) -> Archive:
@@ -94,13 +152,17 @@ def read_archive(stream: BinaryIO) -> Archive:
     for info, end in zip(infos, ends, strict=True):
         name = info.filename.removeprefix(f"{roots[0]}/")
         _check(info, end, name in records, roots[0])
-        crc, size = info.CRC, info.file_size
-        records[name] = Record(info.filename, info.header_offset, end, size, crc, info.flag_bits)
+        found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
+        slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
+        records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
     if "constants.pkl" in records:
-        raise NotACheckpoint("it is a TorchScript archive, which holds compiled code beside the weights")
+        raise NotACheckpoint(
+            "it is a TorchScript archive, which holds compiled code beside the weights; migrate what torch.save "
+            "makes of torch.jit.load(...).state_dict(), load that into the new model, and script it anew"
+        )
     if "version" not in records:
         raise NotACheckpoint("the archive lacks its version record")
-    return Archive(roots[0], records)
+    return Archive(roots[0], records, directory, _dead(stream, records.values(), directory))
 
 
 def payload_offset(stream: BinaryIO, record: Record) -> int:
@@ -131,14 +193,30 @@ def read_record(stream: BinaryIO, record: Record) -> bytes:
     """
     stream.seek(payload_offset(stream, record))
     content = stream.read(record.size)
-    if len(content) < record.size or zlib.crc32(content) != record.crc:
+    if len(content) < record.size or (record.crc and zlib.crc32(content) != record.crc):
         raise NotACheckpoint(f"record {record.name} is damaged (its CRC does not match)")
     return content
 
 
+def is_whole(descriptor: int, record: Record, start: int) -> bool:
+    """Tell whether the content of a record, which starts at `start`, still has its CRC; read in pieces."""
+    return not record.crc or checksum(descriptor, start, start + record.size) == record.crc
+
+
+def checksum(descriptor: int, start: int, end: int) -> int:
+    """Return the CRC-32 of a stretch of a file, read in pieces; of what there is, if the file ends early."""
+    buffer, found = memoryview(bytearray(min(_CHUNK, max(1, end - start)))), 0
+    while start < end:
+        count = os.preadv(descriptor, [buffer[: end - start]], start)
+        if not count:
+            break
+        found, start = zlib.crc32(buffer[:count], found), start + count
+    return found
+
+
 def new_record(name: str, offset: int, content: bytes | memoryview) -> Record:
     """Describe a record that is to start at `offset`."""
-    return Record(name, offset, offset, len(content), zlib.crc32(content), _UTF8)
+    return Record(name, offset, offset, len(content), zlib.crc32(content), UTF8)
 
 
 def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
@@ -151,7 +229,7 @@ def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
     padding = -bare % ALIGNMENT
     extra += struct.pack("<HH", _PADDING_FIELD, padding) + b"Z" * padding
     short = min(size, _MAX32)
-    return _LOCAL.pack(b"PK\3\4", 0, _UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
+    return _LOCAL.pack(b"PK\3\4", 0, UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
 
 
 def directory(records: Iterable[Record], offset: int) -> bytes:
@@ -192,6 +270,31 @@ def _entry(record: Record) -> bytes:
     lengths = (len(encoded), len(extra), 0, 0, 0, 0, min(record.offset, _MAX32))
     fixed = _CENTRAL.pack(b"PK\1\2", 0, 0, record.flags, 0, 0, 0, record.crc, short, short, *lengths)
     return fixed + encoded + extra
+
+
+def _trimmed(stream: BinaryIO, record: Record) -> Record:
+    """Find where a record really ends: behind its content, or the descriptor that follows it."""
+    end = payload_offset(stream, record) + record.size
+    if record.flags & _HAS_DESCRIPTOR:
+        stream.seek(end)
+        follows = stream.read(_DESCRIPTOR64.size)
+        for layout in (_DESCRIPTOR64, _DESCRIPTOR):
+            fields = layout.unpack(follows[: layout.size]) if len(follows) >= layout.size else ()
+            if fields[:1] == (b"PK\7\x08",) and fields[2:] == (record.size, record.size):
+                return replace(record, end=min(record.end, end + layout.size))
+    return replace(record, end=end)
+
+
+def _dead(stream: BinaryIO, records: Iterable[Record], directory: int) -> int:
+    """Count what lies between records; short stretches of zeros are padding, with which `layout` aligns payload."""
+    found = at = 0
+    for start, end in [*((record.offset, record.end) for record in records), (directory, directory)]:
+        if start > at:
+            stream.seek(at)
+            padding = start - at < PADDING and not any(stream.read(start - at))
+            found += 0 if padding else start - at
+        at = end
+    return found
 
 
 def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:

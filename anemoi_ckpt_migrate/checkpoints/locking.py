@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import zlib
@@ -12,11 +13,22 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import Busy
 
 _TEMPORARY = ".tmp"
+# Names may have 255 bytes, and those of files beside are longer.
+_LONGEST = 240
+# The file system has no such locks.
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 def beside(target: Path) -> Path:
     """Return a name, hidden and new, for the file that is to become `target`."""
     return target.with_name(f"{_hidden(target)}.{os.urandom(4).hex()}{_TEMPORARY}")
+
+
+def name_beside(target: Path, suffix: str) -> Path:
+    """Return the name of a file that belongs to `target` and that people should see."""
+    name = os.fsencode(target.name)
+    stem = target.name if len(name) < _LONGEST else f"{zlib.crc32(name):08x}"
+    return target.with_name(f"{stem}{suffix}")
 
 
 @contextlib.contextmanager
@@ -33,33 +45,52 @@ def locked(target: Path) -> Iterator[None]:
     OSError
         The folder does not take the file.
     """
-    path = target.with_name(f"{_hidden(target)}.lock")
-    descriptor = _acquire(path)
+    descriptor, files = _acquire(target.with_name(f"{_hidden(target)}.lock"))
     try:
         for left in target.parent.glob(f"{_literally(_hidden(target))}.????????{_TEMPORARY}"):
             with contextlib.suppress(OSError):
                 left.unlink()
         yield
     finally:
-        with contextlib.suppress(OSError):  # a file without its lock is none
-            os.unlink(path)
+        for path in files:
+            with contextlib.suppress(OSError):  # a file without its lock is none
+                os.unlink(path)
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path) -> tuple[int, list[Path]]:
+    """Return the descriptor that holds the lock, and the files that go with it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = _lock(path, descriptor)
             if _is_still(path, descriptor):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise Busy(os.fspath(path)) from None
-        except OSError:
+                with contextlib.suppress(OSError):  # a lock that does not say whose it is locks too
+                    os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+                return descriptor, held
+        except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder removed it between our opening and our locking it
+
+
+def _lock(path: Path, descriptor: int) -> list[Path]:
+    """Lock the file; where the file system has no such locks, make another one that only one can make."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+        raise Busy(os.fspath(path), holder) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        held = path.with_name(f"{path.name}.held")
+        try:
+            os.close(os.open(held, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        except FileExistsError:
+            raise Busy(os.fspath(held), stale=True) from None
+        return [path, held]
+    return [path]
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
@@ -70,9 +101,8 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _hidden(target: Path) -> str:
-    """Return what the hidden files beside a checkpoint start with; names may have 255 bytes, and those are longer."""
-    name = os.fsencode(target.name)
-    return f".{target.name}" if len(name) < 240 else f".{zlib.crc32(name):08x}"
+    """Return what the hidden files beside a checkpoint start with."""
+    return f".{name_beside(target, '').name}"
 
 
 def _literally(name: str) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.checkpoints.copying import copy_range
 from anemoi_ckpt_migrate.checkpoints.locking import beside, locked
-from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ def replacement(target: Path, source: int, before: os.stat_result | None) -> Ite
             finally:
                 new.discard()
     except OSError as error:
-        raise CannotWrite(_why_unwritable(error, target)) from error
+        raise CannotWrite(why_unwritable(error, target)) from error
 
 
 class Replacement:
@@ -84,6 +85,8 @@ class Replacement:
     def __init__(self, path: Path, target: Path, before: os.stat_result | None) -> None:
         self._beside, self._target, self._before = path, target, before
         self._check_unchanged()
+        if before is not None:
+            check_writable(target)
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def discard(self) -> None:
@@ -136,7 +139,7 @@ class Replacement:
             raise CannotWrite(f"the new file is in place, but not its folder synced ({reason}): {lost}") from error
 
     def _check_unchanged(self) -> None:
-        if self._before is not None and _identity(os.stat(self._target)) != _identity(self._before):
+        if self._before is not None and changed_meanwhile(os.stat(self._target), self._before):
             raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
 
     def _publish_new(self) -> None:
@@ -172,13 +175,46 @@ def keep_backup(path: Path) -> Path:
 
 
 def keep_modes(source: int, target: int) -> None:
-    """Give an open file the permissions of another, and its owner where we may."""
+    """Give an open file the permissions of another, and its owner and extended attributes (ACLs too) where we may."""
     before = os.fstat(source)
     mine = os.fstat(target)
     if (before.st_uid, before.st_gid) != (mine.st_uid, mine.st_gid):
         with contextlib.suppress(PermissionError):
             os.fchown(target, before.st_uid, before.st_gid)
     os.fchmod(target, stat.S_IMODE(before.st_mode))
+    for name in _attributes(source):
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:  # some belong to the system, and another file system may have none
+            if error.errno not in _NO_ATTRIBUTES:
+                raise
+
+
+def _attributes(descriptor: int) -> list[str]:
+    try:
+        return os.listxattr(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+        return []
+
+
+def changed_meanwhile(now: os.stat_result, before: os.stat_result) -> bool:
+    """Tell whether a path leads to another file than it did, or to one that was written to."""
+    first, second = ((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in (now, before))
+    return first != second
+
+
+def check_writable(target: Path) -> None:
+    """Refuse a file that its owner protected, even from those (root) whom the system lets write it.
+
+    Raises
+    ------
+    ReadOnly
+        It is protected.
+    """
+    if not os.stat(target).st_mode & 0o222 or not os.access(target, os.W_OK):
+        raise ReadOnly
 
 
 def sync_folder(folder: Path) -> None:
@@ -213,10 +249,6 @@ def _copied(path: Path, kept: Path) -> Path:
     return kept
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _why_unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -225,7 +257,8 @@ def _why_unreadable(error: OSError) -> str:
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"
 
 
-def _why_unwritable(error: OSError, target: Path) -> str:
+def why_unwritable(error: OSError, target: Path) -> str:
+    """Say why a file could not be written, and the way out."""
     reason = os.strerror(error.errno or errno.EIO).lower()
     way = {
         errno.ENOSPC: "make room, or write elsewhere with --output",

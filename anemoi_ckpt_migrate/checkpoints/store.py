@@ -7,20 +7,22 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
-from anemoi_ckpt_migrate.checkpoints.copying import BLOCK, Progress, copy_range, write_at
+from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
+from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark, whole_length
+from anemoi_ckpt_migrate.checkpoints.layout import Contents, append, write_new
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
-from anemoi_ckpt_migrate.checkpoints.publish import Replacement, opened, replacement
+from anemoi_ckpt_migrate.checkpoints.publish import Replacement, check_writable, opened, replacement
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
 from anemoi_ckpt_migrate.errors import NotACheckpoint, Unpicklable
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
-_WORTH_SHARING = 64 * BLOCK
+_PREVIOUS = "ckpt_migrate/previous.json"  # where the file ended before it was written in place
 _FRAMES = 6000
 
 
@@ -66,17 +68,24 @@ class Checkpoint:
     ----------
     path : Path
         As the user named it.
+    length : int
+        How much of the file is the checkpoint, in bytes.
     """
 
-    def __init__(
-        self, path: Path, descriptor: int, before: os.stat_result, archive: zipped.Archive, data: bytes
-    ) -> None:
-        self.path = path
-        self._descriptor, self._archive, self._data = descriptor, archive, data
-        self._before, self._target = before, Path(os.path.realpath(path))
+    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
+        self.path, self.length = path, length
+        self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
+        with self._stream() as stream:
+            self._archive = zipped.read_archive(stream)
+            self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
         self._payloads: Any = None
+
+    @property
+    def dead(self) -> int:
+        """How many bytes of the file no record uses."""
+        return self._archive.dead
 
     @property
     def touched(self) -> list[str]:
@@ -127,6 +136,44 @@ class Checkpoint:
             return None
         with self._stream() as stream:
             return zipped.read_record(stream, record)
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read all that the file holds, and compare it with its CRCs.
+
+        Raises
+        ------
+        NotACheckpoint
+            A record is damaged; all of those are named.
+        """
+        damaged = self.damaged(progress)
+        if damaged:
+            names = f"{', '.join(damaged[:3])}{f' and {len(damaged) - 3} more' if len(damaged) > 3 else ''}"
+            what = f"{names} is damaged (its CRC does not match)" if len(damaged) == 1 else f"{names} are damaged"
+            raise NotACheckpoint(f"{what}; `ckpt-migrate inspect --verify` says what lies there")
+
+    def damaged(self, progress: Progress | None = None) -> list[str]:
+        """Return the names of the records whose content, or header, is not what was written."""
+        found = []
+        with self._stream() as stream:
+            for name, record in self._archive.records.items():
+                if not zipped.is_whole(self._descriptor, record, zipped.payload_offset(stream, record)):
+                    found.append(name)
+                if progress is not None:
+                    progress(record.size)
+        return found
+
+    def check_writable(self, in_place: bool) -> None:
+        """Refuse early what writing would refuse.
+
+        Raises
+        ------
+        ReadOnly, HasOtherNames
+            The file is protected; or has other names, under which it would change too.
+        """
+        if in_place:
+            check_own(self._target)
+        else:
+            check_writable(self._target)
 
     def pickled(self, tree: Any) -> Pickled:
         """Turn a tree that came from this checkpoint into bytes.
@@ -185,15 +232,51 @@ class Checkpoint:
         CannotWrite
             The system did not take the file; everything is as it was.
         """
+        contents = self._contents(pickled, attachments)
         with self._replacement(output) as new:
-            self._fill(new, pickled, attachments, progress)
-            kept = new.publish(backup)
-        if kept is not None and not self.path.is_symlink():
-            kept = self.path.with_name(kept.name)  # as the user names the folder
-        return Written(output or self.path, kept)
+            write_new(contents, self._descriptor, new.descriptor, progress)
+            return self._published(new, output, backup)
 
-    def copy(self, output: Path, progress: Progress | None = None) -> Written:
-        """Copy the file as it is to `output`, where nothing may stand.
+    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
+        """Write what is new behind the file, and leave all the rest where it is.
+
+        Parameters
+        ----------
+        pickled, attachments
+            As for `write`.
+
+        Raises
+        ------
+        MigrateError
+            As `growing` says.
+        """
+        contents = self._contents(pickled, attachments)
+        contents = replace(contents, new={**contents.new, _PREVIOUS: self._mark().to_json()})
+        with growing(self._target, self._before, self._mark()) as descriptor:
+            append(contents, descriptor, self.length)
+        return Written(self.path, None)
+
+    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Write the file anew with all its records, and nothing between them. As `write`."""
+        return self.write(Pickled(self._data, self._keys), {}, output, backup, progress)
+
+    def earlier(self) -> Checkpoint | None:
+        """Return the file as it was before it was last written in place; None if it was not, or that is gone."""
+        mark = Mark.from_json(self.attachment(_PREVIOUS) or b"")
+        if mark is None or mark.length >= self.length or not mark.fits(self._descriptor):
+            return None
+        try:
+            return Checkpoint(self.path, self._descriptor, self._before, mark.length)
+        except NotACheckpoint:
+            return None
+
+    def cut(self, earlier: Checkpoint) -> Written:
+        """Cut the file back, in place, to what it was: an object that `earlier` returned."""
+        cut(self._target, self._before, earlier._mark())
+        return Written(self.path, None)
+
+    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Copy the file as it is: to `output`, where nothing may stand, or (an earlier one) in the place of the new.
 
         Raises
         ------
@@ -201,57 +284,35 @@ class Checkpoint:
             As for `write`.
         """
         with self._replacement(output) as new:
-            copy_range(self._descriptor, new.descriptor, 0, os.fstat(self._descriptor).st_size, 0, progress)
-            new.publish(backup=False)
-        return Written(output, None)
+            copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
+            return self._published(new, output, backup)
+
+    def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
+        kept = new.publish(backup)
+        if kept is not None and not self.path.is_symlink():
+            kept = self.path.with_name(kept.name)  # as the user names the folder
+        return Written(output or self.path, kept)
+
+    def _mark(self) -> Mark:
+        return mark(self._descriptor, self.length, self._archive.directory)
 
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
         if output is None:
             return replacement(self._target, self._descriptor, self._before)
         return replacement(Path(os.path.realpath(output)), self._descriptor, None)
 
-    def _fill(
-        self,
-        new: Replacement,
-        pickled: Pickled,
-        attachments: Mapping[str, bytes | None],
-        progress: Progress | None,
-    ) -> None:
+    def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
         kept = dict(self._archive.records)
         small: dict[str, bytes | None] = {_PICKLE: pickled.data, **attachments}
         if _FORMAT in kept:
             # Offsets can no longer be computed from the sizes alone; 0 makes torch look them up.
             small[_FORMAT] = b"0"
         gone = [f"data/{key}" for key in self._keys if key not in pickled.keys]
-        for name in [*small, *gone, *(f"data/{key}" for key in pickled.payloads)]:
+        payloads = {f"data/{key}": payload for key, payload in pickled.payloads.items()}
+        for name in [*small, *gone, *payloads, _PREVIOUS]:
             kept.pop(name, None)
-        offset, entries = 0, []
-
-        def add(name: str, content: bytes | memoryview) -> None:
-            nonlocal offset
-            entry, offset = self._add(new.descriptor, name, content, offset)
-            entries.append(entry)
-
-        for name, content in small.items():
-            if content is not None:
-                add(name, content)
-        for start, end, members in zipped.runs(kept.values()):
-            # Payload stays aligned; and what is worth it can share its blocks with the old file.
-            offset += (start - offset) % (BLOCK if end - start > _WORTH_SHARING else zipped.ALIGNMENT)
-            copy_range(self._descriptor, new.descriptor, start, end, offset, progress)
-            entries += [zipped.moved(record, offset - start) for record in members]
-            offset += end - start
-        for key, payload in pickled.payloads.items():
-            add(f"data/{key}", payload)
-        write_at(new.descriptor, zipped.directory(entries, offset), offset)
-
-    def _add(self, target: int, name: str, content: bytes | memoryview, offset: int) -> tuple[zipped.Record, int]:
-        full = f"{self._archive.root}/{name}"
-        record = zipped.new_record(full, offset, content)
-        header = zipped.local_header(full, offset, len(content), record.crc)
-        write_at(target, header, offset)
-        write_at(target, content, offset + len(header))
-        return record, offset + len(header) + len(content)
+        new = {name: content for name, content in small.items() if content is not None}
+        return Contents(self._archive.root, list(kept.values()), {**new, **payloads})
 
     def _unpickled(self, unpickler: TreeUnpickler) -> Any:
         try:
@@ -273,7 +334,7 @@ class Checkpoint:
         return ContentPickler(stream, protocol, self._payloads, max(numbers, default=-1) + 1)
 
     def _stream(self) -> io.BufferedReader:
-        return os.fdopen(os.dup(self._descriptor), "rb")
+        return zipped.window(self._descriptor, self.length)
 
 
 @contextlib.contextmanager
@@ -287,11 +348,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
     NotACheckpoint
         It is none that can be read.
     """
-    with opened(Path(path)) as descriptor, os.fdopen(os.dup(descriptor), "rb") as stream:
+    with opened(Path(path)) as descriptor:
         before = os.fstat(descriptor)
-        found = zipped.read_archive(stream)
-        data = zipped.read_record(stream, found.records[_PICKLE])
-        yield Checkpoint(Path(path), descriptor, before, found, data)
+        length = whole_length(Path(os.path.realpath(path)), descriptor)
+        yield Checkpoint(Path(path), descriptor, before, length)
 
 
 def _culprit(

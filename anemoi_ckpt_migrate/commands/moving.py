@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +12,19 @@ from typing import Any
 
 from anemoi_ckpt_migrate import executor, planner, recorder, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint
+from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
 from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
-from anemoi_ckpt_migrate.errors import CannotWrite, DamagedRecord, MigrateError, MigrationFailed, UntrustedCode
+from anemoi_ckpt_migrate.commands.writing import Options, Progress, checked_output, naming
+from anemoi_ckpt_migrate.errors import (
+    DamagedRecord,
+    MigrationFailed,
+    UntrustedCode,
+)
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, read_source
 
-Progress = Callable[[int], None]
 _DAMAGED = Record()  # stands for a record that cannot be read
 
 
@@ -44,6 +48,8 @@ class Result:
         What the user should know.
     recorded : bool
         Whether the record changes, though the heads may not: a stamp notes what the scripts say by now.
+    restored : bool
+        Whether the way back was to the very bytes of before, still in the file, and no rollback was run.
     """
 
     checkpoint: str
@@ -55,6 +61,7 @@ class Result:
     dry_run: bool = False
     warnings: tuple[str, ...] = ()
     recorded: bool = False
+    restored: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -69,28 +76,6 @@ class Result:
         }
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to write.
-
-    Attributes
-    ----------
-    output : path or None
-        Write there, and leave the checkpoint as it is.
-    backup : bool
-        Keep the old file.
-    dry_run : bool
-        Only plan.
-    progress : callable or None
-        Told how many bytes were copied, from time to time.
-    """
-
-    output: StrPath | None = None
-    backup: bool = True
-    dry_run: bool = False
-    progress: Progress | None = None
-
-
 def upgrade(
     checkpoint: StrPath,
     target: str = "head",
@@ -98,6 +83,8 @@ def upgrade(
     project: Project | StrPath | None = None,
     output: StrPath | None = None,
     backup: bool = True,
+    in_place: bool = False,
+    verify: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -115,6 +102,11 @@ def upgrade(
         Write there, and leave the checkpoint as it is.
     backup : bool
         Keep the old file beside the new one.
+    in_place : bool
+        Write what is new at the end of the file and move nothing, however large it is. The old file is in the new one,
+        for `downgrade` to go back to, and there is no backup. What is no longer used stays until `compact`.
+    verify : bool
+        Check the CRC of all that the file holds before anything is done.
     dry_run : bool
         Only plan.
     progress : callable, optional
@@ -132,8 +124,8 @@ def upgrade(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
-    options = Options(_checked_output(output), backup, dry_run, progress)
-    with _reading(checkpoint) as (file, tree, record):
+    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
+    with _reading(checkpoint, options) as (file, tree, record):
         plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
         warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
@@ -152,6 +144,8 @@ def downgrade(
     project: Project | StrPath | None = None,
     output: StrPath | None = None,
     backup: bool = True,
+    in_place: bool = False,
+    verify: bool = False,
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     progress: Progress | None = None,
@@ -169,18 +163,22 @@ def downgrade(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
-    options = Options(_checked_output(output), backup, dry_run, progress)
-    with _reading(checkpoint) as (file, tree, record):
-        plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package)
+    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
+    with _reading(checkpoint, options) as (file, tree, record):
+        kept = _kept(file, record)
+        plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package, [then for then, _ in kept])
+        undone = {step.revision for step in plan.steps}
+        left = tuple(entry for entry in record.lineage if entry.revision not in undone)
+        earlier = next((before for then, before in kept if then == left), None)
         foreign = [step.revision for step in plan.steps if step.carried]
-        if foreign and not trust_checkpoint_code:
+        if foreign and not trust_checkpoint_code and earlier is None:
             raise UntrustedCode(foreign, os.fspath(checkpoint))
         warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
             return _unchanged(file, plan, options, warnings)
+        if earlier is not None:
+            return replace(_result(file, plan, options, warnings, _back(file, earlier, options)), restored=True)
         actions = [_rollback(opened.graph, record, step) for step in plan.steps]
-        undone = {step.revision for step in plan.steps}
-        left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         after = record.logged(_entry("downgrade", target, plan), left)
         return _write(file, tree, plan, actions, after, options, warnings)
 
@@ -192,6 +190,8 @@ def stamp(
     project: Project | StrPath | None = None,
     output: StrPath | None = None,
     backup: bool = True,
+    in_place: bool = False,
+    verify: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -206,8 +206,8 @@ def stamp(
     """
     opened = project if isinstance(project, Project) else open_project(project)
     heads = planner.plan_stamp(opened.graph, targets.parse(target))
-    options = Options(_checked_output(output), backup, dry_run, progress)
-    with _reading(checkpoint, stamping=True) as (file, tree, record):
+    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
+    with _reading(checkpoint, options, stamping=True) as (file, tree, record):
         plan = Plan(record.heads, heads, ())
         lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
@@ -219,10 +219,14 @@ def stamp(
 
 
 @contextmanager
-def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint, Any, Record]]:
+def _reading(path: StrPath, options: Options, stamping: bool = False) -> Iterator[tuple[Checkpoint, Any, Record]]:
     """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
-    try:
+    with naming(path):
+        if options.output is None and not options.dry_run:
+            recover(Path(path))
         with open_checkpoint(path) as file:
+            if options.verify:
+                file.verify(options.progress)
             tree = file.load()
             try:
                 record = recorder.take(tree, file.attachment(recorder.ATTACHMENT))
@@ -231,26 +235,37 @@ def _reading(path: StrPath, stamping: bool = False) -> Iterator[tuple[Checkpoint
                     raise
                 record = _DAMAGED
             yield file, tree, record
-    except MigrateError as error:
-        raise error.about(path) from error.__cause__
 
 
-def _checked_output(output: StrPath | None) -> str | None:
-    """Return where to write, whatever a script makes the current folder; looked at before anything is run."""
-    if output is None:
-        return None
-    path = os.path.abspath(output)
-    if os.path.lexists(path):
-        raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
-    if not os.path.isdir(os.path.dirname(path)):
-        raise CannotWrite(f"the folder of {output} does not exist; make it or write elsewhere")
-    return path
+def _kept(file: Checkpoint, record: Record) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
+    """Find what the file was before it was written in place, oldest first, with the lineage of then.
+
+    Only as far back as it was moved up and down since, and nothing else: what was stamped cannot be undone.
+    """
+    found: list[tuple[tuple[Applied, ...], Checkpoint]] = []
+    earlier = file.earlier()
+    while earlier is not None:
+        before = recorder.take(earlier.load(), earlier.attachment(recorder.ATTACHMENT))
+        since = record.log[len(before.log) :]
+        if record.log[: len(before.log)] != before.log or any(entry.command == "stamp" for entry in since):
+            break
+        if before.lineage != record.lineage:
+            found.insert(0, (before.lineage, earlier))
+        earlier = earlier.earlier()
+    return found
+
+
+def _back(file: Checkpoint, earlier: Checkpoint, options: Options) -> Written:
+    """Give the file the bytes that it had."""
+    if options.in_place:
+        return file.cut(earlier)
+    return earlier.copy(options.output, options.backup, options.progress)
 
 
 def _unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:
     written = None
     if options.output is not None and not options.dry_run:
-        written = file.copy(Path(options.output), options.progress)
+        written = file.copy(options.output, progress=options.progress)
     return _result(file, plan, options, warnings, written)
 
 
@@ -263,9 +278,13 @@ def _write(
     options: Options,
     warnings: tuple[str, ...],
 ) -> Result:
+    if options.output is None:
+        file.check_writable(options.in_place)  # before the functions run, which may take long
     pickled, attachments = executor.run(file, tree, actions, after)
-    output = None if options.output is None else Path(options.output)
-    written = file.write(pickled, attachments, output, options.backup, options.progress)
+    if options.in_place:
+        written = file.write_in_place(pickled, attachments)
+    else:
+        written = file.write(pickled, attachments, options.output, options.backup, options.progress)
     return replace(_result(file, plan, options, warnings, written), recorded=True)
 
 

@@ -1,0 +1,136 @@
+"""How a changed checkpoint is laid out: what is copied from the old file, what is written anew, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anemoi_ckpt_migrate.checkpoints import archive as zipped
+from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range, write_at
+
+_WORTH_SHARING = 64 * zipped.PADDING
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file is to hold.
+
+    Attributes
+    ----------
+    root : str
+        The folder that everything lies in.
+    kept : list of Record
+        What is taken from the old file as it is, headers included.
+    new : mapping of str to bytes or memoryview
+        What is not in the old file, by name without the root.
+    loose : mapping of str to (int, int)
+        Content that lies in the old file without a header: start and end in bytes, by name without the root.
+    """
+
+    root: str
+    kept: list[zipped.Record]
+    new: Mapping[str, bytes | memoryview]
+    loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def write_new(contents: Contents, source: int, target: int, progress: Progress | None) -> None:
+    """Write a whole file.
+
+    Parameters
+    ----------
+    contents : Contents
+        What it is to hold.
+    source, target : int
+        Descriptors of the old file and the new one, which is empty.
+    progress : callable or None
+        Told how many bytes were copied, from time to time.
+
+    Raises
+    ------
+    OSError
+        The system refused.
+    """
+    writer = _Writer(target, contents.root, 0)
+    pickled, payloads = _split(contents.new)
+    for name, content in pickled.items():
+        writer.add(name, content)
+    for start, end, members in zipped.runs(contents.kept):
+        writer.copy_run(source, start, end, members, progress)
+    for name, (start, end) in contents.loose.items():
+        writer.copy_loose(source, name, start, end, progress)
+    for name, content in payloads.items():
+        writer.add(name, content)
+    writer.finish()
+
+
+def append(contents: Contents, target: int, length: int) -> None:
+    """Write what is new behind a file; all that it keeps stays where it is.
+
+    Parameters
+    ----------
+    contents : Contents
+        What the file is to hold.
+    target : int
+        Its descriptor.
+    length : int
+        How long it is, in bytes.
+
+    Raises
+    ------
+    OSError
+        The system refused; some of it may be written.
+    """
+    writer = _Writer(target, contents.root, length)
+    writer.entries += contents.kept
+    for name, content in contents.new.items():
+        writer.add(name, content)
+    writer.finish()
+
+
+class _Writer:
+    """Writes records one after the other, and the table of contents behind them."""
+
+    def __init__(self, target: int, root: str, offset: int) -> None:
+        self._target, self._root, self._offset = target, root, offset
+        self.entries: list[zipped.Record] = []
+
+    def add(self, name: str, content: bytes | memoryview) -> None:
+        """Write a record."""
+        self._begin(zipped.new_record(f"{self._root}/{name}", self._offset, content))
+        write_at(self._target, content, self._offset)
+        self._offset += len(content)
+
+    def copy_run(
+        self, source: int, start: int, end: int, members: list[zipped.Record], progress: Progress | None
+    ) -> None:
+        """Copy records that lie side by side."""
+        # Payload stays aligned; and what is worth it can share its blocks with the old file.
+        self._offset += (start - self._offset) % (zipped.PADDING if end - start > _WORTH_SHARING else zipped.ALIGNMENT)
+        copy_range(source, self._target, start, end, self._offset, progress)
+        self.entries += [zipped.moved(record, self._offset - start) for record in members]
+        self._offset += end - start
+
+    def copy_loose(self, source: int, name: str, start: int, end: int, progress: Progress | None) -> None:
+        """Copy content, and put a header before it."""
+        crc = zipped.checksum(source, start, end)
+        self._begin(zipped.Record(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, zipped.UTF8))
+        copy_range(source, self._target, start, end, self._offset, progress)
+        self._offset += end - start
+
+    def finish(self) -> None:
+        """Write the table of contents."""
+        write_at(self._target, zipped.directory(self.entries, self._offset), self._offset)
+
+    def _begin(self, record: zipped.Record) -> None:
+        header = zipped.local_header(record.name, self._offset, record.size, record.crc)
+        write_at(self._target, header, self._offset)
+        self.entries.append(record)
+        self._offset += len(header)
+
+
+def _split(
+    new: Mapping[str, bytes | memoryview],
+) -> tuple[dict[str, bytes | memoryview], dict[str, bytes | memoryview]]:
+    """Part what is small, and read first, from payload."""
+    payloads = {name: content for name, content in new.items() if name.startswith("data/")}
+    return {name: content for name, content in new.items() if name not in payloads}, payloads
