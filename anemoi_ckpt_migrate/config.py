@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError, NoConfig
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
-_KEYS = ("versions", "template", "package")
+_KEYS = ("versions", "template", "package", "trusted")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Config:
         Mako template of a new script; None for the one that ships with this package.
     package : str or None
         The tracked package: whose versions the scripts note.
+    trusted : tuple of str
+        Modules whose classes are built for real where a checkpoint names them, with all that lies below.
     """
 
     path: Path
     versions: Path
     template: Path | None
     package: str | None = None
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,14 +182,25 @@ def _checked(path: Path, table: Any) -> Config:
     for key, value in table.items():
         if key not in _KEYS:
             raise ConfigurationError(f"{path}: unknown key {key!r}; there are {', '.join(_KEYS)}")
-        if not isinstance(value, str) or not value:
+        if key == "trusted":
+            _check_modules(path, value)
+        elif not isinstance(value, str) or not value:
             raise ConfigurationError(f"{path}: {key} must be a string, not {value!r:.60}")
     folder = path.absolute().parent
     versions = folder / table.get("versions", "versions")
     template: Path | None = folder / table.get("template", f"templates/{TEMPLATE}")
     if "template" not in table and template is not None and not template.exists():
         template = None
-    return Config(path, versions, template, table.get("package"))
+    return Config(path, versions, template, table.get("package"), tuple(table.get("trusted", ())))
+
+
+def _check_modules(path: Path, value: Any) -> None:
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigurationError(f"{path}: trusted must list names of modules, not {name!r:.60}")
+    if names is not value:
+        raise ConfigurationError(f'{path}: trusted must be a list: ["{value}"]')
 
 
 def _parse(path: Path) -> dict[str, Any]:

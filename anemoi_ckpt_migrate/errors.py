@@ -62,6 +62,16 @@ class NotACheckpoint(MigrateError):
     """A file that cannot be read as a checkpoint."""
 
 
+class CannotBuild(NotACheckpoint):
+    """A class of a trusted module did not take what the checkpoint has for it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"an object of a trusted module cannot be built ({what}); without the module in `trusted` it stays opaque"
+        )
+
+
 class CannotRead(MigrateError):
     """A file that the system does not let us read."""
 

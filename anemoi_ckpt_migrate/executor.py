@@ -68,7 +68,8 @@ def run(
         A function raised, returned no checkpoint, or left something in it that cannot be saved.
     """
     content = False
-    tree = _walk(checkpoint, actions, tree, content)
+    if not checkpoint.touched:  # a trusted class may have asked for content while it was built
+        tree = _walk(checkpoint, actions, tree, content)
     if checkpoint.touched:
         content = True
         tree = _walk(checkpoint, actions, _fresh(checkpoint, content), content)

@@ -17,7 +17,7 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 # From the ground up; a module imports only from lines below its own.
 LAYERS = """
 _version errors
-metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.archive
+metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
 graph checkpoints.pickles checkpoints.publish checkpoints.layout scripts scripts.functions scripts.writer
 planner checkpoints.content checkpoints.growing scripts.reader rollbacks
 checkpoints.store scripts.loader

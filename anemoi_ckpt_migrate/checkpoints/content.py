@@ -13,7 +13,7 @@ import io
 import mmap
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -110,8 +110,8 @@ class Payloads:
 class ContentUnpickler(TreeUnpickler):
     """Load the tree of a checkpoint with real tensors in the place of stand-ins."""
 
-    def __init__(self, data: bytes, payloads: Payloads) -> None:
-        super().__init__(data)
+    def __init__(self, data: bytes, payloads: Payloads, trusted: Collection[str] = ()) -> None:
+        super().__init__(data, trusted)
         self._payloads = payloads
 
     def resolve(self, module: str, name: str) -> Any:

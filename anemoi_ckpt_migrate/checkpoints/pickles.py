@@ -12,9 +12,10 @@ import functools
 import io
 import pickle
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
+from anemoi_ckpt_migrate.checkpoints.names import imported, is_trusted
 from anemoi_ckpt_migrate.checkpoints.opaque import Call, Opaque, OpaqueName, opaque_name, settle
 from anemoi_ckpt_migrate.checkpoints.scan import scan
 from anemoi_ckpt_migrate.checkpoints.tensors import (
@@ -116,23 +117,36 @@ class TreeUnpickler(pickle.Unpickler):
         What was asked for the content of a tensor: stand-ins, by class or function.
     keys : dict of str to None
         Keys of the storages that the pickle refers to, in its order.
+    names : dict of (str, str) to bool
+        Modules and names that the pickle gives, and whether what they stand for is built here without harm.
+
+    Parameters
+    ----------
+    data : bytes
+        The pickle.
+    trusted : collection of str
+        Modules whose classes are imported and built for real, as far as they are there.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, trusted: Collection[str] = ()) -> None:
         # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
         super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
         self._data, self._left = data, len(data)
         self.touched: list[str] = []
         self.keys: dict[str, None] = {}
-        self._names: dict[tuple[str, str], Any] = {}
+        self.names: dict[tuple[str, str], bool] = {}
+        self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
         self._calls: list[Call] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name; nothing is imported."""
+        """Return what stands for a name; nothing is imported, unless it is trusted."""
         key = (module, name)
-        if key not in self._names:
-            self._names[key] = self.resolve(module, name)
-        return self._names[key]
+        if key not in self._found:
+            harmless = self._harmless(module, name)
+            self.names[key] = harmless is not None
+            real = imported(module, name) if harmless is None and is_trusted(module, self._trusted) else None
+            self._found[key] = self.resolve(module, name) if real is None else real
+        return self._found[key]
 
     def resolve(self, module: str, name: str) -> Any:
         """Choose what stands for a name."""

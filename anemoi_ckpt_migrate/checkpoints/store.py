@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from anemoi_ckpt_migrate.checkpoints.layout import Contents, append, write_new
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, check_writable, opened, replacement
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
-from anemoi_ckpt_migrate.errors import NotACheckpoint, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, Unpicklable
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
@@ -72,14 +72,17 @@ class Checkpoint:
         How much of the file is the checkpoint, in bytes.
     """
 
-    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
-        self.path, self.length = path, length
+    def __init__(
+        self, path: Path, descriptor: int, before: os.stat_result, length: int, trusted: Collection[str] = ()
+    ) -> None:
+        self.path, self.length, self._trusted = path, length, trusted
         self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
         with self._stream() as stream:
             self._archive = zipped.read_archive(stream)
             self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
+        self._names: dict[tuple[str, str], bool] = {}
         self._payloads: Any = None
 
     @property
@@ -100,9 +103,17 @@ class Checkpoint:
         NotACheckpoint
             The pickle is damaged, or refers to payload that the file does not have.
         """
-        unpickler = TreeUnpickler(self._data)
-        tree = self._unpickled(unpickler)
-        self._touched, self._payloads = unpickler.touched, None
+        unpickler = TreeUnpickler(self._data, self._trusted)
+        try:
+            tree = self._unpickled(unpickler)
+        except NotACheckpoint:
+            if not self._trusted:
+                raise
+            # A class that looks at tensors while it is built: it will be, when there are real ones.
+            touched, unpickler = unpickler.touched, TreeUnpickler(self._data)
+            tree = self._unpickled(unpickler)
+            unpickler.touched += touched or ["a trusted class"]
+        self._touched, self._payloads, self._names = unpickler.touched, None, unpickler.names
         return tree
 
     def load_content(self) -> Any:
@@ -124,8 +135,13 @@ class Checkpoint:
                 if name.startswith("data/")
             }
         payloads = Payloads(self._descriptor, places)
-        unpickler = ContentUnpickler(self._data, payloads)
-        tree = self._unpickled(unpickler)
+        unpickler = ContentUnpickler(self._data, payloads, self._trusted)
+        try:
+            tree = self._unpickled(unpickler)
+        except NotACheckpoint as error:
+            if self._trusted:
+                raise CannotBuild(_short(error.__cause__ or error)) from error.__cause__
+            raise
         self._touched, self._payloads = unpickler.touched, payloads
         return tree
 
@@ -338,8 +354,15 @@ class Checkpoint:
 
 
 @contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
+def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
     """Open a checkpoint file. Reads its table of contents and its pickle, no payload.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    trusted : collection of str
+        Modules whose classes are built for real where they can be imported.
 
     Raises
     ------
@@ -351,7 +374,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
     with opened(Path(path)) as descriptor:
         before = os.fstat(descriptor)
         length = whole_length(Path(os.path.realpath(path)), descriptor)
-        yield Checkpoint(Path(path), descriptor, before, length)
+        yield Checkpoint(Path(path), descriptor, before, length, trusted)
 
 
 def _culprit(
@@ -391,6 +414,6 @@ def _deep_recursion() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

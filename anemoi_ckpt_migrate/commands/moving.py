@@ -125,7 +125,7 @@ def upgrade(
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with _reading(checkpoint, options) as (file, tree, record):
+    with _reading(checkpoint, opened, options) as (file, tree, record):
         plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
         warnings = planner.changed_since(opened.graph, record)
         if dry_run or not plan.steps:
@@ -164,7 +164,7 @@ def downgrade(
     opened = project if isinstance(project, Project) else open_project(project)
     wanted = targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with _reading(checkpoint, options) as (file, tree, record):
+    with _reading(checkpoint, opened, options) as (file, tree, record):
         kept = _kept(file, record)
         plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package, [then for then, _ in kept])
         undone = {step.revision for step in plan.steps}
@@ -207,7 +207,7 @@ def stamp(
     opened = project if isinstance(project, Project) else open_project(project)
     heads = planner.plan_stamp(opened.graph, targets.parse(target))
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with _reading(checkpoint, options, stamping=True) as (file, tree, record):
+    with _reading(checkpoint, opened, options, stamping=True) as (file, tree, record):
         plan = Plan(record.heads, heads, ())
         lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
@@ -219,12 +219,14 @@ def stamp(
 
 
 @contextmanager
-def _reading(path: StrPath, options: Options, stamping: bool = False) -> Iterator[tuple[Checkpoint, Any, Record]]:
+def _reading(
+    path: StrPath, project: Project, options: Options, stamping: bool = False
+) -> Iterator[tuple[Checkpoint, Any, Record]]:
     """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
     with naming(path):
         if options.output is None and not options.dry_run:
             recover(Path(path))
-        with open_checkpoint(path) as file:
+        with open_checkpoint(path, project.config.trusted) as file:
             if options.verify:
                 file.verify(options.progress)
             tree = file.load()
