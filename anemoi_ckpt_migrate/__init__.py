@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.inspecting import Inspection, inspect
     from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered, compact, recover
     from anemoi_ckpt_migrate.commands.moving import Result, downgrade, stamp, upgrade
     from anemoi_ckpt_migrate.commands.project import NewRevision, Project, init, open_project, revision
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "commands.inspecting": ("Inspection", "inspect"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
     "commands.moving": ("Result", "downgrade", "stamp", "upgrade"),
     "commands.project": ("NewRevision", "Project", "init", "open_project", "revision"),
@@ -44,6 +46,7 @@ __all__ = [
     "Head",
     "History",
     "HistoryEntry",
+    "Inspection",
     "MigrateError",
     "MigrationMetadata",
     "NewRevision",
@@ -59,6 +62,7 @@ __all__ = [
     "heads",
     "history",
     "init",
+    "inspect",
     "open_project",
     "recover",
     "revision",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from anemoi_ckpt_migrate import output
+from anemoi_ckpt_migrate import output, pictures
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError, UsageError
 
@@ -149,6 +149,11 @@ def _add_reading_commands(adding: Any) -> None:
     current = _add(adding, "current", _current, "tell where checkpoints stand")
     current.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files")
     _add_json(current)
+    inspect = _add(adding, "inspect", _inspect, "show what is in checkpoints; nothing that they name is run")
+    inspect.add_argument("checkpoints", metavar="CKPT", nargs="+", help="the files")
+    inspect.add_argument("--verify", action="store_true", help="check the CRC of everything in the file")
+    inspect.add_argument("--depth", metavar="N", type=_level, default=4, help="levels of the tree (default: 4)")
+    _add_json(inspect)
     history = _add(adding, "history", _history, "list all revisions, newest first")
     history.add_argument("checkpoint", metavar="CKPT", nargs="?", help="mark what this checkpoint has")
     _add_json(history)
@@ -213,7 +218,7 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
     def move(checkpoint: str) -> None:
         # What a script prints must not get between the lines of JSON.
         printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
-        with printed, output.progress(checkpoint, args.json) as progress:
+        with printed, pictures.progress(checkpoint, args.json) as progress:
             result = command(checkpoint, progress=progress, **options)
         output.print_result(result, args.json)
 
@@ -232,7 +237,7 @@ def _compact(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in ("output", "backup", "verify")}
 
     def compact(checkpoint: str) -> None:
-        with output.progress(checkpoint, args.json) as progress:
+        with pictures.progress(checkpoint, args.json) as progress:
             result = mending.compact(checkpoint, progress=progress, **options)
         output.print_compacted(result, args.json)
 
@@ -244,6 +249,26 @@ def _current(args: argparse.Namespace) -> int:
 
     project = args.config
     return _for_each(args, lambda path: output.print_current(reading.current(path, project=project), args.json))
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import inspecting
+
+    codes = []
+
+    def inspect(checkpoint: str) -> None:
+        with pictures.progress(checkpoint, args.json or not args.verify) as progress:
+            found = inspecting.inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
+        output.print_inspection(found, args.json, args.depth)
+        codes.append(ERROR if found.damaged else 0)
+
+    return _for_each(args, inspect) or max(codes, default=0)
+
+
+def _level(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels")
+    return int(text)
 
 
 def _for_each(args: argparse.Namespace, do: Callable[[str], None]) -> int:

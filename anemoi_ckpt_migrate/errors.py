@@ -128,6 +128,16 @@ class HasOtherNames(Refused):
         super().__init__(f"the file has {others} (hard links), under which it would change too; leave out --in-place")
 
 
+class NotInPlace(Refused):
+    """The file is of a format that cannot grow."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "it was saved by torch before 1.6, in a format that cannot grow; "
+            "leave out --in-place, and a zip file takes its place"
+        )
+
+
 class ConfigurationError(MigrateError):
     """The project's configuration is wrong."""
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import MigrateError, shown_path
+from anemoi_ckpt_migrate.plain import plain, sized
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.inspecting import Inspection
     from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered
     from anemoi_ckpt_migrate.commands.moving import Result
     from anemoi_ckpt_migrate.commands.project import NewRevision
     from anemoi_ckpt_migrate.commands.reading import Current, Head, History, HistoryEntry, Shown
     from anemoi_ckpt_migrate.config import Laid
-
-# Below that, a file is copied before anybody could read a progress bar.
-_LARGE = 1 << 30
 
 
 def flush() -> None:
@@ -36,7 +34,7 @@ def silence() -> None:
 def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
     """Print an error; as JSON too, on stdout, where it is the answer about a checkpoint."""
     flush()
-    sys.stderr.write(f"ckpt-migrate: error: {_plain(str(error), keep=chr(10))}\n")
+    sys.stderr.write(f"ckpt-migrate: error: {plain(str(error), keep=chr(10))}\n")
     if as_json and checkpoint is not None:
         kind = {"type": type(error).__name__, "message": error.sentence}
         _print_json({"checkpoint": checkpoint, "error": kind})
@@ -93,15 +91,6 @@ def _say_backup(backup: str | None) -> None:
         _say(f"  the old file is kept as {backup}")
 
 
-def _bytes(count: int) -> str:
-    """Spell a size as people do, in powers of a thousand."""
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB"]
-    while size >= 999.95 and len(units) > 1:
-        size /= 1000
-        del units[0]
-    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
-
-
 def print_recovered(recovered: Recovered, as_json: bool) -> None:
     """Print what `recover` did."""
     if as_json:
@@ -109,9 +98,7 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
     elif recovered.removed is None:
         _say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
     else:
-        _say(
-            f"{recovered.checkpoint}: the old file is back ({_bytes(recovered.removed)} of an interrupted run removed)"
-        )
+        _say(f"{recovered.checkpoint}: the old file is back ({sized(recovered.removed)} of an interrupted run removed)")
 
 
 def print_compacted(compacted: Compacted, as_json: bool) -> None:
@@ -122,7 +109,7 @@ def print_compacted(compacted: Compacted, as_json: bool) -> None:
     if compacted.written is None:
         _say(f"{compacted.checkpoint}: nothing to gain, every byte is in use")
         return
-    _say(f"{compacted.checkpoint}: {_bytes(compacted.before)} -> {_bytes(compacted.after)}")
+    _say(f"{compacted.checkpoint}: {sized(compacted.before)} -> {sized(compacted.after)}")
     if compacted.written != compacted.checkpoint:
         _say(f"  written to {shown_path(compacted.written)}")
     _say_backup(compacted.backup)
@@ -139,6 +126,23 @@ def print_current(found: Current, as_json: bool) -> None:
         _say(f"{found.checkpoint}: base{'' if found.recorded else ', it carries no record'}{note}")
     for head in found.heads:
         _say(f"{found.checkpoint}: {_head_line(head)}{note}")
+
+
+def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
+    """Print what is in a checkpoint."""
+    _warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
+    if found.interrupted:
+        _warn([f"{found.checkpoint}: a run in place was interrupted, this is the file of before; `recover` it"])
+    if as_json:
+        _print_json(found.to_data())
+    else:
+        from anemoi_ckpt_migrate.pictures import picture
+
+        picture(found, depth)
+    if found.damaged:
+        names = ", ".join(damage.record for damage in found.damaged)
+        flush()
+        sys.stderr.write(plain(f"ckpt-migrate: error: {found.checkpoint}: damaged, by their CRCs: {names}") + "\n")
 
 
 def print_history(history: History, as_json: bool) -> None:
@@ -179,25 +183,7 @@ def print_shown(shown: Shown, as_json: bool) -> None:
     _say(f"rollback  {_rollback(shown)}")
     _say(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
     source = "the checkpoint carries no source of it" if shown.source is None else shown.source.rstrip()
-    print(f"\n{_plain(source, keep=chr(10) + chr(9))}")
-
-
-@contextlib.contextmanager
-def progress(path: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
-    """Give a callback that shows how far a large copy is, on a terminal; None elsewhere."""
-    size = os.path.getsize(path) if os.path.isfile(path) else 0
-    if quiet or size < _LARGE or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(
-        *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task(os.path.basename(path), total=size)
-        yield lambda count: bar.advance(task, count)
+    print(f"\n{plain(source, keep=chr(10) + chr(9))}")
 
 
 def _head_line(head: Head) -> str:
@@ -233,16 +219,11 @@ def _ids(heads: Iterable[str]) -> str:
 
 def _warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        sys.stderr.write(f"ckpt-migrate: warning: {_plain(warning)}\n")
+        sys.stderr.write(f"ckpt-migrate: warning: {plain(warning)}\n")
 
 
 def _say(text: str) -> None:
-    print(_plain(text))
-
-
-def _plain(text: str, keep: str = "") -> str:
-    """Spell out what could steer a terminal: names come from checkpoints, and those from anywhere."""
-    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
+    print(plain(text))
 
 
 def _print_json(data: Any) -> None:

@@ -36,7 +36,13 @@ def take(tree: Any, attachment: bytes | None) -> Record:
     DamagedRecord, NewerRecord
         What is there cannot be read.
     """
-    return from_data(found) if (found := remove(tree, attachment)) is not None else Record()
+    return find(tree, attachment) or Record()
+
+
+def find(tree: Any, attachment: bytes | None) -> Record | None:
+    """Take the record out of a tree, as `take`; None if there is none."""
+    found = remove(tree, attachment)
+    return None if found is None else from_data(found)
 
 
 def remove(tree: Any, attachment: bytes | None) -> Any:

@@ -16,10 +16,10 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 
 # From the ground up; a module imports only from lines below its own.
 LAYERS = """
-_version errors
+_version errors plain
 metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
 graph checkpoints.pickles checkpoints.publish checkpoints.layout scripts scripts.functions scripts.writer
-planner checkpoints.content checkpoints.growing scripts.reader rollbacks
+planner checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping scripts.reader rollbacks
 checkpoints.store scripts.loader
 checkpoints
 recorder
@@ -27,8 +27,9 @@ executor
 commands
 commands.project
 commands.writing
-commands.moving commands.reading commands.mending
+commands.moving commands.reading commands.mending commands.inspecting
 .
+pictures
 output
 cli
 __main__
@@ -41,7 +42,7 @@ HEAVY = {
     "networkx": "graph",
     "mako": "scripts.writer",
     "cloudpickle": "rollbacks",
-    "rich": "output",
+    "rich": "pictures",
     "packaging": "planner",
 }
 

@@ -1,6 +1,7 @@
 """Checkpoint files as trees."""
 
+from anemoi_ckpt_migrate.checkpoints.dumping import Pickled
 from anemoi_ckpt_migrate.checkpoints.growing import recover
-from anemoi_ckpt_migrate.checkpoints.store import Checkpoint, Pickled, Written, open_checkpoint
+from anemoi_ckpt_migrate.checkpoints.store import Checkpoint, Written, open_checkpoint
 
 __all__ = ["Checkpoint", "Pickled", "Written", "open_checkpoint", "recover"]

@@ -13,8 +13,8 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
@@ -34,6 +34,7 @@ _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
 # Padding and descriptor of a record that torch wrote; only where there is more, dead bytes may hide.
 _USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
 _CHUNK = 1 << 20
+_TAR_MAGIC = 257  # where POSIX tar says what it is
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,23 @@ class Archive:
         Where the table of contents starts, in bytes.
     dead : int
         How many bytes belong to no record and are no padding: what writing in place left behind.
+    loose : mapping of str to (int, int)
+        Content without a header: where it starts and ends, in bytes. Only where the file is no zip archive.
+    small : mapping of str to bytes
+        Further records that a zip archive would have, without the root.
     """
 
     root: str
     records: dict[str, Record]
     directory: int
     dead: int
+    loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    small: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it is a zip archive, as torch writes since 1.6."""
+        return bool(self.records)
 
 
 class Window(io.RawIOBase):
@@ -318,9 +330,10 @@ def _what_is_it(stream: BinaryIO) -> str:
         return "it is empty"
     if start.startswith(b"PK\3\4"):
         return "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"
-    if start.startswith(b"\x80") and b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"[:12] in start:
+    stream.seek(_TAR_MAGIC)
+    if stream.read(5) == b"ustar":
         return (
-            "it was saved by torch before 1.6, in a format that is not read yet; "
-            "load it with torch.load and save it again with torch.save"
+            "it is a tar file, as torch wrote them in its first year; load it with torch.load (which runs what the "
+            "file says: only if you trust it) and save it again with torch.save"
         )
     return "it is not a checkpoint that torch.save wrote"

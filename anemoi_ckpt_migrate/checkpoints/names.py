@@ -10,19 +10,19 @@ KNOWN, TRUSTED, OPAQUE, DANGEROUS = "known", "trusted", "opaque", "dangerous"
 
 # Whoever can call what is in these can run anything, or reach what does. With all that lies below them.
 _DANGEROUS_MODULES = """
-os posix nt ntpath posixpath subprocess sys shutil socket importlib imp runpy pickle _pickle marshal shelve ctypes _ctypes
-cffi code codeop pty pdb bdb trace timeit profile cProfile pydoc doctest platform webbrowser multiprocessing concurrent
-threading _thread signal inspect asyncio urllib http ftplib smtplib telnetlib requests httpx aiohttp pip setuptools
-pkg_resources ensurepip venv cloudpickle dill joblib tempfile fileinput linecache zipimport pkgutil sqlite3 ssl antigravity
-idlelib lib2to3 logging.config unittest test _testcapi gc atexit weakref site sysconfig
+os posix nt ntpath posixpath subprocess sys shutil socket importlib imp runpy pickle _pickle marshal shelve ctypes
+_ctypes cffi code codeop pty pdb bdb trace timeit profile cProfile pydoc doctest platform webbrowser multiprocessing
+concurrent threading _thread signal inspect asyncio urllib http ftplib smtplib telnetlib requests httpx aiohttp pip
+setuptools pkg_resources ensurepip venv cloudpickle dill joblib tempfile fileinput linecache zipimport pkgutil sqlite3
+ssl idlelib lib2to3 logging.config unittest test _testcapi gc atexit weakref site sysconfig
 torch.hub torch.jit torch.package torch.serialization torch.utils.cpp_extension torch.utils.data torch._dynamo
 torch._inductor torch.fx torch.distributed torch.multiprocessing torch.onnx torch.utils._config_module
 torch.utils.bottleneck torch.utils.collect_env torch.utils.model_zoo
 numpy.f2py numpy.testing numpy.distutils numpy.lib.npyio
 """
 _DANGEROUS_NAMES = {
-    "builtins": """eval exec compile open __import__ getattr setattr delattr hasattr globals locals vars input breakpoint
-        map filter apply execfile file dir help memoryview type exit quit callable reload print""",
+    "builtins": """eval exec compile open __import__ getattr setattr delattr hasattr globals locals vars input
+        breakpoint map filter apply execfile file dir help memoryview type exit quit callable reload print""",
     "types": "FunctionType CodeType MethodType ModuleType LambdaType new_class",
     "functools": "reduce cached_property partialmethod",
     "operator": "attrgetter methodcaller itemgetter call",
@@ -36,7 +36,8 @@ _TORCH_NAMES = """
 float16 float32 float64 bfloat16 half float double int8 int16 int32 int64 uint8 uint16 uint32 uint64 short int long bool
 complex32 complex64 complex128 quint8 qint8 qint32 quint4x2 quint2x4 float8_e4m3fn float8_e4m3fnuz float8_e5m2
 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2 Size Tensor device strided sparse_coo sparse_csr sparse_csc sparse_bsr
-sparse_bsc per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric per_channel_affine_float_qparams
+sparse_bsc per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric
+per_channel_affine_float_qparams
 """
 _TORCH_HOMES = {
     "torch._utils": "_rebuild_",

@@ -158,6 +158,10 @@ class TreeUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Return the stand-in of a storage."""
+        if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
+            pid = pid[:5]  # before torch 1.6 a view of another storage could follow
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
+            return pid[1]  # then, too, the class of a module came with its source
         # Spelled out, for it is done for every tensor.
         known = type(pid) is tuple and len(pid) == 5 and pid[0] == "storage"
         if not known or type(pid[2]) is not str or type(pid[3]) is not str or type(pid[4]) is not int:

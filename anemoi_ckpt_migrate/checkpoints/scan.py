@@ -55,8 +55,8 @@ _CODES = {getattr(pickle, name)[0]: what for what, names in _TABLE.items() for n
 _OPCODES = [_CODES.get(code, (0, 0)) for code in range(256)]
 
 
-def scan(data: bytes) -> None:
-    """Look a pickle over.
+def scan(data: bytes) -> int:
+    """Look a pickle over, and return how long it is, in bytes: others may follow it.
 
     Raises
     ------
@@ -64,12 +64,12 @@ def scan(data: bytes) -> None:
         It is cut off, no pickle, or asks for too much.
     """
     try:
-        _walk(data)
+        return _walk(data)
     except (IndexError, KeyError, ValueError):
         raise pickle.UnpicklingError("it is cut off, or refers to what it does not have") from None
 
 
-def _walk(data: bytes) -> None:  # noqa: C901  (one opcode after the other; calls would cost more than they do)
+def _walk(data: bytes) -> int:  # noqa: C901  (one opcode after the other; calls would cost more than they do)
     opcodes, stack, marks, memo = _OPCODES, [0], [0], dict[int, int]()
     at, size = 0, len(data)
     while at < size:
@@ -123,7 +123,7 @@ def _walk(data: bytes) -> None:  # noqa: C901  (one opcode after the other; call
         elif kind == _DUP:
             stack.append(stack[-1])
         elif kind == _STOP:
-            return
+            return at
         else:
             raise pickle.UnpicklingError(f"it holds the opcode {data[at - 1]:#x}, which no checkpoint has")
     raise pickle.UnpicklingError("it is cut off")

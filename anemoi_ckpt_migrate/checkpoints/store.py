@@ -6,24 +6,25 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
+from anemoi_ckpt_migrate.checkpoints import legacy
 from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
+from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
 from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark, whole_length
 from anemoi_ckpt_migrate.checkpoints.layout import Contents, append, write_new
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, check_writable, opened, replacement
-from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
-from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace
 
 _PICKLE = "data.pkl"
+_OWN = (_PICKLE, "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 _FORMAT = ".format_version"
 _PREVIOUS = "ckpt_migrate/previous.json"  # where the file ended before it was written in place
-_FRAMES = 6000
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,34 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Pickled:
-    """A tree, ready to be written.
+class Facts:
+    """How a checkpoint lies in its file.
 
     Attributes
     ----------
-    data : bytes
-        The pickle.
-    keys : mapping of str to None
-        Keys of the storages that it refers to.
-    payloads : mapping of str to memoryview
-        Content of those storages that the old file does not have in this form.
+    format : str
+        ``torch zip``, or ``torch before 1.6``.
+    byteorder : str
+        ``little`` or ``big``.
+    protocol : int
+        Of the pickle.
+    unchecked : int
+        How many records have no CRC to check them by.
+    interrupted : bool
+        Whether more follows in the file, which an interrupted run left.
+    unused : tuple of str
+        Payload that the pickle does not refer to.
+    attached : dict of str to int
+        Records that are not torch's own, with their sizes in bytes.
     """
 
-    data: bytes
-    keys: Mapping[str, None]
-    payloads: Mapping[str, memoryview] = field(default_factory=dict)
+    format: str
+    byteorder: str
+    protocol: int
+    unchecked: int
+    interrupted: bool
+    unused: tuple[str, ...]
+    attached: dict[str, int]
 
 
 class Checkpoint:
@@ -78,12 +91,35 @@ class Checkpoint:
         self.path, self.length, self._trusted = path, length, trusted
         self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
         with self._stream() as stream:
-            self._archive = zipped.read_archive(stream)
-            self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
+            if legacy.is_legacy(stream):
+                self._archive, self._data = legacy.read_legacy(stream, length)
+            else:
+                self._archive = zipped.read_archive(stream)
+                self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
         self._names: dict[tuple[str, str], bool] = {}
         self._payloads: Any = None
+
+    @property
+    def names(self) -> dict[tuple[str, str], bool]:
+        """Modules and names that the pickle gave to the last tree, and whether what they stand for is harmless."""
+        return self._names
+
+    def facts(self) -> Facts:
+        """Tell how the checkpoint that was loaded lies in its file."""
+        records, names = self._archive.records, self._archive.records or self._archive.loose
+        byteorder = (self.attachment("byteorder") or b"little").decode(errors="replace")
+        others = {name: record.size for name, record in records.items() if not name.startswith("data/")}
+        return Facts(
+            "torch zip" if self._archive.is_zip else "torch before 1.6",
+            byteorder,
+            protocol_of(self._data),
+            sum(not record.crc and record.size > 0 for record in records.values()) or len(self._archive.loose),
+            self.length < os.fstat(self._descriptor).st_size,
+            tuple(name for name in names if name.startswith("data/") and name.removeprefix("data/") not in self._keys),
+            {name: size for name, size in others.items() if name not in _OWN},
+        )
 
     @property
     def dead(self) -> int:
@@ -134,13 +170,15 @@ class Checkpoint:
                 for name, record in self._archive.records.items()
                 if name.startswith("data/")
             }
+        loose = self._archive.loose.items()
+        places |= {name.removeprefix("data/"): (start, end - start) for name, (start, end) in loose}
         payloads = Payloads(self._descriptor, places)
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
         try:
             tree = self._unpickled(unpickler)
         except NotACheckpoint as error:
             if self._trusted:
-                raise CannotBuild(_short(error.__cause__ or error)) from error.__cause__
+                raise CannotBuild(short(error.__cause__ or error)) from error.__cause__
             raise
         self._touched, self._payloads = unpickler.touched, payloads
         return tree
@@ -149,7 +187,7 @@ class Checkpoint:
         """Return the content of a record of the archive beside the pickle, if there is one."""
         record = self._archive.records.get(name)
         if record is None:
-            return None
+            return self._archive.small.get(name)
         with self._stream() as stream:
             return zipped.read_record(stream, record)
 
@@ -186,6 +224,8 @@ class Checkpoint:
         ReadOnly, HasOtherNames
             The file is protected; or has other names, under which it would change too.
         """
+        if in_place and not self._archive.is_zip:
+            raise NotInPlace
         if in_place:
             check_own(self._target)
         else:
@@ -199,18 +239,7 @@ class Checkpoint:
         Unpicklable
             It holds something that cannot be saved.
         """
-        protocol = max(2, protocol_of(self._data))
-        stream = io.BytesIO()
-        pickler = self._pickler(stream, protocol)
-        with _deep_recursion():
-            try:
-                pickler.dump(tree)
-            except RecursionError as error:
-                raise Unpicklable("the checkpoint", "it is nested too deeply") from error
-            except Exception as error:  # reducers of any class may raise anything
-                found = _culprit(tree, lambda part: self._pickler(io.BytesIO(), protocol).dump(part))
-                where, culprit = found or ("", error)
-                raise Unpicklable(f"ckpt{where}", _short(culprit)) from error
+        pickler, data = dumped(tree, lambda stream: self._pickler(stream, max(2, protocol_of(self._data))))
         payloads: dict[str, memoryview] = {}
         if self._payloads is not None:
             payloads |= self._payloads.changed(pickler.keys)
@@ -218,7 +247,7 @@ class Checkpoint:
             from anemoi_ckpt_migrate.checkpoints.content import content_of
 
             payloads |= {key: content_of(storage) for key, storage in made.items()}
-        return Pickled(stream.getvalue(), pickler.keys, payloads)
+        return Pickled(data, pickler.keys, payloads)
 
     def write(
         self,
@@ -319,7 +348,8 @@ class Checkpoint:
 
     def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
         kept = dict(self._archive.records)
-        small: dict[str, bytes | None] = {_PICKLE: pickled.data, **attachments}
+        loose = dict(self._archive.loose)
+        small: dict[str, bytes | None] = {_PICKLE: pickled.data, **self._archive.small, **attachments}
         if _FORMAT in kept:
             # Offsets can no longer be computed from the sizes alone; 0 makes torch look them up.
             small[_FORMAT] = b"0"
@@ -327,15 +357,17 @@ class Checkpoint:
         payloads = {f"data/{key}": payload for key, payload in pickled.payloads.items()}
         for name in [*small, *gone, *payloads, _PREVIOUS]:
             kept.pop(name, None)
+            loose.pop(name, None)
         new = {name: content for name, content in small.items() if content is not None}
-        return Contents(self._archive.root, list(kept.values()), {**new, **payloads})
+        return Contents(self._archive.root, list(kept.values()), {**new, **payloads}, loose)
 
     def _unpickled(self, unpickler: TreeUnpickler) -> Any:
         try:
             tree = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
-            raise NotACheckpoint(f"its data.pkl is damaged or hostile ({_short(error)})") from error
-        missing = [key for key in unpickler.keys if f"data/{key}" not in self._archive.records]
+            raise NotACheckpoint(f"its data.pkl is damaged or hostile ({short(error)})") from error
+        there = self._archive.records or self._archive.loose
+        missing = [key for key in unpickler.keys if f"data/{key}" not in there]
         if missing:
             raise NotACheckpoint(f"the payload data/{missing[0]} is missing")
         self._keys = unpickler.keys
@@ -346,7 +378,8 @@ class Checkpoint:
             return TreePickler(stream, protocol)
         from anemoi_ckpt_migrate.checkpoints.content import ContentPickler
 
-        numbers = [int(name[5:]) for name in self._archive.records if name.startswith("data/") and name[5:].isdigit()]
+        names = self._archive.records or self._archive.loose
+        numbers = [int(name[5:]) for name in names if name.startswith("data/") and name[5:].isdigit()]
         return ContentPickler(stream, protocol, self._payloads, max(numbers, default=-1) + 1)
 
     def _stream(self) -> io.BufferedReader:
@@ -375,45 +408,3 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
         before = os.fstat(descriptor)
         length = whole_length(Path(os.path.realpath(path)), descriptor)
         yield Checkpoint(Path(path), descriptor, before, length, trusted)
-
-
-def _culprit(
-    tree: Any, dump: Callable[[Any], None], seen: frozenset[int] = frozenset()
-) -> tuple[str, Exception] | None:
-    """Find the innermost part of a tree that cannot be pickled, as a path from the tree, and why."""
-    try:
-        dump(tree)
-    except Exception as error:
-        seen = seen | {id(tree)}
-        for place, child in _children(tree):
-            found = None if id(child) in seen else _culprit(child, dump, seen)
-            if found is not None:
-                return f"{place}{found[0]}", found[1]
-        return "", error
-    return None
-
-
-def _children(tree: Any) -> list[tuple[str, Any]]:
-    if is_stored(tree):
-        return []
-    if isinstance(tree, dict):
-        return [(f"[{key!r}]", value) for key, value in tree.items()]
-    if isinstance(tree, (list, tuple)):
-        return [(f"[{index}]", value) for index, value in enumerate(tree)]
-    return []
-
-
-@contextlib.contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Allow as deep a nesting as torch's own pickler manages; ours needs several frames for each level."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _FRAMES))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
-
-
-def _short(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

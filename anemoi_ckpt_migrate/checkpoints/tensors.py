@@ -19,6 +19,29 @@ _SHAPE_ARGUMENT = {
     "_rebuild_meta_tensor_no_storage": 1,
 }
 
+# Storage classes: the dtype of their elements, and its size in bytes.
+STORAGES = {
+    "ByteStorage": ("uint8", 1),
+    "CharStorage": ("int8", 1),
+    "ShortStorage": ("int16", 2),
+    "IntStorage": ("int32", 4),
+    "LongStorage": ("int64", 8),
+    "HalfStorage": ("float16", 2),
+    "BFloat16Storage": ("bfloat16", 2),
+    "FloatStorage": ("float32", 4),
+    "DoubleStorage": ("float64", 8),
+    "ComplexHalfStorage": ("complex32", 4),
+    "ComplexFloatStorage": ("complex64", 8),
+    "ComplexDoubleStorage": ("complex128", 16),
+    "BoolStorage": ("bool", 1),
+    "QInt8Storage": ("qint8", 1),
+    "QUInt8Storage": ("quint8", 1),
+    "QInt32Storage": ("qint32", 4),
+    "QUInt4x2Storage": ("quint4x2", 1),
+    "QUInt2x4Storage": ("quint2x4", 1),
+    "UntypedStorage": ("uint8", 1),
+}
+
 
 class ContentNeeded(Exception):
     """A migration asked a stand-in for what only a real tensor has."""
@@ -169,6 +192,42 @@ def is_stored(value: Any) -> bool:
 def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
     """Describe a stand-in to the pickler: function, arguments, state."""
     return tuple(tensor._parts)
+
+
+def storages_of(value: Any) -> list[StoredStorage]:
+    """Return the storages that a stand-in, or the arguments of one, refers to, in order."""
+    found, waiting, seen = [], [value], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if type(value) is StoredStorage:
+            found.append(value)
+        elif type(value) in (StoredTensor, tuple, list) and id(value) not in seen:
+            seen.add(id(value))  # what is hostile may hold itself, or one thing a billion times
+            waiting += reversed(value._parts[1] if type(value) is StoredTensor else value)
+    return found
+
+
+def dtype_of(tensor: StoredTensor) -> str | None:
+    """Return the name of a stand-in's dtype, without ``torch.``; None where it is not known without torch."""
+    function, args, _ = tensor._parts
+    name = function.pickled_name[1]
+    if name == "_rebuild_from_type_v2" and isinstance(args[0], RebuildFunction):
+        return dtype_of(StoredTensor(args[0], args[2]))
+    for arg in (*args[:1], *args[6:7]) if name in ("_rebuild_tensor_v3", "_rebuild_meta_tensor_no_storage") else ():
+        if getattr(arg, "pickled_name", ("",))[0] == "torch":
+            return str(arg.pickled_name[1])
+    found = storages_of(args)
+    kind = getattr(found[0].kind, "pickled_name", ("", ""))[1] if found else ""
+    return STORAGES[kind][0] if kind in STORAGES else None
+
+
+def kind_of(tensor: StoredTensor) -> str:
+    """Tell what a stand-in is: ``tensor``, ``parameter``, ``sparse_tensor``, or the class of a subclass."""
+    function, args, _ = tensor._parts
+    name = function.pickled_name[1]
+    if name == "_rebuild_from_type_v2" and len(args) > 1 and hasattr(args[1], "pickled_name"):
+        return ".".join(args[1].pickled_name)
+    return str(name.removeprefix("_rebuild_").removesuffix("_v2").removesuffix("_v3"))
 
 
 def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:

@@ -1,0 +1,219 @@
+"""The command that shows what is in a checkpoint: inspect."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate import recorder
+from anemoi_ckpt_migrate.checkpoints import open_checkpoint, survey
+from anemoi_ckpt_migrate.checkpoints.names import standing
+from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
+from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.commands.writing import Progress, naming
+from anemoi_ckpt_migrate.config import find_config
+from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord, NoConfiguration
+from anemoi_ckpt_migrate.record import Record, to_data
+
+
+@dataclass(frozen=True)
+class PickledName:
+    """A class or function that the pickle names.
+
+    Attributes
+    ----------
+    name : str
+        Module and name, joined by a dot.
+    standing : str
+        ``known``, ``trusted``, ``opaque`` or ``dangerous``.
+    """
+
+    name: str
+    standing: str
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A record whose content is not what was written.
+
+    Attributes
+    ----------
+    record : str
+        Its name in the archive.
+    tensors : tuple of str
+        The tensors that lie in it.
+    """
+
+    record: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a checkpoint.
+
+    Attributes
+    ----------
+    checkpoint : str
+        The file.
+    format : str
+        ``torch zip``, or ``torch before 1.6``.
+    size, dead : int
+        Length of the file, and how many bytes of it nothing uses, in bytes.
+    byteorder : str
+        ``little`` or ``big``.
+    protocol : int
+        Of the pickle.
+    unchecked : int
+        How many records have no CRC to check them by.
+    interrupted : bool
+        Whether a run was interrupted while it wrote in place; what is shown is the file of before.
+    tree : Node
+        The structure.
+    tensors : tuple of Tensor
+        All tensors.
+    shared : dict of str to list of str
+        Storages that several tensors refer to, with the paths of those.
+    unused : tuple of str
+        Payload that nothing in the tree refers to.
+    optimizers : tuple of Optimizer
+        States of optimizers.
+    record : Record or None
+        What the checkpoint remembers; None if it carries no record.
+    names : tuple of PickledName
+        Every class and function that the pickle names.
+    attached : dict of str to int
+        Further records of the archive, with their sizes in bytes.
+    damaged : tuple of Damage or None
+        What is damaged; None if that was not looked for.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    checkpoint: str
+    format: str
+    size: int
+    dead: int
+    byteorder: str
+    protocol: int
+    unchecked: int
+    interrupted: bool
+    tree: Node
+    tensors: tuple[Tensor, ...]
+    shared: dict[str, list[str]]
+    unused: tuple[str, ...]
+    optimizers: tuple[Optimizer, ...]
+    record: Record | None
+    names: tuple[PickledName, ...]
+    attached: dict[str, int]
+    damaged: tuple[Damage, ...] | None
+    warnings: tuple[str, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        record = None if self.record is None else {"heads": list(self.record.heads), **to_data(self.record)}
+        return {
+            **{name: getattr(self, name) for name in ("checkpoint", "format", "size", "dead", "byteorder", "protocol")},
+            **{name: getattr(self, name) for name in ("unchecked", "interrupted", "shared", "attached")},
+            "tensors": [asdict(tensor) for tensor in self.tensors],
+            "unused": list(self.unused),
+            "optimizers": [asdict(optimizer) for optimizer in self.optimizers],
+            "record": record,
+            "classes": [asdict(name) for name in self.names],
+            "tree": _tree_data(self.tree),
+            "damaged": None if self.damaged is None else [asdict(damage) for damage in self.damaged],
+            "warnings": list(self.warnings),
+        }
+
+
+def inspect(
+    checkpoint: StrPath,
+    *,
+    verify: bool = False,
+    project: Project | StrPath | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Tell what is in a checkpoint. Nothing that it names is imported or run, and no payload is read unless to verify.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    verify : bool
+        Read everything, and compare it with the CRCs of the archive.
+    project : Project or path, optional
+        Whose configuration says what is trusted; by default that of the current folder, if there is one.
+    progress : callable, optional
+        Told how many bytes were verified, from time to time.
+
+    Raises
+    ------
+    MigrateError
+        The checkpoint, or the configuration, cannot be read.
+    """
+    trusted = _trusted(project)
+    with naming(checkpoint), open_checkpoint(checkpoint) as file:
+        tree = file.load()
+        record, warnings = _record(tree, file.attachment(recorder.ATTACHMENT))
+        root = survey.survey(tree)
+        tensors = tuple(survey.tensors(root))
+        names = (
+            PickledName(".".join(name), standing(*name, known, trusted)) for name, known in sorted(file.names.items())
+        )
+        facts = file.facts()
+        return Inspection(
+            os.fspath(checkpoint),
+            facts.format,
+            file.length,
+            file.dead,
+            facts.byteorder,
+            facts.protocol,
+            facts.unchecked,
+            facts.interrupted,
+            root,
+            tensors,
+            survey.shared(tensors),
+            facts.unused,
+            tuple(survey.optimizers(tree)),
+            record,
+            tuple(names),
+            facts.attached,
+            _damage(file.damaged(progress), tensors) if verify else None,
+            warnings,
+        )
+
+
+def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[str, ...]]:
+    try:
+        return recorder.find(tree, attachment), ()
+    except (DamagedRecord, NewerRecord) as error:
+        return None, (error.sentence,)
+
+
+def _damage(records: list[str], tensors: tuple[Tensor, ...]) -> tuple[Damage, ...]:
+    return tuple(
+        Damage(name, tuple(tensor.path for tensor in tensors if name.removeprefix("data/") in tensor.storages))
+        for name in records
+    )
+
+
+def _trusted(project: Project | StrPath | None) -> tuple[str, ...]:
+    if isinstance(project, Project):
+        return project.config.trusted
+    try:
+        return find_config(None if project is None else Path(project)).trusted
+    except NoConfiguration:
+        if project is not None:
+            raise
+        return ()
+
+
+def _tree_data(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": node.name, "what": node.what, "size": node.size}
+    if node.tensor is not None:
+        found |= {"dtype": node.tensor.dtype, "shape": node.tensor.shape}
+    if node.children:
+        found["children"] = [_tree_data(child) for child in node.children]
+    return found
