@@ -62,6 +62,16 @@ class NotACheckpoint(MigrateError):
     """A file that cannot be read as a checkpoint."""
 
 
+class Damaged(NotACheckpoint):
+    """Records whose content is not what was written."""
+
+    def __init__(self, records: Sequence[str]) -> None:
+        self.records = tuple(records)
+        more = f" and {len(records) - 3} more" if len(records) > 3 else ""
+        names = f"{', '.join(records[:3])}{more} {'is' if len(records) == 1 else 'are'} damaged"
+        super().__init__(f"{names}, by CRC; `ckpt-migrate inspect --verify` says which tensors that is; take a backup")
+
+
 class CannotBuild(NotACheckpoint):
     """A class of a trusted module did not take what the checkpoint has for it."""
 

@@ -6,7 +6,6 @@ is mapped copy-on-write: nothing is read before it is looked at, and a change st
 
 from __future__ import annotations
 
-import array
 import collections
 import ctypes
 import io
@@ -18,9 +17,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from anemoi_ckpt_migrate.checkpoints.archive import checksum
 from anemoi_ckpt_migrate.checkpoints.opaque import OpaqueName, opaque_name
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.checkpoints.tensors import RebuildFunction, is_stored
+from anemoi_ckpt_migrate.errors import Damaged
 
 # torch's own functions that only put a tensor together, and classes of torch's own; the rest of it stays closed.
 _REBUILD = (
@@ -36,7 +37,9 @@ _REBUILD = (
 )
 _KINDS = (torch.Size, torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.nn.Parameter))
 # Linux, Documentation/admin-guide/mm/pagemap.rst: bits of a page's entry.
-_PRESENT, _SWAPPED, _FILE_PAGE = 1 << 63, 1 << 62, 1 << 61
+# The highest, the sign here, says that the page is present.
+_SWAPPED, _FILE_PAGE = 1 << 62, 1 << 61
+_PAGES = 1 << 16  # are asked about at a time
 
 
 class Payloads:
@@ -48,10 +51,12 @@ class Payloads:
         The open checkpoint.
     places : mapping of str to (int, int)
         Offset and length in bytes of each storage in the file, by key.
+    crcs : mapping of str to int
+        Their CRCs, as far as they are known.
     """
 
-    def __init__(self, descriptor: int, places: Mapping[str, tuple[int, int]]) -> None:
-        self._descriptor, self._places = descriptor, places
+    def __init__(self, descriptor: int, places: Mapping[str, tuple[int, int]], crcs: Mapping[str, int]) -> None:
+        self._descriptor, self._places, self._crcs = descriptor, places, crcs
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
         whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
         self._address = whole.data_ptr()
@@ -88,15 +93,45 @@ class Payloads:
         return found[0][0] if found else None
 
     def changed(self, keys: Mapping[str, None]) -> dict[str, memoryview]:
-        """Return the content, as it is now, of those storages that are no longer as in the file."""
-        pages = _written_pages(self._address, len(self._map))
+        """Return the content, as it is now, of those storages that are no longer as in the file.
+
+        Raises
+        ------
+        Damaged
+            The content of a storage that was looked at is not what was once written.
+        """
+        looks = {key: self._look(*place) for key, place in self._places.items()}
+        damaged = [f"data/{key}" for key, (seen, _) in looks.items() if seen and not self._is_whole(key)]
+        if damaged:
+            raise Damaged(damaged)
         found = {}
         for key in keys:
             start, length = self._places.get(key, (0, 0))
-            touched = pages is None or any(pages[start // mmap.PAGESIZE : (start + length - 1) // mmap.PAGESIZE + 1])
-            if length and touched and self._differs(start, length):
+            if key in looks and looks[key][1] and self._differs(start, length):
                 found[key] = memoryview(self._map)[start : start + length]
         return found
+
+    def _look(self, start: int, length: int) -> tuple[bool, bool]:
+        """Tell whether a stretch of the mapping was looked at, and whether it was written to.
+
+        A page that was only read and that the system has taken back since no longer counts as looked at.
+        """
+        first, end = (self._address + start) // mmap.PAGESIZE, -(-(self._address + start + length) // mmap.PAGESIZE)
+        seen = written = False
+        for page in range(first, end if length else first, _PAGES):
+            entries = _pagemap(page, min(_PAGES, end - page))
+            if entries is None:
+                return True, True
+            mapped = (entries < 0) | ((entries & _SWAPPED) != 0)
+            seen |= bool(mapped.any())
+            # Copied on write: the page is memory of ours now, no longer the file's.
+            written |= bool((mapped & ((entries & _FILE_PAGE) == 0)).any())
+        return seen, written
+
+    def _is_whole(self, key: str) -> bool:
+        start, length = self._places[key]
+        crc = self._crcs.get(key, 0)
+        return not crc or checksum(self._descriptor, start, start + length) == crc
 
     def _differs(self, start: int, length: int) -> bool:
         with memoryview(self._map) as now:
@@ -225,16 +260,13 @@ def _dtype(kind: Any) -> torch.dtype:
     return found
 
 
-def _written_pages(address: int, length: int) -> list[bool] | None:
-    """Tell for each page of a private mapping whether it was written to; None where the system does not say."""
-    first, count = address // mmap.PAGESIZE, -(-length // mmap.PAGESIZE)
+def _pagemap(first: int, count: int) -> torch.Tensor | None:
+    """Return the entries of so many pages of this process; None where the system does not give them."""
+    entries = bytearray(8 * count)
     try:
-        with open("/proc/self/pagemap", "rb") as pagemap:
-            pagemap.seek(first * 8)
-            entries = array.array("Q", pagemap.read(count * 8))
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(8 * first)
+            got = pagemap.readinto(entries)
     except OSError:
         return None
-    if len(entries) != count:
-        return None
-    # Copied on write: the page is memory of ours now, no longer the file's.
-    return [bool(entry & (_PRESENT | _SWAPPED)) and not entry & _FILE_PAGE for entry in entries]
+    return torch.frombuffer(entries, dtype=torch.int64) if got == len(entries) else None

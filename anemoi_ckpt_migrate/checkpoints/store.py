@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growin
 from anemoi_ckpt_migrate.checkpoints.layout import Contents, append, write_new
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, check_writable, opened, replacement
-from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace
+from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace
 
 _PICKLE = "data.pkl"
 _OWN = (_PICKLE, "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
@@ -172,7 +172,8 @@ class Checkpoint:
             }
         loose = self._archive.loose.items()
         places |= {name.removeprefix("data/"): (start, end - start) for name, (start, end) in loose}
-        payloads = Payloads(self._descriptor, places)
+        crcs = {name.removeprefix("data/"): record.crc for name, record in self._archive.records.items()}
+        payloads = Payloads(self._descriptor, places, crcs)
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
         try:
             tree = self._unpickled(unpickler)
@@ -196,14 +197,12 @@ class Checkpoint:
 
         Raises
         ------
-        NotACheckpoint
-            A record is damaged; all of those are named.
+        Damaged
+            Records are not what was written; all of them are named.
         """
         damaged = self.damaged(progress)
         if damaged:
-            names = f"{', '.join(damaged[:3])}{f' and {len(damaged) - 3} more' if len(damaged) > 3 else ''}"
-            what = f"{names} is damaged (its CRC does not match)" if len(damaged) == 1 else f"{names} are damaged"
-            raise NotACheckpoint(f"{what}; `ckpt-migrate inspect --verify` says what lies there")
+            raise Damaged(damaged)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return the names of the records whose content, or header, is not what was written."""
