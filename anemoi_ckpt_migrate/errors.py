@@ -270,7 +270,8 @@ class NewerRecord(MigrateError):
     """The record was written by a newer version of this tool."""
 
     def __init__(self, found: object, known: int) -> None:
-        super().__init__(f"the migration record has format {found}, this version reads {known}: upgrade ckpt-migrate")
+        shown = found if isinstance(found, int) and abs(found) < 1 << 32 else "of another kind"
+        super().__init__(f"the migration record has format {shown}, this version reads {known}: upgrade ckpt-migrate")
 
 
 class BarrierInTheWay(Refused):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.errors import MigrateError, shown_path
+from anemoi_ckpt_migrate.errors import FaultyScripts, MigrateError, shown_path
 from anemoi_ckpt_migrate.plain import plain, sized
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.project import NewRevision
     from anemoi_ckpt_migrate.commands.reading import Current, Head, History, HistoryEntry, Shown
     from anemoi_ckpt_migrate.config import Laid
+
+_LONGEST = 900  # a sentence: names come from checkpoints, and those from anywhere
 
 
 def flush() -> None:
@@ -34,7 +36,9 @@ def silence() -> None:
 def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
     """Print an error; as JSON too, on stdout, where it is the answer about a checkpoint."""
     flush()
-    sys.stderr.write(f"ckpt-migrate: error: {plain(str(error), keep=chr(10))}\n")
+    lines = chr(10) if isinstance(error, FaultyScripts) else ""
+    said = plain(str(error), keep=lines)
+    sys.stderr.write(f"ckpt-migrate: error: {said if lines or len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
     if as_json and checkpoint is not None:
         kind = {"type": type(error).__name__, "message": error.sentence}
         _print_json({"checkpoint": checkpoint, "error": kind})

@@ -15,16 +15,22 @@ from pathlib import Path
 
 import pytest
 
+from anemoi_ckpt_migrate.checkpoints import growing
 from tests.conftest import RENAME, Folder, names
 
 CALLS = (
-    "openat,flock,fchmod,fchown,pwrite64,copy_file_range,sendfile,ioctl,sync_file_range,"
+    "openat,flock,fchmod,fchown,fsetxattr,pwrite64,copy_file_range,sendfile,ioctl,sync_file_range,ftruncate,"
     "fsync,link,linkat,rename,renameat,renameat2,unlink,unlinkat"
 )
+EXPECTED = {
+    "atomic": {"flock", "pwrite64", "copy_file_range", "fsync", "link", "unlink"},
+    "in place": {"flock", "pwrite64", "fsync", "rename", "unlink"},
+}
 
 
-def traced(checkpoint: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def traced(checkpoint: Path, way: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
+    command += ["--in-place"] if way == "in place" else []
     strace = ["strace", "-f", "-qq", "-o", str(checkpoint.with_name("trace")), "-e", f"trace={CALLS}", *options]
     return subprocess.run([*strace, *command], capture_output=True, text=True, cwd=checkpoint.parent)
 
@@ -43,13 +49,14 @@ def moments(checkpoint: Path) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO", "error=EINTR", "signal=KILL"])
-def test_a_fault_at_every_call(project: Folder, fault: str) -> None:
+@pytest.mark.parametrize("way", ["atomic", "in place"])
+@pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EDQUOT", "error=EIO", "error=EINTR", "signal=KILL"])
+def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
     project.script("a1", None, **RENAME)
     checkpoint = project.copy()
     old = names(checkpoint)
     try:
-        sound = traced(checkpoint)
+        sound = traced(checkpoint, way)
     except FileNotFoundError:
         pytest.skip("there is no strace here")
     if "ptrace" in sound.stderr:
@@ -57,14 +64,16 @@ def test_a_fault_at_every_call(project: Folder, fault: str) -> None:
     assert sound.returncode == 0, sound.stderr
     new = names(checkpoint)
     calls = moments(checkpoint)
-    assert {"flock", "pwrite64", "copy_file_range", "fsync", "link", "unlink"} <= {call for call, _ in calls}
+    assert EXPECTED[way] <= {call for call, _ in calls}
     assert len(calls) > 15
     outcomes = collections.Counter[str]()
     for call, number in calls:
         shutil.rmtree(project.path / "runs", ignore_errors=True)
         (project.path / "runs").mkdir()
         victim = project.copy(to="runs/victim.ckpt")
-        ran = traced(victim, "-e", f"inject={call}:{fault}:when={number}")
+        ran = traced(victim, way, "-e", f"inject={call}:{fault}:when={number}")
+        if growing.journal_of(victim).exists():
+            project.ok("recover", victim)
         found = names(victim)
         assert found in (old, new), (call, number)
         assert zipfile.ZipFile(victim).testzip() is None
@@ -74,11 +83,12 @@ def test_a_fault_at_every_call(project: Folder, fault: str) -> None:
         for backup in victim.parent.glob("*.bak*"):
             assert names(backup) == old
         outcomes["new" if found == new else "old"] += 1
-        project.ok("upgrade", "head", victim)
+        project.ok("upgrade", "head", victim, *(["--in-place"] if way == "in place" else []))
         assert names(victim) == new
         project.ok("downgrade", "base", victim)  # which writes, in any case
         assert sorted(names(victim)) == sorted(old)
         assert [path.name for path in victim.parent.glob(".*")] == [], (call, number)
+        assert not growing.journal_of(victim).exists()
     assert outcomes["new"] > 0, outcomes
     if fault != "error=EINTR":
         assert outcomes["old"] > 0, outcomes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,10 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 import anemoi_ckpt_migrate as cm
+from anemoi_ckpt_migrate.checkpoints import locking
 from tests.conftest import RENAME, Folder, digest, names
 
 
@@ -105,3 +110,82 @@ def test_killed_at_any_moment(project: Folder) -> None:
     assert "y.weight" in names(checkpoint)
     assert new != old
     assert os.path.exists(Path(checkpoint))
+
+
+def test_extended_attributes_are_kept(project: Folder) -> None:
+    project.script("a1", None, **RENAME)
+    checkpoint = project.copy()
+    try:
+        os.setxattr(checkpoint, "user.origin", b"experiment 7")
+    except OSError:
+        pytest.skip("the file system has no extended attributes")
+    project.ok("upgrade", "head", checkpoint)
+    project.ok("downgrade", "base", checkpoint, "-o", "elsewhere.ckpt")
+    for path in (checkpoint, project.path / "elsewhere.ckpt"):
+        assert os.getxattr(path, "user.origin") == b"experiment 7"
+
+
+def test_access_control_lists_are_kept(project: Folder) -> None:
+    project.script("a1", None, **RENAME)
+    checkpoint = project.copy()
+    if shutil.which("setfacl") is None or subprocess.run(["setfacl", "-m", "u:1234:rw", checkpoint]).returncode:
+        pytest.skip("there are no access control lists here")
+    project.ok("upgrade", "head", checkpoint)
+    assert "user:1234:rw-" in subprocess.check_output(["getfacl", "-p", "-n", checkpoint], text=True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_file_is_one(project: Folder, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A network file system without locks: who makes a file that was not there has it."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    project.script("a1", None, **RENAME)
+    checkpoint = project.copy()
+    held = checkpoint.with_name(f".{checkpoint.name}.lock.held")
+    held.touch()
+    ran = project.run("upgrade", "head", checkpoint)
+    assert (ran.code, f"remove {held.name}" in ran.err) == (1, True), ran.err
+    held.unlink()
+    project.ok("upgrade", "head", checkpoint)
+    assert [path.name for path in project.path.glob(".*")] == []
+
+
+def test_a_second_writer_is_told_who_is_first(project: Folder) -> None:
+    project.script("a1", None, **RENAME)
+    checkpoint = project.copy()
+    with locking.locked(checkpoint):
+        ran = project.run("upgrade", "head", checkpoint)
+    assert (ran.code, f"another ckpt-migrate (process {os.getpid()} on " in ran.err) == (1, True)
+
+
+def test_a_file_that_is_cut_while_it_is_mapped(project: Folder) -> None:
+    """The system ends the process (SIGBUS); nothing was written, and the next run finds the file as it is."""
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(100_000)}, "last.ckpt")
+    (project.path / "versions" / "a1_change.py").write_text(
+        'revision = "a1"\ndown_revision = None\n\n\ndef migrate(ckpt):\n    total = ckpt["w"][:5].sum()\n'
+        '    import os\n    os.truncate("last.ckpt", 1)\n    ckpt["w"].mul_(float(total))\n    return ckpt\n'
+    )
+    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", "last.ckpt"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == -signal.SIGBUS
+    assert sorted(path.name for path in project.path.iterdir()) == ["ckpt-migrate.toml", "last.ckpt", "versions"]
+    assert (project.path / "last.ckpt").stat().st_size == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_read(project: Folder) -> None:
+    """Somebody saves a new checkpoint under the name while the migration runs: theirs stays, ours is refused."""
+    theirs = project.copy("lightning.ckpt", to="theirs.ckpt")
+    wanted = digest(theirs)
+    project.script(
+        "a1", None, 'import os; os.path.exists("theirs.ckpt") and os.replace("theirs.ckpt", "training.ckpt")'
+    )
+    for words in ((), ("--in-place",)):
+        checkpoint = project.copy()
+        project.copy("lightning.ckpt", to="theirs.ckpt")
+        ran = project.run("upgrade", "head", checkpoint, *words)
+        assert (ran.code, "changed by somebody else meanwhile" in ran.err) == (1, True)
+        assert digest(checkpoint) == wanted

@@ -34,6 +34,7 @@ _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
 # Padding and descriptor of a record that torch wrote; only where there is more, dead bytes may hide.
 _USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
 _CHUNK = 1 << 20
+_SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 _TAR_MAGIC = 257  # where POSIX tar says what it is
 
 
@@ -160,18 +161,24 @@ def read_archive(stream: BinaryIO) -> Archive:
     roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
     if not roots:
         raise NotACheckpoint("it is a zip archive without data.pkl, which no torch.save wrote")
-    records: dict[str, Record] = {}
-    for info, end in zip(infos, ends, strict=True):
-        name = info.filename.removeprefix(f"{roots[0]}/")
-        _check(info, end, name in records, roots[0])
-        found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
-        slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
-        records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
-    if "constants.pkl" in records:
+    names = {info.filename.removeprefix(f"{roots[0]}/") for info in infos}
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise NotACheckpoint(
             "it is a TorchScript archive, which holds compiled code beside the weights; migrate what torch.save "
             "makes of torch.jit.load(...).state_dict(), load that into the new model, and script it anew"
         )
+    records: dict[str, Record] = {}
+    seen: set[str] = set()
+    for info, end in zip(infos, ends, strict=True):
+        name = info.filename.removeprefix(f"{roots[0]}/")
+        _check(info, end, name.lower() in seen, roots[0])  # torch does not tell capitals from small letters
+        seen.add(name.lower())
+        found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
+        slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
+        records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
+    for name in _SHORT:
+        if name in records and records[name].size > _CHUNK:
+            raise NotACheckpoint(f"record {name} has {records[name].size:,} bytes, where torch writes a word")
     if "version" not in records:
         raise NotACheckpoint("the archive lacks its version record")
     return Archive(roots[0], records, directory, _dead(stream, records.values(), directory))
@@ -183,13 +190,15 @@ def payload_offset(stream: BinaryIO, record: Record) -> int:
     Raises
     ------
     NotACheckpoint
-        There is no local header where the directory says.
+        Its local header is not where the directory says, is that of another, or leads elsewhere.
     """
+    name = record.name.encode("utf-8" if record.flags & UTF8 else "cp437")
     stream.seek(record.offset)
-    header = stream.read(_LOCAL.size)
-    if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
+    header = stream.read(_LOCAL.size + len(name))
+    whole = len(header) == _LOCAL.size + len(name) and header[:4] == b"PK\3\4" and header[_LOCAL.size :] == name
+    if not whole or _LOCAL.unpack(header[: _LOCAL.size])[-2] != len(name):
         raise NotACheckpoint(f"the header of record {record.name} is damaged")
-    start = record.offset + _LOCAL.size + sum(_LOCAL.unpack(header)[-2:])
+    start = record.offset + _LOCAL.size + sum(_LOCAL.unpack(header[: _LOCAL.size])[-2:])
     if start + record.size > record.end:
         raise NotACheckpoint(f"record {record.name} overlaps what follows it")
     return int(start)
@@ -204,7 +213,10 @@ def read_record(stream: BinaryIO, record: Record) -> bytes:
         The content is not what was written.
     """
     stream.seek(payload_offset(stream, record))
-    content = stream.read(record.size)
+    try:
+        content = stream.read(record.size)
+    except (MemoryError, OverflowError):
+        raise NotACheckpoint(f"record {record.name} is too large to be read ({record.size:,} bytes)") from None
     if len(content) < record.size or (record.crc and zlib.crc32(content) != record.crc):
         raise NotACheckpoint(f"record {record.name} is damaged (its CRC does not match)")
     return content

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import functools
 import io
 import mmap
 import os
@@ -18,9 +19,9 @@ from typing import Any, ClassVar
 import torch
 
 from anemoi_ckpt_migrate.checkpoints.archive import checksum
-from anemoi_ckpt_migrate.checkpoints.opaque import OpaqueName, opaque_name
-from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.checkpoints.tensors import RebuildFunction, is_stored
+from anemoi_ckpt_migrate.checkpoints.opaque import Calls, OpaqueName, opaque_name
+from anemoi_ckpt_migrate.checkpoints.pickles import Builder, TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.checkpoints.tensors import RebuildFunction, closed, is_stored
 from anemoi_ckpt_migrate.errors import Damaged
 
 # torch's own functions that only put a tensor together, and classes of torch's own; the rest of it stays closed.
@@ -35,7 +36,7 @@ _REBUILD = (
     "_rebuild_nested_tensor",
     "_rebuild_meta_tensor_no_storage",
 )
-_KINDS = (torch.Size, torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.nn.Parameter))
+_KINDS = (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.nn.Parameter))
 # Linux, Documentation/admin-guide/mm/pagemap.rst: bits of a page's entry.
 # The highest, the sign here, says that the page is present.
 _SWAPPED, _FILE_PAGE = 1 << 62, 1 << 61
@@ -156,11 +157,23 @@ class ContentUnpickler(TreeUnpickler):
         if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
             return _Rebuilder(super().resolve(module, name), torch._tensor._rebuild_from_type_v2)
         if (module, name) == ("torch.serialization", "_get_layout"):
-            return torch.serialization._get_layout
+            return Builder(module, name, torch.serialization._get_layout)
+        if (module, name) == ("torch", "Size"):
+            return Builder(module, name, functools.partial(self._container, torch.Size))
         if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.qscheme)):
             return getattr(torch, name)
         kinds = {(kind.__module__, kind.__qualname__): kind for kind in _KINDS}
         return kinds.get((module, name)) or super().resolve(module, name)
+
+    def load(self) -> Any:
+        """Load the tree. As that of stand-ins; what could lead outside the memory of a tensor is checked."""
+        try:
+            tree = super().load()
+            with torch.sparse.check_sparse_tensor_invariants():
+                torch._utils._validate_loaded_sparse_tensors()
+        finally:
+            torch._utils._sparse_tensors_to_validate.clear()
+        return tree
 
     def persistent_load(self, pid: Any) -> Any:
         """Return a storage over the file."""
@@ -177,6 +190,8 @@ class _Rebuilder:
     def __init__(self, stand_in: RebuildFunction, function: Any) -> None:
         self.pickled_name, self.touched = stand_in.pickled_name, stand_in.touched
         self._stand_in, self._function = stand_in, function
+
+    __setstate__ = closed
 
     def __call__(self, *args: Any) -> Any:
         """Rebuild the tensor."""
@@ -235,7 +250,7 @@ class ContentPickler(TreePickler):
     def _kind(self, name: str) -> OpaqueName:
         if name not in self._kinds:
             module = "torch.storage" if name == "UntypedStorage" else "torch"
-            self._kinds[name] = opaque_name(module, name, [])
+            self._kinds[name] = opaque_name(module, name, Calls())
         return self._kinds[name]
 
 

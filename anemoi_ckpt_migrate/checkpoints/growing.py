@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from anemoi_ckpt_migrate.checkpoints.publish import changed_meanwhile, check_wri
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal, HalfWritten, HasOtherNames
 
 _FORMAT = 1
+_LONGEST = 1000  # a journal, in bytes
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,13 @@ def _write(target: Path, old: Mark) -> None:
 
 
 def _read(journal: Path) -> Mark | None:
+    """Return what a journal says; None if it is missing, or anything else than a small file."""
     try:
-        return Mark.from_json(journal.read_bytes())
-    except FileNotFoundError:
+        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
         return None
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return Mark.from_json(os.read(descriptor, _LONGEST)) if is_file else None
+    finally:
+        os.close(descriptor)

@@ -58,21 +58,22 @@ def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
     for _ in range(5):
         pickles.append(_pickle_at(stream, at))
         at += len(pickles[-1])
-    magic, version, system, keys = (TreeUnpickler(pickles[index]).load() for index in (0, 1, 2, 4))
+    magic, version, _, keys = (TreeUnpickler(pickles[index]).load() for index in (0, 1, 2, 4))
     if (magic, version) != (_MAGIC, _VERSION):
-        raise NotACheckpoint(f"it has the format {version!r:.20} of torch before 1.6; only {_VERSION} is known")
-    little = not isinstance(system, dict) or system.get("little_endian", True) is True
+        raise NotACheckpoint(f"it was saved by torch before 1.6, but in no format that is known (only {_VERSION} is)")
     sizes = _Sizes(pickles[3])
     sizes.load()
     loose = {}
     for key in _checked(keys, sizes.of):
         stream.seek(at)
         start = at + 8
-        at = start + _number(stream.read(8), little) * sizes.of[key]
+        at = start + _number(stream.read(8)) * sizes.of[key]
         loose[f"data/{key}"] = (start, at)
         if not start <= at <= length:
             raise NotACheckpoint(f"the payload {key} reaches beyond the end of the file (was it cut off?)")
-    small = {"byteorder": b"little" if little else b"big", "version": b"3\n"}
+        if at - start < sizes.needed[key]:
+            raise NotACheckpoint(f"the payload {key} is shorter than the tensors in it")
+    small = {"byteorder": b"little", "version": b"3\n"}  # whatever the machine was, torch wrote these files so
     return Archive("archive", {}, length, 0, loose, small), pickles[3]
 
 
@@ -82,12 +83,15 @@ class _Sizes(TreeUnpickler):
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.of: dict[str, int] = {}
+        self.needed: dict[str, int] = {}
 
     def persistent_load(self, pid: Any) -> Any:
         stored = super().persistent_load(pid)
         kind = getattr(getattr(stored, "kind", None), "pickled_name", ("", ""))[1]
         if kind in STORAGES:
-            self.of.setdefault(stored.key, STORAGES[kind][1])
+            size = STORAGES[kind][1]
+            self.of.setdefault(stored.key, size)
+            self.needed[stored.key] = max(self.needed.get(stored.key, 0), size * stored.numel)
         return stored
 
 
@@ -100,8 +104,8 @@ def _checked(keys: Any, sizes: dict[str, int]) -> list[str]:
     return keys
 
 
-def _number(spelled: bytes, little: bool) -> int:
-    found: int = struct.unpack("<q" if little else ">q", spelled)[0]
+def _number(spelled: bytes) -> int:
+    found: int = struct.unpack("<q", spelled)[0]
     return found
 
 

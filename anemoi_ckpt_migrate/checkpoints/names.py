@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import types
 from collections.abc import Collection
 from typing import Any
 
@@ -70,7 +71,10 @@ def standing(module: str, name: str, known: bool, trusted: Collection[str] = ())
         return KNOWN
     if is_trusted(module, trusted):
         return TRUSTED
-    if _below(plain, _DANGEROUS_MODULES.split()) or name.partition(".")[0] in _DANGEROUS_NAMES.get(plain, "").split():
+    if (
+        _below(f"{plain}.{name}", _DANGEROUS_MODULES.split())
+        or name.partition(".")[0] in _DANGEROUS_NAMES.get(plain, "").split()
+    ):
         return DANGEROUS
     return OPAQUE
 
@@ -80,8 +84,10 @@ def is_trusted(module: str, trusted: Collection[str]) -> bool:
     return _below(module, trusted)
 
 
-def imported(module: str, name: str) -> Any:
-    """Import what a trusted name stands for; None if it is no longer there.
+def imported(module: str, name: str, trusted: Collection[str]) -> Any:
+    """Import the class or function that a trusted name stands for; None if it is no longer there.
+
+    None too for what a trusted module has only imported itself: it is trusted for what it defines.
 
     Raises
     ------
@@ -94,7 +100,9 @@ def imported(module: str, name: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError):
         return None
-    return found
+    if not isinstance(found, (type, types.FunctionType)) or found.__qualname__ != name:
+        return None
+    return found if is_trusted(found.__module__, trusted) else None
 
 
 def _below(module: str, above: Collection[str]) -> bool:

@@ -14,6 +14,19 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+
+class Calls(list["Call"]):
+    """Calls that one pickle makes, noted while it is being loaded.
+
+    Attributes
+    ----------
+    loading : bool
+        Whether it still is: then what is set on an object is what the pickle says, and later what a migration says.
+    """
+
+    loading = True
+
+
 # A call of a two-argument function, as one pickle makes it: its result, the function, its arguments.
 Call = tuple["weakref.ref[Opaque]", Any, tuple[Any, ...]]
 
@@ -33,13 +46,13 @@ class Parts:
         List items and dict items.
     setter : object or None
         The function that is called with the object and the state instead of ``__setstate__``.
-    calls : list
+    calls : Calls
         Where further calls are noted while the pickle is being loaded.
     """
 
     __slots__ = ("args", "calls", "function", "items", "kwargs", "pairs", "setter", "state")
 
-    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: list[Call]) -> None:
+    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: Calls) -> None:
         self.function, self.args, self.kwargs, self.calls = function, args, kwargs, calls
         self.state: Any = None
         self.items: list[Any] = []
@@ -66,7 +79,7 @@ class OpaqueName(type):
     The unpickler insists that classes are types, so each name is a type of its own, made by `opaque_name`.
     """
 
-    __name_and_calls__: tuple[tuple[str, str], list[Call]]
+    __name_and_calls__: tuple[tuple[str, str], Calls]
 
     @property
     def pickled_name(cls) -> tuple[str, str]:
@@ -89,7 +102,7 @@ class Opaque(metaclass=OpaqueName):
     """
 
     __slots__ = ("__opaque_parts__", "__weakref__")
-    __name_and_calls__: tuple[tuple[str, str], list[Call]] = (("", ""), [])
+    __name_and_calls__: tuple[tuple[str, str], Calls] = (("", ""), Calls())
     __opaque_parts__: Parts
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
@@ -121,7 +134,13 @@ class Opaque(metaclass=OpaqueName):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         _refuse_items(self)
-        self.__opaque_parts__.sequence(key)[key] = value
+        parts = self.__opaque_parts__
+        if not parts.calls.loading:
+            parts.sequence(key)[key] = value
+        elif key in parts.pairs:
+            raise pickle.UnpicklingError(f"an item of {self!r} is set twice")
+        else:
+            parts.pairs[key] = value
 
     # Reading and editing.
 
@@ -213,21 +232,21 @@ class Opaque(metaclass=OpaqueName):
         return reduced if parts.setter is None else (*reduced, parts.setter)
 
 
-def opaque_name(module: str, qualname: str, calls: list[Call]) -> OpaqueName:
+def opaque_name(module: str, qualname: str, calls: Calls) -> OpaqueName:
     """Make the stand-in of a class or function.
 
     Parameters
     ----------
     module, qualname : str
         The two words that the pickle gives.
-    calls : list
+    calls : Calls
         Where calls made during loading are noted, one list for each pickle.
     """
     namespace = {"__slots__": (), "__name_and_calls__": ((module, qualname), calls)}
     return OpaqueName(qualname.rpartition(".")[2] or "?", (Opaque,), namespace)
 
 
-def settle(calls: list[Call]) -> None:
+def settle(calls: Calls) -> None:
     """Decide, after loading, which calls were made for their effect on their first argument only.
 
     A pickle may restore state by calling ``setter(obj, state)`` and dropping the result: the sixth item of what
@@ -245,6 +264,7 @@ def settle(calls: list[Call]) -> None:
                 raise pickle.UnpicklingError(f"the state of a {type(target).__name__} is set by a call of {function!r}")
             parts.setter, parts.state = function, state
     calls.clear()
+    calls.loading = False
 
 
 def class_of(opaque: Opaque) -> tuple[str, str]:
@@ -266,7 +286,7 @@ def _refuse_items(opaque: Opaque) -> None:
         raise TypeError(f"{opaque!r} holds attributes and no items: set an attribute instead")
 
 
-def _called(function: Any, args: tuple[Any, ...], calls: list[Call]) -> Opaque:
+def _called(function: Any, args: tuple[Any, ...], calls: Calls) -> Opaque:
     made = object.__new__(Opaque)
     object.__setattr__(made, "__opaque_parts__", Parts(function, args, {}, calls))
     if len(args) == 2:

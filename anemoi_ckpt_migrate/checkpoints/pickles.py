@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.checkpoints.names import imported, is_trusted
-from anemoi_ckpt_migrate.checkpoints.opaque import Call, Opaque, OpaqueName, opaque_name, settle
+from anemoi_ckpt_migrate.checkpoints.opaque import Calls, Opaque, OpaqueName, opaque_name, settle
 from anemoi_ckpt_migrate.checkpoints.scan import scan
 from anemoi_ckpt_migrate.checkpoints.tensors import (
     REBUILD_MODULES,
@@ -24,6 +24,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     StoredSize,
     StoredStorage,
     StoredTensor,
+    closed,
     reduced,
 )
 
@@ -45,6 +46,8 @@ class Builder:
     def __call__(self, *args: Any) -> Any:
         """Build the value."""
         return self._build(*args)
+
+    __setstate__ = closed
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -86,7 +89,10 @@ def _with_zone(kind: Callable[..., Any], foreign: OpaqueName) -> Callable[..., A
     return lambda *args: foreign(*args) if any(isinstance(arg, Opaque) for arg in args) else kind(*args)
 
 
-SIZE = Builder("torch", "Size", lambda *args: StoredSize(*args))
+SIZE = Builder("torch", "Size", StoredSize)
+
+# By protocol.
+_GETATTR = {2: Builder("__builtin__", "getattr", getattr), 3: Builder("builtins", "getattr", getattr)}
 
 # Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
 _C_CLASSES = {
@@ -136,15 +142,19 @@ class TreeUnpickler(pickle.Unpickler):
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], bool] = {}
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
-        self._calls: list[Call] = []
+        self._calls = Calls()
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name; nothing is imported, unless it is trusted."""
         key = (module, name)
         if key not in self._found:
+            if "\n" in module or "\n" in name:  # written as a line, what follows would be opcodes
+                raise pickle.UnpicklingError("a name has several lines")
             harmless = self._harmless(module, name)
             self.names[key] = harmless is not None
-            real = imported(module, name) if harmless is None and is_trusted(module, self._trusted) else None
+            real = None
+            if harmless is None and is_trusted(module, self._trusted):
+                real = imported(module, name, self._trusted)
             self._found[key] = self.resolve(module, name) if real is None else real
         return self._found[key]
 
@@ -191,18 +201,42 @@ class TreeUnpickler(pickle.Unpickler):
         for kind in _CONTAINERS.get(plain, ()):
             if kind.__name__ == name:
                 build = functools.partial(self._container, kind)
+        if (module, name) == SIZE.pickled_name:
+            build = functools.partial(self._container, StoredSize)
+        if (plain, name) == ("builtins", "getattr"):
+            build = functools.partial(self._member, module)
         if build is not None:
             return Builder(module, name, build)
-        if (module, name) == SIZE.pickled_name:
-            return SIZE
         return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
     def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
         """Build a container from others; all copies together are no larger than the pickle."""
-        self._left -= sum(len(arg) for arg in args if hasattr(arg, "__len__"))
-        if self._left < 0:
-            raise pickle.UnpicklingError("it copies more than it holds")
+        for arg in args:
+            self._left -= _weight(arg, self._left) if isinstance(arg, _COUNTED) else 0
+            if self._left < 0:
+                raise pickle.UnpicklingError("it copies more than it holds")
         return kind(*args)
+
+    def _member(self, module: str, *args: Any) -> Any:
+        """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted."""
+        if len(args) == 2 and isinstance(args[0], type) and type(args[1]) is str and args[1].isidentifier():
+            home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
+            return self.find_class(home[0], f"{home[1]}.{args[1]}")
+        self.names[(module, "getattr")] = False
+        return opaque_name(module, "getattr", self._calls)(*args)
+
+
+_COUNTED = (list, tuple, dict, set, frozenset)
+
+
+def _weight(value: Any, limit: int) -> int:
+    """Count what is copied or hashed where a container is made of another; not much further than to a limit."""
+    found, waiting = 0, [tuple(value)]
+    while waiting and found <= limit:
+        items = waiting.pop()
+        found += len(items)
+        waiting += [item for item in items if type(item) is tuple]
+    return found
 
 
 _STORAGE = "storage"  # one object, so that the pickler remembers it
@@ -225,6 +259,32 @@ class TreePickler(_PythonPickler):
     def __init__(self, stream: io.BytesIO, protocol: int) -> None:
         super().__init__(stream, protocol)
         self.keys: dict[str, None] = {}
+        self._done: set[int] = set()
+
+    def save_reduce(
+        self,
+        func: Any,
+        args: Any,
+        state: Any = None,
+        listitems: Any = None,
+        dictitems: Any = None,
+        *rest: Any,
+        obj: Any = None,
+    ) -> None:
+        """Write how an object is built; its items only once, though its own arguments may hold it."""
+
+        def once(items: Any) -> Any:
+            if id(obj) not in self._done:
+                yield from items
+
+        lists, dicts = (items and once(items) for items in (listitems, dictitems))
+        super().save_reduce(func, args, state, lists, dicts, *rest, obj=obj)
+        self._done.add(id(obj))
+
+    def save_ordered(self, obj: collections.OrderedDict[Any, Any]) -> None:
+        """Write an `OrderedDict` with its items, whatever its attributes are called."""
+        items = collections.OrderedDict.items(obj)
+        self.save_reduce(collections.OrderedDict, (), vars(obj) or None, None, iter(items), obj=obj)
 
     def persistent_id(self, obj: Any) -> Any:
         """Spell storages as torch does."""
@@ -236,6 +296,10 @@ class TreePickler(_PythonPickler):
     def save_name(self, obj: OpaqueName | RebuildFunction | Builder) -> None:
         """Write a name that is not imported."""
         module, name = obj.pickled_name
+        if self.proto < 4 and "." in name:  # as Python itself spells a class within a class
+            outer, _, inner = name.rpartition(".")
+            self.save_reduce(_GETATTR[self.proto], (opaque_name(module, outer, Calls()), inner), obj=obj)
+            return
         if self.proto >= 4:
             self.save(module)
             self.save(name)
@@ -286,6 +350,7 @@ class TreePickler(_PythonPickler):
     dispatch[OpaqueName] = save_name
     dispatch[RebuildFunction] = save_name
     dispatch[Builder] = save_name
+    dispatch[collections.OrderedDict] = save_ordered
     dispatch[StoredTensor] = save_tensor
     dispatch[StoredSize] = save_size
 

@@ -10,12 +10,20 @@ import pickle
 
 DEEPEST = 10_000
 """How deeply objects may be nested. Far beyond what torch's own pickler manages to write."""
+# From so many bytes on, different integers may have one hash; so many with one hash are no accident.
+_LARGE, _MOST_ALIKE = 8, 1000
 
 # What an opcode does, and beside it the number of bytes, lines or objects that go with it.
 _PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # something without depth: so many bytes; a length; lines
 _PUT, _PUT_NEXT, _PUT_TEXT, _GET, _GET_TEXT = 5, 6, 7, 8, 9
 _JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # make one of several; put some into the one below
 _SKIP, _POP, _POP_MARK, _DUP, _STOP = 14, 15, 16, 17, 18
+_LONG = 19  # a counted one that may be a key with a hash of somebody's choice
+# Of what is put into, or made of, others, so many objects go together, and the first of them is hashed.
+_KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {
+    code[0]: 1 for code in (pickle.ADDITEMS, pickle.FROZENSET)
+}
+_UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
 
 _TABLE: dict[tuple[int, int], str] = {
     (_PUSH, 0): "NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET",
@@ -23,8 +31,10 @@ _TABLE: dict[tuple[int, int], str] = {
     (_PUSH, 2): "BININT2",
     (_PUSH, 4): "BININT",
     (_PUSH, 8): "BINFLOAT",
-    (_PUSH_COUNTED, 1): "SHORT_BINSTRING SHORT_BINUNICODE SHORT_BINBYTES LONG1",
-    (_PUSH_COUNTED, 4): "BINSTRING BINUNICODE BINBYTES LONG4",
+    (_PUSH_COUNTED, 1): "SHORT_BINSTRING SHORT_BINUNICODE SHORT_BINBYTES",
+    (_PUSH_COUNTED, 4): "BINSTRING BINUNICODE BINBYTES",
+    (_LONG, 1): "LONG1",
+    (_LONG, 4): "LONG4",
     (_PUSH_COUNTED, 8): "BINUNICODE8 BINBYTES8 BYTEARRAY8",
     (_PUSH_LINES, 1): "FLOAT INT LONG STRING UNICODE PERSID",
     (_PUSH_LINES, 2): "GLOBAL",
@@ -70,73 +80,109 @@ def scan(data: bytes) -> int:
 
 
 def _walk(data: bytes) -> int:  # noqa: C901  (one opcode after the other; calls would cost more than they do)
-    opcodes, stack, marks, memo = _OPCODES, [0], [0], dict[int, int]()
-    at, size = 0, len(data)
+    # Of each object on the stack: its depth, and how many objects a hash of it looks at.
+    opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], dict[int, tuple[int, int]]()
+    hashes, at, size = _Hashes(len(data)), 0, len(data)
     while at < size:
-        kind, count = opcodes[data[at]]
+        code = data[at]
+        kind, count = opcodes[code]
         at += 1
         if kind == _PUSH:
             stack.append(0)
+            sizes.append(1)
             at += count
         elif kind == _GET:
-            stack.append(memo[int.from_bytes(data[at : at + count], "little")])
+            depth, weight = memo[int.from_bytes(data[at : at + count], "little")]
+            stack.append(depth)
+            sizes.append(weight)
             at += count
         elif kind == _PUT:
             index = int.from_bytes(data[at : at + count], "little")
-            memo[_reasonable(index, size)] = stack[-1]
+            memo[_reasonable(index, size)] = stack[-1], sizes[-1]
             at += count
         elif kind == _PUSH_COUNTED:
             stack.append(0)
+            sizes.append(1)
             at += count + int.from_bytes(data[at : at + count], "little")
         elif kind == _MARK:
             marks.append(len(stack))
-        elif kind in (_JOIN_TO_MARK, _INTO_TO_MARK):
-            base = marks.pop()
+        elif kind in (_JOIN_TO_MARK, _INTO_TO_MARK, _JOIN, _INTO):
+            base = marks.pop() if kind in (_JOIN_TO_MARK, _INTO_TO_MARK) else len(stack) - count
+            if code in _KEYS:
+                hashes.take(sum(sizes[base :: _KEYS[code]]))
             depth = 1 + max(stack[base:], default=0)
-            del stack[base:]
-            at = _past_lines(data, at, count)
-            _add(stack, depth, into=kind == _INTO_TO_MARK)
-        elif kind in (_JOIN, _INTO):
-            depth = 1 + max(stack[-count:])
-            del stack[-count:]
-            _add(stack, depth, into=kind == _INTO)
+            weight = 1 if code in _UNHASHABLE else 1 + sum(sizes[base:])
+            if depth > DEEPEST:
+                raise pickle.UnpicklingError(f"it is nested more than {DEEPEST} levels deep")
+            del stack[base:], sizes[base:]
+            if kind in (_INTO, _INTO_TO_MARK):
+                stack[-1] = max(stack[-1], depth)
+            else:
+                stack.append(depth)
+                sizes.append(weight)
+                at = _past_lines(data, at, count) if kind == _JOIN_TO_MARK else at
         elif kind == _PUSH_LINES:
             stack.append(0)
+            sizes.append(1)
             at = _past_lines(data, at, count)
+        elif kind == _LONG:
+            stack.append(0)
+            sizes.append(1)
+            end = at + count + int.from_bytes(data[at : at + count], "little")
+            hashes.note(data[at + count : end])
+            at = end
         elif kind == _SKIP:
             at += count
         elif kind == _PUT_NEXT:
-            memo[len(memo)] = stack[-1]
+            memo[len(memo)] = stack[-1], sizes[-1]
         elif kind in (_PUT_TEXT, _GET_TEXT):
             end = data.index(b"\n", at)
             index = _reasonable(int(data[at : min(end, at + 20)]), size)
-            memo[index] = stack[-1] if kind == _PUT_TEXT else memo[index]
-            if kind == _GET_TEXT:
-                stack.append(memo[index])
+            if kind == _PUT_TEXT:
+                memo[index] = stack[-1], sizes[-1]
+            else:
+                stack.append(memo[index][0])
+                sizes.append(memo[index][1])
             at = end + 1
         elif kind == _POP and marks[-1] == len(stack):
             marks.pop()
         elif kind == _POP:
             stack.pop()
+            sizes.pop()
         elif kind == _POP_MARK:
-            del stack[marks.pop() :]
+            base = marks.pop()
+            del stack[base:], sizes[base:]
         elif kind == _DUP:
             stack.append(stack[-1])
+            sizes.append(sizes[-1])
         elif kind == _STOP:
             return at
         else:
-            raise pickle.UnpicklingError(f"it holds the opcode {data[at - 1]:#x}, which no checkpoint has")
+            raise pickle.UnpicklingError(f"it holds the opcode {code:#x}, which no checkpoint has")
     raise pickle.UnpicklingError("it is cut off")
 
 
-def _add(stack: list[int], depth: int, into: bool) -> None:
-    """Put something of some depth on the stack, or into what lies on top of it."""
-    if depth > DEEPEST:
-        raise pickle.UnpicklingError(f"it is nested more than {DEEPEST} levels deep")
-    if into:
-        stack[-1] = max(stack[-1], depth)
-    else:
-        stack.append(depth)
+class _Hashes:
+    """What hashing may cost: each object a few times, and not many with the same hash."""
+
+    def __init__(self, length: int) -> None:
+        self._left = 10 * length + 1000
+        self._alike: dict[int, int] = {}
+
+    def take(self, count: int) -> None:
+        """Note that so many objects are looked at by a hash."""
+        self._left -= count
+        if self._left < 0:
+            raise pickle.UnpicklingError("a key in it, written out, would be far longer than all of it")
+
+    def note(self, spelled: bytes) -> None:
+        """Note an integer; Python gives those that differ by a multiple of a certain number one hash."""
+        if len(spelled) < _LARGE:
+            return
+        found = hash(int.from_bytes(spelled, "little", signed=True))
+        self._alike[found] = self._alike.get(found, 0) + 1
+        if self._alike[found] > _MOST_ALIKE:
+            raise pickle.UnpicklingError("too many integers in it have the same hash")
 
 
 def _reasonable(index: int, size: int) -> int:

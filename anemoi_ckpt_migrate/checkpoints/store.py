@@ -314,6 +314,10 @@ class Checkpoint:
         except NotACheckpoint:
             return None
 
+    def release(self) -> None:
+        """Give back what is only needed to load it."""
+        self._data = b""
+
     def cut(self, earlier: Checkpoint) -> Written:
         """Cut the file back, in place, to what it was: an object that `earlier` returned."""
         cut(self._target, self._before, earlier._mark())
@@ -357,6 +361,9 @@ class Checkpoint:
         for name in [*small, *gone, *payloads, _PREVIOUS]:
             kept.pop(name, None)
             loose.pop(name, None)
+        with self._stream() as stream:
+            for record in kept.values():
+                zipped.payload_offset(stream, record)  # a header that lies would be copied as it is
         new = {name: content for name, content in small.items() if content is not None}
         return Contents(self._archive.root, list(kept.values()), {**new, **payloads}, loose)
 

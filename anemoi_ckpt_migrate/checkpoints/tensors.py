@@ -7,6 +7,7 @@ A migration that only moves tensors about never needs more. One that does someth
 from __future__ import annotations
 
 import math
+import pickle
 import sys
 from typing import Any, NoReturn
 
@@ -47,6 +48,11 @@ class ContentNeeded(Exception):
     """A migration asked a stand-in for what only a real tensor has."""
 
 
+def closed(self: object, state: object) -> NoReturn:
+    """Refuse a state: a pickle must not change what is shared, or was looked at already."""
+    raise pickle.UnpicklingError(f"it sets the state of a {type(self).__name__}")
+
+
 class StoredStorage:
     """The payload of one or more tensors, as the pickle's persistent id names it.
 
@@ -67,6 +73,8 @@ class StoredStorage:
     def __init__(self, kind: Any, key: str, location: str, numel: int) -> None:
         self.kind, self.key, self.location, self.numel = kind, key, location, numel
 
+    __setstate__ = closed
+
     @property
     def persistent_id(self) -> tuple[str, Any, str, str, int]:
         """What torch's unpickler expects for it."""
@@ -77,6 +85,7 @@ class StoredSize(tuple[int, ...]):
     """A shape, as `torch.Size` is one; written as one, and taken for one where somebody can ask."""
 
     __slots__ = ()
+    __setstate__ = closed
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -110,6 +119,8 @@ class RebuildFunction:
     def __init__(self, pickled_name: tuple[str, str], touched: list[str]) -> None:
         self.pickled_name = pickled_name
         self.touched = touched
+
+    __setstate__ = closed
 
     def __call__(self, *args: Any) -> StoredTensor:
         """Return a stand-in for the tensor that torch would rebuild."""
@@ -217,6 +228,8 @@ def dtype_of(tensor: StoredTensor) -> str | None:
         if getattr(arg, "pickled_name", ("",))[0] == "torch":
             return str(arg.pickled_name[1])
     found = storages_of(args)
+    if name == "_rebuild_sparse_tensor":
+        found.reverse()  # indices come first
     kind = getattr(found[0].kind, "pickled_name", ("", ""))[1] if found else ""
     return STORAGES[kind][0] if kind in STORAGES else None
 

@@ -25,6 +25,7 @@ from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, read_source
 
+_MOST_KEPT = 100
 _DAMAGED = Record()  # stands for a record that cannot be read
 
 
@@ -246,9 +247,12 @@ def _kept(file: Checkpoint, record: Record) -> list[tuple[tuple[Applied, ...], C
     """
     found: list[tuple[tuple[Applied, ...], Checkpoint]] = []
     earlier = file.earlier()
-    while earlier is not None:
+    for _ in range(_MOST_KEPT):
+        if earlier is None:
+            break
         before = recorder.take(earlier.load(), earlier.attachment(recorder.ATTACHMENT))
         since = record.log[len(before.log) :]
+        earlier.release()
         if record.log[: len(before.log)] != before.log or any(entry.command == "stamp" for entry in since):
             break
         if before.lineage != record.lineage:
