@@ -75,7 +75,7 @@ def _heading(found: Inspection) -> Table:
     dead = f", {sized(found.dead)} dead" if found.dead else ""
     unchecked = "no checksums" if found.unchecked else "checksums"
     facts = {
-        "file": plain(found.checkpoint),
+        "file": found.checkpoint,
         "format": f"{found.format}, {found.byteorder}-endian, pickle protocol {found.protocol}, {unchecked}",
         "size": f"{sized(found.size)} in {len(found.tensors)} tensors{dead}",
         "record": _record(found),
@@ -84,7 +84,7 @@ def _heading(found: Inspection) -> Table:
     table.add_column(style="bold")
     table.add_column()
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(name, plain(value))
     return table
 
 

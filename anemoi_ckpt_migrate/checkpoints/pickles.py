@@ -148,8 +148,8 @@ class TreeUnpickler(pickle.Unpickler):
         """Return what stands for a name; nothing is imported, unless it is trusted."""
         key = (module, name)
         if key not in self._found:
-            if "\n" in module or "\n" in name:  # written as a line, what follows would be opcodes
-                raise pickle.UnpicklingError("a name has several lines")
+            if not module or not name or "\n" in module + name:  # written as a line, what follows would be opcodes
+                raise pickle.UnpicklingError("a name has no line, or several")
             harmless = self._harmless(module, name)
             self.names[key] = harmless is not None
             real = None

@@ -109,7 +109,7 @@ class Checkpoint:
     def facts(self) -> Facts:
         """Tell how the checkpoint that was loaded lies in its file."""
         records, names = self._archive.records, self._archive.records or self._archive.loose
-        byteorder = (self.attachment("byteorder") or b"little").decode(errors="replace")
+        byteorder = {b"little": "little", b"big": "big"}.get(self.attachment("byteorder") or b"little", "unknown")
         others = {name: record.size for name, record in records.items() if not name.startswith("data/")}
         return Facts(
             "torch zip" if self._archive.is_zip else "torch before 1.6",

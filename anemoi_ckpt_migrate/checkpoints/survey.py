@@ -147,7 +147,7 @@ class _Surveyor:
             return found
         self._entered.add(id(value))
         for key, child in _children(value):
-            shown = key if isinstance(key, str) else repr(key) if isinstance(key, (int, float)) else reprlib.repr(key)
+            shown = _brief(key)
             found.children.append(self.node(shown, f"{path}.{shown}" if path else shown, child, depth + 1))
         found.size = sum(child.size for child in found.children)
         return found
@@ -156,7 +156,8 @@ class _Surveyor:
         storages = storages_of(value)
         keys = tuple(dict.fromkeys(storage.key for storage in storages))
         try:
-            shape = tuple(value.shape)
+            sizes = tuple(value.shape)
+            shape = sizes if all(type(size) is int for size in sizes) else None
         except (ContentNeeded, TypeError, IndexError):  # the shape of a subclass may be anywhere
             shape = None
         size = sum(_size(storage) for storage in {storage.key: storage for storage in storages}.values())
@@ -178,8 +179,16 @@ def _what(value: Any) -> str:
     if isinstance(value, _CONTAINERS):
         return f"{type(value).__name__} of {len(value)}"
     if isinstance(value, (type(None), bool, int, float, complex, str, bytes)):
-        return reprlib.repr(value)
+        return reprlib.repr(value) if isinstance(value, str) else _brief(value)
     return type(value).__name__
+
+
+def _brief(key: Any) -> str:
+    """Spell a key, as far as it fits."""
+    try:
+        return key if isinstance(key, str) else reprlib.repr(key)
+    except ValueError:  # Python does not spell out an integer of more than some thousand digits
+        return "a huge number"
 
 
 def _children(value: Any) -> list[tuple[Any, Any]]:
@@ -211,7 +220,7 @@ def _dicts(value: Any, path: str, entered: set[int], depth: int) -> Iterator[tup
     if isinstance(value, dict):
         yield path, value
     for key, child in _children(value):
-        yield from _dicts(child, f"{path}.{key}" if path else str(key), entered, depth + 1)
+        yield from _dicts(child, f"{path}.{_brief(key)}" if path else _brief(key), entered, depth + 1)
 
 
 def _is_optimizer(value: dict[Any, Any]) -> bool:
