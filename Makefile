@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons lint format bench wheel man clean
+.PHONY: help demo test test-pythons lint format fuzz bench wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -34,6 +34,9 @@ lint: $(BIN)/.ready ## check style and types
 format: $(BIN)/.ready ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(BIN)/.ready ## try N=100000 damaged and hostile files (N=0: until interrupted)
+	$(BIN)/python -m tests.fuzzing $(or $(N),100000) $(SEED)
 
 bench: $(BIN)/.ready ## measure, and write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py

@@ -27,7 +27,7 @@ exit codes:
   0  done, or nothing to do
   1  error
   2  wrong usage
-  3  refused, nothing changed: a barrier, an irreversible step, untrusted code
+  3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file
 """
 
 
