@@ -135,7 +135,7 @@ def print_current(found: Current, as_json: bool) -> None:
 def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
     """Print what is in a checkpoint."""
     _warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
-    if found.interrupted:
+    if found.facts.interrupted:
         _warn([f"{found.checkpoint}: a run in place was interrupted, this is the file of before; `recover` it"])
     if as_json:
         _print_json(found.to_data())

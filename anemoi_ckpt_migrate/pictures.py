@@ -72,12 +72,13 @@ def progress(path: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
 def _heading(found: Inspection) -> Table:
     from rich.table import Table
 
-    dead = f", {sized(found.dead)} dead" if found.dead else ""
-    unchecked = "no checksums" if found.unchecked else "checksums"
+    dead = f", {sized(found.facts.dead)} dead" if found.facts.dead else ""
+    unchecked = "no checksums" if found.facts.unchecked else "checksums"
+    file = found.facts
     facts = {
         "file": found.checkpoint,
-        "format": f"{found.format}, {found.byteorder}-endian, pickle protocol {found.protocol}, {unchecked}",
-        "size": f"{sized(found.size)} in {len(found.tensors)} tensors{dead}",
+        "format": f"{file.format}, {file.byteorder}-endian, pickle protocol {file.protocol}, {unchecked}",
+        "size": f"{sized(found.facts.size)} in {len(found.tensors)} tensors{dead}",
         "record": _record(found),
     }
     table = Table.grid(padding=(0, 2))
@@ -187,10 +188,12 @@ def _below(found: Inspection) -> Iterator[Any]:
     for key, paths in found.shared.items():
         more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
         yield plain(f"shared     data/{key}: {', '.join(paths[:4])}{more}")
-    for name, size in found.attached.items():
+    for name, size in found.facts.attached.items():
         yield plain(f"attached   {name} ({sized(size)})")
-    if found.unused:
-        yield plain(f"unused     {len(found.unused)} payloads that no tensor refers to, {found.unused[0]} first")
+    if found.facts.unused:
+        yield plain(
+            f"unused     {len(found.facts.unused)} payloads that no tensor refers to, {found.facts.unused[0]} first"
+        )
     for standing, meaning in _MEANING.items():
         names = plain(", ".join(name.name for name in found.names if name.standing == standing))
         if names:

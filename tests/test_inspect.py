@@ -30,9 +30,9 @@ def flip(checkpoint: Path, name: str) -> None:
 
 def test_the_facts() -> None:
     found = cm.inspect(DATA / "lightning.ckpt")
-    assert (found.format, found.byteorder, found.protocol) == ("torch zip", "little", 2)
-    assert found.size == (DATA / "lightning.ckpt").stat().st_size
-    assert (found.dead, found.unchecked, found.interrupted, found.unused) == (0, 0, False, ())
+    assert (found.facts.format, found.facts.byteorder, found.facts.protocol) == ("torch zip", "little", 2)
+    assert found.facts.size == (DATA / "lightning.ckpt").stat().st_size
+    assert (found.facts.dead, found.facts.unchecked, found.facts.interrupted, found.facts.unused) == (0, 0, False, ())
     assert (found.record, found.damaged) == (None, None)
     weight = found.tensors[0]
     assert (weight.path, weight.dtype, weight.shape, weight.size) == (

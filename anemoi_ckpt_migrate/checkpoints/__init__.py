@@ -2,6 +2,7 @@
 
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled
 from anemoi_ckpt_migrate.checkpoints.growing import recover
-from anemoi_ckpt_migrate.checkpoints.store import Checkpoint, Written, open_checkpoint
+from anemoi_ckpt_migrate.checkpoints.publish import Written
+from anemoi_ckpt_migrate.checkpoints.store import Checkpoint, Facts, open_checkpoint
 
-__all__ = ["Checkpoint", "Pickled", "Written", "open_checkpoint", "recover"]
+__all__ = ["Checkpoint", "Facts", "Pickled", "Written", "open_checkpoint", "recover"]

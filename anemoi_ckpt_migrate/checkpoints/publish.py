@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.checkpoints.copying import copy_range
@@ -15,6 +16,22 @@ from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a checkpoint was written.
+
+    Attributes
+    ----------
+    path : Path
+        The new file.
+    backup : Path or None
+        The old one.
+    """
+
+    path: Path
+    backup: Path | None
 
 
 @contextlib.contextmanager

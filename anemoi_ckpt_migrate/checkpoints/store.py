@@ -18,29 +18,13 @@ from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
 from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark, whole_length
 from anemoi_ckpt_migrate.checkpoints.layout import Contents, append, write_new
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
-from anemoi_ckpt_migrate.checkpoints.publish import Replacement, check_writable, opened, replacement
+from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, opened, replacement
 from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace
 
 _PICKLE = "data.pkl"
 _OWN = (_PICKLE, "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 _FORMAT = ".format_version"
 _PREVIOUS = "ckpt_migrate/previous.json"  # where the file ended before it was written in place
-
-
-@dataclass(frozen=True)
-class Written:
-    """Where a checkpoint was written.
-
-    Attributes
-    ----------
-    path : Path
-        The new file.
-    backup : Path or None
-        The old one.
-    """
-
-    path: Path
-    backup: Path | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +35,8 @@ class Facts:
     ----------
     format : str
         ``torch zip``, or ``torch before 1.6``.
+    size, dead : int
+        How long it is, and how many bytes of it no record uses.
     byteorder : str
         ``little`` or ``big``.
     protocol : int
@@ -66,6 +52,8 @@ class Facts:
     """
 
     format: str
+    size: int
+    dead: int
     byteorder: str
     protocol: int
     unchecked: int
@@ -113,6 +101,8 @@ class Checkpoint:
         others = {name: record.size for name, record in records.items() if not name.startswith("data/")}
         return Facts(
             "torch zip" if self._archive.is_zip else "torch before 1.6",
+            self.length,
+            self._archive.dead,
             byteorder,
             protocol_of(self._data),
             sum(not record.crc and record.size > 0 for record in records.values()) or len(self._archive.loose),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import recorder
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint, survey
+from anemoi_ckpt_migrate.checkpoints import Facts, open_checkpoint, survey
 from anemoi_ckpt_migrate.checkpoints.names import standing
 from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
 from anemoi_ckpt_migrate.commands.project import Project, StrPath
@@ -58,34 +58,20 @@ class Inspection:
     ----------
     checkpoint : str
         The file.
-    format : str
-        ``torch zip``, or ``torch before 1.6``.
-    size, dead : int
-        Length of the file, and how many bytes of it nothing uses, in bytes.
-    byteorder : str
-        ``little`` or ``big``.
-    protocol : int
-        Of the pickle.
-    unchecked : int
-        How many records have no CRC to check them by.
-    interrupted : bool
-        Whether a run was interrupted while it wrote in place; what is shown is the file of before.
+    facts : Facts
+        How it lies in its file: format, size, dead bytes and so on.
     tree : Node
         The structure.
     tensors : tuple of Tensor
         All tensors.
     shared : dict of str to list of str
         Storages that several tensors refer to, with the paths of those.
-    unused : tuple of str
-        Payload that nothing in the tree refers to.
     optimizers : tuple of Optimizer
         States of optimizers.
     record : Record or None
         What the checkpoint remembers; None if it carries no record.
     names : tuple of PickledName
         Every class and function that the pickle names.
-    attached : dict of str to int
-        Further records of the archive, with their sizes in bytes.
     damaged : tuple of Damage or None
         What is damaged; None if that was not looked for.
     warnings : tuple of str
@@ -93,21 +79,13 @@ class Inspection:
     """
 
     checkpoint: str
-    format: str
-    size: int
-    dead: int
-    byteorder: str
-    protocol: int
-    unchecked: int
-    interrupted: bool
+    facts: Facts
     tree: Node
     tensors: tuple[Tensor, ...]
     shared: dict[str, list[str]]
-    unused: tuple[str, ...]
     optimizers: tuple[Optimizer, ...]
     record: Record | None
     names: tuple[PickledName, ...]
-    attached: dict[str, int]
     damaged: tuple[Damage, ...] | None
     warnings: tuple[str, ...]
 
@@ -115,10 +93,10 @@ class Inspection:
         """Return what ``--json`` prints."""
         record = None if self.record is None else {"heads": list(self.record.heads), **to_data(self.record)}
         return {
-            **{name: getattr(self, name) for name in ("checkpoint", "format", "size", "dead", "byteorder", "protocol")},
-            **{name: getattr(self, name) for name in ("unchecked", "interrupted", "shared", "attached")},
+            "checkpoint": self.checkpoint,
+            **asdict(self.facts),
+            "shared": self.shared,
             "tensors": [asdict(tensor) for tensor in self.tensors],
-            "unused": list(self.unused),
             "optimizers": [asdict(optimizer) for optimizer in self.optimizers],
             "record": record,
             "classes": [asdict(name) for name in self.names],
@@ -162,24 +140,15 @@ def inspect(
         names = (
             PickledName(".".join(name), standing(*name, known, trusted)) for name, known in sorted(file.names.items())
         )
-        facts = file.facts()
         return Inspection(
             os.fspath(checkpoint),
-            facts.format,
-            file.length,
-            file.dead,
-            facts.byteorder,
-            facts.protocol,
-            facts.unchecked,
-            facts.interrupted,
+            file.facts(),
             root,
             tensors,
             survey.shared(tensors),
-            facts.unused,
             tuple(survey.optimizers(tree)),
             record,
             tuple(names),
-            facts.attached,
             _damage(file.damaged(progress), tensors) if verify else None,
             warnings,
         )
