@@ -101,7 +101,11 @@ def main() -> int:
             print(f"{name} is not on this machine: skipped")
             continue
         print(f"{name}, without torch:", flush=True)
-        variables = os.environ | {"CARRIED_CHECKPOINT": str(checkpoint), "HYPOTHESIS_MAX_EXAMPLES": "25", "FUZZ_INPUTS": "200"}
+        variables = os.environ | {
+            "CARRIED_CHECKPOINT": str(checkpoint),
+            "HYPOTHESIS_MAX_EXAMPLES": "25",
+            "FUZZ_INPUTS": "200",
+        }
         command = [environment(name, python), "-m", "pytest", "-p", "no:cacheprovider", "tests"]
         command += [f"--ignore=tests/{name}" for name in SAME_EVERYWHERE]
         codes.append(subprocess.run(command, cwd=WORK, env=variables).returncode)
