@@ -8,6 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Pickled
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.scripts.functions import Function, failure
@@ -111,7 +112,7 @@ def _walk(
 
 def _call(checkpoint: Checkpoint, action: Action, function: Function, tree: Any) -> Any:
     # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
-    kinds = dict if isinstance(tree, dict) else (dict, type(tree))
+    kinds = dict if is_a(tree, dict) else (dict, type(tree))
     try:
         result = function(tree)
     except KeyboardInterrupt:
@@ -120,7 +121,7 @@ def _call(checkpoint: Checkpoint, action: Action, function: Function, tree: Any)
         if checkpoint.touched:
             return tree  # a stand-in has noted why, whatever the function made of it
         raise failure(error, action.shown, f"`{action.name}`", function) from error
-    if checkpoint.touched or isinstance(result, kinds):
+    if checkpoint.touched or type(result) is type(tree) or is_a(result, kinds):
         return result
     if result is None:
         raise action.fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")

@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
+from anemoi_ckpt_migrate.checkpoints.tensors import ContentNeeded, is_a, is_stored
 from anemoi_ckpt_migrate.errors import DamagedRecord
 from anemoi_ckpt_migrate.record import Record, from_data, to_data
 
@@ -42,17 +42,20 @@ def take(tree: Any, attachment: bytes | None) -> Record:
 def find(tree: Any, attachment: bytes | None) -> Record | None:
     """Take the record out of a tree, as `take`; None if there is none."""
     found = remove(tree, attachment)
-    return None if found is None else from_data(found)
+    try:
+        return None if found is None else from_data(found)
+    except ContentNeeded:
+        raise DamagedRecord("it holds a tensor") from None
 
 
 def remove(tree: Any, attachment: bytes | None) -> Any:
     """Take whatever stands in the record's place out of a tree, and return it; None if nothing does."""
     found = None
-    if isinstance(tree, dict):
+    if is_a(tree, dict):
         metadata = getattr(tree, "_metadata", None)
         if KEY in tree:
             found = tree.pop(KEY)
-        elif isinstance(metadata, dict) and KEY in metadata:
+        elif is_a(metadata, dict) and KEY in metadata:
             found = metadata.pop(KEY)
     if found is None and attachment is not None:
         try:
@@ -78,10 +81,10 @@ def put(tree: Any, record: Record) -> dict[str, bytes | None]:
         The archive's record `ATTACHMENT`, None where it is not needed.
     """
     data = to_data(record)
-    if isinstance(tree, dict) and not is_state_dict(tree):
+    if is_a(tree, dict) and not is_state_dict(tree):
         tree[KEY] = data
-    elif isinstance(tree, OrderedDict):
-        if not isinstance(getattr(tree, "_metadata", None), dict):
+    elif is_a(tree, OrderedDict):
+        if not is_a(getattr(tree, "_metadata", None), dict):
             tree._metadata = OrderedDict()  # type: ignore[attr-defined]
         tree._metadata[KEY] = data  # type: ignore[attr-defined]
     else:

@@ -17,8 +17,9 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 # From the ground up; a module imports only from lines below its own.
 LAYERS = """
 _version errors plain
-metadata targets record config scripts.signature checkpoints.opaque checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
-graph checkpoints.pickles checkpoints.publish checkpoints.layout scripts scripts.functions scripts.writer
+metadata targets record config scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
+graph checkpoints.opaque checkpoints.publish checkpoints.layout scripts scripts.functions scripts.writer
+checkpoints.pickles
 planner checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping scripts.reader rollbacks
 checkpoints.store scripts.loader
 checkpoints

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import anemoi_ckpt_migrate as cm
-from tests.conftest import backups
+from tests.conftest import Folder, backups
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("numpy")
@@ -97,3 +99,29 @@ def run_by_hand(source: str, path: Path, output: Path) -> Any:
     except Exception as error:
         return error
     return torch.load(output)["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "torch.tensor(w)",
+        "torch.asarray(w)",
+        "torch.Tensor(w)",
+        "torch.as_tensor(w)",
+        "torch.zeros(1).new_tensor(w)",
+        "torch.full((2,), w[0, 0])",
+        "torch.nested.nested_tensor([w])[0]",
+        "torch.sparse_coo_tensor(torch.zeros(1, 4, dtype=torch.int64), w).to_dense()",
+        "torch.from_numpy(__import__('numpy').array(w))",
+        "[w][isinstance(w, torch.Tensor) - 1] + 1",
+    ],
+)
+def test_what_takes_a_tensor_gets_one(project: Folder, made: str) -> None:
+    """torch's own code must never take a stand-in for a tensor: it would read memory that is none."""
+    project.script("a1", None, f'w = ckpt["state_dict"]["x.weight"]\nckpt["made"] = {made}', top="import torch")
+    checkpoint = project.copy()
+    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    wanted = eval(made, {"torch": torch, "w": torch.load(project.copy(to="old.ckpt"))["state_dict"]["x.weight"]})
+    assert torch.equal(torch.load(checkpoint)["made"], wanted)

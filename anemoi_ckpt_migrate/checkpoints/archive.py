@@ -192,7 +192,7 @@ def payload_offset(stream: BinaryIO, record: Record) -> int:
     NotACheckpoint
         Its local header is not where the directory says, is that of another, or leads elsewhere.
     """
-    name = record.name.encode("utf-8" if record.flags & UTF8 else "cp437")
+    name = _spelled(record)
     stream.seek(record.offset)
     header = stream.read(_LOCAL.size + len(name))
     whole = len(header) == _LOCAL.size + len(name) and header[:4] == b"PK\3\4" and header[_LOCAL.size :] == name
@@ -286,7 +286,7 @@ def moved(record: Record, shift: int) -> Record:
 
 
 def _entry(record: Record) -> bytes:
-    encoded, extra = record.name.encode(), b""
+    encoded, extra = _spelled(record), b""
     large = [value for value in (record.size, record.size, record.offset) if value >= _MAX32]
     if large:
         extra = struct.pack(f"<HH{len(large)}Q", 1, 8 * len(large), *large)
@@ -294,6 +294,10 @@ def _entry(record: Record) -> bytes:
     lengths = (len(encoded), len(extra), 0, 0, 0, 0, min(record.offset, _MAX32))
     fixed = _CENTRAL.pack(b"PK\1\2", 0, 0, record.flags, 0, 0, 0, record.crc, short, short, *lengths)
     return fixed + encoded + extra
+
+
+def _spelled(record: Record) -> bytes:
+    return record.name.encode("utf-8" if record.flags & UTF8 else "cp437")
 
 
 def _trimmed(stream: BinaryIO, record: Record) -> Record:

@@ -61,8 +61,9 @@ class Payloads:
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
         whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
         self._address = whole.data_ptr()
-        self._storages = {
-            key: whole[start : start + length] if length else torch.UntypedStorage(0)
+        self._storages: dict[str, torch.UntypedStorage] = {
+            # One without bytes is a part of the mapping too: torch would let it grow, and show what lay in memory.
+            key: whole[start : start + length]
             for key, (start, length) in places.items()
         }
         self._keys = {storage._cdata: key for key, storage in self._storages.items()}
@@ -195,7 +196,7 @@ class _Rebuilder:
 
     def __call__(self, *args: Any) -> Any:
         """Rebuild the tensor."""
-        if any(isinstance(arg, OpaqueName) or is_stored(arg) for arg in args):
+        if _holds_stand_in(args):
             return self._stand_in(*args)
         return self._function(*args)
 
@@ -219,6 +220,8 @@ class ContentPickler(TreePickler):
 
     def persistent_id(self, obj: Any) -> Any:
         """Spell storages, real ones too, as torch does."""
+        if is_stored(obj):
+            return None
         if isinstance(obj, torch.storage.TypedStorage):
             return self._identify(obj._untyped_storage, obj._pickle_storage_type(), obj.dtype, obj._size())
         if isinstance(obj, torch.UntypedStorage):
@@ -252,6 +255,19 @@ class ContentPickler(TreePickler):
             module = "torch.storage" if name == "UntypedStorage" else "torch"
             self._kinds[name] = opaque_name(module, name, Calls())
         return self._kinds[name]
+
+
+def _holds_stand_in(args: Any) -> bool:
+    """Tell whether something among the arguments, or in containers there, is not real."""
+    waiting, seen = [args], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if is_stored(value) or isinstance(value, OpaqueName):
+            return True
+        if type(value) in (tuple, list, dict) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if type(value) is dict else value
+    return False
 
 
 def content_of(storage: torch.UntypedStorage) -> memoryview:

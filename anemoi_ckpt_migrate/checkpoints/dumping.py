@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler
-from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import Unpicklable
 
 _FRAMES = 6000
@@ -94,11 +94,18 @@ def _culprit(
 def _children(tree: Any) -> list[tuple[str, Any]]:
     if is_stored(tree):
         return []
-    if isinstance(tree, dict):
-        return [(f"[{key!r}]", value) for key, value in tree.items()]
-    if isinstance(tree, (list, tuple)):
+    if is_a(tree, dict):
+        return [(f"[{_spelled(key)}]", value) for key, value in tree.items()]
+    if is_a(tree, (list, tuple)):
         return [(f"[{index}]", value) for index, value in enumerate(tree)]
     return []
+
+
+def _spelled(key: Any) -> str:
+    try:
+        return repr(key)
+    except ValueError:  # Python does not spell out an integer of more than some thousand digits
+        return "a huge number"
 
 
 @contextlib.contextmanager

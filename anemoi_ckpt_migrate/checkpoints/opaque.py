@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
+
 
 class Calls(list["Call"]):
     """Calls that one pickle makes, noted while it is being loaded.
@@ -61,8 +63,8 @@ class Parts:
 
     def attributes(self) -> list[dict[str, Any]]:
         """Return the dicts of the state that stand for attributes: ``__dict__``, and ``__slots__`` beside it."""
-        pair = self.state if isinstance(self.state, tuple) and len(self.state) == 2 else (self.state,)
-        return [part for part in pair if isinstance(part, dict)]
+        pair = self.state if is_a(self.state, tuple) and len(self.state) == 2 else (self.state,)
+        return [part for part in pair if is_a(part, dict)]
 
     def has_no_items(self) -> bool:
         """Tell whether the object is one of attributes alone: its class would not know what to do with an item."""
@@ -70,7 +72,7 @@ class Parts:
 
     def sequence(self, key: Any) -> Any:
         """Return where a key belongs: the list items for an index or a slice into them, else the dict items."""
-        return self.items if isinstance(key, slice) or (self.items and isinstance(key, int)) else self.pairs
+        return self.items if is_a(key, slice) or (self.items and is_a(key, int)) else self.pairs
 
 
 class OpaqueName(type):
@@ -259,7 +261,7 @@ def settle(calls: Calls) -> None:
     """
     for result, function, (target, state) in calls:
         if result() is None:
-            parts = target.__opaque_parts__ if isinstance(target, Opaque) else None
+            parts = target.__opaque_parts__ if is_a(target, Opaque) else None
             if parts is None or parts.setter is not None or parts.state is not None:
                 raise pickle.UnpicklingError(f"the state of a {type(target).__name__} is set by a call of {function!r}")
             parts.setter, parts.state = function, state
@@ -273,7 +275,7 @@ def class_of(opaque: Opaque) -> tuple[str, str]:
     function = parts.function
     if function is None:
         return type(opaque).pickled_name
-    if isinstance(function, Opaque):
+    if is_a(function, Opaque):
         return class_of(function)
     name: tuple[str, str] = getattr(function, "pickled_name", ("?", "?"))
     if name[1] == "_reconstructor" and parts.args:

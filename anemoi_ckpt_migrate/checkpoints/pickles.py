@@ -25,6 +25,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     StoredStorage,
     StoredTensor,
     closed,
+    is_a,
     reduced,
 )
 
@@ -52,7 +53,7 @@ class Builder:
 
 def _encode(text: Any, encoding: Any) -> bytes:
     """Build `bytes` as protocol 2 spells them; nothing else may go through codecs."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+    if not is_a(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("bytes are spelled in an unknown way")
     return text.encode("latin-1")
 
@@ -68,7 +69,7 @@ def _bytearray(*args: Any) -> bytearray:
     """Build a `bytearray` from bytes only, for the same reason."""
     if len(args) == 2:
         return bytearray(_encode(*args))
-    if args and (len(args) != 1 or not isinstance(args[0], (bytes, bytearray))):
+    if args and (len(args) != 1 or not is_a(args[0], (bytes, bytearray))):
         raise pickle.UnpicklingError("a bytearray is spelled in an unknown way")
     return bytearray(*args)
 
@@ -86,7 +87,7 @@ def _empty(kind: type) -> Callable[..., Any]:
 
 def _with_zone(kind: Callable[..., Any], foreign: OpaqueName) -> Callable[..., Any]:
     """Build a date or time; one whose time zone is of a class that is not imported stays opaque."""
-    return lambda *args: foreign(*args) if any(isinstance(arg, Opaque) for arg in args) else kind(*args)
+    return lambda *args: foreign(*args) if any(is_a(arg, Opaque) for arg in args) else kind(*args)
 
 
 SIZE = Builder("torch", "Size", StoredSize)
@@ -148,7 +149,8 @@ class TreeUnpickler(pickle.Unpickler):
         """Return what stands for a name; nothing is imported, unless it is trusted."""
         key = (module, name)
         if key not in self._found:
-            if not module or not name or "\n" in module + name:  # written as a line, what follows would be opcodes
+            # Written as a line, what follows would be opcodes; and parts of a name are written one by one.
+            if not module or not all(name.split(".")) or "\n" in module + name:
                 raise pickle.UnpicklingError("a name has no line, or several")
             harmless = self._harmless(module, name)
             self.names[key] = harmless is not None
@@ -176,6 +178,8 @@ class TreeUnpickler(pickle.Unpickler):
         known = type(pid) is tuple and len(pid) == 5 and pid[0] == "storage"
         if not known or type(pid[2]) is not str or type(pid[3]) is not str or type(pid[4]) is not int:
             raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
+        if not 0 <= pid[4] < 1 << 60 or type(pid[1]) is not OpaqueName:
+            raise pickle.UnpicklingError("a storage has a size, or a class, that none can have")
         self.keys[pid[2]] = None
         return StoredStorage(*pid[1:])
 
@@ -212,14 +216,14 @@ class TreeUnpickler(pickle.Unpickler):
     def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
         """Build a container from others; all copies together are no larger than the pickle."""
         for arg in args:
-            self._left -= _weight(arg, self._left) if isinstance(arg, _COUNTED) else 0
+            self._left -= _weight(arg, self._left) if is_a(arg, _COUNTED) else 0
             if self._left < 0:
                 raise pickle.UnpicklingError("it copies more than it holds")
         return kind(*args)
 
     def _member(self, module: str, *args: Any) -> Any:
         """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted."""
-        if len(args) == 2 and isinstance(args[0], type) and type(args[1]) is str and args[1].isidentifier():
+        if len(args) == 2 and is_a(args[0], type) and type(args[1]) is str and args[1].isidentifier():
             home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
             return self.find_class(home[0], f"{home[1]}.{args[1]}")
         self.names[(module, "getattr")] = False

@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     StoredStorage,
     StoredTensor,
     dtype_of,
+    is_a,
     is_stored,
     kind_of,
     storages_of,
@@ -141,9 +142,9 @@ class _Surveyor:
         if is_stored(value):
             return self._tensor(name, path, value)
         found = Node(name, _what(value))
-        if isinstance(value, StoredStorage):
+        if is_a(value, StoredStorage):
             found.size = self._new([value])
-        if not isinstance(value, (*_CONTAINERS, Opaque)) or id(value) in self._entered or depth > _DEEPEST:
+        if not is_a(value, (*_CONTAINERS, Opaque)) or id(value) in self._entered or depth > _DEEPEST:
             return found
         self._entered.add(id(value))
         for key, child in _children(value):
@@ -172,30 +173,30 @@ class _Surveyor:
 
 
 def _what(value: Any) -> str:
-    if isinstance(value, Opaque):
+    if is_a(value, Opaque):
         return ".".join(class_of(value))
-    if isinstance(value, OpaqueName):
+    if is_a(value, OpaqueName):
         return f"the class {'.'.join(value.pickled_name)}"
-    if isinstance(value, _CONTAINERS):
+    if is_a(value, _CONTAINERS):
         return f"{type(value).__name__} of {len(value)}"
-    if isinstance(value, (type(None), bool, int, float, complex, str, bytes)):
-        return reprlib.repr(value) if isinstance(value, str) else _brief(value)
+    if is_a(value, (type(None), bool, int, float, complex, str, bytes)):
+        return reprlib.repr(value) if is_a(value, str) else _brief(value)
     return type(value).__name__
 
 
 def _brief(key: Any) -> str:
     """Spell a key, as far as it fits."""
     try:
-        return key if isinstance(key, str) else reprlib.repr(key)
+        return key if is_a(key, str) else reprlib.repr(key)
     except ValueError:  # Python does not spell out an integer of more than some thousand digits
         return "a huge number"
 
 
 def _children(value: Any) -> list[tuple[Any, Any]]:
-    if isinstance(value, dict):
+    if is_a(value, dict):
         found = list(value.items())
         return found + [(f"({name})", held) for name, held in getattr(value, "__dict__", {}).items()]
-    if isinstance(value, Opaque):
+    if is_a(value, Opaque):
         parts = value.__opaque_parts__
         held = [pair for attributes in parts.attributes() for pair in attributes.items()]
         state = [] if parts.attributes() or parts.state is None else [("(state)", parts.state)]
@@ -205,7 +206,7 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _worth_showing(args: tuple[Any, ...]) -> bool:
-    return any(isinstance(arg, (*_CONTAINERS, Opaque)) or is_stored(arg) for arg in args)
+    return any(is_a(arg, (*_CONTAINERS, Opaque)) or is_stored(arg) for arg in args)
 
 
 def _size(storage: StoredStorage) -> int:
@@ -214,10 +215,10 @@ def _size(storage: StoredStorage) -> int:
 
 
 def _dicts(value: Any, path: str, entered: set[int], depth: int) -> Iterator[tuple[str, dict[Any, Any]]]:
-    if not isinstance(value, (*_CONTAINERS, Opaque)) or is_stored(value) or id(value) in entered or depth > _DEEPEST:
+    if not is_a(value, (*_CONTAINERS, Opaque)) or is_stored(value) or id(value) in entered or depth > _DEEPEST:
         return
     entered.add(id(value))
-    if isinstance(value, dict):
+    if is_a(value, dict):
         yield path, value
     for key, child in _children(value):
         yield from _dicts(child, f"{path}.{_brief(key)}" if path else _brief(key), entered, depth + 1)
@@ -226,15 +227,15 @@ def _dicts(value: Any, path: str, entered: set[int], depth: int) -> Iterator[tup
 def _is_optimizer(value: dict[Any, Any]) -> bool:
     groups = value.get("param_groups")
     return (
-        isinstance(value.get("state"), dict)
-        and isinstance(groups, list)
-        and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups)
+        is_a(value.get("state"), dict)
+        and is_a(groups, list)
+        and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
     )
 
 
 def _optimizer(path: str, value: dict[str, Any]) -> Optimizer:
     groups = value["param_groups"]
-    states = [state for state in value["state"].values() if isinstance(state, dict)]
+    states = [state for state in value["state"].values() if is_a(state, dict)]
     names = dict.fromkeys(str(name) for state in states for name in state)
     held = {s.key: _size(s) for state in states for tensor in state.values() for s in storages_of(tensor)}
     return Optimizer(path, len(groups), sum(len(group["params"]) for group in groups), tuple(names), sum(held.values()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard, TypeVar
 
 REBUILD_MODULES = ("torch._utils", "torch._tensor")
 _SHAPE_ARGUMENT = {
@@ -42,6 +42,9 @@ STORAGES = {
     "QUInt2x4Storage": ("quint2x4", 1),
     "UntypedStorage": ("uint8", 1),
 }
+
+
+_Kind = TypeVar("_Kind")
 
 
 class ContentNeeded(Exception):
@@ -156,8 +159,11 @@ class StoredTensor:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        # isinstance(x, torch.Tensor) holds, where somebody can ask
-        return getattr(sys.modules.get("torch"), "Tensor", StoredTensor)
+        # Where torch is loaded, its own code asks so too, and would take our memory for that of a tensor: a real one
+        # is needed from here on.
+        if "torch" in sys.modules:
+            _touch(self)
+        return StoredTensor
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
@@ -190,14 +196,22 @@ class StoredTensor:
         _touch(self)
 
     def __repr__(self) -> str:
-        shape = _shape(self._parts[0].pickled_name[1], self._parts[1])
+        try:
+            shape = _shape(self._parts[0].pickled_name[1], self._parts[1])
+        except (TypeError, IndexError):  # what is hostile may say anything
+            shape = None
         size = "of unknown shape" if shape is None else "x".join(map(str, shape)) or "scalar"
         return f"<tensor {size} in the file>"
 
 
 def is_stored(value: Any) -> bool:
-    """Tell whether a value is a stand-in of a tensor (``isinstance`` says that it is a `torch.Tensor`)."""
+    """Tell whether a value is a stand-in of a tensor; unlike ``isinstance``, which asks it for its class."""
     return type(value) is StoredTensor
+
+
+def is_a(value: Any, kinds: type[_Kind] | tuple[type[_Kind], ...]) -> TypeGuard[_Kind]:
+    """Tell whether a value of a tree is of some kind, without asking a stand-in for its class."""
+    return type(value) is not StoredTensor and isinstance(value, kinds)
 
 
 def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
@@ -262,9 +276,9 @@ def _touch(tensor: StoredTensor) -> NoReturn:
 
 
 def _flat(value: Any) -> list[Any]:
-    if isinstance(value, dict):
+    if is_a(value, dict):
         value = list(value.values())
-    if isinstance(value, (list, tuple)):
+    if is_a(value, (list, tuple)):
         return [leaf for item in value for leaf in _flat(item)]
     return [value]
 

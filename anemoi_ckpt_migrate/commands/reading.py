@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
 from anemoi_ckpt_migrate.config import find_config
 from anemoi_ckpt_migrate.errors import MigrateError, NoConfiguration, UsageError
 from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, from_data, to_data
+from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, to_data
 from anemoi_ckpt_migrate.scripts import loader
 from anemoi_ckpt_migrate.scripts.functions import read_source
 
@@ -280,8 +280,8 @@ def _graph(project: Project | StrPath | None) -> Graph:
 def _record(checkpoint: StrPath) -> tuple[Record, bool]:
     try:
         with open_checkpoint(checkpoint) as file:
-            found = recorder.remove(file.load(), file.attachment(recorder.ATTACHMENT))
-        return (Record(), False) if found is None else (from_data(found), True)
+            found = recorder.find(file.load(), file.attachment(recorder.ATTACHMENT))
+        return (Record(), False) if found is None else (found, True)
     except MigrateError as error:
         raise error.about(checkpoint) from error.__cause__
 
