@@ -175,6 +175,13 @@ def test_compact_elsewhere(chain: Folder) -> None:
     assert chain.run("compact", checkpoint, "-o", "small.ckpt").code == 1
 
 
+def test_compact_makes_a_zip_file_of_one_from_before_torch_1_6(chain: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.arange(5.0)}, "old.ckpt", _use_new_zipfile_serialization=False)
+    chain.ok("compact", "old.ckpt", "-o", "new.ckpt")
+    assert torch.load("new.ckpt", mmap=True)["w"].tolist() == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "junk", [b"", b"half written", os.urandom(100_000)], ids=["none", "some", "more than torch searches"]
 )

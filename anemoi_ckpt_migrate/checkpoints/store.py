@@ -284,15 +284,17 @@ class Checkpoint:
         MigrateError
             As `growing` says.
         """
-        contents = self._contents(pickled, attachments)
-        contents = replace(contents, new={**contents.new, _PREVIOUS: self._mark().to_json()})
-        with growing(self._target, self._before, self._mark()) as descriptor:
+        contents, old = self._contents(pickled, attachments), self._mark()
+        contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
+        with growing(self._target, self._before, old) as descriptor:
             append(contents, descriptor, self.length)
         return Written(self.path, None)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew with all its records, and nothing between them. As `write`."""
-        return self.write(Pickled(self._data, self._keys), {}, output, backup, progress)
+        # Before torch 1.6 storages were named otherwise in the pickle.
+        pickled = Pickled(self._data, self._keys) if self._archive.is_zip else self.pickled(self.load())
+        return self.write(pickled, {}, output, backup, progress)
 
     def earlier(self) -> Checkpoint | None:
         """Return the file as it was before it was last written in place; None if it was not, or that is gone."""
