@@ -12,34 +12,103 @@ from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
-    from anemoi_ckpt_migrate.commands.inspecting import Inspection, inspect
-    from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered, compact, recover
-    from anemoi_ckpt_migrate.commands.moving import Result, downgrade, stamp, upgrade
-    from anemoi_ckpt_migrate.commands.project import NewRevision, Project, init, open_project, revision
+    from anemoi_ckpt_migrate.commands.authoring import (
+        NewRevision,
+        merge,
+        revision,
+    )
+    from anemoi_ckpt_migrate.commands.checking import (
+        Checked,
+        Problem,
+        check,
+    )
+    from anemoi_ckpt_migrate.commands.histories import (
+        History,
+        draw,
+        history,
+    )
+    from anemoi_ckpt_migrate.commands.inspecting import (
+        Inspection,
+        inspect,
+    )
+    from anemoi_ckpt_migrate.commands.mending import (
+        Compacted,
+        Recovered,
+        compact,
+        recover,
+    )
+    from anemoi_ckpt_migrate.commands.moving import (
+        Result,
+        downgrade,
+        stamp,
+        upgrade,
+    )
+    from anemoi_ckpt_migrate.commands.project import (
+        Project,
+        init,
+        open_project,
+    )
     from anemoi_ckpt_migrate.commands.reading import (
+        Branch,
+        Branches,
+        BranchPoint,
         Current,
         Head,
-        History,
-        HistoryEntry,
         Shown,
+        branches,
         current,
         heads,
-        history,
         show,
     )
-    from anemoi_ckpt_migrate.errors import MigrateError, Refused
+    from anemoi_ckpt_migrate.commands.rewriting import (
+        Rebased,
+        Release,
+        Squashed,
+        edit,
+        rebase,
+        release,
+        squash,
+        write_head_file,
+    )
+    from anemoi_ckpt_migrate.entries import (
+        HistoryEntry,
+    )
+    from anemoi_ckpt_migrate.errors import (
+        MigrateError,
+        Refused,
+    )
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "commands.authoring": ("NewRevision", "merge", "revision"),
+    "commands.checking": ("Checked", "Problem", "check"),
+    "commands.histories": ("History", "draw", "history"),
     "commands.inspecting": ("Inspection", "inspect"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
     "commands.moving": ("Result", "downgrade", "stamp", "upgrade"),
-    "commands.project": ("NewRevision", "Project", "init", "open_project", "revision"),
-    "commands.reading": ("Current", "Head", "History", "HistoryEntry", "Shown", "current", "heads", "history", "show"),
+    "commands.project": ("Project", "init", "open_project"),
+    "commands.reading": (
+        "Branch",
+        "BranchPoint",
+        "Branches",
+        "Current",
+        "Head",
+        "Shown",
+        "branches",
+        "current",
+        "heads",
+        "show",
+    ),
+    "commands.rewriting": ("Rebased", "Release", "Squashed", "edit", "rebase", "release", "squash", "write_head_file"),
+    "entries": ("HistoryEntry",),
     "errors": ("MigrateError", "Refused"),
 }
 
 __all__ = [
+    "Branch",
+    "BranchPoint",
+    "Branches",
+    "Checked",
     "CkptType",
     "Compacted",
     "Current",
@@ -50,25 +119,38 @@ __all__ = [
     "MigrateError",
     "MigrationMetadata",
     "NewRevision",
+    "Problem",
     "Project",
+    "Rebased",
     "Recovered",
     "Refused",
+    "Release",
     "Result",
     "Shown",
+    "Squashed",
     "__version__",
+    "branches",
+    "check",
     "compact",
     "current",
     "downgrade",
+    "draw",
+    "edit",
     "heads",
     "history",
     "init",
     "inspect",
+    "merge",
     "open_project",
+    "rebase",
     "recover",
+    "release",
     "revision",
     "show",
+    "squash",
     "stamp",
     "upgrade",
+    "write_head_file",
 ]
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError, NoConfiguration
+from anemoi_ckpt_migrate.errors import ConfigurationError, NoConfiguration
+from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
-_KEYS = ("versions", "template", "package", "trusted")
+FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
+_LONGEST_SLUG = 200
 
 
 @dataclass(frozen=True)
@@ -23,37 +25,47 @@ class Config:
     ----------
     path : Path
         The file that says so.
-    versions : Path
-        Folder of the migration scripts.
+    versions : tuple of Path
+        Folders of the migration scripts; new ones go to the first.
     template : Path or None
         Mako template of a new script; None for the one that ships with this package.
     package : str or None
         The tracked package: whose versions the scripts note.
     trusted : tuple of str
         Modules whose classes are built for real where a checkpoint names them, with all that lies below.
+    recursive : bool
+        Whether scripts also lie in the folders below.
+    file_template : str
+        What new scripts are called: a pattern of `FILE_TOKENS`, without the ending.
+    timezone : str
+        Whose time new scripts note, as the tz database names it.
+    slug_length : int
+        How many letters of its name the file name of a new script has at most.
+    hooks : tuple of Hook
+        What is run on each new script.
+    several_heads : bool
+        Whether there may be more than one head.
+    head_file : bool
+        Whether the heads stand in a file too, over which version control sees two people make a new one.
     """
 
     path: Path
-    versions: Path
+    versions: tuple[Path, ...]
     template: Path | None
     package: str | None = None
     trusted: tuple[str, ...] = ()
+    recursive: bool = False
+    file_template: str = "%(rev)s_%(slug)s"
+    timezone: str = "UTC"
+    slug_length: int = 40
+    hooks: tuple[Hook, ...] = ()
+    several_heads: bool = False
+    head_file: bool = False
 
-
-@dataclass(frozen=True)
-class Laid:
-    """What `lay_out` did with one file or folder.
-
-    Attributes
-    ----------
-    path : Path
-        Which.
-    done : str
-        ``created``, ``extended`` or ``kept``.
-    """
-
-    path: Path
-    done: str
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.path.absolute().parent
 
 
 def find_config(given: Path | None = None) -> Config:
@@ -70,13 +82,13 @@ def find_config(given: Path | None = None) -> Config:
         There is none, or it is wrong.
     """
     if given is not None:
-        found = _in_folder(given) if given.is_dir() else _from_file(given)
+        found = in_folder(given) if given.is_dir() else _from_file(given)
         if found is None:
             raise NoConfiguration(f"{given} holds no configuration of ckpt-migrate; `ckpt-migrate init` makes one")
         return found
     here = Path.cwd()
     for folder in (here, *here.parents):
-        found = _in_folder(folder)
+        found = in_folder(folder)
         if found is not None:
             return found
     raise NoConfiguration(
@@ -85,80 +97,14 @@ def find_config(given: Path | None = None) -> Config:
     )
 
 
-def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
-    """Make a folder a project: configuration, ``versions/``, a copy of the template. What is there is kept.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it does not exist.
-    package : str, optional
-        The tracked package; the project's own by default, where ``pyproject.toml`` names it.
+def in_folder(folder: Path) -> Config | None:
+    """Return the configuration in a folder, if there is one.
 
     Raises
     ------
     ConfigurationError
-        ``pyproject.toml`` cannot be read.
-    CannotWrite
-        The folder does not take the files.
+        It is wrong, or there are two.
     """
-    existing = _in_folder(folder)
-    shared = folder / SHARED_FILE
-    if package is None and existing is None and shared.is_file():
-        described = _parse(shared).get("project")
-        package = described.get("name") if isinstance(described, dict) else None
-    config = existing or Config(folder, folder / "versions", folder / "templates" / TEMPLATE)
-    template = config.template or folder / "templates" / TEMPLATE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        laid = [Laid(existing.path, "kept")] if existing else [_configure(folder, package)]
-        laid.append(Laid(config.versions, "kept" if config.versions.is_dir() else "created"))
-        config.versions.mkdir(parents=True, exist_ok=True)
-        laid.append(Laid(template, "kept" if template.exists() else "created"))
-        if laid[-1].done == "created":
-            template.parent.mkdir(parents=True, exist_ok=True)
-            template.write_text(read_template(None), encoding="utf-8")
-    except OSError as error:
-        raise CannotWrite(f"the project could not be laid out in {folder} ({error.strerror})") from error
-    return laid
-
-
-def read_template(path: Path | None) -> str:
-    """Return the text of a template; without a path, of the one that ships with this package.
-
-    Raises
-    ------
-    ConfigurationError
-        It cannot be read.
-    """
-    from importlib import resources
-
-    found = resources.files("anemoi_ckpt_migrate.templates") / TEMPLATE if path is None else path
-    try:
-        return found.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"the template {found} cannot be read ({reason})") from error
-
-
-def _configure(folder: Path, package: str | None) -> Laid:
-    shared = folder / SHARED_FILE
-    lines = ['versions = "versions"', f'template = "templates/{TEMPLATE}"']
-    unset = '# package = "NAME"  # whose versions the scripts note'
-    lines.append(f"package = {json.dumps(str(package))}" if package else unset)
-    if shared.is_file():
-        before = shared.read_bytes()
-        end = b"\r\n" if b"\r\n" in before else b"\n"
-        gap = b"" if not before or before.endswith(end * 2) else end if before.endswith(end) else end * 2
-        added = [line.encode() for line in (f"[tool.{TABLE}]", *lines, "")]
-        shared.write_bytes(before + gap + end.join(added))
-        return Laid(shared, "extended")
-    own = folder / OWN_FILE
-    own.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    return Laid(own, "created")
-
-
-def _in_folder(folder: Path) -> Config | None:
     paths = [folder / name for name in (SHARED_FILE, OWN_FILE) if (folder / name).is_file()]
     found = [config for config in map(_from_file, paths) if config is not None]
     if len(found) > 1:
@@ -167,7 +113,7 @@ def _in_folder(folder: Path) -> Config | None:
 
 
 def _from_file(path: Path) -> Config | None:
-    table = _parse(path)
+    table = read_toml(path)
     if path.name == SHARED_FILE:
         tools = table.get("tool")
         if not isinstance(tools, dict) or TABLE not in tools:
@@ -180,30 +126,97 @@ def _checked(path: Path, table: Any) -> Config:
     if not isinstance(table, dict):
         raise ConfigurationError(f"{path}: tool.{TABLE} must be a table")
     for key, value in table.items():
-        if key not in _KEYS:
-            raise ConfigurationError(f"{path}: unknown key {key!r}; there are {', '.join(_KEYS)}")
-        if key == "trusted":
-            _check_modules(path, value)
-        elif not isinstance(value, str) or not value:
-            raise ConfigurationError(f"{path}: {key} must be a string, not {value!r:.60}")
+        if key not in _CHECKS:
+            raise ConfigurationError(f"{path}: unknown key {key!r}; there are {', '.join(_CHECKS)}")
+        wrong = _CHECKS[key](value)
+        if wrong is not None:
+            raise ConfigurationError(f"{path}: {key} must be {wrong}, not {value!r:.60}")
+    if "/" in table.get("file_template", "") and not table.get("recursive", False):
+        raise ConfigurationError(f"{path}: file_template makes folders, which are read only with recursive = true")
     folder = path.absolute().parent
-    versions = folder / table.get("versions", "versions")
-    template: Path | None = folder / table.get("template", f"templates/{TEMPLATE}")
-    if "template" not in table and template is not None and not template.exists():
-        template = None
-    return Config(path, versions, template, table.get("package"), tuple(table.get("trusted", ())))
+    versions = table.get("versions", "versions")
+    template = folder / table.get("template", f"templates/{TEMPLATE}")
+    found = {key: table[key] for key in _PLAIN if key in table}
+    return Config(
+        path,
+        tuple(folder / name for name in ([versions] if isinstance(versions, str) else versions)),
+        template if "template" in table or template.exists() else None,
+        trusted=tuple(table.get("trusted", ())),
+        hooks=parse_hooks(path, table.get("hooks", [])),
+        **found,
+    )
 
 
-def _check_modules(path: Path, value: Any) -> None:
-    names = value if isinstance(value, list) else [value]
-    for name in names:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigurationError(f"{path}: trusted must list names of modules, not {name!r:.60}")
-    if names is not value:
-        raise ConfigurationError(f'{path}: trusted must be a list: ["{value}"]')
+def _no_text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else "a string"
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _no_truth(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
+def _no_folders(value: Any) -> str | None:
+    many = isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
+    return None if many or (isinstance(value, str) and value) else "a string, or a list of strings"
+
+
+def _no_length(value: Any) -> str | None:
+    right = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LONGEST_SLUG
+    return None if right else f"a number of letters from 1 to {_LONGEST_SLUG}"
+
+
+def _no_modules(value: Any) -> str | None:
+    names = value if isinstance(value, list) else [None]
+    right = all(isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names)
+    return None if right else 'a list of names of modules, as ["mypackage.config"]'
+
+
+def _no_zone(value: Any) -> str | None:
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (TypeError, ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        return 'the name of a time zone, as "Europe/Berlin"'
+    return None
+
+
+def _no_file_names(value: Any) -> str | None:
+    tokens = dict.fromkeys(FILE_TOKENS, 1) | {"rev": "rev", "slug": "slug"}
+    try:
+        name = value % tokens
+    except (KeyError, TypeError, ValueError):
+        name = ""
+    parts = name.split("/") if isinstance(name, str) else [""]
+    right = isinstance(value, str) and all(part and part[0] not in "_." for part in parts)
+    return None if right else 'a pattern as "%(rev)s_%(slug)s", of ' + ", ".join(FILE_TOKENS)
+
+
+# What is wrong with the value of each key, if anything: what it must be.
+_CHECKS: dict[str, Callable[[Any], str | None]] = {
+    "versions": _no_folders,
+    "recursive": _no_truth,
+    "template": _no_text,
+    "package": _no_text,
+    "trusted": _no_modules,
+    "file_template": _no_file_names,
+    "timezone": _no_zone,
+    "slug_length": _no_length,
+    "hooks": lambda value: None,  # parse_hooks says more
+    "several_heads": _no_truth,
+    "head_file": _no_truth,
+}
+_PLAIN = ("recursive", "package", "file_template", "timezone", "slug_length", "several_heads", "head_file")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be read.
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:

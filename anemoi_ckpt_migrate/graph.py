@@ -1,19 +1,16 @@
-"""The revisions and how they follow each other. Pure: no files, no torch.
-
-networkx is imported where the graph is walked; to know the heads it is not needed.
-"""
+"""The revisions and how they follow each other. Pure: no files, no torch."""
 
 from __future__ import annotations
 
+import graphlib
+import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.errors import AmbiguousTarget, Fault, UnknownTarget
-
-if TYPE_CHECKING:
-    import networkx as nx
+from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
+from anemoi_ckpt_migrate.plain import slug
 
 
 @dataclass(frozen=True)
@@ -29,19 +26,26 @@ class Revision:
     name : str
         First line of the docstring.
     depends_on, labels : tuple of str
-        Revisions that must be applied first without being parents; names of the branch.
+        Revisions that must be applied first without being parents; names that the script gives to its branch.
     versions : mapping of str to str
         As in `MigrationMetadata`.
     final : bool
         Whether it is a barrier.
     migrates, reversible : bool
         Whether it has a ``migrate``, and a ``rollback``.
+    declared : bool
+        Whether it says whether it can be undone: it has a ``rollback``, or says that it has none.
     signature : str
-        Digest of what the script does.
+        Digest of what the script did that this revision had, for one that a squashed revision replaces.
     path : str
         The script.
     lines : mapping of str to int
         Where in the script each of its names is set.
+    replaces : tuple of Revision
+        What a squashed revision stands for, in order.
+    tail : str
+        What has to follow the text of the script for it to be the script of this revision: one of those that a
+        squashed one replaces has no script of its own.
     """
 
     id: str
@@ -53,14 +57,17 @@ class Revision:
     final: bool = False
     migrates: bool = True
     reversible: bool = False
+    declared: bool = False
     signature: str = ""
     path: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
+    replaces: tuple[Revision, ...] = ()
+    tail: str = ""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Everything that comes before it: parents and dependencies."""
-        return self.parents + self.depends_on
+        return self.parents + self.depends_on if self.depends_on else self.parents
 
     def line(self, name: str) -> int:
         """Return the line where the script sets a name, 1 where it does not."""
@@ -73,11 +80,15 @@ class Graph:
     Parameters
     ----------
     revisions : iterable of Revision
-        A set of revisions without faults; see `faults`.
+        A set of revisions without faults; see `soundness.faults`.
+    expanded : collection of str
+        Squashed revisions in whose place those that they replace are to stand.
     """
 
-    def __init__(self, revisions: Iterable[Revision] = ()) -> None:
-        self._revisions = {revision.id: revision for revision in sorted(revisions, key=lambda revision: revision.id)}
+    def __init__(self, revisions: Iterable[Revision] = (), expanded: Iterable[str] = ()) -> None:
+        self._scripts = sorted(revisions, key=lambda revision: revision.id)
+        self._expanded = frozenset(expanded)
+        self._revisions = {revision.id: revision for revision in resolved(self._scripts, self._expanded)}
 
     def __contains__(self, revision: object) -> bool:
         return revision in self._revisions
@@ -96,36 +107,93 @@ class Graph:
         """Revisions without children, sorted."""
         return heads(self)
 
+    @cached_property
+    def bases(self) -> tuple[str, ...]:
+        """Revisions without parents, sorted."""
+        return tuple(revision.id for revision in self if not revision.parents)
+
+    @cached_property
+    def children(self) -> Mapping[str, tuple[str, ...]]:
+        """What follows each revision, sorted; nothing stands there for heads."""
+        return _inverted(self, lambda revision: revision.parents)
+
+    @cached_property
+    def replaced(self) -> Mapping[str, str]:
+        """The squashed revision in whose place each of those that it replaces does not stand any more."""
+        return {part.id: revision.id for revision in self for part in revision.replaces}
+
+    def seen_from(self, applied: Iterable[str]) -> Graph:
+        """Return the graph as it is for a checkpoint: what it has a part of does not count as squashed."""
+        squashed = {self.replaced[revision] for revision in applied if revision in self.replaced}
+        return Graph(self._scripts, squashed | self._expanded) if squashed else self
+
     def closure(self, revisions: Iterable[str]) -> set[str]:
         """Return the given revisions and everything that comes before them."""
-        found: set[str] = set()
-        waiting = [revision for revision in revisions if revision in self]
-        while waiting:
-            revision = waiting.pop()
-            if revision not in found:
-                found.add(revision)
-                waiting += self[revision].needs
-        return found
+        return _reached(revisions, self._needs)
+
+    def above(self, revisions: Iterable[str]) -> set[str]:
+        """Return the given revisions and everything that rests on them."""
+        return _reached(revisions, self._dependents, known=self)
 
     def order(self, revisions: Iterable[str]) -> list[str]:
         """Sort revisions so that each comes after all that it needs; by id where that leaves a choice."""
-        import networkx as nx
-
-        chosen = self._digraph.subgraph(set(revisions))
-        return list(nx.lexicographical_topological_sort(chosen))
+        chosen = set(revisions)
+        sorter = graphlib.TopologicalSorter({rev: chosen.intersection(self[rev].needs) for rev in chosen})
+        sorter.prepare()
+        ready, found = list(sorter.get_ready()), []
+        heapq.heapify(ready)
+        while ready:
+            found.append(heapq.heappop(ready))
+            sorter.done(found[-1])
+            for revision in sorter.get_ready():
+                heapq.heappush(ready, revision)
+        return found
 
     def tips(self, revisions: Iterable[str]) -> tuple[str, ...]:
         """Return those of the given revisions that are parent of none of them, sorted."""
-        chosen = set(revisions)
-        return heads(self[revision] for revision in chosen)
+        return heads(self[revision] for revision in set(revisions))
+
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """The revision that gives each label."""
+        return {label: revision.id for revision in self for label in revision.labels}
+
+    @cached_property
+    def branches(self) -> Mapping[str, frozenset[str]]:
+        """The revisions of each labelled branch.
+
+        A label is inherited by everything that follows; and by what comes before, down to where the branch leaves
+        another one, so that it does not matter which revision of a branch was labelled.
+        """
+        return {label: frozenset(self._followers(owner) | self._trunk(owner)) for label, owner in self.labels.items()}
+
+    def labels_of(self, revision: str) -> tuple[str, ...]:
+        """Return the labels of the branches that a revision is on, sorted."""
+        return tuple(sorted(label for label, members in self.branches.items() if revision in members))
+
+    def branch(self, name: str) -> frozenset[str]:
+        """Return the revisions of a branch: by its label, or by a revision, those that lead to it or follow it.
+
+        Raises
+        ------
+        UnknownTarget, AmbiguousTarget
+            There is no such branch.
+        """
+        if name in self.branches:
+            return self.branches[name]
+        revision = self.find(name)
+        return frozenset(_reached([revision], {r.id: r.parents for r in self}) | self._followers(revision))
 
     def find(self, text: str, more: Iterable[str] = ()) -> str:
-        """Return the id of the one revision whose id is, or starts with, a text.
+        """Return the one revision that a text means.
+
+        That is the one whose id it is; or that gives this label; or whose id starts with it; or whose name it is, in
+        any case and whatever stands between the words.
 
         Parameters
         ----------
         text : str
-            A full or partial id.
+            A full or partial id, a label or a name.
         more : iterable of str
             Ids to be looked at beside those of the graph.
 
@@ -134,21 +202,52 @@ class Graph:
         UnknownTarget, AmbiguousTarget
             None fits; several fit.
         """
-        ids = sorted({*self._revisions, *more})
+        ids = {*self._revisions, *more}
         if text in ids:
             return text
-        fitting = [revision for revision in ids if revision.startswith(text)]
+        if text in self.labels:
+            return self.labels[text]
+        fitting = [revision for revision in sorted(ids) if revision.startswith(text)] or self._named(text)
         if len(fitting) > 1:
             raise AmbiguousTarget(text, [self._titled(revision) for revision in fitting])
         if not fitting:
-            import difflib
-
-            raise UnknownTarget(text, difflib.get_close_matches(text, [*ids, "head", "heads", "base", "barrier"], n=2))
+            raise self._unknown(text, ids)
         return fitting[0]
 
     @cached_property
-    def _digraph(self) -> nx.DiGraph[str]:
-        return digraph(self)
+    def _needs(self) -> Mapping[str, tuple[str, ...]]:
+        return {revision.id: revision.needs for revision in self}
+
+    @cached_property
+    def _dependents(self) -> Mapping[str, tuple[str, ...]]:
+        return _inverted(self, lambda revision: revision.needs)
+
+    def _followers(self, revision: str) -> set[str]:
+        return _reached([revision], self.children, known=self)
+
+    def _trunk(self, revision: str) -> set[str]:
+        """Return what comes before a revision, as long as nothing else follows it and it is no merge."""
+        found, parents = set(), self[revision].parents
+        while len(parents) == 1 and len(self.children[parents[0]]) == 1 and len(self[parents[0]].parents) < 2:
+            found.add(parents[0])
+            parents = self[parents[0]].parents
+        return found
+
+    def _named(self, text: str) -> list[str]:
+        wanted = slug(text)
+        return [revision.id for revision in self if wanted and slug(revision.name) == wanted]
+
+    def _unknown(self, text: str, ids: Iterable[str]) -> UnknownTarget:
+        import difflib
+
+        squashed = self.replaced.get(text)
+        if squashed is not None:
+            return UnknownTarget(text, [squashed], f"it is part of {self._titled(squashed)} now")
+        known = [*ids, *self.labels, "head", "heads", "base", "barrier"]
+        names = {slug(revision.name): revision.name for revision in self}
+        near = difflib.get_close_matches(text, known, n=2)
+        near += [names[found] for found in difflib.get_close_matches(slug(text), names, n=2, cutoff=0.7)]
+        return UnknownTarget(text, near)
 
     def _titled(self, revision: str) -> str:
         name = self[revision].name if revision in self else ""
@@ -162,68 +261,76 @@ def heads(revisions: Iterable[Revision]) -> tuple[str, ...]:
     return tuple(sorted({revision.id for revision in known} - parents))
 
 
-def digraph(revisions: Iterable[Revision]) -> nx.DiGraph[str]:
-    """Return the revisions as a networkx graph, with an edge from each to whatever needs it."""
-    import networkx as nx
+def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[Revision]:
+    """Return revisions that name each other by the ids that stand in the graph.
 
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    for revision in revisions:
-        graph.add_node(revision.id)
-        graph.add_edges_from((parent, revision.id) for parent in revision.needs)
-    return graph
-
-
-def faults(revisions: Iterable[Revision], excused: Callable[[str], bool] = lambda rev: False) -> list[Fault]:
-    """Return everything that keeps revisions from being a graph: duplicate ids, unknown parents, cycles.
+    A script may depend on a label; it may follow a revision that has been squashed since, or, where the squashed one
+    is expanded, the other way round.
 
     Parameters
     ----------
-    revisions : iterable of Revision
-        All that could be read.
-    excused : callable, optional
-        Tells of an unknown id whether it may belong to a script that could not be read.
+    scripts : iterable of Revision
+        As they were read.
+    expanded : iterable of str
+        Squashed revisions in whose place those that they replace are to stand.
     """
-    known = list(revisions)
-    found: list[Fault] = []
-    first: dict[str, Revision] = {}
-    for revision in known:
-        if revision.id in first:
-            other = first[revision.id].path
-            message = f"revision {revision.id} has the id of {other}; give one of them another"
-            found.append(Fault(revision.path, revision.line("revision"), message))
-        first.setdefault(revision.id, revision)
-    for revision in known:
-        for word, needed in (("down_revision", revision.parents), ("depends_on", revision.depends_on)):
-            for parent in needed:
-                if parent not in first and not excused(parent):
-                    found.append(
-                        Fault(revision.path, revision.line(word), f"{word} names {parent}, which no script has")
-                    )
-    return found + _cycles(first)
+    chosen, known = set(expanded), []
+    meant: dict[str, str] = {}
+    for script in scripts:
+        open_up = script.id in chosen
+        known += _opened(script) if open_up else [script]
+        meant |= dict.fromkeys(script.labels, script.id)
+        if open_up:
+            meant[script.id] = script.replaces[-1].id
+        else:
+            meant |= {part.id: script.id for part in script.replaces}
+    if not meant:
+        return known
+    return [_renamed(revision, meant) for revision in known]
 
 
-def _cycles(revisions: Mapping[str, Revision]) -> list[Fault]:
-    # Peel off whatever has nothing before it; on a graph without cycles nothing is left, and networkx not needed.
-    import graphlib
-
-    sorter = graphlib.TopologicalSorter({revision.id: revision.needs for revision in revisions.values()})
-    try:
-        sorter.prepare()
-    except graphlib.CycleError:
-        return _name_cycles(revisions)
-    return []
+def _opened(squashed: Revision) -> list[Revision]:
+    """Return what a squashed revision replaces, standing where that one stands and having its labels."""
+    inside = {part.id for part in squashed.replaces}
+    parts = [
+        part if inside.intersection(part.parents) else replace(part, parents=squashed.parents)
+        for part in squashed.replaces
+    ]
+    return [replace(parts[0], labels=squashed.labels), *parts[1:]]
 
 
-def _name_cycles(revisions: Mapping[str, Revision]) -> list[Fault]:
-    import networkx as nx
+def _renamed(revision: Revision, meant: Mapping[str, str]) -> Revision:
+    if not any(needed in meant for needed in revision.needs):
+        return revision
+    parents, depends_on = (
+        tuple(dict.fromkeys(_meant(needed, meant) for needed in needs))
+        for needs in (revision.parents, revision.depends_on)
+    )
+    return replace(revision, parents=parents, depends_on=depends_on)
 
-    graph = digraph(revisions.values())
-    found = []
-    for members in nx.strongly_connected_components(graph):
-        if len(members) > 1 or graph.has_edge(*2 * tuple(members)):
-            names = sorted(members)
-            first = revisions[names[0]]
-            files = ", ".join(revisions[name].path for name in names[1:])
-            message = f"revision {' and '.join(names)} come before themselves: a cycle"
-            found.append(Fault(first.path, first.line("down_revision"), message + (f" with {files}" if files else "")))
+
+def _meant(needed: str, meant: Mapping[str, str]) -> str:
+    once = meant.get(needed, needed)
+    return meant.get(once, once)  # a label of a squashed revision
+
+
+def _inverted(
+    revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]
+) -> Mapping[str, tuple[str, ...]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for revision in revisions:
+        for needed in above(revision):
+            found[needed].append(revision.id)
+    return defaultdict(tuple, {revision: tuple(sorted(set(ids))) for revision, ids in found.items()})
+
+
+def _reached(start: Iterable[str], edges: Mapping[str, Iterable[str]], known: Graph | None = None) -> set[str]:
+    inside = edges if known is None else known
+    found: set[str] = set()
+    waiting = [revision for revision in start if revision in inside]
+    while waiting:
+        revision = waiting.pop()
+        if revision not in found:
+            found.add(revision)
+            waiting += edges[revision]
     return found

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate import targets
+from anemoi_ckpt_migrate import descent, releases, resolving, targets
 from anemoi_ckpt_migrate.errors import (
     BarrierInTheWay,
     HistoryConflict,
     Irreversible,
-    NotApplied,
     NotThatMany,
-    SeveralHeads,
     UnknownRecorded,
     UsageError,
 )
@@ -66,38 +64,37 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     Parameters
     ----------
     graph : Graph
-        All revisions.
+        All revisions, as seen from what the checkpoint has.
     record : Record
         What the checkpoint remembers.
     target : targets.Target
         Where to.
     package : str, optional
-        Name of the tracked package, for messages.
+        Name of the tracked package, for specifiers and messages.
 
     Raises
     ------
     UnknownRecorded, HistoryConflict
         Record and scripts do not fit together.
-    UnknownTarget, AmbiguousTarget, SeveralHeads, NotThatMany, UsageError
+    UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, UsageError
         The target does not say where to.
     BarrierInTheWay
         A final revision is among the steps.
     """
-    _check_known(graph, record)
-    applied = applied_revisions(graph, record)
-    wanted = _wanted(graph, record, applied, target)
+    check_recorded(graph, record)
+    applied = descent.applied_revisions(graph, record)
+    count = _count(target)
+    wanted = _ahead(graph, applied, target) if count else _wanted(graph, target, package)
     steps = graph.order(wanted - applied)
-    _check_not_below(graph, record, steps)
-    if isinstance(target, targets.Relative):
-        left = len(steps)
-        steps = steps[: target.steps]
+    left = len(steps)
+    steps = steps[:count] if count else steps
     reachable = _before_barriers(graph, steps)
     if target == targets.Named("barrier"):
         steps = reachable
     elif reachable != steps:
         raise _barrier_above(graph, steps, applied.union(reachable), package)
-    elif isinstance(target, targets.Relative) and target.steps > left:
-        raise NotThatMany(f"+{target.steps}", left, "upgrade head")
+    elif count and count > left:
+        raise NotThatMany(f"+{count}", left, "upgrade head")
     lineage = [entry.revision for entry in record.lineage]
     end = graph.tips([*lineage, *steps]) if steps else record.heads
     return Plan(
@@ -125,18 +122,19 @@ def plan_downgrade(
 
     Raises
     ------
-    UnknownTarget, AmbiguousTarget, SeveralHeads, NotThatMany, NotApplied, UsageError
+    UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, NotApplied, UsageError
         The target does not say where to.
     BarrierInTheWay
         A final revision would have to be undone.
     Irreversible
         A step has nothing that undoes it.
     """
-    undone = _undone(graph, record, target, package)
+    gone = descent.undone(graph, record, target, package)
+    undone = [entry for entry in reversed(record.lineage) if entry.revision in gone]
     barrier = next((entry for entry in undone if _final(graph, entry)), None)
     if barrier is not None:
-        raise _barrier_below(barrier, package)
-    left = tuple(entry for entry in record.lineage if entry not in undone)
+        raise descent.barrier_below(barrier, package)
+    left = tuple(entry for entry in record.lineage if entry.revision not in gone)
     stuck = [entry for entry in undone if not _reversible(graph, entry)]
     if stuck and left not in kept:
         before = undone[: undone.index(stuck[0])]
@@ -148,47 +146,54 @@ def plan_downgrade(
     return Plan(record.heads, _tips(left) if undone else record.heads, steps)
 
 
-def plan_stamp(graph: Graph, target: targets.Target) -> tuple[str, ...]:
-    """Return the heads that a checkpoint stamped with a target is at.
+def plan_stamp(
+    graph: Graph,
+    record: Record,
+    wanted: Iterable[targets.Target],
+    package: str | None = None,
+    purge: bool = False,
+) -> list[Revision]:
+    """Return the lineage that a checkpoint is to have which is stamped with targets.
 
-    Raises
-    ------
-    UnknownTarget, AmbiguousTarget, SeveralHeads, UsageError
-        The target does not say where to.
-    """
-    if isinstance(target, targets.Relative) or target == targets.Named("barrier"):
-        raise UsageError("stamp takes head, heads, base or a revision id: what the file is, not how to get there")
-    return tuple(sorted(resolve(graph, target)))
-
-
-def resolve(graph: Graph, target: targets.Target, more: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the revisions that an rev, `head`, `heads` or `base` stands for.
+    What the record has on branches that have nothing to do with the targets stays, unless it is purged. ``base`` is
+    before everything, so nothing stays then.
 
     Parameters
     ----------
-    graph : Graph
-        All revisions.
-    target : targets.Target
-        Any but `barrier` and relative ones, which depend on a checkpoint.
-    more : iterable of str
-        Ids that an rev may stand for beside those of the graph.
+    graph, record, package
+        As for `plan_upgrade`.
+    wanted : iterable of targets.Target
+        What the checkpoint is.
+    purge : bool
+        Forget whatever the record holds.
 
     Raises
     ------
-    UnknownTarget, AmbiguousTarget, SeveralHeads
-        It stands for none; for several.
+    UnknownRecorded
+        The record holds what no script knows.
+    UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, UsageError
+        A target does not say what the file is.
     """
-    if isinstance(target, targets.Id):
-        return (graph.find(target.text, more),)
-    if target == targets.Named("head"):
-        return _head(graph, graph.heads)
-    return graph.heads if target == targets.Named("heads") else ()
+    wanted = list(wanted)
+    if any(isinstance(target, targets.Relative) or target == targets.Named("barrier") for target in wanted):
+        raise UsageError("stamp takes head, heads, base or revisions: what the file is, not how to get there")
+    states = [resolving.state(graph, target, package) for target in wanted]
+    told = set().union(*states)
+    if not purge and told:
+        _check_known(graph, record)
+        told |= graph.closure(_unrelated(graph, record, wanted, told, package))
+    return lineage_of(graph, graph.tips(told))
 
 
-def applied_revisions(graph: Graph, record: Record) -> set[str]:
-    """Return all that the checkpoint has: the lineage, and what lies below its barriers."""
-    lineage = {entry.revision for entry in record.lineage}
-    return lineage | graph.closure(entry.revision for entry in record.lineage if entry.final)
+def _unrelated(
+    graph: Graph, record: Record, wanted: Sequence[targets.Target], told: set[str], package: str | None
+) -> list[str]:
+    """Return the recorded heads that lie neither below nor above what was told, nor on a branch that was named."""
+    named = [target for target in wanted if isinstance(target, targets.OnBranch)]
+    members = told.union(*(graph.branch(target.branch) for target in named))
+    left = [target for target in named if target.target == targets.Named("base")]  # says only what is not there
+    tips = {rev for target in wanted if target not in left for rev in resolving.resolve(graph, target, package)}
+    return [head for head in record.heads if head not in members and not tips & graph.closure([head])]
 
 
 def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:
@@ -197,41 +202,27 @@ def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:
     return [graph[rev] for rev in graph.order(closure - below_barriers(graph, closure))]
 
 
-def changed_since(graph: Graph, record: Record) -> tuple[str, ...]:
-    """Warn of applied revisions whose scripts do something else now."""
-    return tuple(
-        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: {graph[entry.revision].path}"
-        " (`ckpt-migrate stamp` accepts it as it is)"
-        for entry in record.lineage
-        if entry.revision in graph and graph[entry.revision].signature != entry.signature
-    )
-
-
 def below_barriers(graph: Graph, revisions: Iterable[str]) -> set[str]:
     """Return everything that lies below a barrier among the given revisions: gone for good."""
     return graph.closure(parent for rev in revisions if graph[rev].final for parent in graph[rev].needs)
 
 
-def _wanted(graph: Graph, record: Record, applied: set[str], target: targets.Target) -> set[str]:
-    if isinstance(target, targets.Relative):
-        if target.steps < 0:
-            raise UsageError(f"{target.steps} goes down: write `downgrade {target.steps}`")
-        return graph.closure(_head(graph, _heads_above(graph, record, applied)))
-    if target == targets.Named("barrier"):
-        return graph.closure(graph.heads)
-    return graph.closure(resolve(graph, target))
+def check_recorded(graph: Graph, record: Record) -> None:
+    """Check that the record tells a story that the scripts could have told.
 
-
-def _head(graph: Graph, heads: Sequence[str]) -> tuple[str, ...]:
-    if len(heads) > 1:
-        raise SeveralHeads(heads)
-    return tuple(heads)
-
-
-def _heads_above(graph: Graph, record: Record, applied: set[str]) -> list[str]:
-    """Return the heads that lie ahead of where a checkpoint is: no step count leads into another branch."""
-    pending = [head for head in graph.heads if head not in applied]
-    return [head for head in pending if not record.heads or graph.closure([head]).intersection(record.heads)]
+    Raises
+    ------
+    UnknownRecorded
+        It has revisions that no script knows.
+    HistoryConflict
+        It has a revision, but not what the scripts place before it.
+    """
+    _check_known(graph, record)
+    applied = descent.applied_revisions(graph, record)
+    missing = graph.closure(entry.revision for entry in record.lineage) - applied
+    if missing:
+        first = next(entry.revision for entry in record.lineage if missing & graph.closure([entry.revision]))
+        raise HistoryConflict(graph.order(missing & graph.closure([first])), first)
 
 
 def _check_known(graph: Graph, record: Record) -> None:
@@ -241,14 +232,36 @@ def _check_known(graph: Graph, record: Record) -> None:
         raise UnknownRecorded(unknown, known)
 
 
-def _check_not_below(graph: Graph, record: Record, steps: Sequence[str]) -> None:
-    """Refuse steps that the scripts place before something that is applied already."""
-    if not graph.closure(entry.revision for entry in record.lineage).intersection(steps):
-        return
-    for entry in record.lineage:
-        missing = graph.closure([entry.revision]).intersection(steps)
-        if missing:
-            raise HistoryConflict(sorted(missing), entry.revision)
+def _count(target: targets.Target) -> int:
+    """Return how many steps a target asks for, 0 where it says where to."""
+    place = target.target if isinstance(target, targets.OnBranch) else target
+    if not isinstance(place, targets.Relative):
+        return 0
+    if place.steps < 0:
+        raise UsageError(f"{place.steps} goes down: write `downgrade {_shown(target)}`")
+    return place.steps
+
+
+def _shown(target: targets.Target) -> str:
+    if isinstance(target, targets.OnBranch):
+        return f"{target.branch}@{_shown(target.target)}"
+    return f"{target.steps:+}" if isinstance(target, targets.Relative) else ""
+
+
+def _ahead(graph: Graph, applied: set[str], target: targets.Target) -> set[str]:
+    """Return what leads to the one head ahead of a checkpoint: no count of steps leads into another branch."""
+    if isinstance(target, targets.OnBranch):
+        return graph.closure(resolving.head(graph, resolving.heads_of_branch(graph, target.branch)))
+    at = graph.tips(applied)
+    pending = [head for head in graph.heads if head not in applied]
+    ahead = [head for head in pending if not at or graph.closure([head]).intersection(at)]
+    return graph.closure(resolving.head(graph, ahead))
+
+
+def _wanted(graph: Graph, target: targets.Target, package: str | None) -> set[str]:
+    if target == targets.Named("barrier"):
+        return graph.closure(graph.heads)
+    return resolving.state(graph, target, package)
 
 
 def _before_barriers(graph: Graph, steps: Sequence[str]) -> list[str]:
@@ -263,69 +276,8 @@ def _barrier_above(graph: Graph, steps: Sequence[str], reachable: set[str], pack
     barriers = [graph[rev] for rev in steps if graph[rev].final]
     tips = ", ".join(graph.tips(reachable)) or "base"
     versions = [barrier.versions.get(package or "") for barrier in barriers]
-    first = _earliest(version for version in versions if version)
+    first = releases.earliest(version for version in versions if version)
     return BarrierInTheWay(barriers[0].id, barriers[0].name, "upgrade", tips, package, first)
-
-
-def _barrier_below(barrier: Applied, package: str | None) -> BarrierInTheWay:
-    version = (barrier.versions or {}).get(package or "")
-    return BarrierInTheWay(barrier.revision, barrier.name, "downgrade", barrier.revision, package, version)
-
-
-def _earliest(versions: Iterable[str]) -> str | None:
-    from packaging.version import InvalidVersion, Version
-
-    known = []
-    for version in versions:
-        try:
-            known.append(Version(version))
-        except InvalidVersion:
-            continue  # a version that cannot be compared cannot be the first
-    return str(min(known)) if known else None
-
-
-def _undone(graph: Graph, record: Record, target: targets.Target, package: str | None) -> list[Applied]:
-    """Return what has to be undone, last applied first."""
-    lineage = list(reversed(record.lineage))
-    if isinstance(target, targets.Relative):
-        return _last(lineage, target.steps, package)
-    if target == targets.Named("base"):
-        return lineage
-    if target == targets.Named("barrier"):
-        return [entry for entry in lineage if not entry.final]
-    ids = {entry.revision for entry in lineage}
-    below = applied_revisions(graph, record) - ids
-    wanted = resolve(graph, target, ids)
-    for revision in wanted:
-        if revision in below:
-            barriers = [entry for entry in lineage if entry.final and revision in graph.closure([entry.revision])]
-            raise _barrier_below(barriers[0], package)
-        if revision not in ids:
-            raise NotApplied(revision, record.heads)
-    above = _after(record.lineage, wanted)
-    return [entry for entry in lineage if entry.revision in above]
-
-
-def _last(lineage: list[Applied], steps: int, package: str | None) -> list[Applied]:
-    if steps > 0:
-        raise UsageError(f"+{steps} goes up: write `upgrade +{steps}`")
-    barrier = next((entry for entry in lineage if entry.final), None)
-    if -steps > len(lineage):
-        if barrier is not None:
-            raise _barrier_below(barrier, package)
-        raise NotThatMany(str(steps), len(lineage), "downgrade base")
-    return lineage[:-steps]
-
-
-def _after(lineage: Sequence[Applied], wanted: Iterable[str]) -> set[str]:
-    """Return what was applied after some revisions and rests on one of them."""
-    found: set[str] = set()
-    resting = set(wanted)
-    for entry in lineage:
-        if entry.revision not in resting and resting.intersection((*entry.parents, *entry.depends_on)):
-            found.add(entry.revision)
-            resting.add(entry.revision)
-    return found
 
 
 def _tips(entries: Sequence[Applied]) -> tuple[str, ...]:

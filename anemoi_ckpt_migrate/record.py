@@ -103,10 +103,6 @@ class Record:
     lineage: tuple[Applied, ...] = ()
     log: tuple[LogEntry, ...] = ()
 
-    def applied(self, revision: str) -> Applied:
-        """Return what is recorded of a revision of the lineage."""
-        return next(entry for entry in self.lineage if entry.revision == revision)
-
     def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
         """Return the record after something was done."""
         return replace(self, heads=entry.end, lineage=lineage, log=(*self.log, entry))

@@ -14,12 +14,25 @@ from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = ${repr_(revision)}
 down_revision = ${repr_(down_revision)}
-branch_labels = None
-depends_on = None
+branch_labels = ${repr_(branch_labels)}
+depends_on = ${repr_(depends_on)}
 
 % if final:
 # A barrier: no checkpoint crosses it, upwards or downwards. It has no functions.
 metadata = MigrationMetadata(versions=${repr_(versions)}, final=True)
+% elif merge:
+metadata = MigrationMetadata(versions=${repr_(versions)})
+
+
+# A merge: it joins branches, and changes nothing itself.
+def migrate(ckpt: CkptType) -> CkptType:
+    """Leave the checkpoint as it is."""
+    return ckpt
+
+
+def rollback(ckpt: CkptType) -> CkptType:
+    """Leave the checkpoint as it is: there is nothing to undo."""
+    return ckpt
 % else:
 metadata = MigrationMetadata(versions=${repr_(versions)})
 
@@ -30,5 +43,5 @@ def migrate(ckpt: CkptType) -> CkptType:
 
 
 # Write `def rollback(ckpt: CkptType) -> CkptType`, the way back, if there is one.
-# Without it this revision is irreversible, and every command says so.
+# Without it this revision is irreversible, and every command says so; say so here too: `rollback = None`.
 % endif

@@ -11,7 +11,9 @@ from anemoi_ckpt_migrate.record import Applied, Record
 
 
 @st.composite
-def histories(draw: st.DrawFn, barriers: bool = True, most: int = 12) -> list[Revision]:
+def histories(
+    draw: st.DrawFn, barriers: bool = True, most: int = 12, labels: bool = False, depends: bool = True
+) -> list[Revision]:
     """Draw revisions whose parents come before them: several roots, branches, merges, dependencies, barriers."""
     count = draw(st.integers(0, most))
     ids = draw(st.permutations([f"r{number:02}" for number in range(count)]))
@@ -19,10 +21,13 @@ def histories(draw: st.DrawFn, barriers: bool = True, most: int = 12) -> list[Re
     for index, rev in enumerate(ids):
         earlier = ids[:index]
         parents = draw(st.lists(st.sampled_from(earlier), max_size=3, unique=True)) if earlier else []
-        depends = draw(st.lists(st.sampled_from(earlier), max_size=1)) if earlier else []
+        depends = draw(st.lists(st.sampled_from(earlier), max_size=1)) if earlier and depends else []
         final = barriers and draw(st.integers(0, 5)) == 0
         reversible = not final and draw(st.integers(0, 7)) > 0
-        found = Revision(rev, tuple(parents), depends_on=tuple(depends), final=final, reversible=reversible)
+        labelled = (f"label{index}",) if labels and draw(st.integers(0, 3)) == 0 else ()
+        found = Revision(
+            rev, tuple(parents), depends_on=tuple(depends), labels=labelled, final=final, reversible=reversible
+        )
         revisions.append(found)
     return revisions
 

@@ -347,7 +347,8 @@ def test_a_wrong_configuration(chain: Folder, text: str | bytes, says: str) -> N
         (["upgrade", "-1"], 2, "write `downgrade -1`"),
         (["downgrade", "+1"], 2, "write `upgrade +1`"),
         (["upgrade", "+0"], 2, "asks for no step at all"),
-        (["upgrade", "a b"], 2, "'a b' is no target; write head, heads, base, barrier, +N, -N"),
+        (["upgrade", "a b"], 1, "no revision is called 'a b'"),
+        (["upgrade", "a1@"], 2, "a target has to stand here: head, heads, base, barrier, +N, -N, a revision id"),
         (["stamp", "barrier"], 2, "stamp takes"),
     ],
 )
@@ -365,7 +366,7 @@ def test_usage(chain: Folder) -> None:
     refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it is a target of its own")
     refused(chain, "revision", "x", "--rev-id", "a-b", code=2, says="cannot be a revision id")
     refused(chain, "revision", "x", "--rev-id", "a1", says="a1 exists already")
-    refused(chain, "show", "base", code=2, says="show takes a revision id")
+    refused(chain, "show", "base", code=2, says="the target stands for no revision; name one")
 
 
 def test_two_heads(chain: Folder) -> None:
@@ -376,9 +377,10 @@ def test_two_heads(chain: Folder) -> None:
     """
     chain.script("b2", "a1")
     checkpoint = chain.copy()
-    refused(chain, "upgrade", "head", checkpoint, says="there are 2 heads: a3, b2; name one of them, or write `heads`")
+    says = "there are 2 heads: a3, b2; write `a3`, `b2`, or `heads` for all of them"
+    refused(chain, "upgrade", "head", checkpoint, says=says)
     refused(chain, "upgrade", "+1", checkpoint, says="there are 2 heads")
-    refused(chain, "revision", "x", code=2, says='down_revision = ("a3", "b2")')
+    refused(chain, "revision", "x", code=2, says="say with --head which one to follow")
     assert chain.ok("upgrade", "heads", checkpoint, "--json").lines[0]["to"] == ["a3", "b2"]
 
 

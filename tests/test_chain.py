@@ -16,7 +16,7 @@ from tests.conftest import DATA, Folder, digest
 torch = pytest.importorskip("torch")
 NAMES = json.loads((DATA / "anemoi_names.json").read_text())
 VERSIONS = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
-CHAIN = cm.Project(Config(VERSIONS, VERSIONS, None, "anemoi-models"), load(VERSIONS))
+CHAIN = cm.Project(Config(VERSIONS, (VERSIONS,), None, "anemoi-models"), load([VERSIONS]))
 
 
 def save(path: Path, names: list[str]) -> Path:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
-from anemoi_ckpt_migrate.graph import Graph, Revision, faults
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.soundness import faults
 from tests.graphs import closure, histories, tips
 
 
@@ -86,7 +87,7 @@ def test_a_cycle_in_the_middle() -> None:
     revisions = [Revision("a", path="a.py"), Revision("b", ("a", "c"), path="b.py", lines={"down_revision": 7})]
     revisions += [Revision("c", ("b",), path="c.py"), Revision("d", ("c",), path="d.py")]
     (fault,) = faults(revisions)
-    assert str(fault) == "b.py:7: revision b and c come before themselves: a cycle with c.py"
+    assert str(fault) == "b.py:7: revision b comes before itself, a cycle: it needs c, which needs b (with c.py)"
 
 
 def test_faults_name_the_file_that_is_wrong() -> None:

@@ -16,22 +16,28 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 
 # From the ground up; a module imports only from lines below its own.
 LAYERS = """
-_version errors plain
-metadata targets record config scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
-graph checkpoints.opaque checkpoints.publish checkpoints.layout scripts scripts.functions scripts.writer
-checkpoints.pickles
-planner checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping scripts.reader rollbacks
-checkpoints.store scripts.loader
+_version errors.base
+errors.files errors.revisions
+errors plain
+metadata releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
+targets graph scripts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
+resolving soundness entries scripts.writer scripts.sources config checkpoints.pickles
+descent lanes scaffold scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions scripts.reader checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
+planner drawing diagrams rollbacks scripts.loader checkpoints.store
 checkpoints
 recorder
 executor
 commands
 commands.project
-commands.writing
-commands.moving commands.reading commands.mending commands.inspecting
+commands.writing commands.authoring
+commands.moving commands.reading commands.mending commands.inspecting commands.rewriting
+commands.checking commands.histories
 .
 pictures
 output
+listing
+cli.common
+cli.authoring cli.moving cli.reading
 cli
 __main__
 """
@@ -40,11 +46,11 @@ RANK = {module: rank for rank, line in enumerate(LAYERS.strip().splitlines()) fo
 # Heavy things, and the one module that imports each.
 HEAVY = {
     "torch": "checkpoints.content",
-    "networkx": "graph",
+    "networkx": "soundness",
     "mako": "scripts.writer",
     "cloudpickle": "rollbacks",
     "rich": "pictures",
-    "packaging": "planner",
+    "packaging": "releases",
 }
 
 

@@ -149,8 +149,9 @@ def test_a_stamped_checkpoint_is_bound_by_its_barrier(revisions: list[Revision],
     assume(revisions)
     graph = Graph(revisions)
     head = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
-    assert plan_stamp(graph, Id(head)) == (head,)
-    lineage = [revision.id for revision in lineage_of(graph, [head])]
+    lineage = [revision.id for revision in plan_stamp(graph, EMPTY, [Id(head)])]
+    assert set(graph.tips(lineage)) == tips(revisions, set(lineage))
+    assert lineage == [revision.id for revision in lineage_of(graph, [head])]
     record = recorded(graph, lineage)
     needed = closure(revisions, [head])
     below = {under for rev in needed if graph[rev].final for under in closure(revisions, [rev]) - {rev}}
@@ -193,7 +194,9 @@ def test_words_are_targets(text: str) -> None:
     assert parse(text) == Named(text)
 
 
-@pytest.mark.parametrize("text", ["", "-", "+", "1+1", "a@head", "+1.5", "--1", "é", "a-b", "+0", "a b"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "-", "+", "a@", "@head", "a@b@c", "+1.5", "--1", "a-", "+0", "heads-1", "a@barrier", "1\n2"]
+)
 def test_what_is_no_target(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text)

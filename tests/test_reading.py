@@ -37,6 +37,11 @@ def test_history(chain: Folder) -> None:
         "reversible": False,
         "known": True,
         "applied": None,
+        "here": False,
+        "depends_on": [],
+        "labels": [],
+        "path": str(chain.path / "versions" / "a2_change.py"),
+        "versions": {"migration": "1.0.0"},
     }
 
 

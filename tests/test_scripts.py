@@ -47,7 +47,7 @@ GOOD = 'revision = "{0}"\ndown_revision = None\ndef migrate(ckpt):\n    return c
         ("revision = 'x'\0", 1, "source code string cannot contain null bytes"),
         ("revision = 'x'\n\xff", 2, "syntax error"),
         ('revision = "ok"\n', 1, "revision ok has the id of"),
-        ('revision = "x"\ndown_revision = "x"\n', 2, "revision x come before themselves: a cycle"),
+        ('revision = "x"\ndown_revision = "x"\n', 2, "revision x comes before itself, a cycle: it needs x"),
     ],
 )
 def test_faults(project: Folder, text: str, line: int, says: str) -> None:

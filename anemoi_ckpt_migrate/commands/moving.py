@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import executor, planner, recorder, rollbacks, targets
+from anemoi_ckpt_migrate import executor, planner, recorder, resolving, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
 from anemoi_ckpt_migrate.commands.writing import Options, Progress, checked_output, naming
 from anemoi_ckpt_migrate.errors import (
     DamagedRecord,
     MigrationFailed,
+    NewerRecord,
     UntrustedCode,
 )
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
-from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, read_source
+from anemoi_ckpt_migrate.scripts import loader
+from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source
+from anemoi_ckpt_migrate.scripts.sources import signature_of, source_of
 
 _MOST_KEPT = 100
 _DAMAGED = Record()  # stands for a record that cannot be read
@@ -96,7 +99,8 @@ def upgrade(
     checkpoint : path
         The file.
     target : str
-        ``head``, ``heads``, ``barrier``, ``+N``, or a full or partial revision id.
+        ``head``, ``heads``, ``barrier``, ``+N``, ``REV+N``, ``LABEL@TARGET``, a specifier of the tracked package, a
+        full or partial revision id, a label or a name.
     project : Project or path, optional
         Whose scripts; by default those of the current folder's project.
     output : path, optional
@@ -123,15 +127,15 @@ def upgrade(
     MigrateError
         Nothing was changed; the kind of error says why.
     """
-    opened = project if isinstance(project, Project) else open_project(project)
-    wanted = targets.parse(target)
+    found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with _reading(checkpoint, opened, options) as (file, tree, record):
-        plan = planner.plan_upgrade(opened.graph, record, wanted, opened.config.package)
-        warnings = planner.changed_since(opened.graph, record)
+    with _reading(checkpoint, found, options) as (file, tree, record):
+        graph = _seen_from(found.graph, record, [wanted])
+        plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
+        warnings = loader.changed_since(graph, record)
         if dry_run or not plan.steps:
             return _unchanged(file, plan, options, warnings)
-        revisions = [opened.graph[step.revision] for step in plan.steps]
+        revisions = [graph[step.revision] for step in plan.steps]
         actions = [_action(revision, "migrate") for revision in revisions]
         applied = [_applied(revision, _carried_module(revision)) for revision in revisions]
         after = record.logged(_entry("upgrade", target, plan), (*record.lineage, *applied))
@@ -156,38 +160,40 @@ def downgrade(
     Parameters
     ----------
     target : str
-        ``base``, ``barrier``, ``-N`` (the last N applied), or a full or partial revision id.
+        ``base``, ``barrier``, ``-N`` (the last N applied), ``REV-N``, ``LABEL@TARGET``, a specifier of the tracked
+        package, a full or partial revision id, a label or a name.
     trust_checkpoint_code : bool
         Run the rollbacks that the checkpoint carries, for revisions that no script here knows.
 
     The others are those of `upgrade`, as are the result and the errors.
     """
-    opened = project if isinstance(project, Project) else open_project(project)
-    wanted = targets.parse(target)
+    found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with _reading(checkpoint, opened, options) as (file, tree, record):
-        kept = _kept(file, record)
-        plan = planner.plan_downgrade(opened.graph, record, wanted, opened.config.package, [then for then, _ in kept])
+    with _reading(checkpoint, found, options) as (file, tree, record):
+        graph, kept = _seen_from(found.graph, record), _kept(file, record)
+        plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in kept])
         undone = {step.revision for step in plan.steps}
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         earlier = next((before for then, before in kept if then == left), None)
         foreign = [step.revision for step in plan.steps if step.carried]
         if foreign and not trust_checkpoint_code and earlier is None:
             raise UntrustedCode(foreign, os.fspath(checkpoint))
-        warnings = planner.changed_since(opened.graph, record)
+        warnings = loader.changed_since(graph, record)
         if dry_run or not plan.steps:
             return _unchanged(file, plan, options, warnings)
         if earlier is not None:
             return replace(_result(file, plan, options, warnings, _back(file, earlier, options)), restored=True)
-        actions = [_rollback(opened.graph, record, step) for step in plan.steps]
+        entries = {entry.revision: entry for entry in record.lineage}
+        actions = [_rollback(graph, entries[step.revision], step) for step in plan.steps]
         after = record.logged(_entry("downgrade", target, plan), left)
         return _write(file, tree, plan, actions, after, options, warnings)
 
 
 def stamp(
     checkpoint: StrPath,
-    target: str,
+    target: str | Sequence[str],
     *,
+    purge: bool = False,
     project: Project | StrPath | None = None,
     output: StrPath | None = None,
     backup: bool = True,
@@ -200,28 +206,69 @@ def stamp(
 
     Parameters
     ----------
-    target : str
-        ``head``, ``heads``, ``base``, or a full or partial revision id.
+    target : str or sequence of str
+        ``head``, ``heads``, ``base`` or revisions; several are separated by commas. What the checkpoint has on branches
+        that have nothing to do with them stays.
+    purge : bool
+        Forget first what the checkpoint remembers, whatever it is.
 
     The others are those of `upgrade`, as are the result and the errors. A damaged record is replaced.
     """
-    opened = project if isinstance(project, Project) else open_project(project)
-    heads = planner.plan_stamp(opened.graph, targets.parse(target))
+    found = opened(project)
+    wanted = [one for text in ([target] if isinstance(target, str) else target) for one in targets.parse_several(text)]
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with _reading(checkpoint, opened, options, stamping=True) as (file, tree, record):
+    with _reading(checkpoint, found, options, stamping=True, purge=purge) as (file, tree, record):
+        graph = _seen_from(found.graph, Record() if purge else record, wanted)
+        revisions = planner.plan_stamp(graph, record, wanted, found.config.package, purge)
+        heads = graph.tips(revision.id for revision in revisions)
         plan = Plan(record.heads, heads, ())
-        lineage = tuple(_applied(revision, None) for revision in planner.lineage_of(opened.graph, heads))
+        lineage = _stamped(graph, record, revisions, wanted, found.config.package, purge)
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         recorded = not same or record is _DAMAGED
         if dry_run or not recorded:
             return replace(_unchanged(file, plan, options, ()), recorded=recorded)
-        after = record.logged(_entry("stamp", target, plan), lineage)
+        told = target if isinstance(target, str) else ",".join(target)
+        after = record.logged(_entry("stamp", told, plan), lineage)
         return _write(file, tree, plan, [], after, options, ())
+
+
+def _seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = ()) -> Graph:
+    """Return the graph as it is for a checkpoint that is to go somewhere.
+
+    What is squashed counts as one, unless the checkpoint has a part of it, or is to have one.
+    """
+    applied = [entry.revision for entry in record.lineage]
+    parts = [place for target in wanted for place in _inside(graph, target)]
+    whole = {part.id for rev in applied if rev in graph for part in graph[rev].replaces}
+    return graph.seen_from([*applied, *(part for part in parts if part not in whole)])
+
+
+def _inside(graph: Graph, target: targets.Target) -> Sequence[str]:
+    """Return what a target may mean that other scripts stand for."""
+    if isinstance(target, targets.Released):
+        return list(graph.replaced)
+    place = target.target if isinstance(target, targets.OnBranch) else target
+    start = place.start if isinstance(place, targets.Beyond) else place
+    return [start.text] if isinstance(start, targets.Id) else []
+
+
+def _stamped(
+    graph: Graph,
+    record: Record,
+    revisions: Sequence[Revision],
+    wanted: Sequence[targets.Target],
+    package: str | None,
+    purge: bool,
+) -> tuple[Applied, ...]:
+    """Describe what a stamped checkpoint has: what was told as the scripts have it, all else as it was recorded."""
+    told = {rev for target in wanted for rev in resolving.state(graph, target, package)}
+    before = {} if purge else {entry.revision: entry for entry in record.lineage if entry.revision not in told}
+    return tuple(before.get(revision.id) or _applied(revision, None) for revision in revisions)
 
 
 @contextmanager
 def _reading(
-    path: StrPath, project: Project, options: Options, stamping: bool = False
+    path: StrPath, project: Project, options: Options, stamping: bool = False, purge: bool = False
 ) -> Iterator[tuple[Checkpoint, Any, Record]]:
     """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
     with naming(path):
@@ -233,8 +280,8 @@ def _reading(
             tree = file.load()
             try:
                 record = recorder.take(tree, file.attachment(recorder.ATTACHMENT))
-            except DamagedRecord:
-                if not stamping:
+            except (DamagedRecord, NewerRecord) as error:
+                if not (purge or (stamping and isinstance(error, DamagedRecord))):
                     raise
                 record = _DAMAGED
             yield file, tree, record
@@ -311,7 +358,7 @@ def _result(
 
 def _action(revision: Revision, name: str) -> executor.Action:
     def load() -> Function:
-        function: Function = getattr(load_module(revision.path, revision.id), name, None)  # type: ignore[assignment]
+        function: Function = getattr(load_module(revision), name, None)  # type: ignore[assignment]
         if not callable(function):
             raise MigrationFailed(revision.path, None, f"`{name}` is not a function")
         return function
@@ -319,17 +366,16 @@ def _action(revision: Revision, name: str) -> executor.Action:
     return executor.Action(load, name, revision.path)
 
 
-def _rollback(graph: Graph, record: Record, step: Step) -> executor.Action:
+def _rollback(graph: Graph, entry: Applied, step: Step) -> executor.Action:
     if not step.carried:
         return _action(graph[step.revision], "rollback")
-    entry = record.applied(step.revision)
     return executor.Action(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
 
 
 def _carried_module(revision: Revision) -> Any:
     """Run a script under the name that it has in a checkpoint: where it lies here is nobody's business there."""
     try:
-        return load_source(read_source(revision.path), revision.id, rollbacks.shown_carried(revision.id))
+        return load_source(source_of(revision), revision.id, rollbacks.shown_carried(revision.id))
     except MigrationFailed as error:
         raise MigrationFailed(revision.path, error.line, error.what) from error.__cause__
 
@@ -338,13 +384,13 @@ def _applied(revision: Revision, module: Any) -> Applied:
     """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
     undo = None
     if revision.reversible:
-        undo = rollbacks.carry(read_source(revision.path), module)
+        undo = rollbacks.carry(source_of(revision), module)
     return Applied(
         revision.id,
         revision.parents,
         revision.depends_on,
         revision.name,
-        revision.signature,
+        signature_of(revision),
         dict(revision.versions),
         revision.final,
         undo,

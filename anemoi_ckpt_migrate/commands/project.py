@@ -1,4 +1,4 @@
-"""A project, and the commands that make one and its scripts."""
+"""A project, and the command that makes one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from anemoi_ckpt_migrate.config import Config, Laid, find_config, lay_out, read_template
-from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
+from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.graph import Graph
-from anemoi_ckpt_migrate.scripts import loader, writer
+from anemoi_ckpt_migrate.scaffold import Laid, lay_out
+from anemoi_ckpt_migrate.scripts import loader
 
 StrPath = str | os.PathLike[str]
-SCRIPT_FORMAT = "1.0.0"
 
 
 @dataclass(frozen=True)
@@ -31,28 +30,6 @@ class Project:
     graph: Graph
 
 
-@dataclass(frozen=True)
-class NewRevision:
-    """A script that was made.
-
-    Attributes
-    ----------
-    revision : str
-        Its id.
-    path : str
-        The file.
-    parents : tuple of str
-        What it follows.
-    warnings : tuple of str
-        What the author should know.
-    """
-
-    revision: str
-    path: str
-    parents: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-
 def open_project(config: StrPath | None = None) -> Project:
     """Find a project and read its scripts; none is run.
 
@@ -69,7 +46,12 @@ def open_project(config: StrPath | None = None) -> Project:
         With everything that is wrong with any script.
     """
     found = find_config(None if config is None else Path(config))
-    return Project(found, loader.load(found.versions))
+    return Project(found, loader.load(found.versions, found.recursive))
+
+
+def opened(project: Project | StrPath | None) -> Project:
+    """Return the project that the argument of a command means; errors are those of `open_project`."""
+    return project if isinstance(project, Project) else open_project(project)
 
 
 def init(folder: StrPath = ".", package: str | None = None) -> list[Laid]:
@@ -90,60 +72,3 @@ def init(folder: StrPath = ".", package: str | None = None) -> list[Laid]:
         The folder does not take the files.
     """
     return lay_out(Path(folder), package)
-
-
-def revision(
-    name: str, *, final: bool = False, rev_id: str | None = None, project: Project | StrPath | None = None
-) -> NewRevision:
-    """Make a new script that follows the head.
-
-    Parameters
-    ----------
-    name : str
-        What changes, in a line.
-    final : bool
-        Make a barrier.
-    rev_id : str, optional
-        The id; by default a new one.
-    project : Project or path, optional
-        Where; by default that of the current folder.
-
-    Raises
-    ------
-    UsageError
-        The name or the id will not do, or there are several heads to follow.
-    ConfigurationError, FaultyScripts, CannotWrite
-        The project cannot be read, or does not take the script.
-    """
-    opened = project if isinstance(project, Project) else open_project(project)
-    writer.check_name(name)
-    if rev_id is not None:
-        writer.check_id(rev_id)
-        if rev_id in opened.graph:
-            raise CannotWrite(f"revision {rev_id} exists already: {opened.graph[rev_id].path}")
-    heads = opened.graph.heads
-    if len(heads) > 1:
-        tuple_of_heads = ", ".join(f'"{head}"' for head in heads)
-        raise UsageError(
-            f"there are {len(heads)} heads: {', '.join(heads)}; write by hand a script that merges them "
-            f"(down_revision = ({tuple_of_heads})), then make the new one"
-        )
-    versions, warnings = _versions(opened.config.package)
-    chosen = rev_id or writer.new_id()
-    config = opened.config
-    template = read_template(config.template)
-    path = writer.write_script(config.versions, template, chosen, name, heads, versions, final)
-    return NewRevision(chosen, os.fspath(path), heads, warnings)
-
-
-def _versions(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
-    from importlib import metadata
-
-    versions = {"migration": SCRIPT_FORMAT}
-    if package is None:
-        return versions, ()
-    try:
-        versions[package] = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return versions, (f"{package} is not installed here, so the script notes no version of it",)
-    return versions, ()

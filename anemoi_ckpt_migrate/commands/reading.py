@@ -1,21 +1,22 @@
-"""The commands that only read: current, history, heads, show."""
+"""The commands that only read: current, heads, branches, show."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import planner, recorder, targets
+from anemoi_ckpt_migrate import planner, recorder, resolving, targets
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
+from anemoi_ckpt_migrate.commands.writing import naming
 from anemoi_ckpt_migrate.config import find_config
-from anemoi_ckpt_migrate.errors import MigrateError, NoConfiguration, UsageError
-from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.errors import HistoryConflict, MigrateError, NoConfiguration, UnknownRecorded, UsageError
+from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, to_data
 from anemoi_ckpt_migrate.scripts import loader
-from anemoi_ckpt_migrate.scripts.functions import read_source
+from anemoi_ckpt_migrate.scripts.sources import source_of
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,19 @@ class Head:
         Of its branch.
     final : bool
         Whether it is a barrier.
+    path : str or None
+        Its script, if there is one here.
     """
 
     revision: str
     name: str
     labels: tuple[str, ...]
     final: bool
+    path: str | None = field(default=None, compare=False)
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {**asdict(self), "labels": list(self.labels)}
+        return {"revision": self.revision, "name": self.name, "labels": list(self.labels), "final": self.final}
 
 
 @dataclass(frozen=True)
@@ -81,51 +85,69 @@ class Current:
 
 
 @dataclass(frozen=True)
-class HistoryEntry:
-    """A line of history.
+class Branch:
+    """A branch that has a label.
 
     Attributes
     ----------
-    revision, name : str
-        Which.
-    parents : tuple of str
-        What it follows.
-    head, final, reversible : bool
-        Whether nothing follows it, it is a barrier, it can be undone.
-    known : bool
-        Whether there is a script for it here.
-    applied : bool or None
-        Whether the checkpoint has it; None where none was asked about.
+    label : str
+        Its name.
+    revisions : int
+        How many revisions it has.
+    heads : tuple of Head
+        The newest of them.
     """
 
-    revision: str
-    name: str
-    parents: tuple[str, ...]
-    head: bool
-    final: bool
-    reversible: bool
-    known: bool = True
-    applied: bool | None = None
+    label: str
+    revisions: int
+    heads: tuple[Head, ...]
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {**asdict(self), "parents": list(self.parents)}
+        return {"label": self.label, "revisions": self.revisions, "heads": [head.to_data() for head in self.heads]}
 
 
 @dataclass(frozen=True)
-class History:
-    """All revisions, newest first.
+class BranchPoint:
+    """A revision that several follow.
 
     Attributes
     ----------
-    entries : tuple of HistoryEntry
-        In order.
-    warnings : tuple of str
-        What the user should know.
+    revision : Head
+        Which.
+    children : tuple of Head
+        What follows it.
     """
 
-    entries: tuple[HistoryEntry, ...]
-    warnings: tuple[str, ...] = ()
+    revision: Head
+    children: tuple[Head, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {**self.revision.to_data(), "children": [child.to_data() for child in self.children]}
+
+
+@dataclass(frozen=True)
+class Branches:
+    """How the history branches.
+
+    Attributes
+    ----------
+    labelled : tuple of Branch
+        The branches that have a label.
+    points : tuple of BranchPoint
+        Where branches part.
+    """
+
+    labelled: tuple[Branch, ...]
+    points: tuple[BranchPoint, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "branches": [branch.to_data() for branch in self.labelled],
+            "points": [point.to_data() for point in self.points],
+        }
 
 
 @dataclass(frozen=True)
@@ -136,8 +158,8 @@ class Shown:
     ----------
     revision, name : str
         Which.
-    parents : tuple of str
-        What it follows.
+    parents, depends_on, labels : tuple of str
+        What it follows, what must be applied first beside that, the labels of its branch.
     versions : dict of str to str
         What its metadata notes.
     final, reversible : bool
@@ -150,11 +172,15 @@ class Shown:
         The Python whose pickled rollback the checkpoint carries: there that runs, elsewhere the source.
     source : str or None
         The script; None where a checkpoint carries none.
+    replaces : tuple of str
+        The revisions that a squashed one stands for.
     """
 
     revision: str
     name: str
     parents: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    labels: tuple[str, ...]
     versions: dict[str, str]
     final: bool
     reversible: bool
@@ -162,10 +188,11 @@ class Shown:
     checkpoint: str | None
     pickled_by: str | None
     source: str | None
+    replaces: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {**asdict(self), "parents": list(self.parents)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) -> Current:
@@ -183,14 +210,16 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     MigrateError
         The checkpoint, or the configuration, cannot be read.
     """
-    record, recorded = _record(checkpoint)
-    heads = tuple(_head_of(record, head) for head in record.heads)
+    found = read_record(checkpoint)
+    record = found or Record()
     scripts, warnings = _scripts(project)
     at_head = None
     if scripts is not None:
+        scripts = scripts.seen_from(entry.revision for entry in record.lineage)
         at_head = set(record.heads) == set(scripts.heads) if len(scripts) else None
-        warnings += planner.changed_since(scripts, record)
-    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings)
+        warnings += (*loader.changed_since(scripts, record), *_contradictions(scripts, record))
+    heads = tuple(_head_of(record, head, scripts) for head in record.heads)
+    return Current(os.fspath(checkpoint), found is not None, heads, at_head, record.log, warnings)
 
 
 def heads(*, project: Project | StrPath | None = None) -> list[Head]:
@@ -201,29 +230,29 @@ def heads(*, project: Project | StrPath | None = None) -> list[Head]:
     ConfigurationError, FaultyScripts
         The project cannot be read.
     """
-    graph = _graph(project)
-    return [Head(found.id, found.name, found.labels, found.final) for found in map(graph.__getitem__, graph.heads)]
+    graph = opened(project).graph
+    return [_head(graph, head) for head in graph.heads]
 
 
-def history(checkpoint: StrPath | None = None, *, project: Project | StrPath | None = None) -> History:
-    """List all revisions, newest first; with a checkpoint, what it has of them.
+def branches(*, project: Project | StrPath | None = None) -> Branches:
+    """List the branches that have labels, and the revisions at which branches part.
 
     Raises
     ------
-    MigrateError
-        The project, or the checkpoint, cannot be read.
+    ConfigurationError, FaultyScripts
+        The project cannot be read.
     """
-    graph = _graph(project)
-    record = None if checkpoint is None else _record(checkpoint)[0]
-    applied = set() if record is None else planner.applied_revisions(graph, record)
-    entries = [
-        _entry(graph[rev], rev in graph.heads, None if record is None else rev in applied)
-        for rev in reversed(graph.order(revision.id for revision in graph))
-    ]
-    if record is None:
-        return History(tuple(entries))
-    foreign = [_foreign(entry) for entry in reversed(record.lineage) if entry.revision not in graph]
-    return History((*foreign, *entries), planner.changed_since(graph, record))
+    graph = opened(project).graph
+    labelled = (
+        Branch(label, len(members), tuple(_head(graph, head) for head in graph.heads if head in members))
+        for label, members in sorted(graph.branches.items())
+    )
+    points = (
+        BranchPoint(_head(graph, revision.id), tuple(_head(graph, child) for child in graph.children[revision.id]))
+        for revision in graph
+        if len(graph.children[revision.id]) > 1
+    )
+    return Branches(tuple(labelled), tuple(points))
 
 
 def show(revision: str, *, checkpoint: StrPath | None = None, project: Project | StrPath | None = None) -> Shown:
@@ -232,7 +261,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
     Parameters
     ----------
     revision : str
-        A full or partial id, or ``head``.
+        A revision, as a target; with a checkpoint, a full or partial id or ``head``.
     checkpoint : path, optional
         Show what this checkpoint carries.
     project : Project or path, optional
@@ -244,46 +273,50 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
         There is none, or project or checkpoint cannot be read.
     """
     target = targets.parse(revision)
-    if not isinstance(target, targets.Id) and target != targets.Named("head"):
-        raise UsageError(f"show takes a revision id or head, not {revision!r}")
     if checkpoint is not None:
         return _show_carried(target, checkpoint)
-    graph = _graph(project)
-    found = planner.resolve(graph, target)
-    if not found:
+    found = opened(project)
+    graph = found.graph.seen_from([revision])
+    if target == targets.Named("head") and not len(graph):
         raise UsageError("there are no revisions to show yet; `ckpt-migrate revision NAME` makes one")
-    script = graph[found[0]]
-    source = read_source(script.path)
-    facts = (script.id, script.name, script.parents, dict(script.versions), script.final, script.reversible)
-    return Shown(*facts, script.path, None, None, source)
+    script = graph[resolving.one(graph, target, found.config.package)]
+    facts = (script.id, script.name, script.parents, script.depends_on, graph.labels_of(script.id))
+    more = (dict(script.versions), script.final, script.reversible)
+    replaces = tuple(part.id for part in script.replaces)
+    return Shown(*facts, *more, script.path, None, None, source_of(script), replaces)
 
 
 def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
-    record, _ = _record(checkpoint)
-    ids = record.heads if target == targets.Named("head") else None
-    try:
-        found = ids or planner.resolve(Graph(), target, [entry.revision for entry in record.lineage])
-    except MigrateError as error:
-        raise error.about(checkpoint) from None
-    if not found:
-        raise UsageError("the checkpoint records no revision").about(checkpoint)
-    entry = record.applied(found[0])
-    facts = (entry.revision, entry.name, entry.parents, dict(entry.versions or {}), entry.final, entry.undo is not None)
+    record = read_record(checkpoint) or Record()
+    ids = [entry.revision for entry in record.lineage]
+    if isinstance(target, targets.Id):
+        try:
+            found = Graph().find(target.text, ids)
+        except MigrateError as error:
+            raise error.about(checkpoint) from None
+    elif target == targets.Named("head"):
+        if not record.heads:
+            raise UsageError("the checkpoint records no revision").about(checkpoint)
+        found = record.heads[0]
+    else:
+        raise UsageError("of what a checkpoint carries, head or a revision id can be shown")
+    entry = _recorded(record, found)
+    facts = (entry.revision, entry.name, entry.parents, entry.depends_on, ())
+    more = (dict(entry.versions or {}), entry.final, entry.undo is not None)
     carried = (None, None) if entry.undo is None else (entry.undo.python, entry.undo.source)
-    return Shown(*facts, None, os.fspath(checkpoint), *carried)
+    return Shown(*facts, *more, None, os.fspath(checkpoint), *carried)
 
 
-def _graph(project: Project | StrPath | None) -> Graph:
-    return (project if isinstance(project, Project) else open_project(project)).graph
+def read_record(checkpoint: StrPath) -> Record | None:
+    """Return what a checkpoint remembers; None if it carries no record.
 
-
-def _record(checkpoint: StrPath) -> tuple[Record, bool]:
-    try:
-        with open_checkpoint(checkpoint) as file:
-            found = recorder.find(file.load(), file.attachment(recorder.ATTACHMENT))
-        return (Record(), False) if found is None else (found, True)
-    except MigrateError as error:
-        raise error.about(checkpoint) from error.__cause__
+    Raises
+    ------
+    MigrateError
+        The checkpoint cannot be read.
+    """
+    with naming(checkpoint), open_checkpoint(checkpoint) as file:
+        return recorder.find(file.load(), file.attachment(recorder.ATTACHMENT))
 
 
 def _scripts(project: Project | StrPath | None) -> tuple[Graph | None, tuple[str, ...]]:
@@ -296,22 +329,33 @@ def _scripts(project: Project | StrPath | None) -> tuple[Graph | None, tuple[str
         if project is not None:
             raise
         return None, ()
-    revisions, faults = loader.read_folder(config.versions)
+    revisions, faults = loader.read_folders(config.versions, config.recursive)
     if faults:
         return None, ("some scripts are faulty, so they are not looked at: `ckpt-migrate heads` says more",)
     return Graph(revisions), ()
 
 
-def _head_of(record: Record, revision: str) -> Head:
-    entry = record.applied(revision)
+def _contradictions(scripts: Graph, record: Record) -> tuple[str, ...]:
+    try:
+        planner.check_recorded(scripts, record)
+    except HistoryConflict as conflict:
+        return (conflict.sentence,)
+    except UnknownRecorded:
+        return ()  # it is shown anyway, and `upgrade` says more
+    return ()
+
+
+def _head(graph: Graph, revision: str) -> Head:
+    found = graph[revision]
+    return Head(found.id, found.name, graph.labels_of(revision), found.final, found.path)
+
+
+def _head_of(record: Record, revision: str, scripts: Graph | None) -> Head:
+    if scripts is not None and revision in scripts:
+        return _head(scripts, revision)
+    entry = _recorded(record, revision)
     return Head(revision, entry.name, (), entry.final)
 
 
-def _entry(revision: Revision, head: bool, applied: bool | None) -> HistoryEntry:
-    facts = (revision.id, revision.name, revision.parents, head, revision.final, revision.reversible)
-    return HistoryEntry(*facts, applied=applied)
-
-
-def _foreign(entry: Applied) -> HistoryEntry:
-    facts = (entry.revision, entry.name, entry.parents, False, entry.final, entry.undo is not None)
-    return HistoryEntry(*facts, known=False, applied=True)
+def _recorded(record: Record, revision: str) -> Applied:
+    return next(entry for entry in record.lineage if entry.revision == revision)

@@ -6,47 +6,24 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
-from importlib.util import decode_source
-from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.graph import Revision
 from anemoi_ckpt_migrate.metadata import CkptType
+from anemoi_ckpt_migrate.scripts.sources import source_of
 
 Function = Callable[[CkptType], CkptType]
 
 
-def load_module(path: str, revision: str) -> types.ModuleType:
-    """Run a script, and return its module.
-
-    Parameters
-    ----------
-    path : str
-        The script.
-    revision : str
-        Its id.
+def load_module(revision: Revision) -> types.ModuleType:
+    """Run the script of a revision, and return its module.
 
     Raises
     ------
     MigrationFailed
         The script cannot be read, or raised.
     """
-    return load_source(read_source(path), revision, path)
-
-
-def read_source(path: str) -> str:
-    """Read a script as Python reads it: whatever its encoding and its line ends.
-
-    Raises
-    ------
-    MigrationFailed
-        The script cannot be read.
-    """
-    try:
-        return decode_source(Path(path).read_bytes())
-    except OSError as error:
-        raise MigrationFailed(path, None, f"the script cannot be read ({error.strerror})") from error
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise MigrationFailed(path, 1, f"the script cannot be read ({error})") from error
+    return load_source(source_of(revision), revision.id, revision.path)
 
 
 def load_source(source: str, revision: str, path: str) -> types.ModuleType:

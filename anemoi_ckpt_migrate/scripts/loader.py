@@ -1,17 +1,25 @@
-"""A folder of scripts as a graph."""
+"""Folders of scripts as a graph."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from anemoi_ckpt_migrate import graph
+from anemoi_ckpt_migrate import graph, soundness
 from anemoi_ckpt_migrate.errors import ConfigurationError, Fault, FaultyScripts
+from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.scripts.reader import read_script
+from anemoi_ckpt_migrate.scripts.sources import signature_of, source_of
+
+MANY = 500
+"""From how many scripts on only their heads are parsed, and their functions when they are needed."""
 
 
-def load(folder: Path) -> graph.Graph:
-    """Read all scripts of a folder; none is run.
+def load(folders: Sequence[Path], recursive: bool = False) -> graph.Graph:
+    """Read all scripts of some folders; none is run.
 
     Raises
     ------
@@ -20,20 +28,70 @@ def load(folder: Path) -> graph.Graph:
     ConfigurationError
         There is no such folder.
     """
-    revisions, faults = read_folder(folder)
+    revisions, faults = read_folders(folders, recursive)
     if faults:
         raise FaultyScripts(faults)
     return graph.Graph(revisions)
 
 
-def read_folder(folder: Path) -> tuple[list[graph.Revision], list[Fault]]:
-    """Read all scripts of a folder, and all that is wrong with them.
+def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list[graph.Revision], list[Fault]]:
+    """Read all scripts of some folders, and all that is wrong with them.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Where they lie.
+    recursive : bool
+        Whether also in the folders below.
 
     Raises
     ------
     ConfigurationError
         There is no such folder.
     """
+    revisions, faults, unread = [], [], []
+    with _without_collector():
+        paths = _scripts(folders, recursive)
+        for path in paths:
+            revision, wrong = read_script(path, whole=len(paths) < MANY)
+            faults += wrong
+            if revision is None:
+                unread.append(os.path.basename(path))
+            else:
+                revisions.append(revision)
+        # The id of a script that could not be read is part of its name; a child of it is not at fault.
+        faults += soundness.faults(revisions, lambda rev: any(rev in left for left in unread))
+    return revisions, faults
+
+
+def changed_since(scripts: graph.Graph, record: Record) -> tuple[str, ...]:
+    """Warn of applied revisions whose scripts do something else now.
+
+    Raises
+    ------
+    MigrationFailed
+        A script cannot be read.
+    """
+    return tuple(
+        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: "
+        f"{scripts[entry.revision].path} (`ckpt-migrate stamp` accepts it as it is)"
+        for entry in record.lineage
+        if entry.revision in scripts
+        # What the record holds word for word need not be parsed to be known.
+        and not (entry.undo and entry.undo.source == source_of(scripts[entry.revision]))
+        and signature_of(scripts[entry.revision]) != entry.signature
+    )
+
+
+def _scripts(folders: Iterable[Path], recursive: bool) -> list[str]:
+    """Return the paths of all scripts, each once, whatever lies in whatever."""
+    found: dict[str, None] = {}
+    for folder in folders:
+        found |= dict.fromkeys(_below(os.path.abspath(folder), recursive))
+    return list(found)
+
+
+def _below(folder: str, recursive: bool) -> Iterator[str]:
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -41,15 +99,23 @@ def read_folder(folder: Path) -> tuple[list[graph.Revision], list[Fault]]:
         raise ConfigurationError(f"the folder of scripts {folder} does not exist; {way}") from None
     except OSError as error:
         raise ConfigurationError(f"the folder of scripts {folder} cannot be read ({error.strerror})") from error
-    revisions, faults, unread = [], [], []
     for name in names:
-        if name.startswith(("_", ".")) or not name.endswith(".py"):
+        path = f"{folder}/{name}"
+        if name.startswith(("_", ".")):
             continue
-        revision, wrong = read_script(folder / name)
-        faults += wrong
-        if revision is None:
-            unread.append(name)
-        else:
-            revisions.append(revision)
-    # The id of a script that could not be read starts its name; a child of it is not at fault.
-    return revisions, faults + graph.faults(revisions, lambda rev: any(left.startswith(rev) for left in unread))
+        if name.endswith(".py"):
+            yield path
+        elif recursive and os.path.isdir(path):
+            yield from _below(path, recursive)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the collector of cyclic garbage from walking over thousands of syntax trees, in which there is none."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

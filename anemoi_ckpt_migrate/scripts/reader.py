@@ -5,47 +5,64 @@ from __future__ import annotations
 import ast
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Fault
 from anemoi_ckpt_migrate.graph import Revision
-from anemoi_ckpt_migrate.scripts.signature import assigned, signature
-from anemoi_ckpt_migrate.targets import ID_PATTERN, WORDS
+from anemoi_ckpt_migrate.scripts.heading import heading
+from anemoi_ckpt_migrate.scripts.signature import assigned
+from anemoi_ckpt_migrate.scripts.sources import tail
+from anemoi_ckpt_migrate.targets import CURRENT, ID_PATTERN, LABEL_PATTERN, WORDS
 
 _FUNCTIONS = ("migrate", "rollback")
+_ID, _LABEL = re.compile(ID_PATTERN), re.compile(LABEL_PATTERN)
 
 
-def read_script(path: Path) -> tuple[Revision | None, list[Fault]]:
+def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fault]]:
     """Read what a script says about itself.
 
     Parameters
     ----------
-    path : Path
-        The script.
+    path : str
+        The script, as an absolute path.
+    whole : bool
+        Whether to parse all of it, or no more than tells what it says about itself; what is wrong with the rest is
+        found when it is run.
 
     Returns
     -------
     tuple of Revision or None and list of Fault
         The revision, if its id could be made out, and everything that is wrong with the script.
     """
-    shown = os.path.abspath(path)
     try:
-        module = ast.parse(path.read_bytes(), filename=shown)
+        with open(path, "rb") as file:
+            source = file.read()
+        found = None if whole else _head(source)
+        return _Reader(*(found or (ast.parse(source, filename=path), {})), path).read()
     except OSError as error:
-        return None, [Fault(shown, 1, f"cannot be read ({error.strerror})")]
+        return None, [Fault(path, 1, f"cannot be read ({error.strerror})")]
     except SyntaxError as error:
-        return None, [Fault(shown, error.lineno or 1, f"syntax error: {error.msg}")]
+        return None, [Fault(path, error.lineno or 1, f"syntax error: {error.msg}")]
     except (ValueError, RecursionError, MemoryError) as error:
-        return None, [Fault(shown, 1, f"cannot be parsed: {error}")]
-    return _Reader(module, shown).read()
+        return None, [Fault(path, 1, f"cannot be parsed: {error}")]
+
+
+def _head(source: bytes) -> tuple[ast.Module, dict[str, int]] | None:
+    """Parse the head of a script; give also the functions below it, and their lines."""
+    found = heading(source)
+    if found is None:
+        return None
+    try:
+        return ast.parse(found.text), found.functions
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # what is wrong, parsing all of it says
 
 
 class _Reader:
     """Collects the names that a script sets at its top level, and what is wrong with them."""
 
-    def __init__(self, module: ast.Module, shown: str) -> None:
-        self._module, self._shown = module, shown
+    def __init__(self, module: ast.Module, functions: dict[str, int], shown: str) -> None:
+        self._module, self._shown, self._below = module, shown, functions
         self._values: dict[str, ast.expr] = {}
         self._lines: dict[str, int] = {}
         self._functions: set[str] = set()
@@ -54,6 +71,8 @@ class _Reader:
     def read(self) -> tuple[Revision | None, list[Fault]]:
         for statement in self._module.body:
             self._note(statement)
+        self._lines |= self._below
+        self._functions |= self._below.keys()
         revision = self._revision()
         metadata = self._metadata()
         if "down_revision" not in self._values:
@@ -63,20 +82,24 @@ class _Reader:
             parents=self._ids("down_revision"),
             name=self._name(),
             depends_on=self._ids("depends_on"),
-            labels=self._words("branch_labels"),
+            labels=self._labels(),
             versions=metadata["versions"],
             final=metadata["final"],
             migrates="migrate" in self._functions,
             reversible="rollback" in self._functions,
-            signature=signature(self._module),
+            declared="rollback" in self._lines,
             path=self._shown,
             lines=self._lines,
+            replaces=self._replaces(),
         )
         self._check_functions(found)
         return (found if revision else None), self._faults
 
     def _note(self, statement: ast.stmt) -> None:
-        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        value = getattr(statement, "value", None)
+        if isinstance(statement, ast.Assign):
+            names = assigned(statement)
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
             names = [statement.name]
             if isinstance(statement, ast.AsyncFunctionDef) and statement.name in _FUNCTIONS:
                 self._fault(statement.name, f"{statement.name} must not be async", statement.lineno)
@@ -84,13 +107,11 @@ class _Reader:
             names = [alias.asname or alias.name for alias in statement.names]
         else:
             names = assigned(statement)
-        value = getattr(statement, "value", None)
         for name in names:
             self._lines[name] = statement.lineno
             if value is not None:
                 self._values[name] = value
-            is_none = isinstance(value, ast.Constant) and value.value is None
-            if name in _FUNCTIONS and not is_none:
+            if name in _FUNCTIONS and not (isinstance(value, ast.Constant) and value.value is None):
                 self._functions.add(name)
 
     def _fault(self, name: str, message: str, line: int | None = None) -> None:
@@ -99,8 +120,11 @@ class _Reader:
     def _literal(self, name: str) -> Any:
         if name not in self._values:
             return None
+        value = self._values[name]
+        if isinstance(value, ast.Constant):  # as nearly all are; thousands of scripts are read at a time
+            return value.value
         try:
-            return ast.literal_eval(self._values[name])
+            return ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             self._fault(name, f"{name} must be written out: scripts are read without being run")
             return None
@@ -113,7 +137,7 @@ class _Reader:
         revision = self._literal("revision")
         if len(self._faults) > before:
             return None
-        if not isinstance(revision, str) or not re.fullmatch(ID_PATTERN, revision) or revision in WORDS:
+        if not isinstance(revision, str) or not _ID.fullmatch(revision) or revision in WORDS:
             self._fault("revision", f"revision must be letters, digits, dots and underscores, not {revision!r:.60}")
             return None
         return revision
@@ -122,7 +146,9 @@ class _Reader:
         value = self._literal(name)
         if value is None:
             return ()
-        words = (value,) if isinstance(value, str) else value
+        if isinstance(value, str) and value:
+            return (value,)
+        words = value
         if not isinstance(words, (tuple, list, set)) or not all(isinstance(word, str) and word for word in words):
             self._fault(name, f"{name} must be None, a string or a tuple of strings, not {value!r:.60}")
             return ()
@@ -130,9 +156,30 @@ class _Reader:
 
     def _ids(self, name: str) -> tuple[str, ...]:
         ids = self._words(name)
+        if len(ids) < 2:
+            return ids
         if len(set(ids)) != len(ids):
             self._fault(name, f"{name} names a revision twice")
         return tuple(dict.fromkeys(ids))
+
+    def _labels(self) -> tuple[str, ...]:
+        labels = self._words("branch_labels")
+        for label in labels:
+            if label in (*WORDS, CURRENT.word) or not _LABEL.fullmatch(label):
+                what = f"{label!r:.60} cannot be a label: use letters, digits, dashes, dots and underscores, no target"
+                self._fault("branch_labels", what)
+        return labels
+
+    def _replaces(self) -> tuple[Revision, ...]:
+        """Read what a squashed revision says of those that it replaces."""
+        facts = self._literal("replaces")
+        if facts is None:
+            return ()
+        try:
+            return tuple(_part(fact, self._shown, place) for place, fact in enumerate(facts))
+        except (TypeError, KeyError, AttributeError):
+            self._fault("replaces", "replaces must be what `ckpt-migrate squash` wrote: facts about each revision")
+            return ()
 
     def _metadata(self) -> dict[str, Any]:
         found: dict[str, Any] = {"versions": {}, "final": False}
@@ -165,8 +212,10 @@ class _Reader:
         return {"versions": versions, "final": final}
 
     def _name(self) -> str:
-        first = (ast.get_docstring(self._module) or "").strip().partition("\n")[0].strip()
-        return first or os.path.splitext(os.path.basename(self._shown))[0]
+        first = self._module.body[0] if self._module.body else None
+        text = getattr(getattr(first, "value", None), "value", None) if isinstance(first, ast.Expr) else None
+        name = text.strip().partition("\n")[0].strip() if isinstance(text, str) else ""
+        return name or os.path.splitext(os.path.basename(self._shown))[0]
 
     def _check_functions(self, found: Revision) -> None:
         for name in sorted(self._functions):
@@ -178,3 +227,20 @@ class _Reader:
                 self._fault(name, f"{name} must be a function, not {value.value!r:.60}")
         if not found.final and not found.migrates:
             self._fault("metadata", "no migrate function; a revision without one is a barrier and says final=True")
+
+
+def _part(fact: dict[str, Any], path: str, place: int) -> Revision:
+    """Return one of the revisions that a squashed one replaces."""
+    parents = fact["down_revision"]
+    return Revision(
+        str(fact["revision"]),
+        parents=(parents,) if isinstance(parents, str) else tuple(map(str, parents or ())),
+        name=str(fact["name"]),
+        depends_on=tuple(map(str, fact["depends_on"])),
+        versions=dict(fact["versions"]),
+        reversible=bool(fact["reversible"]),
+        declared=True,
+        signature=str(fact["signature"]),
+        path=path,
+        tail=tail(place),
+    )

@@ -10,7 +10,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 
-PLACE = frozenset({"revision", "down_revision", "branch_labels", "depends_on"})
+PLACE = frozenset({"revision", "down_revision", "branch_labels", "depends_on", "replaces"})
 _NO_MEANING = frozenset({"kind", "type_comment", "type_ignores", "ctx"})
 
 

@@ -6,52 +6,100 @@ import datetime
 import json
 import re
 import secrets
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError, UsageError
-from anemoi_ckpt_migrate.targets import ID_PATTERN, WORDS
+from anemoi_ckpt_migrate.plain import slug
+from anemoi_ckpt_migrate.targets import CURRENT, ID_PATTERN, LABEL_PATTERN, WORDS
 
-_SLUG_LENGTH = 40
+
+@dataclass(frozen=True)
+class Draft:
+    """What a new script says.
+
+    Attributes
+    ----------
+    revision, name : str
+        Its id; what changes, in a line.
+    created : datetime.datetime
+        When, in the project's time zone.
+    parents, labels, depends_on : tuple of str
+        As in `graph.Revision`.
+    versions : mapping of str to str
+        As in `MigrationMetadata`.
+    final : bool
+        Whether it is a barrier.
+    """
+
+    revision: str
+    name: str
+    created: datetime.datetime
+    parents: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    final: bool = False
 
 
-def write_script(
-    folder: Path,
-    template: str,
-    revision: str,
-    name: str,
-    parents: Sequence[str],
-    versions: Mapping[str, str],
-    final: bool,
-) -> Path:
-    """Write a new script into `folder`, and return its path.
+def render(template: str, draft: Draft) -> str:
+    """Return the text of a new script.
 
     Raises
     ------
     ConfigurationError
         The template is faulty.
+    """
+    return _render(
+        template,
+        docstring=in_docstring(draft.name),
+        revision=draft.revision,
+        parents=list(draft.parents),
+        down_revision=one_or_several(draft.parents),
+        branch_labels=one_or_several(draft.labels),
+        depends_on=one_or_several(draft.depends_on),
+        create_date=draft.created.isoformat(" ", "seconds"),
+        versions=dict(draft.versions),
+        final=draft.final,
+        merge=len(draft.parents) > 1,
+        repr_=literal,
+    )
+
+
+def file_name(pattern: str, draft: Draft, slug_length: int) -> str:
+    """Return what the file of a new script is called, from the pattern in the configuration."""
+    now = draft.created
+    dates = {word: getattr(now, word) for word in ("year", "month", "day", "hour", "minute", "second")}
+    short = slug(draft.name)[:slug_length].rstrip("_")
+    tokens = {"rev": draft.revision, "slug": short, "epoch": int(now.timestamp()), **dates}
+    name: str = pattern % tokens
+    return f"{name.rstrip('_')}.py"  # a name may leave no slug
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a new script.
+
+    Raises
+    ------
     CannotWrite
         The folder does not take the file, or there is one of that name.
     """
-    path = folder / f"{'_'.join(filter(None, [revision, slug(name)]))}.py"
-    text = _render(
-        template,
-        docstring=_in_docstring(name),
-        revision=revision,
-        parents=list(parents),
-        down_revision=parents[0] if len(parents) == 1 else tuple(parents) or None,
-        create_date=datetime.datetime.now(datetime.timezone.utc).isoformat(" ", "seconds"),
-        versions=dict(versions),
-        final=final,
-        repr_=_literal,
-    )
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise CannotWrite(f"the script {path} could not be written ({error.strerror})") from error
-    return path
+
+
+def now(timezone: str) -> datetime.datetime:
+    """Return the time in a time zone."""
+    if timezone == "UTC":
+        return datetime.datetime.now(datetime.timezone.utc)
+    import zoneinfo
+
+    return datetime.datetime.now(zoneinfo.ZoneInfo(timezone))
 
 
 def new_id() -> str:
@@ -67,10 +115,24 @@ def check_id(revision: str) -> None:
     UsageError
         It could not be told from a target.
     """
-    if revision in WORDS:
+    if revision in (*WORDS, CURRENT.word):
         raise UsageError(f"{revision!r} cannot be a revision id: it is a target of its own")
     if not re.fullmatch(ID_PATTERN, revision):
         raise UsageError(f"{revision!r} cannot be a revision id: use letters, digits, dots and underscores")
+
+
+def check_label(label: str) -> None:
+    """Check a label that the user chose.
+
+    Raises
+    ------
+    UsageError
+        It could not be told from a target.
+    """
+    if label in (*WORDS, CURRENT.word):
+        raise UsageError(f"{label!r} cannot be a label: it is a target of its own")
+    if not re.fullmatch(LABEL_PATTERN, label):
+        raise UsageError(f"{label!r} cannot be a label: use letters, digits, dashes, dots and underscores")
 
 
 def check_name(name: str) -> None:
@@ -85,26 +147,24 @@ def check_name(name: str) -> None:
         raise UsageError("the name of a revision is one line of text that says what changes")
 
 
-def slug(name: str) -> str:
-    """Turn a name into a part of a file name."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    words = re.findall(r"[a-z0-9]+", plain)
-    found = "_".join(words)
-    return found[:_SLUG_LENGTH].rstrip("_")
-
-
-def _in_docstring(name: str) -> str:
+def in_docstring(name: str) -> str:
+    """Spell a name so that it may stand in a docstring."""
     return name.strip().replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _literal(value: object) -> str:
+def one_or_several(words: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """Return what a script says for none, one or several revisions."""
+    return words[0] if len(words) == 1 else words or None
+
+
+def literal(value: object) -> str:
     """Spell a value as the code formatters do, with double quotes."""
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, tuple):
-        return f"({', '.join(map(_literal, value))})"
+        return f"({', '.join(map(literal, value))}{',' * (len(value) == 1)})"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_literal(key)}: {_literal(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{literal(key)}: {literal(item)}' for key, item in value.items())}}}"
     return repr(value)
 
 

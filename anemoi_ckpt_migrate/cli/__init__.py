@@ -1,0 +1,101 @@
+"""The command line: arguments in, commands called, text or JSON out, an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from anemoi_ckpt_migrate import output
+from anemoi_ckpt_migrate._version import __version__
+from anemoi_ckpt_migrate.cli import authoring, moving, reading
+from anemoi_ckpt_migrate.errors import ERROR, MigrateError
+
+_TARGETS = """\
+targets:
+  head, heads       the newest revision; all of them, where there are several
+  base              before the first revision
+  barrier           as far as can be reached
+  +N, -N            N steps up; the last N applied, undone
+  REV, REV+N, REV-N a revision (its id or the start of it, a label, a name); N steps beyond
+  LABEL@TARGET      head, heads, base, +N, -N or a revision of one branch
+  "PKG<1.2"         what the releases of the tracked package had that fit (PEP 440)
+
+exit codes:
+  0  done, or nothing to do
+  1  error
+  2  wrong usage
+  3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file
+  4  `check` or `current --check-heads` found something left to be done
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser; the man page is built from it too."""
+    parser = argparse.ArgumentParser(
+        prog="ckpt-migrate",
+        description="Migrations for PyTorch checkpoints: what Alembic is for databases.",
+        epilog=_TARGETS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ckpt-migrate {__version__}")
+    parser.add_argument("-c", "--config", metavar="PATH", help="configuration file, or the folder it is in")
+    adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    authoring.add_commands(adding)
+    moving.add_commands(adding)
+    reading.add_commands(adding)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        output.flush()
+        return code
+    except MigrateError as error:
+        output.complain(error, getattr(args, "json", False))
+        return error.exit_code
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write("interrupted; nothing more was changed\n")
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        output.silence()
+        return ERROR
+    except OSError as error:  # a full disk behind it, for example
+        output.silence()
+        sys.stderr.write(f"ckpt-migrate: error: the output cannot be written ({error.strerror}); the rest is done\n")
+        return ERROR
+
+
+def entry() -> int:
+    """Run the command line as a process of its own: a polite kill cleans up as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+    return main()
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """Somebody asked the process to end."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError

@@ -1,0 +1,125 @@
+"""The commands about a project and its scripts: init, revision, merge, edit, rebase, squash, release."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from anemoi_ckpt_migrate import output
+from anemoi_ckpt_migrate.cli.common import add, add_json
+
+
+def add_commands(adding: Any) -> None:
+    """Add the commands to a parser."""
+    init = add(adding, "init", _init, "make a folder a project: configuration, versions/, template")
+    init.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: the current one)")
+    init.add_argument("--package", metavar="NAME", help="the package whose version the scripts are to note")
+    _add_new(adding)
+    _add_changing(adding)
+
+
+def _add_new(adding: Any) -> None:
+    revision = add(adding, "revision", _revision, "make a new migration script")
+    revision.add_argument("name", metavar="NAME", help="what changes, in a line")
+    revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint crosses")
+    revision.add_argument("--head", metavar="REV", help="what to follow (default: the head); `base` begins a new root")
+    revision.add_argument("--splice", action="store_true", help="follow a revision that is no head: a new branch")
+    after = "a revision that must be applied first without being what this one follows"
+    revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
+    _add_common(revision)
+    merge = add(adding, "merge", _merge, "make a script that joins branches")
+    merge.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
+    merge.add_argument("name", metavar="NAME", help="what it is about, in a line")
+    _add_common(merge)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
+    parser.add_argument("--branch-label", metavar="LABEL", action="append", default=[], help="a name for its branch")
+    parser.add_argument("--version-path", metavar="DIR", help="which of the folders of scripts it goes to")
+    add_json(parser)
+
+
+def _add_changing(adding: Any) -> None:
+    edit = add(adding, "edit", _edit, "open a script in $VISUAL or $EDITOR")
+    edit.add_argument("revision", metavar="REV", nargs="?", default="head", help="the revision (default: the head)")
+    rebase = add(adding, "rebase", _rebase, "have a script follow another revision")
+    rebase.add_argument("revision", metavar="REV", help="the revision; what follows it goes with it")
+    rebase.add_argument("--onto", metavar="REV", help="what it is to follow (default: the one other head)")
+    add_json(rebase)
+    squash = add(adding, "squash", _squash, "replace a stretch of history by one script")
+    squash.add_argument("stretch", metavar="A:B", help="the first and the last revision")
+    squash.add_argument("name", metavar="NAME", help="what the new revision is called, in a line")
+    squash.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
+    add_json(squash)
+    release = add(adding, "release", _release, "note all scripts as released: `check` fails if one changes after that")
+    add_json(release)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import project
+
+    output.print_laid(project.init(args.folder, args.package))
+    return 0
+
+
+def _revision(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import authoring
+
+    made = authoring.revision(
+        args.name,
+        final=args.final,
+        rev_id=args.rev_id,
+        head=args.head,
+        splice=args.splice,
+        branch_labels=args.branch_label,
+        depends_on=args.depends_on,
+        version_path=args.version_path,
+        project=args.config,
+    )
+    output.print_revision(made, args.json)
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import authoring
+
+    made = authoring.merge(
+        args.revisions or ["heads"],
+        args.name,
+        rev_id=args.rev_id,
+        branch_labels=args.branch_label,
+        version_path=args.version_path,
+        project=args.config,
+    )
+    output.print_revision(made, args.json)
+    return 0
+
+
+def _edit(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import rewriting
+
+    rewriting.edit(args.revision, project=args.config)
+    return 0
+
+
+def _rebase(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import rewriting
+
+    output.print_rebased(rewriting.rebase(args.revision, args.onto, project=args.config), args.json)
+    return 0
+
+
+def _squash(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import rewriting
+
+    made = rewriting.squash(args.stretch, args.name, rev_id=args.rev_id, project=args.config)
+    output.print_squashed(made, args.json)
+    return 0
+
+
+def _release(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import rewriting
+
+    output.print_release(rewriting.release(project=args.config), args.json)
+    return 0

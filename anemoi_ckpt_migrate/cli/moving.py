@@ -1,0 +1,104 @@
+"""The commands that change checkpoints: upgrade, downgrade, stamp, recover, compact."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+from anemoi_ckpt_migrate import output, pictures
+from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+
+_PLACE = "see the end of `ckpt-migrate --help`"
+
+
+def add_commands(adding: Any) -> None:
+    """Add the commands to a parser."""
+    _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
+    down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
+    trust = "run the rollbacks that the checkpoint carries, where no script here has them"
+    down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+    stamp = _add_moving(adding, "stamp", _stamp, "say what checkpoints are, without running anything")
+    stamp.add_argument(
+        "--purge", action="store_true", help="first forget what the checkpoint remembers, whatever it is"
+    )
+    recover = add(adding, "recover", _recover, "put files right on which an in-place run was interrupted")
+    add_checkpoints(recover)
+    add_json(recover)
+    compact = add(adding, "compact", _compact, "write files anew without the bytes that in-place runs left unused")
+    add_checkpoints(compact)
+    _add_writing(compact)
+    add_json(compact)
+
+
+def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
+    moving = add(adding, name, run, what)
+    several = "what it is; several with commas between them" if name == "stamp" else "where to"
+    moving.add_argument("target", metavar="TARGET", help=f"{several}; {_PLACE}")
+    add_checkpoints(moving)
+    _add_writing(moving)
+    in_place = "write what is new at the end of the file, and move nothing: for files too large to copy"
+    moving.add_argument("--in-place", action="store_true", help=in_place)
+    moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan, write nothing")
+    add_json(moving)
+    return moving
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is")
+    parser.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
+    parser.add_argument("--verify", action="store_true", help="first check the CRC of everything in the file")
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import moving
+
+    return _move(args, moving.upgrade)
+
+
+def _downgrade(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import moving
+
+    return _move(args, moving.downgrade, trust_checkpoint_code=args.trust_checkpoint_code)
+
+
+def _stamp(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import moving
+
+    return _move(args, moving.stamp, purge=args.purge)
+
+
+def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
+    from anemoi_ckpt_migrate.commands.project import open_project
+
+    options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
+    options |= {"project": open_project(args.config), "target": args.target}
+
+    def move(checkpoint: str) -> None:
+        # What a script prints must not get between the lines of JSON.
+        printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+        with printed, pictures.progress(checkpoint, args.json) as progress:
+            result = command(checkpoint, progress=progress, **options)
+        output.print_result(result, args.json)
+
+    return for_each(args, move)
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import mending
+
+    return for_each(args, lambda checkpoint: output.print_recovered(mending.recover(checkpoint), args.json))
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import mending
+
+    options = {name: getattr(args, name) for name in ("output", "backup", "verify")}
+
+    def compact(checkpoint: str) -> None:
+        with pictures.progress(checkpoint, args.json) as progress:
+            result = mending.compact(checkpoint, progress=progress, **options)
+        output.print_compacted(result, args.json)
+
+    return for_each(args, compact)

@@ -1,0 +1,148 @@
+"""The commands that only read: current, inspect, history, heads, branches, show, check, graph."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate import listing, output, pictures
+from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+from anemoi_ckpt_migrate.errors import ERROR, PENDING
+
+_KINDS = ("mermaid", "dot", "svg")
+
+
+def add_commands(adding: Any) -> None:
+    """Add the commands to a parser."""
+    _add_about_checkpoints(adding)
+    _add_about_revisions(adding)
+
+
+def _add_about_checkpoints(adding: Any) -> None:
+    current = add(adding, "current", _current, "tell where checkpoints stand")
+    add_checkpoints(current)
+    current.add_argument("--check-heads", action="store_true", help="exit with 4 if one of them is not at head")
+    _add_verbose(current)
+    add_json(current)
+    inspect = add(adding, "inspect", _inspect, "show what is in checkpoints; nothing that they name is run")
+    add_checkpoints(inspect)
+    inspect.add_argument("--verify", action="store_true", help="check the CRC of everything in the file")
+    inspect.add_argument("--depth", metavar="N", type=_level, default=4, help="levels of the tree (default: 4)")
+    add_json(inspect)
+    check = add(adding, "check", _check, "look for what would hurt later, in the scripts and in checkpoints")
+    add_checkpoints(check, "*")
+    add_json(check)
+
+
+def _add_about_revisions(adding: Any) -> None:
+    history = add(adding, "history", _history, "list revisions, newest first")
+    _add_stretch(history)
+    history.add_argument("--graph", action="store_true", help="draw how they follow each other")
+    _add_verbose(history)
+    add_json(history)
+    graph = add(adding, "graph", _graph, "draw the history into a file")
+    _add_stretch(graph)
+    graph.add_argument("-f", "--format", choices=_KINDS, default="mermaid", help="what kind (default: mermaid)")
+    graph.add_argument("-o", "--output", metavar="PATH", help="the file (default: print it)")
+    heads = add(adding, "heads", _heads, "list the revisions that nothing follows")
+    heads.add_argument("--write", action="store_true", help="write them into the head file")
+    _add_verbose(heads)
+    add_json(heads)
+    branches = add(adding, "branches", _branches, "list labelled branches, and where branches part")
+    _add_verbose(branches)
+    add_json(branches)
+    show = add(adding, "show", _show, "show one revision, with its source")
+    show.add_argument("revision", metavar="REV", help="a revision; see the end of `ckpt-migrate --help`")
+    show.add_argument("--from", dest="checkpoint", metavar="CKPT", help="show it as this checkpoint carries it")
+    add_json(show)
+
+
+def _add_stretch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CKPT", nargs="?", help="mark what this checkpoint has")
+    ends = "only these, both ends included; targets, `current`, A:+N, or -N:B (written -r-N:B)"
+    parser.add_argument("-r", "--rev-range", metavar="A:B", help=ends)
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more about each revision")
+
+
+def _current(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import reading
+
+    behind = []
+
+    def current(checkpoint: str) -> None:
+        found = reading.current(checkpoint, project=args.config)
+        listing.print_current(found, args.json, args.verbose)
+        behind.append(found.at_head is False)
+
+    return for_each(args, current) or (PENDING if args.check_heads and any(behind) else 0)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import checking
+
+    found = checking.check(args.checkpoints, project=args.config)
+    listing.print_checked(found, args.json)
+    return found.exit_code
+
+
+def _history(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import histories
+
+    found = histories.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
+    listing.print_history(found, args.json, args.graph, args.verbose)
+    return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import histories
+
+    drawn = histories.draw(args.format, args.checkpoint, rev_range=args.rev_range, project=args.config)
+    output.print_file(drawn, None if args.output is None else Path(args.output))
+    return 0
+
+
+def _heads(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import reading, rewriting
+
+    if args.write:
+        rewriting.write_head_file(project=args.config)
+    listing.print_heads(reading.heads(project=args.config), args.json, args.verbose)
+    return 0
+
+
+def _branches(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import reading
+
+    listing.print_branches(reading.branches(project=args.config), args.json, args.verbose)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import reading
+
+    listing.print_shown(reading.show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import inspecting
+
+    codes = []
+
+    def inspect(checkpoint: str) -> None:
+        with pictures.progress(checkpoint, args.json or not args.verify) as progress:
+            found = inspecting.inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
+        output.print_inspection(found, args.json, args.depth)
+        codes.append(ERROR if found.damaged else 0)
+
+    return for_each(args, inspect) or max(codes, default=0)
+
+
+def _level(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels")
+    return int(text)

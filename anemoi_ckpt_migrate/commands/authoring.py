@@ -1,0 +1,249 @@
+"""The commands that make new scripts: revision, merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anemoi_ckpt_migrate import resolving, targets
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project, opened
+from anemoi_ckpt_migrate.config import Config
+from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
+from anemoi_ckpt_migrate.graph import Graph
+from anemoi_ckpt_migrate.scaffold import read_template
+from anemoi_ckpt_migrate.scripts import headfile, hooks, writer
+
+SCRIPT_FORMAT = "1.0.0"
+
+
+@dataclass(frozen=True)
+class NewRevision:
+    """A script that was made.
+
+    Attributes
+    ----------
+    revision : str
+        Its id.
+    path : str
+        The file.
+    parents : tuple of str
+        What it follows.
+    warnings : tuple of str
+        What the author should know.
+    """
+
+    revision: str
+    path: str
+    parents: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def revision(
+    name: str,
+    *,
+    final: bool = False,
+    rev_id: str | None = None,
+    head: str | None = None,
+    splice: bool = False,
+    branch_labels: Sequence[str] = (),
+    depends_on: Sequence[str] = (),
+    version_path: StrPath | None = None,
+    project: Project | StrPath | None = None,
+) -> NewRevision:
+    """Make a new script that follows the head.
+
+    Parameters
+    ----------
+    name : str
+        What changes, in a line.
+    final : bool
+        Make a barrier.
+    rev_id : str, optional
+        The id; by default a new one.
+    head : str, optional
+        The revision to follow, where there are several heads; ``base`` to begin a new root.
+    splice : bool
+        Follow a revision that is no head: begin a new branch there.
+    branch_labels : sequence of str
+        Names for the branch that the script is on.
+    depends_on : sequence of str
+        Revisions that must be applied first without being what it follows.
+    version_path : path, optional
+        Which of the project's folders it goes to; by default that of what it follows, or the first.
+    project : Project or path, optional
+        Where; by default that of the current folder.
+
+    Raises
+    ------
+    UsageError
+        An argument will not do, or there are several heads to follow.
+    UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NotThatMany
+        `head` or `depends_on` does not name a revision.
+    ConfigurationError, FaultyScripts, CannotWrite, MigrateError
+        The project cannot be read, or does not take the script; a hook failed after it was written.
+    """
+    found = opened(project)
+    parents = _parents(found.graph, head, splice)
+    needed = [resolving.one(found.graph, targets.parse(text)) for text in depends_on]
+    return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path)
+
+
+def merge(
+    revisions: Sequence[str] = ("heads",),
+    name: str = "merge branches",
+    *,
+    rev_id: str | None = None,
+    branch_labels: Sequence[str] = (),
+    version_path: StrPath | None = None,
+    project: Project | StrPath | None = None,
+) -> NewRevision:
+    """Make a script that joins branches, and changes nothing itself.
+
+    Parameters
+    ----------
+    revisions : sequence of str
+        The heads to join; ``heads`` for all there are.
+    name : str
+        What the merge is about, in a line.
+
+    The others are those of `revision`, as are the result and the errors.
+    """
+    found = opened(project)
+    parents: set[str] = set()
+    for text in revisions:
+        parents.update(resolving.resolve(found.graph, targets.parse(text), found.config.package))
+    if len(parents) < 2:
+        only = f"only {', '.join(parents)}" if parents else "nothing"
+        raise UsageError(f"there is {only} to merge; a merge joins two heads or more")
+    _check_heads(found.graph, sorted(parents), "a merge joins heads")
+    return _make(found, name, tuple(sorted(parents)), rev_id, False, branch_labels, (), version_path)
+
+
+def update_head_file(config: Config) -> str | None:
+    """Write the head file anew, where the project has one, and return its path; errors as of `open_project`."""
+    if not config.head_file:
+        return None
+    return os.fspath(headfile.write(config.versions[0], open_project(config.path).graph))
+
+
+def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what a new script notes of versions, and what its author should know about that."""
+    from importlib import metadata
+
+    versions = {"migration": SCRIPT_FORMAT}
+    if package is None:
+        return versions, ()
+    try:
+        versions[package] = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return versions, (f"{package} is not installed here, so the script notes no version of it",)
+    return versions, ()
+
+
+def chosen_id(graph: Graph, rev_id: str | None) -> str:
+    """Return the id of a new revision.
+
+    Raises
+    ------
+    UsageError, CannotWrite
+        The one that the user chose will not do; there is one of that id.
+    """
+    if rev_id is None:
+        return writer.new_id()
+    writer.check_id(rev_id)
+    if rev_id in graph:
+        raise CannotWrite(f"revision {rev_id} exists already: {graph[rev_id].path}")
+    if rev_id in graph.replaced or rev_id in graph.labels:
+        raise UsageError(f"{rev_id!r} cannot be a revision id: a squashed revision has it, or a label")
+    return rev_id
+
+
+def _make(
+    project: Project,
+    name: str,
+    parents: tuple[str, ...],
+    rev_id: str | None,
+    final: bool,
+    labels: Sequence[str],
+    depends_on: Iterable[str],
+    version_path: StrPath | None,
+) -> NewRevision:
+    config, graph = project.config, project.graph
+    writer.check_name(name)
+    for label in labels:
+        _check_label(graph, label)
+    versions, warnings = versions_of(config.package)
+    draft = writer.Draft(
+        chosen_id(graph, rev_id),
+        name,
+        writer.now(config.timezone),
+        parents,
+        tuple(dict.fromkeys(labels)),
+        tuple(dict.fromkeys(depends_on)),
+        versions,
+        final,
+    )
+    folder = _folder(config, graph, parents, version_path)
+    path = folder / writer.file_name(config.file_template, draft, config.slug_length)
+    writer.write_new(path, writer.render(read_template(config.template), draft))
+    update_head_file(config)
+    hooks.run_hooks(config.hooks, path)
+    return NewRevision(draft.revision, os.fspath(path), parents, warnings)
+
+
+def _parents(graph: Graph, head: str | None, splice: bool) -> tuple[str, ...]:
+    if head is None:
+        if len(graph.heads) > 1:
+            names = ", ".join(graph.heads)
+            raise UsageError(
+                f"there are {len(graph.heads)} heads: {names}; say with --head which one to follow, or join them "
+                "with `ckpt-migrate merge`"
+            )
+        return graph.heads
+    if head == "base":
+        return ()
+    parents = (resolving.one(graph, targets.parse(head)),)
+    if not splice:
+        _check_heads(graph, parents, "a new revision follows a head")
+    return parents
+
+
+def _check_heads(graph: Graph, revisions: Iterable[str], rule: str) -> None:
+    for rev in revisions:
+        if graph.children[rev]:
+            after = ", ".join(graph.children[rev])
+            raise UsageError(f"{rule}, and {rev} is none: {after} follows it; --splice begins a new branch there")
+
+
+def _check_label(graph: Graph, label: str) -> None:
+    writer.check_label(label)
+    if label in graph.labels:
+        other = graph[graph.labels[label]].path
+        raise UsageError(f"the label {label} is used by {other} already; a branch has a label once")
+    if label in graph:
+        raise UsageError(f"{label!r} cannot be a label: it is the id of a revision")
+
+
+def _folder(config: Config, graph: Graph, parents: Sequence[str], given: StrPath | None) -> Path:
+    """Return the folder that a new script goes to."""
+    if given is not None:
+        return _given_folder(config, Path(given))
+    if len(config.versions) == 1:
+        return config.versions[0]
+    for parent in parents:
+        for folder in config.versions:
+            if folder.absolute() in Path(graph[parent].path).parents:
+                return folder
+    raise UsageError(f"there are {len(config.versions)} folders of scripts; say with --version-path which one to use")
+
+
+def _given_folder(config: Config, given: Path) -> Path:
+    for base in (Path.cwd(), config.folder):
+        path = (base / given).absolute()
+        known = [folder.absolute() for folder in config.versions]
+        if path in known or (config.recursive and path.is_dir() and any(folder in path.parents for folder in known)):
+            return path
+    folders = ", ".join(os.fspath(folder) for folder in config.versions)
+    raise UsageError(f"{given} is no folder of this project's scripts, which are {folders}")

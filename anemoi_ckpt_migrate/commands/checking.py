@@ -1,0 +1,162 @@
+"""The command that looks for what would hurt later: check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.commands.reading import current
+from anemoi_ckpt_migrate.config import Config, find_config
+from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.scripts import headfile, loader, released
+from anemoi_ckpt_migrate.scripts.functions import load_module
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that `check` found.
+
+    Attributes
+    ----------
+    kind : str
+        ``script``: a script cannot be used. ``heads``: there are several. ``head file``, ``released``, ``rollback``,
+        ``checkpoint``: that is not as it should be.
+    message : str
+        What is wrong, and the way out.
+    path : str or None
+        The file that is wrong.
+    line : int or None
+        Where in it, where that is known.
+    pending : bool
+        Whether nothing is broken, but something is left to be done.
+    """
+
+    kind: str
+    message: str
+    path: str | None = None
+    line: int | None = None
+    pending: bool = True
+
+    def __str__(self) -> str:
+        """Return the sentence, with the place before it."""
+        place = f"{shown_path(self.path)}{f':{self.line}' if self.line else ''}: " if self.path else ""
+        return place + self.message
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found.
+
+    Attributes
+    ----------
+    revisions, checkpoints : int
+        How many were looked at.
+    problems : tuple of Problem
+        All that is wrong.
+    """
+
+    revisions: int
+    checkpoints: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with: 1 if anything is broken, 4 if something is left to be done."""
+        if not all(problem.pending for problem in self.problems):
+            return ERROR
+        return PENDING if self.problems else 0
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {**asdict(self), "problems": [asdict(problem) for problem in self.problems]}
+
+
+def check(checkpoints: Sequence[StrPath] = (), *, project: Project | StrPath | None = None) -> Checked:
+    """Look for what would hurt later: in the scripts, each of which is run, and in checkpoints.
+
+    There has to be one head, unless the configuration allows several. Every script has to load. None that was
+    released may have changed. None may lack a rollback without saying so. The head file, if the project has one, has
+    to name the heads. Checkpoints have to be at head.
+
+    Parameters
+    ----------
+    checkpoints : sequence of path
+        The files.
+    project : Project or path, optional
+        Whose scripts; by default those of the current folder's project.
+
+    Raises
+    ------
+    ConfigurationError
+        The project cannot be read. Whatever is wrong with scripts or checkpoints is a problem, not an error.
+    """
+    if isinstance(project, Project):
+        config, revisions, faults = project.config, list(project.graph), list[Fault]()
+    else:
+        config = find_config(None if project is None else Path(project))
+        revisions, faults = loader.read_folders(config.versions, config.recursive)
+    broken = [Problem("script", fault.message, fault.path, fault.line, pending=False) for fault in sorted(faults)]
+    if broken:
+        return Checked(len(revisions), 0, tuple(broken))
+    graph = project.graph if isinstance(project, Project) else Graph(revisions)
+    opened = Project(config, graph)
+    problems = [*_of_scripts(config, graph), *(p for path in checkpoints for p in _of_checkpoint(path, opened))]
+    return Checked(len(graph), len(checkpoints), tuple(problems))
+
+
+def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
+    if len(graph.heads) > 1 and not config.several_heads:
+        yield Problem("heads", fork(graph))
+    for revision in graph:
+        yield from _loads(revision)
+        if not (revision.final or revision.declared):
+            message = f"{revision.id} ({revision.name}) has no rollback; write one, or say `rollback = None`"
+            yield Problem("rollback", message, revision.path)
+    for script, message in released.problems(config.versions[0], graph):
+        line = script.line("down_revision" if "follow" in message else "revision") if script else None
+        yield Problem("released", message, script.path if script else None, line)
+    wrong = headfile.problem(config.versions[0], graph) if config.head_file else None
+    if wrong is not None:
+        yield Problem("head file", wrong)
+
+
+def fork(graph: Graph) -> str:
+    """Say that there are several heads, who they are, and how to have one."""
+    first, last = graph.heads[0], graph.heads[-1]
+    lowest = graph.order(graph.closure([last]) - graph.closure([first]))[0]
+    names = " and ".join(f"{head} ({graph[head].name}, {shown_path(graph[head].path)})" for head in graph.heads)
+    aside = f", or `ckpt-migrate rebase {lowest} --onto {first}` puts one after the other"
+    return (
+        f"there are {len(graph.heads)} heads: {names}; `ckpt-migrate merge heads NAME` joins them"
+        f"{aside if len(graph.heads) == 2 and len(graph[lowest].parents) < 2 else ''}"
+    )
+
+
+def _loads(revision: Revision) -> Iterator[Problem]:
+    """Run a script, but none of its functions."""
+    try:
+        module = load_module(revision)
+    except MigrationFailed as error:
+        yield Problem("script", error.what, error.where, error.line, pending=False)
+        return
+    wanted = () if revision.final else ("migrate", "rollback") if revision.reversible else ("migrate",)
+    for name in wanted:
+        if not callable(getattr(module, name, None)):
+            yield Problem("script", f"`{name}` is not a function", revision.path, revision.line(name), pending=False)
+
+
+def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
+    shown = os.fspath(path)
+    try:
+        found = current(path, project=project)
+    except MigrateError as error:
+        yield Problem("checkpoint", error.sentence, shown, pending=False)
+        return
+    if found.at_head is False:
+        at = ", ".join(head.revision for head in found.heads) or "base"
+        yield Problem("checkpoint", f"it is at {at}, not at head; `ckpt-migrate upgrade head {shown}`", shown)

@@ -1,0 +1,189 @@
+"""The commands that show the whole history, or a stretch of it: history, and pictures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate import descent, planner, resolving, targets
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
+from anemoi_ckpt_migrate.commands.reading import read_record
+from anemoi_ckpt_migrate.diagrams import FORMATS
+from anemoi_ckpt_migrate.entries import HistoryEntry
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.graph import Graph
+from anemoi_ckpt_migrate.record import Applied, Record
+from anemoi_ckpt_migrate.scripts import loader
+
+
+@dataclass(frozen=True)
+class History:
+    """Revisions, newest first.
+
+    Attributes
+    ----------
+    entries : tuple of HistoryEntry
+        In order.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    entries: tuple[HistoryEntry, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def history(
+    checkpoint: StrPath | None = None,
+    *,
+    rev_range: str | None = None,
+    project: Project | StrPath | None = None,
+) -> History:
+    """List revisions, newest first; with a checkpoint, what it has of them.
+
+    Parameters
+    ----------
+    checkpoint : path, optional
+        The file.
+    rev_range : str, optional
+        ``A:B``, both ends included, either of which may be left out: targets, or ``current`` where a checkpoint is
+        given. ``-N:B`` begins N steps below B, ``A:+N`` ends N steps above A.
+    project : Project or path, optional
+        Whose scripts; by default those of the current folder's project.
+
+    Raises
+    ------
+    MigrateError
+        The project, or the checkpoint, cannot be read; the range makes no sense.
+    """
+    found = opened(project)
+    record = None if checkpoint is None else read_record(checkpoint) or Record()
+    lineage = () if record is None else record.lineage
+    graph = found.graph.seen_from(entry.revision for entry in lineage)
+    if rev_range is None:
+        shown = graph.order(revision.id for revision in graph)
+    else:
+        shown = _Ends(graph, record, found.config.package).between(rev_range)
+    entries = _entries(graph, reversed(shown), record)
+    if record is None:
+        return History(entries)
+    foreign = [] if rev_range else [e for e in reversed(lineage) if e.revision not in graph]
+    return History((*(_foreign(entry, record) for entry in foreign), *entries), loader.changed_since(graph, record))
+
+
+def draw(
+    kind: str = "mermaid",
+    checkpoint: StrPath | None = None,
+    *,
+    rev_range: str | None = None,
+    project: Project | StrPath | None = None,
+) -> str:
+    """Draw the history.
+
+    Parameters
+    ----------
+    kind : str
+        ``mermaid``, ``dot`` or ``svg``.
+
+    The others are those of `history`, as are the errors.
+
+    Returns
+    -------
+    str
+        The content of a file of that kind.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"{kind!r} is no kind of picture; there are {', '.join(FORMATS)}")
+    return FORMATS[kind](history(checkpoint, rev_range=rev_range, project=project).entries)
+
+
+class _Ends:
+    """Knows what the ends of a range mean."""
+
+    def __init__(self, graph: Graph, record: Record | None, package: str | None) -> None:
+        self._graph, self._record, self._package = graph, record, package
+
+    def between(self, text: str) -> list[str]:
+        """Return the revisions of a range, in order."""
+        wanted = targets.parse_range(text)
+        start, end = wanted.start, wanted.end
+        if isinstance(start, targets.Relative) and isinstance(end, targets.Relative):
+            raise UsageError(f"{text!r} has two relative ends; one of them has to say where it is")
+        upper = None if end is None else self._end(end, start)
+        everything = {revision.id for revision in self._graph}
+        lower = self._start(start, everything if upper is None else upper)
+        found = resolving.between(self._graph, lower, upper)
+        if not found and len(self._graph):
+            raise UsageError(f"{text!r} holds no revision; the earlier end stands first")
+        return found
+
+    def _start(self, start: targets.Target | None, end: set[str]) -> Iterable[str] | None:
+        if isinstance(start, targets.Relative):
+            if start.steps > 0:
+                raise UsageError(f"a range cannot begin at {start.steps:+}, above its end")
+            below = self._graph.order(end)[: start.steps]
+        else:
+            below = [] if start is None else sorted(self._state(start))
+        return self._graph.tips(below) or None
+
+    def _end(self, end: targets.Target, start: targets.Target | None) -> set[str]:
+        if not isinstance(end, targets.Relative):
+            return self._state(end)
+        if end.steps < 0:
+            raise UsageError(f"a range cannot end at {end.steps}, below its start")
+        if not isinstance(start, (targets.Id, targets.Named)) and start is not None:
+            raise UsageError(f"{end.steps:+} can be counted from a revision, head, base or current")
+        return self._state(targets.Beyond(start or targets.Named("base"), end.steps))
+
+    def _state(self, target: targets.Target) -> set[str]:
+        """Return what a checkpoint has that is at an end."""
+        steps = target.steps if isinstance(target, targets.Beyond) and target.start == targets.CURRENT else 0
+        if target != targets.CURRENT and not steps:
+            return resolving.state(self._graph, target, self._package)
+        if self._record is None:
+            raise UsageError("current is where a checkpoint is: name one")
+        applied = descent.applied_revisions(self._graph, self._record) & {rev.id for rev in self._graph}
+        if steps > 0:
+            plan = planner.plan_upgrade(self._graph, self._record, targets.Relative(steps), self._package)
+            return applied.union(step.revision for step in plan.steps)
+        if steps < 0:
+            return applied - descent.undone(self._graph, self._record, targets.Relative(steps), self._package)
+        return applied
+
+
+def _entries(graph: Graph, shown: Iterable[str], record: Record | None) -> tuple[HistoryEntry, ...]:
+    applied = set() if record is None else descent.applied_revisions(graph, record)
+    labels = {rev: graph.labels_of(rev) for rev in shown} if graph.labels else dict.fromkeys(shown, ())
+    heads, here = set(graph.heads), set(record.heads if record else ())
+    return tuple(
+        HistoryEntry(
+            rev,
+            graph[rev].name,
+            graph[rev].parents,
+            graph[rev].depends_on,
+            labels[rev],
+            rev in heads,
+            graph[rev].final,
+            graph[rev].reversible,
+            applied=None if record is None else rev in applied,
+            here=rev in here,
+            path=graph[rev].path,
+            versions=graph[rev].versions,
+        )
+        for rev in labels
+    )
+
+
+def _foreign(entry: Applied, record: Record) -> HistoryEntry:
+    """Describe a revision that only the checkpoint knows."""
+    return HistoryEntry(
+        entry.revision,
+        entry.name,
+        entry.parents,
+        entry.depends_on,
+        final=entry.final,
+        reversible=entry.undo is not None,
+        known=False,
+        applied=True,
+        here=entry.revision in record.heads,
+        versions=entry.versions or {},
+    )

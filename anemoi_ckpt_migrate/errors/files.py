@@ -1,0 +1,122 @@
+"""What can be wrong with a checkpoint as a file, and with what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anemoi_ckpt_migrate.errors.base import MigrateError, Refused, shown_path
+
+
+class NotACheckpoint(MigrateError):
+    """A file that cannot be read as a checkpoint."""
+
+
+class Damaged(NotACheckpoint):
+    """Records whose content is not what was written."""
+
+    def __init__(self, records: Sequence[str]) -> None:
+        self.records = tuple(records)
+        more = f" and {len(records) - 3} more" if len(records) > 3 else ""
+        names = f"{', '.join(records[:3])}{more} {'is' if len(records) == 1 else 'are'} damaged"
+        super().__init__(f"{names}, by CRC; `ckpt-migrate inspect --verify` says which tensors that is; take a backup")
+
+
+class CannotBuild(NotACheckpoint):
+    """A class of a trusted module did not take what the checkpoint has for it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"an object of a trusted module cannot be built ({what}); without the module in `trusted` it stays opaque"
+        )
+
+
+class CannotRead(MigrateError):
+    """A file that the system does not let us read."""
+
+
+class CannotWrite(MigrateError):
+    """The result could not be written; the checkpoint is as it was."""
+
+
+class Busy(MigrateError):
+    """Another run is writing the same checkpoint."""
+
+    def __init__(self, lock: str, holder: str = "", stale: bool = False) -> None:
+        self.lock, self.holder = lock, holder
+        who = f"another ckpt-migrate{f' ({holder})' if holder else ''} is writing this file"
+        way = f", or was killed while it did: if none is, remove {shown_path(lock)}" if stale else ""
+        super().__init__(f"{who}{way}; run the command again when it is done")
+
+
+class HalfWritten(MigrateError):
+    """Writing at the end of a file failed, and so did putting it back."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"writing failed, and the old file could not be put back ({reason}): its bytes are all there; "
+            "when the disk is well again, `ckpt-migrate recover` cuts off what follows them"
+        )
+
+
+class ForeignJournal(MigrateError):
+    """The journal beside a file does not describe it."""
+
+    def __init__(self, journal: str) -> None:
+        self.journal = journal
+        super().__init__(
+            f"the journal {shown_path(journal)} tells of an interrupted run, but not on this file as it is now; "
+            "if the file was replaced since, remove the journal"
+        )
+
+
+class ReadOnly(Refused):
+    """The file is protected from being changed."""
+
+    def __init__(self) -> None:
+        super().__init__("it is read-only; allow writing with `chmod u+w`, or write elsewhere with --output")
+
+
+class HasOtherNames(Refused):
+    """Writing in place would change the file under its other names too."""
+
+    def __init__(self, names: int) -> None:
+        self.names = names
+        others = "another name" if names == 1 else f"{names} other names"
+        super().__init__(f"the file has {others} (hard links), under which it would change too; leave out --in-place")
+
+
+class NotInPlace(Refused):
+    """The file is of a format that cannot grow."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "it was saved by torch before 1.6, in a format that cannot grow; "
+            "leave out --in-place, and a zip file takes its place"
+        )
+
+
+class DamagedRecord(MigrateError):
+    """The record in a checkpoint is not what this tool wrote."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the migration record in the checkpoint is damaged ({what}); `ckpt-migrate stamp` writes a new one"
+        )
+
+
+class NewerRecord(MigrateError):
+    """The record was written by a newer version of this tool."""
+
+    def __init__(self, found: object, known: int) -> None:
+        shown = found if isinstance(found, int) and abs(found) < 1 << 32 else "of another kind"
+        super().__init__(f"the migration record has format {shown}, this version reads {known}: upgrade ckpt-migrate")
+
+
+class Unpicklable(MigrateError):
+    """The tree holds something that cannot be written to a file."""
+
+    def __init__(self, where: str, what: str) -> None:
+        self.where, self.what = where, what
+        super().__init__(f"{where} cannot be saved ({what}); nothing was changed")

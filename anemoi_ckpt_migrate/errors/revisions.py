@@ -1,0 +1,188 @@
+"""What can be wrong with revisions: their scripts, targets, plans, and what they do when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.errors.base import MigrateError, Refused, shown_path
+
+_MOST = 10  # names in a sentence
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One thing that is wrong with a script.
+
+    Attributes
+    ----------
+    path : str
+        The script.
+    line : int
+        Line in it, from 1.
+    message : str
+        What is wrong.
+    """
+
+    path: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{shown_path(self.path)}:{self.line}: {self.message}"
+
+
+class FaultyScripts(MigrateError):
+    """Scripts that cannot be used, all of them at once."""
+
+    lines = True
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(sorted(faults))
+        many = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
+        super().__init__("\n  ".join([f"{many} in the migration scripts:", *map(str, self.faults)]))
+
+
+class UnknownTarget(MigrateError):
+    """A target that no revision answers to."""
+
+    def __init__(self, target: str, near: Sequence[str] = (), why: str = "") -> None:
+        self.target, self.near = target, tuple(near)
+        shown = [name if name.isidentifier() else repr(name) for name in near]
+        hint = f"did you mean {' or '.join(shown)}?" if near else "`ckpt-migrate history` lists what there is"
+        super().__init__(f"no revision is called {target!r}{f': {why}' if why else ''}; {hint}")
+
+
+class AmbiguousTarget(MigrateError):
+    """A partial id, or a name, that fits several revisions."""
+
+    def __init__(self, target: str, candidates: Sequence[str]) -> None:
+        self.target, self.candidates = target, tuple(candidates)
+        more = f" and {len(candidates) - _MOST} more" if len(candidates) > _MOST else ""
+        names = f"{', '.join(candidates[:_MOST])}{more}"
+        super().__init__(f"{target!r} is ambiguous: it may be {names}; write more of the id")
+
+
+class NotOnBranch(MigrateError):
+    """``LABEL@REV`` for a revision that is elsewhere."""
+
+    def __init__(self, revision: str, branch: str) -> None:
+        self.revision, self.branch = revision, branch
+        super().__init__(f"{revision} is not on the branch {branch}; write {revision} alone, or {branch}@head")
+
+
+class NoRelease(MigrateError):
+    """A specifier where no revision says which version it came with."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+        super().__init__(
+            f"no script notes a version of {package} in its metadata, so none can be told from another; "
+            "name a revision instead"
+        )
+
+
+class SeveralHeads(MigrateError):
+    """`head` where there are several."""
+
+    def __init__(self, heads: Sequence[str], names: Sequence[str] = ()) -> None:
+        self.heads, self.names = tuple(heads), tuple(names or heads)
+        more = f" and {len(heads) - _MOST} more" if len(heads) > _MOST else ""
+        instead = ", ".join(f"`{name}`" for name in self.names[:_MOST])
+        super().__init__(
+            f"there are {len(heads)} heads: {', '.join(heads[:_MOST])}{more}; write {instead}, or `heads` for all of "
+            "them (`ckpt-migrate merge` joins them)"
+        )
+
+
+class NotThatMany(MigrateError):
+    """`+N` or `-N` beyond the end."""
+
+    def __init__(self, target: str, available: int, instead: str) -> None:
+        self.target, self.available = target, available
+        steps = {0: "no step is", 1: "only 1 step is"}.get(available, f"only {available} steps are")
+        super().__init__(f"{target} asks for too much: {steps} left that way; write `{instead}` to go all the way")
+
+
+class NotApplied(MigrateError):
+    """A downgrade to a revision that the checkpoint does not have."""
+
+    def __init__(self, revision: str, heads: Sequence[str]) -> None:
+        self.revision, self.heads = revision, tuple(heads)
+        at = f"is at {', '.join(heads)}" if heads else "is at base"
+        super().__init__(
+            f"{revision} is not among the revisions that the checkpoint has (it {at}); upgrade to it instead"
+        )
+
+
+class UnknownRecorded(MigrateError):
+    """The checkpoint records revisions that no script knows."""
+
+    def __init__(self, revisions: Sequence[str], known: Sequence[str]) -> None:
+        self.revisions, self.known = tuple(revisions), tuple(known)
+        back = f"`ckpt-migrate downgrade {known[0] if known else 'base'} CKPT --trust-checkpoint-code`"
+        super().__init__(
+            f"the checkpoint has {', '.join(revisions)}, which no script here knows; use the code that wrote it, "
+            f"take it back with {back}, or correct the record with `ckpt-migrate stamp --purge`"
+        )
+
+
+class HistoryConflict(MigrateError):
+    """The record and the scripts tell different stories."""
+
+    def __init__(self, missing: Sequence[str], child: str) -> None:
+        self.missing, self.child = tuple(missing), child
+        super().__init__(
+            f"the checkpoint has {child} but not {', '.join(missing)}, which the scripts place before it; downgrade "
+            f"below {child} first, or `ckpt-migrate stamp {child}` if the change is in the file already"
+        )
+
+
+class BarrierInTheWay(Refused):
+    """A final revision lies between the checkpoint and the target."""
+
+    def __init__(
+        self, barrier: str, name: str, direction: str, reachable: str, package: str | None, version: str | None
+    ):
+        self.barrier, self.name, self.direction = barrier, name, direction
+        self.reachable, self.package, self.version = reachable, package, version
+        if direction == "upgrade":
+            first = (
+                f"; {package} {version} is the first version that can no longer use this checkpoint" if version else ""
+            )
+            way = f"the last revision it can reach is {reachable} (`upgrade barrier` goes there){first}"
+        else:
+            first = f"; {package} before {version} cannot use it" if version else ""
+            way = f"it can be taken down to {reachable} (`downgrade barrier`) and no further{first}"
+        super().__init__(f"barrier {barrier} ({name}) is in the way: {way}")
+
+
+class Irreversible(Refused):
+    """Steps of a downgrade that nothing undoes."""
+
+    def __init__(self, revisions: Sequence[str], steps: int) -> None:
+        self.revisions, self.steps = tuple(revisions), steps
+        what = "has no rollback" if len(revisions) == 1 else "have no rollback"
+        way = f"`downgrade -{steps}` undoes what can be undone, or " if steps else ""
+        super().__init__(f"{', '.join(revisions)} {what}; {way}take a backup from before it was applied")
+
+
+class UntrustedCode(Refused):
+    """The way back is code that the checkpoint carries, and nobody said that it may run."""
+
+    def __init__(self, revisions: Sequence[str], checkpoint: str) -> None:
+        self.revisions = tuple(revisions)
+        shows = f"`ckpt-migrate show {revisions[0]} --from {checkpoint}`"
+        super().__init__(
+            f"no script here knows {', '.join(revisions)}, and the rollback that the checkpoint carries runs only with "
+            f"--trust-checkpoint-code; look at it first with {shows}"
+        )
+
+
+class MigrationFailed(MigrateError):
+    """A migration or rollback raised, or gave back something impossible."""
+
+    def __init__(self, where: str, line: int | None, what: str) -> None:
+        self.where, self.line, self.what = where, line, what
+        place = f"{shown_path(where)}:{line}" if line else shown_path(where)
+        super().__init__(f"{place}: {what}; nothing was changed")

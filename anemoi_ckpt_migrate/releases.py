@@ -1,0 +1,110 @@
+"""Released versions of the tracked package, and which revisions a release had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from anemoi_ckpt_migrate.errors import BadTarget, UsageError
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+
+def had(package: str, specifier: str) -> Callable[[str], bool]:
+    """Return what tells of a noted version whether a release that fits a specifier comes with it or after it.
+
+    A revision notes the version that it came with, and every release since has it. So lower limits say nothing:
+    ``<0.12`` and ``>=0.10,<0.12`` mean the same revisions, and ``==0.11.0`` means all up to that version.
+
+    Parameters
+    ----------
+    package, specifier : str
+        As in `targets.Released`.
+
+    Raises
+    ------
+    BadTarget, UsageError
+        As `check`.
+    """
+    clauses = check(package, specifier)
+
+    def fits(noted: str) -> bool:
+        version = _version(noted)
+        return version is not None and all(_at_or_before(clause, version) for clause in clauses)
+
+    return fits
+
+
+def check(package: str, specifier: str) -> SpecifierSet:
+    """Parse a specifier.
+
+    Raises
+    ------
+    BadTarget, UsageError
+        It is none of PEP 440; no version could fit it.
+    """
+    clauses = _parsed(package, specifier)
+    if not any(clauses.contains(version, prereleases=True) for version in _candidates(clauses)):
+        raise UsageError(f"no version of {package} can be {specifier}")
+    return clauses
+
+
+def same_package(one: str, other: str) -> bool:
+    """Tell whether two names are of one package: case, dots, dashes and underscores make no difference."""
+    from packaging.utils import canonicalize_name
+
+    return canonicalize_name(one) == canonicalize_name(other)
+
+
+def earliest(versions: Iterable[str]) -> str | None:
+    """Return the earliest version; what cannot be compared cannot be the first."""
+    known = [version for version in map(_version, versions) if version is not None]
+    return str(min(known)) if known else None
+
+
+def _version(text: str) -> Version | None:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
+
+
+def _parsed(package: str, specifier: str) -> SpecifierSet:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    place = 0
+    for clause in specifier.split(","):
+        try:
+            SpecifierSet(clause)
+            empty = not clause.strip()
+        except InvalidSpecifier:
+            empty = True
+        if empty:
+            begin = len(package) + place
+            what = f"{clause.strip() or 'nothing'!r} is no version specifier, such as <0.12 or ==0.11.*"
+            raise BadTarget(package + specifier, begin, begin + len(clause), what)
+        place += len(clause) + 1
+    return SpecifierSet(specifier)
+
+
+def _at_or_before(clause: object, noted: Version) -> bool:
+    """Tell whether a version that fits one clause may be this one or a later one."""
+    from packaging.specifiers import Specifier
+
+    assert isinstance(clause, Specifier)  # noqa: S101  (what a set of them holds)
+    if clause.operator in (">", ">=", "!="):
+        return True
+    limit = None if clause.operator in ("<", "<=") else _version(clause.version.removesuffix(".*"))
+    before = limit is not None and noted < limit
+    return before or clause.contains(noted, prereleases=True)
+
+
+def _candidates(clauses: SpecifierSet) -> list[str]:
+    """Return versions of which one fits, if any version does: every limit, what comes right after it, and the first."""
+    limits = [getattr(clause, "version", "").removesuffix(".*") for clause in clauses]
+    known = [version for version in limits if _version(version) is not None]
+    return ["0", *known, *(f"{_version(version).base_version}.0.0.0.1" for version in known)]  # type: ignore[union-attr]

@@ -1,0 +1,115 @@
+"""What was released: the place and the signature of each script of then, which nobody may change any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.scripts.sources import signature_of
+
+NAME = "RELEASED"
+_HEADING = "# What was released: revision, what it follows, signature. Written by `ckpt-migrate release`.\n"
+
+
+@dataclass(frozen=True)
+class Released:
+    """A script as it was released.
+
+    Attributes
+    ----------
+    parents : tuple of str
+        What it followed.
+    signature : str
+        Digest of what it did.
+    """
+
+    parents: tuple[str, ...]
+    signature: str
+
+
+def read(folder: Path) -> dict[str, Released]:
+    """Return what was released, by revision; nothing where no file says so.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read.
+    """
+    path = folder / NAME
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"{path}, which says what was released, cannot be read ({reason})") from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if len(words) not in (0, 3):
+            raise ConfigurationError(
+                f"{path}:{number}: a revision, what it follows and a signature have to stand here; "
+                "take the file as it was committed"
+            )
+        if words:
+            parents = () if words[1] == "base" else tuple(words[1].split(","))
+            found[words[0]] = Released(parents, words[2])
+    return found
+
+
+def write(folder: Path, graph: Graph) -> Path:
+    """Note all revisions as released, and return the file. What was noted before stays noted.
+
+    Raises
+    ------
+    CannotWrite, ConfigurationError, MigrationFailed
+        The system does not let us; what was noted, or a script, cannot be read.
+    """
+    path = folder / NAME
+    noted = {revision.id: _note(revision) for found in graph for revision in (found.replaces or (found,))}
+    noted |= {squashed.id: _note(squashed) for squashed in graph if squashed.replaces}
+    released = read(folder) | noted
+    lines = [
+        f"{rev} {','.join(sorted(entry.parents)) or 'base'} {entry.signature}\n"
+        for rev, entry in sorted(released.items())
+    ]
+    try:
+        path.write_text("".join([_HEADING, *lines]), encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"{path} could not be written ({error.strerror})") from error
+    return path
+
+
+def problems(folder: Path, graph: Graph) -> Iterator[tuple[Revision | None, str]]:
+    """Give what was released and is not any more what it was, with a sentence each.
+
+    Raises
+    ------
+    ConfigurationError, MigrationFailed
+        The file, or a script, cannot be read.
+    """
+    parts = {part.id: part for revision in graph for part in revision.replaces}
+    for rev, then in read(folder).items():
+        now = graph[rev] if rev in graph else parts.get(rev)
+        if now is None:
+            yield None, f"{rev} was released, and its script is gone; bring it back, or squash it"
+        elif signature_of(now) != then.signature:
+            what = (
+                f"{rev} ({now.name}) was released and does something else now; undo the change, and make a new revision"
+            )
+            yield now, what
+        elif rev in graph and tuple(sorted(now.parents)) != _standing(graph, then.parents):
+            parents = ", ".join(then.parents) or "nothing"
+            yield now, f"{rev} ({now.name}) was released after {parents}, and does not follow it any more"
+
+
+def _standing(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what stands for revisions by now: they may have been squashed."""
+    return tuple(sorted({graph.replaced.get(parent, parent) for parent in parents}))
+
+
+def _note(revision: Revision) -> Released:
+    return Released(revision.parents, signature_of(revision))
