@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons lint format fuzz bench wheel man clean
+.PHONY: help demo test test-pythons lint format fuzz bench bench-graphs graphs wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -40,6 +40,13 @@ fuzz: $(BIN)/.ready ## try N=100000 damaged and hostile files (N=0: until interr
 
 bench: $(BIN)/.ready ## measure, and write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/bench.py
+
+bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
+	$(BIN)/python benchmarks/graphs.py
+
+graphs: $(BIN)/.ready ## try GRAPHS=20000 random graphs in each property, against sets and Alembic
+	HYPOTHESIS_MAX_EXAMPLES=$(or $(GRAPHS),20000) GRAPHS=$(or $(GRAPHS),20000) $(BIN)/python -m pytest -n auto \
+		tests/test_graph.py tests/test_planner.py tests/test_targets.py tests/test_alembic.py
 
 wheel: $(BIN)/.ready ## build the wheel, man page included, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

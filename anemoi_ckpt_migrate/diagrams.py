@@ -21,8 +21,8 @@ _WALL = "#d2453b"
 
 # Of the picture, in pixels.
 _ROW, _LANE, _EDGE = 28, 20, 22
-_CHARACTER = 8.0  # of the widest of the fonts in the style, whose characters are all equally wide
-_SMALL = 6.8  # the same, in tags
+_CHARACTER = 8  # of the widest of the fonts in the style, whose characters are all equally wide
+_SMALL = 7  # the same, in tags
 _LONGEST = 90  # characters of a name; who points at it sees all of it
 
 _STYLE = """
@@ -84,8 +84,8 @@ def as_mermaid(entries: Sequence[HistoryEntry]) -> str:
 def as_dot(entries: Sequence[HistoryEntry]) -> str:
     """Draw a graph in the language of Graphviz.
 
-    Arrows lead the way up, dashed ones from what a revision depends on. A barrier has a thick red line
-    and corners, a head a thick line. What a checkpoint has is filled; where it stands, there is a second line.
+    Arrows lead the way up, dashed ones from what a revision depends on. A barrier has a thick red line and
+    corners, a head a thick line. What a checkpoint has is filled; where it stands, there is a second line.
 
     Parameters
     ----------
@@ -126,10 +126,10 @@ def as_svg(entries: Sequence[HistoryEntry]) -> str:
     width = max((line.x for line in beside), default=left) + _EDGE // 2
     height = _y(max(len(entries) - 1, 0)) + _EDGE
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="revisions" width="{width:g}" height="{height}" '
-        f'viewBox="0 0 {width:g} {height}" role="img" aria-label="graph of revisions">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="revisions" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img" aria-label="graph of revisions">',
         f"<style>{_STYLE}</style>",
-        f'<rect class="ground" width="{width:g}" height="{height}" rx="6"/>',
+        f'<rect class="ground" width="{width}" height="{height}" rx="6"/>',
         *(_wall(number, left, width) for number, entry in enumerate(entries) if entry.final),
         '<g fill="none" stroke-width="2">',
         *(_edge(edge, layout.rows) for edge in layout.edges),
@@ -180,25 +180,25 @@ def _dependency(child: int, needed: int, rows: Sequence[Row]) -> str:
     return f'<path class="needs" d="{path}" stroke-width="1.5" stroke-dasharray="2 3"/>'
 
 
-def _wall(row: int, left: int, width: float) -> str:
+def _wall(row: int, left: int, width: int) -> str:
     """Draw what can be seen of a wall all across the picture, below everything else."""
     y = _y(row)
     return (
-        f'<rect fill="{_WALL}" fill-opacity="0.1" y="{y - _ROW // 2}" width="{width:g}" height="{_ROW}"/>'
+        f'<rect fill="{_WALL}" fill-opacity="0.1" y="{y - _ROW // 2}" width="{width}" height="{_ROW}"/>'
         f'<path d="M0 {y}H{left - 10}" stroke="{_WALL}" stroke-opacity="0.4" stroke-width="4"/>'
     )
 
 
 def _node(row: Row, y: int) -> str:
-    x, colour = _x(row.lane), _WALL if row.entry.final else _colour(row.colour)
-    fill = 'class="ground"' if row.entry.applied is False else f'fill="{colour}"'
-    if row.entry.final:
-        return (
-            f'<rect {fill} x="{x - 9}" y="{y - 5}" width="18" height="10" rx="2" stroke="{colour}" stroke-width="2"/>'
-        )
-    if row.entry.here:
-        return f'<circle fill="{colour}" class="ring" cx="{x}" cy="{y}" r="6.5" stroke-width="2.5"/>'
-    return f'<circle {fill} cx="{x}" cy="{y}" r="5" stroke="{colour}" stroke-width="2"/>'
+    entry, x = row.entry, _x(row.lane)
+    colour = _WALL if entry.final else _colour(row.colour)
+    fill = 'class="ground"' if entry.applied is False else f'fill="{colour}"'
+    stroke = f'stroke="{colour}" stroke-width="2"'
+    if entry.here:
+        fill, stroke = f'fill="{colour}"', 'class="ring" stroke-width="2.5"'
+    if entry.final:
+        return f'<rect {fill} x="{x - 9}" y="{y - 5}" width="18" height="10" rx="2" {stroke}/>'
+    return f'<circle {fill} cx="{x}" cy="{y}" r="{6.5 if entry.here else 5}" {stroke}/>'
 
 
 def _title(entry: HistoryEntry) -> str:
@@ -211,21 +211,21 @@ def _title(entry: HistoryEntry) -> str:
 class _Line:
     """A line of texts and tags, each to the right of the one before."""
 
-    def __init__(self, x: float, y: int) -> None:
+    def __init__(self, x: int, y: int) -> None:
         self.x, self.y = x, y
         self.drawn: list[str] = []
 
     def text(self, text: str, look: str, cells: int = 0) -> None:
         """Add a text, which may claim more room than it takes."""
         if text:
-            self.drawn.append(f'<text class="{look}" x="{self.x:g}" y="{self.y + 4.5:g}">{escape(text)}</text>')
+            self.drawn.append(f'<text class="{look}" x="{self.x}" y="{self.y + 5}">{escape(text)}</text>')
             self.x += (max(_cells(text), cells) + 1) * _CHARACTER
 
     def tag(self, text: str, box: str, look: str = "ink") -> None:
         """Add a tag."""
-        width = _cells(text) * _SMALL + 14
-        self.drawn.append(f'<rect {box} x="{self.x:g}" y="{self.y - 8}" width="{width:g}" height="16" rx="8"/>')
-        self.drawn.append(f'<text class="{look} small" x="{self.x + 7:g}" y="{self.y + 4}">{escape(text)}</text>')
+        width = _cells(text) * _SMALL + 12
+        self.drawn.append(f'<rect {box} x="{self.x}" y="{self.y - 8}" width="{width}" height="16" rx="8"/>')
+        self.drawn.append(f'<text class="{look} small" x="{self.x + 6}" y="{self.y + 4}">{escape(text)}</text>')
         self.x += width + 7
 
 
@@ -255,7 +255,7 @@ def _said(entries: Sequence[HistoryEntry]) -> Iterator[list[str]]:
     """Give the lines that stand in each node."""
     for entry, tags in zip(entries, _tags(entries), strict=True):
         notes = [*(f"[{tag}]" for tag in tags), *_notes(entry)]
-        yield [text for text in (plain(entry.revision), plain(entry.name), " ".join(notes)) if text]
+        yield [text for text in (plain(entry.revision), plain(entry.name), " ".join(notes)) if text.strip()]
 
 
 def _classes(entry: HistoryEntry) -> list[str]:

@@ -1,10 +1,10 @@
-r"""The graph of revisions drawn with characters. Pure: no files, no torch.
+"""The graph of revisions drawn with characters. Pure: no files, no torch.
 
-A lane is a column of every second character. Whoever reads a drawing downwards follows these rules, and needs no other:
+Every second character is a lane. A drawing can be read downwards, by these rules alone:
 
-- Only edges of the revision above turn, and lanes that end there; all others run straight down.
-- An edge that runs sideways goes on in its direction as long as there is a character for it. It crosses lanes on the
-  way; it has arrived where it can only go down, or where a lane begins below it.
+- Below a revision only its own edges turn, and a lane that ends there; all others run straight down.
+- An edge that runs sideways goes on in its direction as long as there is a character for it, and crosses lanes on the
+  way. It has arrived where it can only go down; where a lane begins below it, one edge goes down and another one on.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from anemoi_ckpt_migrate.lanes import Row, laid_out
 def as_text(entries: Sequence[HistoryEntry], describe: Callable[[HistoryEntry], str]) -> Iterator[str]:
     r"""Draw a graph, newest first, as ``git log --graph`` does.
 
-    Like this::
+    Here a checkpoint stands at b and c::
 
-        o    f  merge
+        o f
         |\
-        | o  e
-        #=|= d  new attention
-        @ |  c
-        | *  b
+        | o e
+        #=|== d
+        @ | c
+        | @ b
         |/
-        *    a
+        * a
 
     A node is ``*``; beside a checkpoint it is ``*`` where the checkpoint has it, ``o`` where not, and ``@`` where it
     stands. A barrier is a wall: ``#`` (``@`` where the checkpoint stands) in a line of ``=`` that goes on past the last
-    lane. A lane that shows in the wall belongs to another branch, and passes. Lines between revisions are there only
-    where lanes move, and where something else begins right below the end of a lane.
+    lane. A lane that shows in the wall is of another branch, and passes. Lines between revisions are there only where
+    lanes move, and where something else begins right below the end of a lane.
 
     Parameters
     ----------
@@ -123,15 +123,20 @@ def _moves(row: Row, lanes: Iterable[int]) -> list[str]:
     lanes : iterable of int
         The lanes that pass it.
     """
-    moves = _side(row, tuple(lane for lane in row.joined[::-1] if lane < row.lane), None)
-    moves += _side(row, tuple(lane for lane in row.joined if lane > row.lane), row.pulled)
-    height = max((move.line + move.height for move in moves), default=0)
+    left = _side(row, [lane for lane in row.joined[::-1] if lane < row.lane])
+    right = _side(row, [lane for lane in row.joined if lane > row.lane])
+    moves = left + right
+    leaves = max((move.line for move in moves), default=0)  # the line in which the last edge leaves the node's lane
+    if row.pulled is not None:
+        # What comes from the right would seem to cross, if edges left to the left after that.
+        moves.append(_Move(row.pulled, (row.lane,), max(leaves, _height(right))))
+    height = _height(moves)
     begins = {lane: move.arrival(lane) + 1 for move in moves for lane in move.ends if lane in row.opened}
     ends = dict.fromkeys((*lanes, *begins, row.lane), height)
     if row.pulled is not None:
         ends[row.pulled] = moves[-1].line
     if not row.goes_on:
-        ends[row.lane] = max((move.line for move in moves), default=0)
+        ends[row.lane] = leaves
     lines: list[dict[int, str]] = [{} for _ in range(height)]
     for lane, end in ends.items():
         for line in range(begins.get(lane, 0), end):
@@ -141,14 +146,13 @@ def _moves(row: Row, lanes: Iterable[int]) -> list[str]:
     return [_line(cells) for cells in lines]
 
 
-def _side(row: Row, ends: tuple[int, ...], pulled: int | None) -> list[_Move]:
-    """Return what moves on one side of a revision, whose lanes are given nearest first, one after the other."""
+def _side(row: Row, ends: Sequence[int]) -> list[_Move]:
+    """Return the edges to one side of a node, to lanes that are given nearest first."""
     # Joining the lane beside it, and crossing that lane, would look the same if it were done at once.
     beside = ends and abs(ends[0] - row.lane) == 1 and ends[0] not in row.opened
-    steps = [(row.lane, some) for some in ((ends[:1], ends[1:]) if beside else (ends,)) if some]
-    if pulled is not None:
-        steps.append((pulled, (row.lane,)))
-    moves: list[_Move] = []
-    for start, some in steps:
-        moves.append(_Move(start, some, sum(move.height for move in moves)))
-    return moves
+    parts = [tuple(part) for part in ((ends[:1], ends[1:]) if beside else (ends,)) if part]
+    return [_Move(row.lane, part, line) for line, part in enumerate(parts)]
+
+
+def _height(moves: Sequence[_Move]) -> int:
+    return max((move.line + move.height for move in moves), default=0)

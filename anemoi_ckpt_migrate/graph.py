@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import graphlib
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -67,7 +66,9 @@ class Revision:
     @property
     def needs(self) -> tuple[str, ...]:
         """Everything that comes before it: parents and dependencies."""
-        return self.parents + self.depends_on if self.depends_on else self.parents
+        if not self.depends_on:
+            return self.parents
+        return self.parents + tuple(rev for rev in self.depends_on if rev not in self.parents)
 
     def line(self, name: str) -> int:
         """Return the line where the script sets a name, 1 where it does not."""
@@ -88,7 +89,10 @@ class Graph:
     def __init__(self, revisions: Iterable[Revision] = (), expanded: Iterable[str] = ()) -> None:
         self._scripts = sorted(revisions, key=lambda revision: revision.id)
         self._expanded = frozenset(expanded)
-        self._revisions = {revision.id: revision for revision in resolved(self._scripts, self._expanded)}
+        known = resolved(self._scripts, self._expanded)
+        if self._expanded:
+            known.sort(key=lambda revision: revision.id)
+        self._revisions = {revision.id: revision for revision in known}
 
     def __contains__(self, revision: object) -> bool:
         return revision in self._revisions
@@ -113,7 +117,7 @@ class Graph:
         return tuple(revision.id for revision in self if not revision.parents)
 
     @cached_property
-    def children(self) -> Mapping[str, tuple[str, ...]]:
+    def children(self) -> Mapping[str, Sequence[str]]:
         """What follows each revision, sorted; nothing stands there for heads."""
         return _inverted(self, lambda revision: revision.parents)
 
@@ -138,15 +142,17 @@ class Graph:
     def order(self, revisions: Iterable[str]) -> list[str]:
         """Sort revisions so that each comes after all that it needs; by id where that leaves a choice."""
         chosen = set(revisions)
-        sorter = graphlib.TopologicalSorter({rev: chosen.intersection(self[rev].needs) for rev in chosen})
-        sorter.prepare()
-        ready, found = list(sorter.get_ready()), []
+        left = {rev: len(chosen.intersection(self._needs[rev])) for rev in chosen}
+        ready = [rev for rev, count in left.items() if not count]
         heapq.heapify(ready)
+        found: list[str] = []
         while ready:
             found.append(heapq.heappop(ready))
-            sorter.done(found[-1])
-            for revision in sorter.get_ready():
-                heapq.heappush(ready, revision)
+            for dependent in self._dependents[found[-1]]:
+                if dependent in left:
+                    left[dependent] -= 1
+                    if not left[dependent]:
+                        heapq.heappush(ready, dependent)
         return found
 
     def tips(self, revisions: Iterable[str]) -> tuple[str, ...]:
@@ -219,7 +225,7 @@ class Graph:
         return {revision.id: revision.needs for revision in self}
 
     @cached_property
-    def _dependents(self) -> Mapping[str, tuple[str, ...]]:
+    def _dependents(self) -> Mapping[str, Sequence[str]]:
         return _inverted(self, lambda revision: revision.needs)
 
     def _followers(self, revision: str) -> set[str]:
@@ -314,14 +320,13 @@ def _meant(needed: str, meant: Mapping[str, str]) -> str:
     return meant.get(once, once)  # a label of a squashed revision
 
 
-def _inverted(
-    revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]
-) -> Mapping[str, tuple[str, ...]]:
+def _inverted(revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]) -> Mapping[str, Sequence[str]]:
+    """Return what each revision is above of; in the order of the revisions."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for revision in revisions:
         for needed in above(revision):
             found[needed].append(revision.id)
-    return defaultdict(tuple, {revision: tuple(sorted(set(ids))) for revision, ids in found.items()})
+    return found
 
 
 def _reached(start: Iterable[str], edges: Mapping[str, Iterable[str]], known: Graph | None = None) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,7 +92,7 @@ def laid_out(entries: Sequence[HistoryEntry]) -> Layout:
     places = {entry.revision: row for row, entry in enumerate(entries)}
     lanes = _Lanes()
     rows = tuple(lanes.place(row, entry, _parents(row, entry, places)) for row, entry in enumerate(entries))
-    return Layout(rows, tuple(lanes.edges), lanes.width)
+    return Layout(rows, tuple(lanes.edges), lanes.columns.count)
 
 
 @dataclass
@@ -114,67 +113,82 @@ class _Lane:
         ]
 
 
+class _Numbers:
+    """Small numbers to tell apart what there is at a time: as few as can be."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._free: list[int] = []
+
+    def take(self, after: int = -1) -> int:
+        """Return a free number: the first one after another, rather than one before it, rather than a new one."""
+        if self._free:
+            place = bisect(self._free, after)
+            return self._free.pop(place if place < len(self._free) else 0)
+        self.count += 1
+        return self.count - 1
+
+    def give_back(self, number: int) -> None:
+        """Free a number."""
+        insort(self._free, number)
+
+
 class _Lanes:
-    """The lanes that are open, by the revision to which each leads."""
+    """The lanes that are open, by the revision to which each leads. No two have the same column, or colour."""
 
     def __init__(self) -> None:
         self.edges: list[Edge] = []
-        self.width = 0
+        self.columns, self._colours = _Numbers(), _Numbers()
         self._open: dict[str, _Lane] = {}
-        self._free: list[int] = []
-        self._colours = itertools.count()
 
     def place(self, row: int, entry: HistoryEntry, parents: Sequence[str]) -> Row:
         """Place the revision of the next row, whose parents are still to come."""
         column, colour = self._arrive(row, entry.revision)
         fresh = [parent for parent in parents if parent not in self._open]
-        right = [parent for parent in parents if parent in self._open and self._open[parent].column > column]
+        right = [parent for parent in parents if parent not in fresh and self._open[parent].column > column]
         pulled = None
         if fresh:
             self._open[fresh[0]] = _Lane(column, colour, [(row, column)])
         elif right:
             pulled = self._pull(row, self._open[right[0]], column, colour)
         else:
-            insort(self._free, column)
-        for parent in fresh[1:]:
-            opened = self._take(column)
-            self._open[parent] = _Lane(opened, next(self._colours), [(row, opened)])
-        self._lead(row, colour, column, parents, fresh)
-        columns = sorted(self._open[parent].column for parent in parents)
-        joined = tuple(there for there in columns if there != column)
-        opened_here = frozenset(self._open[parent].column for parent in fresh[1:])
-        return Row(entry, column, colour, bool(fresh or right), joined, opened_here, pulled)
+            self.columns.give_back(column)
+            self._colours.give_back(colour)
+        opened = [self._branch_off(row, parent, column) for parent in fresh[1:]]
+        self._lead(row, column, colour, parents, opened)
+        reached = sorted(self._open[parent].column for parent in parents)
+        joined = tuple(other for other in reached if other != column)
+        return Row(entry, column, colour, bool(fresh or right), joined, frozenset(opened), pulled)
 
     def _arrive(self, row: int, revision: str) -> tuple[int, int]:
-        """Return the column and the colour of a revision, whose lane ends here; if nothing leads to it, new ones."""
+        """Return the column and the colour of a revision: those of the lane that leads to it and ends here, or new."""
         lane = self._open.pop(revision, None)
         if lane is None:
-            return self._take(), next(self._colours)
+            return self.columns.take(), self._colours.take()
         self.edges += lane.edges(row)
         return lane.column, lane.colour
 
-    def _take(self, after: int = -1) -> int:
-        """Return a free column: the first one after another, rather than one before it, rather than a new one."""
-        if self._free:
-            place = bisect(self._free, after)
-            return self._free.pop(place if place < len(self._free) else 0)
-        self.width += 1
-        return self.width - 1
+    def _branch_off(self, row: int, parent: str, column: int) -> int:
+        """Open a lane beside a column, and return where it is."""
+        opened = self.columns.take(after=column)
+        self._open[parent] = _Lane(opened, self._colours.take(), [(row, opened)])
+        return opened
 
     def _pull(self, row: int, lane: _Lane, column: int, colour: int) -> int:
         """Lead a lane over into a column, and return the one that it leaves."""
         left = lane.column
-        insort(self._free, left)
+        self.columns.give_back(left)
+        self._colours.give_back(lane.colour)
         lane.bends.append((row, column))
         lane.column, lane.colour = column, colour
         return left
 
-    def _lead(self, row: int, colour: int, column: int, parents: Sequence[str], fresh: Sequence[str]) -> None:
+    def _lead(self, row: int, column: int, colour: int, parents: Sequence[str], opened: Sequence[int]) -> None:
         """Note the edges of a revision: the first has its colour, others that of the lane to which they lead."""
         for parent in parents:
             lane = self._open[parent]
-            shared = lane.joins if lane.column != column and parent not in fresh else lane.owners
-            shared.append((row, colour if parent == parents[0] else lane.colour, len(lane.bends)))
+            edges = lane.owners if lane.column in (column, *opened) else lane.joins
+            edges.append((row, colour if parent == parents[0] else lane.colour, len(lane.bends)))
 
 
 def _parents(row: int, entry: HistoryEntry, places: dict[str, int]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate import descent, releases, resolving, targets
 from anemoi_ckpt_migrate.errors import (
@@ -18,8 +19,7 @@ from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.record import Applied, Record
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One revision, in one direction.
 
     Attributes
@@ -97,11 +97,8 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
         raise NotThatMany(f"+{count}", left, "upgrade head")
     lineage = [entry.revision for entry in record.lineage]
     end = graph.tips([*lineage, *steps]) if steps else record.heads
-    return Plan(
-        record.heads,
-        end,
-        tuple(Step(rev, graph[rev].name, "upgrade", reversible=graph[rev].reversible) for rev in steps),
-    )
+    revisions = map(graph.__getitem__, steps)
+    return Plan(record.heads, end, tuple(Step(r.id, r.name, "upgrade", False, r.reversible) for r in revisions))
 
 
 def plan_downgrade(
@@ -266,6 +263,8 @@ def _wanted(graph: Graph, target: targets.Target, package: str | None) -> set[st
 
 def _before_barriers(graph: Graph, steps: Sequence[str]) -> list[str]:
     blocked: set[str] = set()
+    if not any(graph[rev].final for rev in steps):
+        return list(steps)
     for rev in steps:
         if graph[rev].final or blocked.intersection(graph[rev].needs):
             blocked.add(rev)

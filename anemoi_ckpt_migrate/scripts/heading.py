@@ -1,43 +1,60 @@
-"""The head of a script: all that stands before its first function, which says everything but what it does.
+"""What a script says about itself, read from its lines where they are as plain as nearly all are.
 
-Parsing a script takes most of the time that reading it does, and its functions most of that. Where there are thousands,
-only the heads are parsed, and the functions found by their lines. That is done only where nothing below the head could
-mean something else than it seems to; a property test compares it with parsing the whole.
+Parsing a script takes most of the time that reading it does. Where there are thousands, those that look as `revision`
+makes them are not parsed: a docstring, then lines that import or set one name each, then functions. Whatever else a
+script holds, `heading` gives it back to be parsed; a property test compares the two ways.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 
 class Heading(NamedTuple):
-    """The head of a script, and the functions below it.
+    """What stands in the lines of a script.
 
     Attributes
     ----------
-    text : str
-        The head.
-    functions : dict of str to int
-        Which of ``migrate`` and ``rollback`` are defined below it, and in which line.
+    docstring : str
+        The docstring; empty if there is none.
+    values : dict of str to ast.expr
+        What those of `NAMES` are set to that are.
+    lines : dict of str to int
+        Where that is done, or where they are defined.
+    functions : set of str
+        Which of ``migrate`` and ``rollback`` are defined.
     """
 
-    text: str
-    functions: dict[str, int]
+    docstring: str
+    values: dict[str, ast.expr]
+    lines: dict[str, int]
+    functions: set[str]
 
+
+NAMES = {"revision", "down_revision", "branch_labels", "depends_on", "metadata", "replaces", "migrate", "rollback"}
+"""What a script says about itself: the names that it sets at its top level."""
 
 _BELOW = re.compile(r"^(?:@|def\b)", re.MULTILINE)
 _FUNCTION = re.compile(r"^def[ \t]+(migrate|rollback)\b", re.MULTILINE)
-_CODING = re.compile(r"\A(?:[^\n]*\n)?[ \t\f]*#[^\n]*coding[:=]")
+_CODING = re.compile(r"[^\n]*\n?[^\n]*coding[:=]")
+_TITLE = re.compile(r'"""([^"\\]*)"""[ \t]*\n')
 # A docstring of one line is a string and no more. Any other string that may go on over lines is not looked into.
 _DOCSTRING = re.compile(r'^[ \t]+"""[^"\\\n]*"""[ \t]*$', re.MULTILINE)
 _HIDING = ('"""', "'''", "\\\n", "\f", "\0")
 # Below the head nothing begins a line but functions, what decorates them, the end of what they take, and comments.
 _OTHER = re.compile(r"^(?:[^ \t\n#@)\]}d]|d(?!ef\b))", re.MULTILINE)
+# In the head, each statement has a line of its own.
+_IMPORT = re.compile(r"(?:from [\w.]+ )?import [\w., ]+")
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*) = (\S.*)")
+_NAMED = re.compile("|".join(NAMES))
+_STRING = re.compile(r'"([^"\\]*)"|\'([^\'\\]*)\'')
 
 
 def heading(source: bytes) -> Heading | None:
-    """Return the head of a script; None where only parsing all of it tells.
+    """Read what a script says about itself from its lines; None where only parsing it tells.
 
     Parameters
     ----------
@@ -49,11 +66,56 @@ def heading(source: bytes) -> Heading | None:
     except UnicodeDecodeError:
         return None
     begin = _BELOW.search(text)
-    if begin is None or "\r" in text or _CODING.match(text):
+    title = _TITLE.match(text)
+    if begin is None or title is None or "\r" in text or _CODING.match(text):
         return None
     below = _DOCSTRING.sub("", text[begin.start() :])
-    if any(word in below for word in _HIDING) or _OTHER.search(below):
+    head = text[title.end() : begin.start()]
+    if any(word in below or word in head for word in _HIDING) or _OTHER.search(below):
         return None
-    above = text.count("\n", 0, begin.start()) + 1
-    functions = {found[1]: above + below.count("\n", 0, found.start()) for found in _FUNCTION.finditer(below)}
-    return Heading(text[: begin.start()], functions)
+    above = title[0].count("\n") + 1
+    found = _assignments(head, above)
+    if found is None:
+        return None
+    values, lines = found
+    above += head.count("\n")
+    for function in _FUNCTION.finditer(below):
+        lines[function[1]] = above + below.count("\n", 0, function.start())
+    functions = {name for name in ("migrate", "rollback") if lines.get(name, 0) >= above}
+    return Heading(title[1], values, lines, functions)
+
+
+def _assignments(head: str, number: int) -> tuple[dict[str, ast.expr], dict[str, int]] | None:
+    """Read the statements between docstring and functions, which begin in some line."""
+    values: dict[str, ast.expr] = {}
+    lines: dict[str, int] = {}
+    for line in head.split("\n"):
+        found = _ASSIGNMENT.fullmatch(line)
+        if found is None:
+            if line and line[0] != "#" and not (_IMPORT.fullmatch(line) and NAMES.isdisjoint(line.split())):
+                return None
+        elif found[1] in NAMES:
+            value = _value(found[2])
+            if value is None:
+                return None
+            values[found[1]], lines[found[1]] = value, number
+        elif found[2][-1] in "([{,\\" or ";" in found[2] or _NAMED.search(found[2]):
+            return None  # it goes on in the next line, another statement follows, or it sets another name as well
+        number += 1
+    return values, lines
+
+
+def _value(text: str) -> ast.expr | None:
+    string = _STRING.fullmatch(text)
+    if string:
+        return ast.Constant(string[1] if string[2] is None else string[2])
+    return _expression(text)
+
+
+@lru_cache(maxsize=1024)
+def _expression(text: str) -> ast.expr | None:
+    """Parse an expression: thousands of scripts say ``None``, and note the same few versions."""
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import Fault
 from anemoi_ckpt_migrate.graph import Revision
-from anemoi_ckpt_migrate.scripts.heading import heading
+from anemoi_ckpt_migrate.scripts.heading import NAMES, Heading, heading
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.sources import tail
 from anemoi_ckpt_migrate.targets import CURRENT, ID_PATTERN, LABEL_PATTERN, WORDS
@@ -37,8 +37,8 @@ def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fa
     try:
         with open(path, "rb") as file:
             source = file.read()
-        found = None if whole else _head(source)
-        return _Reader(*(found or (ast.parse(source, filename=path), {})), path).read()
+        found = None if whole else heading(source)
+        return _Reader(found or _parsed(source, path), path).read()
     except OSError as error:
         return None, [Fault(path, 1, f"cannot be read ({error.strerror})")]
     except SyntaxError as error:
@@ -47,32 +47,44 @@ def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fa
         return None, [Fault(path, 1, f"cannot be parsed: {error}")]
 
 
-def _head(source: bytes) -> tuple[ast.Module, dict[str, int]] | None:
-    """Parse the head of a script; give also the functions below it, and their lines."""
-    found = heading(source)
-    if found is None:
-        return None
-    try:
-        return ast.parse(found.text), found.functions
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # what is wrong, parsing all of it says
+def _parsed(source: bytes, path: str) -> Heading:
+    """Parse a script, and collect the names that it sets at its top level; the last time counts."""
+    module = ast.parse(source, filename=path)
+    first = module.body[0] if module.body else None
+    text = getattr(getattr(first, "value", None), "value", None) if isinstance(first, ast.Expr) else None
+    found = Heading(text if isinstance(text, str) else "", {}, {}, set())
+    for statement in module.body:
+        _note(statement, found)
+    return found
+
+
+def _note(statement: ast.stmt, found: Heading) -> None:
+    value = getattr(statement, "value", None)
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        names = [statement.name]
+        if isinstance(statement, ast.AsyncFunctionDef):
+            value = ast.Await(ast.Constant(None))  # stands for what cannot be called as a function is
+    elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+        names = [alias.asname or alias.name for alias in statement.names]
+    else:
+        names = assigned(statement)
+    for name in NAMES.intersection(names):
+        found.lines[name] = statement.lineno
+        if value is not None:
+            found.values[name] = value
+        if name in _FUNCTIONS and not (isinstance(value, ast.Constant) and value.value is None):
+            found.functions.add(name)
 
 
 class _Reader:
-    """Collects the names that a script sets at its top level, and what is wrong with them."""
+    """Makes a revision of the names that a script sets at its top level, and says what is wrong with them."""
 
-    def __init__(self, module: ast.Module, functions: dict[str, int], shown: str) -> None:
-        self._module, self._shown, self._below = module, shown, functions
-        self._values: dict[str, ast.expr] = {}
-        self._lines: dict[str, int] = {}
-        self._functions: set[str] = set()
+    def __init__(self, found: Heading, shown: str) -> None:
+        self._shown, self._docstring = shown, found.docstring
+        self._values, self._lines, self._functions = found.values, found.lines, found.functions
         self._faults: list[Fault] = []
 
     def read(self) -> tuple[Revision | None, list[Fault]]:
-        for statement in self._module.body:
-            self._note(statement)
-        self._lines |= self._below
-        self._functions |= self._below.keys()
         revision = self._revision()
         metadata = self._metadata()
         if "down_revision" not in self._values:
@@ -94,25 +106,6 @@ class _Reader:
         )
         self._check_functions(found)
         return (found if revision else None), self._faults
-
-    def _note(self, statement: ast.stmt) -> None:
-        value = getattr(statement, "value", None)
-        if isinstance(statement, ast.Assign):
-            names = assigned(statement)
-        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            names = [statement.name]
-            if isinstance(statement, ast.AsyncFunctionDef) and statement.name in _FUNCTIONS:
-                self._fault(statement.name, f"{statement.name} must not be async", statement.lineno)
-        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            names = [alias.asname or alias.name for alias in statement.names]
-        else:
-            names = assigned(statement)
-        for name in names:
-            self._lines[name] = statement.lineno
-            if value is not None:
-                self._values[name] = value
-            if name in _FUNCTIONS and not (isinstance(value, ast.Constant) and value.value is None):
-                self._functions.add(name)
 
     def _fault(self, name: str, message: str, line: int | None = None) -> None:
         self._faults.append(Fault(self._shown, line or self._lines.get(name, 1), message))
@@ -212,9 +205,7 @@ class _Reader:
         return {"versions": versions, "final": final}
 
     def _name(self) -> str:
-        first = self._module.body[0] if self._module.body else None
-        text = getattr(getattr(first, "value", None), "value", None) if isinstance(first, ast.Expr) else None
-        name = text.strip().partition("\n")[0].strip() if isinstance(text, str) else ""
+        name = self._docstring.strip().partition("\n")[0].strip()
         return name or os.path.splitext(os.path.basename(self._shown))[0]
 
     def _check_functions(self, found: Revision) -> None:
@@ -223,6 +214,8 @@ class _Reader:
                 self._fault(name, f"a barrier (final=True) has no {name}: nothing crosses it")
         for name in _FUNCTIONS:
             value = self._values.get(name)
+            if isinstance(value, ast.Await):
+                self._fault(name, f"{name} must not be async")
             if isinstance(value, ast.Constant) and value.value is not None:
                 self._fault(name, f"{name} must be a function, not {value.value!r:.60}")
         if not found.final and not found.migrates:

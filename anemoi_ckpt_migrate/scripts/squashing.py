@@ -11,7 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from anemoi_ckpt_migrate.errors import Refused, UsageError
 from anemoi_ckpt_migrate.plain import plain
@@ -204,7 +204,7 @@ def _read(facts: Mapping[str, Any], source: str) -> _Script:
     import symtable
 
     revision = facts["revision"]
-    text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")  # as Python reads it
+    text = source.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads it
     try:
         module = _parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -239,21 +239,19 @@ def _cannot(revision: str, why: str, way: str) -> Refused:
 
 
 def _sorted_out(revision: str, module: ast.Module) -> tuple[list[ast.stmt], set[int]]:
-    """Return the statements that are kept, and the lines that are not. What shares a line with a kept one is kept."""
+    """Return the statements that are kept, and the lines that are not; what shares a line is kept."""
+    from collections import Counter
+
     needless = {*_described(module), *_hoisted(module), *filter(_is_future, module.body)}
     if ast.get_docstring(module) is not None:
         needless.add(module.body[0])
-    kept: list[ast.stmt] = []
-    rows: set[int] = set()
-    for group in _by_lines(module.body):
-        if needless.issuperset(group):
-            rows.update(range(group[0].lineno, _end(group[-1]) + 1))
-        elif any(map(_is_future, group)):
-            why = f"line {group[0].lineno} imports from __future__ beside another statement"
-            raise _cannot(revision, why, "give each a line")
-        else:
-            kept += group
-    return kept, rows
+    users = Counter(row for statement in module.body for row in _rows(statement))
+    dropped = {statement for statement in needless if all(users[row] == 1 for row in _rows(statement))}
+    kept = [statement for statement in module.body if statement not in dropped]
+    for statement in filter(_is_future, kept):
+        why = f"line {statement.lineno} imports from __future__ beside another statement"
+        raise _cannot(revision, why, "give each a line")
+    return kept, {row for statement in dropped for row in _rows(statement)}
 
 
 def _described(module: ast.Module) -> Iterator[ast.stmt]:
@@ -294,19 +292,8 @@ def _is_future(statement: ast.stmt) -> TypeGuard[ast.ImportFrom]:
     return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
 
 
-def _by_lines(body: Iterable[ast.stmt]) -> Iterator[list[ast.stmt]]:
-    """Group the statements that share lines."""
-    group: list[ast.stmt] = []
-    for statement in body:
-        if group and statement.lineno > _end(group[-1]):
-            yield group
-            group = []
-        group.append(statement)
-    yield group
-
-
-def _end(statement: ast.stmt) -> int:
-    return statement.end_lineno or statement.lineno
+def _rows(statement: ast.stmt) -> range:
+    return range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
 
 
 # What means something else in a function.
@@ -425,9 +412,10 @@ def _docstring(script: _Script) -> list[str]:
     if first.strip() != script.name:
         more = f"{first}\n{more}"
     title = script.name if script.name.endswith((".", "!", "?")) else f"{script.name}."
-    text = _escaped(f'"""Revision {script.revision}: {title}\n\n{more.strip()}'.strip())
-    lines = [f"    {line}".rstrip() for line in text.split("\n")]
-    return [*lines, '    """'] if len(lines) > 1 else [f'{lines[0]}"""']
+    lines = _escaped(f"Revision {script.revision}: {title}\n\n{more.strip()}".strip()).split("\n")
+    if len(lines) == 1:
+        return [f'    """{lines[0]}"""']
+    return [f'    """{lines[0]}', *(f"    {line}".rstrip() for line in lines[1:]), '    """']
 
 
 def _body(script: _Script) -> list[str]:
@@ -435,12 +423,9 @@ def _body(script: _Script) -> list[str]:
     within = _within_strings(script.text)
     lines: list[str] = []
     for row, line in enumerate(script.text.split("\n"), 1):
-        if row in within - script.rows:
-            lines.append(line)
-        elif row not in script.rows:
-            indented = _indented(line)
-            if indented or (lines and lines[-1]):
-                lines.append(indented)
+        shown = line if row in within else _indented(line)
+        if row not in script.rows and (shown or row in within or (lines and lines[-1])):
+            lines.append(shown)
     while lines and not lines[-1]:
         lines.pop()
     return lines
@@ -448,6 +433,78 @@ def _body(script: _Script) -> list[str]:
 
 def _indented(line: str) -> str:
     code = line.lstrip(" \t\f")
-    # A form feed begins the line anew, and tabs end at multiples of eight, which four more spaces would shift.
+    # A form feed begins the line anew; a tab goes to the next multiple of eight, which is elsewhere now.
     before = line[: len(line) - len(code)].rpartition("\f")[2].expandtabs(8)
     return f"    {before}{code}" if code else ""
+
+
+def _within_strings(text: str) -> set[int]:
+    """Return the lines that begin within a string."""
+    import io
+    import tokenize
+
+    rows: set[int] = set()
+    begun: list[int] = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind.endswith("STRING_START"):  # from Python 3.12 on, an f-string is several tokens
+            begun.append(token.start[0])
+        elif kind == "STRING" or kind.endswith("STRING_END"):
+            first = token.start[0] if kind == "STRING" else begun.pop()
+            rows.update(range(first + 1, token.end[0] + 1))
+    return rows
+
+
+def _check_same(script: _Script, text: str) -> None:
+    """Check that a function holds what the script holds, to the letter of each string."""
+    # Before it comes the docstring, and what is built in; after it, what is returned.
+    before = 2 if script.shadowed else 1
+    try:
+        function = _parsed(text).body[-1]
+        same = _spelled(getattr(function, "body", [])[before:-1]) == _spelled(script.kept)
+    except (SyntaxError, RecursionError):
+        same = False
+    if not same:
+        raise _cannot(script.revision, "its text cannot be moved into a function as it is", "format it")
+
+
+def _spelled(statements: list[ast.stmt]) -> str:
+    return ast.dump(ast.Module(statements, type_ignores=[]))
+
+
+def _way_back(scripts: Iterable[_Script]) -> str:
+    lasting = [script.revision for script in scripts if not script.reversible]
+    return f"rollback = None  # {' and '.join(lasting)} cannot be undone" if lasting else _ROLLBACK
+
+
+def _listed(scripts: Iterable[_Script]) -> str:
+    return f"Replaces: {', '.join(f'{script.revision} ({script.name})' for script in scripts)}"
+
+
+def _escaped(text: str) -> str:
+    """Spell text as it may stand in a docstring."""
+    return plain(text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'), keep="\n")
+
+
+def _entry(facts: Mapping[str, Any]) -> str:
+    return "\n".join(["{", *(f"        {_literal(key)}: {_literal(facts[key])}," for key in facts), "    }"])
+
+
+def _column(items: Iterable[str]) -> str:
+    return "\n".join(["(", *(f"    {item}," for item in items), ")"])
+
+
+def _row(items: Sequence[str], width: int) -> str:
+    row = f"({', '.join(items)}{',' * (len(items) == 1)})"
+    return row if len(row) <= width else _column(items)
+
+
+def _literal(value: object) -> str:
+    """Spell a value as code formatters do, with double quotes."""
+    if isinstance(value, str):
+        return repr(value) if '"' in value else '"' + repr("'" + value)[2:]  # repr prefers what is not in it
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_literal(key)}: {_literal(item)}' for key, item in value.items())}}}"
+    return repr(value)
