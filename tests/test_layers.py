@@ -20,8 +20,8 @@ _version errors.base
 errors.files errors.revisions
 errors plain
 metadata releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive
-targets graph scripts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
-resolving soundness entries scripts.writer scripts.sources config checkpoints.pickles
+targets graph scripts scripts.parts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
+resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
 descent lanes scaffold scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions scripts.reader checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 planner drawing diagrams rollbacks scripts.loader checkpoints.store
 checkpoints

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -160,7 +159,7 @@ def one_or_several(words: tuple[str, ...]) -> str | tuple[str, ...] | None:
 def literal(value: object) -> str:
     """Spell a value as the code formatters do, with double quotes."""
     if isinstance(value, str):
-        return json.dumps(value)
+        return repr(value) if '"' in value else '"' + repr("'" + value)[2:]  # repr prefers what is not in it
     if isinstance(value, tuple):
         return f"({', '.join(map(literal, value))}{',' * (len(value) == 1)})"
     if isinstance(value, Mapping):

@@ -1,0 +1,167 @@
+"""A script that is to become a function: what of it is kept, and what only said what the script was."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from anemoi_ckpt_migrate.errors import Refused
+from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
+
+if TYPE_CHECKING:
+    import symtable
+
+_DESCRIBES = PLACE | {"metadata"}
+_OURS, _HOISTED = "anemoi_ckpt_migrate", frozenset({"CkptType", "MigrationMetadata"})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A script that is to become a function.
+
+    Attributes
+    ----------
+    revision, name, reversible
+        What is said of it.
+    text, module, table
+        All of it: its lines, its syntax, its names.
+    kept : list of ast.stmt
+        The statements that go into the function.
+    rows : set of int
+        The lines of those that do not.
+    features : list of str
+        What it imports from ``__future__``.
+    """
+
+    revision: str
+    name: str
+    reversible: bool
+    text: str
+    module: ast.Module
+    table: symtable.SymbolTable
+    kept: list[ast.stmt]
+    rows: set[int]
+    features: list[str]
+
+    @property
+    def bound(self) -> set[str]:
+        """The names that it binds at its top level."""
+        return {symbol.get_name() for symbol in self.table.get_symbols() if is_bound(symbol)}
+
+    @property
+    def shadowed(self) -> list[str]:
+        """Those of them that are built in, and mean that as long as they are not bound."""
+        import builtins
+
+        return sorted(name for name in self.bound.intersection(dir(builtins)) if not name.startswith("_"))
+
+
+def read(facts: Mapping[str, Any], source: str) -> Part:
+    """Read a script.
+
+    Parameters
+    ----------
+    facts : mapping
+        What ``replaces`` is to say of it.
+    source : str
+        Its text.
+
+    Raises
+    ------
+    Refused
+        It is not Python, or cannot be taken apart by lines.
+    """
+    import symtable
+
+    revision = facts["revision"]
+    text = source.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads it
+    try:
+        module = parsed(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise cannot(revision, f"it is not Python ({error})", "put that right") from error
+    kept, rows = _sorted_out(revision, module)
+    features = [alias.name for statement in module.body if _is_future(statement) for alias in statement.names]
+    table = symtable.symtable(text, "<script>", "exec")
+    return Part(revision, facts["name"], facts["reversible"], text, module, table, kept, rows, features)
+
+
+def parsed(text: str) -> ast.Module:
+    """Parse a script, and compile it: not all that can be parsed is Python."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the author of the script has seen them
+        compile(text, "<script>", "exec", dont_inherit=True)
+        return ast.parse(text)
+
+
+def is_bound(symbol: symtable.Symbol) -> bool:
+    """Tell whether a name is set in a scope."""
+    return symbol.is_assigned() or symbol.is_imported()
+
+
+def cannot(revision: str, why: str, way: str) -> Refused:
+    """Say that a script cannot be squashed, why, and the way out."""
+    return Refused(
+        f"revision {revision} cannot be squashed: {why}; {way}, or squash only what comes before it or after it"
+    )
+
+
+def _sorted_out(revision: str, module: ast.Module) -> tuple[list[ast.stmt], set[int]]:
+    """Return the statements that are kept, and the lines that are not; what shares a line is kept."""
+    from collections import Counter
+
+    needless = {*_described(module), *_hoisted(module), *filter(_is_future, module.body)}
+    if ast.get_docstring(module) is not None:
+        needless.add(module.body[0])
+    users = Counter(row for statement in module.body for row in _rows(statement))
+    dropped = {statement for statement in needless if all(users[row] == 1 for row in _rows(statement))}
+    kept = [statement for statement in module.body if statement not in dropped]
+    for statement in filter(_is_future, kept):
+        why = f"line {statement.lineno} imports from __future__ beside another statement"
+        raise cannot(revision, why, "give each a line")
+    return kept, {row for statement in dropped for row in _rows(statement)}
+
+
+def _described(module: ast.Module) -> Iterator[ast.stmt]:
+    """Give the statements that say what the script is, but for what it looks at itself."""
+    said = [statement for statement in module.body if _only_describes(statement)]
+    used = {
+        node.id
+        for statement in module.body
+        for node in ast.walk(statement.value if _only_describes(statement) else statement)
+        if isinstance(node, ast.Name)
+    }
+    return (statement for statement in said if used.isdisjoint(assigned(statement)))
+
+
+def _only_describes(statement: ast.stmt) -> TypeGuard[ast.Assign]:
+    names = assigned(statement)
+    return bool(names) and _DESCRIBES.issuperset(names) and len(names) == len(getattr(statement, "targets", names))
+
+
+def _hoisted(module: ast.Module) -> Iterator[ast.stmt]:
+    """Give the imports of what the new script imports for all, where the names have no other meaning."""
+    for statement in module.body:
+        if isinstance(statement, ast.ImportFrom) and statement.module == _OURS and statement.level == 0:
+            others = {name for other in module.body if other is not statement for name in _binds(other)}
+            if all(alias.asname is None and alias.name in _HOISTED - others for alias in statement.names):
+                yield statement
+
+
+def _binds(statement: ast.stmt) -> Iterator[str]:
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            yield "" if isinstance(node.ctx, ast.Load) else node.id
+        else:
+            yield getattr(node, "asname", None) or getattr(node, "name", None) or ""
+
+
+def _is_future(statement: ast.stmt) -> TypeGuard[ast.ImportFrom]:
+    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+
+
+def _rows(statement: ast.stmt) -> range:
+    return range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
