@@ -296,12 +296,14 @@ def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[
 
 
 def _opened(squashed: Revision) -> list[Revision]:
-    """Return what a squashed revision replaces, standing where that one stands and having its labels."""
+    """Return what a squashed revision replaces, following what that one follows, and with its labels."""
     inside = {part.id for part in squashed.replaces}
-    parts = [
-        part if inside.intersection(part.parents) else replace(part, parents=squashed.parents)
-        for part in squashed.replaces
-    ]
+    parts = list(squashed.replaces)
+    if set(squashed.parents) != {parent for part in parts for parent in part.parents} - inside:  # it was rebased since
+        for place, part in enumerate(parts):
+            if not part.parents or not inside.issuperset(part.parents):
+                own = tuple(parent for parent in part.parents if parent in inside)
+                parts[place] = replace(part, parents=own + squashed.parents)
     return [replace(parts[0], labels=squashed.labels), *parts[1:]]
 
 

@@ -209,3 +209,22 @@ def test_a_script_that_cannot_be_a_function(line: Folder) -> None:
     assert refused.code in (2, 3)
     assert "c" in refused.err
     assert sorted(line.path.rglob("*")) == before
+
+
+def test_a_squashed_revision_may_be_rebased(line: Folder) -> None:
+    r"""
+    a - S - e      S: b, c, d
+     \
+      - x
+    """
+    part = line.copy(to="part.ckpt")
+    line.ok("upgrade", "c", part)
+    squashed(line, "b:d", "squashed", "--rev-id", "S")
+    note(line, "x", "a")
+    line.ok("rebase", "S", "--onto", "x")
+    checkpoint = line.copy()
+    assert ran(line, checkpoint, "upgrade", "head") == "axbcde"
+    refused = line.run("upgrade", "head", part)
+    assert (refused.code, "has b but not x, which the scripts place before it" in refused.err) == (1, True)
+    line.ok("downgrade", "a", part)
+    assert ran(line, part, "upgrade", "c") == "axbc"
