@@ -1,20 +1,164 @@
-"""Post-write hooks (to be written)."""
+"""Post-write hooks: what a project has run on each new script, as a formatter."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import ConfigurationError, MigrateError
+
+PLACEHOLDER = "REVISION_SCRIPT_FILENAME"
+# The kinds of hooks, and under which key each says what is to be run.
+_KINDS = {"console_script": "entrypoint", "module": "module", "executable": "executable"}
+_SHOWN = 200  # characters of what a hook complained
+
+_CALL = """
+import sys
+from importlib.metadata import EntryPoint
+sys.argv[0] = {name!r}
+sys.exit(EntryPoint({name!r}, {value!r}, "console_scripts").load()())
+"""
 
 
 @dataclass(frozen=True)
 class Hook:
+    """Something to be run on a new script.
+
+    Attributes
+    ----------
+    kind : str
+        ``console_script``, ``module`` or ``executable``.
+    target : str
+        Which.
+    options : tuple of str
+        Its arguments, in which `PLACEHOLDER` stands for the script; where none does, the script comes last.
+    folder : Path or None
+        Where it is run; None for the current folder.
+    """
+
     kind: str
     target: str
+    options: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
-def parse_hooks(path: Path, value: object) -> tuple[Hook, ...]:
-    return ()
+def parse_hooks(config: Path, value: object) -> tuple[Hook, ...]:
+    """Read hooks from the value in a configuration.
+
+    Parameters
+    ----------
+    config : Path
+        The configuration, to which paths are relative.
+    value : object
+        What stands there: a list of tables.
+
+    Raises
+    ------
+    ConfigurationError
+        It is something else.
+    """
+    if not isinstance(value, list):
+        raise ConfigurationError(f"{config}: hooks must be a list of tables, not {value!r:.60}")
+    return tuple(_parse(config, f"hook {number}", table) for number, table in enumerate(value, 1))
 
 
-def run_hooks(hooks: tuple[Hook, ...], script: Path) -> None:
-    return
+def run_hooks(hooks: Sequence[Hook], script: Path) -> None:
+    """Run hooks on a script, one after the other. What they print goes to stderr.
+
+    Raises
+    ------
+    MigrateError
+        One cannot be found, or fails; the script stays.
+    """
+    import subprocess
+
+    for hook in hooks:
+        words = [word.replace(PLACEHOLDER, os.fspath(script)) for word in hook.options]
+        if words == list(hook.options):
+            words.append(os.fspath(script))
+        command = [*_command(hook, script), *words]
+        try:
+            ran = subprocess.run(command, cwd=hook.folder, capture_output=True, text=True, errors="replace")  # noqa: S603
+        except OSError as error:
+            raise _failed(hook, script, f"could not be started ({error.strerror})") from error
+        sys.stderr.write(ran.stdout + ran.stderr)
+        if ran.returncode:
+            said = (ran.stderr.strip() or ran.stdout.strip()).rpartition("\n")[2][:_SHOWN]
+            raise _failed(hook, script, f"ended with exit code {ran.returncode}{f': {said}' if said else ''}")
+
+
+def _parse(config: Path, place: str, table: object) -> Hook:
+    def wrong(what: str) -> ConfigurationError:
+        return ConfigurationError(f"{config}: {place} {what}")
+
+    if not isinstance(table, dict):
+        raise wrong(f"must be a table, not {table!r:.60}")
+    kind = table.get("type")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise wrong(f"must have a type: {', '.join(_KINDS)}")
+    known = ("type", _KINDS[kind], "options", "cwd")
+    for key in table:
+        if key not in known:
+            raise wrong(f"has an unknown key {key!r}; a {kind} has {', '.join(known)}")
+    target, options, folder = table.get(_KINDS[kind]), table.get("options", []), table.get("cwd")
+    if not isinstance(target, str) or not target:
+        raise wrong(f"must say with `{_KINDS[kind]}` what is to be run")
+    if folder is not None and (not isinstance(folder, str) or not folder):
+        raise wrong(f"must name a folder with cwd, not {folder!r:.60}")
+    return Hook(kind, target, _words(options, wrong), _folder(config, kind, folder))
+
+
+def _words(options: object, wrong: Callable[[str], ConfigurationError]) -> tuple[str, ...]:
+    import shlex
+
+    if isinstance(options, str):
+        try:
+            return tuple(shlex.split(options))
+        except ValueError as error:
+            raise wrong(f"has options that cannot be split into words ({error})") from error
+    if not isinstance(options, list) or not all(isinstance(word, str) for word in options):
+        raise wrong(f"must have a string or a list of strings as options, not {options!r:.60}")
+    return tuple(options)
+
+
+def _folder(config: Path, kind: str, folder: str | None) -> Path | None:
+    # Where an executable of the project's own is looked for too.
+    base = config.absolute().parent
+    return base / folder if folder is not None else base if kind == "executable" else None
+
+
+def _command(hook: Hook, script: Path) -> list[str]:
+    """Return how a hook is started."""
+    from importlib import metadata, util
+
+    if hook.kind == "executable":
+        return [_executable(hook, script)]
+    if hook.kind == "module":
+        try:
+            found = util.find_spec(hook.target)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise _failed(hook, script, "is not installed here")
+        return [sys.executable, "-m", hook.target]
+    for entry in metadata.entry_points(group="console_scripts", name=hook.target):
+        return [sys.executable, "-c", _CALL.format(name=hook.target, value=entry.value)]
+    raise _failed(hook, script, "is not installed here")
+
+
+def _executable(hook: Hook, script: Path) -> str:
+    import shutil
+
+    own = (hook.folder or Path()) / hook.target
+    found = shutil.which(own) or shutil.which(hook.target)
+    if found is None:
+        raise _failed(hook, script, "is no program that can be found here")
+    return os.path.abspath(found)
+
+
+def _failed(hook: Hook, script: Path, what: str) -> MigrateError:
+    kind = hook.kind.replace("_", " ")
+    return MigrateError(f"the hook {hook.target} ({kind}) {what}; the script was written all the same: {script}")
