@@ -169,15 +169,27 @@ def squashed(revisions: list[Revision], members: set[str]) -> list[Revision]:
     return [*(r for r in revisions if r.id not in members), whole]
 
 
+def stretches_of(revisions: list[Revision]) -> list[set[str]]:
+    """All that lies between two revisions, where nothing else follows or needs what lies between."""
+    found = []
+    for last in revisions:
+        below = closure(revisions, [last.id])
+        for first in sorted(below - {last.id}):
+            members = resting_on(revisions, {first}) & below
+            outside = [r for r in revisions if r.id not in members]
+            if not any(members.intersection(r.needs) - {last.id} for r in outside) and tips(revisions, members) == {
+                last.id
+            }:
+                found.append(members)
+    return found
+
+
 @given(checkpoints(), st.data())
 def test_squashed_revisions_lead_where_their_parts_did(drawn: Drawn, data: st.DataObject) -> None:
     revisions, graph, record = drawn
-    first = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
-    last = data.draw(st.sampled_from(sorted(resting_on(revisions, {first}))))
-    members = resting_on(revisions, {first}) & closure(revisions, [last])
-    leaving = [r for r in revisions if r.id not in members and members.intersection(r.parents) - {last}]
-    assume(len(members) > 1 and not leaving and tips(revisions, members) == {last})
-    assume(not any(r.id not in members and members.intersection(r.depends_on) - {last} for r in revisions))
+    stretches = stretches_of(revisions)
+    assume(stretches)
+    members = data.draw(st.sampled_from(stretches))
     scripts = squashed(revisions, members)
     assert faults(scripts) == []
     applied = [entry.revision for entry in record.lineage]
