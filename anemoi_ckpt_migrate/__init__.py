@@ -37,12 +37,7 @@ if TYPE_CHECKING:
         compact,
         recover,
     )
-    from anemoi_ckpt_migrate.commands.moving import (
-        Result,
-        downgrade,
-        stamp,
-        upgrade,
-    )
+    from anemoi_ckpt_migrate.commands.moving import downgrade, upgrade
     from anemoi_ckpt_migrate.commands.project import (
         Project,
         init,
@@ -85,7 +80,7 @@ _HOMES = {
     "commands.histories": ("History", "draw", "history"),
     "commands.inspecting": ("Inspection", "inspect"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
-    "commands.moving": ("Result", "downgrade", "stamp", "upgrade"),
+    "commands.moving": ("downgrade", "upgrade"),
     "commands.project": ("Project", "init", "open_project"),
     "commands.reading": (
         "Branch",
@@ -100,6 +95,8 @@ _HOMES = {
         "show",
     ),
     "commands.rewriting": ("Rebased", "Release", "Squashed", "edit", "rebase", "release", "squash", "write_head_file"),
+    "commands.stamping": ("stamp",),
+    "commands.writing": ("Result",),
     "entries": ("HistoryEntry",),
     "errors": ("MigrateError", "Refused"),
 }

@@ -82,7 +82,7 @@ def print_branches(branches: Branches, as_json: bool, verbose: bool = False) -> 
             say(f"  -> {_head_line(child)}")
             _say_path(child.path if verbose else None)
     if not branches.labelled and not branches.points:
-        say("there is one line of revisions, without labels")
+        say("nothing branches, and no branch has a label")
 
 
 def print_checked(checked: Checked, as_json: bool) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.authoring import NewRevision
     from anemoi_ckpt_migrate.commands.inspecting import Inspection
     from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered
-    from anemoi_ckpt_migrate.commands.moving import Result
     from anemoi_ckpt_migrate.commands.rewriting import Rebased, Release, Squashed
+    from anemoi_ckpt_migrate.commands.writing import Result
     from anemoi_ckpt_migrate.scaffold import Laid
 
 _LONGEST = 900  # a sentence: names come from checkpoints, and those from anywhere

@@ -219,7 +219,7 @@ def check_recorded(graph: Graph, record: Record) -> None:
     missing = graph.closure(entry.revision for entry in record.lineage) - applied
     if missing:
         first = next(entry.revision for entry in record.lineage if missing & graph.closure([entry.revision]))
-        raise HistoryConflict(graph.order(missing & graph.closure([first])), first)
+        raise HistoryConflict(graph.order(missing & graph.closure([first])), first, record.heads)
 
 
 def _check_known(graph: Graph, record: Record) -> None:

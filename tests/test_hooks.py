@@ -70,7 +70,10 @@ def test_they_run_on_merges_and_squashed_scripts_too(installed: Folder) -> None:
         ('type = "console_script"\nentrypoint = "nobody-has-this"', "(console script) is not installed here"),
         ('type = "executable"\nexecutable = "nobody-has-this"', "(executable) is no program that can be found here"),
         ('type = "executable"\nexecutable = "./fails.py"', "ended with exit code 3: and this is why"),
-        ('type = "executable"\nexecutable = "./fails.py"\ncwd = "nowhere"', "could not be started (No such file or directory)"),
+        (
+            'type = "executable"\nexecutable = "./fails.py"\ncwd = "nowhere"',
+            "could not be started (No such file or directory)",
+        ),
         ('type = "module"\nmodule = "json.tool"\ncwd = "nowhere"', "could not be started (No such file or directory)"),
     ],
 )

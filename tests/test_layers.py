@@ -30,7 +30,7 @@ executor
 commands
 commands.project
 commands.writing commands.authoring
-commands.moving commands.reading commands.mending commands.inspecting commands.rewriting
+commands.moving commands.stamping commands.reading commands.mending commands.inspecting commands.rewriting
 commands.checking commands.histories
 .
 pictures

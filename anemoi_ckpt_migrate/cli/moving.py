@@ -64,9 +64,9 @@ def _downgrade(args: argparse.Namespace) -> int:
 
 
 def _stamp(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import moving
+    from anemoi_ckpt_migrate.commands import stamping
 
-    return _move(args, moving.stamp, purge=args.purge)
+    return _move(args, stamping.stamp, purge=args.purge)
 
 
 def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from anemoi_ckpt_migrate.commands.project import StrPath
-from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError, UsageError
+from anemoi_ckpt_migrate import executor, recorder, rollbacks, targets
+from anemoi_ckpt_migrate._version import __version__
+from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
+from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.errors import CannotWrite, DamagedRecord, MigrateError, NewerRecord, UsageError
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.planner import Plan, Step
+from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
+from anemoi_ckpt_migrate.scripts.sources import signature_of, source_of
 
 Progress = Callable[[int], None]
+DAMAGED = Record()
+"""Stands for a record that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +82,163 @@ def naming(checkpoint: StrPath) -> Iterator[None]:
         yield
     except MigrateError as error:
         raise error.about(checkpoint) from error.__cause__
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done to a checkpoint, or with `dry_run` would be.
+
+    Attributes
+    ----------
+    checkpoint : str
+        The file.
+    start, end : tuple of str
+        Its heads before and after.
+    steps : tuple of Step
+        What was run, in order.
+    written, backup : str or None
+        The new file, and where the old one is kept.
+    dry_run : bool
+        Whether nothing was written because nothing was to be.
+    warnings : tuple of str
+        What the user should know.
+    recorded : bool
+        Whether the record changes, though the heads may not: a stamp notes what the scripts say by now.
+    restored : bool
+        Whether the way back was to the very bytes of before, still in the file, and no rollback was run.
+    """
+
+    checkpoint: str
+    start: tuple[str, ...]
+    end: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    written: str | None = None
+    backup: str | None = None
+    dry_run: bool = False
+    warnings: tuple[str, ...] = ()
+    recorded: bool = False
+    restored: bool = False
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "checkpoint": self.checkpoint,
+            "from": list(self.start),
+            "to": list(self.end),
+            "steps": [{"revision": s.revision, "name": s.name, "direction": s.direction} for s in self.steps],
+            "written": self.written,
+            "backup": self.backup,
+            "dry_run": self.dry_run,
+        }
+
+
+@contextmanager
+def reading(
+    path: StrPath, project: Project, options: Options, stamping: bool = False, purge: bool = False
+) -> Iterator[tuple[Checkpoint, Any, Record]]:
+    """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
+    with naming(path):
+        if options.output is None and not options.dry_run:
+            recover(Path(path))
+        with open_checkpoint(path, project.config.trusted) as file:
+            if options.verify:
+                file.verify(options.progress)
+            tree = file.load()
+            try:
+                record = recorder.take(tree, file.attachment(recorder.ATTACHMENT))
+            except (DamagedRecord, NewerRecord) as error:
+                if not (purge or (stamping and isinstance(error, DamagedRecord))):
+                    raise
+                record = DAMAGED
+            yield file, tree, record
+
+
+def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = ()) -> Graph:
+    """Return the graph as it is for a checkpoint that is to go somewhere.
+
+    What is squashed counts as one, unless the checkpoint has a part of it, or is to have one.
+    """
+    applied = [entry.revision for entry in record.lineage]
+    parts = [place for target in wanted for place in _inside(graph, target)]
+    whole = {part.id for rev in applied if rev in graph for part in graph[rev].replaces}
+    return graph.seen_from([*applied, *(part for part in parts if part not in whole)])
+
+
+def _inside(graph: Graph, target: targets.Target) -> Sequence[str]:
+    """Return what a target may mean that other scripts stand for."""
+    if isinstance(target, targets.Released):
+        return list(graph.replaced)
+    place = target.target if isinstance(target, targets.OnBranch) else target
+    start = place.start if isinstance(place, targets.Beyond) else place
+    return [start.text] if isinstance(start, targets.Id) else []
+
+
+def unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:
+    """Return that nothing had to be done; a copy is written where one was asked for."""
+    written = None
+    if options.output is not None and not options.dry_run:
+        written = file.copy(options.output, progress=options.progress)
+    return result_of(file, plan, options, warnings, written)
+
+
+def write(
+    file: Checkpoint,
+    tree: Any,
+    plan: Plan,
+    actions: list[executor.Action],
+    after: Record,
+    options: Options,
+    warnings: tuple[str, ...],
+) -> Result:
+    """Run functions, and write what they leave.
+
+    Errors are those of the command.
+    """
+    if options.output is None:
+        file.check_writable(options.in_place)  # before the functions run, which may take long
+    pickled, attachments = executor.run(file, tree, actions, after)
+    if options.in_place:
+        written = file.write_in_place(pickled, attachments)
+    else:
+        written = file.write(pickled, attachments, options.output, options.backup, options.progress)
+    return replace(result_of(file, plan, options, warnings, written), recorded=True)
+
+
+def result_of(
+    file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...], written: Written | None
+) -> Result:
+    """Return what was done to a checkpoint."""
+    return Result(
+        os.fspath(file.path),
+        plan.start,
+        plan.end,
+        plan.steps,
+        None if written is None else os.fspath(written.path),
+        None if written is None or written.backup is None else os.fspath(written.backup),
+        options.dry_run,
+        warnings,
+    )
+
+
+def applied_of(revision: Revision, module: Any) -> Applied:
+    """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
+    undo = None
+    if revision.reversible:
+        undo = rollbacks.carry(source_of(revision), module)
+    return Applied(
+        revision.id,
+        revision.parents,
+        revision.depends_on,
+        revision.name,
+        signature_of(revision),
+        dict(revision.versions),
+        revision.final,
+        undo,
+    )
+
+
+def log_entry(command: str, target: str, plan: Plan) -> LogEntry:
+    """Return what the log says of a command."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    steps = tuple(step.revision for step in plan.steps)
+    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__)

@@ -130,11 +130,11 @@ class UnknownRecorded(MigrateError):
 class HistoryConflict(MigrateError):
     """The record and the scripts tell different stories."""
 
-    def __init__(self, missing: Sequence[str], child: str) -> None:
-        self.missing, self.child = tuple(missing), child
+    def __init__(self, missing: Sequence[str], child: str, heads: Sequence[str]) -> None:
+        self.missing, self.child, self.heads = tuple(missing), child, tuple(heads)
         super().__init__(
             f"the checkpoint has {child} but not {', '.join(missing)}, which the scripts place before it; downgrade "
-            f"below {child} first, or `ckpt-migrate stamp {child}` if the change is in the file already"
+            f"below {child} first, or `ckpt-migrate stamp {','.join(heads)}` if the change is in the file already"
         )
 
 

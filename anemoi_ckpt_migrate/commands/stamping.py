@@ -1,0 +1,82 @@
+"""The command that says what a checkpoint is: stamp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from anemoi_ckpt_migrate import planner, resolving, targets
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
+from anemoi_ckpt_migrate.commands.writing import (
+    DAMAGED,
+    Options,
+    Progress,
+    Result,
+    applied_of,
+    checked_output,
+    log_entry,
+    reading,
+    seen_from,
+    unchanged,
+    write,
+)
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.planner import Plan
+from anemoi_ckpt_migrate.record import Applied, Record
+
+
+def stamp(
+    checkpoint: StrPath,
+    target: str | Sequence[str],
+    *,
+    purge: bool = False,
+    project: Project | StrPath | None = None,
+    output: StrPath | None = None,
+    backup: bool = True,
+    in_place: bool = False,
+    verify: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Say what a checkpoint is, without running anything.
+
+    Parameters
+    ----------
+    target : str or sequence of str
+        ``head``, ``heads``, ``base`` or revisions; several are separated by commas. What the checkpoint has on branches
+        that have nothing to do with them stays.
+    purge : bool
+        Forget first what the checkpoint remembers, whatever it is.
+
+    The others are those of `upgrade`, as are the result and the errors. A damaged record is replaced.
+    """
+    found = opened(project)
+    wanted = [one for text in ([target] if isinstance(target, str) else target) for one in targets.parse_several(text)]
+    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
+    with reading(checkpoint, found, options, stamping=True, purge=purge) as (file, tree, record):
+        graph = seen_from(found.graph, Record() if purge else record, wanted)
+        revisions = planner.plan_stamp(graph, record, wanted, found.config.package, purge)
+        heads = graph.tips(revision.id for revision in revisions)
+        plan = Plan(record.heads, heads, ())
+        lineage = _stamped(graph, record, revisions, wanted, found.config.package, purge)
+        same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
+        recorded = not same or record is DAMAGED
+        if dry_run or not recorded:
+            return replace(unchanged(file, plan, options, ()), recorded=recorded)
+        told = target if isinstance(target, str) else ",".join(target)
+        after = record.logged(log_entry("stamp", told, plan), lineage)
+        return write(file, tree, plan, [], after, options, ())
+
+
+def _stamped(
+    graph: Graph,
+    record: Record,
+    revisions: Sequence[Revision],
+    wanted: Sequence[targets.Target],
+    package: str | None,
+    purge: bool,
+) -> tuple[Applied, ...]:
+    """Describe what a stamped checkpoint has: what was told as the scripts have it, all else as it was recorded."""
+    told = {rev for target in wanted for rev in resolving.state(graph, target, package)}
+    before = {} if purge else {entry.revision: entry for entry in record.lineage if entry.revision not in told}
+    return tuple(before.get(revision.id) or applied_of(revision, None) for revision in revisions)
