@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from anemoi_ckpt_migrate import resolving, targets
-from anemoi_ckpt_migrate.errors import BarrierInTheWay, NotApplied, NotOnBranch, NotThatMany, UsageError
+from anemoi_ckpt_migrate.errors import (
+    BarrierInTheWay,
+    NotApplied,
+    NotOnBranch,
+    NotThatMany,
+    SplitByTarget,
+    UsageError,
+)
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.record import Applied, Record
 
@@ -30,16 +38,18 @@ def undone(graph: Graph, record: Record, target: targets.Target, package: str | 
     lineage = record.lineage
     ids = [entry.revision for entry in lineage]
     if isinstance(target, targets.Released):
-        return set(ids) - resolving.had_by(graph, target, package)
+        return _released(graph, record, target, package)
     if target == targets.Named("base"):
         return set(ids)
     if target == targets.Named("barrier"):
         return {entry.revision for entry in lineage if not entry.final}
     if isinstance(target, targets.Relative):
-        return _last(lineage, target.steps, package)
+        return _last(graph, lineage, target.steps, package)
     if isinstance(target, targets.OnBranch):
         return _on_branch(graph, record, target, package)
-    return _above_place(graph, record, target, package)
+    if isinstance(target, targets.Beyond):
+        return _beyond(graph, record, target, package)
+    return _above(graph, record, _place(graph, record, target), package)
 
 
 def applied_revisions(graph: Graph, record: Record) -> set[str]:
@@ -54,7 +64,23 @@ def barrier_below(barrier: Applied, package: str | None) -> BarrierInTheWay:
     return BarrierInTheWay(barrier.revision, barrier.name, "downgrade", barrier.revision, package, version)
 
 
-def _last(lineage: Sequence[Applied], steps: int, package: str | None) -> set[str]:
+def tips(graph: Graph, lineage: Iterable[Applied]) -> tuple[str, ...]:
+    """Return what nothing else in a lineage follows, by the record or by the scripts."""
+    entries = list(lineage)
+    parents = {parent for entry in entries for parent in entry.parents}
+    parents |= {parent for entry in entries if entry.revision in graph for parent in graph[entry.revision].parents}
+    return tuple(sorted({entry.revision for entry in entries} - parents))
+
+
+def _released(graph: Graph, record: Record, target: targets.Released, package: str | None) -> set[str]:
+    ids = {entry.revision for entry in record.lineage}
+    for rev in resolving.split_by(graph, target, package):
+        if rev in ids:
+            raise SplitByTarget(f"{target.package}{target.specifier}", rev, ", ".join(graph[rev].parents) or "base")
+    return ids - resolving.had_by(graph, target, package)
+
+
+def _last(graph: Graph, lineage: Sequence[Applied], steps: int, package: str | None) -> set[str]:
     if steps > 0:
         raise UsageError(f"+{steps} goes up: write `upgrade +{steps}`")
     if -steps > len(lineage):
@@ -62,55 +88,63 @@ def _last(lineage: Sequence[Applied], steps: int, package: str | None) -> set[st
         if barrier is not None:
             raise barrier_below(barrier, package)
         raise NotThatMany(str(steps), len(lineage), "downgrade base")
-    return {entry.revision for entry in lineage[steps:]}
+    return resting(graph, lineage, [entry.revision for entry in lineage[steps:]])
 
 
 def _on_branch(graph: Graph, record: Record, target: targets.OnBranch, package: str | None) -> set[str]:
-    members, place = graph.branch(target.branch), target.target
+    branch, place = target.branch, target.target
+    members = graph.branch(branch)
     there = [entry.revision for entry in record.lineage if entry.revision in members]
     if place == targets.Named("base"):
-        return resting(record.lineage, there)
+        return resting(graph, record.lineage, there)
     if isinstance(place, targets.Relative):
         if place.steps > 0:
-            raise UsageError(
-                f"{target.branch}@{place.steps:+} goes up: write `upgrade {target.branch}@{place.steps:+}`"
-            )
+            raise UsageError(f"{branch}@{place.steps:+} goes up: write `upgrade {branch}@{place.steps:+}`")
         if -place.steps > len(there):
-            raise NotThatMany(f"{target.branch}@{place.steps}", len(there), f"downgrade {target.branch}@base")
-        return resting(record.lineage, there[place.steps :])
-    if isinstance(place, targets.Named):  # its head, or its heads
-        heads = resolving.heads_of_branch(graph, target.branch)
-        wanted = resolving.head(graph, heads) if place.word == "head" else heads
-        return _above(graph, record, wanted, package)
-    found = _place(graph, record, place.start if isinstance(place, targets.Beyond) else place)
-    if not members.issuperset(found):
-        raise NotOnBranch(found[0], target.branch)
-    return _above_place(graph, record, place, package)
+            raise NotThatMany(f"{branch}@{place.steps}", len(there), f"downgrade {branch}@base")
+        return resting(graph, record.lineage, there[place.steps :])
+    if isinstance(place, targets.Beyond):
+        return _beyond(graph, record, place, package, branch)
+    return _above(graph, record, _place(graph, record, place, branch), package)
 
 
-def _above_place(graph: Graph, record: Record, place: targets.Target, package: str | None) -> set[str]:
-    """Return what rests on a place; steps are counted from there in the order in which they were applied."""
-    if not isinstance(place, targets.Beyond):
-        return _above(graph, record, _place(graph, record, place), package)
-    if place.start == targets.Named("base"):
-        above, below = [entry.revision for entry in record.lineage], []
-    else:
-        start = _place(graph, record, place.start)
+def _beyond(graph: Graph, record: Record, place: targets.Beyond, package: str | None, branch: str = "") -> set[str]:
+    """Count steps from a place, in the order in which they were applied; on a branch, its own."""
+    members = graph.branch(branch) if branch else None
+    lineage = record.lineage
+    above, below = [entry.revision for entry in lineage], list[str]()
+    if place.start != targets.Named("base"):
+        start = _place(graph, record, place.start, branch, place.steps)
         found = _above(graph, record, start, package)
-        above = [entry.revision for entry in record.lineage if entry.revision in found]
-        below = _leading_to(record.lineage, start)
-    left, way = (above, "head") if place.steps > 0 else (below, "base")
-    if abs(place.steps) > len(left):
-        raise NotThatMany(resolving.shown(place), len(left), f"downgrade {way}")
+        above = [rev for rev in above if rev in found]
+        below = _leading_to(graph, lineage, start)
+    if members is not None:
+        above, below = ([rev for rev in some if rev in members] for some in (above, below))
+    if abs(place.steps) > len(above if place.steps > 0 else below):
+        raise NotThatMany(resolving.shown(place, branch), len(above if place.steps > 0 else below))
     if place.steps > 0:
-        return resting(record.lineage, above[place.steps :])
-    return resting(record.lineage, [*above, *below[place.steps :]])
+        return resting(graph, lineage, above[place.steps :])
+    return resting(graph, lineage, [*above, *below[place.steps :]])
 
 
-def _place(graph: Graph, record: Record, place: targets.Target) -> Sequence[str]:
+def _place(graph: Graph, record: Record, place: targets.Target, branch: str = "", steps: int = 0) -> Sequence[str]:
+    """Return the revisions that a place means, among those of a branch if one is named."""
     if isinstance(place, targets.Id):
-        return (graph.find(place.text, [entry.revision for entry in record.lineage]),)
-    return resolving.resolve(graph, place)
+        found = _find(graph, record, place.text)
+        if branch and found not in graph.branch(branch):
+            raise NotOnBranch(found, branch)
+        return (found,)
+    heads = resolving.heads_of_branch(graph, branch) if branch else graph.heads
+    return resolving.head(graph, heads, branch, min(steps, 0)) if place == targets.Named("head") else heads
+
+
+def _find(graph: Graph, record: Record, text: str) -> str:
+    """Return the revision that a text means; not a whole in the place of one of its parts."""
+    found = graph.find(text, [entry.revision for entry in record.lineage])
+    parts = [part.id for part in graph[found].replaces] if found in graph else []
+    if text in parts[:-1]:
+        raise SplitByTarget(text, found, ", ".join(graph[found].parents) or "base")
+    return found
 
 
 def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | None) -> set[str]:
@@ -124,22 +158,34 @@ def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | N
             raise barrier_below(over[0], package)
         if revision not in ids:
             raise NotApplied(revision, record.heads)
-    return resting(record.lineage, chosen) - set(chosen)
+    return resting(graph, record.lineage, chosen) - set(chosen)
 
 
-def resting(lineage: Iterable[Applied], wanted: Collection[str]) -> set[str]:
-    """Return some revisions of a lineage, and what was applied after them and rests on one of them."""
-    found = set(wanted)
-    for entry in lineage:
-        if found.intersection((*entry.parents, *entry.depends_on)):
-            found.add(entry.revision)
+def resting(graph: Graph, lineage: Iterable[Applied], wanted: Collection[str]) -> set[str]:
+    """Return some revisions of a lineage, and what rests on one of them, by the record or by the scripts."""
+    entries = {entry.revision: entry for entry in lineage}
+    above: defaultdict[str, list[str]] = defaultdict(list)
+    for entry in entries.values():
+        for needed in _needs(graph, entry):
+            above[needed].append(entry.revision)
+    found, waiting = set(), list(wanted)
+    while waiting:
+        rev = waiting.pop()
+        if rev not in found:
+            found.add(rev)
+            waiting += above[rev]
     return found
 
 
-def _leading_to(lineage: Sequence[Applied], wanted: Iterable[str]) -> list[str]:
+def _leading_to(graph: Graph, lineage: Sequence[Applied], wanted: Iterable[str]) -> list[str]:
     """Return some revisions of a lineage and what they rest on, in order."""
     found = set(wanted)
     for entry in reversed(lineage):
         if entry.revision in found:
-            found.update((*entry.parents, *entry.depends_on))
+            found.update(_needs(graph, entry))
     return [entry.revision for entry in lineage if entry.revision in found]
+
+
+def _needs(graph: Graph, entry: Applied) -> set[str]:
+    own = {*entry.parents, *entry.depends_on}
+    return own.union(graph[entry.revision].needs) if entry.revision in graph else own

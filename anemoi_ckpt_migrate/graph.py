@@ -93,6 +93,7 @@ class Graph:
         if self._expanded:
             known.sort(key=lambda revision: revision.id)
         self._revisions = {revision.id: revision for revision in known}
+        self._last = {script.id: script.replaces[-1].id for script in self._scripts if script.id in self._expanded}
 
     def __contains__(self, revision: object) -> bool:
         return revision in self._revisions
@@ -130,6 +131,14 @@ class Graph:
         """Return the graph as it is for a checkpoint: what it has a part of does not count as squashed."""
         squashed = {self.replaced[revision] for revision in applied if revision in self.replaced}
         return Graph(self._scripts, squashed | self._expanded) if squashed else self
+
+    def opened(self) -> Graph:
+        """Return the graph in which nothing counts as squashed."""
+        return self.seen_from(self.replaced)
+
+    def standing(self, revision: str) -> str:
+        """Return what stands for a revision here: a squashed one for a part, or the last part for a squashed one."""
+        return self.replaced.get(revision) or self._last.get(revision, revision)
 
     def closure(self, revisions: Iterable[str]) -> set[str]:
         """Return the given revisions and everything that comes before them."""
@@ -194,7 +203,8 @@ class Graph:
         """Return the one revision that a text means.
 
         That is the one whose id it is; or that gives this label; or whose id starts with it; or whose name it is, in
-        any case and whatever stands between the words.
+        any case and whatever stands between the words. What is squashed means the squashed revision, and the other way
+        round where that one is opened.
 
         Parameters
         ----------
@@ -213,6 +223,8 @@ class Graph:
             return text
         if text in self.labels:
             return self.labels[text]
+        if self.standing(text) in ids:
+            return self.standing(text)
         fitting = [revision for revision in sorted(ids) if revision.startswith(text)] or self._named(text)
         if len(fitting) > 1:
             raise AmbiguousTarget(text, [self._titled(revision) for revision in fitting])
@@ -246,9 +258,6 @@ class Graph:
     def _unknown(self, text: str, ids: Iterable[str]) -> UnknownTarget:
         import difflib
 
-        squashed = self.replaced.get(text)
-        if squashed is not None:
-            return UnknownTarget(text, [squashed], f"it is part of {self._titled(squashed)} now")
         known = [*ids, *self.labels, "head", "heads", "base", "barrier"]
         names = {slug(revision.name): revision.name for revision in self}
         near = difflib.get_close_matches(text, known, n=2)
@@ -283,12 +292,14 @@ def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[
     chosen, known = set(expanded), []
     meant: dict[str, str] = {}
     for script in scripts:
-        open_up = script.id in chosen
-        known += _opened(script) if open_up else [script]
-        meant |= dict.fromkeys(script.labels, script.id)
-        if open_up:
-            meant[script.id] = script.replaces[-1].id
+        if script.id in chosen:
+            parts = _opened(script)
+            known += parts
+            meant[script.id] = parts[-1].id
+            meant |= {label: part.id for part in parts for label in part.labels}
         else:
+            known.append(script)
+            meant |= dict.fromkeys(script.labels, script.id)
             meant |= {part.id: script.id for part in script.replaces}
     if not meant:
         return known
@@ -304,22 +315,18 @@ def _opened(squashed: Revision) -> list[Revision]:
             if not part.parents or not inside.issuperset(part.parents):
                 own = tuple(parent for parent in part.parents if parent in inside)
                 parts[place] = replace(part, parents=own + squashed.parents)
-    return [replace(parts[0], labels=squashed.labels), *parts[1:]]
+    given = tuple(label for label in squashed.labels if not any(label in part.labels for part in parts))
+    return [replace(parts[0], labels=parts[0].labels + given), *parts[1:]]
 
 
 def _renamed(revision: Revision, meant: Mapping[str, str]) -> Revision:
     if not any(needed in meant for needed in revision.needs):
         return revision
     parents, depends_on = (
-        tuple(dict.fromkeys(_meant(needed, meant) for needed in needs))
+        tuple(dict.fromkeys(meant.get(needed, needed) for needed in needs))
         for needs in (revision.parents, revision.depends_on)
     )
     return replace(revision, parents=parents, depends_on=depends_on)
-
-
-def _meant(needed: str, meant: Mapping[str, str]) -> str:
-    once = meant.get(needed, needed)
-    return meant.get(once, once)  # a label of a squashed revision
 
 
 def _inverted(revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]) -> Mapping[str, Sequence[str]]:

@@ -84,7 +84,8 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     check_recorded(graph, record)
     applied = descent.applied_revisions(graph, record)
     count = _count(target)
-    wanted = _ahead(graph, applied, target) if count else _wanted(graph, target, package)
+    ahead = _ahead(graph, applied, target, count) if count else ()
+    wanted = graph.closure(ahead) if count else _wanted(graph, target, package)
     steps = graph.order(wanted - applied)
     left = len(steps)
     steps = steps[:count] if count else steps
@@ -94,7 +95,8 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     elif reachable != steps:
         raise _barrier_above(graph, steps, applied.union(reachable), package)
     elif count and count > left:
-        raise NotThatMany(f"+{count}", left, "upgrade head")
+        instead = resolving.name_of_head(graph, ahead[0]) if ahead else "head"
+        raise NotThatMany(_shown(target), left, f"upgrade {instead}")
     lineage = [entry.revision for entry in record.lineage]
     end = graph.tips([*lineage, *steps]) if steps else record.heads
     revisions = map(graph.__getitem__, steps)
@@ -140,7 +142,7 @@ def plan_downgrade(
     steps = tuple(
         Step(entry.revision, entry.name, "downgrade", carried=entry.revision not in graph) for entry in undone
     )
-    return Plan(record.heads, _tips(left) if undone else record.heads, steps)
+    return Plan(record.heads, descent.tips(graph, left) if undone else record.heads, steps)
 
 
 def plan_stamp(
@@ -172,11 +174,13 @@ def plan_stamp(
         A target does not say what the file is.
     """
     wanted = list(wanted)
+    if len(wanted) > 1 and targets.Named("base") in wanted:
+        raise UsageError("base is before everything: stamp it alone")
     if any(isinstance(target, targets.Relative) or target == targets.Named("barrier") for target in wanted):
         raise UsageError("stamp takes head, heads, base or revisions: what the file is, not how to get there")
     states = [resolving.state(graph, target, package) for target in wanted]
     told = set().union(*states)
-    if not purge and told:
+    if not purge and wanted != [targets.Named("base")]:
         _check_known(graph, record)
         told |= graph.closure(_unrelated(graph, record, wanted, told, package))
     return lineage_of(graph, graph.tips(told))
@@ -219,14 +223,24 @@ def check_recorded(graph: Graph, record: Record) -> None:
     missing = graph.closure(entry.revision for entry in record.lineage) - applied
     if missing:
         first = next(entry.revision for entry in record.lineage if missing & graph.closure([entry.revision]))
-        raise HistoryConflict(graph.order(missing & graph.closure([first])), first, record.heads)
+        raise HistoryConflict(graph.order(missing & graph.closure([first])), first, heads_of(graph, record))
+    places = {entry.revision: place for place, entry in enumerate(record.lineage)}
+    for rev, place in places.items():
+        later = [needed for needed in graph[rev].needs if places.get(needed, -1) > place]
+        if later:
+            raise HistoryConflict(later, rev, heads_of(graph, record), late=True)
+
+
+def heads_of(graph: Graph, record: Record) -> tuple[str, ...]:
+    """Return the heads of a checkpoint as the scripts see them; what they do not know, as it is recorded."""
+    return descent.tips(graph, record.lineage)
 
 
 def _check_known(graph: Graph, record: Record) -> None:
-    unknown = [entry.revision for entry in record.lineage if entry.revision not in graph]
+    ids = [entry.revision for entry in record.lineage]
+    unknown = [rev for rev in ids if rev not in graph]
     if unknown:
-        known = _tips([entry for entry in record.lineage if entry.revision in graph])
-        raise UnknownRecorded(unknown, known)
+        raise UnknownRecorded(unknown, len(ids) - ids.index(unknown[0]))
 
 
 def _count(target: targets.Target) -> int:
@@ -245,14 +259,14 @@ def _shown(target: targets.Target) -> str:
     return f"{target.steps:+}" if isinstance(target, targets.Relative) else ""
 
 
-def _ahead(graph: Graph, applied: set[str], target: targets.Target) -> set[str]:
-    """Return what leads to the one head ahead of a checkpoint: no count of steps leads into another branch."""
+def _ahead(graph: Graph, applied: set[str], target: targets.Target, count: int) -> tuple[str, ...]:
+    """Return the one head ahead of a checkpoint: no count of steps leads into another branch."""
     if isinstance(target, targets.OnBranch):
-        return graph.closure(resolving.head(graph, resolving.heads_of_branch(graph, target.branch)))
+        return resolving.head(graph, resolving.heads_of_branch(graph, target.branch), target.branch, count)
     at = graph.tips(applied)
     pending = [head for head in graph.heads if head not in applied]
     ahead = [head for head in pending if not at or graph.closure([head]).intersection(at)]
-    return graph.closure(resolving.head(graph, ahead))
+    return resolving.head(graph, ahead, steps=count)
 
 
 def _wanted(graph: Graph, target: targets.Target, package: str | None) -> set[str]:
@@ -277,11 +291,6 @@ def _barrier_above(graph: Graph, steps: Sequence[str], reachable: set[str], pack
     versions = [barrier.versions.get(package or "") for barrier in barriers]
     first = releases.earliest(version for version in versions if version)
     return BarrierInTheWay(barriers[0].id, barriers[0].name, "upgrade", tips, package, first)
-
-
-def _tips(entries: Sequence[Applied]) -> tuple[str, ...]:
-    parents = {parent for entry in entries for parent in entry.parents}
-    return tuple(sorted({entry.revision for entry in entries} - parents))
 
 
 def _final(graph: Graph, entry: Applied) -> bool:

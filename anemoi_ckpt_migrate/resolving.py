@@ -59,24 +59,52 @@ def one(graph: Graph, target: targets.Target, package: str | None = None) -> str
     return found[0]
 
 
-def head(graph: Graph, heads: Sequence[str]) -> tuple[str, ...]:
+def head(graph: Graph, heads: Sequence[str], branch: str = "", steps: int = 0) -> tuple[str, ...]:
     """Return the one head there is, if any.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    heads : sequence of str
+        Those that are meant.
+    branch : str
+        The branch whose they are, if they are not all there are.
+    steps : int
+        How many steps towards it, or before it, were asked for.
 
     Raises
     ------
     SeveralHeads
-        There are several.
+        There are several; the error says what to write instead.
     """
     if len(heads) > 1:
-        raise SeveralHeads(heads, [names_of_head(graph, found) for found in heads])
+        instead = [name_of_head(graph, found, steps) for found in heads]
+        everything = None if steps else f"{branch}@heads" if branch else "heads"
+        raise SeveralHeads(heads, instead, everything)
     return tuple(heads)
 
 
-def names_of_head(graph: Graph, revision: str) -> str:
-    """Return how a user may name a head: by a label that no other head has, else by its id."""
+def name_of_head(graph: Graph, revision: str, steps: int = 0) -> str:
+    """Return how a user may name a head: by a label that no other head has, else by its id.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    revision : str
+        The head.
+    steps : int
+        Name so many steps towards it (positive), or what is so many before it (negative), instead.
+    """
     others = [other for other in graph.heads if other != revision]
+    if not others and steps <= 0:
+        return f"head{steps:+}" if steps else "head"
     own = [label for label in graph.labels_of(revision) if not graph.branches[label].intersection(others)]
-    return f"{own[0]}@head" if own else revision
+    if steps > 0:
+        return f"{own[0] if own else revision}@{steps:+}"
+    before = f"{steps:+}" if steps else ""
+    return f"{own[0]}@head{before}" if own else f"{revision}{before}"
 
 
 def heads_of_branch(graph: Graph, branch: str) -> tuple[str, ...]:
@@ -142,8 +170,9 @@ def _on_branch(graph: Graph, target: targets.OnBranch) -> set[str]:
     if isinstance(place, targets.Relative):
         raise UsageError(f"{target.branch}@{place.steps:+} depends on where a checkpoint is")
     _check_on_branch(graph, target.branch, members, place)
-    base = graph.closure(needed for rev in members for needed in graph[rev].needs) - graph.above(members)
-    return _placed(graph, place, heads_of_branch(graph, target.branch), base)
+    first = [rev for rev in members if members.isdisjoint(graph[rev].parents)]
+    base = graph.closure(needed for rev in first for needed in graph[rev].needs) - graph.above(members)
+    return _placed(graph, place, heads_of_branch(graph, target.branch), base, target.branch)
 
 
 def _check_on_branch(graph: Graph, branch: str, members: Collection[str], place: targets.Target) -> None:
@@ -154,14 +183,16 @@ def _check_on_branch(graph: Graph, branch: str, members: Collection[str], place:
             raise NotOnBranch(revision, branch)
 
 
-def _placed(graph: Graph, place: targets.Target, heads: Sequence[str], base: Collection[str] = frozenset()) -> set[str]:
+def _placed(
+    graph: Graph, place: targets.Target, heads: Sequence[str], base: Collection[str] = frozenset(), branch: str = ""
+) -> set[str]:
     """Return what a checkpoint has that is at a place, where these are the heads, and that is the base."""
     if isinstance(place, targets.Id):
         return graph.closure([graph.find(place.text)])
     if isinstance(place, targets.Beyond):
-        return _beyond(graph, place, heads, base)
+        return _beyond(graph, place, heads, base, branch)
     if place == targets.Named("head"):
-        return graph.closure(head(graph, heads))
+        return graph.closure(head(graph, heads, branch))
     if place == targets.Named("heads"):
         return graph.closure(heads)
     if place == targets.Named("base"):
@@ -169,25 +200,38 @@ def _placed(graph: Graph, place: targets.Target, heads: Sequence[str], base: Col
     raise UsageError("this target depends on where a checkpoint is")
 
 
-def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], base: Collection[str]) -> set[str]:
+def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], base: Collection[str], branch: str) -> set[str]:
     """Count steps from a place, in the order in which they would run."""
-    start = _placed(graph, place.start, heads, base)
+    if place.start == targets.Named("head") and place.steps < 0:
+        start = graph.closure(head(graph, heads, branch, place.steps))
+    else:
+        start = _placed(graph, place.start, heads, base, branch)
     if place.steps < 0:
         order = graph.order(start)
         if -place.steps > len(order):
-            raise NotThatMany(shown(place), len(order), "base")
+            raise NotThatMany(shown(place, branch), len(order))
         return set(order[: place.steps])
     ahead = [found for found in heads if start <= graph.closure([found])]
-    steps = graph.order(graph.closure(head(graph, ahead)) - start)
+    steps = graph.order(graph.closure(head(graph, ahead, branch)) - start)
     if place.steps > len(steps):
-        raise NotThatMany(shown(place), len(steps), "head")
+        raise NotThatMany(shown(place, branch), len(steps))
     return start.union(steps[: place.steps])
 
 
-def shown(place: targets.Beyond) -> str:
+def shown(place: targets.Beyond, branch: str = "") -> str:
     """Spell a place as the user wrote it."""
     start = place.start.text if isinstance(place.start, targets.Id) else place.start.word
-    return f"{start}{place.steps:+}"
+    return f"{branch}{'@' * bool(branch)}{start}{place.steps:+}"
+
+
+def split_by(graph: Graph, target: targets.Released, package: str | None) -> list[str]:
+    """Return the squashed revisions of which a release had a part only.
+
+    Parameters and errors are those of `had_by`.
+    """
+    had = had_by(graph.opened(), target, package)
+    parts = {revision.id: {part.id for part in revision.replaces} for revision in graph if revision.replaces}
+    return [rev for rev, ids in parts.items() if ids & had and ids - had]
 
 
 def between(graph: Graph, start: Iterable[str] | None, end: set[str] | None) -> list[str]:

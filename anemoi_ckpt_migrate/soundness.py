@@ -50,6 +50,7 @@ def _doubled_ids(known: Iterable[Revision], first: Mapping[str, Revision]) -> It
 
 def _doubled_labels(known: Iterable[Revision], first: Mapping[str, Revision]) -> Iterator[Fault]:
     given: dict[str, Revision] = {}
+    squashed = {part.id: revision for revision in first.values() for part in revision.replaces}
     for revision in known:
         for label in revision.labels:
             line = revision.line("branch_labels")
@@ -58,6 +59,9 @@ def _doubled_labels(known: Iterable[Revision], first: Mapping[str, Revision]) ->
                 yield Fault(revision.path, line, message)
             elif label in first:
                 yield Fault(revision.path, line, f"the label {label} is the id of {first[label].path}; take another")
+            elif label in squashed:
+                message = f"the label {label} is the id of what {squashed[label].path} replaces; take another"
+                yield Fault(revision.path, line, message)
             given.setdefault(label, revision)
 
 

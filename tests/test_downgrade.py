@@ -134,7 +134,7 @@ def test_code_that_never_saw_a_revision_still_goes_down(project: Folder) -> None
         "the checkpoint has a2, a3, which no script here knows; use the code that wrote it, take it back with"
         in ran.err
     )
-    assert "`ckpt-migrate downgrade a1 CKPT --trust-checkpoint-code`" in ran.err
+    assert "`ckpt-migrate downgrade -2 CKPT --trust-checkpoint-code`" in ran.err
     history = project.ok("history", checkpoint).out
     assert "* a3  change a3  <- a2  (the checkpoint is here, no script here)" in history
     ran = project.ok("downgrade", "head", checkpoint, "--trust-checkpoint-code", "--json")

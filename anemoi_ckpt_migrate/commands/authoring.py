@@ -222,7 +222,7 @@ def _check_label(graph: Graph, label: str) -> None:
     if label in graph.labels:
         other = graph[graph.labels[label]].path
         raise UsageError(f"the label {label} is used by {other} already; a branch has a label once")
-    if label in graph:
+    if label in graph or label in graph.replaced:
         raise UsageError(f"{label!r} cannot be a label: it is the id of a revision")
 
 

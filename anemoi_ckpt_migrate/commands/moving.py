@@ -83,7 +83,7 @@ def upgrade(
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
-        graph = seen_from(found.graph, record, [wanted])
+        graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         warnings = loader.changed_since(graph, record)
         if dry_run or not plan.steps:

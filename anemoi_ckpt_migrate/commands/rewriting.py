@@ -313,6 +313,7 @@ def _facts(revision: Revision) -> dict[str, Any]:
         "revision": revision.id,
         "down_revision": writer.one_or_several(revision.parents),
         "depends_on": revision.depends_on,
+        "branch_labels": revision.labels,
         "name": revision.name,
         "reversible": revision.reversible,
         "versions": dict(revision.versions),

@@ -54,8 +54,10 @@ def stamp(
     wanted = [one for text in ([target] if isinstance(target, str) else target) for one in targets.parse_several(text)]
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options, stamping=True, purge=purge) as (file, tree, record):
-        graph = seen_from(found.graph, Record() if purge else record, wanted)
-        revisions = planner.plan_stamp(graph, record, wanted, found.config.package, purge)
+        before = Record() if purge else record
+        graph = seen_from(found.graph, _without_squashed(found.graph, before), wanted, found.config.package)
+        before = _opened(found.graph, graph, before)
+        revisions = planner.plan_stamp(graph, before, wanted, found.config.package, purge)
         heads = graph.tips(revision.id for revision in revisions)
         plan = Plan(record.heads, heads, ())
         lineage = _stamped(graph, record, revisions, wanted, found.config.package, purge)
@@ -66,6 +68,21 @@ def stamp(
         told = target if isinstance(target, str) else ",".join(target)
         after = record.logged(log_entry("stamp", told, plan), lineage)
         return write(file, tree, plan, [], after, options, ())
+
+
+def _without_squashed(graph: Graph, record: Record) -> Record:
+    """Leave out what was applied as one: a stamp may say otherwise."""
+    lineage = (e for e in record.lineage if not (e.revision in graph and graph[e.revision].replaces))
+    return replace(record, lineage=tuple(lineage))
+
+
+def _opened(graph: Graph, seen: Graph, record: Record) -> Record:
+    """Return a record that names the parts of what was applied as one, where the graph has those by now."""
+    lineage: list[Applied] = []
+    for entry in record.lineage:
+        parts = graph[entry.revision].replaces if entry.revision in graph and entry.revision not in seen else ()
+        lineage += [Applied(part.id, seen[part.id].parents) for part in parts] or [entry]
+    return Record(tuple(seen.standing(head) for head in record.heads), tuple(lineage), record.log)
 
 
 def _stamped(

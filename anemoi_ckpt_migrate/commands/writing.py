@@ -10,11 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import executor, recorder, rollbacks, targets
+from anemoi_ckpt_migrate import executor, recorder, resolving, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
 from anemoi_ckpt_migrate.commands.project import Project, StrPath
-from anemoi_ckpt_migrate.errors import CannotWrite, DamagedRecord, MigrateError, NewerRecord, UsageError
+from anemoi_ckpt_migrate.errors import (
+    AmbiguousTarget,
+    CannotWrite,
+    DamagedRecord,
+    MigrateError,
+    NewerRecord,
+    UnknownTarget,
+    UsageError,
+)
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
@@ -153,24 +161,30 @@ def reading(
             yield file, tree, record
 
 
-def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = ()) -> Graph:
+def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = (), package: str | None = None) -> Graph:
     """Return the graph as it is for a checkpoint that is to go somewhere.
 
     What is squashed counts as one, unless the checkpoint has a part of it, or is to have one.
     """
     applied = [entry.revision for entry in record.lineage]
-    parts = [place for target in wanted for place in _inside(graph, target)]
     whole = {part.id for rev in applied if rev in graph for part in graph[rev].replaces}
-    return graph.seen_from([*applied, *(part for part in parts if part not in whole)])
+    parts = [part for target in wanted for part in inside(graph, target, package) if part not in whole]
+    return graph.seen_from([*applied, *parts])
 
 
-def _inside(graph: Graph, target: targets.Target) -> Sequence[str]:
-    """Return what a target may mean that other scripts stand for."""
+def inside(graph: Graph, target: targets.Target, package: str | None) -> list[str]:
+    """Return parts of squashed revisions that a target means."""
     if isinstance(target, targets.Released):
-        return list(graph.replaced)
+        return [graph[rev].replaces[0].id for rev in resolving.split_by(graph, target, package)]
     place = target.target if isinstance(target, targets.OnBranch) else target
     start = place.start if isinstance(place, targets.Beyond) else place
-    return [start.text] if isinstance(start, targets.Id) else []
+    if not isinstance(start, targets.Id) or not graph.replaced or start.text in graph:
+        return []
+    try:
+        found = graph.opened().find(start.text)
+    except (UnknownTarget, AmbiguousTarget):
+        return []  # which is said where it is resolved
+    return [found] if found in graph.replaced and start.text not in graph.labels else []
 
 
 def unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:

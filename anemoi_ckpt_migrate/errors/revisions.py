@@ -46,11 +46,11 @@ class FaultyScripts(MigrateError):
 class UnknownTarget(MigrateError):
     """A target that no revision answers to."""
 
-    def __init__(self, target: str, near: Sequence[str] = (), why: str = "") -> None:
+    def __init__(self, target: str, near: Sequence[str] = (), where: str = "history") -> None:
         self.target, self.near = target, tuple(near)
         shown = [name if name.isidentifier() else repr(name) for name in near]
-        hint = f"did you mean {' or '.join(shown)}?" if near else "`ckpt-migrate history` lists what there is"
-        super().__init__(f"no revision is called {target!r}{f': {why}' if why else ''}; {hint}")
+        hint = f"did you mean {' or '.join(shown)}?" if near else f"`ckpt-migrate {where}` lists what there is"
+        super().__init__(f"no revision is called {target!r}; {hint}")
 
 
 class AmbiguousTarget(MigrateError):
@@ -85,23 +85,35 @@ class NoRelease(MigrateError):
 class SeveralHeads(MigrateError):
     """`head` where there are several."""
 
-    def __init__(self, heads: Sequence[str], names: Sequence[str] = ()) -> None:
+    def __init__(self, heads: Sequence[str], names: Sequence[str] = (), everything: str | None = "heads") -> None:
         self.heads, self.names = tuple(heads), tuple(names or heads)
         more = f" and {len(heads) - _MOST} more" if len(heads) > _MOST else ""
         instead = ", ".join(f"`{name}`" for name in self.names[:_MOST])
+        last = f", or `{everything}` for all of them" if everything else ""
         super().__init__(
-            f"there are {len(heads)} heads: {', '.join(heads[:_MOST])}{more}; write {instead}, or `heads` for all of "
-            "them (`ckpt-migrate merge` joins them)"
+            f"there are {len(heads)} heads: {', '.join(heads[:_MOST])}{more}; write {instead}{last} "
+            "(`ckpt-migrate merge NAME` joins them)"
         )
 
 
 class NotThatMany(MigrateError):
     """`+N` or `-N` beyond the end."""
 
-    def __init__(self, target: str, available: int, instead: str) -> None:
+    def __init__(self, target: str, available: int, instead: str | None = None) -> None:
         self.target, self.available = target, available
         steps = {0: "no step is", 1: "only 1 step is"}.get(available, f"only {available} steps are")
-        super().__init__(f"{target} asks for too much: {steps} left that way; write `{instead}` to go all the way")
+        way = f"; write `{instead}` to go all the way" if instead else ""
+        super().__init__(f"{target} asks for too much: {steps} left that way{way}")
+
+
+class SplitByTarget(Refused):
+    """A downgrade into the middle of what was applied as one."""
+
+    def __init__(self, target: str, squashed: str, below: str) -> None:
+        self.target, self.squashed = target, squashed
+        super().__init__(
+            f"{target} lies inside of {squashed}, which the checkpoint got as one step; write {squashed}, or {below}"
+        )
 
 
 class NotApplied(MigrateError):
@@ -118,23 +130,24 @@ class NotApplied(MigrateError):
 class UnknownRecorded(MigrateError):
     """The checkpoint records revisions that no script knows."""
 
-    def __init__(self, revisions: Sequence[str], known: Sequence[str]) -> None:
-        self.revisions, self.known = tuple(revisions), tuple(known)
-        back = f"`ckpt-migrate downgrade {known[0] if known else 'base'} CKPT --trust-checkpoint-code`"
+    def __init__(self, revisions: Sequence[str], steps: int) -> None:
+        self.revisions, self.steps = tuple(revisions), steps
+        back = f"`ckpt-migrate downgrade -{steps} CKPT --trust-checkpoint-code`"
         super().__init__(
             f"the checkpoint has {', '.join(revisions)}, which no script here knows; use the code that wrote it, "
-            f"take it back with {back}, or correct the record with `ckpt-migrate stamp --purge`"
+            f"take it back with {back}, or correct the record with `ckpt-migrate stamp --purge TARGET CKPT`"
         )
 
 
 class HistoryConflict(MigrateError):
     """The record and the scripts tell different stories."""
 
-    def __init__(self, missing: Sequence[str], child: str, heads: Sequence[str]) -> None:
-        self.missing, self.child, self.heads = tuple(missing), child, tuple(heads)
+    def __init__(self, missing: Sequence[str], child: str, heads: Sequence[str], late: bool = False) -> None:
+        self.missing, self.child, self.heads, self.late = tuple(missing), child, tuple(heads), late
+        what = f"got {child} before" if late else f"has {child} but not"
         super().__init__(
-            f"the checkpoint has {child} but not {', '.join(missing)}, which the scripts place before it; downgrade "
-            f"below {child} first, or `ckpt-migrate stamp {','.join(heads)}` if the change is in the file already"
+            f"the checkpoint {what} {', '.join(missing)}, which the scripts place before it; downgrade below {child} "
+            f"first, or `ckpt-migrate stamp {','.join(heads)} CKPT` if the file is as the scripts would have made it"
         )
 
 

@@ -230,6 +230,7 @@ def _part(fact: dict[str, Any], path: str, place: int) -> Revision:
         parents=(parents,) if isinstance(parents, str) else tuple(map(str, parents or ())),
         name=str(fact["name"]),
         depends_on=tuple(map(str, fact["depends_on"])),
+        labels=tuple(map(str, fact["branch_labels"])),
         versions=dict(fact["versions"]),
         reversible=bool(fact["reversible"]),
         declared=True,
