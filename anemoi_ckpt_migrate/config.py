@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
 FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
-_LONGEST_SLUG = 200
+_LONGEST_SLUG, _LONGEST_NAME = 200, 240
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,10 @@ def _no_file_names(value: Any) -> str | None:
     tokens = dict.fromkeys(FILE_TOKENS, 1) | {"rev": "rev", "slug": "slug"}
     try:
         name = value % tokens
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError):
         name = ""
     parts = name.split("/") if isinstance(name, str) else [""]
-    right = isinstance(value, str) and all(part and part[0] not in "_." for part in parts)
+    right = isinstance(value, str) and all(part and part[0] not in "_." and len(part) < _LONGEST_NAME for part in parts)
     return None if right else 'a pattern as "%(rev)s_%(slug)s", of ' + ", ".join(FILE_TOKENS)
 
 

@@ -164,7 +164,7 @@ def test_irreversible_parts(project: Folder) -> None:
 @pytest.mark.parametrize(
     ("stretch", "code", "says"),
     [
-        ("c:c", 2, "'c:c' holds 1 revisions; a stretch is at least two"),
+        ("c:c", 2, "'c:c' holds 1 revision; a stretch is at least two"),
         ("d:b", 2, "'d:b' holds 0 revisions"),
         ("b", 2, "write START:END"),
         ("current:c", 2, "squash works on scripts; current is about a checkpoint"),

@@ -54,6 +54,7 @@ def facts(revision: str, source: str, reversible: bool = True) -> dict[str, Any]
         "revision": revision,
         "down_revision": None,
         "depends_on": (),
+        "branch_labels": (),
         "name": name,
         "reversible": reversible,
         "versions": {"migration": "1.0.0"},

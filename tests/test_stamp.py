@@ -66,7 +66,10 @@ def test_purge_forgets_what_no_script_knows(branched: Folder) -> None:
     (branched.path / "versions" / "x_change.py").unlink()
     before = digest(checkpoint)
     refused = branched.run("stamp", "c", checkpoint)
-    assert (refused.code, "correct the record with `ckpt-migrate stamp --purge TARGET CKPT`" in refused.err) == (1, True)
+    assert (refused.code, "correct the record with `ckpt-migrate stamp --purge TARGET CKPT`" in refused.err) == (
+        1,
+        True,
+    )
     assert digest(checkpoint) == before
     assert stamped(branched, checkpoint, "--purge", "c") == ["c"]
 

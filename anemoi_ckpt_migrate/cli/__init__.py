@@ -29,7 +29,7 @@ exit codes:
   0  done, or nothing to do
   1  error
   2  wrong usage
-  3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file
+  3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file, a released script
   4  `check` or `current --check-heads` found something left to be done
 """
 

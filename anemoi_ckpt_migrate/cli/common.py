@@ -36,11 +36,11 @@ def for_each(args: argparse.Namespace, do: Callable[[str], None]) -> int:
     for checkpoint in args.checkpoints:
         try:
             do(checkpoint)
-        except UsageError:
-            raise
         except MigrateError as error:
             output.complain(error, args.json, checkpoint)
             codes.append(error.exit_code)
+            if isinstance(error, UsageError):  # the others would be told the same
+                break
         else:
             codes.append(0)
     return codes[0] if len(set(codes)) == 1 else ERROR

@@ -34,8 +34,9 @@ def add_commands(adding: Any) -> None:
 
 def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
     moving = add(adding, name, run, what)
-    several = "what it is; several with commas between them" if name == "stamp" else "where to"
-    moving.add_argument("target", metavar="TARGET", help=f"{several}; {_PLACE}")
+    where = f"where to; {_PLACE}"
+    what_it_is = "head, heads, base or revisions, with commas between them; what the file is, not how to get there"
+    moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
     add_checkpoints(moving)
     _add_writing(moving)
     in_place = "write what is new at the end of the file, and move nothing: for files too large to copy"

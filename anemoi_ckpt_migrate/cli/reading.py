@@ -70,11 +70,14 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import reading
+    from anemoi_ckpt_migrate.commands.project import open_project
 
     behind = []
+    # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
+    project = open_project(args.config) if args.check_heads else args.config
 
     def current(checkpoint: str) -> None:
-        found = reading.current(checkpoint, project=args.config)
+        found = reading.current(checkpoint, project=project)
         listing.print_current(found, args.json, args.verbose)
         behind.append(found.at_head is False)
 

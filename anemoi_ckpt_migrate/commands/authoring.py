@@ -125,7 +125,11 @@ def update_head_file(config: Config) -> str | None:
     """Write the head file anew, where the project has one, and return its path; errors as of `open_project`."""
     if not config.head_file:
         return None
-    return os.fspath(headfile.write(config.versions[0], open_project(config.path).graph))
+    try:
+        return os.fspath(headfile.write(config.versions[0], open_project(config.path).graph))
+    except CannotWrite as error:
+        way = "the scripts are as they should be; `ckpt-migrate heads --write` writes it when that is mended"
+        raise CannotWrite(f"{error.sentence}; {way}") from error.__cause__
 
 
 def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -199,22 +203,22 @@ def _parents(graph: Graph, head: str | None, splice: bool) -> tuple[str, ...]:
             names = ", ".join(graph.heads)
             raise UsageError(
                 f"there are {len(graph.heads)} heads: {names}; say with --head which one to follow, or join them "
-                "with `ckpt-migrate merge`"
+                "with `ckpt-migrate merge NAME`"
             )
         return graph.heads
     if head == "base":
         return ()
     parents = (resolving.one(graph, targets.parse(head)),)
     if not splice:
-        _check_heads(graph, parents, "a new revision follows a head")
+        _check_heads(graph, parents, "a new revision follows a head", "; --splice begins a new branch there")
     return parents
 
 
-def _check_heads(graph: Graph, revisions: Iterable[str], rule: str) -> None:
+def _check_heads(graph: Graph, revisions: Iterable[str], rule: str, way: str = "") -> None:
     for rev in revisions:
         if graph.children[rev]:
             after = ", ".join(graph.children[rev])
-            raise UsageError(f"{rule}, and {rev} is none: {after} follows it; --splice begins a new branch there")
+            raise UsageError(f"{rule}, and {rev} is none: {after} follows it{way}")
 
 
 def _check_label(graph: Graph, label: str) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from anemoi_ckpt_migrate import soundness
+from anemoi_ckpt_migrate.commands.moving import upgrade
 from anemoi_ckpt_migrate.commands.project import Project, StrPath
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
-from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.graph import Graph, Revision, heads
 from anemoi_ckpt_migrate.scripts import headfile, loader, released
 from anemoi_ckpt_migrate.scripts.functions import load_module
 
@@ -111,7 +115,7 @@ def check(checkpoints: Sequence[StrPath] = (), *, project: Project | StrPath | N
 
 def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
     if len(graph.heads) > 1 and not config.several_heads:
-        yield Problem("heads", fork(graph))
+        yield Problem("heads", fork(graph, released.read(config.versions[0])))
     for revision in graph:
         yield from _loads(revision)
         if not (revision.final or revision.declared):
@@ -125,16 +129,30 @@ def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
         yield Problem("head file", wrong)
 
 
-def fork(graph: Graph) -> str:
-    """Say that there are several heads, who they are, and how to have one."""
-    first, last = graph.heads[0], graph.heads[-1]
-    lowest = graph.order(graph.closure([last]) - graph.closure([first]))[0]
+def fork(graph: Graph, noted: Collection[str] = ()) -> str:
+    """Say that there are several heads, who they are, and how to have one.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    noted : collection of str
+        Those that were released, and have to stay where they are.
+    """
     names = " and ".join(f"{head} ({graph[head].name}, {shown_path(graph[head].path)})" for head in graph.heads)
-    aside = f", or `ckpt-migrate rebase {lowest} --onto {first}` puts one after the other"
-    return (
-        f"there are {len(graph.heads)} heads: {names}; `ckpt-migrate merge heads NAME` joins them"
-        f"{aside if len(graph.heads) == 2 and len(graph[lowest].parents) < 2 else ''}"
-    )
+    aside = next((f", or `ckpt-migrate {way}` puts one after the other" for way in _rebases(graph, noted)), "")
+    return f"there are {len(graph.heads)} heads: {names}; `ckpt-migrate merge heads NAME` joins them{aside}"
+
+
+def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
+    """Give the commands that make one head of two."""
+    for onto, head in permutations(graph.heads, 2) if len(graph.heads) == 2 else ():
+        lowest = graph.order(graph.closure([head]) - graph.closure([onto]))[0]
+        script = graph[lowest]
+        moved = [replace(script, parents=(onto,)) if rev is script else rev for rev in graph]
+        fixed = {lowest, *(part.id for part in script.replaces)}.intersection(noted)
+        if len(script.parents) < 2 and not fixed and not soundness.faults(moved) and len(heads(moved)) == 1:
+            yield f"rebase {lowest} --onto {onto}"
 
 
 def _loads(revision: Revision) -> Iterator[Problem]:
@@ -159,4 +177,13 @@ def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
         return
     if found.at_head is False:
         at = ", ".join(head.revision for head in found.heads) or "base"
-        yield Problem("checkpoint", f"it is at {at}, not at head; `ckpt-migrate upgrade head {shown}`", shown)
+        yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", shown)
+
+
+def _way_to_head(path: StrPath, project: Project) -> str:
+    target = "heads" if len(project.graph.heads) > 1 else "head"
+    try:
+        upgrade(path, target, project=project, dry_run=True)
+    except MigrateError as error:
+        return error.sentence
+    return f"`ckpt-migrate upgrade {target} {shlex.quote(os.fspath(path))}`"

@@ -12,7 +12,14 @@ from anemoi_ckpt_migrate.checkpoints import open_checkpoint
 from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
 from anemoi_ckpt_migrate.commands.writing import naming
 from anemoi_ckpt_migrate.config import find_config
-from anemoi_ckpt_migrate.errors import HistoryConflict, MigrateError, NoConfiguration, UnknownRecorded, UsageError
+from anemoi_ckpt_migrate.errors import (
+    HistoryConflict,
+    MigrateError,
+    NoConfiguration,
+    UnknownRecorded,
+    UnknownTarget,
+    UsageError,
+)
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, to_data
 from anemoi_ckpt_migrate.scripts import loader
@@ -213,12 +220,13 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     found = read_record(checkpoint)
     record = found or Record()
     scripts, warnings = _scripts(project)
-    at_head = None
+    at, at_head = record.heads, None
     if scripts is not None:
         scripts = scripts.seen_from(entry.revision for entry in record.lineage)
-        at_head = set(record.heads) == set(scripts.heads) if len(scripts) else None
+        at = planner.heads_of(scripts, record)
+        at_head = set(at) == set(scripts.heads) if len(scripts) else None
         warnings += (*loader.changed_since(scripts, record), *_contradictions(scripts, record))
-    heads = tuple(_head_of(record, head, scripts) for head in record.heads)
+    heads = tuple(_head_of(record, head, scripts) for head in at)
     return Current(os.fspath(checkpoint), found is not None, heads, at_head, record.log, warnings)
 
 
@@ -292,6 +300,8 @@ def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
     if isinstance(target, targets.Id):
         try:
             found = Graph().find(target.text, ids)
+        except UnknownTarget as error:
+            raise UnknownTarget(error.target, error.near, "history CKPT").about(checkpoint) from None
         except MigrateError as error:
             raise error.about(checkpoint) from None
     elif target == targets.Named("head"):

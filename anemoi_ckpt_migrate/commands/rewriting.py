@@ -12,8 +12,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate import resolving, soundness, targets
 from anemoi_ckpt_migrate.commands.authoring import chosen_id, update_head_file
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
-from anemoi_ckpt_migrate.errors import CannotWrite, FaultyScripts, MigrateError, Refused, UsageError
+from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project, opened
+from anemoi_ckpt_migrate.errors import CannotWrite, FaultyScripts, MigrateError, ReadOnly, Refused, UsageError
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import editing, headfile, hooks, released, squashing, writer
 from anemoi_ckpt_migrate.scripts.reader import read_script
@@ -105,8 +105,8 @@ def edit(target: str = "head", *, project: Project | StrPath | None = None) -> R
     """
     import subprocess
 
-    graph = opened(project).graph
-    script = graph[resolving.one(graph, targets.parse(target))]
+    found = opened(project)
+    script = found.graph[resolving.one(found.graph, targets.parse(target))]
     words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
     if not words:
         raise UsageError(f"no editor is set; set VISUAL or EDITOR, or open {script.path} yourself")
@@ -116,7 +116,9 @@ def edit(target: str = "head", *, project: Project | StrPath | None = None) -> R
         raise MigrateError(f"the editor {words[0]} could not be started ({error.strerror})") from error
     if code:
         raise MigrateError(f"the editor {words[0]} ended with exit code {code}; the script is {script.path}")
-    return _read_again(script.path)
+    edited = _read_again(script.path)
+    open_project(found.config.path)  # which says what is wrong with the graph by now
+    return edited
 
 
 def rebase(target: str, onto: str | None = None, *, project: Project | StrPath | None = None) -> Rebased:
@@ -150,9 +152,14 @@ def rebase(target: str, onto: str | None = None, *, project: Project | StrPath |
     if parents == script.parents:
         return Rebased(script.id, script.path, parents, parents)
     _check_movable(graph, script, parents)
-    if script.id in released.read(config.versions[0]):
-        raise Refused(f"{script.id} was released, and checkpoints have it where it is; merge the branches instead")
-    editing.set_parents(Path(script.path), parents)
+    noted = released.read(config.versions[0])
+    for rev in (script.id, *(part.id for part in script.replaces)):
+        if rev in noted:
+            raise Refused(f"{rev} was released, and checkpoints have it where it is; merge the branches instead")
+    try:
+        editing.set_parents(Path(script.path), parents)
+    except ReadOnly:
+        raise Refused(f"{script.path} is read-only; allow writing with `chmod u+w`") from None
     if _read_again(script.path).parents != parents:
         raise CannotWrite(f"{script.path} sets down_revision in a way that cannot be rewritten; change it by hand")
     update_head_file(config)
@@ -267,7 +274,8 @@ def _stretch(graph: Graph, text: str, package: str | None) -> list[str]:
     end = None if wanted.end is None else resolving.state(graph, wanted.end, package)
     members = resolving.between(graph, start or None, end)
     if len(members) < 2:
-        raise UsageError(f"{text!r} holds {len(members)} revisions; a stretch is at least two, the first one first")
+        held = f"{len(members)} revision{'s' * (len(members) != 1)}"
+        raise UsageError(f"{text!r} holds {held}; a stretch is at least two, the first one first")
     inside = set(members)
     for rev in members:
         _check_squashable(graph, graph[rev], inside, members[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -185,7 +186,7 @@ class UntrustedCode(Refused):
 
     def __init__(self, revisions: Sequence[str], checkpoint: str) -> None:
         self.revisions = tuple(revisions)
-        shows = f"`ckpt-migrate show {revisions[0]} --from {checkpoint}`"
+        shows = f"`ckpt-migrate show {revisions[0]} --from {shlex.quote(checkpoint)}`"
         super().__init__(
             f"no script here knows {', '.join(revisions)}, and the rollback that the checkpoint carries runs only with "
             f"--trust-checkpoint-code; look at it first with {shows}"

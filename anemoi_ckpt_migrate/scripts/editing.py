@@ -10,7 +10,7 @@ import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
+from anemoi_ckpt_migrate.errors import CannotWrite, ReadOnly, UsageError
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.writer import literal, one_or_several
 
@@ -33,13 +33,18 @@ def set_parents(path: Path, parents: Sequence[str]) -> None:
     ------
     CannotWrite
         The file cannot be read or written.
+    ReadOnly
+        The script must not be changed.
     UsageError
         The script does not set ``down_revision`` once, in a statement of its own.
     """
     try:
+        path = path.resolve()  # a link stays one
         old = path.read_bytes()
         new = with_parents(old, parents)
         if new != old:
+            if not path.stat().st_mode & 0o222:
+                raise ReadOnly
             _replace(path, new)
     except OSError as error:
         raise CannotWrite(f"the script {path} could not be changed ({error.strerror})") from error

@@ -86,27 +86,33 @@ def changed_since(scripts: graph.Graph, record: Record) -> tuple[str, ...]:
 def _scripts(folders: Iterable[Path], recursive: bool) -> list[str]:
     """Return the paths of all scripts, each once, whatever lies in whatever."""
     found: dict[str, None] = {}
+    seen: set[str] = set()
     for folder in folders:
-        found |= dict.fromkeys(_below(os.path.abspath(folder), recursive))
+        found |= dict.fromkeys(_below(os.path.abspath(folder), recursive, seen))
     return list(found)
 
 
-def _below(folder: str, recursive: bool) -> Iterator[str]:
+def _below(folder: str, recursive: bool, seen: set[str]) -> Iterator[str]:
+    """Give the scripts in a folder; `seen` are those that were looked at, so that no link leads around."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
     try:
-        names = sorted(os.listdir(folder))
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except FileNotFoundError:
         way = "`ckpt-migrate init` makes it"
         raise ConfigurationError(f"the folder of scripts {folder} does not exist; {way}") from None
     except OSError as error:
         raise ConfigurationError(f"the folder of scripts {folder} cannot be read ({error.strerror})") from error
-    for name in names:
-        path = f"{folder}/{name}"
-        if name.startswith(("_", ".")):
+    for entry in entries:
+        if entry.name.startswith(("_", ".")):
             continue
-        if name.endswith(".py"):
-            yield path
-        elif recursive and os.path.isdir(path):
-            yield from _below(path, recursive)
+        if entry.name.endswith(".py") and not entry.is_dir():
+            yield entry.path
+        elif recursive and entry.is_dir():
+            yield from _below(entry.path, recursive, seen)
 
 
 @contextmanager

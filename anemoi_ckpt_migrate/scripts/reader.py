@@ -35,7 +35,7 @@ def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fa
         The revision, if its id could be made out, and everything that is wrong with the script.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_opener) as file:
             source = file.read()
         found = None if whole else heading(source)
         return _Reader(found or _parsed(source, path), path).read()
@@ -45,6 +45,10 @@ def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fa
         return None, [Fault(path, error.lineno or 1, f"syntax error: {error.msg}")]
     except (ValueError, RecursionError, MemoryError) as error:
         return None, [Fault(path, 1, f"cannot be parsed: {error}")]
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # nobody may ever write into a pipe of that name
 
 
 def _parsed(source: bytes, path: str) -> Heading:

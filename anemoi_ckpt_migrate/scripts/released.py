@@ -91,24 +91,19 @@ def problems(folder: Path, graph: Graph) -> Iterator[tuple[Revision | None, str]
     ConfigurationError, MigrationFailed
         The file, or a script, cannot be read.
     """
-    parts = {part.id: part for revision in graph for part in revision.replaces}
+    opened = graph.opened()
     for rev, then in read(folder).items():
-        now = graph[rev] if rev in graph else parts.get(rev)
-        if now is None:
+        seen = graph if rev in graph else opened
+        if rev not in seen:
             yield None, f"{rev} was released, and its script is gone; bring it back, or squash it"
-        elif signature_of(now) != then.signature:
-            what = (
-                f"{rev} ({now.name}) was released and does something else now; undo the change, and make a new revision"
-            )
-            yield now, what
-        elif rev in graph and tuple(sorted(now.parents)) != _standing(graph, then.parents):
+            continue
+        now = seen[rev]
+        if signature_of(now) != then.signature:
+            what = "was released and does something else now; undo the change, and make a new revision"
+            yield now, f"{rev} ({now.name}) {what}"
+        elif sorted(now.parents) != sorted({seen.standing(parent) for parent in then.parents}):
             parents = ", ".join(then.parents) or "nothing"
             yield now, f"{rev} ({now.name}) was released after {parents}, and does not follow it any more"
-
-
-def _standing(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what stands for revisions by now: they may have been squashed."""
-    return tuple(sorted({graph.replaced.get(parent, parent) for parent in parents}))
 
 
 def _note(revision: Revision) -> Released:
