@@ -112,3 +112,42 @@ def test_faulty_configurations(project: Folder, text: str, says: str) -> None:
     (project.path / "ckpt-migrate.toml").write_text(text)
     refused = project.run("heads")
     assert (refused.code, f"ckpt-migrate.toml: {says}" in refused.err) == (1, True), refused.err
+
+
+def test_where_things_are_found(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs from the configuration's folder, modules from where the hook runs, whatever the current folder."""
+    for folder in ("bin", "tools", "elsewhere"):
+        (project.path / folder).mkdir()
+    executable(project.path / "bin" / "own", STAMP)
+    (project.path / "tools" / "own_module.py").write_text(STAMP)
+    configured(
+        project,
+        'type = "executable"\nexecutable = "bin/own"\ncwd = "tools"',
+        'type = "module"\nmodule = "own_module"\ncwd = "tools"',
+    )
+    monkeypatch.chdir(project.path / "elsewhere")
+    made = project.ok("revision", "first", "--json").lines[0]["path"]
+    assert Path(made).read_text().endswith("# []\n# []\n")
+
+
+def test_a_console_script_does_not_find_the_current_folder(installed: Folder) -> None:
+    """As when it is started by its name: a module of the project may be called as one of Python's own."""
+    (installed.path / "typing.py").write_text("raise SystemExit('this is not it')\n")
+    configured(installed, 'type = "console_script"\nentrypoint = "stamp-it"')
+    installed.ok("revision", "first")
+
+
+def test_a_package_that_cannot_be_imported(installed: Folder) -> None:
+    (installed.path / "site" / "broken").mkdir()
+    (installed.path / "site" / "broken" / "__init__.py").write_text("raise SystemExit('\\x1b[31mbroken')\n")
+    configured(installed, 'type = "module"\nmodule = "broken.part"')
+    refused = installed.run("revision", "first")
+    assert refused.code == 1
+    assert "(module) ended with exit code 1: \\x1b[31mbroken; the script was written" in refused.err
+
+
+@pytest.mark.parametrize("row", ['options = ["\\u0000"]', 'cwd = "\\u0000"', 'cwd = " "', 'options = "\\u0000"'])
+def test_what_no_system_takes(project: Folder, row: str) -> None:
+    configured(project, f'type = "module"\nmodule = "json.tool"\n{row}')
+    refused = project.run("heads")
+    assert (refused.code, "ckpt-migrate.toml: hook 1 must" in refused.err) == (1, True), refused.err

@@ -110,15 +110,18 @@ def test_branches_on_the_way_down(project: Folder) -> None:
     note(project, "d", "b")
     note(project, "c", "a", branch_labels="right")
     checkpoint = project.copy()
-    assert ran(project, checkpoint, "upgrade", "heads") == "abcd"
-    assert ran(project, checkpoint, "downgrade", "left@base+1") == "abc"
-    assert ran(project, checkpoint, "downgrade", "left@head-2") == "ac" or ran(project, checkpoint, "current") == "abc"
-    project.ok("upgrade", "heads", checkpoint)
-    for target, left in (("left@head-1", "abc"), ("left@d-2", "ac"), ("right@base", "a")):
+    for target, left in (
+        ("left@base+1", "abc"),
+        ("left@head-1", "abc"),
+        ("left@d-2", "ac"),
+        ("left@head-2", "ac"),
+        ("right@base", "abd"),
+    ):
+        project.ok("upgrade", "heads", checkpoint)
         project.ok("downgrade", target, checkpoint)
-        assert sorted(str(load(checkpoint)["epoch"])[1:]) == list(left), target
+        assert "".join(sorted(str(load(checkpoint)["epoch"])[1:])) == left, target
     refused = project.run("downgrade", "left@base+4", checkpoint)
-    assert (refused.code, "left@base+4 asks for too much: no step is left that way\n" in refused.err) == (1, True)
+    assert (refused.code, "left@base+4 asks for too much: only 2 steps are left that way\n" in refused.err) == (1, True)
 
 
 def test_the_base_of_a_branch_that_is_merged_later(project: Folder) -> None:

@@ -37,9 +37,10 @@ def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     MigrationFailed
         The source raised.
     """
-    module = types.ModuleType(f"_ckpt_migrate_{revision}")
+    name = f"_ckpt_migrate_{revision}"
+    module = types.ModuleType(name)
     module.__file__ = path
-    sys.modules[module.__name__] = module
+    sys.modules[name] = module
     try:
         exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (its job)
     except KeyboardInterrupt:
@@ -47,7 +48,7 @@ def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     except BaseException as error:  # the code is the user's
         raise failure(error, path, "importing the script") from error
     finally:
-        del sys.modules[module.__name__]
+        sys.modules.pop(name, None)  # the script may have done anything with it
     return module
 
 

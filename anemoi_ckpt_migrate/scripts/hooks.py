@@ -7,16 +7,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, MigrateError
+from anemoi_ckpt_migrate.plain import plain
 
 PLACEHOLDER = "REVISION_SCRIPT_FILENAME"
 # The kinds of hooks, and under which key each says what is to be run.
 _KINDS = {"console_script": "entrypoint", "module": "module", "executable": "executable"}
 _SHOWN = 200  # characters of what a hook complained
 
+# Started by its own name, a console script does not find what lies in the current folder; nor does it here.
 _CALL = """
 import sys
+sys.path[:1] = filter(None, sys.path[:1])
 from importlib.metadata import EntryPoint
 sys.argv[0] = {name!r}
 sys.exit(EntryPoint({name!r}, {value!r}, "console_scripts").load()())
@@ -75,19 +79,27 @@ def run_hooks(hooks: Sequence[Hook], script: Path) -> None:
     """
     import subprocess
 
+    where = os.path.abspath(script)  # hooks have folders of their own
     for hook in hooks:
-        words = [word.replace(PLACEHOLDER, os.fspath(script)) for word in hook.options]
+        words = [word.replace(PLACEHOLDER, where) for word in hook.options]
         if words == list(hook.options):
-            words.append(os.fspath(script))
+            words.append(where)
         command = [*_command(hook, script), *words]
         try:
-            ran = subprocess.run(command, cwd=hook.folder, capture_output=True, text=True, errors="replace")  # noqa: S603
+            ran = subprocess.run(  # noqa: S603  (what the project configured)
+                command,
+                cwd=hook.folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+            )
         except OSError as error:
             raise _failed(hook, script, f"could not be started ({error.strerror})") from error
         sys.stderr.write(ran.stdout + ran.stderr)
         if ran.returncode:
             said = (ran.stderr.strip() or ran.stdout.strip()).rpartition("\n")[2][:_SHOWN]
-            raise _failed(hook, script, f"ended with exit code {ran.returncode}{f': {said}' if said else ''}")
+            raise _failed(hook, script, f"ended with exit code {ran.returncode}{f': {plain(said)}' if said else ''}")
 
 
 def _parse(config: Path, place: str, table: object) -> Hook:
@@ -104,11 +116,18 @@ def _parse(config: Path, place: str, table: object) -> Hook:
         if key not in known:
             raise wrong(f"has an unknown key {key!r}; a {kind} has {', '.join(known)}")
     target, options, folder = table.get(_KINDS[kind]), table.get("options", []), table.get("cwd")
-    if not isinstance(target, str) or not target:
+    if not _is_name(target):
         raise wrong(f"must say with `{_KINDS[kind]}` what is to be run")
-    if folder is not None and (not isinstance(folder, str) or not folder):
+    if folder is not None and not _is_name(folder):
         raise wrong(f"must name a folder with cwd, not {folder!r:.60}")
-    return Hook(kind, target, _words(options, wrong), _folder(config, kind, folder))
+    base = config.absolute().parent
+    if kind == "executable" and (base / target).is_file():
+        target = os.fspath(base / target)
+    return Hook(kind, target, _words(options, wrong), None if folder is None else base / folder)
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
 def _words(options: object, wrong: Callable[[str], ConfigurationError]) -> tuple[str, ...]:
@@ -116,32 +135,22 @@ def _words(options: object, wrong: Callable[[str], ConfigurationError]) -> tuple
 
     if isinstance(options, str):
         try:
-            return tuple(shlex.split(options))
+            options = shlex.split(options)
         except ValueError as error:
             raise wrong(f"has options that cannot be split into words ({error})") from error
-    if not isinstance(options, list) or not all(isinstance(word, str) for word in options):
+    if not isinstance(options, list) or not all(isinstance(word, str) and "\0" not in word for word in options):
         raise wrong(f"must have a string or a list of strings as options, not {options!r:.60}")
     return tuple(options)
 
 
-def _folder(config: Path, kind: str, folder: str | None) -> Path | None:
-    # Where an executable of the project's own is looked for too.
-    base = config.absolute().parent
-    return base / folder if folder is not None else base if kind == "executable" else None
-
-
 def _command(hook: Hook, script: Path) -> list[str]:
     """Return how a hook is started."""
-    from importlib import metadata, util
+    from importlib import metadata
 
     if hook.kind == "executable":
         return [_executable(hook, script)]
     if hook.kind == "module":
-        try:
-            found = util.find_spec(hook.target)
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
+        if not _is_module(hook):
             raise _failed(hook, script, "is not installed here")
         return [sys.executable, "-m", hook.target]
     for entry in metadata.entry_points(group="console_scripts", name=hook.target):
@@ -149,11 +158,22 @@ def _command(hook: Hook, script: Path) -> list[str]:
     raise _failed(hook, script, "is not installed here")
 
 
+def _is_module(hook: Hook) -> bool:
+    """Look for the package of a module, where ``python -m`` does. What is in the package would have to be imported."""
+    from importlib import machinery, util
+
+    package = hook.target.partition(".")[0]
+    try:
+        found = util.find_spec(package)
+    except ValueError:
+        found = None
+    return bool(package) and bool(found or machinery.PathFinder.find_spec(package, [os.fspath(hook.folder or Path())]))
+
+
 def _executable(hook: Hook, script: Path) -> str:
     import shutil
 
-    own = (hook.folder or Path()) / hook.target
-    found = shutil.which(own) or shutil.which(hook.target)
+    found = shutil.which(hook.target)
     if found is None:
         raise _failed(hook, script, "is no program that can be found here")
     return os.path.abspath(found)
