@@ -110,7 +110,7 @@ class Graph:
     @cached_property
     def heads(self) -> tuple[str, ...]:
         """Revisions without children, sorted."""
-        return heads(self)
+        return self.tips(self._revisions)
 
     @cached_property
     def bases(self) -> tuple[str, ...]:
@@ -151,13 +151,15 @@ class Graph:
     def order(self, revisions: Iterable[str]) -> list[str]:
         """Sort revisions so that each comes after all that it needs; by id where that leaves a choice."""
         chosen = set(revisions)
-        left = {rev: len(chosen.intersection(self._needs[rev])) for rev in chosen}
+        needs = self._needs
+        left = {rev: sum(map(chosen.__contains__, needs[rev])) for rev in chosen}
+        dependents = self._dependents
         ready = [rev for rev, count in left.items() if not count]
         heapq.heapify(ready)
         found: list[str] = []
         while ready:
             found.append(heapq.heappop(ready))
-            for dependent in self._dependents[found[-1]]:
+            for dependent in dependents[found[-1]]:
                 if dependent in left:
                     left[dependent] -= 1
                     if not left[dependent]:
@@ -166,7 +168,9 @@ class Graph:
 
     def tips(self, revisions: Iterable[str]) -> tuple[str, ...]:
         """Return those of the given revisions that are parent of none of them, sorted."""
-        return heads(self[revision] for revision in set(revisions))
+        chosen = set(revisions)
+        parents = {parent for revision in chosen for parent in self._revisions[revision].parents}
+        return tuple(sorted(chosen - parents))
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
@@ -267,13 +271,6 @@ class Graph:
     def _titled(self, revision: str) -> str:
         name = self[revision].name if revision in self else ""
         return f"{revision} ({name})" if name else revision
-
-
-def heads(revisions: Iterable[Revision]) -> tuple[str, ...]:
-    """Return the revisions that are parent of no other one, sorted."""
-    known = list(revisions)
-    parents = {parent for revision in known for parent in revision.parents}
-    return tuple(sorted({revision.id for revision in known} - parents))
 
 
 def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[Revision]:

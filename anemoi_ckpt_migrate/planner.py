@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from anemoi_ckpt_migrate import descent, releases, resolving, targets
+from anemoi_ckpt_migrate import collector, descent, releases, resolving, targets
 from anemoi_ckpt_migrate.errors import (
     BarrierInTheWay,
     HistoryConflict,
@@ -58,6 +58,7 @@ class Plan:
     steps: tuple[Step, ...]
 
 
+@collector.paused()
 def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: str | None = None) -> Plan:
     """Plan the way up.
 
@@ -103,6 +104,7 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     return Plan(record.heads, end, tuple(Step(r.id, r.name, "upgrade", False, r.reversible) for r in revisions))
 
 
+@collector.paused()
 def plan_downgrade(
     graph: Graph,
     record: Record,

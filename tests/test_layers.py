@@ -16,7 +16,7 @@ ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 
 # From the ground up; a module imports only from lines below its own.
 LAYERS = """
-_version errors.base
+_version collector errors.base
 errors.files errors.revisions
 errors plain
 metadata releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.commands.project import Project, StrPath
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
-from anemoi_ckpt_migrate.graph import Graph, Revision, heads
+from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import headfile, loader, released
 from anemoi_ckpt_migrate.scripts.functions import load_module
 
@@ -151,7 +151,7 @@ def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
         script = graph[lowest]
         moved = [replace(script, parents=(onto,)) if rev is script else rev for rev in graph]
         fixed = {lowest, *(part.id for part in script.replaces)}.intersection(noted)
-        if len(script.parents) < 2 and not fixed and not soundness.faults(moved) and len(heads(moved)) == 1:
+        if len(script.parents) < 2 and not fixed and not soundness.faults(moved) and len(Graph(moved).heads) == 1:
             yield f"rebase {lowest} --onto {onto}"
 
 

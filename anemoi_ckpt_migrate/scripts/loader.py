@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-from anemoi_ckpt_migrate import graph, soundness
+from anemoi_ckpt_migrate import collector, graph, soundness
 from anemoi_ckpt_migrate.errors import ConfigurationError, Fault, FaultyScripts
 from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.scripts.reader import read_script
@@ -50,7 +48,7 @@ def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list
         There is no such folder.
     """
     revisions, faults, unread = [], [], []
-    with _without_collector():
+    with collector.paused():
         paths = _scripts(folders, recursive)
         for path in paths:
             revision, wrong = read_script(path, whole=len(paths) < MANY)
@@ -113,15 +111,3 @@ def _below(folder: str, recursive: bool, seen: set[str]) -> Iterator[str]:
             yield entry.path
         elif recursive and entry.is_dir():
             yield from _below(entry.path, recursive, seen)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Keep the collector of cyclic garbage from walking over thousands of syntax trees, in which there is none."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
