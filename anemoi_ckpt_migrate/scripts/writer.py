@@ -114,10 +114,7 @@ def check_id(revision: str) -> None:
     UsageError
         It could not be told from a target.
     """
-    if revision in (*WORDS, CURRENT.word):
-        raise UsageError(f"{revision!r} cannot be a revision id: it is a target of its own")
-    if not re.fullmatch(ID_PATTERN, revision):
-        raise UsageError(f"{revision!r} cannot be a revision id: use letters, digits, dots and underscores")
+    _check_word(revision, "a revision id", ID_PATTERN, "letters, digits, dots and underscores")
 
 
 def check_label(label: str) -> None:
@@ -128,10 +125,14 @@ def check_label(label: str) -> None:
     UsageError
         It could not be told from a target.
     """
-    if label in (*WORDS, CURRENT.word):
-        raise UsageError(f"{label!r} cannot be a label: it is a target of its own")
-    if not re.fullmatch(LABEL_PATTERN, label):
-        raise UsageError(f"{label!r} cannot be a label: use letters, digits, dashes, dots and underscores")
+    _check_word(label, "a label", LABEL_PATTERN, "letters, digits, dashes, dots and underscores")
+
+
+def _check_word(word: str, what: str, pattern: str, letters: str) -> None:
+    if word in (*WORDS, CURRENT.word):
+        raise UsageError(f"{word!r} cannot be {what}: it is a target of its own")
+    if not re.fullmatch(pattern, word):
+        raise UsageError(f"{word!r} cannot be {what}: use {letters}")
 
 
 def check_name(name: str) -> None:
