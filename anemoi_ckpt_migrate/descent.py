@@ -65,11 +65,10 @@ def barrier_below(barrier: Applied, package: str | None) -> BarrierInTheWay:
 
 
 def tips(graph: Graph, lineage: Iterable[Applied]) -> tuple[str, ...]:
-    """Return what nothing else in a lineage follows, by the record or by the scripts."""
-    entries = list(lineage)
-    parents = {parent for entry in entries for parent in entry.parents}
-    parents |= {parent for entry in entries if entry.revision in graph for parent in graph[entry.revision].parents}
-    return tuple(sorted({entry.revision for entry in entries} - parents))
+    """Return what nothing else in a lineage follows, by the scripts; where there is none, by the record."""
+    parents = {entry.revision: entry.parents for entry in lineage}
+    parents |= {rev: graph[rev].parents for rev in parents if rev in graph}
+    return tuple(sorted(parents.keys() - {parent for above in parents.values() for parent in above}))
 
 
 def _released(graph: Graph, record: Record, target: targets.Released, package: str | None) -> set[str]:

@@ -225,17 +225,24 @@ def check_recorded(graph: Graph, record: Record) -> None:
     missing = graph.closure(entry.revision for entry in record.lineage) - applied
     if missing:
         first = next(entry.revision for entry in record.lineage if missing & graph.closure([entry.revision]))
-        raise HistoryConflict(graph.order(missing & graph.closure([first])), first, heads_of(graph, record))
+        raise HistoryConflict(graph.order(missing & graph.closure([first])), first, _highest(graph, record))
     places = {entry.revision: place for place, entry in enumerate(record.lineage)}
     for rev, place in places.items():
         later = [needed for needed in graph[rev].needs if places.get(needed, -1) > place]
         if later:
-            raise HistoryConflict(later, rev, heads_of(graph, record), late=True)
+            raise HistoryConflict(later, rev, _highest(graph, record), late=True)
 
 
 def heads_of(graph: Graph, record: Record) -> tuple[str, ...]:
     """Return the heads of a checkpoint as the scripts see them; what they do not know, as it is recorded."""
     return descent.tips(graph, record.lineage)
+
+
+def _highest(graph: Graph, record: Record) -> list[str]:
+    """Return the heads of a checkpoint without those that the scripts place below others."""
+    heads = heads_of(graph, record)
+    below = {head: graph.closure([head]) - {head} for head in heads}
+    return [head for head in heads if not any(head in under for under in below.values())]
 
 
 def _check_known(graph: Graph, record: Record) -> None:

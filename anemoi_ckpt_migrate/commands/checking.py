@@ -147,8 +147,10 @@ def fork(graph: Graph, noted: Collection[str] = ()) -> str:
 def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
     """Give the commands that make one head of two."""
     for onto, head in permutations(graph.heads, 2) if len(graph.heads) == 2 else ():
-        lowest = graph.order(graph.closure([head]) - graph.closure([onto]))[0]
-        script = graph[lowest]
+        own = graph.order(graph.closure([head]) - graph.closure([onto]))
+        if not own:
+            continue  # the other one depends on it
+        lowest, script = own[0], graph[own[0]]
         moved = [replace(script, parents=(onto,)) if rev is script else rev for rev in graph]
         fixed = {lowest, *(part.id for part in script.replaces)}.intersection(noted)
         if len(script.parents) < 2 and not fixed and not soundness.faults(moved) and len(Graph(moved).heads) == 1:
