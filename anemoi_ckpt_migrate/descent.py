@@ -157,7 +157,8 @@ def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | N
             raise barrier_below(over[0], package)
         if revision not in ids:
             raise NotApplied(revision, record.heads)
-    return resting(graph, record.lineage, chosen) - set(chosen)
+    kept = _leading_to(graph, record.lineage, chosen)  # one of them may rest on another
+    return resting(graph, record.lineage, chosen).difference(kept)
 
 
 def resting(graph: Graph, lineage: Iterable[Applied], wanted: Collection[str]) -> set[str]:

@@ -96,7 +96,7 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     elif reachable != steps:
         raise _barrier_above(graph, steps, applied.union(reachable), package)
     elif count and count > left:
-        instead = resolving.name_of_head(graph, ahead[0]) if ahead else "head"
+        instead = resolving.name_of_head(graph, ahead[0]) if ahead else "heads"
         raise NotThatMany(_shown(target), left, f"upgrade {instead}")
     lineage = [entry.revision for entry in record.lineage]
     end = graph.tips([*lineage, *steps]) if steps else record.heads
@@ -184,19 +184,25 @@ def plan_stamp(
     told = set().union(*states)
     if not purge and wanted != [targets.Named("base")]:
         _check_known(graph, record)
-        told |= graph.closure(_unrelated(graph, record, wanted, told, package))
+        told |= _staying(graph, record, wanted, told, package)
     return lineage_of(graph, graph.tips(told))
 
 
-def _unrelated(
+def _staying(
     graph: Graph, record: Record, wanted: Sequence[targets.Target], told: set[str], package: str | None
-) -> list[str]:
-    """Return the recorded heads that lie neither below nor above what was told, nor on a branch that was named."""
+) -> set[str]:
+    """Return what a checkpoint has that has nothing to do with what was told: other branches.
+
+    Those are the heads that lie neither below nor above it, nor on a branch that was named; and of a branch that is
+    said not to be there, all that does not rest on it.
+    """
     named = [target for target in wanted if isinstance(target, targets.OnBranch)]
+    left = [target for target in named if target.target == targets.Named("base")]
+    gone = graph.above(rev for target in left for rev in graph.branch(target.branch))
     members = told.union(*(graph.branch(target.branch) for target in named))
-    left = [target for target in named if target.target == targets.Named("base")]  # says only what is not there
     tips = {rev for target in wanted if target not in left for rev in resolving.resolve(graph, target, package)}
-    return [head for head in record.heads if head not in members and not tips & graph.closure([head])]
+    heads = [head for head in record.heads if head not in members - gone and not tips & graph.closure([head])]
+    return graph.closure(heads) - gone
 
 
 def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:

@@ -139,6 +139,8 @@ def test_the_base_of_a_branch_that_is_merged_later(project: Folder) -> None:
     assert ran(project, checkpoint, "upgrade", "left@base") == "a"
     assert project.ok("stamp", "heads", checkpoint, "--json").lines[0]["to"] == ["m", "x"]
     assert project.ok("stamp", "other@base", checkpoint, "--json").lines[0]["to"] == ["m"]
+    assert project.ok("stamp", "left@base", checkpoint, "--json").lines[0]["to"] == ["c"]
+    project.ok("stamp", "--purge", "b", checkpoint)
     assert project.ok("stamp", "left@base", checkpoint, "--json").lines[0]["to"] == ["a"]
     refused = project.run("stamp", "b,base", checkpoint)
     assert (refused.code, "base is before everything: stamp it alone" in refused.err) == (2, True)
@@ -336,3 +338,110 @@ def test_what_a_checkpoint_carries_is_looked_for_there(forked: Folder) -> None:
     forked.ok("upgrade", "b", checkpoint)
     refused = forked.run("show", "zz", "--from", checkpoint)
     assert (refused.code, "`ckpt-migrate history CKPT` lists what there is" in refused.err) == (1, True)
+
+
+# --- found by a second attack ---
+
+
+@pytest.fixture
+def several(project: Folder) -> Folder:
+    (project.path / "ckpt-migrate.toml").write_text("several_heads = true")
+    return project
+
+
+def test_the_repair_counts_what_became_a_head(several: Folder) -> None:
+    """a - b, applied; then b is put after x, so that nothing follows a any more"""
+    note(several, "r")
+    note(several, "a", "r")
+    note(several, "b", "a")
+    note(several, "x", "r")
+    checkpoint = several.copy()
+    several.ok("upgrade", "b", checkpoint)
+    several.ok("rebase", "b", "--onto", "x")
+    refused = several.run("upgrade", "heads", checkpoint)
+    assert suggested(refused.err, checkpoint)[1] == "a,b"
+    several.ok(*suggested(refused.err, checkpoint))
+    assert ran(several, checkpoint, "upgrade", "heads") == "rab"
+    several.ok("check", checkpoint)
+
+
+def test_a_parent_that_becomes_a_head_is_one(several: Folder) -> None:
+    note(several, "a")
+    note(several, "b", "a")
+    checkpoint = several.copy()
+    several.ok("upgrade", "head", checkpoint)
+    several.ok("rebase", "b", "--onto", "base")
+    several.ok("check", checkpoint)
+    assert [head["revision"] for head in several.ok("current", checkpoint, "--json").lines[0]["heads"]] == ["a", "b"]
+
+
+def test_heads_that_need_each_other(several: Folder) -> None:
+    note(several, "a")
+    note(several, "b", depends_on="a")
+    note(several, "c", "b")
+    checkpoint = several.copy()
+    several.ok("upgrade", "heads", checkpoint)
+    assert "nothing to do" in several.ok("downgrade", "heads", checkpoint).out
+    assert ran(several, checkpoint, "downgrade", "a") == "a"
+
+
+def test_a_squashed_revision_keeps_every_dependency(several: Folder) -> None:
+    """n needs r, which m, before it, does not; the one stretch is squashed, then the other"""
+    for rev, parent, depends in (("p", None, None), ("q", "p", None), ("r", "q", None)):
+        note(several, rev, parent, depends_on=depends)
+    note(several, "m", depends_on="p")
+    note(several, "n", "m", depends_on="r")
+    note(several, "o", "n")
+    checkpoint = several.copy()
+    several.ok("upgrade", "m", checkpoint)
+    several.ok("squash", "p:r", "one", "--rev-id", "S1")
+    several.ok("squash", "n:o", "two", "--rev-id", "S2")
+    assert ran(several, checkpoint, "upgrade", "S2") == "pmqrno"
+
+
+def test_a_stamp_after_a_rebase_is_sound(several: Folder) -> None:
+    note(several, "b")
+    note(several, "a", "b")
+    checkpoint = several.copy()
+    several.ok("upgrade", "heads", checkpoint)
+    several.ok("rebase", "a", "--onto", "base")
+    note(several, "d", "b")
+    several.ok("stamp", "d", checkpoint)
+    current = several.ok("current", checkpoint, "--json").lines[0]
+    assert [head["revision"] for head in current["heads"]] == ["a", "d"]
+    several.ok("check", checkpoint)
+
+
+def test_check_sees_what_upgrade_refuses(forked: Folder) -> None:
+    checkpoint = forked.copy()
+    forked.ok("upgrade", "b", checkpoint)
+    forked.ok("upgrade", "c", checkpoint)
+    forked.ok("rebase", "b", "--onto", "c")
+    for words in (("check",), ("current", "--check-heads")):
+        assert forked.run(*words, checkpoint).code == 4
+    assert "the checkpoint got b before c" in forked.run("check", checkpoint).out
+
+
+def test_a_branch_that_is_said_not_to_be_there_takes_along_what_needs_it(several: Folder) -> None:
+    r"""
+    a - b      L is on b
+     \
+      - c      x depends on b
+    """
+    note(several, "a")
+    note(several, "b", "a", branch_labels="L")
+    note(several, "c", "a")
+    note(several, "x", depends_on="b")
+    checkpoint = several.copy()
+    several.ok("upgrade", "heads", checkpoint)
+    assert several.ok("stamp", "L@base", checkpoint, "--json").lines[0]["to"] == ["c"]
+
+
+def test_no_head_is_ahead(several: Folder) -> None:
+    note(several, "a")
+    note(several, "b")
+    checkpoint = several.copy()
+    several.ok("upgrade", "b", checkpoint)
+    refused = several.run("upgrade", "+1", checkpoint)
+    assert "write `upgrade heads`" in refused.err
+    assert ran(several, checkpoint, "upgrade", "heads") == "ba"

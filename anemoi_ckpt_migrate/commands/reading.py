@@ -225,7 +225,9 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         scripts = scripts.seen_from(entry.revision for entry in record.lineage)
         at = planner.heads_of(scripts, record)
         at_head = set(at) == set(scripts.heads) if len(scripts) else None
-        warnings += (*loader.changed_since(scripts, record), *_contradictions(scripts, record))
+        contradictions = _contradictions(scripts, record)
+        at_head = at_head and not contradictions
+        warnings += (*loader.changed_since(scripts, record), *contradictions)
     heads = tuple(_head_of(record, head, scripts) for head in at)
     return Current(os.fspath(checkpoint), found is not None, heads, at_head, record.log, warnings)
 

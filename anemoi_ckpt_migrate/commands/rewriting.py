@@ -200,7 +200,7 @@ def squash(stretch: str, name: str, *, rev_id: str | None = None, project: Proje
     path = Path(members[-1].path)
     draft = writer.Draft(revision, name, writer.now(config.timezone))
     new = path.with_name(os.path.basename(writer.file_name(config.file_template, draft, config.slug_length)))
-    writer.write_new(new, _squashed_text(graph, draft, members))
+    writer.write_new(new, _squashed_text(draft, members))
     _check_squashed(new, graph, members)
     removed = tuple(member.path for member in members)
     for old in removed:
@@ -294,25 +294,21 @@ def _check_squashable(graph: Graph, revision: Revision, inside: set[str], last: 
         raise Refused(f"{revision.id} is a head beside {last}; merge the two, or squash one branch")
 
 
-def _squashed_text(graph: Graph, draft: writer.Draft, members: list[Revision]) -> str:
+def _squashed_text(draft: writer.Draft, members: list[Revision]) -> str:
     inside = {member.id for member in members}
 
     def outside(words: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(word for several in words for word in several if word not in inside))
 
-    parents = outside(member.parents for member in members)
-    below = graph.closure(parents)
     return squashing.squashed(
         draft.name,
         draft.revision,
-        writer.one_or_several(parents),
+        writer.one_or_several(outside(member.parents for member in members)),
         [(_facts(member), source_of(member)) for member in members],
         dict(members[-1].versions),
         draft.created.isoformat(" ", "seconds"),
         branch_labels=writer.one_or_several(outside(member.labels for member in members)),
-        depends_on=writer.one_or_several(
-            tuple(rev for rev in outside(member.depends_on for member in members) if rev not in below)
-        ),
+        depends_on=writer.one_or_several(outside(member.depends_on for member in members)),
     )
 
 

@@ -96,4 +96,10 @@ def _stamped(
     """Describe what a stamped checkpoint has: what was told as the scripts have it, all else as it was recorded."""
     told = {rev for target in wanted for rev in resolving.state(graph, target, package)}
     before = {} if purge else {entry.revision: entry for entry in record.lineage if entry.revision not in told}
-    return tuple(before.get(revision.id) or applied_of(revision, None) for revision in revisions)
+    return tuple(
+        # It stands where the scripts place it by now, and is otherwise what it was.
+        replace(before[revision.id], parents=revision.parents, depends_on=revision.depends_on)
+        if revision.id in before
+        else applied_of(revision, None)
+        for revision in revisions
+    )
