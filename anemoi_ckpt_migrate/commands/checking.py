@@ -121,9 +121,9 @@ def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
         if not (revision.final or revision.declared):
             message = f"{revision.id} ({revision.name}) has no rollback; write one, or say `rollback = None`"
             yield Problem("rollback", message, revision.path)
-    for script, message in released.problems(config.versions[0], graph):
-        line = script.line("down_revision" if "follow" in message else "revision") if script else None
-        yield Problem("released", message, script.path if script else None, line)
+    for found in released.problems(config.versions[0], graph):
+        path, line = (found.script.path, found.script.line(found.name)) if found.script else (None, None)
+        yield Problem("released", found.sentence, path, line)
     wrong = headfile.problem(config.versions[0], graph) if config.head_file else None
     if wrong is not None:
         yield Problem("head file", wrong)

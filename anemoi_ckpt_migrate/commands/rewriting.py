@@ -223,7 +223,7 @@ def release(*, project: Project | StrPath | None = None) -> Release:
     found = opened(project)
     folder = found.config.versions[0]
     before = released.read(folder)
-    wrong = [sentence for _, sentence in released.problems(folder, found.graph)]
+    wrong = [problem.sentence for problem in released.problems(folder, found.graph)]
     if wrong:
         raise Refused(wrong[0])
     path = released.write(folder, found.graph)

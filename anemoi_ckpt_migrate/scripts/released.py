@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError
 from anemoi_ckpt_migrate.graph import Graph, Revision
@@ -83,8 +84,26 @@ def write(folder: Path, graph: Graph) -> Path:
     return path
 
 
-def problems(folder: Path, graph: Graph) -> Iterator[tuple[Revision | None, str]]:
-    """Give what was released and is not any more what it was, with a sentence each.
+class Problem(NamedTuple):
+    """Something that was released, and is not any more what it was.
+
+    Attributes
+    ----------
+    script : Revision or None
+        Which; None if it is gone.
+    name : str
+        The name in the script that it is about.
+    sentence : str
+        What is wrong.
+    """
+
+    script: Revision | None
+    name: str
+    sentence: str
+
+
+def problems(folder: Path, graph: Graph) -> Iterator[Problem]:
+    """Give what was released and is not any more what it was.
 
     Raises
     ------
@@ -95,15 +114,17 @@ def problems(folder: Path, graph: Graph) -> Iterator[tuple[Revision | None, str]
     for rev, then in read(folder).items():
         seen = graph if rev in graph else opened
         if rev not in seen:
-            yield None, f"{rev} was released, and its script is gone; bring it back, or squash it"
+            gone = f"{rev} was released, and its script is gone; bring it back, or squash it"
+            yield Problem(None, "revision", gone)
             continue
         now = seen[rev]
         if signature_of(now) != then.signature:
             what = "was released and does something else now; undo the change, and make a new revision"
-            yield now, f"{rev} ({now.name}) {what}"
+            yield Problem(now, "migrate", f"{rev} ({now.name}) {what}")
         elif sorted(now.parents) != sorted({seen.standing(parent) for parent in then.parents}):
             parents = ", ".join(then.parents) or "nothing"
-            yield now, f"{rev} ({now.name}) was released after {parents}, and does not follow it any more"
+            moved = f"{rev} ({now.name}) was released after {parents}, and does not follow it any more"
+            yield Problem(now, "down_revision", moved)
 
 
 def _note(revision: Revision) -> Released:
