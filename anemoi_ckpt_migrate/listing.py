@@ -30,7 +30,8 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
         say(f"{found.checkpoint}: {_head_line(head)}{note}")
         _say_path(head.path if verbose else None)
     for entry in found.log if verbose else ():
-        steps = f", {len(entry.steps)} steps" if entry.steps else ""
+        count = len(entry.steps)
+        steps = f", {count} step{'s' * (count != 1)}" if count else ""
         say(f"    {entry.time}  {entry.command} {entry.target}{steps}, by ckpt-migrate {entry.tool}")
 
 
