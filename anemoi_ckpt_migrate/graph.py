@@ -113,11 +113,6 @@ class Graph:
         return self.tips(self._revisions)
 
     @cached_property
-    def bases(self) -> tuple[str, ...]:
-        """Revisions without parents, sorted."""
-        return tuple(revision.id for revision in self if not revision.parents)
-
-    @cached_property
     def children(self) -> Mapping[str, Sequence[str]]:
         """What follows each revision, sorted; nothing stands there for heads."""
         return _inverted(self, lambda revision: revision.parents)

@@ -126,7 +126,7 @@ def test_up_and_down_again_with_their_heads(drawn: tuple[list[Revision], Graph, 
 def test_the_same_heads_and_bases_and_the_labels_are_theirs(revisions: list[Revision]) -> None:
     graph, their_map = Graph(revisions), theirs(revisions)
     assert set(graph.heads) == set(their_map.heads)
-    assert set(graph.bases) == set(their_map.bases)
+    assert {revision.id for revision in graph if not revision.parents} == set(their_map.bases)
     for label, owner in graph.labels.items():
         followers = {r.id for r in revisions if owner in closure(revisions, [r.id])}
         # Downwards, theirs depends on the order of a set where the branch forks; upwards it is defined.

@@ -163,6 +163,9 @@ def test_ranges_of_history(branched: Folder) -> None:
     assert revisions("-r", "d:+1") == "de"
     assert revisions(checkpoint, "-r", "current:main@head") == "bc"
     assert revisions(checkpoint, "-r", ":current") == "ab"
+    other = branched.copy(to="other.ckpt")
+    branched.ok("upgrade", "d", other)
+    assert revisions(other, "-r", "current:+1") == "de"
     assert revisions(checkpoint, "-r", "current-1:current") == "ab"
     for text, code, says in (
         ("c:a", 2, "'c:a' holds no revision; the earlier end stands first"),

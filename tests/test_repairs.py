@@ -373,6 +373,8 @@ def test_a_parent_that_becomes_a_head_is_one(several: Folder) -> None:
     several.ok("rebase", "b", "--onto", "base")
     several.ok("check", checkpoint)
     assert [head["revision"] for head in several.ok("current", checkpoint, "--json").lines[0]["heads"]] == ["a", "b"]
+    history = several.ok("history", checkpoint, "--json").lines[0]
+    assert [entry["revision"] for entry in history if entry["here"]] == ["b", "a"]
 
 
 def test_heads_that_need_each_other(several: Folder) -> None:

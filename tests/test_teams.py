@@ -83,6 +83,16 @@ def test_values_are_replaced_where_they_stand(old: str, parents: list[str], new:
     assert with_parents(old.encode(), parents).decode() == new
 
 
+def test_what_cannot_be_rewritten_is_left_alone(forked: Folder) -> None:
+    script = forked.path / "versions" / "c_change.py"
+    for line in ("x = down_revision = 'a'", "down_revision = 'b'\ndown_revision = 'a'"):
+        script.write_text(f"revision = 'c'\n{line}\ndef migrate(ckpt):\n    return ckpt\n")
+        before = digest(script)
+        refused = forked.run("rebase", "c", "--onto", "b")
+        assert (refused.code, "down_revision is not set once, in a statement of its own" in refused.err) == (2, True)
+        assert digest(script) == before
+
+
 def test_without_onto_the_other_head_is_followed(forked: Folder) -> None:
     assert "c follows b, no more a" in forked.ok("rebase", "c").out
     assert [entry.revision for entry in cm.history().entries] == ["d", "c", "b", "a"]

@@ -66,8 +66,11 @@ def history(
     entries = _entries(graph, reversed(shown), record)
     if record is None:
         return History(entries)
-    foreign = [] if rev_range else [e for e in reversed(lineage) if e.revision not in graph]
-    return History((*(_foreign(entry, record) for entry in foreign), *entries), loader.changed_since(graph, record))
+    here = _here(graph, record)
+    foreign = (
+        [] if rev_range else [_foreign(e, e.revision in here) for e in reversed(lineage) if e.revision not in graph]
+    )
+    return History((*foreign, *entries), loader.changed_since(graph, record))
 
 
 def draw(
@@ -153,7 +156,7 @@ class _Ends:
 def _entries(graph: Graph, shown: Iterable[str], record: Record | None) -> tuple[HistoryEntry, ...]:
     applied = set() if record is None else descent.applied_revisions(graph, record)
     labels = {rev: graph.labels_of(rev) for rev in shown} if graph.labels else dict.fromkeys(shown, ())
-    heads, here = set(graph.heads), set(record.heads if record else ())
+    heads, here = set(graph.heads), _here(graph, record)
     return tuple(
         HistoryEntry(
             rev,
@@ -173,7 +176,12 @@ def _entries(graph: Graph, shown: Iterable[str], record: Record | None) -> tuple
     )
 
 
-def _foreign(entry: Applied, record: Record) -> HistoryEntry:
+def _here(graph: Graph, record: Record | None) -> set[str]:
+    """Return where a checkpoint stands, as `current` tells it."""
+    return set() if record is None else set(planner.heads_of(graph, record))
+
+
+def _foreign(entry: Applied, here: bool) -> HistoryEntry:
     """Describe a revision that only the checkpoint knows."""
     return HistoryEntry(
         entry.revision,
@@ -184,6 +192,6 @@ def _foreign(entry: Applied, record: Record) -> HistoryEntry:
         reversible=entry.undo is not None,
         known=False,
         applied=True,
-        here=entry.revision in record.heads,
+        here=here,
         versions=entry.versions or {},
     )

@@ -63,10 +63,11 @@ def with_parents(source: bytes, parents: Sequence[str]) -> bytes:
     encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
     text = source.decode(encoding).encode()  # positions in a syntax tree count bytes of UTF-8
     module = ast.parse(source)
-    values = [node.value for node in module.body if assigned(node) == ["down_revision"]]  # type: ignore[attr-defined]
-    if len(values) != 1:
-        raise ValueError(f"down_revision is set {len(values)} times")
-    changed = _put(text, values[0], literal(one_or_several(tuple(parents))).encode())
+    setting = [node for node in module.body if "down_revision" in assigned(node)]
+    if len(setting) != 1 or assigned(setting[0]) != ["down_revision"]:
+        raise ValueError("down_revision is not set once, in a statement of its own")
+    value: ast.expr = setting[0].value  # type: ignore[attr-defined]
+    changed = _put(text, value, literal(one_or_several(tuple(parents))).encode())
     first = module.body[0]
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
         changed = _revises(changed, first.end_lineno or 1, ", ".join(parents) or "nothing, this is a base")
