@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate import op
     from anemoi_ckpt_migrate.commands.authoring import (
         NewRevision,
         merge,
@@ -138,6 +139,7 @@ __all__ = [
     "init",
     "inspect",
     "merge",
+    "op",
     "open_project",
     "rebase",
     "recover",
@@ -153,6 +155,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from where it lives (PEP 562)."""
+    if name == "op":
+        return import_module(f"{__name__}.op")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{home}"), name)

@@ -43,6 +43,8 @@ class Config:
         How many letters of its name the file name of a new script has at most.
     hooks : tuple of Hook
         What is run on each new script.
+    parameters : str or None
+        Where checkpoints have the state dict, as keys joined by dots; None to find it.
     several_heads : bool
         Whether there may be more than one head.
     head_file : bool
@@ -59,6 +61,7 @@ class Config:
     timezone: str = "UTC"
     slug_length: int = 40
     hooks: tuple[Hook, ...] = ()
+    parameters: str | None = None
     several_heads: bool = False
     head_file: bool = False
 
@@ -203,10 +206,20 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "timezone": _no_zone,
     "slug_length": _no_length,
     "hooks": lambda value: None,  # parse_hooks says more
+    "parameters": _no_text,
     "several_heads": _no_truth,
     "head_file": _no_truth,
 }
-_PLAIN = ("recursive", "package", "file_template", "timezone", "slug_length", "several_heads", "head_file")
+_PLAIN = (
+    "recursive",
+    "package",
+    "file_template",
+    "timezone",
+    "slug_length",
+    "parameters",
+    "several_heads",
+    "head_file",
+)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

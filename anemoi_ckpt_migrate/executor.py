@@ -1,28 +1,48 @@
-"""Walks a plan: runs its functions on the tree of a checkpoint. Knows nothing of how the plan came about."""
+"""Walks a plan: does on the tree of a checkpoint what scripts say. Knows nothing of how the plan came about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Pickled
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
-from anemoi_ckpt_migrate.errors import MigrationFailed, Unpicklable
-from anemoi_ckpt_migrate.record import Record
+from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.structure import Run
+from anemoi_ckpt_migrate.operations.tensors import Tensors
+from anemoi_ckpt_migrate.operations.world import Undone, World
+from anemoi_ckpt_migrate.record import Kept, Record
 from anemoi_ckpt_migrate.scripts.functions import Function, failure
 
 
+class Action(Protocol):
+    """Something that is to be done.
+
+    Attributes
+    ----------
+    runs_code : bool
+        Whether code of a script is run for it.
+    """
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether code of a script is run for it."""
+
+    def prepare(self) -> Callable[[Walk], None]:
+        """Load what is needed for it. Called anew for each walk: what a function left behind must not meet it again."""
+
+
 @dataclass(frozen=True)
-class Action:
+class Calling:
     """One function that is to be run.
 
     Attributes
     ----------
     load : callable
-        Runs the script and returns the function. Called anew for each walk: what a function left behind in its module
-        must not meet it again.
+        Runs the script and returns the function.
     name : str
         ``migrate`` or ``rollback``.
     shown : str
@@ -32,19 +52,157 @@ class Action:
     load: Callable[[], Function]
     name: str
     shown: str
+    runs_code = True
 
-    def fail(self, function: Function, what: str) -> MigrationFailed:
-        """Say what is wrong with what the function did."""
+    def prepare(self) -> Callable[[Walk], None]:
+        """Load the function."""
+        function = self.load()
+
+        def call(walk: Walk) -> None:
+            walk.world.close()
+            walk.stop_if_faulty()
+            walk.world.tree = self.call(walk, function, walk.world.tree)
+
+        return call
+
+    def call(self, walk: Walk, function: Function, tree: Any) -> Any:
+        """Run the function on a tree, and return what becomes of it."""
+        touched = walk.checkpoint.touched
+        # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
+        kinds = dict if is_a(tree, dict) else (dict, type(tree))
+        try:
+            result = function(tree)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the function is the user's
+            if touched and not walk.content:
+                return tree  # a stand-in has noted why, whatever the function made of it
+            if not touched:
+                raise failure(error, self.shown, f"`{self.name}`", function) from error
+            result = tree
+        if touched and walk.content:
+            raise self._fail(function, f"needs the content of a tensor that cannot be opened: {touched[0]}")
+        if touched or type(result) is type(tree) or is_a(result, kinds):
+            if walk.check is not None:
+                walk.check(self, function, result)
+            return result
+        if result is None:
+            raise self._fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
+        raise self._fail(function, f"returned a {type(result).__name__}, not the checkpoint")
+
+    def check_saves(self, checkpoint: Checkpoint, function: Function, tree: Any) -> None:
+        """Say so if what the function left cannot be saved."""
+        try:
+            checkpoint.pickled(tree)
+        except Unpicklable as error:
+            raise self._fail(function, f"left {error.where}, which cannot be saved ({error.what})") from error
+
+    def _fail(self, function: Function, what: str) -> MigrationFailed:
         line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
         return MigrationFailed(self.shown, line, f"`{self.name}` {what}")
 
 
-def run(
-    checkpoint: Checkpoint, tree: Any, actions: Sequence[Action], record: Record
-) -> tuple[Pickled, dict[str, bytes | None]]:
-    """Run functions one after the other, and return what is to be written.
+@dataclass(frozen=True)
+class Applying:
+    """Operations that are to be applied.
 
-    They run on stand-ins for tensors. If one of them wants more of a tensor than its name and shape, all run again
+    Attributes
+    ----------
+    revision : str
+        Whose they are.
+    operations : tuple of Operation
+        In order.
+    shown : str
+        The script, as messages name it.
+    load : callable
+        Runs the script, and returns its function of a name.
+    back : bool
+        Whether this is the way back.
+    """
+
+    revision: str
+    operations: tuple[Operation, ...]
+    shown: str
+    load: Callable[[str], Function]
+    back: bool = False
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether there is a function among them."""
+        return any(isinstance(operation, Run) for operation in self.operations)
+
+    def prepare(self) -> Callable[[Walk], None]:
+        """Load the functions, if there are any."""
+        names = {operation.migrate for operation in self.operations if isinstance(operation, Run)}
+        functions = {name: self.load(name) for name in sorted(names)}
+
+        def apply(walk: Walk) -> None:
+            def run(name: str, tree: Any) -> Any:
+                return Calling(lambda: functions[name], name, self.shown).call(walk, functions[name], tree)
+
+            undo = walk.world.apply(self.revision, self.operations, self.shown, run, not self.back)
+            walk.undone[self.revision] = undo
+
+        return apply
+
+
+@dataclass
+class Walk:
+    """One way along a plan.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        The open file.
+    world : World
+        What is changed.
+    content : bool
+        Whether tensors are real.
+    check : callable or None
+        Called with each function that was run, and the tree that it left.
+    undone : dict of str to Undone
+        What undoes revisions whose operations were applied.
+    """
+
+    checkpoint: Checkpoint
+    world: World
+    content: bool = False
+    check: Callable[[Calling, Function, Any], None] | None = None
+    undone: dict[str, Undone] = field(default_factory=dict)
+
+    def stop_if_faulty(self) -> None:
+        """Raise all that was wrong up to here: a function would meet a tree that nobody has foreseen."""
+        if self.world.faults:
+            raise CannotApply(self.world.faults)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What operations go by.
+
+    Attributes
+    ----------
+    parameters : str or None
+        Where the state dict is; None to find it.
+    forced : bool
+        Whether what was changed since may be lost on the way back.
+    """
+
+    parameters: str | None = None
+    forced: bool = False
+
+
+def run(
+    checkpoint: Checkpoint,
+    tree: Any,
+    kept: Kept,
+    actions: Sequence[Action],
+    settings: Settings,
+    after: Callable[[Walk], Record],
+) -> tuple[Pickled, dict[str, bytes | None]]:
+    """Do one thing after the other, and return what is to be written.
+
+    All are done on stand-ins for tensors. If a function wants more of one than its name and shape, all are done again
     on real tensors, from the beginning: a function may have stopped anywhere.
 
     Parameters
@@ -53,10 +211,14 @@ def run(
         The open file.
     tree : object
         Its tree, just loaded, without a record; changed.
+    kept : dict of str to list
+        What is put aside in it.
     actions : sequence of Action
         In order.
-    record : Record
-        What the checkpoint is to remember afterwards.
+    settings : Settings
+        What operations go by.
+    after : callable
+        Returns what the checkpoint is to remember, given the walk that was made.
 
     Returns
     -------
@@ -65,71 +227,54 @@ def run(
 
     Raises
     ------
+    CannotApply
+        Operations do not fit the checkpoint.
     MigrationFailed
         A function raised, returned no checkpoint, or left something in it that cannot be saved.
     """
-    content = False
-    if not checkpoint.touched:  # a trusted class may have asked for content while it was built
-        tree = _walk(checkpoint, actions, tree, content)
-    if checkpoint.touched:
-        content = True
-        tree = _walk(checkpoint, actions, _fresh(checkpoint, content), content)
-    attachments = recorder.put(tree, record)
+    walk = walked(checkpoint, tree, kept, actions, settings)
+    attachments = recorder.put(walk.world.tree, after(walk))
     try:
-        return checkpoint.pickled(tree), attachments
+        return checkpoint.pickled(walk.world.tree), attachments
     except Unpicklable:
         # Only now: to look after each function would cost as much as all the rest.
-        _walk(checkpoint, actions, _fresh(checkpoint, content), content, _check_saves)
+        def check(action: Calling, function: Function, left: Any) -> None:
+            action.check_saves(checkpoint, function, left)
+
+        _walk(checkpoint, actions, settings, *_fresh(checkpoint, walk.content), walk.content, check)
         raise
 
 
-# Called with what was run, and the tree that it left.
-Check = Callable[[Checkpoint, Action, Function, Any], None]
+def walked(checkpoint: Checkpoint, tree: Any, kept: Kept, actions: Sequence[Action], settings: Settings) -> Walk:
+    """Do one thing after the other on a tree, or on a fresh one with real tensors; `run` writes the result."""
+    if not checkpoint.touched:  # a trusted class may have asked for content while it was built
+        walk = _walk(checkpoint, actions, settings, tree, kept, False)
+        if not checkpoint.touched:
+            return walk
+    return _walk(checkpoint, actions, settings, *_fresh(checkpoint, True), True)
 
 
-def _fresh(checkpoint: Checkpoint, content: bool) -> Any:
+def _fresh(checkpoint: Checkpoint, content: bool) -> tuple[Any, Kept]:
     tree = checkpoint.load_content() if content else checkpoint.load()
-    recorder.remove(tree, None)
-    return tree
+    return tree, recorder.kept_in(recorder.remove(tree, None))
 
 
 def _walk(
-    checkpoint: Checkpoint, actions: Sequence[Action], tree: Any, content: bool, check: Check | None = None
-) -> Any:
-    """Run the functions on a tree, and return what becomes of it; of no use if a stand-in was asked for content."""
-    functions = [action.load() for action in actions]
-    for action, function in zip(actions, functions, strict=True):
-        tree = _call(checkpoint, action, function, tree)
-        if checkpoint.touched and content:
-            what = f"needs the content of a tensor that cannot be opened: {checkpoint.touched[0]}"
-            raise action.fail(function, what)
-        if checkpoint.touched:
-            break
-        if check is not None:
-            check(checkpoint, action, function, tree)
-    return tree
-
-
-def _call(checkpoint: Checkpoint, action: Action, function: Function, tree: Any) -> Any:
-    # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
-    kinds = dict if is_a(tree, dict) else (dict, type(tree))
-    try:
-        result = function(tree)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the function is the user's
-        if checkpoint.touched:
-            return tree  # a stand-in has noted why, whatever the function made of it
-        raise failure(error, action.shown, f"`{action.name}`", function) from error
-    if checkpoint.touched or type(result) is type(tree) or is_a(result, kinds):
-        return result
-    if result is None:
-        raise action.fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
-    raise action.fail(function, f"returned a {type(result).__name__}, not the checkpoint")
-
-
-def _check_saves(checkpoint: Checkpoint, action: Action, function: Function, tree: Any) -> None:
-    try:
-        checkpoint.pickled(tree)
-    except Unpicklable as error:
-        raise action.fail(function, f"left {error.where}, which cannot be saved ({error.what})") from error
+    checkpoint: Checkpoint,
+    actions: Sequence[Action],
+    settings: Settings,
+    tree: Any,
+    kept: Kept,
+    content: bool,
+    check: Callable[[Calling, Function, Any], None] | None = None,
+) -> Walk:
+    """Do all on a tree; of no use if a stand-in was asked for content."""
+    tensors = Tensors(checkpoint.maker, checkpoint.same)
+    walk = Walk(checkpoint, World(tree, tensors, kept, settings.parameters, settings.forced), content, check)
+    for step in [action.prepare() for action in actions]:
+        step(walk)
+        if checkpoint.touched and not content:
+            return walk
+    walk.world.close()
+    walk.stop_if_faulty()
+    return walk

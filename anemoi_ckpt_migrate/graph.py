@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
 from anemoi_ckpt_migrate.plain import slug
@@ -45,6 +46,8 @@ class Revision:
     tail : str
         What has to follow the text of the script for it to be the script of this revision: one of those that a
         squashed one replaces has no script of its own.
+    operations : tuple of Operation, or None
+        What the script declares; None for one of functions.
     """
 
     id: str
@@ -62,6 +65,7 @@ class Revision:
     lines: Mapping[str, int] = field(default_factory=dict)
     replaces: tuple[Revision, ...] = ()
     tail: str = ""
+    operations: tuple[Any, ...] | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:

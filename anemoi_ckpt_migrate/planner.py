@@ -313,6 +313,8 @@ def _final(graph: Graph, entry: Applied) -> bool:
 
 
 def _reversible(graph: Graph, entry: Applied) -> bool:
+    if entry.undo is not None and (entry.undo.lost or entry.undo.operations is not None):
+        return not entry.undo.lost  # what operations left on this very checkpoint
     if entry.revision in graph:
         return graph[entry.revision].reversible
     return entry.undo is not None

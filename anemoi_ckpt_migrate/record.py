@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 
-FORMAT = 1
+FORMAT, FORMAT_OF_FUNCTIONS = 2, 1
+"""Formats of a record: the newest, and that of one that holds no operations."""
+
+Kept = dict[str, list[Any]]
+"""What operations put aside in a checkpoint, by revision: tensors, and whatever else stood in the tree."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +22,25 @@ class Undo:
     Attributes
     ----------
     source : str
-        The whole script.
+        The whole script; empty if no function of it is needed.
     python : str or None
         The Python that made `pickle`, as ``"cpython-3.11"``; no other may load it.
     pickle : str or None
         The rollback, by value, as cloudpickle makes it; base64.
+    operations : tuple of dict, or None
+        Operations, as plain data: what undoes the revision on this very checkpoint. None for one of functions.
+    parameters : str or None
+        Where the operations find the state dict, if that was said.
+    lost : str or None
+        Why nothing undoes it, though the script might have known a way back.
     """
 
     source: str
     python: str | None = None
     pickle: str | None = None
+    operations: tuple[Mapping[str, Any], ...] | None = None
+    parameters: str | None = None
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ class LogEntry:
         Revisions in the order in which they were applied or undone.
     tool : str
         Version of this tool.
+    proven : bool
+        Whether the way back was run too, and led to what was there before.
     """
 
     time: str
@@ -83,6 +98,7 @@ class LogEntry:
     end: tuple[str, ...]
     steps: tuple[str, ...]
     tool: str
+    proven: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +113,14 @@ class Record:
         In the order in which they were applied, from the barrier that the checkpoint was made after, if any.
     log : tuple of LogEntry
         Everything that was done, oldest first.
+    kept : dict of str to list
+        What operations put aside, by revision. The one part that is not plain data.
     """
 
     heads: tuple[str, ...] = ()
     lineage: tuple[Applied, ...] = ()
     log: tuple[LogEntry, ...] = ()
+    kept: Kept = field(default_factory=dict, compare=False)
 
     def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
         """Return the record after something was done."""
@@ -110,11 +129,14 @@ class Record:
 
 def to_data(record: Record) -> dict[str, Any]:
     """Turn a record into dicts, lists, strings, booleans and None."""
+    undo = [entry.undo for entry in record.lineage if entry.undo is not None]
+    newest = record.kept or any(each.operations is not None or each.lost for each in undo)
     return {
-        "format": FORMAT,
+        "format": FORMAT if newest else FORMAT_OF_FUNCTIONS,
         "heads": list(record.heads),
         "lineage": [_applied_to_data(entry) for entry in record.lineage],
         "log": [_log_to_data(entry) for entry in record.log],
+        **({"kept": record.kept} if record.kept else {}),
     }
 
 
@@ -134,9 +156,24 @@ def from_data(data: Any) -> Record:
         fields.words("heads"),
         tuple(_applied_from_data(entry) for entry in fields.get("lineage", list)),
         tuple(_log_from_data(entry) for entry in fields.get("log", list)),
+        kept_of(data),
     )
     _check(record)
     return record
+
+
+def kept_of(data: Any) -> Kept:
+    """Return what operations put aside, of the data of a record.
+
+    Raises
+    ------
+    DamagedRecord
+        It is not by revision.
+    """
+    kept = data.get("kept", {}) if isinstance(data, dict) else {}
+    if not isinstance(kept, dict) or not all(isinstance(values, list) for values in kept.values()):
+        raise DamagedRecord("what it keeps is not a list for each revision")
+    return kept
 
 
 def _applied_to_data(entry: Applied) -> dict[str, Any]:
@@ -149,8 +186,15 @@ def _applied_to_data(entry: Applied) -> dict[str, Any]:
         "signature": entry.signature,
         "versions": dict(entry.versions or {}),
         "final": entry.final,
-        "undo": None if undo is None else {"source": undo.source, "python": undo.python, "pickle": undo.pickle},
+        "undo": None if undo is None else _undo_to_data(undo),
     }
+
+
+def _undo_to_data(undo: Undo) -> dict[str, Any]:
+    found: dict[str, Any] = {"source": undo.source, "python": undo.python, "pickle": undo.pickle}
+    if undo.operations is not None:
+        found |= {"operations": [dict(each) for each in undo.operations], "parameters": undo.parameters}
+    return found | ({} if undo.lost is None else {"lost": undo.lost})
 
 
 def _log_to_data(entry: LogEntry) -> dict[str, Any]:
@@ -162,6 +206,7 @@ def _log_to_data(entry: LogEntry) -> dict[str, Any]:
         "to": list(entry.end),
         "steps": list(entry.steps),
         "tool": entry.tool,
+        **({"proven": True} if entry.proven else {}),
     }
 
 
@@ -172,8 +217,7 @@ def _applied_from_data(data: Any) -> Applied:
         raise DamagedRecord("versions are not text")
     undo = None
     if data.get("undo") is not None:
-        inner = _Fields(data["undo"], "undo")
-        undo = Undo(inner.get("source", str), inner.maybe("python"), inner.maybe("pickle"))
+        undo = _undo_from_data(data["undo"])
     return Applied(
         fields.get("revision", str),
         fields.words("parents"),
@@ -186,11 +230,24 @@ def _applied_from_data(data: Any) -> Applied:
     )
 
 
+def _undo_from_data(data: Any) -> Undo:
+    fields = _Fields(data, "undo")
+    operations = None
+    if data.get("operations") is not None:
+        operations = tuple(fields.get("operations", list))
+        if not all(isinstance(each, dict) for each in operations):
+            raise DamagedRecord("operations in undo are no dicts")
+    python, pickled, path, lost = (fields.maybe(name) for name in ("python", "pickle", "parameters", "lost"))
+    return Undo(fields.get("source", str), python, pickled, operations, path, lost)
+
+
 def _log_from_data(data: Any) -> LogEntry:
     fields = _Fields(data, "log")
     words = [fields.get(name, str) for name in ("time", "command", "target")]
     lists = [fields.words(name) for name in ("from", "to", "steps")]
-    return LogEntry(words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str))
+    return LogEntry(
+        words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str), data.get("proven") is True
+    )
 
 
 def _check(record: Record) -> None:

@@ -14,8 +14,8 @@ from collections import OrderedDict
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import ContentNeeded, is_a, is_stored
-from anemoi_ckpt_migrate.errors import DamagedRecord
-from anemoi_ckpt_migrate.record import Record, from_data, to_data
+from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep
+from anemoi_ckpt_migrate.record import Kept, Record, from_data, kept_of, to_data
 
 KEY = "ckpt_migrate"
 ATTACHMENT = "ckpt_migrate/record.json"
@@ -65,6 +65,14 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
     return found
 
 
+def kept_in(data: Any) -> Kept:
+    """Return what is put aside in the data of a record; nothing, if that is damaged or there is none."""
+    try:
+        return kept_of(data)
+    except DamagedRecord:
+        return {}
+
+
 def put(tree: Any, record: Record) -> dict[str, bytes | None]:
     """Put a record into a tree, or say what is to be attached to the archive.
 
@@ -79,6 +87,11 @@ def put(tree: Any, record: Record) -> dict[str, bytes | None]:
     -------
     dict of str to bytes or None
         The archive's record `ATTACHMENT`, None where it is not needed.
+
+    Raises
+    ------
+    NowhereToKeep
+        Something was put aside that the archive's record cannot hold.
     """
     data = to_data(record)
     if is_a(tree, dict) and not is_state_dict(tree):
@@ -88,7 +101,10 @@ def put(tree: Any, record: Record) -> dict[str, bytes | None]:
             tree._metadata = OrderedDict()  # type: ignore[attr-defined]
         tree._metadata[KEY] = data  # type: ignore[attr-defined]
     else:
-        return {ATTACHMENT: json.dumps(data, indent=1).encode()}
+        try:
+            return {ATTACHMENT: json.dumps(data, indent=1).encode()}
+        except (TypeError, ValueError):
+            raise NowhereToKeep from None
     return {ATTACHMENT: None}
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from anemoi_ckpt_migrate.record import FORMAT
+from anemoi_ckpt_migrate.record import FORMAT_OF_FUNCTIONS
 from tests.conftest import RENAME, Folder
 
 torch = pytest.importorskip("torch")
@@ -26,7 +26,7 @@ def test_in_a_training_checkpoint_it_is_an_entry_of_plain_data(renaming: Folder)
     checkpoint = renaming.copy()
     renaming.ok("upgrade", "head", checkpoint)
     record = torch.load(checkpoint, weights_only=True)["ckpt_migrate"]
-    assert record["format"] == FORMAT
+    assert record["format"] == FORMAT_OF_FUNCTIONS
     assert record["heads"] == ["a1"]
     (entry,) = record["lineage"]
     assert entry["versions"] == {"migration": "1.0.0", "pkg": "1.0"}

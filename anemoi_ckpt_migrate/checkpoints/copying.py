@@ -67,7 +67,7 @@ def copy_range(source: int, target: int, start: int, end: int, to: int, progress
                     raise OSError(errno.EIO, "the file became shorter while it was read")
                 del ways[0]
         if copied >= _BUFFER:
-            _start_writing(target, to, copied)
+            start_writing(target, to, copied)
         start, to = start + copied, to + copied
         if progress is not None:
             progress(copied)
@@ -87,7 +87,7 @@ def write_at(target: int, content: bytes | memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _start_writing(target: int, offset: int, count: int) -> None:
+def start_writing(target: int, offset: int, count: int) -> None:
     """Have the kernel bring copied bytes to the disk while the next are copied; a hint, fsync still does the rest."""
     start = _sync_file_range()
     if start is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints.layout import Content
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import Unpicklable
@@ -26,13 +27,13 @@ class Pickled:
         The pickle.
     keys : mapping of str to None
         Keys of the storages that it refers to.
-    payloads : mapping of str to memoryview
+    payloads : mapping of str to memoryview or Streamed
         Content of those storages that the old file does not have in this form.
     """
 
     data: bytes
     keys: Mapping[str, None]
-    payloads: Mapping[str, memoryview] = field(default_factory=dict)
+    payloads: Mapping[str, Content] = field(default_factory=dict)
 
 
 def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePickler, bytes]:

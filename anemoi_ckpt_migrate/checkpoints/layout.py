@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
-from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range, write_at
+from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range, start_writing, write_at
 
 _WORTH_SHARING = 64 * zipped.PADDING
+
+
+class Streamed(Protocol):
+    """Content that comes about while it is written."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Go through it."""
+
+
+Content = bytes | memoryview | Streamed
+"""Content of a record."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Contents:
         The folder that everything lies in.
     kept : list of Record
         What is taken from the old file as it is, headers included.
-    new : mapping of str to bytes or memoryview
+    new : mapping of str to bytes, memoryview or Streamed
         What is not in the old file, by name without the root.
     loose : mapping of str to (int, int)
         Content that lies in the old file without a header: start and end in bytes, by name without the root.
@@ -29,7 +45,7 @@ class Contents:
 
     root: str
     kept: list[zipped.Record]
-    new: Mapping[str, bytes | memoryview]
+    new: Mapping[str, Content]
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -94,11 +110,29 @@ class _Writer:
         self._target, self._root, self._offset = target, root, offset
         self.entries: list[zipped.Record] = []
 
-    def add(self, name: str, content: bytes | memoryview) -> None:
+    def add(self, name: str, content: Content) -> None:
         """Write a record."""
+        if not isinstance(content, (bytes, memoryview)):
+            self._stream(name, content)
+            return
         self._begin(zipped.new_record(f"{self._root}/{name}", self._offset, content))
         write_at(self._target, content, self._offset)
         self._offset += len(content)
+
+    def _stream(self, name: str, content: Streamed) -> None:
+        """Write a record whose CRC is known only when all of it was written, its header last."""
+        at = header_at = self._offset
+        at += len(zipped.local_header(f"{self._root}/{name}", header_at, len(content), 0))
+        crc, end = 0, at
+        for chunk in content.chunks():
+            crc = zlib.crc32(chunk, crc)
+            write_at(self._target, chunk, end)
+            start_writing(self._target, end, len(chunk))
+            end += len(chunk)
+        if end - at != len(content):
+            raise OSError(errno.EIO, "a tensor came out in another size")
+        self._begin(zipped.Record(f"{self._root}/{name}", header_at, header_at, len(content), crc, zipped.UTF8))
+        self._offset = end
 
     def copy_run(
         self, source: int, start: int, end: int, members: list[zipped.Record], progress: Progress | None
@@ -128,9 +162,7 @@ class _Writer:
         self._offset += len(header)
 
 
-def _split(
-    new: Mapping[str, bytes | memoryview],
-) -> tuple[dict[str, bytes | memoryview], dict[str, bytes | memoryview]]:
+def _split(new: Mapping[str, Content]) -> tuple[dict[str, Content], dict[str, Content]]:
     """Part what is small, and read first, from payload."""
     payloads = {name: content for name, content in new.items() if name.startswith("data/")}
     return {name: content for name, content in new.items() if name not in payloads}, payloads

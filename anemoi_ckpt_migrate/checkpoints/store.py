@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +15,19 @@ from anemoi_ckpt_migrate.checkpoints import archive as zipped
 from anemoi_ckpt_migrate.checkpoints import legacy
 from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
+from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of
 from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark, whole_length
-from anemoi_ckpt_migrate.checkpoints.layout import Contents, append, write_new
+from anemoi_ckpt_migrate.checkpoints.layout import Content, Contents, append, write_new
+from anemoi_ckpt_migrate.checkpoints.making import Source, places_in
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, opened, replacement
+from anemoi_ckpt_migrate.checkpoints.recipes import Maker, plain_of
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, is_stored
 from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace
 
 _PICKLE = "data.pkl"
-_OWN = (_PICKLE, "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 _FORMAT = ".format_version"
 _PREVIOUS = "ckpt_migrate/previous.json"  # where the file ended before it was written in place
-
-
-@dataclass(frozen=True)
-class Facts:
-    """How a checkpoint lies in its file.
-
-    Attributes
-    ----------
-    format : str
-        ``torch zip``, or ``torch before 1.6``.
-    size, dead : int
-        How long it is, and how many bytes of it no record uses.
-    byteorder : str
-        ``little`` or ``big``.
-    protocol : int
-        Of the pickle.
-    unchecked : int
-        How many records have no CRC to check them by.
-    interrupted : bool
-        Whether more follows in the file, which an interrupted run left.
-    unused : tuple of str
-        Payload that the pickle does not refer to.
-    attached : dict of str to int
-        Records that are not torch's own, with their sizes in bytes.
-    """
-
-    format: str
-    size: int
-    dead: int
-    byteorder: str
-    protocol: int
-    unchecked: int
-    interrupted: bool
-    unused: tuple[str, ...]
-    attached: dict[str, int]
 
 
 class Checkpoint:
@@ -88,6 +56,8 @@ class Checkpoint:
         self._touched: list[str] = []
         self._names: dict[tuple[str, str], bool] = {}
         self._payloads: Any = None
+        self._maker = Maker(self._first_key(), [])
+        self._checked: set[str] = set()
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -96,20 +66,9 @@ class Checkpoint:
 
     def facts(self) -> Facts:
         """Tell how the checkpoint that was loaded lies in its file."""
-        records, names = self._archive.records, self._archive.records or self._archive.loose
-        byteorder = {b"little": "little", b"big": "big"}.get(self.attachment("byteorder") or b"little", "unknown")
-        others = {name: record.size for name, record in records.items() if not name.startswith("data/")}
-        return Facts(
-            "torch zip" if self._archive.is_zip else "torch before 1.6",
-            self.length,
-            self._archive.dead,
-            byteorder,
-            protocol_of(self._data),
-            sum(not record.crc and record.size > 0 for record in records.values()) or len(self._archive.loose),
-            self.length < os.fstat(self._descriptor).st_size,
-            tuple(name for name in names if name.startswith("data/") and name.removeprefix("data/") not in self._keys),
-            {name: size for name, size in others.items() if name not in _OWN},
-        )
+        interrupted = self.length < os.fstat(self._descriptor).st_size
+        byteorder = self.attachment("byteorder") or b"little"
+        return facts_of(self._archive, byteorder, protocol_of(self._data), self._keys, self.length, interrupted)
 
     @property
     def dead(self) -> int:
@@ -140,6 +99,7 @@ class Checkpoint:
             tree = self._unpickled(unpickler)
             unpickler.touched += touched or ["a trusted class"]
         self._touched, self._payloads, self._names = unpickler.touched, None, unpickler.names
+        self._maker.renew(self._touched)
         return tree
 
     def load_content(self) -> Any:
@@ -154,14 +114,7 @@ class Checkpoint:
 
         if (self.attachment("byteorder") or b"little") != sys.byteorder.encode():
             raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
-        with self._stream() as stream:
-            places = {
-                name.removeprefix("data/"): (zipped.payload_offset(stream, record), record.size)
-                for name, record in self._archive.records.items()
-                if name.startswith("data/")
-            }
-        loose = self._archive.loose.items()
-        places |= {name.removeprefix("data/"): (start, end - start) for name, (start, end) in loose}
+        places = places_in(self._archive, self._stream)
         crcs = {name.removeprefix("data/"): record.crc for name, record in self._archive.records.items()}
         payloads = Payloads(self._descriptor, places, crcs)
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
@@ -172,7 +125,33 @@ class Checkpoint:
                 raise CannotBuild(short(error.__cause__ or error)) from error.__cause__
             raise
         self._touched, self._payloads = unpickler.touched, payloads
+        self._maker.renew(self._touched)
         return tree
+
+    @property
+    def maker(self) -> Maker:
+        """What makes tensors for the tree that was last loaded; they come about when that is written.
+
+        It remembers what it made for earlier trees of the file too, so that these can be compared with one another.
+        """
+        return self._maker
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether two tensors, of the file or to be made, have the same content; shape and dtype are equal.
+
+        Raises
+        ------
+        Damaged
+            What the file holds is not what was written.
+        """
+        from anemoi_ckpt_migrate.checkpoints.computing import equal
+
+        source = self._source()
+        return equal(*(source.tensor(plain_of(each)) if is_stored(each) else each for each in (one, other)))
+
+    def digest(self, tensor: StoredTensor) -> str:
+        """Return a digest of the content of a tensor, of the file or to be made."""
+        return self._source().digest(plain_of(tensor))
 
     def attachment(self, name: str) -> bytes | None:
         """Return the content of a record of the archive beside the pickle, if there is one."""
@@ -229,13 +208,15 @@ class Checkpoint:
             It holds something that cannot be saved.
         """
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, max(2, protocol_of(self._data))))
-        payloads: dict[str, memoryview] = {}
+        payloads: dict[str, Content] = {}
         if self._payloads is not None:
             payloads |= self._payloads.changed(pickler.keys)
         if made := getattr(pickler, "made", None):
             from anemoi_ckpt_migrate.checkpoints.content import content_of
 
             payloads |= {key: content_of(storage) for key, storage in made.items()}
+        source = self._source()
+        payloads |= {key: source.made(key) for key in pickler.keys if key in self._maker.recipes}
         return Pickled(data, pickler.keys, payloads)
 
     def write(
@@ -376,9 +357,18 @@ class Checkpoint:
             return TreePickler(stream, protocol)
         from anemoi_ckpt_migrate.checkpoints.content import ContentPickler
 
+        return ContentPickler(stream, protocol, self._payloads, max(self._first_key(), self._maker.next_key))
+
+    def _first_key(self) -> int:
+        """Return the first number that names no storage of the file."""
         names = self._archive.records or self._archive.loose
         numbers = [int(name[5:]) for name in names if name.startswith("data/") and name[5:].isdigit()]
-        return ContentPickler(stream, protocol, self._payloads, max(numbers, default=-1) + 1)
+        return max(numbers, default=-1) + 1
+
+    def _source(self) -> Source:
+        if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
+            raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
+        return Source(self._descriptor, self._archive, self._stream, self._maker, self._checked)
 
     def _stream(self) -> io.BufferedReader:
         return zipped.window(self._descriptor, self.length)

@@ -15,10 +15,14 @@ _PLACE = "see the end of `ckpt-migrate --help`"
 
 def add_commands(adding: Any) -> None:
     """Add the commands to a parser."""
-    _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
+    up = _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
+    check = "first go up and back down on the very file, and compare: nothing is written if the way back is none"
+    up.add_argument("--check-rollback", action="store_true", help=check)
     down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
     trust = "run the rollbacks that the checkpoint carries, where no script here has them"
     down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+    discard = "let go of what was changed since in what operations added or cast"
+    down.add_argument("--discard-changes", action="store_true", help=discard)
     stamp = _add_moving(adding, "stamp", _stamp, "say what checkpoints are, without running anything")
     stamp.add_argument(
         "--purge", action="store_true", help="first forget what the checkpoint remembers, whatever it is"
@@ -55,13 +59,14 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 def _upgrade(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import moving
 
-    return _move(args, moving.upgrade)
+    return _move(args, moving.upgrade, check_rollback=args.check_rollback)
 
 
 def _downgrade(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import moving
 
-    return _move(args, moving.downgrade, trust_checkpoint_code=args.trust_checkpoint_code)
+    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes")}
+    return _move(args, moving.downgrade, **options)
 
 
 def _stamp(args: argparse.Namespace) -> int:

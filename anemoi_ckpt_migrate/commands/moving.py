@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
 
-from anemoi_ckpt_migrate import executor, planner, recorder, rollbacks, targets
+from anemoi_ckpt_migrate import executor, planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
+from anemoi_ckpt_migrate.commands import proving, steps
 from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
 from anemoi_ckpt_migrate.commands.writing import (
     Options,
     Progress,
     Result,
-    applied_of,
     checked_output,
+    foresee,
     log_entry,
     reading,
     result_of,
@@ -22,13 +22,10 @@ from anemoi_ckpt_migrate.commands.writing import (
     unchanged,
     write,
 )
-from anemoi_ckpt_migrate.errors import MigrationFailed, UntrustedCode
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.planner import Step
+from anemoi_ckpt_migrate.errors import UntrustedCode
+from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
 from anemoi_ckpt_migrate.scripts import loader
-from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source
-from anemoi_ckpt_migrate.scripts.sources import source_of
 
 _MOST_KEPT = 100
 
@@ -43,6 +40,7 @@ def upgrade(
     in_place: bool = False,
     verify: bool = False,
     dry_run: bool = False,
+    check_rollback: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint up to a target.
@@ -66,7 +64,9 @@ def upgrade(
     verify : bool
         Check the CRC of all that the file holds before anything is done.
     dry_run : bool
-        Only plan.
+        Only plan; operations are tried on names, shapes and dtypes.
+    check_rollback : bool
+        Before anything is written, go up and back down on this very checkpoint, and compare with what was there.
     progress : callable, optional
         Told how many bytes were copied, from time to time.
 
@@ -86,13 +86,24 @@ def upgrade(
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         warnings = loader.changed_since(graph, record)
+        revisions = [graph[step.revision] for step in plan.steps]
+        actions = [steps.up(revision) for revision in revisions]
+        settings = executor.Settings(found.config.parameters)
+        if dry_run:
+            foresee(file, tree, record, actions, settings)
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
-        revisions = [graph[step.revision] for step in plan.steps]
-        actions = [_action(revision, "migrate") for revision in revisions]
-        applied = [applied_of(revision, _carried_module(revision)) for revision in revisions]
-        after = record.logged(log_entry("upgrade", target, plan), (*record.lineage, *applied))
-        return write(file, tree, plan, actions, after, options, warnings)
+        applied = steps.applied(revisions)
+        parameters = found.config.parameters
+
+        def after(walk: executor.Walk) -> Record:
+            entry = log_entry("upgrade", target, plan, proven=check_rollback)
+            lineage = (*record.lineage, *steps.with_undo(applied, graph, walk, parameters))
+            return record.logged(entry, lineage)
+
+        if check_rollback:
+            proving.prove(file, graph, revisions, settings)
+        return write(file, tree, record, plan, actions, settings, after, options, warnings)
 
 
 def downgrade(
@@ -106,6 +117,7 @@ def downgrade(
     verify: bool = False,
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
+    discard_changes: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Take a checkpoint back down to a target.
@@ -117,6 +129,8 @@ def downgrade(
         package, a full or partial revision id, a label or a name.
     trust_checkpoint_code : bool
         Run the rollbacks that the checkpoint carries, for revisions that no script here knows.
+    discard_changes : bool
+        Let go of what was changed since in what operations added or cast: it has no place in what was before.
 
     The others are those of `upgrade`, as are the result and the errors.
     """
@@ -128,18 +142,28 @@ def downgrade(
         undone = {step.revision for step in plan.steps}
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         earlier = next((before for then, before in kept if then == left), None)
-        foreign = [step.revision for step in plan.steps if step.carried]
+        entries = {entry.revision: entry for entry in record.lineage}
+        foreign = [step.revision for step in plan.steps if steps.is_foreign(graph, entries[step.revision])]
         if foreign and not trust_checkpoint_code and earlier is None:
             raise UntrustedCode(foreign, os.fspath(checkpoint))
         warnings = loader.changed_since(graph, record)
+        actions = [] if earlier is not None else [steps.down(graph, entries[step.revision]) for step in plan.steps]
+        settings = executor.Settings(_parameters(record, plan, found.config.parameters), discard_changes)
+        if dry_run:
+            foresee(file, tree, record, actions, settings)
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         if earlier is not None:
             return replace(result_of(file, plan, options, warnings, _back(file, earlier, options)), restored=True)
-        entries = {entry.revision: entry for entry in record.lineage}
-        actions = [_rollback(graph, entries[step.revision], step) for step in plan.steps]
         after = record.logged(log_entry("downgrade", target, plan), left)
-        return write(file, tree, plan, actions, after, options, warnings)
+        return write(file, tree, record, plan, actions, settings, lambda walk: after, options, warnings)
+
+
+def _parameters(record: Record, plan: Plan, configured: str | None) -> str | None:
+    """Return where the state dict is: as it was when the operations were applied."""
+    undone = {step.revision for step in plan.steps}
+    said = [entry.undo.parameters for entry in record.lineage if entry.revision in undone and entry.undo is not None]
+    return next((path for path in said if path is not None), configured)
 
 
 def _kept(file: Checkpoint, record: Record) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
@@ -168,27 +192,3 @@ def _back(file: Checkpoint, earlier: Checkpoint, options: Options) -> Written:
     if options.in_place:
         return file.cut(earlier)
     return earlier.copy(options.output, options.backup, options.progress)
-
-
-def _action(revision: Revision, name: str) -> executor.Action:
-    def load() -> Function:
-        function: Function = getattr(load_module(revision), name, None)  # type: ignore[assignment]
-        if not callable(function):
-            raise MigrationFailed(revision.path, None, f"`{name}` is not a function")
-        return function
-
-    return executor.Action(load, name, revision.path)
-
-
-def _rollback(graph: Graph, entry: Applied, step: Step) -> executor.Action:
-    if not step.carried:
-        return _action(graph[step.revision], "rollback")
-    return executor.Action(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
-
-
-def _carried_module(revision: Revision) -> Any:
-    """Run a script under the name that it has in a checkpoint: where it lies here is nobody's business there."""
-    try:
-        return load_source(source_of(revision), revision.id, rollbacks.shown_carried(revision.id))
-    except MigrationFailed as error:
-        raise MigrationFailed(revision.path, error.line, error.what) from error.__cause__

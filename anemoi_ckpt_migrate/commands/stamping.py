@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from anemoi_ckpt_migrate import planner, resolving, targets
+from anemoi_ckpt_migrate import executor, planner, resolving, targets
 from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
 from anemoi_ckpt_migrate.commands.writing import (
     DAMAGED,
@@ -67,7 +67,7 @@ def stamp(
             return replace(unchanged(file, plan, options, ()), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)
         after = record.logged(log_entry("stamp", told, plan), lineage)
-        return write(file, tree, plan, [], after, options, ())
+        return write(file, tree, record, plan, [], executor.Settings(), lambda walk: after, options, ())
 
 
 def _without_squashed(graph: Graph, record: Record) -> Record:

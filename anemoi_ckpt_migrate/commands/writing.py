@@ -198,24 +198,46 @@ def unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[st
 def write(
     file: Checkpoint,
     tree: Any,
+    record: Record,
     plan: Plan,
-    actions: list[executor.Action],
-    after: Record,
+    actions: Sequence[executor.Action],
+    settings: executor.Settings,
+    after: Callable[[executor.Walk], Record],
     options: Options,
     warnings: tuple[str, ...],
 ) -> Result:
-    """Run functions, and write what they leave.
+    """Do what a plan says, and write what comes of it.
 
     Errors are those of the command.
     """
     if options.output is None:
         file.check_writable(options.in_place)  # before the functions run, which may take long
-    pickled, attachments = executor.run(file, tree, actions, after)
+    kept = {revision: list(values) for revision, values in record.kept.items()}
+
+    def remembered(walk: executor.Walk) -> Record:
+        return replace(after(walk), kept=walk.world.kept)
+
+    pickled, attachments = executor.run(file, tree, kept, actions, settings, remembered)
     if options.in_place:
         written = file.write_in_place(pickled, attachments)
     else:
         written = file.write(pickled, attachments, options.output, options.backup, options.progress)
     return replace(result_of(file, plan, options, warnings, written), recorded=True)
+
+
+def foresee(
+    file: Checkpoint, tree: Any, record: Record, actions: Sequence[executor.Action], settings: executor.Settings
+) -> None:
+    """Try operations, up to the first function, on names, shapes and dtypes.
+
+    Raises
+    ------
+    CannotApply
+        They do not fit the checkpoint: all that is wrong.
+    """
+    first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
+    if first:
+        executor.walked(file, tree, dict(record.kept), actions[:first], settings)
 
 
 def result_of(
@@ -237,7 +259,7 @@ def result_of(
 def applied_of(revision: Revision, module: Any) -> Applied:
     """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
     undo = None
-    if revision.reversible:
+    if revision.reversible and revision.operations is None:
         undo = rollbacks.carry(source_of(revision), module)
     return Applied(
         revision.id,
@@ -251,8 +273,8 @@ def applied_of(revision: Revision, module: Any) -> Applied:
     )
 
 
-def log_entry(command: str, target: str, plan: Plan) -> LogEntry:
+def log_entry(command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
     """Return what the log says of a command."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     steps = tuple(step.revision for step in plan.steps)
-    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__)
+    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__, proven)

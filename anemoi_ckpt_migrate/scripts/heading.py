@@ -34,7 +34,17 @@ class Heading(NamedTuple):
     functions: set[str]
 
 
-NAMES = {"revision", "down_revision", "branch_labels", "depends_on", "metadata", "replaces", "migrate", "rollback"}
+NAMES = {
+    "revision",
+    "down_revision",
+    "branch_labels",
+    "depends_on",
+    "metadata",
+    "replaces",
+    "operations",
+    "migrate",
+    "rollback",
+}
 """What a script says about itself: the names that it sets at its top level."""
 
 _BELOW = re.compile(r"^(?:@|def\b)", re.MULTILINE)

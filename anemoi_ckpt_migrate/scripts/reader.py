@@ -91,6 +91,7 @@ class _Reader:
     def read(self) -> tuple[Revision | None, list[Fault]]:
         revision = self._revision()
         metadata = self._metadata()
+        operations = self._operations()
         if "down_revision" not in self._values:
             self._fault("revision", "no down_revision: a script names what it follows, None at the base")
         found = Revision(
@@ -101,12 +102,13 @@ class _Reader:
             labels=self._labels(),
             versions=metadata["versions"],
             final=metadata["final"],
-            migrates="migrate" in self._functions,
-            reversible="rollback" in self._functions,
-            declared="rollback" in self._lines,
+            migrates="migrate" in self._functions or operations is not None,
+            reversible="rollback" in self._functions if operations is None else all(o.reversible for o in operations),
+            declared="rollback" in self._lines or operations is not None,
             path=self._shown,
             lines=self._lines,
             replaces=self._replaces(),
+            operations=operations,
         )
         self._check_functions(found)
         return (found if revision else None), self._faults
@@ -178,6 +180,17 @@ class _Reader:
             self._fault("replaces", "replaces must be what `ckpt-migrate squash` wrote: facts about each revision")
             return ()
 
+    def _operations(self) -> tuple[Any, ...] | None:
+        value = self._values.get("operations")
+        if value is None:
+            return None
+        from anemoi_ckpt_migrate.scripts.declared import read_operations
+
+        found, faults = read_operations(value)
+        for line, message in faults:
+            self._fault("operations", message, line)
+        return tuple(found)
+
     def _metadata(self) -> dict[str, Any]:
         found: dict[str, Any] = {"versions": {}, "final": False}
         call = self._values.get("metadata")
@@ -222,8 +235,17 @@ class _Reader:
                 self._fault(name, f"{name} must not be async")
             if isinstance(value, ast.Constant) and value.value is not None:
                 self._fault(name, f"{name} must be a function, not {value.value!r:.60}")
+        if found.operations is not None:
+            beside = next(iter(sorted(self._functions)), None)
+            if beside is not None:
+                self._fault(beside, f"a script has operations or functions; {beside} can be one of them, as op.Run")
+            if found.final:
+                self._fault("operations", "a barrier (final=True) has no operations: nothing crosses it")
         if not found.final and not found.migrates:
-            self._fault("metadata", "no migrate function; a revision without one is a barrier and says final=True")
+            self._fault(
+                "metadata",
+                "no migrate function, and no operations; a revision without is a barrier and says final=True",
+            )
 
 
 def _part(fact: dict[str, Any], path: str, place: int) -> Revision:

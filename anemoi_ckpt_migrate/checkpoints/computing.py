@@ -1,0 +1,91 @@
+"""What recipes make, computed with torch, one tensor at a time."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from anemoi_ckpt_migrate.checkpoints.content import Payloads
+from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, reduced
+
+
+def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Make a tensor of others, as a recipe says. It may still be a view of one of them.
+
+    Raises
+    ------
+    Mismatch
+        torch refuses.
+    """
+    try:
+        return _computed(kind, args, sources)
+    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise Mismatch(str(error).partition("\n")[0]) from error
+
+
+def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
+    if kind == "cat":
+        return torch.cat(list(sources), args[0])
+    if kind == "stack":
+        return torch.stack(list(sources), args[0])
+    if kind in ("fill", "init"):
+        return _new(kind, *args)
+    source = sources[0]
+    if kind == "narrow":
+        return source.narrow(*args)
+    if kind == "select":
+        return source.select(*args)
+    if kind == "permute":
+        return source.permute(*args[0])
+    if kind == "reshape":
+        return source.reshape(*args[0]) if args[0] else source.reshape(())
+    if kind == "cast":
+        return source.to(getattr(torch, args[0]))
+    return source.clone()
+
+
+def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (), seed: str = "") -> torch.Tensor:
+    made = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
+    if kind == "fill":
+        return made.fill_(how)
+    before = torch.random.get_rng_state()
+    try:
+        torch.manual_seed(zlib.crc32(seed.encode()))
+        with torch.no_grad():
+            getattr(torch.nn.init, how)(made, **dict(named))
+    except ValueError as error:  # fans of a vector, for example
+        raise Mismatch(f"{how}: {error}") from error
+    finally:
+        torch.random.set_rng_state(before)
+    return made
+
+
+def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Payloads) -> torch.Tensor:
+    """Return the tensor that a stand-in describes: over the file, or made as its recipe says."""
+    args = reduced(tensor)[1]
+    key, offset, size, stride = storage_of(tensor).key, args[1], tuple(args[2]), tuple(args[3])
+    recipe = recipes.get(key)
+    if recipe is None:
+        made = torch.empty(0, dtype=getattr(torch, known_dtype(tensor)))
+        return made.set_(payloads.storage(key), offset, size, stride)
+    found = evaluated_recipe(recipe, recipes, payloads)
+    if (offset, size) != (0, tuple(found.shape)):
+        found = found.as_strided(size, stride, found.storage_offset() + offset)
+    return found
+
+
+def evaluated_recipe(recipe: Recipe, recipes: Mapping[str, Recipe], payloads: Payloads) -> torch.Tensor:
+    """Return what a recipe makes, with its elements in order."""
+    sources = [evaluated(source, recipes, payloads) for source in recipe.sources]
+    return computed(recipe.kind, recipe.args, sources).contiguous()
+
+
+def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors of one shape and dtype have the same bits."""
+    if one.layout != torch.strided or one.is_quantized:
+        return torch.equal(one, other)
+    return torch.equal(*(each.detach().contiguous().flatten().view(torch.uint8) for each in (one, other)))

@@ -1,0 +1,80 @@
+"""How a checkpoint lies in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.checkpoints.archive import Archive
+
+_OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a checkpoint lies in its file.
+
+    Attributes
+    ----------
+    format : str
+        ``torch zip``, or ``torch before 1.6``.
+    size, dead : int
+        How long it is, and how many bytes of it no record uses.
+    byteorder : str
+        ``little`` or ``big``.
+    protocol : int
+        Of the pickle.
+    unchecked : int
+        How many records have no CRC to check them by.
+    interrupted : bool
+        Whether more follows in the file, which an interrupted run left.
+    unused : tuple of str
+        Payload that the pickle does not refer to.
+    attached : dict of str to int
+        Records that are not torch's own, with their sizes in bytes.
+    """
+
+    format: str
+    size: int
+    dead: int
+    byteorder: str
+    protocol: int
+    unchecked: int
+    interrupted: bool
+    unused: tuple[str, ...]
+    attached: dict[str, int]
+
+
+def facts_of(
+    archive: Archive, byteorder: bytes, protocol: int, keys: Collection[str], length: int, interrupted: bool
+) -> Facts:
+    """Tell how a checkpoint lies in its file.
+
+    Parameters
+    ----------
+    archive : Archive
+        Its records.
+    byteorder : bytes
+        What it says of the order of bytes.
+    protocol : int
+        Of the pickle.
+    keys : collection of str
+        Storages that the pickle refers to.
+    length : int
+        How long it is, in bytes.
+    interrupted : bool
+        Whether more follows in the file.
+    """
+    records, names = archive.records, archive.records or archive.loose
+    others = {name: record.size for name, record in records.items() if not name.startswith("data/")}
+    return Facts(
+        "torch zip" if archive.is_zip else "torch before 1.6",
+        length,
+        archive.dead,
+        {b"little": "little", b"big": "big"}.get(byteorder, "unknown"),
+        protocol,
+        sum(not record.crc and record.size > 0 for record in records.values()) or len(archive.loose),
+        interrupted,
+        tuple(name for name in names if name.startswith("data/") and name.removeprefix("data/") not in keys),
+        {name: size for name, size in others.items() if name not in _OWN},
+    )

@@ -1,0 +1,162 @@
+"""The bytes of tensors that are made when the file is written: copied from elsewhere in it, or computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+from anemoi_ckpt_migrate.checkpoints import archive as zipped
+from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Recipe, storage_of
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
+from anemoi_ckpt_migrate.errors import Damaged
+
+_CHUNK = 8 << 20
+
+Places = dict[str, tuple[int, int]]
+"""Where in the file each storage is: offset and length, by key."""
+
+
+def places_in(archive: zipped.Archive, stream: Callable[[], BinaryIO]) -> Places:
+    """Return where each storage of a checkpoint is."""
+    with stream() as opened:
+        places = {
+            name.removeprefix("data/"): (zipped.payload_offset(opened, record), record.size)
+            for name, record in archive.records.items()
+            if name.startswith("data/")
+        }
+    loose = archive.loose.items()
+    return places | {name.removeprefix("data/"): (start, end - start) for name, (start, end) in loose}
+
+
+class Made:
+    """The content of a storage that is made while it is written.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How.
+    extents : list of Extent or None
+        Where its bytes lie in the file, if they do.
+    source : Source
+        The file.
+    """
+
+    def __init__(self, recipe: Recipe, extents: list[Extent] | None, source: Source) -> None:
+        self._recipe, self._extents, self._source = recipe, extents, source
+        self._count = SIZES[recipe.dtype]
+        for size in recipe.shape:
+            self._count *= size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Go through the bytes."""
+        if self._extents is not None:
+            yield from self._source.read(self._extents)
+        elif self._recipe.kind == "fill" and not self._recipe.args[2]:
+            for start in range(0, self._count, _CHUNK):
+                yield bytes(min(_CHUNK, self._count - start))
+        else:
+            yield self._source.compute(self._recipe)
+
+
+class Source:
+    """The file that tensors are made from.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file.
+    archive : Archive
+        Its records.
+    stream : callable
+        Opens the checkpoint as a stream.
+    maker : Maker
+        Knows the recipes.
+    checked : set of str
+        Storages that were compared with their CRCs already; is added to.
+    """
+
+    def __init__(
+        self, descriptor: int, archive: zipped.Archive, stream: Callable[[], BinaryIO], maker: Maker, checked: set[str]
+    ) -> None:
+        self._descriptor, self._archive, self._maker, self._checked = descriptor, archive, maker, checked
+        self._places = places_in(archive, stream)
+        self._payloads: Any = None
+
+    def made(self, key: str) -> Made:
+        """Return the content of a storage that is to be made."""
+        recipe = self._maker.recipes[key]
+        return Made(recipe, self._maker.extents_of(recipe), self)
+
+    def read(self, extents: list[Extent]) -> Iterator[bytes]:
+        """Go through bytes of the file."""
+        self._check({key for key, _, _ in extents})
+        for key, first, count in extents:
+            at = self._places[key][0] + first
+            for start in range(at, at + count, _CHUNK):
+                yield os.pread(self._descriptor, min(_CHUNK, at + count - start), start)
+
+    def compute(self, recipe: Recipe) -> memoryview:
+        """Return what a recipe makes."""
+        from anemoi_ckpt_migrate.checkpoints.computing import evaluated_recipe
+        from anemoi_ckpt_migrate.checkpoints.content import content_of
+
+        self._check(self._storages(recipe))
+        found = evaluated_recipe(recipe, self._maker.recipes, self._opened())
+        if found.untyped_storage().nbytes() != found.nbytes:
+            found = found.clone()  # a part of a larger storage
+        return content_of(found.untyped_storage())
+
+    def tensor(self, tensor: StoredTensor) -> Any:
+        """Return what a stand-in describes."""
+        from anemoi_ckpt_migrate.checkpoints.computing import evaluated
+
+        recipe = self._maker.recipes.get(storage_of(tensor).key)
+        self._check({storage_of(tensor).key} if recipe is None else self._storages(recipe))
+        return evaluated(tensor, self._maker.recipes, self._opened())
+
+    def digest(self, tensor: StoredTensor) -> str:
+        """Return a digest of what a stand-in describes: of its bytes, in order."""
+        import hashlib
+
+        found = hashlib.blake2b(digest_size=16)
+        extents = self._maker.extents(tensor)
+        for chunk in [self._content(tensor)] if extents is None else self.read(extents):
+            found.update(chunk)
+        return found.hexdigest()
+
+    def _content(self, tensor: StoredTensor) -> memoryview:
+        from anemoi_ckpt_migrate.checkpoints.content import content_of
+
+        return content_of(self.tensor(tensor).contiguous().clone().untyped_storage())
+
+    def _check(self, keys: Iterable[str]) -> None:
+        """Compare storages with their CRCs before they are used, each once."""
+        damaged = []
+        for key in keys:
+            record = self._archive.records.get(f"data/{key}")
+            if record is not None and key not in self._checked:
+                if not zipped.is_whole(self._descriptor, record, self._places[key][0]):
+                    damaged.append(f"data/{key}")
+                self._checked.add(key)
+        if damaged:
+            raise Damaged(damaged)
+
+    def _opened(self) -> Any:
+        if self._payloads is None:
+            from anemoi_ckpt_migrate.checkpoints.content import Payloads
+
+            self._payloads = Payloads(self._descriptor, self._places, {})
+        return self._payloads
+
+    def _storages(self, recipe: Recipe) -> set[str]:
+        """Return the keys of the storages of the file that a recipe uses."""
+        found: set[str] = set()
+        for source in recipe.sources:
+            key = storage_of(source).key
+            inner = self._maker.recipes.get(key)
+            found |= {key} if inner is None else self._storages(inner)
+        return found

@@ -1,0 +1,132 @@
+"""What is done to a checkpoint for each step of a plan: the script's functions, its operations, or what is carried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate import executor, rollbacks
+from anemoi_ckpt_migrate.commands.writing import applied_of
+from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.operations.base import Operation, from_data
+from anemoi_ckpt_migrate.operations.catalogue import Run
+from anemoi_ckpt_migrate.record import Applied, Undo
+from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source
+from anemoi_ckpt_migrate.scripts.sources import source_of
+
+
+def up(revision: Revision) -> executor.Action:
+    """Return what applies a revision."""
+    if revision.operations is not None:
+        load = _loader(lambda: load_module(revision), revision.path)
+        return executor.Applying(revision.id, revision.operations, revision.path, load)
+    return _calling(revision, "migrate")
+
+
+def down(graph: Graph, entry: Applied) -> executor.Action:
+    """Return what undoes a revision of a checkpoint.
+
+    Raises
+    ------
+    NoWayBack
+        Nothing does: the record says what was applied, but not how it is undone.
+    """
+    script = next((graph[rev] for rev in (entry.revision,) if rev in graph), None)
+    if entry.undo is not None and entry.undo.operations is not None:
+        shown = script.path if script is not None else rollbacks.shown_carried(entry.revision)
+        return executor.Applying(entry.revision, _read(entry), shown, _back_loader(entry, script), back=True)
+    if script is None:
+        return executor.Calling(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
+    if script.operations is not None:
+        load = _loader(lambda: load_module(script), script.path)
+        return executor.Applying(entry.revision, _inverses(script), script.path, load, back=True)
+    return _calling(script, "rollback")
+
+
+def is_foreign(graph: Graph, entry: Applied) -> bool:
+    """Tell whether undoing a revision runs code that the checkpoint carries."""
+    if entry.revision in graph:
+        return False
+    if entry.undo is None or entry.undo.operations is None:
+        return True
+    return any(isinstance(operation, Run) for operation in _read(entry))
+
+
+def applied(revisions: Iterable[Revision]) -> list[Applied]:
+    """Describe revisions that are to be applied, for the record; what undoes operations is known only afterwards."""
+    return [
+        applied_of(revision, None if revision.operations is not None else _carried(revision)) for revision in revisions
+    ]
+
+
+def with_undo(
+    entries: Sequence[Applied], graph: Graph, walk: executor.Walk, parameters: str | None
+) -> tuple[Applied, ...]:
+    """Describe revisions that were applied: with what undoes their operations."""
+    found = []
+    for entry in entries:
+        undone = walk.undone.get(entry.revision)
+        if undone is not None:
+            operations = tuple(operation.to_data() for operation in undone.operations)
+            runs = any(isinstance(operation, Run) for operation in undone.operations)
+            source = source_of(graph[entry.revision]) if runs else ""
+            undo = Undo(source, operations=operations, parameters=parameters)
+            if undone.losses:
+                undo = Undo("", lost=undone.losses[0])
+            entry = Applied(**{**vars(entry), "undo": undo})
+        found.append(entry)
+    return tuple(found)
+
+
+def _calling(revision: Revision, name: str) -> executor.Calling:
+    def load() -> Function:
+        return _function(load_module(revision), name, revision.path)
+
+    return executor.Calling(load, name, revision.path)
+
+
+def _function(module: Any, name: str, shown: str) -> Function:
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        raise MigrationFailed(shown, None, f"`{name}` is not a function")
+    found: Function = function
+    return found
+
+
+def _loader(module: Callable[[], Any], shown: str) -> Callable[[str], Function]:
+    return lambda name: _function(module(), name, shown)
+
+
+def _back_loader(entry: Applied, script: Revision | None) -> Callable[[str], Function]:
+    if script is not None:
+        return _loader(lambda: load_module(script), script.path)
+    shown = rollbacks.shown_carried(entry.revision)
+    source = "" if entry.undo is None else entry.undo.source
+    return _loader(lambda: load_source(source, entry.revision, shown), shown)
+
+
+def _read(entry: Applied) -> tuple[Operation, ...]:
+    try:
+        return tuple(from_data(data) for data in (entry.undo.operations if entry.undo else None) or ())
+    except (BadOperation, TypeError, ValueError) as error:
+        raise DamagedRecord(f"what undoes {entry.revision}: {error}") from error
+
+
+def _inverses(script: Revision) -> tuple[Operation, ...]:
+    found = []
+    for operation in reversed(script.operations or ()):
+        inverse = operation.inverse()
+        if inverse is None:
+            why = f"it was stamped, not applied, so that nothing is known of what undoes {operation!r:.80}"
+            raise NoWayBack(script.id, why)
+        found.append(inverse)
+    return tuple(found)
+
+
+def _carried(revision: Revision) -> Any:
+    """Run a script under the name that it has in a checkpoint: where it lies here is nobody's business there."""
+    try:
+        return load_source(source_of(revision), revision.id, rollbacks.shown_carried(revision.id))
+    except MigrationFailed as error:
+        raise MigrationFailed(revision.path, error.line, error.what) from error.__cause__

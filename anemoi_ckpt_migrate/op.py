@@ -1,0 +1,66 @@
+"""Operations that a migration script may declare: ``from anemoi_ckpt_migrate import op``.
+
+>>> from anemoi_ckpt_migrate import op
+>>> op.Fuse(["h.{i}.q", "h.{i}.k", "h.{i}.v"], "h.{i}.qkv").inverse()
+Split("h.{i}.qkv", ["h.{i}.q", "h.{i}.k", "h.{i}.v"])
+"""
+
+from anemoi_ckpt_migrate.operations.catalogue import (
+    Add,
+    AddPrefix,
+    Cast,
+    Drop,
+    DropClass,
+    DropItem,
+    Fuse,
+    Interleave,
+    MoveClass,
+    MoveItem,
+    MoveModule,
+    Operation,
+    ParameterGroups,
+    Permute,
+    PermuteForRope,
+    Rename,
+    RenamePrefix,
+    RenameRegex,
+    Reorder,
+    Reshape,
+    Run,
+    SetItem,
+    Split,
+    Stack,
+    StripPrefix,
+    Transpose,
+    Unstack,
+)
+
+__all__ = [
+    "Add",
+    "AddPrefix",
+    "Cast",
+    "Drop",
+    "DropClass",
+    "DropItem",
+    "Fuse",
+    "Interleave",
+    "MoveClass",
+    "MoveItem",
+    "MoveModule",
+    "Operation",
+    "ParameterGroups",
+    "Permute",
+    "PermuteForRope",
+    "Rename",
+    "RenamePrefix",
+    "RenameRegex",
+    "Reorder",
+    "Reshape",
+    "Run",
+    "SetItem",
+    "Split",
+    "Stack",
+    "StripPrefix",
+    "Transpose",
+    "Unstack",
+]

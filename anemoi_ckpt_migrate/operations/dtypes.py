@@ -1,0 +1,49 @@
+"""Dtypes by name, and which of them can hold everything that another can."""
+
+from __future__ import annotations
+
+# Exponent and mantissa bits of what is floating point, the sign and the bits of integers. IEEE 754; for bfloat16 and
+# the formats of 8 bits, "FP8 formats for deep learning" (arXiv:2209.05433) and torch's own documentation.
+_FLOATING = {
+    "float64": (11, 52),
+    "float32": (8, 23),
+    "float16": (5, 10),
+    "bfloat16": (8, 7),
+    "float8_e5m2": (5, 2),
+    "float8_e4m3fn": (4, 3),
+}
+_COMPLEX = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
+_INTEGERS = {
+    "bool": (0, 1),
+    "uint8": (0, 8),
+    "uint16": (0, 16),
+    "uint32": (0, 32),
+    "uint64": (0, 64),
+    "int8": (1, 7),
+    "int16": (1, 15),
+    "int32": (1, 31),
+    "int64": (1, 63),
+}
+DTYPES = (*_FLOATING, *_COMPLEX, *_INTEGERS)
+"""All that tensors can be cast to."""
+
+
+def is_floating(dtype: str) -> bool:
+    """Tell whether a dtype is floating point."""
+    return dtype in _FLOATING
+
+
+def is_exact(old: str, new: str) -> bool:
+    """Tell whether casting from one dtype to another loses nothing, so that casting back is exact."""
+    if old == new:
+        return True
+    if old in _FLOATING and new in _FLOATING:
+        return all(was <= now for was, now in zip(_FLOATING[old], _FLOATING[new], strict=True))
+    if old in _INTEGERS and new in _INTEGERS:
+        return all(was <= now for was, now in zip(_INTEGERS[old], _INTEGERS[new], strict=True))
+    if old in _INTEGERS and new in _FLOATING:
+        bits = _INTEGERS[old][1]
+        return bits <= _FLOATING[new][1] + 1 and 1 << _FLOATING[new][0] - 1 > bits
+    if new in _COMPLEX:
+        return is_exact(_COMPLEX.get(old, old), _COMPLEX[new])
+    return False

@@ -1,0 +1,66 @@
+"""The operation that says which parameters an optimizer has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, from_data, integer_of, names_of, operation, set_fields
+
+
+@operation
+class ParameterGroups(Operation):
+    """Say which parameters an optimizer has, and in which order, where the checkpoint cannot tell.
+
+    It changes nothing. It comes first, and names parameters as they are called before the operations that follow.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of str
+        For each group of the optimizer, names or patterns in its order. What a pattern selects that an earlier one
+        selected too is left out: ``[["*.weight"], ["*"]]``.
+    optimizer : int
+        Which optimizer, if there are several, from 0.
+    """
+
+    on_parameters = False
+    groups: tuple[tuple[str, ...], ...]
+    optimizer: int = 0
+
+    def __post_init__(self) -> None:
+        integer_of(self, "optimizer", self.optimizer, 0)
+        if not isinstance(self.groups, (tuple, list)) or any(isinstance(group, str) for group in self.groups):
+            raise BadOperation("ParameterGroups: groups must be a list with a list of names for each group")
+        set_fields(self, groups=tuple(names_of(self, "groups", group, 0) for group in self.groups))
+
+    def inverse(self) -> Operation | None:
+        """Return nothing: names are others then."""
+        return None
+
+
+@operation
+class Apart(Operation):
+    """Do something to the state dict, and something else to its copies: what a record holds where they differ."""
+
+    written = False
+    operations: tuple[Operation, ...]
+    others: Any
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            operations=tuple(map(_read, self.operations)),
+            others={path: tuple(map(_read, own)) for path, own in self.others.items()},
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.operations)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data, with all that it holds."""
+        others = {path: [each.to_data() for each in own] for path, own in self.others.items()}
+        return {"op": "Apart", "operations": [each.to_data() for each in self.operations], "others": others}
+
+
+def _read(value: Any) -> Operation:
+    return value if isinstance(value, Operation) else from_data(value)

@@ -1,0 +1,238 @@
+"""Which parameter each position in an optimizer's state stands for, and the way back to positions.
+
+torch's optimizers save their state by position: parameters are numbered through all groups, in the order in which
+they were given (`torch.optim.Optimizer.state_dict`). That order is known if the groups say ``param_names`` (torch 2.6),
+or if the script says it. Otherwise it follows from the state dict, where it can follow from it in one way only: the
+parameters of each group stand in the order of the state dict, and the moments have their shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
+from anemoi_ckpt_migrate.operations.dtypes import is_floating
+from anemoi_ckpt_migrate.operations.matching import assignments
+from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.places import is_tensor
+from anemoi_ckpt_migrate.operations.slots import Slot
+from anemoi_ckpt_migrate.operations.table import Table
+from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
+
+
+class Unknown(Exception):
+    """It cannot be told which parameter is which; the message says why, and what helps."""
+
+
+_SAY = "say it with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
+
+
+class State:
+    """The state of an optimizer, by the names of parameters.
+
+    Parameters
+    ----------
+    path : str
+        Where it is in the tree.
+    content : dict
+        What the optimizer saved.
+
+    Attributes
+    ----------
+    table : Table
+        A `Slot` for each parameter, in the order of the optimizer.
+    """
+
+    def __init__(self, path: str, content: dict[Any, Any]) -> None:
+        self.path, self._content = path, content
+        self.groups: list[dict[Any, Any]] = content["param_groups"]
+        self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
+        self.table = Table()
+        self._in_order: list[bool] = []
+
+    def name_slots(self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None) -> None:
+        """Find out which parameter each position stands for.
+
+        Raises
+        ------
+        Unknown
+            It cannot be told.
+        """
+        names = self._names(main, tensors, declared)
+        place = {name: index for index, name in enumerate(main)}
+        items = []
+        for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
+            for position, name in zip(group["params"], own, strict=True):
+                state = self._content["state"].get(position)
+                value = main[name]
+                items.append((name, Slot(number, tensors.shape(value), tensors.dtype(value), state)))
+        twice = [name for name in {name for name, _ in items} if sum(name == other for other, _ in items) > 1]
+        if twice:
+            raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {_SAY}")
+        self.table = Table(items)
+        self._in_order = [sorted(own, key=place.__getitem__) == own for own in names]
+
+    def _names(
+        self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None
+    ) -> Sequence[Sequence[str]]:
+        if self.by_name:
+            return self._checked([group["params"] for group in self.groups], main)
+        numbers = [position for group in self.groups for position in group["params"]]
+        if numbers != list(range(len(numbers))):
+            raise Unknown(f"the optimizer at {self.path} does not number its parameters as torch does")
+        if declared is not None:
+            return self._declared(declared, main)
+        if all("param_names" in group for group in self.groups):
+            return self._checked([group["param_names"] for group in self.groups], main)
+        shapes = [
+            [_moment_shape(self._content["state"].get(key), tensors) for key in group["params"]]
+            for group in self.groups
+        ]
+        return self._from_shapes(main, tensors, shapes)
+
+    def _checked(self, names: Sequence[Sequence[Any]], main: Table) -> Sequence[Sequence[str]]:
+        found = []
+        for group, own in zip(self.groups, names, strict=True):
+            leads = ("", "module.", "_orig_mod.", "model.")
+            lead = next((lead for lead in leads if all(f"{lead}{name}" in main for name in own)), None)
+            if lead is None or len(own) != len(group["params"]):
+                lost = next((name for name in own if name not in main), "?")
+                raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have")
+            found.append([f"{lead}{name}" for name in own])
+        return found
+
+    def _declared(self, declared: Sequence[Sequence[str]], main: Table) -> Sequence[Sequence[str]]:
+        if len(declared) != len(self.groups):
+            raise Unknown(
+                f"the optimizer at {self.path} has {len(self.groups)} groups, ParameterGroups names {len(declared)}"
+            )
+        taken: set[str] = set()
+        found: list[list[str]] = []
+        for texts, group in zip(declared, self.groups, strict=True):
+            own: dict[str, None] = {}
+            for text in texts:
+                own |= {name: None for name, _ in pattern(text).among(main) if name not in taken}
+            if len(own) != len(group["params"]):
+                wanted = len(group["params"])
+                raise Unknown(
+                    f"group {len(found)} of the optimizer at {self.path} has {wanted} parameters, "
+                    f"and ParameterGroups names {len(own)} for it"
+                )
+            taken.update(own)
+            found.append(list(own))
+        return found
+
+    def _from_shapes(
+        self, main: Table, tensors: Tensors, groups: Sequence[Sequence[tuple[int, ...] | None]]
+    ) -> list[list[str]]:
+        every = _candidates(main, tensors)
+        likely = [(name, shape) for name, shape in every if not _is_known_buffer(name, main)]
+        for candidates in (likely, every):
+            found = assignments([shape for _, shape in candidates], groups)
+            if len(found) == 1:
+                return [[candidates[place][0] for place in own] for own in found[0]]
+            if found:
+                self._refuse_ambiguous(candidates, found)
+            if len(likely) == len(every):
+                break
+        count = sum(map(len, groups))
+        raise Unknown(
+            f"the optimizer at {self.path} has {count} parameters, whose shapes do not fit the {len(every)} of the "
+            f"state dict in their order; {_SAY}"
+        )
+
+    def _refuse_ambiguous(self, candidates: Sequence[tuple[str, Any]], found: Any) -> None:
+        for one, other in zip(*found[:2], strict=True):
+            for mine, its in zip(one, other, strict=True):
+                if mine != its:
+                    raise Unknown(
+                        f"the optimizer at {self.path} has moments that may belong to {candidates[mine][0]} or to "
+                        f"{candidates[its][0]}; {_SAY}"
+                    )
+        raise Unknown(f"the optimizer at {self.path} has too many parameters of one shape to tell them apart; {_SAY}")
+
+    def write(self, main: Table) -> None:
+        """Write it into the tree, with the parameters numbered anew in the order of the state dict."""
+        state: dict[Any, Any] = {}
+        number = 0
+        for group, own in zip(self.groups, self.names(main), strict=True):
+            keys: list[Any] = list(own) if self.by_name else list(range(number, number + len(own)))
+            number += len(own)
+            group["params"] = keys
+            if "param_names" in group:
+                group["param_names"] = list(own)
+            found = zip(keys, (self.table[name].state for name in own), strict=True)
+            state |= {key: value for key, value in found if value is not None}
+        self._content["state"] = _like(self._content["state"], state)
+
+    def keeps_order(self) -> bool:
+        """Tell whether the parameters of each group stand in the order of the state dict."""
+        return all(self._in_order)
+
+    def names(self, main: Table) -> list[list[str]]:
+        """Return the names in each group, in the order in which they are written."""
+        place = _order(main)
+        found: list[list[str]] = [[] for _ in self.groups]
+        for name in self.table:
+            found[self.table[name].group].append(name)
+        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, self._in_order, strict=True)]
+
+    def needs_names(self, main: Table, tensors: Tensors) -> bool:
+        """Tell whether shapes would not tell again which parameter is which."""
+        if self.by_name or all("param_names" in group for group in self.groups):
+            return False
+        groups = self.names(main)
+        shapes = [[_moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
+        try:
+            return self._from_shapes(main, tensors, shapes) != groups
+        except Unknown:
+            return True
+
+
+def _order(main: Table) -> Callable[[str], int]:
+    """Return what gives names their place in the order of the parameters: that of tied ones is that of the first."""
+    order: dict[Any, int] = {}
+    for index, name in enumerate(main):
+        order.setdefault(memory_of(main[name]) or name, index)
+    return lambda name: order[memory_of(main[name]) or name] if name in main else len(order)
+
+
+def _moment_shape(state: Any, tensors: Tensors) -> tuple[int, ...] | None:
+    """Return the shape that a parameter has by what is remembered of it; None if that does not tell."""
+    if not is_a(state, dict):
+        return None
+    own = {tensors.shape(value) for value in state.values() if is_tensor(value)} - {()}
+    return own.pop() if len(own) == 1 else None
+
+
+def _like(before: Mapping[Any, Any], after: dict[Any, Any]) -> Any:
+    """Give a dict the type of another."""
+    made = type(before)() if type(before) is not dict else {}
+    made.update(after)  # type: ignore[attr-defined]
+    return made
+
+
+def _candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]]]:
+    """Return what may be parameters: floating point, and of tied ones the first."""
+    seen: set[Any] = set()
+    found = []
+    for name in main:
+        value = main[name]
+        if not is_tensor(value):
+            continue
+        memory = memory_of(value)
+        if memory in seen or not (is_floating(tensors.dtype(value)) or tensors.dtype(value).startswith("complex")):
+            continue
+        seen.add(memory)
+        found.append((name, tensors.shape(value)))
+    return found
+
+
+def _is_known_buffer(name: str, names: Iterable[str]) -> bool:
+    """Tell whether a name is that of a buffer of torch's normalisations over batches."""
+    module, _, leaf = name.rpartition(".")
+    lead = f"{module}." if module else ""
+    return leaf in _BUFFERS and all(f"{lead}{other}" in names for other in _BUFFERS[:2])

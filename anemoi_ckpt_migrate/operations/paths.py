@@ -1,0 +1,138 @@
+"""Paths into the tree of a checkpoint: keys of dicts, indices of lists, attributes and items of opaque objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.errors import BadOperation
+
+Path = tuple[Any, ...]
+
+
+class NoSuchPath(Exception):
+    """There is nothing there; the message says how far there was."""
+
+
+def path_of(kind: object, what: str, value: Any) -> Path:
+    """Read a path: text with dots between the keys, or a list of them where a key has dots or is no text.
+
+    Raises
+    ------
+    BadOperation
+        It is none.
+    """
+    keys = tuple(value.split(".")) if isinstance(value, str) else value
+    right = isinstance(keys, (tuple, list)) and keys and all(isinstance(key, (str, int)) and key != "" for key in keys)
+    if not right:
+        raise BadOperation(
+            f"{type(kind).__name__}: {what} must be a path as a.b.c, or a list of keys, not {value!r:.60}"
+        )
+    return tuple(keys)
+
+
+def shown(path: Sequence[Any]) -> str:
+    """Spell a path."""
+    return ".".join(map(str, path))
+
+
+def get(tree: Any, path: Sequence[Any]) -> Any:
+    """Return what stands at a path.
+
+    Raises
+    ------
+    NoSuchPath
+        Nothing does.
+    """
+    for place, key in enumerate(path):
+        if not has(tree, key):
+            raise NoSuchPath(f"there is no {shown(path[: place + 1])}")
+        tree = _holder(tree, key)[_key(tree, key)]
+    return tree
+
+
+def has(parent: Any, key: Any) -> bool:
+    """Tell whether something has a key, an index or an attribute."""
+    holder = _holder(parent, key)
+    key = _key(parent, key)
+    if holder is None:
+        return False
+    return 0 <= key < len(holder) if is_a(holder, (list, tuple)) and isinstance(key, int) else _in(key, holder)
+
+
+def _in(key: Any, holder: Any) -> bool:
+    return not is_a(holder, (list, tuple)) and key in holder
+
+
+def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = False) -> None:
+    """Set what stands under a key; a new one goes to the end, or behind another.
+
+    Raises
+    ------
+    NoSuchPath
+        Nothing can be put there.
+    """
+    holder, own = _holder(parent, key), _key(parent, key)
+    if holder is None or is_a(holder, tuple):
+        raise NoSuchPath(f"nothing can be put into a {type(parent).__name__}")
+    if is_a(holder, list):
+        if placed:
+            holder.insert(own, value)
+        elif isinstance(own, int) and 0 <= own < len(holder):
+            holder[own] = value
+        else:
+            raise NoSuchPath(f"the list has no index {key}")
+    elif placed and own not in holder:
+        items = list(holder.items())
+        index = next((place + 1 for place, (name, _) in enumerate(items) if name == before), 0)
+        items.insert(len(items) if before is None and not placed else index, (own, value))
+        holder.clear()
+        holder.update(items)
+    else:
+        holder[own] = value
+
+
+def take(parent: Any, key: Any) -> tuple[Any, Any]:
+    """Take out what stands under a key; return it, and the key before it."""
+    holder, own = _holder(parent, key), _key(parent, key)
+    if is_a(holder, tuple):
+        raise NoSuchPath("nothing can be taken out of a tuple")
+    if is_a(holder, list):
+        return holder.pop(own), None
+    keys = list(holder)
+    place = keys.index(own)
+    return holder.pop(own), keys[place - 1] if place else None
+
+
+def _holder(parent: Any, key: Any) -> Any:
+    """Return the container in which a key of something is looked up."""
+    if is_a(parent, Opaque):
+        parts = parent.__opaque_parts__
+        for attributes in parts.attributes():
+            if key in attributes:
+                return attributes
+        if key in parts.pairs:
+            return parts.pairs
+        if isinstance(_number(key), int) and parts.items:
+            return parts.items
+        return parts.attributes()[0] if parts.attributes() else parts.pairs
+    if is_a(parent, (dict, list, tuple)):
+        return parent
+    if is_stored(parent):
+        return None
+    return vars(parent) if hasattr(parent, "__dict__") and not is_a(parent, type) else None
+
+
+def _key(parent: Any, key: Any) -> Any:
+    holder = _holder(parent, key)
+    if is_a(holder, (list, tuple)):
+        return _number(key)
+    if is_a(holder, dict) and key not in holder and _number(key) in holder:
+        return _number(key)
+    return key
+
+
+def _number(key: Any) -> Any:
+    return int(key) if isinstance(key, str) and key.isdigit() else key

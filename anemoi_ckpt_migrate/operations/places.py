@@ -1,0 +1,204 @@
+"""Where in a tree the parameters are: the state dict, its copies, and the optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.operations.table import Table
+from anemoi_ckpt_migrate.operations.tensors import is_real
+
+USUAL = ("state_dict", "model_state_dict", "model")
+"""Where the state dict of a model usually is."""
+AVERAGED = "module."
+_DEEPEST = 6
+_TRIED = 8  # names from which the lead of a copy is guessed
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dict of parameters.
+
+    Attributes
+    ----------
+    path : str
+        Where it is in the tree.
+    content : dict
+        The dict.
+    lead : str
+        What stands before the names here and not in the state dict.
+    lacking : str
+        What stands before the names in the state dict and not here.
+    """
+
+    path: str
+    content: dict[Any, Any]
+    lead: str = ""
+    lacking: str = ""
+
+    def table(self) -> Table:
+        """Return its names, as the state dict has them."""
+        return Table(
+            (self._own(key), (key, value) if self._own(key) is None else value) for key, value in self.content.items()
+        )
+
+    def _own(self, key: Any) -> str | None:
+        if not isinstance(key, str) or not key.startswith(self.lead):
+            return None
+        return self.lacking + key[len(self.lead) :]
+
+    def key(self, name: str) -> str:
+        """Return what a name is called here."""
+        return self.lead + name.removeprefix(self.lacking)
+
+    def write(self, table: Table) -> None:
+        """Give the dict what a table has, in its order."""
+        items = [value if name is None else (self.key(name), value) for name, value in table.everything()]
+        self.content.clear()
+        for key, value in items:
+            self.content[key] = value
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell whether a value of a tree is a tensor, real or not."""
+    return is_stored(value) or is_real(value)
+
+
+def is_parameters(value: Any) -> bool:
+    """Tell whether a value of a tree is a dict of tensors by name."""
+    return is_a(value, dict) and any(map(is_tensor, value.values())) and all(isinstance(key, str) for key in value)
+
+
+def is_optimizer(value: Any) -> bool:
+    """Tell whether a value of a tree is what an optimizer saved."""
+    if not is_a(value, dict) or not is_a(value.get("state"), dict):
+        return False
+    groups = value.get("param_groups")
+    return is_a(groups, list) and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
+
+
+def at(tree: Any, path: str) -> Any:
+    """Return what stands at a path of keys joined by dots; None if nothing does."""
+    if not path:
+        return tree
+    if is_a(tree, dict):
+        for key in [path, *(path[:place] for place in range(len(path)) if path[place] == ".")]:
+            if key in tree:
+                return at(tree[key], path[len(key) + 1 :])
+    if is_a(tree, (list, tuple)):
+        first, _, rest = path.partition(".")
+        return at(tree[int(first)], rest) if first.isdigit() and int(first) < len(tree) else None
+    return None
+
+
+def find_main(tree: Any, path: str | None = None) -> Place | str:
+    """Find the state dict of the model.
+
+    Parameters
+    ----------
+    tree : object
+        The checkpoint.
+    path : str, optional
+        Where it is; without it, the usual places are looked at, then all others.
+
+    Returns
+    -------
+    Place or str
+        The dict; or, if it is not known which, a sentence that says so.
+    """
+    if path is not None:
+        found = at(tree, path)
+        return _main(path, found) if is_parameters(found) else f"there are no parameters at {path}"
+    if not is_a(tree, dict):
+        return f"it is a {type(tree).__name__}, not a dict that holds a state dict"
+    for name in USUAL:
+        if is_parameters(tree.get(name)):
+            return _main(name, tree[name])
+    if is_parameters(tree):
+        return _main("", tree)
+    others = [name for name, value in tree.items() if is_parameters(value) and not is_optimizer(value)]
+    if len(others) == 1:
+        return _main(str(others[0]), tree[others[0]])
+    way = "say which one it is as `parameters` in the configuration"
+    return (
+        f"{', '.join(map(str, others))} may all be the state dict: {way}"
+        if others
+        else f"no state dict is found: {way}"
+    )
+
+
+def _main(path: str, content: dict[Any, Any]) -> Place:
+    # A state dict of `torch.optim.swa_utils.AveragedModel`: the model is called `module` there.
+    rest = [key for key in content if key != "n_averaged"]
+    averaged = "n_averaged" in content and rest and all(key.startswith(AVERAGED) for key in rest)
+    return Place(path, content, AVERAGED if averaged else "")
+
+
+def find_copies(tree: Any, main: Place) -> list[Place]:
+    """Find other dicts of the same parameters: averages, and what they replaced."""
+    names = main.table()
+    found = []
+    for path, value in _dicts(tree, "", 0, {id(main.content)}):
+        place = _like(path, value, names)
+        if place is not None:
+            found.append(place)
+    return found
+
+
+def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:
+    tensors = [key for key, value in content.items() if is_tensor(value)]
+    for lead, lacking in _leads(tensors, main):
+        own = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
+        same = sum(_shape(main[name]) == _shape(content[lead + name[len(lacking) :]]) for name in own if name in main)
+        if 2 * same > len(tensors):
+            return Place(path, content, lead, lacking)
+    return None
+
+
+def _leads(keys: Sequence[str], main: Table) -> Iterator[tuple[str, str]]:
+    yield "", ""
+    for key in [key for key in keys if "." in key][:_TRIED]:
+        parts = key.split(".")
+        for count in range(1, min(len(parts), 4)):
+            if ".".join(parts[count:]) in main:
+                yield ".".join(parts[:count]) + ".", ""
+    for name in list(main)[:_TRIED]:
+        parts = name.split(".")
+        for count in range(1, min(len(parts), 4)):
+            if ".".join(parts[count:]) in keys[:_TRIED]:
+                yield "", ".".join(parts[:count]) + "."
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if is_tensor(value) else None
+
+
+def find_optimizers(tree: Any) -> list[tuple[str, dict[Any, Any]]]:
+    """Find what optimizers saved, with the paths where that is."""
+    return [(path, value) for path, value in _walk(tree, "", 0, set()) if is_optimizer(value)]
+
+
+def _dicts(tree: Any, path: str, depth: int, seen: set[int]) -> Iterable[tuple[str, dict[Any, Any]]]:
+    return (found for found in _walk(tree, path, depth, seen) if is_parameters(found[1]))
+
+
+def _walk(tree: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Go through the dicts of a tree; not into those of tensors, and not into optimizers."""
+    if depth > _DEEPEST or id(tree) in seen:
+        return
+    seen.add(id(tree))
+    if is_a(tree, dict):
+        if depth:
+            yield path, tree
+        if is_optimizer(tree) or (depth and is_parameters(tree)):
+            return
+        children: Iterable[tuple[Any, Any]] = list(tree.items())
+    elif is_a(tree, (list, tuple)):
+        children = enumerate(tree)
+    else:
+        return
+    for key, value in children:
+        if is_a(value, (dict, list, tuple)):
+            yield from _walk(value, f"{path}.{key}" if path else str(key), depth + 1, seen)

@@ -1,0 +1,239 @@
+"""Operations that add parameters, and take some away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import (
+    Operation,
+    flag_of,
+    integer_of,
+    integers_of,
+    name_of,
+    names_of,
+    operation,
+    set_fields,
+)
+from anemoi_ckpt_migrate.operations.copies import Copy
+from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating
+from anemoi_ckpt_migrate.operations.patterns import pattern
+
+
+@operation
+class Drop(Operation):
+    """Take parameters away.
+
+    Parameters
+    ----------
+    keys : str or sequence of str
+        Names or patterns.
+    keep : bool
+        Put them aside in the checkpoint, with what optimizers remember of them, for the way back.
+    """
+
+    keys: tuple[str, ...]
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        set_fields(self, keys=names_of(self, "keys", self.keys))
+        flag_of(self, "keep", self.keep)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether they are put aside."""
+        return self.keep
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Take them away, and return what undoes it."""
+        names = copy.table.in_order(copy.select(self.keys))
+        renamed = {name: other for name in names if (other := copy.other_name(name)) is not None}
+        copy.table.rename(renamed)  # what an optimizer remembers of tied weights, it remembers of the one left
+        gone = [(name, copy.table.before(name)) for name in names if name not in renamed]
+        items = []
+        for name, before in gone:
+            value = copy.table.remove(name)
+            if self.keep:
+                items.append((name, copy.put_aside(value), before))
+        back: list[Any] = [Restore(tuple(items))] if items else []
+        if renamed:
+            from anemoi_ckpt_migrate.operations.naming import RenameEach
+
+            back.insert(0, RenameEach(tuple((new, old) for old, new in renamed.items())))
+        if names and not self.keep:
+            copy.lost(f"{names[0]} is dropped")
+        return back
+
+
+@operation
+class Restore(Operation):
+    """Put back what was put aside."""
+
+    written = False
+    items: tuple[tuple[str, int, str | None], ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, items=tuple((name, number, before) for name, number, before in self.items))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Put them back, each where it stood."""
+        if copy.free([name for name, *_ in self.items], ()):
+            for name, number, before in self.items:
+                copy.table.insert({name: copy.taken_back(number)}, [(name, before)])
+        return []
+
+
+@operation
+class Add(Operation):
+    """Add a parameter, or a buffer.
+
+    Parameters
+    ----------
+    key : str
+        Its name; a pattern with the placeholders of `after` adds one for each.
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its dtype.
+    fill : number
+        What its elements are.
+    init : str or sequence, optional
+        Instead of `fill`: a function of `torch.nn.init`, as ``"kaiming_uniform_"``, or its name with arguments, as
+        ``["normal_", {"std": 0.02}]``. Its random numbers depend on the name of the parameter and on nothing else.
+    index : int, optional
+        Where it stands among the parameters; without it, behind `after`, or at the end.
+    after : str, optional
+        Behind which one it stands: a name or a pattern.
+    group : int, optional
+        Which group of the optimizer it belongs to, if that has several.
+    buffer : bool
+        Whether it is a buffer: none of the optimizer's business.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    fill: float = 0
+    init: Any = None
+    index: int | None = None
+    after: str | None = None
+    group: int | None = None
+    buffer: bool = False
+
+    def __post_init__(self) -> None:
+        name_of(self, "key", self.key)
+        set_fields(self, shape=integers_of(self, "shape", self.shape))
+        if not isinstance(self.dtype, str) or self.dtype.removeprefix("torch.") not in DTYPES:
+            raise BadOperation(f"Add: {self.dtype!r:.60} is no dtype; there are {', '.join(DTYPES)}")
+        set_fields(self, dtype=self.dtype.removeprefix("torch."))
+        if isinstance(self.fill, bool) is (self.dtype != "bool") and not isinstance(self.fill, (int, float)):
+            raise BadOperation(f"Add: fill must be a number, not {self.fill!r:.60}")
+        for what, value in (("index", self.index), ("group", self.group)):
+            if value is not None:
+                integer_of(self, what, value, 0)
+        flag_of(self, "buffer", self.buffer)
+        self._check_places()
+        set_fields(self, init=_initialiser(self.init))
+        if self.init is not None and not is_floating(self.dtype):
+            raise BadOperation(f"Add: {self.init[0]} makes floating point numbers, not {self.dtype}")
+
+    def _check_places(self) -> None:
+        anchor = None if self.after is None else pattern(name_of(self, "after", self.after))
+        if anchor is not None and self.index is not None:
+            raise BadOperation("Add: say index or after, not both")
+        if set(pattern(self.key).places) != set(anchor.places if anchor else ()):
+            raise BadOperation(f"Add: {self.key} and after need the same placeholders")
+
+    def inverse(self) -> Operation | None:
+        """Return what takes it away, if it is still as it was added."""
+        return TakeBack(self.to_data(), None if pattern(self.key).places else (self.key,))
+
+    def recipe(self, name: str) -> tuple[str, tuple[Any, ...]]:
+        """Return how it is made."""
+        if self.init is None:
+            return "fill", (self.shape, self.dtype, self.fill)
+        return "init", (self.shape, self.dtype, self.init[0], self.init[1], name)
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Add it, and return what takes it away."""
+        if copy.optimizer and (self.buffer or not is_floating(self.dtype)):
+            return []
+        if copy.main is not None and not copy.whole and not copy.optimizer and self.buffer:
+            return []
+        added = []
+        for name, after in self._wanted(copy):
+            if not copy.free([name], ()):
+                continue
+            try:
+                kind, args = self.recipe(name)
+                made = copy.values.make(kind, (*args, self.group) if copy.optimizer else args, [])
+            except Mismatch as error:
+                copy.fault(f"{name} cannot be added: {error}")
+                continue
+            index = self.index if copy.main is None else None
+            copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
+            added.append(name)
+        return [TakeBack(self.to_data(), tuple(added))] if added else []
+
+    def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
+        """Return the names, and the one that each stands behind."""
+        if copy.main is not None:
+            names = [name for name, _ in pattern(self.key).among(copy.main.table)]
+            return [(name, copy.anchor(name)) for name in names if name not in copy.table]
+        if self.after is None:
+            return [(self.key, None)]
+        found: list[tuple[str, str | None]] = [
+            (pattern(self.key).fill(bound), name) for name, bound in pattern(self.after).among(copy.table)
+        ]
+        if not found:
+            copy.missing(self.after, [self.key])
+        return found
+
+
+def _initialiser(init: Any) -> Any:
+    if init is None:
+        return None
+    name, named = (init, {}) if isinstance(init, str) else init if _is_pair(init) else (None, {})
+    if not isinstance(name, str) or not name.endswith("_") or name.startswith("_") or not name[:-1].isidentifier():
+        raise BadOperation(f'Add: init is a function of torch.nn.init, as "normal_", not {init!r:.60}')
+    pairs = named.items() if isinstance(named, dict) else named
+    return (name, tuple(sorted((str(word), value) for word, value in pairs)))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], (dict, tuple, list))
+
+
+@operation
+class TakeBack(Operation):
+    """Take away what was added, if it is still as it was then."""
+
+    written = False
+    added: Any
+    names: tuple[str, ...] | None
+
+    def __post_init__(self) -> None:
+        set_fields(self, names=None if self.names is None else tuple(self.names))
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.added, sort_keys=True))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Take it away."""
+        from anemoi_ckpt_migrate.operations.base import from_data
+
+        added = from_data(self.added)
+        if not isinstance(added, Add):
+            raise BadOperation("TakeBack: only what was added can be taken back")
+        for name in copy.select([added.key] if self.names is None else self.names):
+            if not copy.optimizer and not copy.forced:
+                kind, args = added.recipe(name)
+                if not copy.values.same(copy.table[name], copy.values.make(kind, args, [])):
+                    copy.fault(
+                        f"{name} was added, and has changed since, which would be lost; --discard-changes removes it"
+                    )
+                    continue
+            copy.table.remove(name)
+        return []

@@ -1,0 +1,125 @@
+"""What an optimizer remembers of a parameter, as what the names of a table stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch, outcome
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.operations.tensors import Tensors, is_real
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """What an optimizer knows of one parameter.
+
+    Attributes
+    ----------
+    group : int
+        The group that it is in.
+    shape : tuple of int
+        Its shape.
+    dtype : str
+        Its dtype.
+    state : dict or None
+        What is remembered, by name: ``exp_avg``, ``step`` and so on; None where there is nothing, as for a fresh one.
+    """
+
+    group: int
+    shape: tuple[int, ...]
+    dtype: str
+    state: dict[Any, Any] | None
+
+
+class Slots:
+    """What can be done with the slots of an optimizer: what is done with the parameters, with all that has their shape.
+
+    Parameters
+    ----------
+    tensors : Tensors
+        What can be done with tensors.
+    groups : int
+        How many groups there are.
+    """
+
+    def __init__(self, tensors: Tensors, groups: int) -> None:
+        self._tensors, self._groups = tensors, groups
+
+    def shape(self, value: Slot) -> tuple[int, ...]:
+        """Return the shape of the parameter."""
+        return value.shape
+
+    def dtype(self, value: Slot) -> str:
+        """Return its dtype."""
+        return value.dtype
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether two are the same; what was changed since is seen on the parameters."""
+        return True
+
+    def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Slot]) -> Slot:
+        """Make the slot of a parameter that is made of others."""
+        if kind in ("fill", "init"):
+            return self._fresh(args)
+        shape, dtype = outcome(kind, args, [slot.shape for slot in values], [slot.dtype for slot in values])
+        groups = {slot.group for slot in values}
+        if len(groups) > 1:
+            raise Mismatch(f"they are in groups {' and '.join(map(str, sorted(groups)))} of the optimizer")
+        states = [slot.state for slot in values if slot.state is not None]
+        if not states:
+            return Slot(values[0].group, shape, dtype, None)
+        if len(states) < len(values):
+            raise Mismatch("the optimizer has moments for some of them and none for others")
+        if len({tuple(state) for state in states}) > 1:
+            raise Mismatch("what the optimizer remembers of them differs")
+        made = {
+            name: self._made(kind, args, name, [state[name] for state in states], [slot.shape for slot in values])
+            for name in states[0]
+        }
+        return Slot(values[0].group, shape, dtype, made)
+
+    def _fresh(self, args: tuple[Any, ...]) -> Slot:
+        shape, dtype, group = args[0], args[1], args[-1]
+        if group is None and self._groups > 1:
+            raise Mismatch(f"the optimizer has {self._groups} groups; say which one it belongs to, as group=0")
+        if group is not None and group >= self._groups:
+            raise Mismatch(f"the optimizer has {self._groups} groups, and no group {group}")
+        return Slot(group or 0, tuple(shape), dtype, None)
+
+    def _made(
+        self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
+    ) -> Any:
+        tensors = [is_stored(value) or is_real(value) for value in values]
+        if not any(tensors):
+            return self._one_of(name, values)
+        if not all(tensors):
+            raise Mismatch(f"the optimizer's {name} is a tensor for some of them only")
+        own = [self._tensors.shape(value) for value in values]
+        if own == shapes and name != "step":
+            return self._tensors.make(kind, args, values)
+        if all(shape == () for shape in own):
+            first = values[0]
+            if not all(self._tensors.same(first, value) for value in values[1:]):
+                raise Mismatch(f"the optimizer's {name} differs between them")
+            # Each parameter counts for itself: two that shared the counter would both count on it.
+            return self._tensors.make("clone", (), [first]) if kind in ("narrow", "select") else first
+        raise Mismatch(
+            f"the optimizer's {name} has the shape {list(own[0])}, not that of the parameter {list(shapes[0])}"
+        )
+
+    def _one_of(self, name: str, values: list[Any]) -> Any:
+        if any(value != values[0] for value in values[1:]):
+            raise Mismatch(f"the optimizer's {name} differs between them")
+        return values[0]
+
+    def keep(self, value: Slot) -> Any:
+        """Return the slot as plain data and tensors."""
+        return {"group": value.group, "shape": list(value.shape), "dtype": value.dtype, "state": value.state}
+
+    def kept(self, value: Any) -> Slot:
+        """Return the slot that was put aside."""
+        if not is_a(value, dict):
+            raise Mismatch("what was put aside is damaged")
+        return Slot(value["group"], tuple(value["shape"]), value["dtype"], value["state"])

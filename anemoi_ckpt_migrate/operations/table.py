@@ -1,0 +1,182 @@
+"""Names with something each, in an order: what operations on parameters work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+Places = Sequence[tuple[str, str | None]]
+"""Where names stand: each with the one before it, None at the beginning. In order."""
+
+_GAP = 1 << 20
+
+
+class _Entry:
+    __slots__ = ("after", "before", "name", "rank", "value")
+
+    def __init__(self, name: str | None, value: Any, rank: int) -> None:
+        self.name, self.value, self.rank = name, value, rank
+        self.before: _Entry | None = None
+        self.after: _Entry | None = None
+
+
+_RANK = attrgetter("rank")
+
+
+class Table(Mapping[str, Any]):
+    """Names with a value each, in an order; renaming one, and putting some in the place of others, costs little.
+
+    Parameters
+    ----------
+    items : iterable of (str or None, object)
+        In order. What has no name keeps its place, and is seen by `everything` alone.
+    """
+
+    def __init__(self, items: Iterable[tuple[str | None, Any]] = ()) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._first = _Entry(None, None, 0)  # stands before all
+        last = self._first
+        for name, value in items:
+            last = self._link(_Entry(name, value, last.rank + _GAP), last)
+        self.changed = False
+        self._origins: dict[str, list[str]] = {}
+        self._gone: list[str] = []
+
+    def moves(self) -> list[tuple[str, str | None]]:
+        """Return what names were called when this was last asked, and are called now; None for what is gone."""
+        found: list[tuple[str, str | None]] = []
+        for name, origins in self._origins.items():
+            found += [(origin, name) for origin in origins if origin != name]
+        found += [(name, None) for name in self._gone]
+        self._origins, self._gone = {}, []
+        return found
+
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name].value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.everything() if name is not None)
+
+    def everything(self) -> Iterator[tuple[str | None, Any]]:
+        """Go through all names and values, and what has no name, in order."""
+        entry = self._first.after
+        while entry is not None:
+            yield entry.name, entry.value
+            entry = entry.after
+
+    def set(self, name: str, value: Any) -> None:
+        """Change the value of a name."""
+        self._entries[name].value = value
+        self.changed = True
+
+    def before(self, name: str) -> str | None:
+        """Return the name before another; None for the first."""
+        entry = self._entries[name].before
+        while entry is not None and entry is not self._first and entry.name is None:
+            entry = entry.before
+        return None if entry is None or entry is self._first else entry.name
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Return names in the order in which they stand."""
+        return sorted(names, key=lambda name: self._entries[name].rank)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Rename all at once; the new names, together with those that stay, are different."""
+        origins = [(new, self._origins.pop(old, [old])) for old, new in names.items()]
+        entries = [(new, self._entries.pop(old)) for old, new in names.items()]
+        self._origins.update(origins)
+        for new, entry in entries:
+            entry.name = new
+            self._entries[new] = entry
+        self.changed = self.changed or bool(entries)
+
+    def places(self, names: Sequence[str]) -> Places | None:
+        """Return where names stand, to be told to `replace`; None where they stand side by side, in this order."""
+        ordered = self.in_order(names)
+        found = [(name, self.before(name)) for name in ordered]
+        side_by_side = all(before == previous for previous, (_, before) in zip(ordered, found[1:], strict=False))
+        return None if ordered == list(names) and side_by_side else found
+
+    def replace(self, old: Sequence[str], new: Mapping[str, Any], places: Places | None = None) -> None:
+        """Put new names where the first of the old ones stood, one after the other, or at places of their own."""
+        at = min((self._entries[name] for name in old), key=_RANK).before or self._first
+        origins = [origin for name in old for origin in self._origins.pop(name, [name])]
+        for name in old:
+            self._unlink(self._entries.pop(name))
+        self.insert(new, places, at)
+        self._origins.update((name, list(origins)) for name in new)
+
+    def insert(self, new: Mapping[str, Any], places: Places | None = None, at: _Entry | None = None) -> None:
+        """Put names at their places, or one after the other where `at` says; at the end without both."""
+        if at is None:
+            at = max(self._entries.values(), key=_RANK, default=self._first)
+        known = dict(places or ())
+        self._origins.update((name, []) for name in new)
+        for name in [name for name, _ in places] if places else new:
+            before = known.get(name, "")
+            if name in known:
+                at = self._first if before is None else self._entries.get(before, at)
+            at = self._link(_Entry(name, new[name], 0), at)
+        self.changed = True
+
+    def insert_at(
+        self, name: str, value: Any, index: int | None, after: str | None = None, first: bool = False
+    ) -> None:
+        """Put a name at a position, behind another, first, or at the end."""
+        if after is not None or first:
+            self.insert({name: value}, [(name, after)])
+        elif index is None or index >= len(self):
+            self.insert({name: value})
+        else:
+            ordered = list(self)
+            self.insert({name: value}, [(name, ordered[index - 1] if index > 0 else None)])
+
+    def remove(self, name: str) -> Any:
+        """Take a name out, and return its value."""
+        entry = self._entries.pop(name)
+        self._unlink(entry)
+        self._gone += self._origins.pop(name, [name])
+        self.changed = True
+        return entry.value
+
+    def reorder(self, names: Sequence[str]) -> None:
+        """Have these names stand in this order, in the places that they have together."""
+        slots = sorted((self._entries[name] for name in names), key=_RANK)
+        values = [(name, self._entries[name].value) for name in names]
+        for slot, (name, value) in zip(slots, values, strict=True):
+            slot.name, slot.value = name, value
+            self._entries[name] = slot
+        self.changed = True
+
+    def _link(self, entry: _Entry, at: _Entry) -> _Entry:
+        after = at.after
+        entry.before, entry.after, at.after = at, after, entry
+        if after is not None:
+            after.before = entry
+        if entry.rank == 0:
+            entry.rank = at.rank + _GAP if after is None else (at.rank + after.rank) // 2
+            if after is not None and entry.rank in (at.rank, after.rank):
+                self._number()
+        if entry.name is not None:
+            self._entries[entry.name] = entry
+        return entry
+
+    def _unlink(self, entry: _Entry) -> None:
+        before, after = entry.before, entry.after
+        if before is not None:
+            before.after = after
+        if after is not None:
+            after.before = before
+
+    def _number(self) -> None:
+        rank, entry = 0, self._first.after
+        while entry is not None:
+            rank += _GAP
+            entry.rank, entry = rank, entry.after

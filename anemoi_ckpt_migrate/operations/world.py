@@ -1,0 +1,376 @@
+"""A checkpoint as operations change it: its tree, and the tables of its parameters while they are worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import OperationFault
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
+from anemoi_ckpt_migrate.operations.copies import Copy
+from anemoi_ckpt_migrate.operations.dtypes import is_floating
+from anemoi_ckpt_migrate.operations.groups import Apart, ParameterGroups
+from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
+from anemoi_ckpt_migrate.operations.naming import Reorder
+from anemoi_ckpt_migrate.operations.optimizers import State, Unknown
+from anemoi_ckpt_migrate.operations.paths import NoSuchPath
+from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
+from anemoi_ckpt_migrate.operations.presence import Add, Restore
+from anemoi_ckpt_migrate.operations.slots import Slots
+from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
+from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
+
+_KEEP_ORDER = (Cast, Recast, Uncast)
+
+
+@dataclass
+class Undone:
+    """What undoes a revision on the checkpoint that it was applied to.
+
+    Attributes
+    ----------
+    operations : list of Operation
+        In order.
+    losses : list of str
+        Why nothing does, if nothing does.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Opened:
+    """One dict of parameters, or an optimizer, while it is worked on."""
+
+    copy: Copy
+    place: Place | None = None
+    state: State | None = None
+    unknown: str = ""
+
+
+class World:
+    """A checkpoint that operations are applied to.
+
+    Parameters
+    ----------
+    tree : object
+        The checkpoint, without a record.
+    tensors : Tensors
+        What can be done with its tensors.
+    kept : dict of str to list
+        What is put aside in it, by revision.
+    path : str, optional
+        Where the state dict is.
+    forced : bool
+        Whether what was changed since may be lost on the way back.
+
+    Attributes
+    ----------
+    faults : list of OperationFault
+        All that is wrong.
+    reached : list of str
+        Where parameters were found: the state dict, its copies, the optimizers.
+    """
+
+    def __init__(
+        self, tree: Any, tensors: Tensors, kept: dict[str, list[Any]], path: str | None = None, forced: bool = False
+    ) -> None:
+        self.tree, self.kept, self.faults, self.reached = tree, kept, list[OperationFault](), list[str]()
+        self._tensors, self._path, self._forced = tensors, path, forced
+        self._main: _Opened | None = None
+        self._others: list[_Opened] = []
+        self._ties = self._following = False
+        self._unknown: list[Any] = []
+        self._declared: dict[int, Sequence[Sequence[str]]] = {}
+
+    def apply(
+        self,
+        revision: str,
+        operations: Iterable[Operation],
+        shown: str,
+        run: Callable[[str, Any], Any],
+        follow: bool = True,
+    ) -> Undone:
+        """Apply the operations of a revision.
+
+        Parameters
+        ----------
+        revision : str
+            Its id.
+        operations : iterable of Operation
+            In order.
+        shown : str
+            Where they come from, as messages name it.
+        run : callable
+            Runs a function of the script, of a name, on a tree, and returns what becomes of it.
+        follow : bool
+            Whether names of modules in ``_metadata`` are to follow; the way back says itself what becomes of them.
+
+        Returns
+        -------
+        Undone
+            What undoes them. What is wrong is in `faults`.
+        """
+        self._declared, self._following = {}, follow
+        kept: list[Any] = self.kept.pop(revision, []) if not follow else []
+        undo = Undone()
+        for operation in operations:
+            before = len(self.faults)
+            back = self._one(operation, kept, shown, run, undo)
+            if len(self.faults) == before:
+                undo.operations[:0] = back
+        self._settle(undo)
+        if follow and kept:
+            self.kept[revision] = kept
+        return undo
+
+    def _settle(self, undo: Undone) -> None:
+        """Have what goes by the names of parameters follow what became of these."""
+        if self._following:
+            undo.operations[:0] = self._follow()
+            undo.operations[:0] = self._named()
+
+    def close(self) -> None:
+        """Write the tables back into the tree."""
+        if self._main is None:
+            return
+        for opened in (self._main, *self._others):
+            if opened.place is not None and opened.copy.table.changed:
+                opened.place.write(opened.copy.table)
+            if opened.state is not None and not opened.unknown and opened.copy.table.changed:
+                opened.state.write(self._main.copy.table)
+        self._unknown = self._main.copy.unknown
+        self._main, self._others = None, []
+
+    def _one(
+        self, operation: Operation, kept: list[Any], shown: str, run: Callable[[str, Any], Any], undo: Undone
+    ) -> list[Operation]:
+        """Apply one operation, and return what undoes it."""
+        if isinstance(operation, Run):
+            return self._run(operation, run, undo)
+        if isinstance(operation, TreeOperation):
+            self._settle(undo)
+            self.close()
+            try:
+                return operation.change(self.tree, kept)
+            except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
+                self._fault(shown, operation, str(error))
+                return []
+        main = self._open(operation, shown)
+        if main is None:
+            return []
+        if isinstance(operation, ParameterGroups):
+            return self._declare(operation, shown)
+        if isinstance(operation, ModulesBack):
+            self._back(operation, {})
+            return []
+        return self._everywhere(main, operation, kept, shown, undo)
+
+    def _run(self, operation: Run, run: Callable[[str, Any], Any], undo: Undone) -> list[Operation]:
+        self._settle(undo)
+        self.close()
+        if not self.faults:
+            self.tree = run(operation.migrate, self.tree)
+        back = operation.inverse()
+        if back is None:
+            undo.losses.append(f"{operation.migrate} has no rollback")
+            return []
+        return [back]
+
+    def _declare(self, operation: ParameterGroups, shown: str) -> list[Operation]:
+        self._declared[operation.optimizer] = operation.groups
+        optimizers = [opened for opened in self._others if opened.state is not None]
+        if operation.optimizer < len(optimizers):
+            opened = optimizers[operation.optimizer]
+            opened.unknown = "?"  # what shapes seemed to say does not count
+            self._name_optimizers()
+            if opened.unknown:
+                self._fault(shown, operation, opened.unknown)
+        return []
+
+    def _everywhere(
+        self, main: _Opened, operation: Operation, kept: list[Any], shown: str, undo: Undone
+    ) -> list[Operation]:
+        own, others = (
+            ((operation,), {}) if not isinstance(operation, Apart) else (operation.operations, operation.others)
+        )
+        if any(isinstance(each, ModulesBack) for each in own):
+            for each in own:
+                self._back(each, others)
+            return []
+        tied = self._tied()
+        concerned = self._floating(operation)
+        back = self._on(main, own, kept, shown, operation, tied, undo)
+        if self._has_faults(main):
+            return []
+        apart: dict[str, list[Operation]] = {}
+        for opened in self._others:
+            path = opened.copy.path
+            if opened.unknown:
+                self._check_unknown(opened, operation, concerned, shown)
+                continue
+            mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
+            if mine != back and (mine or any(isinstance(each, (Restore, Add)) for each in back)):
+                apart[path] = mine
+        if apart:
+            return [Apart(tuple(back), {path: tuple(each) for path, each in apart.items()})]
+        return back
+
+    def _on(
+        self,
+        opened: _Opened,
+        operations: Iterable[Operation],
+        kept: list[Any],
+        shown: str,
+        whole: Operation,
+        tied: dict[str, list[str]],
+        undo: Undone,
+    ) -> list[Operation]:
+        copy = opened.copy
+        copy.kept, copy.tied, copy.forced = kept, tied, self._forced
+        copy.faults, copy.losses = [], []
+        back: list[Operation] = []
+        for operation in operations:
+            wrong = self._order_lost(opened, operation)
+            if wrong:
+                copy.faults.append(wrong)
+            else:
+                back[:0] = operation.apply(copy)  # type: ignore[attr-defined]
+        for sentence in copy.faults:
+            self._fault(shown, whole, sentence)
+        if copy.main is None:
+            undo.losses += copy.losses
+        return back
+
+    def _has_faults(self, main: _Opened) -> bool:
+        return bool(main.copy.faults)
+
+    def _order_lost(self, opened: _Opened, operation: Operation) -> str:
+        if opened.state is None or opened.state.keeps_order() or not isinstance(operation, (Add, Reorder)):
+            return ""
+        if isinstance(operation, Add) and (operation.buffer or not is_floating(operation.dtype)):
+            return ""
+        if isinstance(operation, Reorder) and not any(name in opened.copy.table for name in operation.names):
+            return ""
+        return (
+            f"the optimizer at {opened.state.path} lists its parameters in an order of its own, and where this one "
+            "belongs in it is not known"
+        )
+
+    def _floating(self, operation: Operation) -> bool:
+        """Tell whether an operation may be about what an optimizer has."""
+        keys = getattr(operation, "keys", None)
+        if keys is None or self._main is None:
+            return not (isinstance(operation, Add) and (operation.buffer or not is_floating(operation.dtype)))
+        table = self._main.copy.table
+        names = [name for text in keys for name, _ in pattern(text).among(table)]
+        return any(self._main.copy.has_shape(name) and is_floating(self._tensors.dtype(table[name])) for name in names)
+
+    def _check_unknown(self, opened: _Opened, operation: Operation, concerned: bool, shown: str) -> None:
+        order_stays = isinstance(operation, _KEEP_ORDER) or hasattr(operation, "renamed")
+        if concerned and not order_stays and not any(fault.what == opened.unknown for fault in self.faults):
+            self._fault(shown, operation, opened.unknown)
+
+    def _fault(self, shown: str, operation: Operation, what: str) -> None:
+        spelled = repr(operation)
+        self.faults.append(OperationFault(shown, spelled if len(spelled) < 120 else f"{spelled[:117]}...", what))
+
+    def _open(self, operation: Operation, shown: str) -> _Opened | None:
+        if self._main is not None:
+            return self._main
+        place = find_main(self.tree, self._path)
+        if isinstance(place, str):
+            self._fault(shown, operation, place)
+            return None
+        shown_path = place.path or "the state dict"
+        self._main = _Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown), place)
+        main = self._main.copy
+        for other in find_copies(self.tree, place):
+            table = other.table()
+            whole = all(name in table for name in main.table)
+            self._others.append(_Opened(Copy(other.path, table, self._tensors, main, whole), other))
+        for path, content in find_optimizers(self.tree):
+            state = State(path, content)
+            slots = Slots(self._tensors, len(state.groups))
+            self._others.append(_Opened(Copy(path, state.table, slots, main, optimizer=True), None, state, "?"))
+        self._name_optimizers()
+        memories = [memory_of(main.table[name]) for name in main.table]
+        known = [memory for memory in memories if memory is not None]
+        self._ties = len(set(known)) < len(known) and any(opened.state for opened in self._others)
+        self.reached = [shown_path, *(opened.copy.path for opened in self._others)]
+        return self._main
+
+    def _name_optimizers(self) -> None:
+        number = 0
+        for opened in self._others:
+            if opened.state is None or self._main is None:
+                continue
+            if opened.unknown:
+                try:
+                    opened.state.name_slots(self._main.copy.table, self._tensors, self._declared.get(number))
+                    opened.copy.table, opened.unknown = opened.state.table, ""
+                except Unknown as error:
+                    opened.unknown = str(error)
+            number += 1
+
+    def _tied(self) -> dict[str, list[str]]:
+        """Return names of the same memory, by each of them."""
+        if not self._ties or self._main is None:
+            return {}
+        table = self._main.copy.table
+        groups: dict[Any, list[str]] = {}
+        for name in table:
+            memory = memory_of(table[name])
+            if memory is not None:
+                groups.setdefault(memory, []).append(name)
+        return {name: group for group in groups.values() if len(group) > 1 for name in group}
+
+    def _follow(self) -> list[Operation]:
+        """Have the names of modules follow, and return what undoes that."""
+        if self._main is None:
+            return []
+        backs: dict[str, ModulesBack] = {}
+        for opened in (self._main, *self._others):
+            if opened.place is None:
+                continue
+            moves = opened.copy.table.moves()
+            metadata = getattr(opened.place.content, "_metadata", None)
+            if not moves or not isinstance(metadata, dict):
+                continue
+            own = opened.place.key
+            translated = [(own(old), None if new is None else own(new)) for old, new in moves]
+            found = followed(metadata, map(own, opened.copy.table), translated)
+            if found is not None:
+                backs[opened.copy.path] = found.change(metadata)
+        main = backs.pop(self._main.copy.path, None)
+        if backs:
+            return [Apart((main or ModulesBack(()),), {path: (back,) for path, back in backs.items()})]
+        return [] if main is None else [main]
+
+    def _back(self, operation: Operation, others: dict[str, Sequence[Operation]]) -> None:
+        for opened in (self._main, *self._others):
+            if opened is None or opened.place is None:
+                continue
+            metadata = getattr(opened.place.content, "_metadata", None)
+            own = (operation,) if opened is self._main else others.get(opened.copy.path, ())
+            for each in own:
+                if isinstance(each, ModulesBack) and isinstance(metadata, dict):
+                    each.change(metadata)
+
+    def _named(self) -> list[Operation]:
+        """Return what tells the optimizers' parameters on the way back, where shapes alone would not."""
+        found: list[Operation] = []
+        number = 0
+        for opened in self._others:
+            if opened.state is None:
+                continue
+            touched = opened.copy.table.changed and not opened.unknown and self._main is not None
+            if touched and self._main is not None and opened.state.needs_names(self._main.copy.table, self._tensors):
+                groups = tuple(tuple(group) for group in opened.state.names(self._main.copy.table))
+                found.append(ParameterGroups(groups, number))
+            number += 1
+        return found
