@@ -29,11 +29,14 @@ class Operation:
     on_parameters : bool
         Whether it is about the parameters of the model, in every copy that a checkpoint has of them and in the state
         of its optimizers; otherwise about the tree.
+    makes : bool
+        Whether it makes tensors of others.
     written : bool
         Whether it may stand in a script; others only stand in a record, as what undoes one of those.
     """
 
     on_parameters: ClassVar[bool] = True
+    makes: ClassVar[bool] = False
     written: ClassVar[bool] = True
 
     @property

@@ -26,6 +26,7 @@ class Cast(Operation):
         Put the tensors aside in the checkpoint, if the new dtype cannot hold all that the old one can.
     """
 
+    makes = True
     keys: tuple[str, ...]
     dtype: str
     keep: bool = False

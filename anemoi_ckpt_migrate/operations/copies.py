@@ -203,22 +203,10 @@ class Copy:
     def make(self, kind: str, args: tuple[Any, ...], names: Sequence[str], doing: str) -> Any:
         """Make something of what names stand for; None, and a note, if that cannot be done."""
         try:
-            self._check_tied(names)
             return self.values.make(kind, args, [self.table[name] for name in names])
         except Mismatch as error:
             self.fault(f"{doing}: {error}", [])
             return None
-
-    def _check_tied(self, names: Sequence[str]) -> None:
-        for name in names if self.optimizer else ():
-            others = [other for other in self.tied.get(name, ()) if other != name]
-            main = self.main.table if self.main is not None else {}
-            apart = [other for other in others if other in main]
-            if apart and name not in main:
-                raise Mismatch(
-                    f"{name} shares its memory with {apart[0]}, and the optimizer has one state for both; "
-                    "what is done to one has to be done to the other"
-                )
 
     def alone(self, text: str, made: Iterable[str]) -> bool:
         """Tell whether a pattern stands for these names and no other."""

@@ -38,6 +38,7 @@ class _Joining(Operation):
     target: str
     dim: int
     kind = ""
+    makes = True
 
     def __post_init__(self) -> None:
         set_fields(
@@ -93,6 +94,7 @@ class _Parting(Operation):
     targets: tuple[str, ...]
     dim: int
     places: Places | None
+    makes = True
 
     def __post_init__(self) -> None:
         set_fields(

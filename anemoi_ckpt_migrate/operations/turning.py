@@ -22,6 +22,7 @@ class _Turning(Operation):
     """What changes parameters one by one."""
 
     keys: tuple[str, ...]
+    makes = True
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
         """Return what is done, given a shape.

@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main,
 from anemoi_ckpt_migrate.operations.presence import Add, Restore
 from anemoi_ckpt_migrate.operations.slots import Slots
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
+from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
 
 _KEEP_ORDER = (Cast, Recast, Uncast)
@@ -84,6 +85,7 @@ class World:
         self._main: _Opened | None = None
         self._others: list[_Opened] = []
         self._ties = self._following = False
+        self._memory: dict[str, Any] = {}
         self._unknown: list[Any] = []
         self._declared: dict[int, Sequence[Sequence[str]]] = {}
 
@@ -207,6 +209,7 @@ class World:
         back = self._on(main, own, kept, shown, operation, tied, undo)
         if self._has_faults(main):
             return []
+        self._check_tied(operation, main.copy.table, tied, shown)
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
@@ -327,7 +330,23 @@ class World:
             memory = memory_of(table[name])
             if memory is not None:
                 groups.setdefault(memory, []).append(name)
+        self._memory = {name: memory for memory, group in groups.items() for name in group}
         return {name: group for group in groups.values() if len(group) > 1 for name in group}
+
+    def _check_tied(self, operation: Operation, table: Table, tied: dict[str, list[str]], shown: str) -> None:
+        """Refuse to take apart what an optimizer has one state for."""
+        for first, group in tied.items():
+            if not operation.makes or group[0] != first:
+                continue
+            stay = [name for name in group if name in table and memory_of(table[name]) == self._memory.get(name)]
+            if stay and len(stay) < len(group):
+                other = next(name for name in group if name not in stay)
+                self._fault(
+                    shown,
+                    operation,
+                    f"{other} shares its memory with {stay[0]}, and the optimizer has one state for both; "
+                    "what is done to one has to be done to the other",
+                )
 
     def _follow(self) -> list[Operation]:
         """Have the names of modules follow, and return what undoes that."""
