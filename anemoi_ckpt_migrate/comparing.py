@@ -87,6 +87,8 @@ class _Comparing:
             if one != other:
                 return Difference(shown, f"its {what} was {one}, and is {other}")
         one, other = memory_of(before), memory_of(after)
+        if one is None and other is None and 0 in _facts(before)[0]:
+            return None
         if self._memory[0].setdefault(one, other) != other or self._memory[1].setdefault(other, one) != one:
             return Difference(shown, "it shares its memory with another tensor than it did")
         if one == other or (one, other) in self._compared:

@@ -88,4 +88,10 @@ def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Tell whether two tensors of one shape and dtype have the same bits."""
     if one.layout != torch.strided or one.is_quantized:
         return torch.equal(one, other)
-    return torch.equal(*(each.detach().contiguous().flatten().view(torch.uint8) for each in (one, other)))
+    return torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a tensor, with its elements in order."""
+    ordered = tensor.detach().contiguous()
+    return ordered.as_strided((ordered.numel(),), (1,), ordered.storage_offset()).view(torch.uint8)

@@ -58,7 +58,8 @@ def _difference(
     expected = _walked(file, ups[: len(revisions) - back], settings)
     downs: list[executor.Action] = [_Back(graph, revision) for revision in reversed(revisions[-back:])]
     found = _walked(file, [*ups, *downs], settings)
-    return first_difference((expected.world.tree, expected.world.kept), (found.world.tree, found.world.kept), file.same)
+    wrong = first_difference(expected.world.tree, found.world.tree, file.same)
+    return wrong or first_difference(expected.world.kept, found.world.kept, file.same)
 
 
 def _walked(file: Checkpoint, actions: Sequence[executor.Action], settings: executor.Settings) -> executor.Walk:

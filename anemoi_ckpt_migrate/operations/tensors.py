@@ -80,9 +80,12 @@ def _computed(kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
 
 
 def memory_of(value: Any) -> Any:
-    """Return what two tensors have in common if they are of the very same memory; None for what is no tensor."""
+    """Return what two tensors have in common if they are of the very same memory; None for what has none."""
     if is_stored(value):
-        return identity(value)
+        found = identity(value)
+        return None if isinstance(found, tuple) and 0 in found[2] else found
+    if is_real(value) and not value.numel():
+        return None
     if is_real(value) and value.layout is not None and str(value.layout) == "torch.strided":
         return (value.untyped_storage()._cdata, value.storage_offset(), tuple(value.shape), tuple(value.stride()))
     return None
