@@ -403,3 +403,16 @@ def test_renames_of_many_revisions_are_written_once(project: Folder) -> None:
     project.ok("downgrade", "-20", checkpoint)
     assert list(torch.load(checkpoint, weights_only=True)["state_dict"]) == ["w30", "v"]
     assert len(list(Path().glob("x.pt.bak*"))) == 2
+
+
+def test_check_tries_the_way_back(project: Folder) -> None:
+    """Nothing is written, whatever comes out of it."""
+    checkpoint = project.copy()
+    before = digest(checkpoint)
+    project.script("a1", None, "ckpt['epoch'] += 1", "ckpt['epoch'] -= 1")
+    project.ok("check", "--rollback", checkpoint)
+    project.script("b2", "a1", "ckpt['epoch'] += 1", "pass")
+    ran = project.run("check", "--rollback", checkpoint)
+    assert ran.code == 1
+    assert "the rollback of b2 is not the inverse of its migration: epoch" in ran.out
+    assert digest(checkpoint) == before

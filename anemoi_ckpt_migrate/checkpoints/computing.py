@@ -64,7 +64,11 @@ def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (),
     return made
 
 
-def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Payloads) -> torch.Tensor:
+Last = dict[str, torch.Tensor]
+"""What was made last on the way to something else, by the key of its storage: its parts often follow each other."""
+
+
+def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Payloads, last: Last) -> torch.Tensor:
     """Return the tensor that a stand-in describes: over the file, or made as its recipe says."""
     args = reduced(tensor)[1]
     key, offset, size, stride = storage_of(tensor).key, args[1], tuple(args[2]), tuple(args[3])
@@ -72,15 +76,19 @@ def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Pay
     if recipe is None:
         made = torch.empty(0, dtype=getattr(torch, known_dtype(tensor)))
         return made.set_(payloads.storage(key), offset, size, stride)
-    found = evaluated_recipe(recipe, recipes, payloads)
+    if key not in last:
+        made = evaluated_recipe(recipe, recipes, payloads, last)
+        last.clear()
+        last[key] = made
+    found = last[key]
     if (offset, size) != (0, tuple(found.shape)):
         found = found.as_strided(size, stride, found.storage_offset() + offset)
     return found
 
 
-def evaluated_recipe(recipe: Recipe, recipes: Mapping[str, Recipe], payloads: Payloads) -> torch.Tensor:
+def evaluated_recipe(recipe: Recipe, recipes: Mapping[str, Recipe], payloads: Payloads, last: Last) -> torch.Tensor:
     """Return what a recipe makes, with its elements in order."""
-    sources = [evaluated(source, recipes, payloads) for source in recipe.sources]
+    sources = [evaluated(source, recipes, payloads, last) for source in recipe.sources]
     return computed(recipe.kind, recipe.args, sources).contiguous()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
+from anemoi_ckpt_migrate.checkpoints.checksums import combined
 from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range, start_writing, write_at
 
 _WORTH_SHARING = 64 * zipped.PADDING
@@ -19,8 +20,14 @@ class Streamed(Protocol):
 
     def __len__(self) -> int: ...
 
+    def prepare(self) -> None:
+        """Begin with it, beside what else is done."""
+
+    def stretches(self) -> list[tuple[int, int, int | None]] | None:
+        """Return where in the old file it lies: from, to, and the CRC if that is known; None if it does not."""
+
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """Go through it."""
+        """Go through it, if it does not lie in the old file."""
 
 
 Content = bytes | memoryview | Streamed
@@ -66,7 +73,7 @@ def write_new(contents: Contents, source: int, target: int, progress: Progress |
     OSError
         The system refused.
     """
-    writer = _Writer(target, contents.root, 0)
+    writer = _Writer(source, target, contents.root, 0)
     pickled, payloads = _split(contents.new)
     for name, content in pickled.items():
         writer.add(name, content)
@@ -74,20 +81,19 @@ def write_new(contents: Contents, source: int, target: int, progress: Progress |
         writer.copy_run(source, start, end, members, progress)
     for name, (start, end) in contents.loose.items():
         writer.copy_loose(source, name, start, end, progress)
-    for name, content in payloads.items():
-        writer.add(name, content)
+    writer.add_all(payloads)
     writer.finish()
 
 
-def append(contents: Contents, target: int, length: int) -> None:
+def append(contents: Contents, source: int, target: int, length: int) -> None:
     """Write what is new behind a file; all that it keeps stays where it is.
 
     Parameters
     ----------
     contents : Contents
         What the file is to hold.
-    target : int
-        Its descriptor.
+    source, target : int
+        Its descriptors, to read and to write.
     length : int
         How long it is, in bytes.
 
@@ -96,19 +102,27 @@ def append(contents: Contents, target: int, length: int) -> None:
     OSError
         The system refused; some of it may be written.
     """
-    writer = _Writer(target, contents.root, length)
+    writer = _Writer(source, target, contents.root, length)
     writer.entries += contents.kept
-    for name, content in contents.new.items():
-        writer.add(name, content)
+    writer.add_all(contents.new)
     writer.finish()
 
 
 class _Writer:
     """Writes records one after the other, and the table of contents behind them."""
 
-    def __init__(self, target: int, root: str, offset: int) -> None:
-        self._target, self._root, self._offset = target, root, offset
+    def __init__(self, source: int, target: int, root: str, offset: int) -> None:
+        self._source, self._target, self._root, self._offset = source, target, root, offset
         self.entries: list[zipped.Record] = []
+
+    def add_all(self, contents: Mapping[str, Content]) -> None:
+        """Write records; while one is written, the next one comes about."""
+        items = list(contents.items())
+        for place, (name, content) in enumerate(items):
+            for _, following in items[place + 1 : place + 2]:
+                if not isinstance(following, (bytes, memoryview)):
+                    following.prepare()
+            self.add(name, content)
 
     def add(self, name: str, content: Content) -> None:
         """Write a record."""
@@ -124,7 +138,11 @@ class _Writer:
         at = header_at = self._offset
         at += len(zipped.local_header(f"{self._root}/{name}", header_at, len(content), 0))
         crc, end = 0, at
-        for chunk in content.chunks():
+        for start, stop, known in content.stretches() or ():
+            copy_range(self._source, self._target, start, stop, end)
+            own = zipped.checksum(self._source, start, stop) if known is None else known
+            crc, end = combined(crc, own, stop - start), end + stop - start
+        for chunk in content.chunks() if end == at and len(content) else ():
             crc = zlib.crc32(chunk, crc)
             write_at(self._target, chunk, end)
             start_writing(self._target, end, len(chunk))

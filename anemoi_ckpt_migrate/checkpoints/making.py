@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
 from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Recipe, storage_of
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
 from anemoi_ckpt_migrate.errors import Damaged
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _CHUNK = 8 << 20
 
@@ -47,19 +50,35 @@ class Made:
         self._count = SIZES[recipe.dtype]
         for size in recipe.shape:
             self._count *= size
+        self._begun: Future[memoryview | None] | None = None
 
     def __len__(self) -> int:
         return self._count
 
+    def prepare(self) -> None:
+        """Compute the bytes in another thread, unless they will be copied."""
+        if self._extents is None:
+            self._begun = self._source.beside(self._compute)
+
+    def stretches(self) -> list[tuple[int, int, int | None]] | None:
+        """Return where in the file the bytes lie: from, to, and their CRC if that is known; None if they do not."""
+        return None if self._extents is None else [self._source.stretch(extent) for extent in self._extents]
+
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """Go through the bytes."""
-        if self._extents is not None:
-            yield from self._source.read(self._extents)
-        elif self._recipe.kind == "fill" and not self._recipe.args[2]:
+        """Go through the bytes, where they do not lie in the file."""
+        computed = self._compute() if self._begun is None else self._begun.result()
+        self._begun = None
+        if computed is not None:
+            yield computed
+        else:
             for start in range(0, self._count, _CHUNK):
                 yield bytes(min(_CHUNK, self._count - start))
-        else:
-            yield self._source.compute(self._recipe)
+
+    def _compute(self) -> memoryview | None:
+        """Return the bytes, where they have to be computed."""
+        if self._recipe.kind == "fill" and not self._recipe.args[2]:
+            return None
+        return self._source.compute(self._recipe)
 
 
 class Source:
@@ -85,6 +104,16 @@ class Source:
         self._descriptor, self._archive, self._maker, self._checked = descriptor, archive, maker, checked
         self._places = places_in(archive, stream)
         self._payloads: Any = None
+        self._last: dict[str, Any] = {}
+        self._thread: ThreadPoolExecutor | None = None
+
+    def beside(self, work: Callable[[], memoryview | None]) -> Future[memoryview | None]:
+        """Do some work in another thread, of which there is one."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1)
+        return self._thread.submit(work)
 
     def made(self, key: str) -> Made:
         """Return the content of a storage that is to be made."""
@@ -93,19 +122,26 @@ class Source:
 
     def read(self, extents: list[Extent]) -> Iterator[bytes]:
         """Go through bytes of the file."""
-        self._check({key for key, _, _ in extents})
+        self.check({key for key, _, _ in extents})
         for key, first, count in extents:
             at = self._places[key][0] + first
             for start in range(at, at + count, _CHUNK):
                 yield os.pread(self._descriptor, min(_CHUNK, at + count - start), start)
+
+    def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
+        """Return where bytes lie in the file: from, to, and their CRC if that is known."""
+        key, first, count = extent
+        start, record = self._places[key][0] + first, self._archive.records.get(f"data/{key}")
+        whole = record is not None and record.crc and record.size == count
+        return start, start + count, record.crc if record is not None and whole else None
 
     def compute(self, recipe: Recipe) -> memoryview:
         """Return what a recipe makes."""
         from anemoi_ckpt_migrate.checkpoints.computing import evaluated_recipe
         from anemoi_ckpt_migrate.checkpoints.content import content_of
 
-        self._check(self._storages(recipe))
-        found = evaluated_recipe(recipe, self._maker.recipes, self._opened())
+        self.check(self._storages(recipe))
+        found = evaluated_recipe(recipe, self._maker.recipes, self._opened(), self._last)
         if found.untyped_storage().nbytes() != found.nbytes:
             found = found.clone()  # a part of a larger storage
         return content_of(found.untyped_storage())
@@ -115,8 +151,8 @@ class Source:
         from anemoi_ckpt_migrate.checkpoints.computing import evaluated
 
         recipe = self._maker.recipes.get(storage_of(tensor).key)
-        self._check({storage_of(tensor).key} if recipe is None else self._storages(recipe))
-        return evaluated(tensor, self._maker.recipes, self._opened())
+        self.check({storage_of(tensor).key} if recipe is None else self._storages(recipe))
+        return evaluated(tensor, self._maker.recipes, self._opened(), self._last)
 
     def digest(self, tensor: StoredTensor) -> str:
         """Return a digest of what a stand-in describes: of its bytes, in order."""
@@ -133,7 +169,7 @@ class Source:
 
         return content_of(self.tensor(tensor).contiguous().clone().untyped_storage())
 
-    def _check(self, keys: Iterable[str]) -> None:
+    def check(self, keys: Iterable[str]) -> None:
         """Compare storages with their CRCs before they are used, each once."""
         damaged = []
         for key in keys:

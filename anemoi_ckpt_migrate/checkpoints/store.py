@@ -268,7 +268,7 @@ class Checkpoint:
         contents, old = self._contents(pickled, attachments), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
         with growing(self._target, self._before, old) as descriptor:
-            append(contents, descriptor, self.length)
+            append(contents, self._descriptor, descriptor, self.length)
         return Written(self.path, None)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:

@@ -32,6 +32,8 @@ def _add_about_checkpoints(adding: Any) -> None:
     add_json(inspect)
     check = add(adding, "check", _check, "look for what would hurt later, in the scripts and in checkpoints")
     add_checkpoints(check, "*")
+    rollback = "go up to head and back down on each checkpoint, in memory, and compare; nothing is written"
+    check.add_argument("--rollback", action="store_true", help=rollback)
     add_json(check)
 
 
@@ -87,7 +89,7 @@ def _current(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import checking
 
-    found = checking.check(args.checkpoints, project=args.config)
+    found = checking.check(args.checkpoints, rollback=args.rollback, project=args.config)
     listing.print_checked(found, args.json)
     return found.exit_code
 

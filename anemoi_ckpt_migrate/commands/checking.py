@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import soundness
-from anemoi_ckpt_migrate.commands.moving import upgrade
+from anemoi_ckpt_migrate.commands.moving import prove_rollback, upgrade
 from anemoi_ckpt_migrate.commands.project import Project, StrPath
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
@@ -80,7 +80,9 @@ class Checked:
         return {**asdict(self), "problems": [asdict(problem) for problem in self.problems]}
 
 
-def check(checkpoints: Sequence[StrPath] = (), *, project: Project | StrPath | None = None) -> Checked:
+def check(
+    checkpoints: Sequence[StrPath] = (), *, rollback: bool = False, project: Project | StrPath | None = None
+) -> Checked:
     """Look for what would hurt later: in the scripts, each of which is run, and in checkpoints.
 
     There has to be one head, unless the configuration allows several. Every script has to load. None that was
@@ -91,6 +93,8 @@ def check(checkpoints: Sequence[StrPath] = (), *, project: Project | StrPath | N
     ----------
     checkpoints : sequence of path
         The files.
+    rollback : bool
+        Go up to head and back down on each checkpoint, in memory, and compare with what is there. Nothing is written.
     project : Project or path, optional
         Whose scripts; by default those of the current folder's project.
 
@@ -109,7 +113,7 @@ def check(checkpoints: Sequence[StrPath] = (), *, project: Project | StrPath | N
         return Checked(len(revisions), 0, tuple(broken))
     graph = project.graph if isinstance(project, Project) else Graph(revisions)
     opened = Project(config, graph)
-    problems = [*_of_scripts(config, graph), *(p for path in checkpoints for p in _of_checkpoint(path, opened))]
+    problems = [*_of_scripts(config, graph), *(p for path in checkpoints for p in _of_checkpoint(path, opened, rollback))]
     return Checked(len(graph), len(checkpoints), tuple(problems))
 
 
@@ -164,18 +168,37 @@ def _loads(revision: Revision) -> Iterator[Problem]:
     except MigrationFailed as error:
         yield Problem("script", error.what, error.where, error.line, pending=False)
         return
+    if revision.operations is not None:
+        yield from _runs(revision, module)
+        return
     wanted = () if revision.final else ("migrate", "rollback") if revision.reversible else ("migrate",)
     for name in wanted:
         if not callable(getattr(module, name, None)):
             yield Problem("script", f"`{name}` is not a function", revision.path, revision.line(name), pending=False)
 
 
-def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
+def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
+    """Look whether the functions that operations run are there."""
+    for operation in revision.operations or ():
+        for what in ("migrate", "rollback") if type(operation).__name__ == "Run" else ():
+            name = getattr(operation, what)
+            if name is not None and not callable(getattr(module, name, None)):
+                message = f"{operation!r}: `{name}` is not a function"
+                yield Problem("script", message, revision.path, revision.line("operations"), pending=False)
+
+
+def _of_checkpoint(path: StrPath, project: Project, rollback: bool) -> Iterator[Problem]:
     shown = os.fspath(path)
     try:
         found = current(path, project=project)
     except MigrateError as error:
         yield Problem("checkpoint", error.sentence, shown, pending=False)
+        return
+    if rollback:
+        try:
+            prove_rollback(path, project=project)
+        except MigrateError as error:
+            yield Problem("rollback", error.sentence, shown, pending=False)
         return
     if found.at_head is False:
         at = ", ".join(head.revision for head in found.heads) or "base"

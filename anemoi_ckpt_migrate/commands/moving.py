@@ -106,6 +106,40 @@ def upgrade(
         return write(file, tree, record, plan, actions, settings, after, options, warnings)
 
 
+def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | StrPath | None = None) -> int:
+    """Go up to a target and back down on a checkpoint, in memory, and compare with what is there; nothing is written.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    target : str
+        As for `upgrade`; by default all heads.
+    project : Project or path, optional
+        Whose scripts.
+
+    Returns
+    -------
+    int
+        How many revisions were tried.
+
+    Raises
+    ------
+    NotProven
+        The way back does not lead to what is there.
+    MigrateError
+        As for `upgrade`.
+    """
+    found = opened(project)
+    wanted = targets.parse(target or ("heads" if len(found.graph.heads) > 1 else "head"))
+    with reading(checkpoint, found, Options(dry_run=True)) as (file, _, record):
+        graph = seen_from(found.graph, record, [wanted], found.config.package)
+        plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
+        revisions = [graph[step.revision] for step in plan.steps]
+        proving.prove(file, graph, revisions, executor.Settings(found.config.parameters))
+        return len(revisions)
+
+
 def downgrade(
     checkpoint: StrPath,
     target: str,
