@@ -23,6 +23,10 @@ if TYPE_CHECKING:
         Problem,
         check,
     )
+    from anemoi_ckpt_migrate.commands.differing import (
+        Diff,
+        diff,
+    )
     from anemoi_ckpt_migrate.commands.histories import (
         History,
         draw,
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
         compact,
         recover,
     )
-    from anemoi_ckpt_migrate.commands.moving import downgrade, upgrade
+    from anemoi_ckpt_migrate.commands.moving import downgrade, prove_rollback, upgrade
     from anemoi_ckpt_migrate.commands.project import (
         Project,
         init,
@@ -78,10 +82,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "commands.authoring": ("NewRevision", "merge", "revision"),
     "commands.checking": ("Checked", "Problem", "check"),
+    "commands.differing": ("Diff", "diff"),
     "commands.histories": ("History", "draw", "history"),
     "commands.inspecting": ("Inspection", "inspect"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
-    "commands.moving": ("downgrade", "upgrade"),
+    "commands.moving": ("downgrade", "prove_rollback", "upgrade"),
     "commands.project": ("Project", "init", "open_project"),
     "commands.reading": (
         "Branch",
@@ -110,6 +115,7 @@ __all__ = [
     "CkptType",
     "Compacted",
     "Current",
+    "Diff",
     "Head",
     "History",
     "HistoryEntry",
@@ -131,6 +137,7 @@ __all__ = [
     "check",
     "compact",
     "current",
+    "diff",
     "downgrade",
     "draw",
     "edit",
@@ -141,6 +148,7 @@ __all__ = [
     "merge",
     "op",
     "open_project",
+    "prove_rollback",
     "rebase",
     "recover",
     "release",

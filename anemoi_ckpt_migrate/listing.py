@@ -32,7 +32,8 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
     for entry in found.log if verbose else ():
         count = len(entry.steps)
         steps = f", {count} step{'s' * (count != 1)}" if count else ""
-        say(f"    {entry.time}  {entry.command} {entry.target}{steps}, by ckpt-migrate {entry.tool}")
+        proven = ", the way back proven" * entry.proven
+        say(f"    {entry.time}  {entry.command} {entry.target}{steps}{proven}, by ckpt-migrate {entry.tool}")
 
 
 def print_history(history: History, as_json: bool, graph: bool = False, verbose: bool = False) -> None:

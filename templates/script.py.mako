@@ -7,6 +7,9 @@ Create Date: ${create_date}
 % if final:
 
 from anemoi_ckpt_migrate import MigrationMetadata
+% elif operations:
+
+from anemoi_ckpt_migrate import MigrationMetadata, op
 % else:
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
@@ -20,6 +23,15 @@ depends_on = ${repr_(depends_on)}
 % if final:
 # A barrier: no checkpoint crosses it, upwards or downwards. It has no functions.
 metadata = MigrationMetadata(versions=${repr_(versions)}, final=True)
+% elif operations:
+metadata = MigrationMetadata(versions=${repr_(versions)})
+
+# Found by comparison. Read it as you would read what a colleague wrote, and try it: `upgrade --check-rollback`.
+operations = [
+% for line in operations:
+    ${line}
+% endfor
+]
 % elif merge:
 metadata = MigrationMetadata(versions=${repr_(versions)})
 

@@ -31,14 +31,17 @@ operations.casting operations.groups operations.joining operations.modules opera
 operations.presence
 operations.catalogue operations.world
 op scripts.declared comparing
-scripts.reader
+scripts.reader differences.XX
 planner drawing diagrams rollbacks scripts.loader checkpoints.store
 checkpoints
 recorder
 executor
 commands
 commands.project
-commands.writing commands.authoring
+commands.writing
+commands.differing
+commands.generating
+commands.authoring
 commands.steps commands.stamping commands.reading commands.mending commands.inspecting commands.rewriting
 commands.proving
 commands.moving
@@ -46,7 +49,7 @@ commands.checking commands.histories
 .
 pictures
 output
-listing
+listing difftable
 cli.common
 cli.authoring cli.moving cli.reading
 cli

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
-from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Recipe, storage_of
+from anemoi_ckpt_migrate.checkpoints.checksums import combined
+from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Recipe, known_dtype, storage_of
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
 from anemoi_ckpt_migrate.errors import Damaged
 
@@ -120,14 +121,6 @@ class Source:
         recipe = self._maker.recipes[key]
         return Made(recipe, self._maker.extents_of(recipe), self)
 
-    def read(self, extents: list[Extent]) -> Iterator[bytes]:
-        """Go through bytes of the file."""
-        self.check({key for key, _, _ in extents})
-        for key, first, count in extents:
-            at = self._places[key][0] + first
-            for start in range(at, at + count, _CHUNK):
-                yield os.pread(self._descriptor, min(_CHUNK, at + count - start), start)
-
     def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
         """Return where bytes lie in the file: from, to, and their CRC if that is known."""
         key, first, count = extent
@@ -155,14 +148,16 @@ class Source:
         return evaluated(tensor, self._maker.recipes, self._opened(), self._last)
 
     def digest(self, tensor: StoredTensor) -> str:
-        """Return a digest of what a stand-in describes: of its bytes, in order."""
-        import hashlib
-
-        found = hashlib.blake2b(digest_size=16)
+        """Return the CRC-32 of what a stand-in describes, its elements in order, and its dtype."""
+        found = 0
         extents = self._maker.extents(tensor)
-        for chunk in [self._content(tensor)] if extents is None else self.read(extents):
-            found.update(chunk)
-        return found.hexdigest()
+        if extents is None:
+            found = zlib.crc32(self._content(tensor))
+        for extent in extents or ():
+            start, end, crc = self.stretch(extent)
+            own = zipped.checksum(self._descriptor, start, end) if crc is None else crc
+            found = combined(found, own, end - start)
+        return f"{known_dtype(tensor)} {found:08x}"
 
     def _content(self, tensor: StoredTensor) -> memoryview:
         from anemoi_ckpt_migrate.checkpoints.content import content_of

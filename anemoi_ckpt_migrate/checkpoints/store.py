@@ -58,6 +58,7 @@ class Checkpoint:
         self._payloads: Any = None
         self._maker = Maker(self._first_key(), [])
         self._checked: set[str] = set()
+        self._reading: Source | None = None
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -149,9 +150,15 @@ class Checkpoint:
         source = self._source()
         return equal(*(source.tensor(plain_of(each)) if is_stored(each) else each for each in (one, other)))
 
+    def content(self, tensor: StoredTensor) -> Any:
+        """Return the real tensor that a stand-in describes, over the file or just made; torch is imported."""
+        return self._source().tensor(plain_of(tensor))
+
     def digest(self, tensor: StoredTensor) -> str:
-        """Return a digest of the content of a tensor, of the file or to be made."""
-        return self._source().digest(plain_of(tensor))
+        """Return the CRC-32 of the content of a tensor, and its dtype: read from the directory where it is there."""
+        if self._reading is None:
+            self._reading = self._source()
+        return self._reading.digest(plain_of(tensor))
 
     def attachment(self, name: str) -> bytes | None:
         """Return the content of a record of the archive beside the pickle, if there is one."""

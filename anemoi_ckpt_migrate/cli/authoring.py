@@ -25,6 +25,8 @@ def _add_new(adding: Any) -> None:
     revision.add_argument("--head", metavar="REV", help="what to follow (default: the head); `base` begins a new root")
     revision.add_argument("--splice", action="store_true", help="follow a revision that is no head: a new branch")
     after = "a revision that must be applied first without being what this one follows"
+    generate = "write operations that turn OLD into NEW: checkpoints, or a model as package.module:factory"
+    revision.add_argument("--autogenerate", nargs=2, metavar=("OLD", "NEW"), help=generate)
     revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
     _add_common(revision)
     merge = add(adding, "merge", _merge, "make a script that joins branches")
@@ -75,6 +77,7 @@ def _revision(args: argparse.Namespace) -> int:
         branch_labels=args.branch_label,
         depends_on=args.depends_on,
         version_path=args.version_path,
+        autogenerate=None if args.autogenerate is None else tuple(args.autogenerate),
         project=args.config,
     )
     output.print_revision(made, args.json)

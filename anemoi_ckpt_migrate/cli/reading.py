@@ -1,4 +1,4 @@
-"""The commands that only read: current, inspect, history, heads, branches, show, check, graph."""
+"""The commands that only read: current, inspect, diff, history, heads, branches, show, check, graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import listing, output, pictures
+from anemoi_ckpt_migrate import difftable, listing, output, pictures
 from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
 from anemoi_ckpt_migrate.errors import ERROR, PENDING
 
@@ -30,6 +30,11 @@ def _add_about_checkpoints(adding: Any) -> None:
     inspect.add_argument("--verify", action="store_true", help="check the CRC of everything in the file")
     inspect.add_argument("--depth", metavar="N", type=_level, default=4, help="levels of the tree (default: 4)")
     add_json(inspect)
+    diff = add(adding, "diff", _diff, "compare the parameters of two checkpoints, or of a checkpoint and a model")
+    diff.add_argument("old", metavar="A", help="a checkpoint")
+    diff.add_argument("new", metavar="B", help="a checkpoint, or package.module:factory, a function that makes a model")
+    diff.add_argument("-a", "--all", action="store_true", help="also list what is the same")
+    add_json(diff)
     check = add(adding, "check", _check, "look for what would hurt later, in the scripts and in checkpoints")
     add_checkpoints(check, "*")
     rollback = "go up to head and back down on each checkpoint, in memory, and compare; nothing is written"
@@ -84,6 +89,14 @@ def _current(args: argparse.Namespace) -> int:
         behind.append(found.at_head is False)
 
     return for_each(args, current) or (PENDING if args.check_heads and any(behind) else 0)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import differing
+
+    found = differing.diff(args.old, args.new, project=args.config)
+    difftable.print_diff(found, args.json, args.all)
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anemoi_ckpt_migrate import resolving, targets
@@ -50,6 +50,7 @@ def revision(
     branch_labels: Sequence[str] = (),
     depends_on: Sequence[str] = (),
     version_path: StrPath | None = None,
+    autogenerate: tuple[StrPath, StrPath] | None = None,
     project: Project | StrPath | None = None,
 ) -> NewRevision:
     """Make a new script that follows the head.
@@ -72,6 +73,9 @@ def revision(
         Revisions that must be applied first without being what it follows.
     version_path : path, optional
         Which of the project's folders it goes to; by default that of what it follows, or the first.
+    autogenerate : pair of path, optional
+        Two checkpoints, or a checkpoint and a model as ``package.module:factory``: the script gets operations that
+        turn the parameters of the first into those of the second.
     project : Project or path, optional
         Where; by default that of the current folder.
 
@@ -87,7 +91,17 @@ def revision(
     found = opened(project)
     parents = _parents(found.graph, head, splice)
     needed = [resolving.one(found.graph, targets.parse(text)) for text in depends_on]
-    return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path)
+    if autogenerate is None:
+        return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path)
+    if final:
+        raise UsageError("a barrier has no operations: leave out --final, or --autogenerate")
+    from anemoi_ckpt_migrate.commands.generating import generate
+
+    writer.check_name(name)
+    made = generate(*autogenerate, found)
+    new = _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, made.lines)
+    unsure = f"{made.uncertain} of {made.count} operations are guesses, and say so in the script"
+    return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
 
 
 def merge(
@@ -173,6 +187,7 @@ def _make(
     labels: Sequence[str],
     depends_on: Iterable[str],
     version_path: StrPath | None,
+    operations: tuple[str, ...] = (),
 ) -> NewRevision:
     config, graph = project.config, project.graph
     writer.check_name(name)
@@ -188,6 +203,7 @@ def _make(
         tuple(dict.fromkeys(depends_on)),
         versions,
         final,
+        operations,
     )
     folder = _folder(config, graph, parents, version_path)
     path = folder / writer.file_name(config.file_template, draft, config.slug_length)

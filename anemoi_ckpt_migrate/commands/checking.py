@@ -113,7 +113,10 @@ def check(
         return Checked(len(revisions), 0, tuple(broken))
     graph = project.graph if isinstance(project, Project) else Graph(revisions)
     opened = Project(config, graph)
-    problems = [*_of_scripts(config, graph), *(p for path in checkpoints for p in _of_checkpoint(path, opened, rollback))]
+    problems = [
+        *_of_scripts(config, graph),
+        *(p for path in checkpoints for p in _of_checkpoint(path, opened, rollback)),
+    ]
     return Checked(len(graph), len(checkpoints), tuple(problems))
 
 

@@ -21,7 +21,7 @@ from anemoi_ckpt_migrate.errors import (
     UsageError,
 )
 from anemoi_ckpt_migrate.graph import Graph
-from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, to_data
+from anemoi_ckpt_migrate.record import Applied, LogEntry, Record, Undo, to_data
 from anemoi_ckpt_migrate.scripts import loader
 from anemoi_ckpt_migrate.scripts.sources import source_of
 
@@ -315,8 +315,22 @@ def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
     entry = _recorded(record, found)
     facts = (entry.revision, entry.name, entry.parents, entry.depends_on, ())
     more = (dict(entry.versions or {}), entry.final, entry.undo is not None)
-    carried = (None, None) if entry.undo is None else (entry.undo.python, entry.undo.source)
+    carried = (None, None) if entry.undo is None else (entry.undo.python, _source(entry.undo))
     return Shown(*facts, *more, None, os.fspath(checkpoint), *carried)
+
+
+def _source(undo: Undo) -> str:
+    """Return what a checkpoint carries, as a script would say it."""
+    if undo.operations is None:
+        return undo.source
+    from anemoi_ckpt_migrate.operations.catalogue import from_data
+
+    try:
+        lines = [f"    op.{from_data(data)!r},\n" for data in undo.operations]
+    except MigrateError as error:
+        lines = [f"    # {error.sentence}\n"]
+    ways_back = f"# What undoes it here:\noperations = [\n{''.join(lines)}]\n"
+    return f"{undo.source}\n{ways_back}" if undo.source else ways_back
 
 
 def read_record(checkpoint: StrPath) -> Record | None:

@@ -224,7 +224,8 @@ def _candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...
         if not is_tensor(value):
             continue
         memory = memory_of(value)
-        if (memory is not None and memory in seen) or not (is_floating(tensors.dtype(value)) or tensors.dtype(value).startswith("complex")):
+        dtype = tensors.dtype(value)
+        if (memory is not None and memory in seen) or not (is_floating(dtype) or dtype.startswith("complex")):
             continue
         seen.add(memory)
         found.append((name, tensors.shape(value)))

@@ -30,6 +30,8 @@ class Draft:
         As in `MigrationMetadata`.
     final : bool
         Whether it is a barrier.
+    operations : tuple of str
+        Lines of its list of operations; without them, it has functions.
     """
 
     revision: str
@@ -40,6 +42,7 @@ class Draft:
     depends_on: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     final: bool = False
+    operations: tuple[str, ...] = ()
 
 
 def render(template: str, draft: Draft) -> str:
@@ -50,7 +53,7 @@ def render(template: str, draft: Draft) -> str:
     ConfigurationError
         The template is faulty.
     """
-    return _render(
+    text = _render(
         template,
         docstring=in_docstring(draft.name),
         revision=draft.revision,
@@ -61,9 +64,15 @@ def render(template: str, draft: Draft) -> str:
         create_date=draft.created.isoformat(" ", "seconds"),
         versions=dict(draft.versions),
         final=draft.final,
+        operations=list(draft.operations),
         merge=len(draft.parents) > 1,
         repr_=literal,
     )
+    if draft.operations and not all(line in text for line in draft.operations):
+        raise ConfigurationError(
+            "the template of new scripts has no place for `operations`; see the one that `ckpt-migrate init` makes"
+        )
+    return text
 
 
 def file_name(pattern: str, draft: Draft, slug_length: int) -> str:

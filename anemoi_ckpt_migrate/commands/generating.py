@@ -1,0 +1,128 @@
+"""Operations for a new script, from the difference between two checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate import recorder
+from anemoi_ckpt_migrate.commands.differing import Side, sides
+from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess
+from anemoi_ckpt_migrate.errors import Refused, UsageError
+from anemoi_ckpt_migrate.operations.places import find_main
+from anemoi_ckpt_migrate.operations.tensors import Tensors
+from anemoi_ckpt_migrate.operations.world import World
+
+_RELATED = 0.05  # of the elements: below that, there is nothing to migrate
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a new script is to hold.
+
+    Attributes
+    ----------
+    lines : tuple of str
+        The operations as they stand in the script, with comments about what is not certain.
+    count, uncertain : int
+        How many operations these are, and how many of them are not certain.
+    warnings : tuple of str
+        What could not be explained.
+    """
+
+    lines: tuple[str, ...]
+    count: int
+    uncertain: int
+    warnings: tuple[str, ...]
+
+
+def generate(old: StrPath, new: StrPath, project: Project) -> Generated:
+    """Write operations that turn the parameters of one checkpoint into those of another, or of a model.
+
+    Raises
+    ------
+    UsageError
+        There is no difference, or one of the two cannot be read.
+    Refused
+        They have nothing to do with each other.
+    """
+    with sides(old, new, project) as (one, other, explanation):
+        if explanation.related < _RELATED:
+            raise Refused(
+                f"{new} has next to nothing to do with {old}: only {explanation.related:.0%} of its elements can come "
+                f"from there; `ckpt-migrate diff` shows what was compared"
+            )
+        if not explanation.operations:
+            raise UsageError(f"{old} and {new} have the same parameters: there is nothing to migrate")
+        warnings = _unexplained(one, other, explanation, project.config.parameters)
+        lines = [line for guess in explanation.operations for line in _lines(guess)]
+        uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
+        return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
+
+
+def _lines(guess: Guess) -> list[str]:
+    comments = []
+    if guess.confidence < 1:
+        comments.append(f"# {guess.confidence:.0%} certain: look at it.")
+    comments += [f"# {text}" for text in guess.alternatives]
+    if not guess.operation.reversible:
+        comments.append("# There is no way back from this; with keep=True there is.")
+    return [*comments, f"op.{guess.operation!r},"]
+
+
+def _unexplained(one: Side, other: Side, explanation: Explanation, path: str | None) -> tuple[str, ...]:
+    """Apply the operations to the old checkpoint as `upgrade` would, and say what is not as in the new one."""
+    if one.file is None:
+        return ()
+    file = one.file
+    tree = file.load()
+    recorder.remove(tree, None)
+    tensors = Tensors(file.maker, file.same)
+    world = World(tree, tensors, {}, path)
+    operations = [guess.operation for guess in explanation.operations if guess.operation.on_parameters]
+    world.apply("", operations, "<the new script>", _none)
+    world.close()
+    if world.faults:
+        return tuple(f"on {file.path} the script still needs a hand: {fault}" for fault in world.faults[:_SHOWN])
+    place = find_main(world.tree, path)
+    if isinstance(place, str):
+        return (place,)
+    table = place.table()
+    own = [
+        (name, tensors.shape(table[name]), tensors.dtype(table[name]))
+        for name in table
+        if _is_known(tensors, table, name)
+    ]
+    wanted = [(item.name, item.shape, item.dtype) for item in other.items]
+    return tuple(_differences(own, wanted))
+
+
+def _none(name: str, tree: Any) -> Any:
+    raise NotImplementedError(name)  # no function is ever guessed
+
+
+def _is_known(tensors: Tensors, table: Any, name: str) -> bool:
+    from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+
+    try:
+        tensors.shape(table[name])
+    except Mismatch:
+        return False
+    return True
+
+
+def _differences(own: Sequence[tuple[Any, ...]], wanted: Sequence[tuple[Any, ...]]) -> list[str]:
+    if own == wanted:
+        return []
+    mine, its = {fact[0]: fact for fact in own}, {fact[0]: fact for fact in wanted}
+    found = [f"not explained: {name} is missing" for name in its if name not in mine]
+    found += [f"not explained: {name} is left over" for name in mine if name not in its]
+    found += [
+        f"not explained: {name} is {mine[name][1:]}, not {its[name][1:]}"
+        for name in its
+        if name in mine and mine[name] != its[name]
+    ]
+    return found[:_SHOWN] or ["not explained: the order of the parameters"]

@@ -1,0 +1,1 @@
+"""What lies between two checkpoints, as operations. Pure: no files, no torch."""

@@ -1,0 +1,227 @@
+"""The difference between two checkpoints, explained: what became of what, and operations that do it."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from anemoi_ckpt_migrate.differences.analogy import turned_alike, with_adapters
+from anemoi_ckpt_migrate.differences.items import Contents, Item, Link
+from anemoi_ckpt_migrate.differences.matching import matched
+from anemoi_ckpt_migrate.differences.planning import Guess, Loss, Plan
+from anemoi_ckpt_migrate.differences.wording import detail_of, kind_of
+from anemoi_ckpt_migrate.operations.catalogue import RenameRegex
+from anemoi_ckpt_migrate.operations.patterns import pattern
+
+__all__ = ["Change", "Explanation", "Guess", "explain"]
+
+_MOST = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of parameters.
+
+    Attributes
+    ----------
+    kind : str
+        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``fused``, ``split``, ``stacked``,
+        ``unstacked``, ``added``, ``dropped`` or ``changed``.
+    old, new : tuple of str
+        Their names.
+    detail : str
+        Shapes and dtypes, as far as they differ.
+    confidence : float
+        1 if it is proven by content, or nothing else is possible.
+    alternatives : tuple of str
+        Names that it might have been instead.
+    """
+
+    kind: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    detail: str = ""
+    confidence: float = 1.0
+    alternatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What lies between two checkpoints.
+
+    Attributes
+    ----------
+    changes : tuple of Change
+        Every old and every new name, in exactly one.
+    operations : tuple of Guess
+        What makes the new names, shapes, dtypes and order of the old ones, one after the other.
+    related : float
+        The share of the new elements that come from the old checkpoint.
+    """
+
+    changes: tuple[Change, ...]
+    operations: tuple[Guess, ...]
+    related: float = 1.0
+
+
+def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None) -> Explanation:
+    """Explain the difference between the parameters of two checkpoints.
+
+    Parameters
+    ----------
+    old, new : sequence of Item
+        The parameters, in order.
+    contents : Contents, optional
+        What answers questions about content, if both have weights.
+
+    Raises
+    ------
+    BadOperation
+        Something new has a dtype that nothing can be added with.
+    """
+    olds, news = {item.name: item for item in old}, {item.name: item for item in new}
+    board = matched(old, new, contents)
+    links = with_adapters(turned_alike(board.links, olds, news, contents), olds, news, board.old)
+    dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds)
+    changes = _changes(olds, news, links, dropped, added)
+    sizes = sum(item.size for item in new)
+    missing = sum(news[loss.name].size for loss in added)
+    related = 1 - missing / sizes if sizes else float(not new or not added)
+    return Explanation(tuple(changes), tuple(_operations(old, new, links, dropped, added)), related)
+
+
+def _losses(
+    gone: Sequence[Item], come: Sequence[Item], strict: bool, olds: Mapping[str, Item]
+) -> tuple[list[Loss], list[Loss]]:
+    """Say of what is gone and what is new whether one might have been the other."""
+    alike: defaultdict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, items in enumerate((gone, come)):
+        for item in items:
+            alike[_form(item, strict)][side].append(item.name)
+    digests = {item.digest: item.name for item in olds.values() if item.digest is not None}
+    resized = {item.name for item in gone} & {item.name for item in come}
+    inner = {(_blocks(item.name), item.shape) for item in olds.values() if _blocks(item.name) != item.name}
+    dropped = [_loss(item, alike[_form(item, strict)][1]) for item in gone]
+    added = [_loss(item, alike[_form(item, strict)][0]) for item in come]
+    for at, item in enumerate(come):
+        if item.name in resized:
+            added[at] = replace(added[at], note=f"its shape was {list(olds[item.name].shape)}, and its values are lost")
+        elif item.digest in digests:
+            added[at] = replace(added[at], note=f"its content is that of {digests[item.digest]}")
+        elif item.digest is None and (_blocks(item.name), item.shape) in inner:
+            note = "another of the blocks may be the new one: only content would tell"
+            added[at] = replace(added[at], note=note, confidence=min(added[at].confidence, 0.8))
+    return dropped, added
+
+
+def _form(item: Item, strict: bool) -> object:
+    """Return what might have become each other has in common: with other content, not even the name may differ."""
+    return (item.name if strict and item.digest is not None else "", item.shape, item.dtype)
+
+
+def _loss(item: Item, others: Sequence[str]) -> Loss:
+    sure = round(1 / (1 + min(len(others), _MOST)), 2) if others else 1.0
+    return Loss(item.name, sure, tuple(others[:_MOST]))
+
+
+def _blocks(name: str) -> str:
+    return re.sub(r"(?<![^.])\d+(?![^.])", "{}", name)
+
+
+def _changes(
+    olds: Mapping[str, Item],
+    news: Mapping[str, Item],
+    links: Sequence[Link],
+    dropped: Sequence[Loss],
+    added: Sequence[Loss],
+) -> Iterator[Change]:
+    """Return what became of all, in the order of the old names; then what is new."""
+    moved = _moved(olds, news, links)
+    by_old = {link.old[0]: link for link in links}
+    losses = {loss.name: loss for loss in dropped}
+    for name in olds:
+        if name in losses:
+            loss = losses[name]
+            yield Change("dropped", (name,), (), str(list(olds[name].shape)), loss.confidence, loss.alternatives)
+        elif name in by_old:
+            link = by_old[name]
+            kind, detail = kind_of(link, name in moved), detail_of(link, olds, news)
+            yield Change(kind, link.old, link.new, detail, link.confidence, link.alternatives)
+    for loss in added:
+        detail = str(list(news[loss.name].shape))
+        yield Change("added", (), (loss.name,), detail, loss.confidence, loss.alternatives)
+
+
+def _moved(olds: Mapping[str, Item], news: Mapping[str, Item], links: Iterable[Link]) -> set[str]:
+    """Return what has another place among the others: as few as possible."""
+    place = {name: at for at, name in enumerate(news)}
+    first = {name: at for at, name in enumerate(olds)}
+    pairs = sorted((first[link.old[0]], place[link.new[0]], link.old[0]) for link in links if link.kind == "one")
+    ends: list[int] = []
+    at_end: list[int] = []
+    before: list[int | None] = []
+    for at, (_, target, _) in enumerate(pairs):
+        length = bisect_left(ends, target)
+        before.append(at_end[length - 1] if length else None)
+        if length == len(ends):
+            ends.append(target)
+            at_end.append(at)
+        else:
+            ends[length], at_end[length] = target, at
+    stays: set[str] = set()
+    last = at_end[-1] if at_end else None
+    while last is not None:
+        stays.add(pairs[last][2])
+        last = before[last]
+    return {name for _, _, name in pairs if name not in stays}
+
+
+def _operations(
+    old: Sequence[Item], new: Sequence[Item], links: Sequence[Link], dropped: Sequence[Loss], added: Sequence[Loss]
+) -> list[Guess]:
+    """Return operations that are known to lead to the new parameters, the shortest that do."""
+    safe, before, after = _sanitised(old, new)
+    if safe:
+        old = [replace(item, name=safe.get(item.name, item.name)) for item in old]
+        new = [replace(item, name=safe.get(item.name, item.name)) for item in new]
+        links = [
+            replace(
+                link,
+                old=tuple(safe.get(name, name) for name in link.old),
+                new=tuple(safe.get(name, name) for name in link.new),
+            )
+            for link in links
+        ]
+        dropped = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in dropped]
+        added = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in added]
+    for plain in (False, True):
+        plan = Plan(old, new, links, dropped, added, plain)
+        if plan.run():
+            return [*before, *plan.guesses, *after]
+    everything = [Loss(item.name, 0.5) for item in old], [Loss(item.name, 0.5) for item in new]
+    plan = Plan(old, new, [], *everything)
+    plan.run()
+    return [*before, *plan.guesses, *after]
+
+
+def _sanitised(old: Sequence[Item], new: Sequence[Item]) -> tuple[dict[str, str], list[Guess], list[Guess]]:
+    """Return other names for those that no operation can have, as they read as patterns; and what gives them."""
+    names = dict.fromkeys(item.name for item in (*old, *new))
+    there, wanted = {item.name for item in old}, {item.name for item in new}
+    safe: dict[str, str] = {}
+    before, after = [], []
+    for name in names:
+        if name and not (("*" in name or "{" in name) and pattern(name).open):
+            continue
+        plain = re.sub(r"[*{}]", "_", name) or "_"
+        while plain in names or plain in safe.values():
+            plain += "_"
+        safe[name] = plain
+        if name in there:
+            before.append(Guess(RenameRegex(rf"\A{re.escape(name)}\Z", plain.replace("\\", r"\\"))))
+        if name in wanted:
+            after.append(Guess(RenameRegex(rf"\A{re.escape(plain)}\Z", name.replace("\\", r"\\"))))
+    return safe, before, after

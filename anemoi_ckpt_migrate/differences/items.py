@@ -1,0 +1,83 @@
+"""What is compared: parameters by name, shape, dtype and, where it is known, content; and how they are related."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Step = tuple[str, Any]
+"""What is done to one tensor: ``permute``, ``reshape`` or ``cast``, with its argument."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A parameter, or a buffer.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        Its shape.
+    dtype : str
+        Its dtype, without ``torch.``.
+    digest : str or None
+        Of its content: dtype and bytes. None where that is not known, as of a model without weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+
+class Contents(Protocol):
+    """Answers questions about content; there only if both sides have weights."""
+
+    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str) -> bool:
+        """Tell whether what `recipes` makes of old parameters is, bit for bit, the new one."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What became of what.
+
+    Attributes
+    ----------
+    old, new : tuple of str
+        Names.
+    kind : str
+        ``one`` to one; ``cat`` or ``stack``, several to one; ``narrow`` or ``select``, one to several.
+    dim : int
+        Along which dimension, for all but one to one.
+    sizes : tuple of int
+        How much of it each has.
+    steps : tuple of Step
+        What is done afterwards, to each new one.
+    confidence : float
+        1 if it is proven by content, or nothing else is possible.
+    alternatives : tuple of str
+        Names that it might have been instead.
+    changed : bool
+        Whether the values are known to be others.
+    note : str
+        What a user should know.
+    """
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    kind: str = "one"
+    dim: int = 0
+    sizes: tuple[int, ...] = ()
+    steps: tuple[Step, ...] = ()
+    confidence: float = 1.0
+    alternatives: tuple[str, ...] = ()
+    changed: bool = False
+    note: str = ""

@@ -1,0 +1,82 @@
+"""Operations applied to nothing but names, shapes and dtypes: what a plan leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.recipes import outcome
+from anemoi_ckpt_migrate.differences.items import Item
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.copies import Copy
+from anemoi_ckpt_migrate.operations.table import Table
+
+Form = tuple[tuple[int, ...], str]
+"""A shape and a dtype."""
+
+
+class Forms:
+    """Shapes and dtypes as what the names of a table stand for."""
+
+    def shape(self, value: Form) -> tuple[int, ...]:
+        """Return the shape."""
+        return value[0]
+
+    def dtype(self, value: Form) -> str:
+        """Return the dtype."""
+        return value[1]
+
+    def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Form]) -> Form:
+        """Return the shape and the dtype of what is made."""
+        return outcome(kind, args, [shape for shape, _ in values], [dtype for _, dtype in values])
+
+    def same(self, one: Form, other: Form) -> bool:
+        """Tell whether shape and dtype are the same."""
+        return one == other
+
+    def keep(self, value: Form) -> Form:
+        """Return it."""
+        return value
+
+    def kept(self, value: Form) -> Form:
+        """Return it."""
+        return value
+
+
+class Model:
+    """A model that operations are tried on.
+
+    Parameters
+    ----------
+    items : iterable of Item
+        Its parameters, in order.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._copy = Copy("", Table((item.name, (item.shape, item.dtype)) for item in items), Forms())
+
+    @property
+    def names(self) -> list[str]:
+        """Its names, in order."""
+        return list(self._copy.table)
+
+    @property
+    def table(self) -> Table:
+        """Its names, with what they stand for."""
+        return self._copy.table
+
+    def apply(self, operation: Operation) -> bool:
+        """Apply an operation; return whether nothing was wrong with that."""
+        operation.apply(self._copy)  # type: ignore[attr-defined]
+        return not self._copy.faults
+
+    def is_exactly(self, items: Sequence[Item]) -> bool:
+        """Tell whether names, shapes, dtypes and order are those of parameters."""
+        found = [(name, form) for name, form in self._copy.table.everything()]
+        return not self._copy.faults and found == [(item.name, (item.shape, item.dtype)) for item in items]
+
+
+def leads_to(operations: Iterable[Operation], old: Sequence[Item], new: Sequence[Item]) -> bool:
+    """Tell whether operations, one after the other, make new parameters of old ones."""
+    model = Model(old)
+    return all(map(model.apply, operations)) and model.is_exactly(new)
