@@ -115,7 +115,8 @@ def table(rows: dict[str, list[tuple[float, float]]], size: int, layers: int, ru
     largest = 3 * WIDTH * WIDTH * 4 / (1 << 20)
     text = f"""# Operations, measured
 
-`make bench-operations`; {size / 1e9:.1f} GB, {3 * layers} tensors of {WIDTH} x {WIDTH}; medians of {runs}, the slowest and the fastest in parentheses.
+`make bench-operations`; {size / 1e9:.1f} GB, {3 * layers} tensors of {WIDTH} x {WIDTH}; medians of {runs}, the fastest and
+the slowest in parentheses.
 The largest result has {largest:.0f} MB.
 
 | | s | x `cp` and fsync | MB anonymous |
@@ -125,7 +126,8 @@ The largest result has {largest:.0f} MB.
         seconds = [each for each, _ in found]
         middle = statistics.median(seconds)
         peak = max(each for _, each in found)
-        text += f"| {title} | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {middle / copied:.2f} | {peak:.0f} |\n"
+        spread = f"{middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+        text += f"| {title} | {spread} | {middle / copied:.2f} | {peak:.0f} |\n"
     return text
 
 

@@ -31,7 +31,15 @@ operations.casting operations.groups operations.joining operations.modules opera
 operations.presence
 operations.catalogue operations.world
 op scripts.declared comparing
-scripts.reader differences.XX
+scripts.reader
+differences differences.items differences.names
+differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
+differences.board differences.merging differences.ordering differences.rules
+differences.families differences.renaming
+differences.joining differences.planning
+differences.matching
+differences.explaining
+differences.folding
 planner drawing diagrams rollbacks scripts.loader checkpoints.store
 checkpoints
 recorder

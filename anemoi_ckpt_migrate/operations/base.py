@@ -21,6 +21,9 @@ KINDS: dict[str, type[Operation]] = {}
 """Every kind of operation, by name."""
 
 
+_ONE_OR_SEVERAL = ("keys", "sources", "targets")  # fields that take a single name too
+
+
 class Operation:
     """One change that is declared instead of programmed. Those below are frozen dataclasses.
 
@@ -61,6 +64,8 @@ class Operation:
         words = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
+            if field.name in _ONE_OR_SEVERAL and len(value) == 1:
+                value = value[0]
             if value != field.default or field.default is dataclasses.MISSING:
                 bare = field.default is dataclasses.MISSING
                 words.append(spelled(value) if bare else f"{field.name}={spelled(value)}")
