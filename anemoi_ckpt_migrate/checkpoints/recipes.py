@@ -282,13 +282,23 @@ class Maker:
         for part in parts:
             if part is None:
                 return None
-            found += part
+            for extent in part:
+                _extend(found, extent)
         if recipe.kind in ("narrow", "select"):
             shape = recipe.sources[0].shape
             row = math.prod(shape[dim + 1 :]) * SIZES[recipe.dtype]
             first, count = (recipe.args[1], recipe.args[2]) if recipe.kind == "narrow" else (recipe.args[1], 1)
             return _cut(found, first * row, count * row)
         return found
+
+
+def _extend(extents: list[Extent], extent: Extent) -> None:
+    """Add bytes to others; what goes on where they end goes on."""
+    key, first, count = extents[-1] if extents else ("", 0, 0)
+    if extents and key == extent[0] and first + count == extent[1]:
+        extents[-1] = (key, first, count + extent[2])
+    else:
+        extents.append(extent)
 
 
 def _cut(extents: Sequence[Extent], start: int, length: int) -> list[Extent]:

@@ -13,7 +13,8 @@ from anemoi_ckpt_migrate.differences.names import Parts, filled, in_numbers, lik
 from anemoi_ckpt_migrate.differences.turning import class_of
 
 _MOST_PAIRS = 6000
-_NEAR = 12
+_NEAR = 5
+_MANY = 30_000
 _ROUNDS = 4
 _AHEAD = 0.25
 
@@ -77,9 +78,11 @@ def link_families(board: Board, least: float, margin: float, one_by_one: bool = 
     one_by_one : bool
         Match single parameters instead.
     """
+    if one_by_one and not any(template_of(name)[1] for name in (*board.old, *board.new)):
+        return
     for _ in range(_ROUNDS):
         pairs = list(_pairs(board, one_by_one))
-        if not _link_best(board, pairs, least, margin):
+        if not _link_best(board, pairs, least, margin) or len(pairs) > _MANY:
             return
 
 

@@ -25,7 +25,8 @@ _SETS = (
     ("w1", "w3"),
 )
 _WORDS = ("proj", "projection", "to", "lin", "linear", "weight", "bias", "w", "c", "attn", "in", "layer", "dense", "fc")
-_MOST_CANDIDATES = 40
+_MOST_CANDIDATES = 8
+_LEAST = 0.5
 _MOST_PERMUTED = 4
 _MOST_MEMBERS = 64
 
@@ -111,7 +112,10 @@ def _siblings(parts: Mapping[Parts, Family]) -> Mapping[Key, Mapping[tuple[int, 
                 if family.template[place] != NUMBER:
                     key = (place, (*family.template[:place], "", *family.template[place + 1 :]))
                     found[numbers, dim, rest][key].append(family)
-    return found
+    return {
+        key: {one: group for one, group in groups.items() if 1 < len(group) <= _MOST_MEMBERS}
+        for key, groups in found.items()
+    }
 
 
 def _joints(
@@ -128,9 +132,11 @@ def _joints(
         for dim in range(len(form)):
             rest = (*form[:dim], *form[dim + 1 :])
             families_ = index.get((frozenset(whole.members), dim, rest), {})
-            likely = [(_alike(whole.template, key), key, group) for key, group in families_.items() if len(group) > 1]
+            likely = [(_alike(whole.template, key), key, group) for key, group in families_.items()]
             likely.sort(key=lambda each: -each[0])
             for likeliness, (place, _), group in likely[:_MOST_CANDIDATES]:
+                if likeliness < _LEAST:
+                    break
                 for chosen, familiar, alone in _subsets(group, place, dim, form[dim]):
                     yield Joint(whole, chosen, dim, steps, familiar, likeliness, alone)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -72,10 +71,18 @@ def part_likeness(one: str, other: str) -> float:
     numbers, others = _DIGITS.findall(one), _DIGITS.findall(other)
     if _abbreviates(short, long) and not numbers + others:
         return 0.75
-    alike = 0.8 * SequenceMatcher(None, short, long, autojunk=False).ratio()
+    letters, more = _letters(short), _letters(long)
+    alike = 1.6 * len(letters & more) / (len(letters) + len(more))
     if numbers and others:
         return min(alike + 0.2, 0.9) if numbers == others else alike / 2
     return alike
+
+
+@lru_cache(maxsize=1 << 16)
+def _letters(part: str) -> frozenset[str]:
+    """Return letters, pairs of them, and with what it begins and ends."""
+    whole = f"^{part}$"
+    return frozenset(part) | {whole[at : at + 2] for at in range(len(whole) - 1)}
 
 
 def _abbreviates(short: str, long: str) -> bool:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from anemoi_ckpt_migrate.differences.names import distance, parts_of
+from anemoi_ckpt_migrate.differences.names import distance, parts_of, template_of
 from anemoi_ckpt_migrate.differences.rules import Rule, keys_of, numbers_in, rounded, rules
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.catalogue import make
@@ -103,11 +103,10 @@ class Renaming:
         return len(self.done) > before
 
     def _propose(self, names: Iterable[str], literal: bool) -> None:
-        classes: dict[tuple[str, str], tuple[str, str]] = {}
+        classes: dict[_Class, tuple[str, str]] = {}
         for name in sorted(names):
             target = self._targets[name] or name
-            key = (name, target) if literal or _renumbered(name, target) else (rounded(name), rounded(target))
-            classes.setdefault(key, (name, target))
+            classes.setdefault((name, target) if literal else self._class(name), (name, target))
         wide = len(classes) <= _MOST_WIDE
         for name, target in classes.values():
             for rule in rules(name, target, literal, wide):
@@ -202,7 +201,10 @@ class Renaming:
         target = self._targets[name]
         if target is None:
             return rounded(name), None
-        return (name, target) if _renumbered(name, target) else (rounded(name), rounded(target))
+        if numbers_in(name) == numbers_in(target):
+            return rounded(name), rounded(target)
+        (old, numbers), (new, also) = template_of(name), template_of(target)
+        return (".".join(old), ".".join(new)) if numbers == also else (name, target)
 
     def _file(self, name: str) -> None:
         own = self._class(name)
@@ -245,10 +247,6 @@ class Renaming:
         while any(each.startswith(found) for each in taken):
             found += "_"
         return found
-
-
-def _renumbered(name: str, target: str) -> bool:
-    return numbers_in(name) != numbers_in(target)
 
 
 def _far(name: str, target: str) -> int:
