@@ -40,7 +40,11 @@ GOOD = 'revision = "{0}"\ndown_revision = None\ndef migrate(ckpt):\n    return c
             "a barrier (final=True) has no migrate",
         ),
         ('revision = "x"\nmetadata = M(final=True)\nrollback = f\n', 3, "a barrier (final=True) has no rollback"),
-        ('revision = "x"\nmetadata = M()\n', 2, "no migrate function, and no operations; a revision without is a barrier"),
+        (
+            'revision = "x"\nmetadata = M()\n',
+            2,
+            "no migrate function, and no operations; a revision without is a barrier",
+        ),
         ('revision = "x"\nmigrate = 3\n', 2, "migrate must be a function, not 3"),
         ('revision = "x"\nasync def migrate(c): pass\n', 2, "migrate must not be async"),
         ('revision = "x"\ndef migrate(c:\n', 2, "syntax error"),

@@ -284,7 +284,9 @@ def _check_squashable(graph: Graph, revision: Revision, inside: set[str], last: 
     if revision.final:
         raise Refused(f"{revision.id} ({revision.name}) is a barrier, which nothing can stand for; squash up to it")
     if revision.operations is not None:
-        raise Refused(f"{revision.id} ({revision.name}) holds operations, and squash joins functions only; leave it out")
+        raise Refused(
+            f"{revision.id} ({revision.name}) holds operations, and squash joins functions only; leave it out"
+        )
     if revision.replaces:
         raise Refused(f"{revision.id} ({revision.name}) is squashed already; squash what follows it")
     outside = [child for child in graph.children[revision.id] if child not in inside]

@@ -27,6 +27,8 @@ class Board:
         What was found.
     modules : Modules
         Where modules went.
+    turning : bool
+        Whether something was transposed, so that more may have been.
     strict : bool
         Whether content says what became of what, so that other content speaks against it.
     """
@@ -38,6 +40,7 @@ class Board:
         self.links: list[Link] = []
         self.modules = Modules()
         self.strict = False
+        self.turning = False
 
     def link(self, link: Link) -> None:
         """Put down what became of what."""
@@ -63,4 +66,5 @@ class Board:
         if how.changed and old.name != new.name and self.strict:
             sure = min(sure, 0.8)
         others = () if how.proven else tuple(others)
+        self.turning = self.turning or any(kind == "permute" for kind, _ in how.steps)
         self.link(Link((old.name,), (new.name,), "one", 0, (), how.steps, sure, others, how.changed))

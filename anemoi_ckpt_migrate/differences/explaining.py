@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from anemoi_ckpt_migrate.differences.analogy import turned_alike, with_adapters
@@ -85,7 +85,7 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     olds, news = {item.name: item for item in old}, {item.name: item for item in new}
     board = matched(old, new, contents)
     links = with_adapters(turned_alike(board.links, olds, news, contents), olds, news, board.old)
-    dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds)
+    dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds, news)
     changes = _changes(olds, news, links, dropped, added)
     sizes = sum(item.size for item in new)
     missing = sum(news[loss.name].size for loss in added)
@@ -94,27 +94,38 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
 
 
 def _losses(
-    gone: Sequence[Item], come: Sequence[Item], strict: bool, olds: Mapping[str, Item]
+    gone: Sequence[Item], come: Sequence[Item], strict: bool, olds: Mapping[str, Item], news: Mapping[str, Item]
 ) -> tuple[list[Loss], list[Loss]]:
     """Say of what is gone and what is new whether one might have been the other."""
     alike: defaultdict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, items in enumerate((gone, come)):
         for item in items:
             alike[_form(item, strict)][side].append(item.name)
+    before, after = _forms(olds.values()), _forms(news.values())
     digests = {item.digest: item.name for item in olds.values() if item.digest is not None}
-    resized = {item.name for item in gone} & {item.name for item in come}
-    inner = {(_blocks(item.name), item.shape) for item in olds.values() if _blocks(item.name) != item.name}
-    dropped = [_loss(item, alike[_form(item, strict)][1]) for item in gone]
-    added = [_loss(item, alike[_form(item, strict)][0]) for item in come]
-    for at, item in enumerate(come):
-        if item.name in resized:
-            added[at] = replace(added[at], note=f"its shape was {list(olds[item.name].shape)}, and its values are lost")
+    dropped = [_blocks_alike(_loss(item, alike[_form(item, strict)][1]), item, after) for item in gone]
+    added = []
+    for item in come:
+        loss = _blocks_alike(_loss(item, alike[_form(item, strict)][0]), item, before)
+        if item.name in olds and olds[item.name].shape != item.shape:
+            loss = replace(loss, note=f"its shape was {list(olds[item.name].shape)}, and its values are lost")
         elif item.digest in digests:
-            added[at] = replace(added[at], note=f"its content is that of {digests[item.digest]}")
-        elif item.digest is None and (_blocks(item.name), item.shape) in inner:
-            note = "another of the blocks may be the new one: only content would tell"
-            added[at] = replace(added[at], note=note, confidence=min(added[at].confidence, 0.8))
+            loss = replace(loss, note=f"its content is that of {digests[item.digest]}")
+        added.append(loss)
     return dropped, added
+
+
+def _forms(items: Iterable[Item]) -> set[tuple[str, tuple[int, ...]]]:
+    """Return what there is of numbered blocks."""
+    return {(_blocks(item.name), item.shape) for item in items if _blocks(item.name) != item.name}
+
+
+def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Loss:
+    """Say that it may have been another of the blocks."""
+    if item.digest is not None or (_blocks(item.name), item.shape) not in others:
+        return loss
+    note = "it may have been another of these blocks: only content would tell"
+    return replace(loss, note=note, confidence=min(loss.confidence, 0.8))
 
 
 def _form(item: Item, strict: bool) -> object:

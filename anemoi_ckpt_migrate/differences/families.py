@@ -128,7 +128,8 @@ def _scored(board: Board, old: Family, new: Family, order: float) -> _Pair:
     named = likeness(old.template, new.template)
     if board.modules.support(old.template, new.template):
         named += 0.5
-    exact = old.first.shape == new.first.shape and old.first.dtype == new.first.dtype
+    shape, other = old.first.shape, new.first.shape
+    exact = other == (shape[::-1] if board.turning else shape)
     numbers = old.members.keys() == new.members.keys()
     return _Pair(named + 0.2 * order + 0.1 * exact + 0.1 * numbers, named, old, new)
 

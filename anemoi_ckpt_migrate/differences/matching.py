@@ -31,6 +31,7 @@ def matched(old: Sequence[Item], new: Sequence[Item], contents: Contents | None)
     link_families(board, least=0.85, margin=0.1)
     link_joined(board, familiar=True)
     link_families(board, least=0.85, margin=0.05)
+    link_families(board, least=0.35, margin=0.6)  # what nothing else comes near to; it says where others belong
     link_joined(board, familiar=False)
     link_families(board, least=0.6, margin=0.05)
     link_families(board, least=0.35, margin=0.0)

@@ -27,6 +27,7 @@ def parts_of(name: str) -> Parts:
     return tuple(name.split("."))
 
 
+@lru_cache(maxsize=1 << 16)
 def template_of(name: str) -> tuple[Parts, Parts]:
     """Return the parts with numbers taken out, and the numbers."""
     parts = parts_of(name)

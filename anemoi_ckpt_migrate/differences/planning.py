@@ -83,9 +83,9 @@ class Plan:
         self._drop()
         current = self._rename()
         self._merge(current)
-        self._turn()
-        self._order()
-        self._add()
+        for stage in (self._turn, self._order, self._add):
+            if self.sound:
+                stage()
         return self.sound and self._model.is_exactly(self._new)
 
     def _apply(self, operation: Operation, confidence: float = 1.0, alternatives: Iterable[str] = ()) -> None:
@@ -217,8 +217,6 @@ class Plan:
             self._apply(operation)
 
     def _add(self) -> None:
-        if not self.sound:
-            return
         for operation, names in Adding(self._model.names, self._new, self._plain).run():
             losses = [self._added[name] for name in names]
             words = [f"{loss.name} might have been {name}" for loss in losses for name in loss.alternatives]

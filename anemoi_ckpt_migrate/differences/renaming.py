@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anemoi_ckpt_migrate.differences.names import distance, parts_of, template_of
 from anemoi_ckpt_migrate.differences.rules import Rule, keys_of, numbers_in, rounded, rules
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.catalogue import make
+from anemoi_ckpt_migrate.operations.catalogue import Rename, RenamePrefix
 
 _MOST_WIDE = 400
 _WIDE_SCAN = 2000
@@ -60,6 +60,7 @@ class Renaming:
             self._file(name)
         self._left = {name for name, target in targets.items() if target not in (None, name)}
         self._greedy = greedy
+        self._aside: set[str] = set()
         self._seen: set[Rule] = set()
         self._heap: list[tuple[tuple[object, ...], Rule]] = []
         self._waiting: defaultdict[str, list[Rule]] = defaultdict(list)
@@ -222,23 +223,41 @@ class Renaming:
 
     def _break_cycle(self) -> None:
         """Give some of those that stand in each other's way another name for a while: as many as one rule can."""
-        name, detour = min(self._detours(), key=lambda each: (-len(each[1]), str(each[0])))
-        self._move(name, detour)
+        found = min(self._detours(), key=lambda each: (-len(each[1]), str(each[0])), default=None)
+        if found is None:
+            self._one_by_one()
+            return
+        self._aside.update(self._origins[name] for name in found[1])
+        self._move(*found)
+
+    def _one_by_one(self) -> None:
+        """Bring what is left aside, all of it, and then where it belongs."""
+        goals = {target for name in self._left if (target := self._targets[name])}
+        for name in sorted(self._left | {goal for goal in goals if goal in self._targets}):
+            aside = self._unused(name)
+            self._move(Rename(name, aside), {name: aside})
+        for name in sorted(self._left):
+            target = self._targets[name] or name
+            self._move(Rename(name, target), {name: target})
 
     def _detours(self) -> Iterator[tuple[Operation, dict[str, str]]]:
         """Return what could be called something else for a while: what is in the way, or is to be renamed."""
         for name in sorted(self._left)[:_WIDE_SCAN]:
             target = self._targets[name] or name
             for each in (name, target) if target in self._targets else (name,):
-                if each in self._left or self._targets[each] is None:
+                if self._may_wait(each):
                     aside = self._unused(each)
-                    yield make("Rename", (each, aside), {}), {each: aside}
+                    yield Rename(each, aside), {each: aside}
             for rule in rules(name, target, literal=True, wide=False):
                 if rule.kind == "RenamePrefix":
                     old, new = str(rule.args[0]), self._unused(str(rule.args[1])[:-1]) + "."
                     found = [each for each in self._known(rule) if each.startswith(old)]
-                    if found and all(each in self._left for each in found):
-                        yield make("RenamePrefix", (old, new), {}), {each: new + each[len(old) :] for each in found}
+                    if found and all(each in self._left and self._may_wait(each) for each in found):
+                        yield RenamePrefix(old, new), {each: new + each[len(old) :] for each in found}
+
+    def _may_wait(self, name: str) -> bool:
+        """Tell whether a name may be brought aside: what does not have its own yet, and has not been aside."""
+        return self._origins[name] not in self._aside and (name in self._left or self._targets[name] is None)
 
     def _unused(self, name: str) -> str:
         """Return a name like another one, that nothing begins with."""

@@ -74,13 +74,13 @@ def _renaming(kind: str, args: tuple[str, ...]) -> Callable[[str], str | None]:
         return lambda name: begin.sub("", name) if begin.search(name) else None
     if kind == "RenameRegex":
         return lambda name: _changed(re.sub(args[0], args[1], name), name)
+    if "{" not in args[0]:
+        if kind == "Rename":
+            return lambda name: args[1] if name == args[0] else None
+        return lambda name: args[1] + name[len(args[0]) :] if name.startswith(args[0]) else None
     old, new = pattern(args[0]), pattern(args[1])
     if kind == "Rename":
-        if not old.open:
-            return lambda name: args[1] if name == args[0] else None
         return lambda name: None if (bound := old.bind(name)) is None else new.fill(bound)
-    if not old.open:
-        return lambda name: args[1] + name[len(args[0]) :] if name.startswith(args[0]) else None
 
     def renamed(name: str) -> str | None:
         found = old.regex.match(name)
