@@ -115,8 +115,8 @@ def table(rows: dict[str, list[tuple[float, float]]], size: int, layers: int, ru
     largest = 3 * WIDTH * WIDTH * 4 / (1 << 20)
     text = f"""# Operations, measured
 
-`make bench-operations`; {size / 1e9:.1f} GB, {3 * layers} tensors of {WIDTH} x {WIDTH}; medians of {runs}, the fastest and
-the slowest in parentheses.
+`make bench-operations`; {size / 1e9:.1f} GB, {3 * layers} tensors of {WIDTH} x {WIDTH}; medians of {runs}, the
+fastest and the slowest in parentheses.
 The largest result has {largest:.0f} MB.
 
 | | s | x `cp` and fsync | MB anonymous |
