@@ -416,3 +416,20 @@ def test_check_tries_the_way_back(project: Folder) -> None:
     assert ran.code == 1
     assert "the rollback of b2 is not the inverse of its migration: epoch" in ran.out
     assert digest(checkpoint) == before
+
+
+def test_what_was_kept_of_a_cast_is_the_parameter_s_own(project: Folder) -> None:
+    """Beside it, an optimizer and an average that was never cast: neither takes what was put aside."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    average = OrderedDict((name, value.detach().bfloat16()) for name, value in model.named_parameters())
+    tree = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": average}
+    checkpoint = project.path / "x.pt"
+    torch.save(tree, checkpoint)
+    before = torch.load(checkpoint, weights_only=True)
+    declare(project, "a1", 'op.Cast("*", "bfloat16", keep=True)')
+    project.ok("upgrade", "head", checkpoint, "--check-rollback")
+    project.ok("downgrade", "base", checkpoint)
+    assert equal(without_record(torch.load(checkpoint, weights_only=True)), before)

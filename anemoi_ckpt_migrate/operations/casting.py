@@ -112,7 +112,7 @@ class Uncast(Operation):
 
     def apply(self, copy: Copy) -> list[Any]:
         """Take them back, if they are what they were."""
-        for name, number in self.items:
+        for name, number in () if copy.optimizer else self.items:
             if name not in copy.table:
                 copy.missing(name)
                 continue

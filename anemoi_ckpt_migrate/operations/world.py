@@ -217,7 +217,7 @@ class World:
                 self._check_unknown(opened, operation, concerned, shown)
                 continue
             mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
-            if mine != back and (mine or any(isinstance(each, (Restore, Add)) for each in back)):
+            if mine != back and (mine or any(isinstance(each, (Restore, Uncast)) for each in back)):
                 apart[path] = mine
         if apart:
             return [Apart(tuple(back), {path: tuple(each) for path, each in apart.items()})]
