@@ -161,9 +161,7 @@ class Checkpoint:
 
     def digest(self, tensor: StoredTensor) -> str:
         """Return the CRC-32 of the content of a tensor, and its dtype: read from the directory where it is there."""
-        if self._reading is None:
-            self._reading = self._source()
-        return self._reading.digest(plain_of(tensor))
+        return self._source().digest(plain_of(tensor))
 
     def attachment(self, name: str) -> bytes | None:
         """Return the content of a record of the archive beside the pickle, if there is one."""
@@ -227,8 +225,7 @@ class Checkpoint:
             from anemoi_ckpt_migrate.checkpoints.content import content_of
 
             payloads |= {key: content_of(storage) for key, storage in made.items()}
-        source = self._source()
-        payloads |= {key: source.made(key) for key in pickler.keys if key in self._maker.recipes}
+        payloads |= {key: self._source().made(key) for key in pickler.keys if key in self._maker.recipes}
         return Pickled(data, pickler.keys, payloads)
 
     def write(
@@ -378,9 +375,13 @@ class Checkpoint:
         return max(numbers, default=-1) + 1
 
     def _source(self) -> Source:
-        if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
-            raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
-        return Source(self._descriptor, self._archive, self._stream, self._maker, self._checked)
+        """Return what tensors are made from; asked for only where some are, for it looks at every record."""
+        if self._reading is None:
+            if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
+                wanted = f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved"
+                raise NotACheckpoint(wanted)
+            self._reading = Source(self._descriptor, self._archive, self._stream, self._maker, self._checked)
+        return self._reading
 
     def _stream(self) -> io.BufferedReader:
         return zipped.window(self._descriptor, self.length)
