@@ -112,12 +112,40 @@ def _losses(
         elif item.digest in digests:
             loss = replace(loss, note=f"its content is that of {digests[item.digest]}")
         added.append(loss)
+    if not strict:  # else content has told already
+        dropped, added = _of_parts(dropped, gone, come), _of_parts(added, come, gone)
     return dropped, added
+
+
+def _of_parts(losses: Sequence[Loss], items: Sequence[Item], others: Sequence[Item]) -> list[Loss]:
+    """Say which may be several of the other side together, or a part of one: neighbours, with as many elements."""
+    sums: dict[tuple[str, str], int] = {}
+    families: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
+    for item in others:
+        families[_family(item.name)].append(item)
+    for item in items:
+        sums[_family(item.name)] = sums.get(_family(item.name), 0) + item.size
+    found = []
+    for loss, item in zip(losses, items, strict=True):
+        near = families.get(_family(item.name), [])
+        size = sums[_family(item.name)]
+        if near and not loss.alternatives and size == sum(other.size for other in near):
+            names = tuple(other.name for other in near[:_MOST])
+            note = f"it may have to do with {', '.join(names)}: as many elements"
+            loss = replace(loss, confidence=min(loss.confidence, 0.6), alternatives=names, note=loss.note or note)
+        found.append(loss)
+    return found
 
 
 def _forms(items: Iterable[Item]) -> set[tuple[str, tuple[int, ...]]]:
     """Return what there is of numbered blocks."""
     return {(_blocks(item.name), item.shape) for item in items if _blocks(item.name) != item.name}
+
+
+def _family(name: str) -> tuple[str, str]:
+    """Return what is around a module, and what is last in a name: what neighbours have in common."""
+    module, _, leaf = name.rpartition(".")
+    return module.rpartition(".")[0], leaf
 
 
 def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Loss:
