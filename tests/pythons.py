@@ -70,7 +70,7 @@ def environment(name: str, python: str) -> Path:
     if not (folder / "ready").exists():
         subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
         install = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, *requirements(), "pytest", "hypothesis"], check=True)
+        subprocess.run([*install, *requirements(), "pytest", "pytest-xdist", "hypothesis"], check=True)
         (folder / "ready").touch()
     install = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*install, "--force-reinstall", str(ROOT)], check=True)
@@ -106,7 +106,7 @@ def main() -> int:
             "HYPOTHESIS_MAX_EXAMPLES": "25",
             "FUZZ_INPUTS": "200",
         }
-        command = [environment(name, python), "-m", "pytest", "-p", "no:cacheprovider", "tests"]
+        command = [environment(name, python), "-m", "pytest", "-p", "no:cacheprovider", "-n", "auto", "tests"]
         command += [f"--ignore=tests/{name}" for name in SAME_EVERYWHERE]
         codes.append(subprocess.run(command, cwd=WORK, env=variables).returncode)
     return max(codes, default=0)
