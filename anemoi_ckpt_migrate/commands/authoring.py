@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anemoi_ckpt_migrate import resolving, targets
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project, opened
+from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.project import Project, open_project, opened
 from anemoi_ckpt_migrate.config import Config
 from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
 from anemoi_ckpt_migrate.graph import Graph

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import soundness
+from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.moving import prove_rollback, upgrade
-from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path

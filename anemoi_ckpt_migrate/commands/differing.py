@@ -15,8 +15,8 @@ from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
-from anemoi_ckpt_migrate.commands.project import Project, StrPath
-from anemoi_ckpt_migrate.commands.writing import naming
+from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
+from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.config import find_config
 from anemoi_ckpt_migrate.differences.explaining import Change, Explanation, explain
 from anemoi_ckpt_migrate.differences.items import Item

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate import recorder
+from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.differing import Side, sides
-from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess
 from anemoi_ckpt_migrate.errors import Refused, UsageError
 from anemoi_ckpt_migrate.operations.places import find_main

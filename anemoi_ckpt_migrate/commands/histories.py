@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate import descent, planner, resolving, targets
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
+from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.reading import read_record
 from anemoi_ckpt_migrate.diagrams import FORMATS
 from anemoi_ckpt_migrate.entries import HistoryEntry

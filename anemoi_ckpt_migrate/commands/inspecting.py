@@ -11,8 +11,8 @@ from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.checkpoints import Facts, open_checkpoint, survey
 from anemoi_ckpt_migrate.checkpoints.names import standing
 from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
-from anemoi_ckpt_migrate.commands.project import Project, StrPath
-from anemoi_ckpt_migrate.commands.writing import Progress, naming
+from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
+from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.config import find_config
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord, NoConfiguration
 from anemoi_ckpt_migrate.record import Record, to_data

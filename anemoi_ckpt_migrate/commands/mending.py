@@ -9,8 +9,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import checkpoints
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.commands.project import StrPath
-from anemoi_ckpt_migrate.commands.writing import Progress, checked_output, naming
+from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output, naming
 from anemoi_ckpt_migrate.errors import CannotRead
 
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 from anemoi_ckpt_migrate import executor, planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
 from anemoi_ckpt_migrate.commands import proving, steps
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
+from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.writing import (
     Options,
-    Progress,
     Result,
-    checked_output,
     foresee,
     log_entry,
     reading,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.scaffold import Laid, lay_out
 from anemoi_ckpt_migrate.scripts import loader
-
-StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate import planner, recorder, resolving, targets
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
-from anemoi_ckpt_migrate.commands.writing import naming
+from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
+from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.config import find_config
 from anemoi_ckpt_migrate.errors import (
     HistoryConflict,

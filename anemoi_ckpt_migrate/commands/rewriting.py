@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import resolving, soundness, targets
+from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.authoring import chosen_id, update_head_file
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, open_project, opened
+from anemoi_ckpt_migrate.commands.project import Project, open_project, opened
 from anemoi_ckpt_migrate.errors import CannotWrite, FaultyScripts, MigrateError, ReadOnly, Refused, UsageError
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import editing, headfile, hooks, released, squashing, writer

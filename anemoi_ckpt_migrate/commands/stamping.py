@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, planner, resolving, targets
-from anemoi_ckpt_migrate.commands.project import Project, StrPath, opened
+from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.writing import (
     DAMAGED,
     Options,
-    Progress,
     Result,
     applied_of,
-    checked_output,
     log_entry,
     reading,
     seen_from,

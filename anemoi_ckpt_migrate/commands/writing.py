@@ -13,12 +13,11 @@ from typing import Any
 from anemoi_ckpt_migrate import executor, recorder, resolving, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
-from anemoi_ckpt_migrate.commands.project import Project, StrPath
+from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
+from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.errors import (
     AmbiguousTarget,
-    CannotWrite,
     DamagedRecord,
-    MigrateError,
     NewerRecord,
     UnknownTarget,
     UsageError,
@@ -28,7 +27,6 @@ from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, LogEntry, Record
 from anemoi_ckpt_migrate.scripts.sources import signature_of, source_of
 
-Progress = Callable[[int], None]
 DAMAGED = Record()
 """Stands for a record that cannot be read."""
 
@@ -63,33 +61,6 @@ class Options:
     def __post_init__(self) -> None:
         if self.in_place and self.output is not None:
             raise UsageError("in place means in the checkpoint itself, and --output elsewhere: give one of them")
-
-
-def checked_output(output: StrPath | None) -> Path | None:
-    """Return where to write, whatever a script makes the current folder; looked at before anything is run.
-
-    Raises
-    ------
-    CannotWrite
-        Something stands there, or there is no such folder.
-    """
-    if output is None:
-        return None
-    path = os.path.abspath(output)
-    if os.path.lexists(path):
-        raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
-    if not os.path.isdir(os.path.dirname(path)):
-        raise CannotWrite(f"the folder of {output} does not exist; make it or write elsewhere")
-    return Path(path)
-
-
-@contextmanager
-def naming(checkpoint: StrPath) -> Iterator[None]:
-    """Have whatever goes wrong say which checkpoint it is about."""
-    try:
-        yield
-    except MigrateError as error:
-        raise error.about(checkpoint) from error.__cause__
 
 
 @dataclass(frozen=True)
