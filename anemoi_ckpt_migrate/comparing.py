@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
-from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
-from anemoi_ckpt_migrate.checkpoints.tensors import dtype_of, is_a, is_stored, kind_of
-from anemoi_ckpt_migrate.operations.tensors import is_real, memory_of
+from anemoi_ckpt_migrate.checkpoints.recipes import PLAIN, identity, storage_of
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, dtype_of, is_a, is_stored, reduced
+
+_PARTS = ("function", "args", "kwargs", "state", "items", "pairs", "setter")
 
 
 class Difference(NamedTuple):
@@ -27,8 +29,12 @@ class Difference(NamedTuple):
     what: str
 
 
-def first_difference(before: Any, after: Any, same: Callable[[Any, Any], bool]) -> Difference | None:
-    """Compare two trees.
+def first_difference(before: Any, after: Any, same: Callable[[StoredTensor, StoredTensor], bool]) -> Difference | None:
+    """Compare two trees, both loaded with stand-ins and without a class that is imported.
+
+    Counted is all that a program could tell: types (1 is not True, 0.0 is not -0.0), which tensors, lists and dicts
+    are one and the same, on which device a tensor lived, whether it wants a gradient. Not counted: how the elements of
+    a tensor lie in memory, and what else its memory holds.
 
     Parameters
     ----------
@@ -41,30 +47,35 @@ def first_difference(before: Any, after: Any, same: Callable[[Any, Any], bool]) 
 
 
 class _Comparing:
-    def __init__(self, same: Callable[[Any, Any], bool]) -> None:
+    def __init__(self, same: Callable[[StoredTensor, StoredTensor], bool]) -> None:
         self._same, self._seen = same, set[tuple[int, int]]()
-        self._memory: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
+        # What each thing of one side is on the other: tensors by their memory, containers by their identity.
+        self._twins: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self._compared: set[Any] = set()
 
     def difference(self, before: Any, after: Any, where: str) -> Difference | None:
         shown = where or "the checkpoint"
-        if _is_tensor(before) or _is_tensor(after):
-            return self._of_tensors(before, after, shown)
+        if is_stored(before) and is_stored(after):
+            return self._of_tensors(before, after, where)
         if is_a(before, OpaqueName) and is_a(after, OpaqueName):
             one, other = before.pickled_name, after.pickled_name
             return None if one == other else Difference(shown, f"it was {'.'.join(one)}, and is {'.'.join(other)}")
         if type(before) is not type(after) and not (is_a(before, Opaque) and is_a(after, Opaque)):
-            return Difference(shown, f"it was a {_kind(before)}, and is a {_kind(after)}")
+            return Difference(shown, f"it was {_kind(before)}, and is {_kind(after)}")
         if (id(before), id(after)) in self._seen:
             return None
-        if is_a(before, (dict, list, tuple, Opaque)):
+        if is_a(before, (dict, list, tuple, set, Opaque)):
             self._seen.add((id(before), id(after)))
+            if _is_shared(before) and not self._are_twins(id(before), id(after)):
+                return Difference(shown, f"another {type(before).__name__} than before is one with it")
             return self._of_containers(before, after, where)
-        if before == after or (before != before and after != after):
-            return None
-        if hasattr(before, "pickled_name") and before.pickled_name == getattr(after, "pickled_name", None):
+        if _term(before) == _term(after):
             return None
         return Difference(shown, f"it was {before!r:.60}, and is {after!r:.60}")
+
+    def _are_twins(self, one: Any, other: Any) -> bool:
+        known = self._twins[0].setdefault(one, other), self._twins[1].setdefault(other, one)
+        return known == (other, one)
 
     def _of_containers(self, before: Any, after: Any, where: str) -> Difference | None:
         shown = where or "the checkpoint"
@@ -72,6 +83,9 @@ class _Comparing:
             wrong = _of_keys(before, after, shown)
             if wrong is not None:
                 return wrong
+        elif is_a(before, set):
+            same = {_term(item) for item in before} == {_term(item) for item in after}
+            return None if same else Difference(shown, f"it was {before!r:.60}, and is {after!r:.60}")
         elif is_a(before, (list, tuple)) and len(before) != len(after):
             return Difference(shown, f"it had {len(before)} items, and has {len(after)}")
         for name, one, other in _pairs(before, after):
@@ -80,32 +94,47 @@ class _Comparing:
                 return found
         return None
 
-    def _of_tensors(self, before: Any, after: Any, shown: str) -> Difference | None:
-        if not (_is_tensor(before) and _is_tensor(after)):
-            return Difference(shown, f"it was a {_kind(before)}, and is a {_kind(after)}")
-        for what, one, other in zip(("shape", "dtype", "kind"), _facts(before), _facts(after), strict=True):
+    def _of_tensors(self, before: StoredTensor, after: StoredTensor, where: str) -> Difference | None:
+        """Compare how two tensors are rebuilt: plain ones by what they are, others by what that is made of."""
+        shown = where or "the checkpoint"
+        (function, args, state), (its, others, other_state) = reduced(before), reduced(after)
+        name = function.pickled_name[1]
+        if function.pickled_name != its.pickled_name:
+            return Difference(shown, f"it was {_article(name)}, and is {_article(its.pickled_name[1])}")
+        if name not in PLAIN:
+            pairs = [*zip(args, others, strict=False), (state, other_state)]
+            wrong = [self.difference(one, other, where) for one, other in pairs]
+            if len(args) != len(others):
+                wrong.append(Difference(shown, "it is rebuilt in another way"))
+            return next((found for found in wrong if found is not None), None)
+        for what, one, other in zip(_FACTS, _facts(before), _facts(after), strict=True):
             if one != other:
                 return Difference(shown, f"its {what} was {one}, and is {other}")
-        one, other = memory_of(before), memory_of(after)
-        if one is None and other is None and 0 in _facts(before)[0]:
+        for one, other in ((args[5:6] or [None])[0], (others[5:6] or [None])[0]), (state, other_state):
+            found = self.difference(one, other, where)  # hooks, attributes
+            if found is not None:
+                return found
+        return self._of_memory(before, after, shown)
+
+    def _of_memory(self, before: StoredTensor, after: StoredTensor, shown: str) -> Difference | None:
+        if 0 in before.shape:
             return None
-        if self._memory[0].setdefault(one, other) != other or self._memory[1].setdefault(other, one) != one:
+        one, other = identity(before), identity(after)
+        if not self._are_twins(one, other):
             return Difference(shown, "it shares its memory with another tensor than it did")
-        if one == other or (one, other) in self._compared:
+        if (one, other) in self._compared:
             return None
         self._compared.add((one, other))
-        try:
-            equal = self._same(before, after)
-        except Mismatch as error:
-            return Difference(shown, f"its content cannot be compared: {error}")
-        return None if equal else Difference(shown, "its content is not what it was")
+        return None if self._same(before, after) else Difference(shown, "its content is not what it was")
 
 
 def _of_keys(before: Any, after: Any, shown: str) -> Difference | None:
-    lost = next((key for key in before if key not in after), None)
+    here, there = {_term(key): key for key in before}, {_term(key): key for key in after}
+    lost = next((key for term, key in here.items() if term not in there), None)
     if lost is not None:
-        return Difference(shown, f"{lost} is missing")
-    new = next((key for key in after if key not in before), None)
+        twin = next((key for key in after if key == lost), None)
+        return Difference(shown, f"{lost} is missing" if twin is None else f"the key {lost!r} has become {twin!r}")
+    new = next((key for term, key in there.items() if term not in here), None)
     if new is not None:
         return Difference(shown, f"{new} was not there")
     if is_a(before, OrderedDict):
@@ -119,7 +148,7 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any, Any]]:
     if is_a(before, Opaque):
         one, other = before.__opaque_parts__, after.__opaque_parts__
         yield "class", type(before), type(after)
-        for name in ("function", "args", "kwargs", "state", "items", "pairs", "setter"):
+        for name in _PARTS:
             yield name, getattr(one, name), getattr(other, name)
     elif is_a(before, dict):
         yield from ((key, before[key], after[key]) for key in before)
@@ -130,21 +159,44 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield from ((place, *pair) for place, pair in enumerate(zip(before, after, strict=True)))
 
 
-def _is_tensor(value: Any) -> bool:
-    return is_stored(value) or is_real(value)
+def _is_shared(value: Any) -> bool:
+    """Tell whether it matters that two places hold one thing: a change at one would be seen at the other."""
+    if is_a(value, Opaque):
+        parts = value.__opaque_parts__
+        return bool(parts.state is not None or parts.items or parts.pairs)
+    return is_a(value, (dict, list, set))
 
 
-def _facts(value: Any) -> tuple[Any, ...]:
-    if is_stored(value):
-        try:
-            shape = list(value.shape)
-        except (TypeError, IndexError):
-            shape = []
-        kind = "parameter" if kind_of(value).startswith("parameter") else "tensor"
-        return shape, dtype_of(value), kind
-    kind = "parameter" if type(value).__name__ == "Parameter" else "tensor"
-    return list(value.shape), str(value.dtype).removeprefix("torch."), kind
+def _term(value: Any) -> Any:
+    """Return what two plain values have in common if nothing tells them apart."""
+    if is_a(value, float):
+        return float, struct.pack("<d", value)
+    if is_a(value, complex):
+        return complex, struct.pack("<dd", value.real, value.imag)
+    if is_a(value, (tuple, frozenset)):
+        return type(value), tuple(map(_term, value)) if is_a(value, tuple) else frozenset(map(_term, value))
+    if is_a(value, OpaqueName):
+        return OpaqueName, value.pickled_name
+    if is_a(value, Opaque):
+        parts = value.__opaque_parts__
+        return Opaque, _term(type(value)), *(repr(getattr(parts, name)) for name in _PARTS)
+    if hasattr(value, "pickled_name"):
+        return type(value), value.pickled_name
+    return type(value), value
+
+
+_FACTS = ("shape", "dtype", "device", "requires_grad")
+
+
+def _facts(tensor: StoredTensor) -> tuple[Any, ...]:
+    args = reduced(tensor)[1]
+    return list(tensor.shape), dtype_of(tensor), storage_of(tensor).location, args[4] if len(args) > 4 else False
+
+
+def _article(name: str) -> str:
+    kind = name.removeprefix("_rebuild_").removesuffix("_v2").removesuffix("_v3").replace("_", " ")
+    return f"a {kind}"
 
 
 def _kind(value: Any) -> str:
-    return "tensor" if _is_tensor(value) else type(value).__name__
+    return "a tensor" if is_stored(value) else f"a {type(value).__name__}"

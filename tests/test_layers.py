@@ -41,10 +41,12 @@ differences.matching
 differences.explaining
 differences.folding
 planner drawing diagrams rollbacks scripts.loader checkpoints.store
+checkpoints.opening
 checkpoints
 recorder
 executor
 commands
+commands.arguments
 commands.project
 commands.writing
 commands.differing

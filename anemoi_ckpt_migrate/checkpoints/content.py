@@ -13,7 +13,7 @@ import io
 import mmap
 import os
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -54,10 +54,18 @@ class Payloads:
         Offset and length in bytes of each storage in the file, by key.
     crcs : mapping of str to int
         Their CRCs, as far as they are known.
+    unwritten : mapping of str to callable
+        Give the content of storages that the file does not have, or not so.
     """
 
-    def __init__(self, descriptor: int, places: Mapping[str, tuple[int, int]], crcs: Mapping[str, int]) -> None:
-        self._descriptor, self._places, self._crcs = descriptor, places, crcs
+    def __init__(
+        self,
+        descriptor: int,
+        places: Mapping[str, tuple[int, int]],
+        crcs: Mapping[str, int],
+        unwritten: Mapping[str, Callable[[], memoryview]],
+    ) -> None:
+        self._descriptor, self._places, self._crcs, self._unwritten = descriptor, places, crcs, unwritten
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
         whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
         self._address = whole.data_ptr()
@@ -78,6 +86,9 @@ class Payloads:
         pickle.UnpicklingError
             The file has none of that key.
         """
+        if key in self._unwritten:
+            self._storages[key] = _storage_of(self._unwritten[key]())
+            self._unwritten = {other: content for other, content in self._unwritten.items() if other != key}
         if key not in self._storages:
             raise pickle.UnpicklingError(f"the storage data/{key} is missing")
         return self._storages[key]
@@ -268,6 +279,10 @@ def _holds_stand_in(args: Any) -> bool:
             seen.add(id(value))
             waiting += value.values() if type(value) is dict else value
     return False
+
+
+def _storage_of(content: memoryview) -> torch.UntypedStorage:
+    return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)
 
 
 def content_of(storage: torch.UntypedStorage) -> memoryview:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
 from anemoi_ckpt_migrate.checkpoints.checksums import combined
@@ -54,6 +54,36 @@ class Contents:
     kept: list[zipped.Record]
     new: Mapping[str, Content]
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def changed(
+    archive: zipped.Archive,
+    stream: Callable[[], BinaryIO],
+    new: Mapping[str, Content | None],
+    gone: Iterable[str],
+) -> Contents:
+    """Return what a file is to hold that differs from another.
+
+    Parameters
+    ----------
+    archive : Archive
+        The other.
+    stream : callable
+        Opens that.
+    new : mapping of str to bytes, memoryview, Streamed or None
+        Its records that differ, by name without the root; None for one that is left out.
+    gone : iterable of str
+        Names of others that are left out.
+    """
+    kept, loose = dict(archive.records), dict(archive.loose)
+    for name in (*new, *gone):
+        kept.pop(name, None)
+        loose.pop(name, None)
+    with stream() as opened:
+        for record in kept.values():
+            zipped.payload_offset(opened, record)  # a header that lies would be copied as it is
+    there = {name: content for name, content in new.items() if content is not None}
+    return Contents(archive.root, list(kept.values()), there, loose)
 
 
 def write_new(contents: Contents, source: int, target: int, progress: Progress | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
@@ -98,11 +99,20 @@ class Source:
         Knows the recipes.
     checked : set of str
         Storages that were compared with their CRCs already; is added to.
+    unwritten : mapping of str to memoryview
+        Content of storages that is not in the file.
     """
 
     def __init__(
-        self, descriptor: int, archive: zipped.Archive, stream: Callable[[], BinaryIO], maker: Maker, checked: set[str]
+        self,
+        descriptor: int,
+        archive: zipped.Archive,
+        stream: Callable[[], BinaryIO],
+        maker: Maker,
+        checked: set[str],
+        unwritten: Mapping[str, memoryview],
     ) -> None:
+        self._unwritten = unwritten
         self._descriptor, self._archive, self._maker, self._checked = descriptor, archive, maker, checked
         self._places = places_in(archive, stream)
         self._payloads: Any = None
@@ -140,6 +150,8 @@ class Source:
         key, first, count = extent
         start, record = self._places[key][0] + first, self._archive.records.get(f"data/{key}")
         whole = record is not None and record.crc and record.size == count
+        if not whole:
+            self.check({key})  # what is damaged would be given a CRC that says it is not
         return start, start + count, record.crc if record is not None and whole else None
 
     def compute(self, recipe: Recipe) -> memoryview:
@@ -194,7 +206,8 @@ class Source:
         if self._payloads is None:
             from anemoi_ckpt_migrate.checkpoints.content import Payloads
 
-            self._payloads = Payloads(self._descriptor, self._places, {})
+            unwritten = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
+            self._payloads = Payloads(self._descriptor, self._places, {}, unwritten)
         return self._payloads
 
     def _storages(self, recipe: Recipe) -> set[str]:

@@ -24,7 +24,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     reduced,
 )
 
-_PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 _PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 _CLASSES = {dtype: name for name, (dtype, _) in STORAGES.items() if name != "UntypedStorage"}
 SIZES = dict(STORAGES.values()) | {
@@ -182,10 +182,13 @@ class Maker:
         How to make each storage, by its key.
     next_key : int
         The first number that names neither a storage of the file nor one that is to be made.
+    elsewhere : set of str
+        Keys of storages whose content is not, or no longer, that of the file.
     """
 
     def __init__(self, first_key: int, touched: list[str]) -> None:
         self.recipes: dict[str, Recipe] = {}
+        self.elsewhere: set[str] = set()
         self.next_key, self._touched = first_key, touched
         self._known: dict[Any, StoredStorage] = {}
         self._names: dict[tuple[str, str], OpaqueName] = {}
@@ -195,6 +198,12 @@ class Maker:
     def renew(self, touched: list[str]) -> None:
         """Make stand-ins for another tree of the same file from here on."""
         self._touched, self._functions = touched, {}
+
+    def forked(self, first_key: int, elsewhere: Iterable[str]) -> Maker:
+        """Return one that knows what this one makes, and goes on beyond it."""
+        made = Maker(max(first_key, self.next_key), [])
+        made.recipes, made.elsewhere = dict(self.recipes), set(elsewhere)
+        return made
 
     def lives_at(self, location: str) -> None:
         """Say on which device what is made of nothing belongs."""
@@ -263,6 +272,8 @@ class Maker:
             return None
         size = SIZES[known_dtype(tensor)]
         start, length = reduced(tensor)[1][1] * size, math.prod(tensor.shape) * size
+        if recipe is None and storage.key in self.elsewhere:
+            return None
         if recipe is None:
             return [(storage.key, start, length)] if length else []
         whole = self.extents_of(recipe)
@@ -327,7 +338,7 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
     name = function.pickled_name[1]
     if name in _PARAMETER and args and is_stored(args[0]):
         return plain_of(args[0])
-    if name not in _PLAIN:
+    if name not in PLAIN:
         what = name.removeprefix("_rebuild_").removesuffix("_v2")
         raise Mismatch(f"it is no plain tensor ({what}), which only `Run` can change")
     return tensor

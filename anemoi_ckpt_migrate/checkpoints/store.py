@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from anemoi_ckpt_migrate.checkpoints import legacy
 from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
 from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of
-from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark, whole_length
-from anemoi_ckpt_migrate.checkpoints.layout import Content, Contents, append, write_new
+from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark
+from anemoi_ckpt_migrate.checkpoints.layout import Content, Contents, append, changed, write_new
 from anemoi_ckpt_migrate.checkpoints.making import Source, places_in
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
-from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, opened, replacement
+from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, replacement
 from anemoi_ckpt_migrate.checkpoints.recipes import Maker, plain_of
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, is_stored
 from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace
@@ -56,9 +58,12 @@ class Checkpoint:
         self._touched: list[str] = []
         self._names: dict[tuple[str, str], bool] = {}
         self._payloads: Any = None
-        self._maker = Maker(self._first_key(), [])
         self._checked: set[str] = set()
         self._reading: Source | None = None
+        # What a draft has beside, or instead of, what is in the file.
+        self._attached: dict[str, bytes | None] = {}
+        self._unwritten: dict[str, memoryview] = {}
+        self._maker = Maker(self._first_key(), [])
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -81,19 +86,25 @@ class Checkpoint:
         """What was asked for the content of a tensor in the last tree that was loaded: stand-ins, by class."""
         return self._touched
 
-    def load(self) -> Any:
+    def load(self, trusting: bool = True) -> Any:
         """Return the tree with stand-ins for tensors: a new one each time, without torch.
+
+        Parameters
+        ----------
+        trusting : bool
+            Whether classes of trusted modules are built for real.
 
         Raises
         ------
         NotACheckpoint
             The pickle is damaged, or refers to payload that the file does not have.
         """
-        unpickler = TreeUnpickler(self._data, self._trusted)
+        trusted = self._trusted if trusting else ()
+        unpickler = TreeUnpickler(self._data, trusted)
         try:
             tree = self._unpickled(unpickler)
         except NotACheckpoint:
-            if not self._trusted:
+            if not trusted:
                 raise
             # A class that looks at tensors while it is built: it will be, when there are real ones.
             touched, unpickler = unpickler.touched, TreeUnpickler(self._data)
@@ -117,7 +128,11 @@ class Checkpoint:
             raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
         places = places_in(self._archive, self._stream)
         crcs = {name.removeprefix("data/"): record.crc for name, record in self._archive.records.items()}
-        payloads = Payloads(self._descriptor, places, crcs)
+        source = self._source() if self._maker.recipes else None
+        unwritten = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
+        if source is not None:
+            unwritten |= {key: partial(source.compute, recipe) for key, recipe in self._maker.recipes.items()}
+        payloads = Payloads(self._descriptor, places, crcs, unwritten)
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
         try:
             tree = self._unpickled(unpickler)
@@ -137,23 +152,30 @@ class Checkpoint:
         """
         return self._maker
 
-    def same(self, one: Any, other: Any) -> bool:
+    def same(self, one: Any, other: Any, there: Checkpoint | None = None) -> bool:
         """Tell whether two tensors, of the file or to be made, have the same content; shape and dtype are equal.
+
+        Parameters
+        ----------
+        one, other : StoredTensor or torch.Tensor
+            The tensors.
+        there : Checkpoint, optional
+            Another draft of the file, if the second is one of that.
 
         Raises
         ------
         Damaged
             What the file holds is not what was written.
         """
-        source = self._source()
-        extents = [self._maker.extents(plain_of(each)) if is_stored(each) else None for each in (one, other)]
+        sides = ((self, one), (there or self, other))
+        extents = [home.maker.extents(plain_of(each)) if is_stored(each) else None for home, each in sides]
         if extents[0] is not None and extents[1] is not None:
-            same = source.same(extents[0], extents[1])
+            same = self._source().same(extents[0], extents[1])
             if same is not None:
                 return same
         from anemoi_ckpt_migrate.checkpoints.computing import equal
 
-        return equal(*(source.tensor(plain_of(each)) if is_stored(each) else each for each in (one, other)))
+        return equal(*(home.content(each) if is_stored(each) else each for home, each in sides))
 
     def content(self, tensor: StoredTensor) -> Any:
         """Return the real tensor that a stand-in describes, over the file or just made; torch is imported."""
@@ -165,6 +187,8 @@ class Checkpoint:
 
     def attachment(self, name: str) -> bytes | None:
         """Return the content of a record of the archive beside the pickle, if there is one."""
+        if name in self._attached:
+            return self._attached[name]
         record = self._archive.records.get(name)
         if record is None:
             return self._archive.small.get(name)
@@ -227,6 +251,16 @@ class Checkpoint:
             payloads |= {key: content_of(storage) for key, storage in made.items()}
         payloads |= {key: self._source().made(key) for key in pickler.keys if key in self._maker.recipes}
         return Pickled(data, pickler.keys, payloads)
+
+    def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
+        """Return what `write` would make of the file, without writing it: to be loaded, changed, and compared."""
+        made = copy.copy(self)
+        made._data, made._attached = pickled.data, {**self._attached, **attachments}
+        content = {key: each for key, each in pickled.payloads.items() if key not in self._maker.recipes}
+        made._unwritten = {**self._unwritten, **{key: memoryview(each) for key, each in content.items()}}  # type: ignore[arg-type]
+        made._maker = self._maker.forked(made._first_key(), made._unwritten)
+        made._reading = made._payloads = None
+        return made
 
     def write(
         self,
@@ -332,22 +366,13 @@ class Checkpoint:
         return replacement(Path(os.path.realpath(output)), self._descriptor, None)
 
     def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
-        kept = dict(self._archive.records)
-        loose = dict(self._archive.loose)
         small: dict[str, bytes | None] = {_PICKLE: pickled.data, **self._archive.small, **attachments}
-        if _FORMAT in kept:
+        if _FORMAT in self._archive.records:
             # Offsets can no longer be computed from the sizes alone; 0 makes torch look them up.
             small[_FORMAT] = b"0"
-        gone = [f"data/{key}" for key in self._keys if key not in pickled.keys]
         payloads = {f"data/{key}": payload for key, payload in pickled.payloads.items()}
-        for name in [*small, *gone, *payloads, _PREVIOUS]:
-            kept.pop(name, None)
-            loose.pop(name, None)
-        with self._stream() as stream:
-            for record in kept.values():
-                zipped.payload_offset(stream, record)  # a header that lies would be copied as it is
-        new = {name: content for name, content in small.items() if content is not None}
-        return Contents(self._archive.root, list(kept.values()), {**new, **payloads}, loose)
+        gone = [f"data/{key}" for key in self._keys if key not in pickled.keys]
+        return changed(self._archive, self._stream, {**small, **payloads}, [*gone, _PREVIOUS])
 
     def _unpickled(self, unpickler: TreeUnpickler) -> Any:
         try:
@@ -355,7 +380,8 @@ class Checkpoint:
         except Exception as error:  # a damaged pickle raises almost anything
             raise NotACheckpoint(f"its data.pkl is damaged or hostile ({short(error)})") from error
         there = self._archive.records or self._archive.loose
-        missing = [key for key in unpickler.keys if f"data/{key}" not in there]
+        ours = self._unwritten.keys() | self._maker.recipes.keys()
+        missing = [key for key in unpickler.keys if f"data/{key}" not in there and key not in ours]
         if missing:
             raise NotACheckpoint(f"the payload data/{missing[0]} is missing")
         self._keys = unpickler.keys
@@ -371,8 +397,8 @@ class Checkpoint:
     def _first_key(self) -> int:
         """Return the first number that names no storage of the file."""
         names = self._archive.records or self._archive.loose
-        numbers = [int(name[5:]) for name in names if name.startswith("data/") and name[5:].isdigit()]
-        return max(numbers, default=-1) + 1
+        keys = [name[5:] for name in names if name.startswith("data/")]
+        return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
 
     def _source(self) -> Source:
         """Return what tensors are made from; asked for only where some are, for it looks at every record."""
@@ -380,32 +406,10 @@ class Checkpoint:
             if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
                 wanted = f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved"
                 raise NotACheckpoint(wanted)
-            self._reading = Source(self._descriptor, self._archive, self._stream, self._maker, self._checked)
+            self._reading = Source(
+                self._descriptor, self._archive, self._stream, self._maker, self._checked, self._unwritten
+            )
         return self._reading
 
     def _stream(self) -> io.BufferedReader:
         return zipped.window(self._descriptor, self.length)
-
-
-@contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
-    """Open a checkpoint file. Reads its table of contents and its pickle, no payload.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    trusted : collection of str
-        Modules whose classes are built for real where they can be imported.
-
-    Raises
-    ------
-    CannotRead
-        The file cannot be opened.
-    NotACheckpoint
-        It is none that can be read.
-    """
-    with opened(Path(path)) as descriptor:
-        before = os.fstat(descriptor)
-        length = whole_length(Path(os.path.realpath(path)), descriptor)
-        yield Checkpoint(Path(path), descriptor, before, length, trusted)

@@ -101,7 +101,7 @@ def upgrade(
             return record.logged(entry, lineage)
 
         if check_rollback:
-            proving.prove(file, graph, revisions, settings)
+            proving.prove(file, graph, record, revisions, settings)
         return write(file, tree, record, plan, actions, settings, after, options, warnings)
 
 
@@ -135,7 +135,7 @@ def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | 
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         revisions = [graph[step.revision] for step in plan.steps]
-        proving.prove(file, graph, revisions, executor.Settings(found.config.parameters))
+        proving.prove(file, graph, record, revisions, executor.Settings(found.config.parameters))
         return len(revisions)
 
 

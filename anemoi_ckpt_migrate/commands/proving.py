@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
 from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.comparing import Difference, first_difference
-from anemoi_ckpt_migrate.errors import MigrationFailed, NotProven, NoWayBack
+from anemoi_ckpt_migrate.errors import NotProven, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.operations.base import from_data
-from anemoi_ckpt_migrate.record import Applied
+from anemoi_ckpt_migrate.record import Record
 
 
-def prove(file: Checkpoint, graph: Graph, revisions: Sequence[Revision], settings: executor.Settings) -> None:
+def prove(
+    file: Checkpoint, graph: Graph, record: Record, revisions: Sequence[Revision], settings: executor.Settings
+) -> None:
     """Check that the rollbacks of revisions are the inverse of their migrations, on a checkpoint; nothing is written.
 
     Parameters
@@ -24,6 +26,8 @@ def prove(file: Checkpoint, graph: Graph, revisions: Sequence[Revision], setting
         The checkpoint, where the revisions are to be applied.
     graph : Graph
         Where they come from.
+    record : Record
+        That of the checkpoint.
     revisions : sequence of Revision
         In the order in which they are applied.
     settings : executor.Settings
@@ -39,61 +43,62 @@ def prove(file: Checkpoint, graph: Graph, revisions: Sequence[Revision], setting
     for revision in revisions:
         if not revision.reversible:
             raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
-    wrong = _difference(file, graph, revisions, len(revisions), settings)
+    wrong = _difference(file, graph, record, revisions, len(revisions), settings)
     if wrong is None:
         return
     # Which one it is costs more, and is only asked for then: up to it and one step back, against up to the one before.
     for count in range(1, len(revisions) + 1):
-        own = _difference(file, graph, revisions[:count], 1, settings)
+        own = _difference(file, graph, record, revisions[:count], 1, settings)
         if own is not None:
             raise NotProven(revisions[count - 1].id, own.where, own.what)
     raise NotProven(revisions[0].id, wrong.where, wrong.what)
 
 
 def _difference(
-    file: Checkpoint, graph: Graph, revisions: Sequence[Revision], back: int, settings: executor.Settings
+    file: Checkpoint,
+    graph: Graph,
+    record: Record,
+    revisions: Sequence[Revision],
+    back: int,
+    settings: executor.Settings,
 ) -> Difference | None:
-    """Go up with all and down with the last so many; compare with having gone up with the others alone."""
-    ups = [steps.up(revision) for revision in revisions]
-    expected = _walked(file, ups[: len(revisions) - back], settings)
-    downs: list[executor.Action] = [_Back(graph, revision) for revision in reversed(revisions[-back:])]
-    found = _walked(file, [*ups, *downs], settings)
-    wrong = first_difference(expected.world.tree, found.world.tree, file.same)
-    return wrong or first_difference(expected.world.kept, found.world.kept, file.same)
+    """Go up with all and down with the last so many; compare with having gone up with the others alone.
+
+    What is in between is pickled and loaded, as it is between an upgrade and a downgrade.
+    """
+    up = [steps.up(revision) for revision in revisions]
+    expected = _draft(file, up[: len(revisions) - back], settings)
+    entries = steps.applied(revisions)
+
+    def after(walk: executor.Walk) -> Record:
+        lineage = steps.with_undo(entries, graph, walk, settings.parameters)
+        return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept)
+
+    upgraded = _draft(file, up, settings, after)
+    lineage = recorder.take(upgraded.load(), upgraded.attachment(recorder.ATTACHMENT)).lineage
+    for entry in reversed(lineage[-back:]):
+        if entry.undo is not None and entry.undo.lost:
+            raise NoWayBack(entry.revision, entry.undo.lost)
+    down = [steps.down(graph, entry) for entry in reversed(lineage[-back:])]
+    found = _draft(upgraded, down, settings)
+
+    def same(one: StoredTensor, other: StoredTensor) -> bool:
+        return expected.same(one, other, found)
+
+    return first_difference(expected.load(trusting=False), found.load(trusting=False), same)
 
 
-def _walked(file: Checkpoint, actions: Sequence[executor.Action], settings: executor.Settings) -> executor.Walk:
+def _kept_alone(walk: executor.Walk) -> Record:
+    """Return what is compared of a record: what is put aside, and not how it came about."""
+    return Record(kept=walk.world.kept)
+
+
+def _draft(
+    file: Checkpoint,
+    actions: Sequence[executor.Action],
+    settings: executor.Settings,
+    after: Callable[[executor.Walk], Record] = _kept_alone,
+) -> Checkpoint:
     tree = file.load()
     kept = recorder.kept_in(recorder.remove(tree, None))
-    return executor.walked(file, tree, kept, actions, settings)
-
-
-@dataclass(frozen=True)
-class _Back:
-    """The way back of a revision that is applied earlier in the same walk."""
-
-    graph: Graph
-    revision: Revision
-
-    @property
-    def runs_code(self) -> bool:
-        return True
-
-    def prepare(self) -> Callable[[executor.Walk], None]:
-        script = self.revision
-        if script.operations is None:
-            return steps.down(self.graph, Applied(script.id)).prepare()
-        ups = steps.up(script)
-
-        def back(walk: executor.Walk) -> None:
-            undone = walk.undone[script.id]
-            if undone.losses:
-                raise NoWayBack(script.id, undone.losses[0])
-            # As the record will have them.
-            operations = tuple(from_data(each.to_data()) for each in undone.operations)
-            load = getattr(ups, "load", None)
-            if load is None:
-                raise MigrationFailed(script.path, None, "its operations cannot be loaded")
-            executor.Applying(script.id, operations, script.path, load, back=True).prepare()(walk)
-
-        return back
+    return file.draft(*executor.run(file, tree, kept, actions, settings, after))
