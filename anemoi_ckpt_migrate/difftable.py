@@ -29,6 +29,8 @@ def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
         say(f"{'same':{widths[0]}}  {same} parameters (--all lists them)")
     if not found.contents:
         say("by names, shapes, dtypes and order: a model has no content to compare")
+    if found.left_out:
+        say(f"not compared, for they are no dense tensors: {', '.join(found.left_out)}")
     if found.explanation.operations:
         say("")
         say("as operations (`ckpt-migrate revision NAME --autogenerate` writes them into a script):")

@@ -100,8 +100,9 @@ class Lists:
     def __init__(self, old: Model, new: Model) -> None:
         self.old, self.new, self.asked = old, new, 0
 
-    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str) -> bool:
+    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Any] = ()) -> bool:
         self.asked += 1
+        made = {"permute": permute, "narrow": narrow, "select": select, "cast": cast}
         tensors = [self.old[name] for name in old]
         if kind == "cat":
             found = cat(*tensors, dim=args[0])
@@ -110,7 +111,9 @@ class Lists:
         elif kind == "reshape":
             found = reshape(tensors[0], *args[0])
         else:
-            found = {"permute": permute, "narrow": narrow, "select": select, "cast": cast}[kind](tensors[0], *args)
+            found = made[kind](tensors[0], *args)
+        for step, arg in steps:
+            found = reshape(found, *arg) if step == "reshape" else made[step](found, arg)
         return found == self.new[new]
 
 

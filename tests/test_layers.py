@@ -30,7 +30,7 @@ operations.copies operations.places operations.slots
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
 operations.presence
 operations.catalogue operations.world
-op scripts.declared comparing
+op scripts.declared comparing models
 scripts.reader
 differences differences.items differences.names
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
@@ -49,8 +49,8 @@ commands
 commands.arguments
 commands.project
 commands.writing
-commands.differing
-commands.generating
+commands.sides
+commands.differing commands.generating
 commands.authoring
 commands.steps commands.stamping commands.reading commands.mending commands.inspecting commands.rewriting
 commands.proving
@@ -69,7 +69,7 @@ RANK = {module: rank for rank, line in enumerate(LAYERS.strip().splitlines()) fo
 
 # Heavy things, and the modules that import each.
 HEAVY = {
-    "torch": "checkpoints.content checkpoints.computing",
+    "torch": "checkpoints.content checkpoints.computing models",
     "networkx": "soundness",
     "mako": "scripts.writer",
     "cloudpickle": "rollbacks",

@@ -103,34 +103,3 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """Return the bytes of a tensor, with its elements in order."""
     ordered = tensor.detach().contiguous()
     return ordered.as_strided((ordered.numel(),), (1,), ordered.storage_offset()).view(torch.uint8)
-
-
-def described(module: str, name: str) -> list[tuple[str, tuple[int, ...], str]]:
-    """Return names, shapes and dtypes of the state dict of a model that a function makes; its weights get no memory.
-
-    Parameters
-    ----------
-    module, name : str
-        Where the function is.
-
-    Raises
-    ------
-    TypeError
-        It returns no model.
-    Exception
-        Whatever importing or calling it raises.
-    """
-    import importlib
-
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    with torch.device("meta"):
-        model = found()
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"it returned a {type(model).__name__}")
-    return [
-        (key, tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for key, value in model.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    ]

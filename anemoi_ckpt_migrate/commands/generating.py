@@ -8,13 +8,14 @@ from typing import Any
 
 from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.commands.arguments import StrPath
-from anemoi_ckpt_migrate.commands.differing import Side, sides
 from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.commands.sides import Side, items_of, sides
 from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess
 from anemoi_ckpt_migrate.errors import Refused, UsageError
 from anemoi_ckpt_migrate.operations.places import find_main
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.world import World
+from anemoi_ckpt_migrate.plain import plain
 
 _RELATED = 0.05  # of the elements: below that, there is nothing to migrate
 _SHOWN = 5
@@ -57,8 +58,15 @@ def generate(old: StrPath, new: StrPath, project: Project) -> Generated:
                 f"from there; `ckpt-migrate diff` shows what was compared"
             )
         if not explanation.operations:
-            raise UsageError(f"{old} and {new} have the same parameters: there is nothing to migrate")
-        warnings = _unexplained(one, other, explanation, project.config.parameters)
+            others = any(change.kind == "changed" for change in explanation.changes)
+            only = ", and only other values, which no operation explains" if others else ""
+            raise UsageError(f"{old} and {new} have the same parameters{only}: there is nothing to migrate")
+        warnings = tuple(
+            f"{plain(name)} of {side.shown} is no dense tensor, so nothing is said of it"
+            for side in (one, other)
+            for name in side.left_out
+        )[:_SHOWN]
+        warnings += _unexplained(one, other, explanation, project.config.parameters)
         lines = [line for guess in explanation.operations for line in _lines(guess)]
         uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
         return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
@@ -68,7 +76,7 @@ def _lines(guess: Guess) -> list[str]:
     comments = []
     if guess.confidence < 1:
         comments.append(f"# {guess.confidence:.0%} certain: look at it.")
-    comments += [f"# {text}" for text in guess.alternatives]
+    comments += [f"# {plain(text)}" for text in guess.alternatives]  # names come from a file
     if not guess.operation.reversible:
         comments.append("# There is no way back from this; with keep=True there is.")
     return [*comments, f"op.{guess.operation!r},"]
@@ -92,27 +100,13 @@ def _unexplained(one: Side, other: Side, explanation: Explanation, path: str | N
     if isinstance(place, str):
         return (place,)
     table = place.table()
-    own = [
-        (name, tensors.shape(table[name]), tensors.dtype(table[name]))
-        for name in table
-        if _is_known(tensors, table, name)
-    ]
+    own = [(item.name, item.shape, item.dtype) for item in items_of(table, tensors)[0]]
     wanted = [(item.name, item.shape, item.dtype) for item in other.items]
     return tuple(_differences(own, wanted))
 
 
 def _none(name: str, tree: Any) -> Any:
     raise NotImplementedError(name)  # no function is ever guessed
-
-
-def _is_known(tensors: Tensors, table: Any, name: str) -> bool:
-    from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
-
-    try:
-        tensors.shape(table[name])
-    except Mismatch:
-        return False
-    return True
 
 
 def _differences(own: Sequence[tuple[Any, ...]], wanted: Sequence[tuple[Any, ...]]) -> list[str]:

@@ -67,4 +67,5 @@ class Board:
             sure = min(sure, 0.8)
         others = () if how.proven else tuple(others)
         self.turning = self.turning or any(kind == "permute" for kind, _ in how.steps)
+        self.strict = self.strict or (how.proven and any(kind == "permute" for kind, _ in how.steps))
         self.link(Link((old.name,), (new.name,), "one", 0, (), how.steps, sure, others, how.changed))

@@ -103,6 +103,8 @@ def _losses(
             alike[_form(item, strict)][side].append(item.name)
     before, after = _forms(olds.values()), _forms(news.values())
     digests = {item.digest: item.name for item in olds.values() if item.digest is not None}
+    if strict:  # then content has told already
+        before, after = set(), set()
     dropped = [_blocks_alike(_loss(item, alike[_form(item, strict)][1]), item, after) for item in gone]
     added = []
     for item in come:
@@ -112,24 +114,43 @@ def _losses(
         elif item.digest in digests:
             loss = replace(loss, note=f"its content is that of {digests[item.digest]}")
         added.append(loss)
-    if not strict:  # else content has told already
-        dropped, added = _of_parts(dropped, gone, come), _of_parts(added, come, gone)
-    return dropped, added
+    dropped, added = _of_parts(dropped, gone, come), _of_parts(added, come, gone)
+    return _as_others(dropped), _as_others(added)
+
+
+def _as_others(losses: Sequence[Loss]) -> list[Loss]:
+    """Have as little confidence in what became of one as in what became of others that differ by numbers."""
+    least: dict[str, Loss] = {}
+    for loss in losses:
+        least[_blocks(loss.name)] = min(loss, least.get(_blocks(loss.name), loss), key=lambda each: each.confidence)
+    found = []
+    for loss in losses:
+        doubtful = least[_blocks(loss.name)]
+        if loss.confidence == 1 and doubtful.confidence < 1:
+            loss = replace(loss, confidence=doubtful.confidence, note=loss.note or f"as with {doubtful.name}")
+        found.append(loss)
+    return found
 
 
 def _of_parts(losses: Sequence[Loss], items: Sequence[Item], others: Sequence[Item]) -> list[Loss]:
     """Say which may be several of the other side together, or a part of one: neighbours, with as many elements."""
-    sums: dict[tuple[str, str], int] = {}
+    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
     families: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in others:
-        families[_family(item.name)].append(item)
+        for family in _families(item.name):
+            families[family].append(item)
     for item in items:
-        sums[_family(item.name)] = sums.get(_family(item.name), 0) + item.size
+        for family in _families(item.name):
+            sums[family] += item.size
     found = []
     for loss, item in zip(losses, items, strict=True):
-        near = families.get(_family(item.name), [])
-        size = sums[_family(item.name)]
-        if near and not loss.alternatives and size == sum(other.size for other in near):
+        same = [
+            families[family]
+            for family in _families(item.name)
+            if family in families and sums[family] == sum(other.size for other in families[family])
+        ]
+        near = same[0] if same else []
+        if near and not loss.alternatives:
             names = tuple(other.name for other in near[:_MOST])
             note = f"it may have to do with {', '.join(names)}: as many elements"
             loss = replace(loss, confidence=min(loss.confidence, 0.6), alternatives=names, note=loss.note or note)
@@ -142,15 +163,16 @@ def _forms(items: Iterable[Item]) -> set[tuple[str, tuple[int, ...]]]:
     return {(_blocks(item.name), item.shape) for item in items if _blocks(item.name) != item.name}
 
 
-def _family(name: str) -> tuple[str, str]:
-    """Return what is around a module, and what is last in a name: what neighbours have in common."""
+def _families(name: str) -> list[tuple[str, str]]:
+    """Return what is around a module, or the module, with the last word of a name: what neighbours have in common."""
     module, _, leaf = name.rpartition(".")
-    return module.rpartition(".")[0], leaf
+    word = leaf.rpartition("_")[2]
+    return [(module.rpartition(".")[0], word), (module, word)]
 
 
 def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Loss:
     """Say that it may have been another of the blocks."""
-    if item.digest is not None or (_blocks(item.name), item.shape) not in others:
+    if (_blocks(item.name), item.shape) not in others:
         return loss
     note = "it may have been another of these blocks: only content would tell"
     return replace(loss, note=note, confidence=min(loss.confidence, 0.8))

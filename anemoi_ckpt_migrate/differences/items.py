@@ -41,8 +41,8 @@ class Item:
 class Contents(Protocol):
     """Answers questions about content; there only if both sides have weights."""
 
-    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str) -> bool:
-        """Tell whether what `recipes` makes of old parameters is, bit for bit, the new one."""
+    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Step] = ()) -> bool:
+        """Tell whether what `recipes` makes of old parameters, and steps of that, is the new one, bit for bit."""
 
 
 @dataclass(frozen=True)

@@ -188,33 +188,36 @@ def _link_joint(board: Board, joint: Joint, parting: bool) -> bool:
     if any(item.name not in here[1] for family in joint.parts for item in family.members.values()):
         return False
     known = all(item.digest is not None for family in involved for item in family.members.values())
-    parts, proven = joint.parts, False
-    if known and board.contents is not None and not joint.steps:
-        ordered = _proven(board, joint, parting)
-        if ordered is None:
-            return False
-        parts, proven = ordered, True
-    elif joint.likely < 0.6 or (joint.steps and board.strict and not joint.familiar):
+    ordered = _proven(board, joint, parting) if known and board.contents is not None else None
+    if ordered is None and (board.strict or joint.likely < 0.6):
         return False
-    sure = 1.0 if proven else (0.9 if joint.familiar else 0.8 if joint.alone else 0.5)
+    parts, proven = ordered or joint.parts, ordered is not None
+    sure = 1.0 if proven else (0.9 if joint.familiar else 0.8 if joint.alone else 0.5) - 0.1 * bool(joint.steps)
     note = "" if proven else "the order of the parts is a guess, and nothing but shapes and names says so"
     for numbers, item in joint.whole.members.items():
         names = tuple(family.members[numbers].name for family in parts)
         sizes = tuple(family.members[numbers].shape[joint.dim] for family in parts)
         _put_down(
-            board, item, names, "cat", joint.dim, sizes, joint.steps, sure - 0.1 * bool(joint.steps), note, parting
+            board,
+            item,
+            names,
+            "cat",
+            joint.dim,
+            sizes,
+            joint.steps,
+            sure if proven else sure - 0.1 * bool(joint.steps),
+            note,
+            parting,
         )
     return True
 
 
 def _proven(board: Board, joint: Joint, parting: bool) -> tuple[Family, ...] | None:
     """Return the parts in the order that content proves; None if none is right."""
-    first = next(iter(joint.whole.members))
     orders = permutations(joint.parts) if len(joint.parts) <= _MOST_PERMUTED else iter([joint.parts])
     for order in orders:
-        if _is_joined(board, joint, order, first, parting):
-            rest = list(joint.whole.members)[1:]
-            return order if all(_is_joined(board, joint, order, each, parting) for each in rest) else None
+        if all(_is_joined(board, joint, order, numbers, parting) for numbers in joint.whole.members):
+            return order
     return None
 
 
@@ -222,18 +225,22 @@ def _is_joined(board: Board, joint: Joint, order: Sequence[Family], numbers: Par
     whole = joint.whole.members[numbers]
     parts = [family.members[numbers] for family in order]
     if not parting:
-        return _same(board, "cat", (joint.dim,), [part.name for part in parts], whole, parts[0].dtype)
-    start = 0
+        return _same(board, "cat", (joint.dim,), parts, whole, joint.steps)
+    start, dim = 0, 1 - joint.dim if joint.steps else joint.dim
     for part in parts:
         size = part.shape[joint.dim]
-        if not _same(board, "narrow", (joint.dim, start, size), [whole.name], part, whole.dtype):
+        if not _same(board, "narrow", (dim, start, size), [whole], part, joint.steps):
             return False
         start += size
     return True
 
 
-def _same(board: Board, kind: str, args: tuple[Any, ...], old: list[str], new: Item, dtype: str) -> bool:
-    return board.contents is not None and new.dtype == dtype and board.contents.same(kind, args, old, new.name)
+def _same(
+    board: Board, kind: str, args: tuple[Any, ...], old: Sequence[Item], new: Item, steps: tuple[Step, ...]
+) -> bool:
+    cast: tuple[Step, ...] = (("cast", new.dtype),) if new.dtype != old[0].dtype else ()
+    names = [item.name for item in old]
+    return board.contents is not None and board.contents.same(kind, args, names, new.name, (*steps, *cast))
 
 
 def _put_down(
@@ -337,14 +344,12 @@ def _link_stack(
     for numbers in sorted(family.members, key=in_numbers):
         rows[(*numbers[:place], *numbers[place + 1 :])].append(numbers)
     known = all(item.digest is not None for each in (whole, family) for item in each.members.values())
-    proven = False
-    if known and board.contents is not None and not steps:
-        if not all(
-            _is_stacked(board, whole.members[one], [family.members[each] for each in row], kind, dim, parting)
-            for one, row in rows.items()
-        ):
-            return False
-        proven = True
+    proven = known and all(
+        _is_stacked(board, whole.members[one], [family.members[each] for each in row], kind, dim, steps, parting)
+        for one, row in rows.items()
+    )
+    if not proven and board.strict:
+        return False
     start = common_start(whole.template, family.template)
     sure = 1.0 if proven else 0.95 if kind == "stack" and start and not steps else 0.8
     note = "" if proven else "that they lie in the order of their numbers is a guess"
@@ -356,12 +361,15 @@ def _link_stack(
     return True
 
 
-def _is_stacked(board: Board, whole: Item, row: Sequence[Item], kind: str, dim: int, parting: bool) -> bool:
+def _is_stacked(
+    board: Board, whole: Item, row: Sequence[Item], kind: str, dim: int, steps: tuple[Step, ...], parting: bool
+) -> bool:
     if not parting:
-        return _same(board, kind, (dim,), [item.name for item in row], whole, row[0].dtype)
+        return _same(board, kind, (dim,), row, whole, steps)
+    turned: tuple[Step, ...] = (("permute", (1, 0)),) if steps else ()
     for index, item in enumerate(row):
         size = item.shape[dim] if kind == "cat" else 1
         ask, args = ("select", (dim, index)) if kind == "stack" else ("narrow", (dim, index * size, size))
-        if not _same(board, ask, args, [whole.name], item, whole.dtype):
+        if not _same(board, ask, args, [whole], item, turned):
             return False
     return True

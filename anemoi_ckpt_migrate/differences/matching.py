@@ -15,13 +15,14 @@ from anemoi_ckpt_migrate.differences.numbering import renumbered
 
 _MOST_PAIRS = 2500
 _ENOUGH = 2
+_SAME = 0.3
 
 
 def matched(old: Sequence[Item], new: Sequence[Item], contents: Contents | None) -> Board:
     """Match old parameters with new ones, best evidence first."""
     board = Board(old, new, contents)
     _link_digests(board)
-    board.strict = bool(board.links)
+    board.strict = _is_told_by_content(board, old)
     if board.strict:
         for same_block in (True, False):
             _link_expected(board, list(board.old), board.new, same_block)
@@ -71,6 +72,13 @@ def _link_digests(board: Board) -> None:
                 board.pair(item.name, item.name)
     for digest in several:
         _link_likeliest(board, olds[digest], news[digest])
+
+
+def _is_told_by_content(board: Board, old: Sequence[Item]) -> bool:
+    """Tell whether both hold the same weights: a mask or a table of positions is the same in any training."""
+    sizes = {item.name: item.size for item in old if item.digest is not None}
+    found = sum(sizes[name] for link in board.links for name in link.old)
+    return found > _SAME * sum(sizes.values())
 
 
 def _by_digest(items: Iterable[Item]) -> Mapping[str, list[Item]]:

@@ -58,12 +58,12 @@ def turned(old: Item, new: Item, contents: Contents | None = None, loose: bool =
         return _same_bytes(old, new)
     if known and contents is not None:
         for steps in [*found, *_square(old, new)]:
-            if len(steps) == 1 and contents.same(steps[0][0], (steps[0][1],), [old.name], new.name):
+            if steps and contents.same(steps[0][0], (steps[0][1],), [old.name], new.name, steps[1:]):
                 return Turned(steps, proven=True)
     if not found:
         return None
     sure = 1.0 if len(found) == 1 else round(1 / len(found), 2)
-    changed = known and (contents is not None or not found[0]) and len(found[0]) < 2
+    changed = known and (contents is not None or not found[0])
     return Turned(found[0], changed=changed, certain=sure if found[0] == () or not known else sure * 0.8)
 
 

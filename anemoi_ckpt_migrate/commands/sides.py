@@ -1,0 +1,132 @@
+"""The two sides that are compared: a checkpoint, and another or a model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate import models, recorder
+from anemoi_ckpt_migrate.checkpoints import Checkpoint, open_checkpoint
+from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
+from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
+from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.config import find_config
+from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
+from anemoi_ckpt_migrate.differences.items import Item, Step
+from anemoi_ckpt_migrate.errors import MigrateError, NoConfiguration, UsageError
+from anemoi_ckpt_migrate.operations.places import find_main
+from anemoi_ckpt_migrate.operations.table import Table
+from anemoi_ckpt_migrate.operations.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two.
+
+    Attributes
+    ----------
+    shown : str
+        As it was named.
+    items : list of Item
+        Its parameters.
+    left_out : list of str
+        Those that cannot be compared.
+    file : Checkpoint or None
+        The open file; None for a model.
+    table : Table or None
+        The tensors of the file.
+    """
+
+    shown: str
+    items: list[Item]
+    left_out: tuple[str, ...] = ()
+    file: Checkpoint | None = None
+    table: Table | None = None
+
+
+@contextlib.contextmanager
+def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iterator[tuple[Side, Side, Explanation]]:
+    """Open both, and explain what lies between them; errors as of `diff`."""
+    if models.is_factory(old):
+        raise UsageError(f"{old} is a model, which only the second can be: the first is the checkpoint of before")
+    path = _parameters(project)
+    is_model = models.is_factory(new)
+    with _checkpoint(old, path, not is_model) as one:
+        if is_model:
+            text = os.fspath(new)
+            other = Side(text, [Item(*facts) for facts in models.described(text)])
+            yield one, other, explain(one.items, other.items)
+            return
+        with _checkpoint(new, path, True) as other:
+            yield one, other, explain(one.items, other.items, _Contents(one, other))
+
+
+def items_of(table: Table, tensors: Tensors, digested: Checkpoint | None = None) -> tuple[list[Item], list[str]]:
+    """Return what can be compared of a table of parameters, and the names of what cannot."""
+    items, left_out = [], []
+    for name in table:
+        value = table[name]
+        try:
+            shape, dtype = tensors.shape(value), tensors.dtype(value)
+        except Mismatch:
+            left_out += [name] if is_stored(value) else []  # what is no tensor is nobody's parameter
+            continue
+        items.append(Item(name, shape, dtype, None if digested is None else digested.digest(value)))
+    return items, left_out
+
+
+def _parameters(project: Project | StrPath | None) -> str | None:
+    if isinstance(project, Project):
+        return project.config.parameters
+    try:
+        return find_config(None if project is None else Path(project)).parameters
+    except NoConfiguration:
+        if project is not None:
+            raise
+        return None
+
+
+@contextlib.contextmanager
+def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterator[Side]:
+    with contextlib.ExitStack() as stack:
+        with naming(path):
+            file = stack.enter_context(open_checkpoint(path))
+            tree = file.load()
+            recorder.remove(tree, None)
+            place = find_main(tree, parameters)
+            if isinstance(place, str):
+                raise MigrateError(place)
+            table = place.table()
+            items, left_out = items_of(table, Tensors(file.maker, file.same), file if contents else None)
+        yield Side(os.fspath(path), items, tuple(left_out), file, table)
+
+
+class _Contents:
+    """Answers questions about the content of parameters of two files."""
+
+    def __init__(self, old: Side, new: Side) -> None:
+        self._old, self._new = old, new
+
+    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Step] = ()) -> bool:
+        """Tell whether what is made of old parameters, and steps of that, is the new one, bit by bit."""
+        one, other = self._old, self._new
+        if one.file is None or other.file is None or one.table is None or other.table is None:
+            return False
+        try:
+            made = one.file.maker.make(kind, args, [one.table[name] for name in old])
+            for step, arg in steps:
+                made = one.file.maker.make(step, (arg,), [made])
+        except Mismatch:
+            return False
+        wanted = other.table[new]
+        if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
+            return False
+        with naming(other.shown):
+            content = other.file.content(wanted)
+        with naming(one.shown):
+            return one.file.same(made, content)
