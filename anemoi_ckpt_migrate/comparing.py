@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
@@ -110,8 +111,9 @@ class _Comparing:
         for what, one, other in zip(_FACTS, _facts(before), _facts(after), strict=True):
             if one != other:
                 return Difference(shown, f"its {what} was {one}, and is {other}")
-        for one, other in ((args[5:6] or [None])[0], (others[5:6] or [None])[0]), (state, other_state):
-            found = self.difference(one, other, where)  # hooks, attributes
+        rest = zip_longest(args[5:], others[5:])  # hooks, the dtype where the storage does not say it, conjugation
+        for one, other in (*rest, (state, other_state)):
+            found = self.difference(one, other, where)
             if found is not None:
                 return found
         return self._of_memory(before, after, shown)
@@ -125,7 +127,14 @@ class _Comparing:
         if (one, other) in self._compared:
             return None
         self._compared.add((one, other))
-        return None if self._same(before, after) else Difference(shown, "its content is not what it was")
+        same = self._same(_unconjugated(before), _unconjugated(after))
+        return None if same else Difference(shown, "its content is not what it was")
+
+
+def _unconjugated(tensor: StoredTensor) -> StoredTensor:
+    """Return the tensor of the memory of one; whether it is the conjugate of that is compared by itself."""
+    function, args, _ = reduced(tensor)
+    return StoredTensor(function, tuple(arg for place, arg in enumerate(args) if place < 6 or not is_a(arg, dict)))
 
 
 def _of_keys(before: Any, after: Any, shown: str) -> Difference | None:

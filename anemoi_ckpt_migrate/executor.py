@@ -269,7 +269,7 @@ def _walk(
     check: Callable[[Calling, Function, Any], None] | None = None,
 ) -> Walk:
     """Do all on a tree; of no use if a stand-in was asked for content."""
-    tensors = Tensors(checkpoint.maker, checkpoint.same)
+    tensors = Tensors(checkpoint.maker, checkpoint.same, content)
     walk = Walk(checkpoint, World(tree, tensors, kept, settings.parameters, settings.forced), content, check)
     for step in [action.prepare() for action in actions]:
         step(walk)

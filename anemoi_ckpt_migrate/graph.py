@@ -102,6 +102,10 @@ class Graph:
     def __contains__(self, revision: object) -> bool:
         return revision in self._revisions
 
+    def get(self, revision: str) -> Revision | None:
+        """Return a revision; None if there is none of that id."""
+        return self._revisions.get(revision)
+
     def __getitem__(self, revision: str) -> Revision:
         return self._revisions[revision]
 

@@ -5,35 +5,17 @@
 Split("h.{i}.qkv", ["h.{i}.q", "h.{i}.k", "h.{i}.v"])
 """
 
-from anemoi_ckpt_migrate.operations.catalogue import (
-    Add,
-    AddPrefix,
-    Cast,
-    Drop,
-    DropClass,
-    DropItem,
-    Fuse,
-    Interleave,
-    MoveClass,
-    MoveItem,
-    MoveModule,
-    Operation,
-    ParameterGroups,
-    Permute,
-    PermuteForRope,
-    Rename,
-    RenamePrefix,
-    RenameRegex,
-    Reorder,
-    Reshape,
-    Run,
-    SetItem,
-    Split,
-    Stack,
-    StripPrefix,
-    Transpose,
-    Unstack,
-)
+from anemoi_ckpt_migrate.operations import modules  # noqa: F401  (what only records hold is to be known too)
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.casting import Cast
+from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
+from anemoi_ckpt_migrate.operations.groups import ParameterGroups
+from anemoi_ckpt_migrate.operations.items import DropItem, MoveItem, SetItem
+from anemoi_ckpt_migrate.operations.joining import Fuse, Split, Stack, Unstack
+from anemoi_ckpt_migrate.operations.naming import AddPrefix, Rename, RenamePrefix, RenameRegex, Reorder, StripPrefix
+from anemoi_ckpt_migrate.operations.presence import Add, Drop
+from anemoi_ckpt_migrate.operations.structure import Run
+from anemoi_ckpt_migrate.operations.turning import Interleave, Permute, PermuteForRope, Reshape, Transpose
 
 __all__ = [
     "Add",

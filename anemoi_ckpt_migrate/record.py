@@ -8,6 +8,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 
+KEY = "ckpt_migrate"
+"""The key of the record in a checkpoint."""
 FORMAT, FORMAT_OF_FUNCTIONS = 2, 1
 """Formats of a record: the newest, and that of one that holds no operations."""
 

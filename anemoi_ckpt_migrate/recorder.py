@@ -15,9 +15,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import ContentNeeded, is_a, is_stored
 from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep
-from anemoi_ckpt_migrate.record import Kept, Record, from_data, kept_of, to_data
+from anemoi_ckpt_migrate.record import KEY, Kept, Record, from_data, kept_of, to_data
 
-KEY = "ckpt_migrate"
 ATTACHMENT = "ckpt_migrate/record.json"
 
 
@@ -103,7 +102,7 @@ def put(tree: Any, record: Record) -> dict[str, bytes | None]:
     else:
         try:
             return {ATTACHMENT: json.dumps(data, indent=1).encode()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, ContentNeeded):
             raise NowhereToKeep from None
     return {ATTACHMENT: None}
 

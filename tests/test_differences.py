@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anemoi_ckpt_migrate import op
 from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
 from anemoi_ckpt_migrate.differences.items import Item
 from anemoi_ckpt_migrate.differences.simulating import leads_to
-from anemoi_ckpt_migrate.operations import catalogue as op
 from anemoi_ckpt_migrate.operations.base import Operation
 
 # Tensors small enough to be lists.

@@ -28,9 +28,10 @@ checkpoints.computing
 checkpoints.making operations.tensors
 operations.copies operations.places operations.slots
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
-operations.presence
-operations.catalogue operations.world
-op scripts.declared comparing models
+operations.items operations.presence
+operations.classes operations.world
+op comparing models
+scripts.declared
 scripts.reader
 differences differences.items differences.names
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording

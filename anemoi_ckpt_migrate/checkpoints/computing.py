@@ -23,8 +23,18 @@ def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) ->
     """
     try:
         return _computed(kind, args, sources)
-    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
         raise Mismatch(str(error).partition("\n")[0]) from error
+
+
+def finished(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Make a tensor of others with memory of its own, a parameter where all others are; as `Maker` makes stand-ins."""
+    with torch.no_grad():
+        made = computed(kind, args, sources).contiguous().clone()
+    grad = bool(sources) and sources[0].requires_grad and (made.is_floating_point() or made.is_complex())
+    if sources and all(isinstance(source, torch.nn.Parameter) for source in sources):
+        return torch.nn.Parameter(made, grad)
+    return made.requires_grad_(grad)
 
 
 def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -57,8 +67,6 @@ def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (),
         torch.manual_seed(zlib.crc32(seed.encode()))
         with torch.no_grad():
             getattr(torch.nn.init, how)(made, **dict(named))
-    except ValueError as error:  # fans of a vector, for example
-        raise Mismatch(f"{how}: {error}") from error
     finally:
         torch.random.set_rng_state(before)
     return made

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
 from anemoi_ckpt_migrate.checkpoints.checksums import combined
-from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Mismatch, Recipe, known_dtype, storage_of
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
-from anemoi_ckpt_migrate.errors import Damaged
+from anemoi_ckpt_migrate.errors import CannotMake, Damaged
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,7 +79,7 @@ class Made:
 
     def _compute(self) -> memoryview | None:
         """Return the bytes, where they have to be computed."""
-        if self._recipe.kind == "fill" and not self._recipe.args[2]:
+        if self._recipe.kind == "fill" and repr(float(self._recipe.args[2])) == "0.0":  # -0.0 has other bytes
             return None
         return self._source.compute(self._recipe)
 
@@ -160,7 +160,10 @@ class Source:
         from anemoi_ckpt_migrate.checkpoints.content import content_of
 
         self.check(self._storages(recipe))
-        found = evaluated_recipe(recipe, self._maker.recipes, self._opened(), self._last)
+        try:
+            found = evaluated_recipe(recipe, self._maker.recipes, self._opened(), self._last)
+        except Mismatch as error:
+            raise CannotMake(recipe.kind, recipe.shape, recipe.dtype, str(error)) from error
         if found.untyped_storage().nbytes() != found.nbytes:
             found = found.clone()  # a part of a larger storage
         return content_of(found.untyped_storage())

@@ -20,6 +20,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     StoredStorage,
     StoredTensor,
     dtype_of,
+    is_a,
     is_stored,
     reduced,
 )
@@ -341,6 +342,8 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
     if name not in PLAIN:
         what = name.removeprefix("_rebuild_").removesuffix("_v2")
         raise Mismatch(f"it is no plain tensor ({what}), which only `Run` can change")
+    if any(is_a(arg, dict) and arg for arg in args[6:]):
+        raise Mismatch("it is saved as the conjugate or the negative of its memory, which only `Run` can change")
     return tensor
 
 

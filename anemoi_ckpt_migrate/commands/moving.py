@@ -90,6 +90,10 @@ def upgrade(
         settings = executor.Settings(found.config.parameters)
         if dry_run:
             foresee(file, tree, record, actions, settings)
+        if check_rollback and plan.steps:
+            proving.prove(file, graph, record, revisions, settings)
+            tree = file.load()
+            recorder.remove(tree, None)
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         applied = steps.applied(revisions)
@@ -100,8 +104,6 @@ def upgrade(
             lineage = (*record.lineage, *steps.with_undo(applied, graph, walk, parameters))
             return record.logged(entry, lineage)
 
-        if check_rollback:
-            proving.prove(file, graph, record, revisions, settings)
         return write(file, tree, record, plan, actions, settings, after, options, warnings)
 
 

@@ -323,7 +323,8 @@ def _source(undo: Undo) -> str:
     """Return what a checkpoint carries, as a script would say it."""
     if undo.operations is None:
         return undo.source
-    from anemoi_ckpt_migrate.operations.catalogue import from_data
+    from anemoi_ckpt_migrate import op  # noqa: F401  (so that all kinds are known)
+    from anemoi_ckpt_migrate.operations.base import from_data
 
     try:
         lines = [f"    op.{from_data(data)!r},\n" for data in undo.operations]

@@ -22,6 +22,7 @@ from anemoi_ckpt_migrate.commands.writing import (
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
+from anemoi_ckpt_migrate.scripts.sources import signature_of
 
 
 def stamp(
@@ -66,7 +67,11 @@ def stamp(
             return replace(unchanged(file, plan, options, ()), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)
         after = record.logged(log_entry("stamp", told, plan), lineage)
-        return write(file, tree, record, plan, [], executor.Settings(), lambda walk: after, options, ())
+        undone = {entry.revision for entry in lineage if entry.undo is not None}
+        kept = {revision: values for revision, values in record.kept.items() if revision in undone}
+        return write(
+            file, tree, replace(record, kept=kept), plan, [], executor.Settings(), lambda walk: after, options, ()
+        )
 
 
 def _without_squashed(graph: Graph, record: Record) -> Record:
@@ -94,7 +99,13 @@ def _stamped(
 ) -> tuple[Applied, ...]:
     """Describe what a stamped checkpoint has: what was told as the scripts have it, all else as it was recorded."""
     told = {rev for target in wanted for rev in resolving.state(graph, target, package)}
-    before = {} if purge else {entry.revision: entry for entry in record.lineage if entry.revision not in told}
+    applied = {} if purge else {entry.revision: entry for entry in record.lineage}
+    # What undoes them on this very file stays true of what was applied as the script still says.
+    before = {
+        rev: entry
+        for rev, entry in applied.items()
+        if rev not in told or (entry.undo is not None and entry.signature == signature_of(graph[rev]))
+    }
     return tuple(
         # It stands where the scripts place it by now, and is otherwise what it was.
         replace(before[revision.id], parents=revision.parents, depends_on=revision.depends_on)

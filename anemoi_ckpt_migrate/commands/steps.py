@@ -9,8 +9,8 @@ from anemoi_ckpt_migrate import executor, rollbacks
 from anemoi_ckpt_migrate.commands.writing import applied_of
 from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.op import Run
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
-from anemoi_ckpt_migrate.operations.catalogue import Run
 from anemoi_ckpt_migrate.record import Applied, Undo
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source
 from anemoi_ckpt_migrate.scripts.sources import source_of
@@ -32,7 +32,7 @@ def down(graph: Graph, entry: Applied) -> executor.Action:
     NoWayBack
         Nothing does: the record says what was applied, but not how it is undone.
     """
-    script = next((graph[rev] for rev in (entry.revision,) if rev in graph), None)
+    script = graph.get(entry.revision)
     if entry.undo is not None and entry.undo.operations is not None:
         shown = script.path if script is not None else rollbacks.shown_carried(entry.revision)
         return executor.Applying(entry.revision, _read(entry), shown, _back_loader(entry, script), back=True)
@@ -109,7 +109,7 @@ def _back_loader(entry: Applied, script: Revision | None) -> Callable[[str], Fun
 def _read(entry: Applied) -> tuple[Operation, ...]:
     try:
         return tuple(from_data(data) for data in (entry.undo.operations if entry.undo else None) or ())
-    except (BadOperation, TypeError, ValueError) as error:
+    except (BadOperation, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise DamagedRecord(f"what undoes {entry.revision}: {error}") from error
 
 

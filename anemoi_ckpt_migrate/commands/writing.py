@@ -208,7 +208,8 @@ def foresee(
     """
     first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
     if first:
-        executor.walked(file, tree, dict(record.kept), actions[:first], settings)
+        walk = executor.walked(file, tree, dict(record.kept), actions[:first], settings)
+        recorder.put(walk.world.tree, replace(record, kept=walk.world.kept))  # which may find no place for it
 
 
 def result_of(

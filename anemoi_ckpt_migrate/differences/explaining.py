@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.differences.items import Contents, Item, Link
 from anemoi_ckpt_migrate.differences.matching import matched
 from anemoi_ckpt_migrate.differences.planning import Guess, Loss, Plan
 from anemoi_ckpt_migrate.differences.wording import detail_of, kind_of
-from anemoi_ckpt_migrate.operations.catalogue import RenameRegex
+from anemoi_ckpt_migrate.op import RenameRegex
 from anemoi_ckpt_migrate.operations.patterns import pattern
 
 __all__ = ["Change", "Explanation", "Guess", "explain"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from anemoi_ckpt_migrate.differences.items import Link
 from anemoi_ckpt_migrate.differences.names import template_of
 from anemoi_ckpt_migrate.differences.selecting import PLACES, shared_numbers, with_places
+from anemoi_ckpt_migrate.op import Fuse, Split, Stack, Unstack
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.catalogue import Fuse, Split, Stack, Unstack
 from anemoi_ckpt_migrate.operations.patterns import pattern
 
 _Texts = tuple[tuple[str, ...], tuple[str, ...]]

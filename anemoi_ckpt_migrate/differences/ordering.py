@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.differences.items import Item
 from anemoi_ckpt_migrate.differences.names import Parts, parts_of, template_of
 from anemoi_ckpt_migrate.differences.selecting import placed, shared_numbers, with_places
 from anemoi_ckpt_migrate.differences.simulating import leads_to
-from anemoi_ckpt_migrate.operations.catalogue import Add, Reorder
+from anemoi_ckpt_migrate.op import Add, Reorder
 from anemoi_ckpt_migrate.operations.patterns import pattern
 
 

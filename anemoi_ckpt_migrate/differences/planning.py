@@ -13,8 +13,8 @@ from anemoi_ckpt_migrate.differences.renaming import renamed
 from anemoi_ckpt_migrate.differences.selecting import selecting
 from anemoi_ckpt_migrate.differences.simulating import Model
 from anemoi_ckpt_migrate.differences.wording import doubts, together
+from anemoi_ckpt_migrate.op import Cast, Drop, Permute, Rename, Reshape, Transpose
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.catalogue import Cast, Drop, Permute, Rename, Reshape, Transpose
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from anemoi_ckpt_migrate.differences.names import distance, parts_of, template_of
 from anemoi_ckpt_migrate.differences.rules import Rule, keys_of, numbers_in, rounded, rules
+from anemoi_ckpt_migrate.op import Rename, RenamePrefix
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.catalogue import Rename, RenamePrefix
 
 _MOST_WIDE = 400
 _WIDE_SCAN = 2000

@@ -9,8 +9,7 @@ from functools import lru_cache
 
 from anemoi_ckpt_migrate.differences.names import Edit, Parts, edits, parts_of
 from anemoi_ckpt_migrate.differences.selecting import PLACES
-from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.catalogue import make
+from anemoi_ckpt_migrate.operations.base import Operation, make
 from anemoi_ckpt_migrate.operations.patterns import pattern
 
 _DIGITS = re.compile(r"\d+")

@@ -35,6 +35,7 @@ from anemoi_ckpt_migrate.errors.files import (
 from anemoi_ckpt_migrate.errors.operations import (
     BadOperation,
     CannotApply,
+    CannotMake,
     NotProven,
     NoWayBack,
     NowhereToKeep,
@@ -71,6 +72,7 @@ __all__ = [
     "Busy",
     "CannotApply",
     "CannotBuild",
+    "CannotMake",
     "CannotRead",
     "CannotWrite",
     "ConfigurationError",

@@ -53,6 +53,16 @@ class CannotApply(MigrateError):
         super().__init__(sentence)
 
 
+class CannotMake(MigrateError):
+    """A tensor that torch does not make as it is told to."""
+
+    def __init__(self, kind: str, shape: Sequence[int], dtype: str, why: str) -> None:
+        super().__init__(
+            f"a tensor of the shape {list(shape)} and the dtype {dtype} cannot be made ({kind}): {why}; "
+            "nothing was changed"
+        )
+
+
 class NoWayBack(Refused):
     """A rollback that would be lost, or that the record cannot give."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.record import KEY
 
 Path = tuple[Any, ...]
 
@@ -26,6 +27,8 @@ def path_of(kind: object, what: str, value: Any) -> Path:
     """
     keys = tuple(value.split(".")) if isinstance(value, str) else value
     right = isinstance(keys, (tuple, list)) and keys and all(isinstance(key, (str, int)) and key != "" for key in keys)
+    if right and keys[0] == KEY:
+        raise BadOperation(f"{type(kind).__name__}: {KEY} is where the record of the checkpoint stands")
     if not right:
         raise BadOperation(
             f"{type(kind).__name__}: {what} must be a path as a.b.c, or a list of keys, not {value!r:.60}"
@@ -53,6 +56,11 @@ def get(tree: Any, path: Sequence[Any]) -> Any:
     return tree
 
 
+def parent(tree: Any, path: Sequence[Any]) -> Any:
+    """Return what the last key of a path is looked up in; as `get`."""
+    return get(tree, path[:-1])
+
+
 def has(parent: Any, key: Any) -> bool:
     """Tell whether something has a key, an index or an attribute."""
     holder = _holder(parent, key)
@@ -66,6 +74,21 @@ def _in(key: Any, holder: Any) -> bool:
     return not is_a(holder, (list, tuple)) and key in holder
 
 
+def spelled(tree: Any, path: Sequence[Any]) -> Path:
+    """Return a path with the keys that are really there: a number where a number is meant."""
+    found = []
+    for key in path:
+        found.append(_key(tree, key))
+        tree = _holder(tree, key)[found[-1]]
+    return tuple(found)
+
+
+def stands(tree: Any, path: Sequence[Any]) -> bool:
+    """Tell whether something would be lost if something were put there, between what is in a list: the very key."""
+    holder = _holder(get(tree, path[:-1]), path[-1])
+    return is_a(holder, dict) and path[-1] in holder
+
+
 def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = False) -> None:
     """Set what stands under a key; a new one goes to the end, or behind another.
 
@@ -74,7 +97,7 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
     NoSuchPath
         Nothing can be put there.
     """
-    holder, own = _holder(parent, key), _key(parent, key)
+    holder, own = _holder(parent, key), key if placed and not is_a(parent, (list, Opaque)) else _key(parent, key)
     if holder is None or is_a(holder, tuple):
         raise NoSuchPath(f"nothing can be put into a {type(parent).__name__}")
     if is_a(holder, list):
@@ -87,7 +110,7 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
     elif placed and own not in holder:
         items = list(holder.items())
         index = next((place + 1 for place, (name, _) in enumerate(items) if name == before), 0)
-        items.insert(len(items) if before is None and not placed else index, (own, value))
+        items.insert(index, (own, value))
         holder.clear()
         holder.update(items)
     else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.recipes import Maker, Mismatch, identity, known_dtype, plain_of
-from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
+from anemoi_ckpt_migrate.checkpoints.recipes import Maker, Mismatch, identity, known_dtype, plain_of, storage_of
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, is_stored
 
 
 class Tensors:
@@ -18,10 +19,23 @@ class Tensors:
         Makes stand-ins.
     same : callable
         Tells whether two stand-ins have the same content.
+    content : bool
+        Whether tensors are real, so that what is made of nothing is real too.
     """
 
-    def __init__(self, maker: Maker, same: Callable[[Any, Any], bool]) -> None:
-        self._maker, self._same = maker, same
+    def __init__(self, maker: Maker, same: Callable[[Any, Any], bool], content: bool = False) -> None:
+        self._maker, self._same, self._content = maker, same, content
+        self._known: dict[Any, tuple[Any, Sequence[Any]]] = {}
+
+    def live_with(self, others: Iterable[Any]) -> None:
+        """Say where what is made of nothing belongs: on the device that most others are said to have lived on."""
+        places = Counter(storage_of(plain).location for each in others if (plain := _plain(each)) is not None)
+        if places:
+            self._maker.lives_at(places.most_common(1)[0][0])
+
+    def forget(self) -> None:
+        """Make tensors anew from here on, though the same were made of the same before."""
+        self._known = {}
 
     def shape(self, value: Any) -> tuple[int, ...]:
         """Return the shape of a tensor.
@@ -45,9 +59,15 @@ class Tensors:
         """Make one of others: real ones at once, stand-ins when the file is written."""
         for value in values:
             self.shape(value)
-        if any(map(is_real, values)):
-            return _computed(kind, args, [value if is_real(value) else _refused() for value in values])
-        return self._maker.make(kind, args, values)
+        if not self._content and not any(map(is_real, values)):
+            return self._maker.make(kind, args, values)
+        # The same of the same shares its memory, as with stand-ins: tied weights stay tied.
+        key = (kind, repr(args), tuple(map(memory_of, values)))
+        if kind in ("clone", "fill", "init") or None in key[2]:
+            return _computed(kind, args, values)
+        if key not in self._known:
+            self._known[key] = _computed(kind, args, values), values  # kept, for memory is told by its address
+        return self._known[key][0]
 
     def same(self, one: Any, other: Any) -> bool:
         """Tell whether two have the same content."""
@@ -64,19 +84,24 @@ class Tensors:
         return value
 
 
-def _refused() -> Any:
-    raise Mismatch("some of them are of a class that is not imported")
-
-
 def is_real(value: Any) -> bool:
     """Tell whether a value is a tensor of torch's, not a stand-in."""
     return not is_stored(value) and type(value).__module__.startswith("torch") and hasattr(value, "untyped_storage")
 
 
 def _computed(kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
-    from anemoi_ckpt_migrate.checkpoints.computing import computed
+    from anemoi_ckpt_migrate.checkpoints.computing import finished
 
-    return computed(kind, args, values).contiguous().clone()
+    if not all(map(is_real, values)):
+        raise Mismatch("some of them are of a class that is not imported")
+    return finished(kind, args, values)
+
+
+def _plain(value: Any) -> StoredTensor | None:
+    try:
+        return plain_of(value) if is_stored(value) else None
+    except Mismatch:
+        return None
 
 
 def memory_of(value: Any) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import OperationFault
+from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
@@ -73,14 +74,12 @@ class World:
     ----------
     faults : list of OperationFault
         All that is wrong.
-    reached : list of str
-        Where parameters were found: the state dict, its copies, the optimizers.
     """
 
     def __init__(
         self, tree: Any, tensors: Tensors, kept: dict[str, list[Any]], path: str | None = None, forced: bool = False
     ) -> None:
-        self.tree, self.kept, self.faults, self.reached = tree, kept, list[OperationFault](), list[str]()
+        self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
         self._tensors, self._path, self._forced = tensors, path, forced
         self._main: _Opened | None = None
         self._others: list[_Opened] = []
@@ -122,7 +121,12 @@ class World:
         undo = Undone()
         for operation in operations:
             before = len(self.faults)
-            back = self._one(operation, kept, shown, run, undo)
+            try:
+                back = self._one(operation, kept, shown, run, undo)
+            except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+                if follow:
+                    raise
+                raise DamagedRecord(f"what undoes {revision} is not what was written ({error!r:.80})") from error
             if len(self.faults) == before:
                 undo.operations[:0] = back
         self._settle(undo)
@@ -147,6 +151,7 @@ class World:
                 opened.state.write(self._main.copy.table)
         self._unknown = self._main.copy.unknown
         self._main, self._others = None, []
+        self._tensors.forget()  # whoever has the tree now may change what was made
 
     def _one(
         self, operation: Operation, kept: list[Any], shown: str, run: Callable[[str, Any], Any], undo: Undone
@@ -158,7 +163,7 @@ class World:
             self._settle(undo)
             self.close()
             try:
-                return operation.change(self.tree, kept)
+                return operation.change(self.tree, kept, self._forced)
             except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
                 self._fault(shown, operation, str(error))
                 return []
@@ -207,7 +212,7 @@ class World:
         tied = self._tied()
         concerned = self._floating(operation)
         back = self._on(main, own, kept, shown, operation, tied, undo)
-        if self._has_faults(main):
+        if main.copy.faults:
             return []
         self._check_tied(operation, main.copy.table, tied, shown)
         apart: dict[str, list[Operation]] = {}
@@ -216,12 +221,24 @@ class World:
             if opened.unknown:
                 self._check_unknown(opened, operation, concerned, shown)
                 continue
-            mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
-            if mine != back and (mine or any(isinstance(each, (Restore, Uncast)) for each in back)):
+            his = others[path] if path in others else self._of_newcomer(opened, own, shown, operation)
+            mine = self._on(opened, his, kept, shown, operation, tied, undo)
+            # What an optimizer has nothing of, it will have nothing of on the way back.
+            told = mine or opened.state is None or any(isinstance(each, (Restore, Uncast)) for each in back)
+            if mine != back and told:
                 apart[path] = mine
         if apart:
             return [Apart(tuple(back), {path: tuple(each) for path, each in apart.items()})]
         return back
+
+    def _of_newcomer(
+        self, opened: _Opened, operations: Sequence[Operation], shown: str, whole: Operation
+    ) -> list[Operation]:
+        """Return what is left to do where nothing was put aside: in an optimizer, or a copy, that came later."""
+        kept = [operation for operation in operations if isinstance(operation, (Restore, Uncast))]
+        if kept and opened.state is None:
+            self._fault(shown, whole, f"{opened.copy.path} was not there when something was put aside of the others")
+        return [operation for operation in operations if operation not in kept]
 
     def _on(
         self,
@@ -242,15 +259,20 @@ class World:
             if wrong:
                 copy.faults.append(wrong)
             else:
-                back[:0] = operation.apply(copy)  # type: ignore[attr-defined]
+                back[:0] = self._applied(operation, copy)
         for sentence in copy.faults:
             self._fault(shown, whole, sentence)
-        if copy.main is None:
-            undo.losses += copy.losses
+        if not copy.optimizer:
+            undo.losses += copy.losses if copy.main is None else [f"in {copy.path}, {what}" for what in copy.losses]
         return back
 
-    def _has_faults(self, main: _Opened) -> bool:
-        return bool(main.copy.faults)
+    def _applied(self, operation: Operation, copy: Copy) -> list[Operation]:
+        try:
+            back: list[Operation] = operation.apply(copy)  # type: ignore[attr-defined]
+        except Mismatch as error:
+            copy.faults.append(str(error))
+            return []
+        return back
 
     def _order_lost(self, opened: _Opened, operation: Operation) -> str:
         if opened.state is None or opened.state.keeps_order() or not isinstance(operation, (Add, Reorder)):
@@ -292,6 +314,7 @@ class World:
         shown_path = place.path or "the state dict"
         self._main = _Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown), place)
         main = self._main.copy
+        self._tensors.live_with(main.table[name] for name in main.table)
         for other in find_copies(self.tree, place):
             table = other.table()
             whole = all(name in table for name in main.table)
@@ -304,7 +327,6 @@ class World:
         memories = [memory_of(main.table[name]) for name in main.table]
         known = [memory for memory in memories if memory is not None]
         self._ties = len(set(known)) < len(known) and any(opened.state for opened in self._others)
-        self.reached = [shown_path, *(opened.copy.path for opened in self._others)]
         return self._main
 
     def _name_optimizers(self) -> None:

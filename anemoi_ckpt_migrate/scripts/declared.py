@@ -6,7 +6,8 @@ import ast
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations.catalogue import Operation, make
+from anemoi_ckpt_migrate.op import Operation
+from anemoi_ckpt_migrate.operations.base import make
 
 _WRITTEN_OUT = "operations must be written out, as op.Rename(...) and so on: scripts are read without being run"
 

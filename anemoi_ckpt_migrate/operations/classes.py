@@ -1,0 +1,197 @@
+"""Operations on the classes that a checkpoint names; none of them is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored, reduced
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations import paths
+from anemoi_ckpt_migrate.operations.base import Operation, name_of, operation
+from anemoi_ckpt_migrate.operations.items import PutItem
+from anemoi_ckpt_migrate.operations.paths import NoSuchPath
+from anemoi_ckpt_migrate.operations.structure import TreeOperation
+from anemoi_ckpt_migrate.operations.tensors import is_real
+
+
+@operation
+class MoveClass(TreeOperation):
+    """Have objects be of a class of another name, wherever the checkpoint names it; nothing is imported.
+
+    Parameters
+    ----------
+    old, new : str
+        ``"package.module.Class"``; the class of a nested one as ``"package.module:Outer.Inner"``.
+    """
+
+    old: str
+    new: str
+
+    def __post_init__(self) -> None:
+        _split(self, "old", self.old)
+        _split(self, "new", self.new)
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around."""
+        return MoveClass(self.new, self.old)
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Rename the class."""
+        old, new = _split(self, "old", self.old), _split(self, "new", self.new)
+        found = _names(tree)
+        if not any(name.pickled_name == old for name in found):
+            raise NoSuchPath(f"the checkpoint names no class {self.old}{_near(self.old, found)}")
+        if any(name.pickled_name == new for name in found):
+            raise NoSuchPath(f"the checkpoint names {self.new} too, and the way back could not tell them apart")
+        _rename(found, lambda name: new if name == old else name)
+        return [MoveClass(self.new, self.old)]
+
+
+@operation
+class MoveModule(TreeOperation):
+    """Have all classes and functions of a module, and of those below it, be in another; nothing is imported.
+
+    Parameters
+    ----------
+    old, new : str
+        ``"package.old_module"``.
+    """
+
+    old: str
+    new: str
+
+    def __post_init__(self) -> None:
+        for what, value in (("old", self.old), ("new", self.new)):
+            if not all(part.isidentifier() for part in name_of(self, what, value).split(".")):
+                raise BadOperation(f"MoveModule: {what} must be a module, as package.module, not {value!r:.60}")
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around."""
+        return MoveModule(self.new, self.old)
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Rename the module."""
+        found = _names(tree)
+        modules = {name.pickled_name[0] for name in found}
+        if not any(_inside(module, self.old) for module in modules):
+            raise NoSuchPath(f"the checkpoint names nothing in {self.old}{_near(self.old, found)}")
+        if any(_inside(module, self.new) and not _inside(module, self.old) for module in modules):
+            raise NoSuchPath(f"the checkpoint names {self.new} too, and the way back could not tell them apart")
+        _rename(
+            found, lambda name: (self.new + name[0][len(self.old) :], name[1]) if _inside(name[0], self.old) else name
+        )
+        return [MoveModule(self.new, self.old)]
+
+
+@operation
+class DropClass(TreeOperation):
+    """Take away all objects of a class, from dicts, lists and attributes; they are kept for the way back.
+
+    Parameters
+    ----------
+    name : str
+        As for `MoveClass`.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        _split(self, "name", self.name)
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Take them away."""
+        wanted = _split(self, "name", self.name)
+        found = [path for path, value in _places(tree, (), set()) if is_a(value, Opaque) and class_of(value) == wanted]
+        if not found:
+            raise NoSuchPath(f"the checkpoint holds no {self.name}{_near(self.name, _names(tree))}")
+        if () in found:
+            raise NoSuchPath(f"the checkpoint itself is a {self.name}")
+        undo: list[Operation] = []
+        for path in reversed(found):
+            if any(path[: len(other)] == other and path != other for other in found):
+                continue  # it goes with what holds it
+            value, before = paths.take(paths.get(tree, path[:-1]), path[-1])
+            kept.append(value)
+            undo.insert(0, PutItem(path, len(kept) - 1, before, True))
+        return undo
+
+
+def _split(kind: Operation, what: str, text: Any) -> tuple[str, str]:
+    module, colon, name = name_of(kind, what, text).partition(":")
+    if not colon:
+        module, _, name = text.rpartition(".")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise BadOperation(f"{type(kind).__name__}: {what} must be a class, as package.module.Class, not {text!r:.60}")
+    return module, name
+
+
+def _inside(module: str, outer: str) -> bool:
+    return module == outer or module.startswith(f"{outer}.")
+
+
+def _near(text: str, found: list[OpaqueName]) -> str:
+    from difflib import get_close_matches
+
+    names = {".".join(name.pickled_name) for name in found} | {name.pickled_name[0] for name in found}
+    near = get_close_matches(text, sorted(names), 1, 0.6)
+    return f"; there is {near[0]}" if near else ""
+
+
+def _rename(found: list[OpaqueName], new: Callable[[tuple[str, str]], tuple[str, str]]) -> None:
+    for name in found:
+        name.__name_and_calls__ = (new(name.pickled_name), name.__name_and_calls__[1])
+
+
+def _names(tree: Any) -> list[OpaqueName]:
+    """Find all names that are not imported in a tree, however deep."""
+    found: dict[int, OpaqueName] = {}
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
+            continue
+        seen.add(id(value))
+        if is_a(value, OpaqueName):
+            found[id(value)] = value
+        else:
+            waiting += _inner(value)
+    return list(found.values())
+
+
+def _inner(value: Any) -> list[Any]:
+    if is_stored(value):
+        function, args, state = reduced(value)
+        # The name of a storage's class is torch's own.
+        return [*args, state] if function.pickled_name[1] not in ("_rebuild_tensor_v2", "_rebuild_tensor") else []
+    if is_a(value, Opaque):
+        parts = value.__opaque_parts__
+        made = [type(value)] if type(value) is not Opaque else []
+        return [*made, parts.function, parts.args, parts.kwargs, parts.state, parts.items, parts.pairs, parts.setter]
+    if is_a(value, dict):
+        return [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()]
+    if is_a(value, (list, tuple, set, frozenset)):
+        return list(value)
+    return []
+
+
+def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Go through a tree, with paths as `paths` takes them."""
+    yield path, tree
+    if id(tree) in seen:
+        return
+    seen.add(id(tree))
+    children: list[tuple[Any, Any]] = []
+    if is_a(tree, Opaque):
+        parts = tree.__opaque_parts__
+        for holder in (*parts.attributes(), parts.pairs):
+            children += holder.items()
+        children += enumerate(parts.items)
+    elif is_a(tree, dict):
+        children += tree.items()
+    elif is_a(tree, list):
+        children += enumerate(tree)
+    for key, value in children:
+        if isinstance(key, (str, int)):
+            yield from _places(value, (*path, key), seen)
