@@ -113,7 +113,10 @@ class _Comparing:
                 return Difference(shown, f"its {what} was {one}, and is {other}")
         rest = zip_longest(args[5:], others[5:])  # hooks, the dtype where the storage does not say it, conjugation
         for one, other in (*rest, (state, other_state)):
-            found = self.difference(one, other, where)
+            both_empty = (
+                is_a(one, dict) and is_a(other, dict) and not (one or other)
+            )  # whose they are matters to nobody
+            found = None if both_empty else self.difference(one, other, where)
             if found is not None:
                 return found
         return self._of_memory(before, after, shown)

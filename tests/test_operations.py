@@ -277,7 +277,7 @@ def test_all_faults_at_once(project: Folder) -> None:
         ('op.Cast("a", "float31")', "'float31' is no dtype; there are float64"),
         ('op.Split("a", ["b", "c"], sizes=[1])', "2 targets need as many sizes, not 1"),
         ('op.RenameRegex("(", "b")', "RenameRegex: missing )"),
-        ('op.Add("a", [2], init="normal")', "init is a function of torch.nn.init"),
+        ('op.Add("a", [2], init="normal")', "init is one of uniform_, normal_"),
         ('op.Add("a", [-2])', "shape must be an integer from 0, not -2"),
         ('op.Drop(name)', "operations must be written out"),
         ('op.SetItem("", 1)', "path must be a path"),

@@ -156,9 +156,11 @@ class Opaque(metaclass=OpaqueName):
         return key in self.__opaque_parts__.pairs or key in self.__opaque_parts__.items
 
     def __iter__(self) -> Iterator[Any]:
+        _refuse_unknown_items(self)
         return iter(self.__opaque_parts__.pairs or self.__opaque_parts__.items)
 
     def __len__(self) -> int:
+        _refuse_unknown_items(self)
         return len(self.__opaque_parts__.pairs) + len(self.__opaque_parts__.items)
 
     def __bool__(self) -> bool:
@@ -209,6 +211,13 @@ class Opaque(metaclass=OpaqueName):
 
     def __repr__(self) -> str:
         return f"<opaque {'.'.join(class_of(self))}>"
+
+    def __str__(self) -> str:
+        # It would be taken for the value: a path, a dtype, a number.
+        raise TypeError(f"the text of {self!r} is known to its class only: have its module `trusted`, or use its repr")
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Opaque:
         parts = self.__opaque_parts__
@@ -286,6 +295,14 @@ def class_of(opaque: Opaque) -> tuple[str, str]:
 def _refuse_items(opaque: Opaque) -> None:
     if opaque.__opaque_parts__.has_no_items():
         raise TypeError(f"{opaque!r} holds attributes and no items: set an attribute instead")
+
+
+def _refuse_unknown_items(opaque: Opaque) -> None:
+    """Refuse to say that there are no items where the pickle may spell them otherwise, as those of an array."""
+    parts = opaque.__opaque_parts__
+    told = bool(parts.pairs or parts.items) or not any(not is_a(arg, type) for arg in parts.args)
+    if not told or (parts.state is not None and not parts.attributes() and not parts.pairs and not parts.items):
+        raise TypeError(f"whether {opaque!r} has items is known to its class only: have its module `trusted`")
 
 
 def _called(function: Any, args: tuple[Any, ...], calls: Calls) -> Opaque:

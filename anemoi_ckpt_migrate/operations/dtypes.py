@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 # Exponent and mantissa bits of what is floating point, the sign and the bits of integers. IEEE 754; for bfloat16 and
 # the formats of 8 bits, "FP8 formats for deep learning" (arXiv:2209.05433) and torch's own documentation.
 _FLOATING = {
@@ -26,6 +28,28 @@ _INTEGERS = {
 }
 DTYPES = (*_FLOATING, *_COMPLEX, *_INTEGERS)
 """All that tensors can be cast to."""
+
+
+_LARGEST = {
+    "float64": 1.7976931348623157e308,
+    "float32": 3.4028234663852886e38,
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float8_e5m2": 57344.0,
+    "float8_e4m3fn": 448.0,
+}
+"""The largest number of each, as `torch.finfo` has it."""
+_INFINITE = ("float64", "float32", "float16", "bfloat16")
+
+
+def takes(dtype: str, number: float) -> bool:
+    """Tell whether a dtype has a number, as near as its precision allows."""
+    dtype = _COMPLEX.get(dtype, dtype)
+    finite = isinstance(number, int) or math.isfinite(number)
+    if dtype in _FLOATING:
+        return abs(number) <= _LARGEST[dtype] if finite else dtype in _INFINITE
+    sign, bits = _INTEGERS[dtype]
+    return finite and number == int(number) and -(sign << bits) <= number < 1 << bits
 
 
 def is_floating(dtype: str) -> bool:

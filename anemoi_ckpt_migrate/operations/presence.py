@@ -18,8 +18,27 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
-from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating
+from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.operations.patterns import pattern
+
+_ANY = range(65)
+_DIMENSIONS = {
+    "uniform_": _ANY,
+    "normal_": _ANY,
+    "trunc_normal_": _ANY,
+    "constant_": _ANY,
+    "ones_": _ANY,
+    "zeros_": _ANY,
+    "eye_": range(2, 3),
+    "dirac_": range(3, 6),
+    "xavier_uniform_": _ANY[2:],
+    "xavier_normal_": _ANY[2:],
+    "kaiming_uniform_": _ANY[2:],
+    "kaiming_normal_": _ANY[2:],
+    "orthogonal_": _ANY[2:],
+    "sparse_": range(2, 3),
+}
+"""Functions of `torch.nn.init`, and of how many dimensions the tensors are that they fill; its documentation."""
 
 
 @operation
@@ -130,6 +149,8 @@ class Add(Operation):
         set_fields(self, dtype=self.dtype.removeprefix("torch."))
         if isinstance(self.fill, bool) is (self.dtype != "bool") and not isinstance(self.fill, (int, float)):
             raise BadOperation(f"Add: fill must be a number, not {self.fill!r:.60}")
+        if not takes(self.dtype, self.fill):
+            raise BadOperation(f"Add: {self.dtype} does not have the number {str(self.fill)[:40]}")
         for what, value in (("index", self.index), ("group", self.group)):
             if value is not None:
                 integer_of(self, what, value, 0)
@@ -138,6 +159,8 @@ class Add(Operation):
         set_fields(self, init=_initialiser(self.init))
         if self.init is not None and not is_floating(self.dtype):
             raise BadOperation(f"Add: {self.init[0]} makes floating point numbers, not {self.dtype}")
+        if self.init is not None and len(self.shape) not in _DIMENSIONS[self.init[0]]:
+            raise BadOperation(f"Add: {self.init[0]} makes nothing of the shape {list(self.shape)}")
 
     def _check_places(self) -> None:
         anchor = None if self.after is None else pattern(name_of(self, "after", self.after))
@@ -196,8 +219,8 @@ def _initialiser(init: Any) -> Any:
     if init is None:
         return None
     name, named = (init, {}) if isinstance(init, str) else init if _is_pair(init) else (None, {})
-    if not isinstance(name, str) or not name.endswith("_") or name.startswith("_") or not name[:-1].isidentifier():
-        raise BadOperation(f'Add: init is a function of torch.nn.init, as "normal_", not {init!r:.60}')
+    if name not in _DIMENSIONS:
+        raise BadOperation(f"Add: init is one of {', '.join(_DIMENSIONS)}, not {init!r:.60}")
     pairs = named.items() if isinstance(named, dict) else named
     return (name, tuple(sorted((str(word), value) for word, value in pairs)))
 
