@@ -56,7 +56,7 @@ class Operation:
         found: dict[str, Any] = {"op": type(self).__name__}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if value != field.default:
+            if repr(value) != repr(field.default):  # -0.0 is not 0
                 found[field.name] = plain(value)
         return found
 
@@ -66,7 +66,7 @@ class Operation:
             value = getattr(self, field.name)
             if field.name in _ONE_OR_SEVERAL and len(value) == 1:
                 value = value[0]
-            if value != field.default or field.default is dataclasses.MISSING:
+            if repr(value) != repr(field.default) or field.default is dataclasses.MISSING:
                 bare = field.default is dataclasses.MISSING
                 words.append(spelled(value) if bare else f"{field.name}={spelled(value)}")
         return f"{type(self).__name__}({', '.join(words)})"
