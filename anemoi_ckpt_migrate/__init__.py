@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.project import (
         Project,
         init,
+        open_chain,
         open_project,
     )
     from anemoi_ckpt_migrate.commands.reading import (
@@ -87,7 +88,7 @@ _HOMES = {
     "commands.inspecting": ("Inspection", "inspect"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
     "commands.moving": ("downgrade", "prove_rollback", "upgrade"),
-    "commands.project": ("Project", "init", "open_project"),
+    "commands.project": ("Project", "init", "open_chain", "open_project"),
     "commands.reading": (
         "Branch",
         "BranchPoint",
@@ -147,6 +148,7 @@ __all__ = [
     "inspect",
     "merge",
     "op",
+    "open_chain",
     "open_project",
     "prove_rollback",
     "rebase",

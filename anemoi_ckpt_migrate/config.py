@@ -49,6 +49,8 @@ class Config:
         Whether there may be more than one head.
     head_file : bool
         Whether the heads stand in a file too, over which version control sees two people make a new one.
+    chain : str
+        The name of the chain, if it is a published one, not a project.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Config:
     parameters: str | None = None
     several_heads: bool = False
     head_file: bool = False
+    chain: str = ""
 
     @property
     def folder(self) -> Path:

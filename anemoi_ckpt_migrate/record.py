@@ -61,6 +61,8 @@ class Applied:
         Whether it is a barrier.
     undo : Undo or None
         What undoes it; None where nothing does.
+    chain : str
+        The published chain that it is of; empty for one of a project.
     """
 
     revision: str
@@ -71,6 +73,7 @@ class Applied:
     versions: Mapping[str, str] | None = None
     final: bool = False
     undo: Undo | None = None
+    chain: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,30 @@ class Record:
         Everything that was done, oldest first.
     kept : dict of str to list
         What operations put aside, by revision. The one part that is not plain data.
+    others : tuple of Applied
+        Revisions of other chains, in their order: none of this chain's business.
+    other_heads : tuple of str
+        Heads of those.
+    chain : str
+        What this chain is called; empty for that of a project.
     """
 
     heads: tuple[str, ...] = ()
     lineage: tuple[Applied, ...] = ()
     log: tuple[LogEntry, ...] = ()
     kept: Kept = field(default_factory=dict, compare=False)
+    others: tuple[Applied, ...] = ()
+    other_heads: tuple[str, ...] = ()
+    chain: str = ""
+
+    def of_chain(self, chain: str) -> Record:
+        """Return the record as one chain sees it: what is of others is set aside."""
+        own = tuple(entry for entry in self.lineage if entry.chain == chain)
+        ids = {entry.revision for entry in own}
+        heads = tuple(head for head in self.heads if head in ids)
+        others = tuple(entry for entry in self.lineage if entry.chain != chain)
+        other_heads = tuple(head for head in self.heads if head not in ids)
+        return replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
 
     def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
         """Return the record after something was done."""
@@ -131,12 +152,14 @@ class Record:
 
 def to_data(record: Record) -> dict[str, Any]:
     """Turn a record into dicts, lists, strings, booleans and None."""
-    undo = [entry.undo for entry in record.lineage if entry.undo is not None]
+    own = (replace(entry, chain=record.chain) for entry in record.lineage) if record.chain else record.lineage
+    lineage = (*record.others, *own)
+    undo = [entry.undo for entry in lineage if entry.undo is not None]
     newest = record.kept or any(each.operations is not None or each.lost for each in undo)
     return {
         "format": FORMAT if newest else FORMAT_OF_FUNCTIONS,
-        "heads": list(record.heads),
-        "lineage": [_applied_to_data(entry) for entry in record.lineage],
+        "heads": sorted((*record.heads, *record.other_heads)),
+        "lineage": [_applied_to_data(entry) for entry in lineage],
         "log": [_log_to_data(entry) for entry in record.log],
         **({"kept": record.kept} if record.kept else {}),
     }
@@ -189,6 +212,7 @@ def _applied_to_data(entry: Applied) -> dict[str, Any]:
         "versions": dict(entry.versions or {}),
         "final": entry.final,
         "undo": None if undo is None else _undo_to_data(undo),
+        **({"chain": entry.chain} if entry.chain else {}),
     }
 
 
@@ -229,6 +253,7 @@ def _applied_from_data(data: Any) -> Applied:
         versions,
         fields.get("final", bool),
         undo,
+        fields.maybe("chain") or "",
     )
 
 

@@ -23,7 +23,7 @@ metadata releases record scripts.signature checkpoints.tensors checkpoints.copyi
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.recipes operations.paths
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
-descent lanes scaffold scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
+descent lanes scaffold chains scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing
 checkpoints.making operations.tensors
 operations.copies operations.places operations.slots

@@ -13,6 +13,7 @@ from typing import NoReturn
 from anemoi_ckpt_migrate import output
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.cli import authoring, moving, reading
+from anemoi_ckpt_migrate.cli.common import chain_of
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError
 
 _TARGETS = """\
@@ -44,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ckpt-migrate {__version__}")
     parser.add_argument("-c", "--config", metavar="PATH", help="configuration file, or the folder it is in")
+    parser.add_argument(
+        "--chain", metavar="NAME", help="a chain that an installed package brings, instead of a project"
+    )
     adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     authoring.add_commands(adding)
     moving.add_commands(adding)
@@ -66,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     try:
+        if args.chain is not None:
+            args.config = chain_of(args)
         code: int = args.run(args)
         output.flush()
         return code

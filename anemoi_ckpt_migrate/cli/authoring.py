@@ -11,7 +11,9 @@ from anemoi_ckpt_migrate.cli.common import add, add_json
 
 def add_commands(adding: Any) -> None:
     """Add the commands to a parser."""
-    init = add(adding, "init", _init, "make a folder a project: configuration, versions/, template")
+    init = add(
+        adding, "init", _init, "make a folder a project: configuration, versions/, template", writes_scripts=True
+    )
     init.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: the current one)")
     init.add_argument("--package", metavar="NAME", help="the package whose version the scripts are to note")
     _add_new(adding)
@@ -19,7 +21,7 @@ def add_commands(adding: Any) -> None:
 
 
 def _add_new(adding: Any) -> None:
-    revision = add(adding, "revision", _revision, "make a new migration script")
+    revision = add(adding, "revision", _revision, "make a new migration script", writes_scripts=True)
     revision.add_argument("name", metavar="NAME", help="what changes, in a line")
     revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint crosses")
     revision.add_argument("--head", metavar="REV", help="what to follow (default: the head); `base` begins a new root")
@@ -29,7 +31,7 @@ def _add_new(adding: Any) -> None:
     revision.add_argument("--autogenerate", nargs=2, metavar=("OLD", "NEW"), help=generate)
     revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
     _add_common(revision)
-    merge = add(adding, "merge", _merge, "make a script that joins branches")
+    merge = add(adding, "merge", _merge, "make a script that joins branches", writes_scripts=True)
     merge.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
     merge.add_argument("name", metavar="NAME", help="what it is about, in a line")
     _add_common(merge)
@@ -43,18 +45,24 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_changing(adding: Any) -> None:
-    edit = add(adding, "edit", _edit, "open a script in $VISUAL or $EDITOR")
+    edit = add(adding, "edit", _edit, "open a script in $VISUAL or $EDITOR", writes_scripts=True)
     edit.add_argument("revision", metavar="REV", nargs="?", default="head", help="the revision (default: the head)")
-    rebase = add(adding, "rebase", _rebase, "have a script follow another revision")
+    rebase = add(adding, "rebase", _rebase, "have a script follow another revision", writes_scripts=True)
     rebase.add_argument("revision", metavar="REV", help="the revision; what follows it goes with it")
     rebase.add_argument("--onto", metavar="REV", help="what it is to follow (default: the one other head)")
     add_json(rebase)
-    squash = add(adding, "squash", _squash, "replace a stretch of history by one script")
+    squash = add(adding, "squash", _squash, "replace a stretch of history by one script", writes_scripts=True)
     squash.add_argument("stretch", metavar="A:B", help="the first and the last revision")
     squash.add_argument("name", metavar="NAME", help="what the new revision is called, in a line")
     squash.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
     add_json(squash)
-    release = add(adding, "release", _release, "note all scripts as released: `check` fails if one changes after that")
+    release = add(
+        adding,
+        "release",
+        _release,
+        "note all scripts as released: `check` fails if one changes after that",
+        writes_scripts=True,
+    )
     add_json(release)
 
 

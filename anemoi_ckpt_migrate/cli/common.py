@@ -10,11 +10,12 @@ from anemoi_ckpt_migrate import output
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError, UsageError
 
 
-def add(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
+def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = False) -> argparse.ArgumentParser:
     """Add a command."""
     added: argparse.ArgumentParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    added.set_defaults(run=run)
+    added.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    added.set_defaults(run=run, writes_scripts=writes_scripts)
     return added
 
 
@@ -26,6 +27,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_checkpoints(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
     """Let a command take several checkpoints."""
     parser.add_argument("checkpoints", metavar="CKPT", nargs=nargs, help="the files, each on its own")
+
+
+def chain_of(args: argparse.Namespace) -> Any:
+    """Return the chain that takes the place of a project; what makes or changes scripts has no business there."""
+    from anemoi_ckpt_migrate.commands.project import open_chain
+
+    if args.config is not None:
+        raise UsageError("a chain brings its own configuration: give --chain or --config")
+    if args.writes_scripts:
+        refuse_chain(args)
+    return open_chain(args.chain)
+
+
+def refuse_chain(args: argparse.Namespace) -> None:
+    """Refuse to write scripts of a published chain."""
+    if args.chain is not None:
+        raise UsageError("a published chain is read-only: make revisions in the project that it is published from")
 
 
 def for_each(args: argparse.Namespace, do: Callable[[str], None]) -> int:

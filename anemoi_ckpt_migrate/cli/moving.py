@@ -76,10 +76,10 @@ def _stamp(args: argparse.Namespace) -> int:
 
 
 def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
-    from anemoi_ckpt_migrate.commands.project import open_project
+    from anemoi_ckpt_migrate.commands.project import opened
 
     options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
-    options |= {"project": open_project(args.config), "target": args.target}
+    options |= {"project": opened(args.config), "target": args.target}
 
     def move(checkpoint: str) -> None:
         # What a script prints must not get between the lines of JSON.

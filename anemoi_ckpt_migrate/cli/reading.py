@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import difftable, listing, output, pictures
-from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each, refuse_chain
 from anemoi_ckpt_migrate.errors import ERROR, PENDING
 
 _KINDS = ("mermaid", "dot", "svg")
@@ -77,11 +77,11 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import reading
-    from anemoi_ckpt_migrate.commands.project import open_project
+    from anemoi_ckpt_migrate.commands.project import opened
 
     behind = []
     # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
-    project = open_project(args.config) if args.check_heads else args.config
+    project = opened(args.config) if args.check_heads else args.config
 
     def current(checkpoint: str) -> None:
         found = reading.current(checkpoint, project=project)
@@ -127,6 +127,7 @@ def _heads(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import reading, rewriting
 
     if args.write:
+        refuse_chain(args)
         rewriting.write_head_file(project=args.config)
     listing.print_heads(reading.heads(project=args.config), args.json, args.verbose)
     return 0

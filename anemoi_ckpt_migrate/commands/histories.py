@@ -57,7 +57,7 @@ def history(
         The project, or the checkpoint, cannot be read; the range makes no sense.
     """
     found = opened(project)
-    record = None if checkpoint is None else read_record(checkpoint) or Record()
+    record = None if checkpoint is None else read_record(checkpoint, found.config.chain) or Record()
     lineage = () if record is None else record.lineage
     graph = found.graph.seen_from(entry.revision for entry in lineage)
     if rev_range is None:

@@ -172,7 +172,7 @@ def downgrade(
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
-        graph, kept = seen_from(found.graph, record), _kept(file, record)
+        graph, kept = seen_from(found.graph, record), _kept(file, record, found.config.chain)
         plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in kept])
         undone = {step.revision for step in plan.steps}
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
@@ -201,7 +201,7 @@ def _parameters(record: Record, plan: Plan, configured: str | None) -> str | Non
     return next((path for path in said if path is not None), configured)
 
 
-def _kept(file: Checkpoint, record: Record) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
+def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
     """Find what the file was before it was written in place, oldest first, with the lineage of then.
 
     Only as far back as it was moved up and down since, and nothing else: what was stamped cannot be undone.
@@ -211,11 +211,13 @@ def _kept(file: Checkpoint, record: Record) -> list[tuple[tuple[Applied, ...], C
     for _ in range(_MOST_KEPT):
         if earlier is None:
             break
-        before = recorder.take(earlier.load(), earlier.attachment(recorder.ATTACHMENT))
+        before = recorder.take(earlier.load(), earlier.attachment(recorder.ATTACHMENT)).of_chain(chain)
         since = record.log[len(before.log) :]
         earlier.release()
         if record.log[: len(before.log)] != before.log or any(entry.command == "stamp" for entry in since):
             break
+        if before.others != record.others:
+            break  # another chain moved the file since
         if before.lineage != record.lineage:
             found.insert(0, (before.lineage, earlier))
         earlier = earlier.earlier()

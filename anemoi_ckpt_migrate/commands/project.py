@@ -47,6 +47,22 @@ def open_project(config: StrPath | None = None) -> Project:
     return Project(found, loader.load(found.versions, found.recursive))
 
 
+def open_chain(name: str) -> Project:
+    """Find a chain that an installed package brings, and read its scripts; none is run.
+
+    Raises
+    ------
+    UsageError
+        No chain has that name.
+    ConfigurationError, FaultyScripts
+        It is wrong.
+    """
+    from anemoi_ckpt_migrate.chains import find_chain
+
+    config = find_chain(name)
+    return Project(config, loader.load(config.versions, config.recursive))
+
+
 def opened(project: Project | StrPath | None) -> Project:
     """Return the project that the argument of a command means; errors are those of `open_project`."""
     return project if isinstance(project, Project) else open_project(project)

@@ -75,7 +75,8 @@ def _difference(
         return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept)
 
     upgraded = _draft(file, up, settings, after)
-    lineage = recorder.take(upgraded.load(), upgraded.attachment(recorder.ATTACHMENT)).lineage
+    held = recorder.take(upgraded.load(), upgraded.attachment(recorder.ATTACHMENT))
+    lineage = held.of_chain(record.chain).lineage
     for entry in reversed(lineage[-back:]):
         if entry.undo is not None and entry.undo.lost:
             raise NoWayBack(entry.revision, entry.undo.lost)

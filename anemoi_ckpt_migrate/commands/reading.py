@@ -217,9 +217,9 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     MigrateError
         The checkpoint, or the configuration, cannot be read.
     """
-    found = read_record(checkpoint)
+    scripts, warnings, chain = _scripts(project)
+    found = read_record(checkpoint, chain)
     record = found or Record()
-    scripts, warnings = _scripts(project)
     at, at_head = record.heads, None
     if scripts is not None:
         scripts = scripts.seen_from(entry.revision for entry in record.lineage)
@@ -334,8 +334,8 @@ def _source(undo: Undo) -> str:
     return f"{undo.source}\n{ways_back}" if undo.source else ways_back
 
 
-def read_record(checkpoint: StrPath) -> Record | None:
-    """Return what a checkpoint remembers; None if it carries no record.
+def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
+    """Return what a checkpoint remembers, of one chain or of all; None if it carries no record.
 
     Raises
     ------
@@ -343,23 +343,24 @@ def read_record(checkpoint: StrPath) -> Record | None:
         The checkpoint cannot be read.
     """
     with naming(checkpoint), open_checkpoint(checkpoint) as file:
-        return recorder.find(file.load(), file.attachment(recorder.ATTACHMENT))
+        record = recorder.find(file.load(), file.attachment(recorder.ATTACHMENT))
+        return record if record is None or chain is None else record.of_chain(chain)
 
 
-def _scripts(project: Project | StrPath | None) -> tuple[Graph | None, tuple[str, ...]]:
-    """Return the scripts, however faulty: `current` is about the checkpoint."""
+def _scripts(project: Project | StrPath | None) -> tuple[Graph | None, tuple[str, ...], str | None]:
+    """Return the scripts, however faulty, and their chain: `current` is about the checkpoint."""
     if isinstance(project, Project):
-        return project.graph, ()
+        return project.graph, (), project.config.chain
     try:
         config = find_config(None if project is None else Path(project))
     except NoConfiguration:
         if project is not None:
             raise
-        return None, ()
+        return None, (), None
     revisions, faults = loader.read_folders(config.versions, config.recursive)
     if faults:
-        return None, ("some scripts are faulty, so they are not looked at: `ckpt-migrate heads` says more",)
-    return Graph(revisions), ()
+        return None, ("some scripts are faulty, so they are not looked at: `ckpt-migrate heads` says more",), ""
+    return Graph(revisions), (), ""
 
 
 def _contradictions(scripts: Graph, record: Record) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def reading(
                 file.verify(options.progress)
             tree = file.load()
             try:
-                record = recorder.take(tree, file.attachment(recorder.ATTACHMENT))
+                record = recorder.take(tree, file.attachment(recorder.ATTACHMENT)).of_chain(project.config.chain)
             except (DamagedRecord, NewerRecord) as error:
                 if not (purge or (stamping and isinstance(error, DamagedRecord))):
                     raise
