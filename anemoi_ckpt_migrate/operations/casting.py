@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_exact, is_floating
-from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 
 
 @operation
@@ -60,7 +60,7 @@ class Cast(Operation):
             else:
                 copy.lost(f"{name} is cast from {old} to {self.dtype}")
             copy.table.set(name, made)
-        undo += [Recast(tuple(names), old) for old, names in exact.items()]
+        undo += [Recast(literals(names), old) for old, names in exact.items()]
         if kept:
             undo.append(Uncast(tuple(kept), self.dtype))
         return undo
@@ -74,7 +74,7 @@ class Cast(Operation):
                 copy.missing(text)
             for name in names:
                 old = copy.values.dtype(copy.table[name]) if copy.has_shape(name) else ""
-                loose = "*" in text and (not is_floating(old) or not is_floating(self.dtype))
+                loose = pattern(text).stars and (not is_floating(old) or not is_floating(self.dtype))
                 if old != self.dtype and not loose:
                     yield name, old
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
-from anemoi_ckpt_migrate.operations.patterns import Pattern, pattern
+from anemoi_ckpt_migrate.operations.patterns import Pattern, literal, pattern
 from anemoi_ckpt_migrate.operations.table import Table
+
+_Bound = tuple[tuple[str, str], ...]
+"""Placeholders, in order, with what they stand for."""
 
 
 class Values(Protocol):
@@ -136,9 +139,11 @@ class Copy:
         if self.is_unknown(text):
             self.unknown += [pattern(target) for target in targets]
             return
-        near = _near(text, self.table) if not pattern(text).open else ""
-        what = "no name matches" if pattern(text).open else "there is no"
-        self.fault(f"{what} {text}{near}", targets)
+        if pattern(text).open:
+            self.fault(f"no name matches {text}", targets)
+        else:
+            name = pattern(text).fill({})
+            self.fault(f"there is no {name}{_near(name, self.table)}", targets)
 
     def select(self, texts: Sequence[str]) -> list[str]:
         """Return the names that patterns select, in order; each has to select one."""
@@ -170,22 +175,21 @@ class Copy:
         fixed = set(pattern(target).places)
         patterns = [pattern(source) for source in sources]
         if not any(each.places for each in patterns):
-            yield from self._exact(sources, target)
+            yield from self._exact([each.fill({}) for each in patterns], target)
             return
-        groups: dict[tuple[tuple[str, str], ...], list[dict[str, str]]] = {}
+        groups: dict[_Bound, dict[_Bound, dict[str, str]]] = {}
         for each in patterns:
             for _, bound in each.among(self.table):
-                key = tuple(sorted((place, text) for place, text in bound.items() if place in fixed))
-                full = groups.setdefault(key, [])
-                if bound not in full:
-                    full.append(bound)
+                every = tuple(sorted(bound.items()))
+                key = tuple((place, text) for place, text in every if place in fixed)
+                groups.setdefault(key, {}).setdefault(every, bound)
         if not groups:
             self.missing(sources[0], [target])
         for key, full in groups.items():
             if fixed - {place for place, _ in key}:
                 self.fault(f"{target} has a placeholder that {' and '.join(sources)} do not have", [target])
                 return
-            names = [each.fill(bound) for bound in _counted(full) for each in patterns]
+            names = [each.fill(bound) for bound in _counted(full.values()) for each in patterns]
             yield from ((found, dict(key)) for found, _ in self._exact(list(dict.fromkeys(names)), target))
 
     def _exact(self, names: Sequence[str], target: str) -> Iterator[tuple[list[str], dict[str, str]]]:
@@ -195,7 +199,7 @@ class Copy:
         elif self.main is None:
             for name in names:
                 if name not in self.table:
-                    self.missing(name, [target])
+                    self.missing(literal(name), [target])
         elif there:
             lacking = next(name for name in names if name not in self.table)
             self.fault(f"{there[0]} is there, but {lacking} is not", [target])
@@ -213,9 +217,9 @@ class Copy:
         return [name for name, _ in pattern(text).among(self.table)] == self.table.in_order(set(made))
 
 
-def _counted(bound: list[dict[str, str]]) -> list[dict[str, str]]:
+def _counted(bound: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     def key(one: Mapping[str, str]) -> list[tuple[int, str]]:
-        return [(int(text) if text.isdigit() else 0, text) for text in one.values()]
+        return [(int(text) if text.isdecimal() else 0, text) for text in one.values()]
 
     return sorted(bound, key=key)
 

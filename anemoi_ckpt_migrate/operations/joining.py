@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
-from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.patterns import literal, literals, pattern, turns
 from anemoi_ckpt_migrate.operations.table import Places
 
 
@@ -70,19 +70,18 @@ class _Joining(Operation):
             sizes = tuple(shape[self.dim] for shape in shapes) if self.kind == "cat" else (1,) * len(names)
             copy.table.replace(names, {target: made})
             done.append((target, names, sizes, places))
-        return self._short(copy, done) or [self.parted(*one) for one in reversed(done)]
+        return self._short(copy, done) or [
+            self.parted(literal(target), literals(names), sizes, places) for target, names, sizes, places in done[::-1]
+        ]
 
     def _short(self, copy: Copy, done: Sequence[tuple[str, list[str], tuple[int, ...], Places | None]]) -> list[Any]:
         if len(done) < 2 or len({sizes for _, _, sizes, _ in done}) > 1 or any(places for *_, places in done):
             return []
-        per_target = set(pattern(self.target).places)
-        if any(set(pattern(source).places) != per_target for source in self.sources):
+        if not turns(self.target, *self.sources) or not copy.alone(self.target, [target for target, *_ in done]):
             return []
-        if not copy.alone(self.target, [target for target, *_ in done]):
-            return []
-        return [self.parted(self.target, list(self.sources), done[0][2], None)]
+        return [self.parted(self.target, self.sources, done[0][2], None)]
 
-    def parted(self, target: str, names: list[str], sizes: tuple[int, ...], places: Places | None) -> Operation:
+    def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
         """Return what takes the one apart again."""
         raise NotImplementedError
 
@@ -126,7 +125,7 @@ class _Parting(Operation):
     def apply(self, copy: Copy) -> list[Operation]:
         """Put several in the place of one, wherever it is; return what undoes it."""
         undo: list[Operation] = []
-        first: list[str] = []
+        done: list[list[str]] = []
         found = list(pattern(self.source).among(copy.table))
         if not found:
             copy.missing(self.source, self.targets)
@@ -136,15 +135,14 @@ class _Parting(Operation):
                 copy.unknown += [pattern(target) for target in self.targets]
                 continue
             copy.table.replace([source], made, self.places)
-            undo.insert(0, self.joined(list(made), source))
-            first.append(next(iter(made)))
-        if len(undo) > 1 and self._is_short() and copy.alone(self.targets[0], first):
-            return [self.joined(list(self.targets), self.source)]
-        return undo
+            undo.insert(0, self.joined(literals(made), literal(source)))
+            done.append(list(made))
+        return [self.joined(self.targets, self.source)] if self._is_short(copy, done) else undo
 
-    def _is_short(self) -> bool:
-        places = set(pattern(self.source).places)
-        return self.places is None and all(set(pattern(target).places) == places for target in self.targets)
+    def _is_short(self, copy: Copy, done: Sequence[Sequence[str]]) -> bool:
+        if len(done) < 2 or self.places is not None or not turns(self.source, *self.targets):
+            return False
+        return all(copy.alone(target, made) for target, made in zip(self.targets, zip(*done, strict=True), strict=True))
 
     def _made(self, copy: Copy, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
         if not copy.has_shape(source):
@@ -168,7 +166,7 @@ class _Parting(Operation):
             made[name] = copy.make(kind, tuple(args), [source], f"{source} cannot be taken apart")
         return None if any(one is None for one in made.values()) else made
 
-    def joined(self, names: list[str], source: str) -> Operation:
+    def joined(self, names: tuple[str, ...], source: str) -> Operation:
         """Return what puts them together again."""
         raise NotImplementedError
 
@@ -197,9 +195,9 @@ class Fuse(_Joining):
         """Return what cuts it into equal parts."""
         return Split(self.target, self.sources, self.dim) if len(self.sources) > 1 else None
 
-    def parted(self, target: str, names: list[str], sizes: tuple[int, ...], places: Places | None) -> Operation:
+    def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
         """Return what takes the one apart again."""
-        return Split(target, tuple(names), self.dim, sizes, places)
+        return Split(target, names, self.dim, sizes, places)
 
 
 @operation
@@ -248,9 +246,9 @@ class Split(_Parting):
         starts = [sum(sizes[:place]) for place in range(count)]
         return [("narrow", self.dim, start, length) for start, length in zip(starts, sizes, strict=True)]
 
-    def joined(self, names: list[str], source: str) -> Operation:
+    def joined(self, names: tuple[str, ...], source: str) -> Operation:
         """Return what puts them together again."""
-        return Fuse(tuple(names), source, self.dim)
+        return Fuse(names, source, self.dim)
 
 
 @operation
@@ -272,9 +270,9 @@ class Stack(_Joining):
         """Return what takes it apart."""
         return Unstack(self.target, self.sources, self.dim)
 
-    def parted(self, target: str, names: list[str], sizes: tuple[int, ...], places: Places | None) -> Operation:
+    def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
         """Return what takes the one apart again."""
-        return Unstack(target, tuple(names), self.dim, places)
+        return Unstack(target, names, self.dim, places)
 
 
 @operation
@@ -317,9 +315,9 @@ class Unstack(_Parting):
             raise ValueError(f"dimension {self.dim} has {size}, and there are {len(self.targets)} targets")
         return [("select", self.dim, index) for index in range(size)]
 
-    def joined(self, names: list[str], source: str) -> Operation:
+    def joined(self, names: tuple[str, ...], source: str) -> Operation:
         """Return what stacks them again."""
-        return Stack(tuple(names), source, self.dim)
+        return Stack(names, source, self.dim)
 
 
 def _listed(names: Sequence[str]) -> str:

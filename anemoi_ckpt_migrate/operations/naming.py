@@ -9,19 +9,35 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.copies import Copy
-from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.patterns import literal, literals, pattern, turns
 
 
 class _Naming(Operation):
     """What renames: it says which names change, and knows what undoes that."""
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return which of some names it is about, and what they are called then.
+
+        Raises
+        ------
+        ValueError
+            That cannot be told; the message says why.
+        """
         raise NotImplementedError
 
-    def back(self, copy: Copy, names: Mapping[str, str]) -> Operation | None:
-        """Return a short inverse, if after renaming there is one; None if the names have to be listed."""
-        return None
+    def renamed(self, copy: Copy) -> dict[str, str]:
+        """Return old names and new ones, and note it if there have to be some."""
+        try:
+            found = self.found(copy.table)
+        except ValueError as error:
+            copy.fault(str(error))
+            return {}
+        if not found:
+            self.missing(copy)
+        return found
+
+    def missing(self, copy: Copy) -> None:
+        """Note that it is about no name, if that is wrong."""
 
     def targets(self) -> list[str]:
         """Return patterns of what comes about."""
@@ -33,7 +49,14 @@ class _Naming(Operation):
         if not names or not copy.free(names.values(), names, self.targets()):
             return []
         copy.table.rename(names)
-        return [self.back(copy, names) or RenameEach(tuple((new, old) for old, new in names.items()))]
+        each = RenameEach(tuple((new, old) for old, new in names.items()))
+        short = self.inverse()
+        right = isinstance(short, _Naming) and _changed(short, copy.table) == dict(each.names)
+        return [short if short is not None and right else each]
+
+
+def _changed(naming: _Naming, names: Mapping[str, object]) -> dict[str, str]:
+    return {old: new for old, new in naming.found(names).items() if old != new}
 
 
 @operation
@@ -52,26 +75,23 @@ class Rename(_Naming):
     def __post_init__(self) -> None:
         set_fields(self, old=name_of(self, "old", self.old), new=name_of(self, "new", self.new))
         old, new = pattern(self.old), pattern(self.new)
-        if "*" in self.old + self.new:
+        if old.stars or new.stars:
             raise BadOperation("Rename: a star says not what becomes of what it stands for; use {placeholders}")
         if not set(new.places) <= set(old.places):
             raise BadOperation(f"Rename: {self.new} has a placeholder that {self.old} does not have")
 
     def inverse(self) -> Operation | None:
         """Return it the other way around."""
-        return Rename(self.new, self.old) if set(pattern(self.old).places) == set(pattern(self.new).places) else None
+        return Rename(self.new, self.old) if turns(self.old, self.new) else None
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what matches, and what it is called then."""
         new = pattern(self.new)
-        found = {name: new.fill(bound) for name, bound in pattern(self.old).among(copy.table)}
-        if not found:
-            copy.missing(self.old, [self.new])
-        return found
+        return {name: new.fill(bound) for name, bound in pattern(self.old).among(names)}
 
-    def back(self, copy: Copy, names: Mapping[str, str]) -> Operation | None:
-        """Return it the other way around, if that stands for the same names."""
-        return self.inverse() if copy.alone(self.new, names.values()) else None
+    def missing(self, copy: Copy) -> None:
+        """Note that nothing matches."""
+        copy.missing(self.old, [self.new])
 
     def targets(self) -> list[str]:
         """Return what comes about."""
@@ -98,36 +118,25 @@ class RenamePrefix(_Naming):
 
     def inverse(self) -> Operation | None:
         """Return it the other way around."""
-        same = set(pattern(self.old).places) == set(pattern(self.new).places)
-        return RenamePrefix(self.new, self.old) if same else None
+        return RenamePrefix(self.new, self.old) if turns(f"{self.old}*", f"{self.new}*") else None
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
-        found = _with_prefix(self.old, self.new, copy)
-        if not found:
-            copy.missing(f"{self.old}*", [f"{self.new}*"])
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what begins so, and what it is called then."""
+        begin, other = pattern(self.old), pattern(self.new)
+        found = {}
+        for name in names:
+            bound = begin.regex.match(name)
+            if bound is not None:
+                found[name] = other.fill(bound.groupdict()) + name[bound.end() :]
         return found
 
-    def back(self, copy: Copy, names: Mapping[str, str]) -> Operation | None:
-        """Return it the other way around, if that stands for the same names."""
-        same = set(_with_prefix(self.new, self.old, copy)) == set(names.values())
-        return self.inverse() if same else None
+    def missing(self, copy: Copy) -> None:
+        """Note that nothing begins so."""
+        copy.missing(f"{self.old}*", [f"{self.new}*"])
 
     def targets(self) -> list[str]:
         """Return what comes about."""
         return [f"{self.new}*"]
-
-
-def _with_prefix(old: str, new: str, copy: Copy) -> dict[str, str]:
-    begin, other = pattern(old), pattern(new)
-    if not begin.open:
-        return {name: new + name[len(old) :] for name in copy.table if name.startswith(old)}
-    found = {}
-    for name in copy.table:
-        bound = begin.regex.match(name)
-        if bound is not None:
-            found[name] = other.fill(bound.groupdict()) + name[bound.end() :]
-    return found
 
 
 @operation
@@ -151,20 +160,18 @@ class RenameRegex(_Naming):
         except (re.error, TypeError, IndexError) as error:
             raise BadOperation(f"RenameRegex: {error}") from error
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
-        found = {}
-        for name in copy.table:
-            try:
-                new = re.sub(self.pattern, self.replacement, name)
-            except (re.error, IndexError) as error:
-                copy.fault(f"{self.replacement} is no replacement: {error}")
-                return {}
-            if new != name:
-                found[name] = new
-        if not found and copy.main is None and not copy.unknown:
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what changes, and what it is called then."""
+        try:
+            changed = {name: re.sub(self.pattern, self.replacement, name) for name in names}
+        except (re.error, IndexError) as error:
+            raise ValueError(f"{self.replacement} is no replacement: {error}") from error
+        return {name: new for name, new in changed.items() if new != name}
+
+    def missing(self, copy: Copy) -> None:
+        """Note that nothing changes."""
+        if copy.main is None and not copy.unknown:
             copy.fault(f"no name changes by {self.pattern}")
-        return found
 
 
 @operation
@@ -190,18 +197,13 @@ class StripPrefix(_Naming):
         """Return what puts it before every name."""
         return None if self.anywhere else AddPrefix(self.prefix)
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what has it, and what it is called then."""
         if not self.anywhere:
-            begins = (name for name in copy.table if name.startswith(self.prefix) and name != self.prefix)
+            begins = (name for name in names if name.startswith(self.prefix) and name != self.prefix)
             return {name: name[len(self.prefix) :] for name in begins}
         found = re.compile(rf"(?:^|(?<=\.)){re.escape(self.prefix)}")
-        return {name: found.sub("", name) for name in copy.table if found.search(name)}
-
-    def back(self, copy: Copy, names: Mapping[str, str]) -> Operation | None:
-        """Return what puts it before every name, if every one had it."""
-        every = len(names) == len(copy.table)
-        return AddPrefix(self.prefix) if every and all(old == self.prefix + new for old, new in names.items()) else None
+        return {name: found.sub("", name) for name in names if found.search(name)}
 
 
 @operation
@@ -223,13 +225,9 @@ class AddPrefix(_Naming):
         """Return what takes it away."""
         return StripPrefix(self.prefix)
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
-        return {name: self.prefix + name for name in copy.table}
-
-    def back(self, copy: Copy, names: Mapping[str, str]) -> Operation | None:
-        """Return what takes it away."""
-        return self.inverse()
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return all, and what they are called then."""
+        return {name: self.prefix + name for name in names}
 
 
 @operation
@@ -256,12 +254,16 @@ class RenameEach(_Naming):
         """Return it the other way around."""
         return RenameEach(tuple((new, old) for old, new in self.names))
 
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what is there, and what it is called then."""
+        return {old: new for old, new in self.names if old in names}
+
     def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones."""
+        """Return old names and new ones; each has to be there."""
         for old, _ in self.names:
             if old not in copy.table:
-                copy.missing(old)
-        return {old: new for old, new in self.names if old in copy.table}
+                copy.missing(literal(old))
+        return self.found(copy.table)
 
 
 @operation
@@ -294,5 +296,5 @@ class Reorder(Operation):
             before = copy.table.in_order(group)
             if before != list(group):
                 copy.table.reorder(list(group))
-                undo.append(Reorder(tuple(before)))
+                undo.append(Reorder(literals(before)))
         return undo

@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.operations.base import (
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating, takes
-from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 
 _ANY = range(65)
 _DIMENSIONS = {
@@ -198,7 +198,7 @@ class Add(Operation):
             index = self.index if copy.main is None else None
             copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
             added.append(name)
-        return [TakeBack(self.to_data(), tuple(added))] if added else []
+        return [TakeBack(self.to_data(), literals(added))] if added else []
 
     def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
         """Return the names, and the one that each stands behind."""
@@ -206,7 +206,7 @@ class Add(Operation):
             names = [name for name, _ in pattern(self.key).among(copy.main.table)]
             return [(name, copy.anchor(name)) for name in names if name not in copy.table]
         if self.after is None:
-            return [(self.key, None)]
+            return [(pattern(self.key).fill({}), None)]
         found: list[tuple[str, str | None]] = [
             (pattern(self.key).fill(bound), name) for name, bound in pattern(self.after).among(copy.table)
         ]

@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
+from anemoi_ckpt_migrate.operations.patterns import literals
 
 
 class _Turning(Operation):
@@ -49,7 +50,7 @@ class _Turning(Operation):
             shape, names = next(iter(done.items()))
             if set(copy.select(self.keys)) == set(names):
                 return [self.back(self.keys, shape)]
-        undo = {self.back(names, shape): None for shape, names in done.items()}
+        undo = {self.back(literals(names), shape): None for shape, names in done.items()}
         return list(undo)
 
     def _change(self, copy: Copy, name: str) -> tuple[int, ...] | None:

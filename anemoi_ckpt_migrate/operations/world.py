@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
 from anemoi_ckpt_migrate.operations.naming import Reorder
 from anemoi_ckpt_migrate.operations.optimizers import State, Unknown
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
-from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
 from anemoi_ckpt_migrate.operations.presence import Add, Restore
 from anemoi_ckpt_migrate.operations.slots import Slots
@@ -411,7 +411,7 @@ class World:
                 continue
             touched = opened.copy.table.changed and not opened.unknown and self._main is not None
             if touched and self._main is not None and opened.state.needs_names(self._main.copy.table, self._tensors):
-                groups = tuple(tuple(group) for group in opened.state.names(self._main.copy.table))
+                groups = tuple(literals(group) for group in opened.state.names(self._main.copy.table))
                 found.append(ParameterGroups(groups, number))
             number += 1
         return found

@@ -1,0 +1,125 @@
+"""Names that operations give, and take back: the way back gives each its own, in the state dict and in its copies."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.conftest import Folder, Ran, digest  # noqa: E402
+from tests.operating import declare, equal, without_record  # noqa: E402
+
+
+def tensors(*names: str, shape: Iterable[int] = (4, 4)) -> OrderedDict[str, Any]:
+    generator = torch.Generator().manual_seed(len(names))
+    return OrderedDict((name, torch.randn(tuple(shape), generator=generator)) for name in names)
+
+
+def up(project: Folder, tree: Any, *operations: str) -> Any:
+    """Apply operations to a checkpoint, as ``x.pt``, and return what torch loads then."""
+    torch.save(tree, project.path / "x.pt")
+    declare(project, "a1", *operations)
+    project.ok("upgrade", "head", "x.pt", "--no-backup")
+    return without_record(torch.load(project.path / "x.pt", weights_only=True))
+
+
+def down(project: Folder) -> Any:
+    """Take ``x.pt`` back, and return what torch loads then."""
+    project.ok("downgrade", "base", "x.pt", "--no-backup")
+    return without_record(torch.load(project.path / "x.pt", weights_only=True))
+
+
+def refused(project: Folder, tree: Any, *operations: str) -> Ran:
+    """See to it that operations are refused, and that not a byte is changed."""
+    path = project.path / "x.pt"
+    torch.save(tree, path)
+    declare(project, "a1", *operations)
+    before = digest(path)
+    ran = project.run("upgrade", "head", path)
+    assert ran.code != 0
+    assert digest(path) == before
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("names", "operation", "new"),
+    [
+        (["block_norm_1.w", "x_2.w"], 'op.Rename("{n}_{i}.w", "{i}_{n}.w")', ["1_block_norm.w", "2_x.w"]),
+        (["a1b2bxd.w", "a3b.w"], 'op.RenamePrefix("a{i}b", "c{i}d")', ["c1b2dxd.w", "c3d.w"]),
+        (["3.w", "4.w"], 'op.RenamePrefix("{i}.", "{i}")', ["3w", "4w"]),
+        (["a_b_c.q", "a_b_c.k", "d_e.q", "d_e.k"], 'op.Fuse(["{n}_{i}.q", "{n}_{i}.k"], "{i}_{n}.w")', ["c_a_b.w", "e_d.w"]),
+        (["a_b_c.w", "d_e.w"], 'op.Split("{n}_{i}.w", ["{i}_{n}.q", "{i}_{n}.k"])', ["c_a_b.q", "c_a_b.k", "e_d.q", "e_d.k"]),
+        (["a.w", "b.w", "c.q"], 'op.Split("{n}.w", ["{n}.k", "{n}.q"])', ["a.k", "a.q", "b.k", "b.q", "c.q"]),
+    ],
+)  # fmt: skip
+def test_each_name_comes_back_as_it_was(project: Folder, names: list[str], operation: str, new: list[str]) -> None:
+    """Where a placeholder could stand for more than one thing, the record lists the names."""
+    tree = {"state_dict": tensors(*names)}
+    assert list(up(project, tree, operation)["state_dict"]) == new
+    assert equal(down(project), tree)
+
+
+def test_a_pattern_that_tells_names_in_two_ways_is_no_inverse_of_its_own(project: Folder) -> None:
+    """A stamped revision is undone by plain inverses, if there are any."""
+    torch.save({"state_dict": tensors("1_a_b.w")}, project.path / "x.pt")
+    declare(project, "a1", 'op.Rename("{n}_{i}.w", "{i}_{n}.w")')
+    project.ok("stamp", "head", "x.pt")
+    ran = project.run("downgrade", "base", "x.pt")
+    assert ran.code == 3
+    assert "stamped, not applied" in ran.err
+
+
+@pytest.mark.parametrize("names", [("x*", "xy"), ("a{i}", "ab"), ("{{}*", "{*"), ("*", "a.b")])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        'op.Transpose("*")',
+        'op.Reshape("*", [-1])',
+        'op.Cast("*", "float64")',
+        'op.RenameRegex("(?s)^", "p")',
+        'op.Interleave("*", 2)',
+    ],
+)
+def test_stars_and_braces_in_names_are_no_patterns(project: Folder, names: tuple[str, str], operation: str) -> None:
+    """Of two parameters one has a name that could be read as a pattern for both, and they differ in shape."""
+    one, other = names
+    tree = {"state_dict": OrderedDict([(one, torch.randn(2, 3)), (other, torch.randn(4, 5)), ("#", torch.ones(2, 2))])}
+    up(project, tree, operation.replace('"*", 2', f"[{one.translate(ESCAPED)!r}, {other.translate(ESCAPED)!r}], 2"))
+    assert equal(down(project), tree)
+
+
+ESCAPED = str.maketrans({"*": "{*}", "{": "{{}"})
+
+
+def test_a_name_with_a_star_or_a_brace_can_be_written(project: Folder) -> None:
+    """{*} and {{} stand for these themselves, wherever names and patterns do."""
+    tree = {"state_dict": tensors("x*", "xy", "a{i}.q", "a{i}.k", "b.q", "b.k")}
+    operations = [
+        'op.Transpose("x{*}")',
+        'op.Rename("x{*}", "y{{}i}")',
+        'op.Fuse(["a{{}i}.q", "a{{}i}.k"], "a{*}")',
+        'op.Split("a{*}", ["a{*}q", "a{*}k"])',
+        'op.Add("{{}new}", [2])',
+        'op.Stack(["{x}.q", "{x}.k"], "{x}{*}")',
+        'op.RenamePrefix("y{{}", "z{*}{{}")',
+        'op.Reorder(["z{*}*", "{{}new}", "a{*}q"])',
+    ]
+    after = up(project, tree, *operations)["state_dict"]
+    assert list(after) == ["z*{i}", "xy", "{new}", "a*k", "b*", "a*q"]
+    assert equal(after["z*{i}"], tree["state_dict"]["x*"].t().contiguous())
+    assert equal(down(project), tree)
+
+
+def test_groups_of_an_optimizer_are_told_by_names_with_stars(project: Folder) -> None:
+    weights = [torch.nn.Parameter(weight) for weight in tensors("*", "a", "b").values()]
+    optimizer = torch.optim.SGD(weights[:2], momentum=0.9)
+    sum((weight * number).sum() for number, weight in enumerate(weights)).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    values = [weight.detach() for weight in weights]
+    tree = {"state_dict": OrderedDict(zip(["*", "a", "b"], values, strict=True)), "opt": optimizer.state_dict()}
+    up(project, tree, 'op.ParameterGroups([["{*}", "a"]])', 'op.Rename("a", "c")')
+    assert equal(down(project), tree)
