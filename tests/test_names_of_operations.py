@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from anemoi_ckpt_migrate.operations.base import from_data  # noqa: E402
 from tests.conftest import Folder, Ran, digest  # noqa: E402
 from tests.operating import declare, equal, without_record  # noqa: E402
 
@@ -123,3 +124,66 @@ def test_groups_of_an_optimizer_are_told_by_names_with_stars(project: Folder) ->
     tree = {"state_dict": OrderedDict(zip(["*", "a", "b"], values, strict=True)), "opt": optimizer.state_dict()}
     up(project, tree, 'op.ParameterGroups([["{*}", "a"]])', 'op.Rename("a", "c")')
     assert equal(down(project), tree)
+
+
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        ('op.RenamePrefix("q.", "q.*")', "a star, as in q.*, says not what becomes of"),
+        ('op.Fuse(["q.w", "k.w"], "*")', "a star"),
+        ('op.Fuse(["*.w", "k.w"], "w")', "a star"),
+        ('op.Stack("{i}.w", "*")', "a star"),
+        ('op.Split("q.w", ["a*", "b*"])', "a star"),
+        ('op.Unstack("q.w", "*{i}")', "a star"),
+        ('op.Add("q.*", [1])', "a star"),
+        ('op.Split("q.w", ["{x}.a", "b"])', "{x}.a has a placeholder that q.w does not have"),
+        ('op.Unstack("q.w", ["{x}.a", "b", "c", "d"])', "{x}.a has a placeholder that q.w does not have"),
+        ('op.Fuse("q.w", "w")', "q.w is one source, and two are needed"),
+        ('op.RenameRegex("q", b"x")', "replacement must be text, not b'x'"),
+        ('op.RenameRegex("q{99999999999999999999}", "x")', "repetition number is too large"),
+    ],
+)
+def test_what_says_not_what_comes_about_is_refused_when_a_script_is_read(
+    project: Folder, operation: str, says: str
+) -> None:
+    ran = refused(project, {"state_dict": tensors("q.w", "k.w")}, operation)
+    assert says in ran.err
+    assert "a1_change.py" in ran.err
+
+
+def test_what_records_hold_is_still_read() -> None:
+    """Records of earlier versions have stars in names that were seen on a checkpoint."""
+    for data in (
+        {"op": "Split", "source": "*", "targets": ["x*", "a{i}"], "sizes": [1, 1]},
+        {"op": "Fuse", "sources": ["x*", "y"], "target": "{z"},
+        {"op": "Transpose", "keys": ["*"]},
+    ):
+        assert from_data(data).to_data() == data
+
+
+def test_one_layer_is_fused_and_split_as_several_are(project: Folder) -> None:
+    tree = {"state_dict": tensors("h.0.w", "other")}
+    assert list(up(project, tree, 'op.Fuse("h.{i}.w", "w")')["state_dict"]) == ["w", "other"]
+    assert equal(down(project), tree)
+    assert list(up(project, tree, 'op.Split("other", ["one"])')["state_dict"]) == ["h.0.w", "one"]
+    assert equal(down(project), tree)
+
+
+def test_what_has_no_size_is_not_unstacked(project: Folder) -> None:
+    ran = refused(project, {"state_dict": {"w": torch.zeros(0, 2)}}, 'op.Unstack("w", "w.{i}")')
+    assert "a1_change.py" in ran.err
+    assert "w of the shape [0, 2] cannot be taken apart: dimension 0 has no size, and nothing would be left" in ran.err
+
+
+def test_digits_that_are_no_numbers_are_text(project: Folder) -> None:
+    tree = {"state_dict": tensors("e.\u00b2.w", "e.1.w"), "a": {"b": 1}}
+    assert list(up(project, tree, 'op.Stack("e.{i}.w", "w")', 'op.SetItem("a.\u00b2", 1)')["a"]) == ["b", "\u00b2"]
+    assert equal(down(project), tree)
+
+
+@pytest.mark.parametrize("operation", ['op.Transpose("w")', 'op.Split("w", ["a", "b"])', 'op.Reshape("w", [4])'])
+def test_what_is_no_plain_tensor_is_called_what_it_is(project: Folder, operation: str) -> None:
+    w = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+    ran = refused(project, {"state_dict": {"w": w, "x": torch.ones(1)}}, operation)
+    assert "no plain tensor" in ran.err
+    assert "only `Run` can change" in ran.err

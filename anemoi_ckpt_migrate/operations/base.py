@@ -51,6 +51,15 @@ class Operation:
         """Return what undoes it, as far as that can be told without a checkpoint; None where it cannot."""
         return None
 
+    def check_written(self) -> None:
+        """Check what a script must not say, though a record may: there, each name was seen on a checkpoint.
+
+        Raises
+        ------
+        BadOperation
+            It says so.
+        """
+
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data: its kind under ``op``, and what differs from the defaults."""
         found: dict[str, Any] = {"op": type(self).__name__}
@@ -122,7 +131,10 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     missing = [field.name for field in fields if field.name not in given and field.default is dataclasses.MISSING]
     if missing:
         raise BadOperation(f"{kind} needs {' and '.join(missing)}")
-    return found(**given)
+    made = found(**given)
+    if only_written:
+        made.check_written()
+    return made
 
 
 def plain(value: Any) -> Any:

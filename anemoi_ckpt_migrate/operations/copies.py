@@ -102,6 +102,14 @@ class Copy:
             return False
         return True
 
+    def shape(self, name: str, doing: str) -> tuple[int, ...] | None:
+        """Return the shape of what a name stands for; None, and a note, if it is no tensor that has one."""
+        try:
+            return self.values.shape(self.table[name])
+        except Mismatch as error:
+            self.fault(f"{doing}: {error}")
+            return None
+
     def is_cast_of(self, name: str, value: Any, dtype: str) -> bool:
         """Tell whether what a name stands for is nothing but another, cast."""
         return self.values.same(self.table[name], self.values.make("cast", (dtype,), [value]))

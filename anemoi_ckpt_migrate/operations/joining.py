@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
-from anemoi_ckpt_migrate.operations.patterns import literal, literals, pattern, turns
+from anemoi_ckpt_migrate.operations.patterns import check_stars, literal, literals, pattern, turns
 from anemoi_ckpt_migrate.operations.table import Places
 
 
@@ -50,7 +50,12 @@ class _Joining(Operation):
         places = [set(pattern(source).places) for source in self.sources]
         if not set(pattern(self.target).places) <= set().union(*places):
             raise BadOperation(f"{type(self).__name__}: {self.target} has a placeholder that no source has")
-        if self.kind == "cat" and len(self.sources) == 1 and not places[0] - set(pattern(self.target).places):
+
+    def check_written(self) -> None:
+        """Check that there may be several sources, and that it says which, and what comes about."""
+        check_stars(type(self).__name__, [*self.sources, self.target])
+        one = len(self.sources) == 1 and set(pattern(self.sources[0]).places) <= set(pattern(self.target).places)
+        if self.kind == "cat" and one:
             raise BadOperation(f"{type(self).__name__}: {self.sources[0]} is one source, and two are needed")
 
     def apply(self, copy: Copy) -> list[Operation]:
@@ -105,6 +110,20 @@ class _Parting(Operation):
         )
         self.check()
 
+    def check_written(self) -> None:
+        """Check that it says what comes about."""
+        check_stars(type(self).__name__, self.targets)
+        known = {*pattern(self.source).places, self.counting()}
+        for target in self.targets:
+            if not set(pattern(target).places) <= known:
+                raise BadOperation(
+                    f"{type(self).__name__}: {target} has a placeholder that {self.source} does not have"
+                )
+
+    def counting(self) -> str | None:
+        """Return a placeholder of the targets that counts, if there is one."""
+        return None
+
     def check(self) -> None:
         """Check what is left."""
 
@@ -145,10 +164,9 @@ class _Parting(Operation):
         return all(copy.alone(target, made) for target, made in zip(self.targets, zip(*done, strict=True), strict=True))
 
     def _made(self, copy: Copy, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
-        if not copy.has_shape(source):
-            copy.fault(f"{source} is no tensor, and cannot be taken apart")
+        shape = copy.shape(source, f"{source} cannot be taken apart")
+        if shape is None:
             return None
-        shape = copy.values.shape(copy.table[source])
         if not -len(shape) <= self.dim < len(shape):
             copy.fault(f"{source} has the shape {list(shape)}, and no dimension {self.dim}")
             return None
@@ -193,7 +211,7 @@ class Fuse(_Joining):
 
     def inverse(self) -> Operation | None:
         """Return what cuts it into equal parts."""
-        return Split(self.target, self.sources, self.dim) if len(self.sources) > 1 else None
+        return Split(self.target, self.sources, self.dim) if turns(self.target, *self.sources) else None
 
     def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
         """Return what takes the one apart again."""
@@ -233,7 +251,7 @@ class Split(_Parting):
 
     def inverse(self) -> Operation | None:
         """Return what puts them together again."""
-        return Fuse(self.targets, self.source, self.dim) if len(self.targets) > 1 else None
+        return Fuse(self.targets, self.source, self.dim) if turns(self.source, *self.targets) else None
 
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
         """Return where each part begins, and how much it has."""
@@ -268,7 +286,9 @@ class Stack(_Joining):
 
     def inverse(self) -> Operation | None:
         """Return what takes it apart."""
-        return Unstack(self.target, self.sources, self.dim)
+        more = set(pattern(self.sources[0]).places) - set(pattern(self.target).places)
+        counts = len(self.sources) == 1 and len(more) == 1
+        return Unstack(self.target, self.sources, self.dim) if counts or turns(self.target, *self.sources) else None
 
     def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
         """Return what takes the one apart again."""
@@ -298,21 +318,24 @@ class Unstack(_Parting):
         """Return what stacks them."""
         return Stack(self.targets, self.source, self.dim)
 
-    def _counting(self) -> str | None:
+    def counting(self) -> str | None:
+        """Return a placeholder that the source does not have."""
         only = [place for place in pattern(self.targets[0]).places if place not in pattern(self.source).places]
         return only[0] if len(self.targets) == 1 and len(only) == 1 else None
 
     def named(self, bound: dict[str, str], size: int) -> list[str]:
         """Return the names of the parts; a placeholder of theirs counts."""
-        counting = self._counting()
+        counting = self.counting()
         if counting is None:
             return super().named(bound, size)
         return [pattern(self.targets[0]).fill({**bound, counting: str(number)}) for number in range(size)]
 
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
         """Return the index of each part."""
-        if self._counting() is None and len(self.targets) != size:
+        if self.counting() is None and len(self.targets) != size:
             raise ValueError(f"dimension {self.dim} has {size}, and there are {len(self.targets)} targets")
+        if not size:
+            raise ValueError(f"dimension {self.dim} has no size, and nothing would be left of it")
         return [("select", self.dim, index) for index in range(size)]
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:

@@ -9,7 +9,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.copies import Copy
-from anemoi_ckpt_migrate.operations.patterns import literal, literals, pattern, turns
+from anemoi_ckpt_migrate.operations.patterns import check_stars, literal, literals, pattern, turns
 
 
 class _Naming(Operation):
@@ -75,8 +75,7 @@ class Rename(_Naming):
     def __post_init__(self) -> None:
         set_fields(self, old=name_of(self, "old", self.old), new=name_of(self, "new", self.new))
         old, new = pattern(self.old), pattern(self.new)
-        if old.stars or new.stars:
-            raise BadOperation("Rename: a star says not what becomes of what it stands for; use {placeholders}")
+        check_stars("Rename", [self.old, self.new])
         if not set(new.places) <= set(old.places):
             raise BadOperation(f"Rename: {self.new} has a placeholder that {self.old} does not have")
 
@@ -116,6 +115,10 @@ class RenamePrefix(_Naming):
         if not set(pattern(self.new).places) <= set(pattern(self.old).places):
             raise BadOperation(f"RenamePrefix: {self.new} has a placeholder that {self.old} does not have")
 
+    def check_written(self) -> None:
+        """Check that it says what the new beginning is."""
+        check_stars("RenamePrefix", [self.new])
+
     def inverse(self) -> Operation | None:
         """Return it the other way around."""
         return RenamePrefix(self.new, self.old) if turns(f"{self.old}*", f"{self.new}*") else None
@@ -154,10 +157,12 @@ class RenameRegex(_Naming):
 
     def __post_init__(self) -> None:
         name_of(self, "pattern", self.pattern)
+        if not isinstance(self.replacement, str):
+            raise BadOperation(f"RenameRegex: replacement must be text, not {self.replacement!r:.60}")
         try:
             re.sub(self.pattern, self.replacement, "")
             re.compile(self.pattern)
-        except (re.error, TypeError, IndexError) as error:
+        except (re.error, IndexError, OverflowError, RecursionError) as error:
             raise BadOperation(f"RenameRegex: {error}") from error
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:

@@ -158,4 +158,4 @@ def _key(parent: Any, key: Any) -> Any:
 
 
 def _number(key: Any) -> Any:
-    return int(key) if isinstance(key, str) and key.isdigit() else key
+    return int(key) if isinstance(key, str) and key.isdecimal() else key

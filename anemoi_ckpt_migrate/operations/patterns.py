@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from anemoi_ckpt_migrate.errors import BadOperation
+
 _OPEN = re.compile(r"\{(?P<place>[A-Za-z_][A-Za-z0-9_]*)\}|\{(?P<itself>[*{])\}|\*")
 
 
@@ -99,6 +101,22 @@ def turns(*texts: str) -> bool:
     """Tell whether a name that one pattern stands for tells those that the others do, in one way only."""
     open_in = {(frozenset(pattern(text).places), pattern(text).stars) for text in texts}
     return len(open_in) == 1 and all(map(_is_certain, texts))
+
+
+def check_stars(kind: str, texts: Iterable[str]) -> None:
+    """Check that names of what comes about have no star.
+
+    Raises
+    ------
+    BadOperation
+        One has.
+    """
+    starred = next((text for text in texts if pattern(text).stars), None)
+    if starred is not None:
+        raise BadOperation(
+            f"{kind}: a star, as in {starred}, says not what becomes of what it stands for; use {{placeholders}}, "
+            "or {*} for a star itself"
+        )
 
 
 def _is_certain(text: str) -> bool:

@@ -89,7 +89,7 @@ def at(tree: Any, path: str) -> Any:
                 return at(tree[key], path[len(key) + 1 :])
     if is_a(tree, (list, tuple)):
         first, _, rest = path.partition(".")
-        return at(tree[int(first)], rest) if first.isdigit() and int(first) < len(tree) else None
+        return at(tree[int(first)], rest) if first.isdecimal() and int(first) < len(tree) else None
     return None
 
 

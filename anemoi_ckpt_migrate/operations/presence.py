@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.operations.base import (
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating, takes
-from anemoi_ckpt_migrate.operations.patterns import literals, pattern
+from anemoi_ckpt_migrate.operations.patterns import check_stars, literals, pattern
 
 _ANY = range(65)
 _DIMENSIONS = {
@@ -161,6 +161,10 @@ class Add(Operation):
             raise BadOperation(f"Add: {self.init[0]} makes floating point numbers, not {self.dtype}")
         if self.init is not None and len(self.shape) not in _DIMENSIONS[self.init[0]]:
             raise BadOperation(f"Add: {self.init[0]} makes nothing of the shape {list(self.shape)}")
+
+    def check_written(self) -> None:
+        """Check that it says what comes about."""
+        check_stars("Add", [self.key])
 
     def _check_places(self) -> None:
         anchor = None if self.after is None else pattern(name_of(self, "after", self.after))

@@ -55,10 +55,9 @@ class _Turning(Operation):
 
     def _change(self, copy: Copy, name: str) -> tuple[int, ...] | None:
         doing = f"{type(self).__name__} of {name} cannot be"
-        if not copy.has_shape(name):
-            copy.fault(f"{doing}: it is no tensor")
+        shape = copy.shape(name, doing)
+        if shape is None:
             return None
-        shape = copy.values.shape(copy.table[name])
         try:
             steps = self.steps(shape)
         except ValueError as error:
