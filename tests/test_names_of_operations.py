@@ -187,3 +187,16 @@ def test_what_is_no_plain_tensor_is_called_what_it_is(project: Folder, operation
     ran = refused(project, {"state_dict": {"w": w, "x": torch.ones(1)}}, operation)
     assert "no plain tensor" in ran.err
     assert "only `Run` can change" in ran.err
+
+
+def test_only_what_is_added_gets_into_optimizers_and_copies(project: Folder) -> None:
+    """stem.scale matches the pattern too, but is a buffer that was there before."""
+    linears = ["enc.weight", "mid.weight"]
+    tree: dict[str, Any] = {"state_dict": tensors("stem.scale", *linears), "ema": tensors(*linears)}
+    parameters = [torch.nn.Parameter(tree["state_dict"][name]) for name in linears]
+    optimizer = torch.optim.SGD(zip(linears, parameters, strict=True))
+    tree["opt"] = optimizer.state_dict()
+    after = up(project, tree, 'op.Add("{i}.scale", [2], after="{i}.weight")')
+    assert list(after["ema"]) == ["enc.weight", "enc.scale", "mid.weight", "mid.scale"]
+    assert after["opt"]["param_groups"][0]["param_names"] == list(after["ema"])
+    assert equal(down(project), tree)

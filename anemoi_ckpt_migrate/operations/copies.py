@@ -66,6 +66,8 @@ class Copy:
         Whether what was changed since may be lost on the way back.
     losses : list of str
         Why there is no way back, if there is none.
+    added : list of str
+        What an operation that adds has just added: the other copies get these, and no others of such names.
     """
 
     path: str
@@ -80,6 +82,7 @@ class Copy:
     kept: list[Any] = field(default_factory=list)
     forced: bool = False
     losses: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
 
     def lost(self, what: str) -> None:
         """Note that there is no way back, and why."""

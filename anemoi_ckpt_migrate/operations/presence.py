@@ -202,13 +202,13 @@ class Add(Operation):
             index = self.index if copy.main is None else None
             copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
             added.append(name)
+        copy.added = added
         return [TakeBack(self.to_data(), literals(added))] if added else []
 
     def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
         """Return the names, and the one that each stands behind."""
         if copy.main is not None:
-            names = [name for name, _ in pattern(self.key).among(copy.main.table)]
-            return [(name, copy.anchor(name)) for name in names if name not in copy.table]
+            return [(name, copy.anchor(name)) for name in copy.main.added if name not in copy.table]
         if self.after is None:
             return [(pattern(self.key).fill({}), None)]
         found: list[tuple[str, str | None]] = [
