@@ -8,8 +8,9 @@ parameters of each group stand in the order of the state dict, and the moments h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
@@ -25,6 +26,25 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.mo
 
 class Unknown(Exception):
     """It cannot be told which parameter is which; the message says why, and what helps."""
+
+
+class Known(NamedTuple):
+    """What is known of an optimizer while something else is done to the tree.
+
+    Attributes
+    ----------
+    content : dict
+        What the optimizer saved.
+    places : list of list of (str, object, object)
+        For each position of each group, the parameter's name, its tensor, and what is remembered of it. The tensor
+        says which parameter that is, whatever it is called afterwards.
+    declared : bool
+        Whether a script said so: shapes may say otherwise.
+    """
+
+    content: dict[Any, Any]
+    places: list[list[tuple[str, Any, Any]]]
+    declared: bool
 
 
 _SAY = "say it with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
@@ -44,6 +64,8 @@ class State:
     ----------
     table : Table
         A `Slot` for each parameter, in the order of the optimizer.
+    declared : bool
+        Whether a script said which parameters these are.
     """
 
     def __init__(self, path: str, content: dict[Any, Any]) -> None:
@@ -51,32 +73,52 @@ class State:
         self.groups: list[dict[Any, Any]] = content["param_groups"]
         self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
+        self.declared = False
         self._in_order: list[bool] = []
+        self._written: Sequence[Sequence[str]] = ()
 
-    def name_slots(self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None) -> None:
+    def name_slots(
+        self,
+        main: Table,
+        tensors: Tensors,
+        declared: Sequence[Sequence[str]] | None = None,
+        known: Known | None = None,
+    ) -> None:
         """Find out which parameter each position stands for.
+
+        Parameters
+        ----------
+        main : Table
+            The state dict.
+        tensors : Tensors
+            What can be done with its tensors.
+        declared : sequence of sequences of str, optional
+            What the script says.
+        known : Known, optional
+            What was known before something else was done to the tree.
 
         Raises
         ------
         Unknown
             It cannot be told.
         """
-        names = self._names(main, tensors, declared)
-        place = {name: index for index, name in enumerate(main)}
+        names = self._names(main, tensors, declared, known)
         items = []
         for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
             for position, name in zip(group["params"], own, strict=True):
                 state = self._content["state"].get(position)
                 value = main[name]
                 items.append((name, Slot(number, tensors.shape(value), tensors.dtype(value), state)))
-        twice = [name for name in {name for name, _ in items} if sum(name == other for other, _ in items) > 1]
+        twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {_SAY}")
-        self.table = Table(items)
-        self._in_order = [sorted(own, key=place.__getitem__) == own for own in names]
+        self.table, self._written = Table(items), names
+        self.declared = declared is not None or (known is not None and known.declared)
+        place = _order(main)
+        self._in_order = [sorted(own, key=place) == list(own) for own in names]
 
     def _names(
-        self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None
+        self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None, known: Known | None
     ) -> Sequence[Sequence[str]]:
         if self.by_name:
             return self._checked([group["params"] for group in self.groups], main)
@@ -85,8 +127,16 @@ class State:
             raise Unknown(f"the optimizer at {self.path} does not number its parameters as torch does")
         if declared is not None:
             return self._declared(declared, main)
+        followed = None if known is None else self._followed(known, main)
+        if followed is not None:
+            return followed
         if all("param_names" in group for group in self.groups):
             return self._checked([group["param_names"] for group in self.groups], main)
+        if known is not None and known.declared:
+            raise Unknown(
+                f"a function changed which parameters the optimizer at {self.path} has, or made them anew; "
+                "say it again, behind the function, with op.ParameterGroups([[...]])"
+            )
         shapes = [
             [_moment_shape(self._content["state"].get(key), tensors) for key in group["params"]]
             for group in self.groups
@@ -114,7 +164,8 @@ class State:
         for texts, group in zip(declared, self.groups, strict=True):
             own: dict[str, None] = {}
             for text in texts:
-                own |= {name: None for name, _ in pattern(text).among(main) if name not in taken}
+                names = [text] if text in main else [name for name, _ in pattern(text).among(main)]
+                own |= {name: None for name in names if name not in taken}
             if len(own) != len(group["params"]):
                 wanted = len(group["params"])
                 raise Unknown(
@@ -125,17 +176,48 @@ class State:
             found.append(list(own))
         return found
 
+    def holds(self, content: dict[Any, Any]) -> bool:
+        """Tell whether it is about this very dict."""
+        return self._content is content
+
+    def known(self, main: Table) -> Known:
+        """Return what is known of it once it is written; it may be asked for again when names are others."""
+        places = [
+            [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
+        ]
+        return Known(self._content, places, self.declared)
+
+    def _followed(self, known: Known, main: Table) -> list[list[str]] | None:
+        """Return what the parameters that were known are called now; None if not all are there as they were."""
+        called: dict[int, str] = {}
+        for name in main:
+            called.setdefault(id(main[name]), name)
+        found: list[list[str]] = []
+        if len(known.places) != len(self.groups):
+            return None
+        for places, group in zip(known.places, self.groups, strict=True):
+            states = [self._content["state"].get(position) for position in group["params"]]
+            if len(states) != len(places):
+                return None
+            own = []
+            for (name, value, state), now in zip(places, states, strict=True):
+                if state is not now or id(value) not in called:
+                    return None
+                own.append(name if name in main and main[name] is value else called[id(value)])
+            found.append(own)
+        return found
+
     def _from_shapes(
         self, main: Table, tensors: Tensors, groups: Sequence[Sequence[tuple[int, ...] | None]]
     ) -> list[list[str]]:
-        every = _candidates(main, tensors)
+        every = candidates(main, tensors)
         likely = [(name, shape) for name, shape in every if not _is_known_buffer(name, main)]
-        for candidates in (likely, every):
-            found = assignments([shape for _, shape in candidates], groups)
+        for choice in (likely, every):
+            found = assignments([shape for _, shape in choice], groups)
             if len(found) == 1:
-                return [[candidates[place][0] for place in own] for own in found[0]]
+                return [[choice[place][0] for place in own] for own in found[0]]
             if found:
-                self._refuse_ambiguous(candidates, found)
+                self._refuse_ambiguous(choice, found)
             if len(likely) == len(every):
                 break
         count = sum(map(len, groups))
@@ -144,15 +226,19 @@ class State:
             f"state dict in their order; {_SAY}"
         )
 
-    def _refuse_ambiguous(self, candidates: Sequence[tuple[str, Any]], found: Any) -> None:
+    def _refuse_ambiguous(self, choice: Sequence[tuple[str, Any]], found: Any) -> None:
         for one, other in zip(*found[:2], strict=True):
             for mine, its in zip(one, other, strict=True):
                 if mine != its:
                     raise Unknown(
-                        f"the optimizer at {self.path} has moments that may belong to {candidates[mine][0]} or to "
-                        f"{candidates[its][0]}; {_SAY}"
+                        f"the optimizer at {self.path} has moments that may belong to {choice[mine][0]} or to "
+                        f"{choice[its][0]}; {_SAY}"
                     )
         raise Unknown(f"the optimizer at {self.path} has too many parameters of one shape to tell them apart; {_SAY}")
+
+    def is_stale(self, main: Table) -> bool:
+        """Tell whether what is in the tree is not what is known here, or not in the order of the state dict."""
+        return self.table.changed or self.names(main) != [list(own) for own in self._written]
 
     def write(self, main: Table) -> None:
         """Write it into the tree, with the parameters numbered anew in the order of the state dict."""
@@ -215,7 +301,7 @@ def _like(before: Mapping[Any, Any], after: dict[Any, Any]) -> Any:
     return made
 
 
-def _candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]]]:
+def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]]]:
     """Return what may be parameters: floating point, and of tied ones the first."""
     seen: set[Any] = set()
     found = []

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
-from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.groups import Apart, ParameterGroups
 from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
 from anemoi_ckpt_migrate.operations.naming import Reorder
-from anemoi_ckpt_migrate.operations.optimizers import State, Unknown
+from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
-from anemoi_ckpt_migrate.operations.presence import Add, Restore
+from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
 from anemoi_ckpt_migrate.operations.slots import Slots
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
 
-_KEEP_ORDER = (Cast, Recast, Uncast)
+
+def _is_of_optimizers(operation: Operation) -> bool:
+    """Tell whether an operation may be about what optimizers have: not buffers, and casts leave moments as they are."""
+    added = from_data(operation.added) if isinstance(operation, TakeBack) else operation
+    if isinstance(added, Add):
+        return not added.buffer and is_floating(added.dtype)
+    return not isinstance(operation, (Cast, Recast, Uncast))
+
+
+def _differ(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    """Tell whether these are not the very same, in the same order; names do not count."""
+    return len(before) != len(after) or not all(map(is_, before, after))
 
 
 @dataclass
@@ -86,7 +98,7 @@ class World:
         self._ties = self._following = False
         self._memory: dict[str, Any] = {}
         self._unknown: list[Any] = []
-        self._declared: dict[int, Sequence[Sequence[str]]] = {}
+        self._known: list[Known] = []
 
     def apply(
         self,
@@ -116,7 +128,7 @@ class World:
         Undone
             What undoes them. What is wrong is in `faults`.
         """
-        self._declared, self._following = {}, follow
+        self._following = follow
         kept: list[Any] = self.kept.pop(revision, []) if not follow else []
         undo = Undone()
         for operation in operations:
@@ -147,8 +159,12 @@ class World:
         for opened in (self._main, *self._others):
             if opened.place is not None and opened.copy.table.changed:
                 opened.place.write(opened.copy.table)
-            if opened.state is not None and not opened.unknown and opened.copy.table.changed:
-                opened.state.write(self._main.copy.table)
+        self._known = []
+        for opened in self._others:
+            if opened.state is not None and not opened.unknown:
+                if opened.state.is_stale(self._main.copy.table):
+                    opened.state.write(self._main.copy.table)
+                self._known.append(opened.state.known(self._main.copy.table))
         self._unknown = self._main.copy.unknown
         self._main, self._others = None, []
         self._tensors.forget()  # whoever has the tree now may change what was made
@@ -167,11 +183,11 @@ class World:
             except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
                 self._fault(shown, operation, str(error))
                 return []
+        if isinstance(operation, ParameterGroups):
+            return self._declare(operation, shown, undo)
         main = self._open(operation, shown)
         if main is None:
             return []
-        if isinstance(operation, ParameterGroups):
-            return self._declare(operation, shown)
         if isinstance(operation, ModulesBack):
             self._back(operation, {})
             return []
@@ -188,15 +204,14 @@ class World:
             return []
         return [back]
 
-    def _declare(self, operation: ParameterGroups, shown: str) -> list[Operation]:
-        self._declared[operation.optimizer] = operation.groups
+    def _declare(self, operation: ParameterGroups, shown: str, undo: Undone) -> list[Operation]:
+        """Have positions stand for what the script says: positions as they are written, after all that was done."""
+        self._settle(undo)
+        self.close()
+        self._open(operation, shown, operation)
         optimizers = [opened for opened in self._others if opened.state is not None]
-        if operation.optimizer < len(optimizers):
-            opened = optimizers[operation.optimizer]
-            opened.unknown = "?"  # what shapes seemed to say does not count
-            self._name_optimizers()
-            if opened.unknown:
-                self._fault(shown, operation, opened.unknown)
+        if operation.optimizer < len(optimizers) and optimizers[operation.optimizer].unknown:
+            self._fault(shown, operation, optimizers[operation.optimizer].unknown)
         return []
 
     def _everywhere(
@@ -210,11 +225,12 @@ class World:
                 self._back(each, others)
             return []
         tied = self._tied()
-        concerned = self._floating(operation)
+        before = self._movable()
         back = self._on(main, own, kept, shown, operation, tied, undo)
         if main.copy.faults:
             return []
         self._check_tied(operation, main.copy.table, tied, shown)
+        concerned = any(map(_is_of_optimizers, own)) and _differ(before, self._movable())
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
@@ -275,36 +291,36 @@ class World:
         return back
 
     def _order_lost(self, opened: _Opened, operation: Operation) -> str:
+        table = opened.copy.table
         if opened.state is None or opened.state.keeps_order() or not isinstance(operation, (Add, Reorder)):
             return ""
-        if isinstance(operation, Add) and (operation.buffer or not is_floating(operation.dtype)):
+        if not _is_of_optimizers(operation):
             return ""
-        if isinstance(operation, Reorder) and not any(name in opened.copy.table for name in operation.names):
+        if isinstance(operation, Reorder) and not any(
+            True for text in operation.names for _ in pattern(text).among(table)
+        ):
             return ""
         return (
             f"the optimizer at {opened.state.path} lists its parameters in an order of its own, and where this one "
             "belongs in it is not known"
         )
 
-    def _floating(self, operation: Operation) -> bool:
-        """Tell whether an operation may be about what an optimizer has."""
-        keys = getattr(operation, "keys", None)
-        if keys is None or self._main is None:
-            return not (isinstance(operation, Add) and (operation.buffer or not is_floating(operation.dtype)))
+    def _movable(self) -> list[Any]:
+        """Return what an optimizer of which it is not known may have, in order; nothing if there is no such one."""
+        if self._main is None or not any(opened.unknown for opened in self._others):
+            return []
         table = self._main.copy.table
-        names = [name for text in keys for name, _ in pattern(text).among(table)]
-        return any(self._main.copy.has_shape(name) and is_floating(self._tensors.dtype(table[name])) for name in names)
+        return [table[name] for name, _ in candidates(table, self._tensors)]
 
     def _check_unknown(self, opened: _Opened, operation: Operation, concerned: bool, shown: str) -> None:
-        order_stays = isinstance(operation, _KEEP_ORDER) or hasattr(operation, "renamed")
-        if concerned and not order_stays and not any(fault.what == opened.unknown for fault in self.faults):
+        if concerned and not any(fault.what == opened.unknown for fault in self.faults):
             self._fault(shown, operation, opened.unknown)
 
     def _fault(self, shown: str, operation: Operation, what: str) -> None:
         spelled = repr(operation)
         self.faults.append(OperationFault(shown, spelled if len(spelled) < 120 else f"{spelled[:117]}...", what))
 
-    def _open(self, operation: Operation, shown: str) -> _Opened | None:
+    def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> _Opened | None:
         if self._main is not None:
             return self._main
         place = find_main(self.tree, self._path)
@@ -323,24 +339,32 @@ class World:
             state = State(path, content)
             slots = Slots(self._tensors, len(state.groups))
             self._others.append(_Opened(Copy(path, state.table, slots, main, optimizer=True), None, state, "?"))
-        self._name_optimizers()
+        self._name_optimizers(declared)
         memories = [memory_of(main.table[name]) for name in main.table]
         known = [memory for memory in memories if memory is not None]
         self._ties = len(set(known)) < len(known) and any(opened.state for opened in self._others)
         return self._main
 
-    def _name_optimizers(self) -> None:
-        number = 0
-        for opened in self._others:
-            if opened.state is None or self._main is None:
-                continue
-            if opened.unknown:
-                try:
-                    opened.state.name_slots(self._main.copy.table, self._tensors, self._declared.get(number))
-                    opened.copy.table, opened.unknown = opened.state.table, ""
-                except Unknown as error:
-                    opened.unknown = str(error)
-            number += 1
+    def _name_optimizers(self, declared: ParameterGroups | None) -> None:
+        if self._main is None:
+            return
+        optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
+        for number, (opened, state) in enumerate(optimizers):
+            said = declared.groups if declared is not None and declared.optimizer == number else None
+            known = self._known_of(state, [state for _, state in optimizers])
+            try:
+                state.name_slots(self._main.copy.table, self._tensors, said, known)
+                opened.copy.table, opened.unknown = state.table, ""
+            except Unknown as error:
+                opened.unknown = str(error)
+
+    def _known_of(self, state: State, others: Sequence[State]) -> Known | None:
+        """Return what was known of an optimizer; of one that a function made, what was said of one that is gone."""
+        for known in self._known:
+            if state.holds(known.content):
+                return known
+        gone = (known for known in self._known if not any(other.holds(known.content) for other in others))
+        return next((known for known in gone if known.declared), None)
 
     def _tied(self) -> dict[str, list[str]]:
         """Return names of the same memory, by each of them."""
@@ -409,8 +433,14 @@ class World:
         for opened in self._others:
             if opened.state is None:
                 continue
-            touched = opened.copy.table.changed and not opened.unknown and self._main is not None
-            if touched and self._main is not None and opened.state.needs_names(self._main.copy.table, self._tensors):
+            # Also where it is none of the optimizer's: the way back has to know that.
+            touched = self._main is not None and (self._main.copy.table.changed or opened.copy.table.changed)
+            if (
+                touched
+                and self._main is not None
+                and not opened.unknown
+                and opened.state.needs_names(self._main.copy.table, self._tensors)
+            ):
                 groups = tuple(literals(group) for group in opened.state.names(self._main.copy.table))
                 found.append(ParameterGroups(groups, number))
             number += 1

@@ -1,0 +1,263 @@
+"""Optimizers that are told which parameters are theirs, and what is done before, behind and beside that."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from tests.conftest import Folder, digest  # noqa: E402
+from tests.operating import declare, equal, without_record  # noqa: E402
+
+C_AND_D = 'op.ParameterGroups([["c.*", "d.*"]])'
+
+
+class Four(nn.Module):
+    """Four layers of one shape: which of them an optimizer has, no shape tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.d(self.c(self.b(self.a(x))))
+
+
+def step(model: nn.Module, optimizer: Any, seed: int = 0) -> None:
+    torch.manual_seed(seed)
+    optimizer.zero_grad()
+    model(torch.randn(5, 4)).square().mean().backward()
+    optimizer.step()
+
+
+def saved(path: Path, model: nn.Module, optimizer: Any, **more: Any) -> dict[str, Any]:
+    torch.save({"state_dict": model.state_dict(), "opt": optimizer.state_dict(), **more}, path)
+    return load(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def half_trained(path: Path) -> dict[str, Any]:
+    """Save a model of which the optimizer has c and d only."""
+    torch.manual_seed(0)
+    model = Four()
+    optimizer = torch.optim.AdamW([*model.c.parameters(), *model.d.parameters()], lr=1e-2)
+    step(model, optimizer)
+    return saved(path, model, optimizer)
+
+
+def made(path: Path, names: Sequence[str], tensors: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Save a state dict, and the moments of those named: each moment is its parameter plus 100."""
+    state = {
+        place: {"step": torch.tensor(3.0), "exp_avg": tensors[name] + 100, "exp_avg_sq": tensors[name] + 200}
+        for place, name in enumerate(names)
+    }
+    groups = [{"lr": 0.1, "params": list(range(len(names)))}]
+    tree = {"state_dict": OrderedDict(tensors), "opt": {"state": state, "param_groups": groups}, **more}
+    torch.save(tree, path)
+    return load(path)
+
+
+def square(*names: str) -> dict[str, Any]:
+    return {name: torch.arange(16.0).view(4, 4) + 1000 * place for place, name in enumerate(names)}
+
+
+def moments_of(tree: dict[str, Any], *names: str) -> bool:
+    """Tell whether the optimizer has the moments of these, in this order."""
+    state = tree["opt"]["state"]
+    return list(state) == list(range(len(names))) and all(
+        torch.equal(state[place]["exp_avg"], tree["state_dict"][name] + 100) for place, name in enumerate(names)
+    )
+
+
+def assert_goes_back(project: Folder, path: Path, before: dict[str, Any]) -> None:
+    project.ok("downgrade", "base", path)
+    assert equal(without_record(load(path)), before)
+
+
+def test_said_twice_on_one_way_up(project: Folder) -> None:
+    """Two scripts, each says whose moments these are: the second does not undo what the first did."""
+    path = project.path / "last.ckpt"
+    before = half_trained(path)
+    declare(project, "a1", C_AND_D, 'op.Transpose("c.weight")')
+    declare(project, "a2", C_AND_D, 'op.Transpose("d.weight")', parents="a1")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)
+    for place in (0, 2):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(after["opt"]["state"][place][moment], before["opt"]["state"][place][moment].T)
+    assert_goes_back(project, path, before)
+
+
+def test_said_once_on_one_way_down(project: Folder) -> None:
+    """The record says it for each revision: going down two at once is going down one by one."""
+    path = project.path / "last.ckpt"
+    before = half_trained(path)
+    declare(project, "a1", C_AND_D, 'op.Transpose("c.weight")')
+    declare(project, "a2", 'op.Transpose("d.weight")', parents="a1")
+    project.ok("upgrade", "head", path)
+    assert_goes_back(project, path, before)
+
+
+def test_said_late_it_is_about_what_is_there_by_then(project: Folder) -> None:
+    """enc and mid, shapes tell; out.bias is gone before the script says it of what is left."""
+    path = project.path / "last.ckpt"
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    step(model, optimizer)
+    before = saved(path, model, optimizer)
+    declare(project, "a1", 'op.Transpose("0.weight")', 'op.Drop("1.bias", keep=True)')
+    declare(project, "a2", 'op.ParameterGroups([["*"]])', 'op.Transpose("1.weight")', parents="a1")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    state = load(path)["opt"]["state"]
+    assert [tuple(state[place]["exp_avg"].shape) for place in range(3)] == [(4, 6), (6,), (6, 4)]
+    assert_goes_back(project, path, before)
+
+
+@pytest.mark.parametrize(
+    "between", ['op.SetItem("x", 1)', 'op.DropItem("epoch")', 'op.MoveItem("opt", "optim")', 'op.Run("look", "look")']
+)
+def test_names_swapped_and_something_else_in_between(project: Folder, between: str) -> None:
+    """What was called b is called a now, and stays known as that while something else is done to the tree."""
+    path = project.path / "last.ckpt"
+    before = made(path, ["a", "b"], square("a", "b", "f"), epoch=3)
+    swap = [f'op.Rename("{old}", "{new}")' for old, new in (("a", "t"), ("b", "a"), ("t", "b"))]
+    declare(
+        project,
+        "a1",
+        'op.ParameterGroups([["a", "b"]])',
+        *swap,
+        between,
+        'op.Transpose("a")',
+        top="def look(ckpt):\n    return ckpt\n",
+    )
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)
+    after["opt"] = after.get("opt", after.get("optim"))
+    assert moments_of(after, "b", "a")
+    assert torch.equal(after["state_dict"]["a"], before["state_dict"]["b"].T)
+    assert_goes_back(project, path, before)
+
+
+def test_what_was_said_does_not_outlive_a_function_that_makes_new_tensors(project: Folder) -> None:
+    path = project.path / "last.ckpt"
+    before = made(path, ["b", "a"], square("a", "b", "f"))
+    top = (
+        "def up(ckpt):\n"
+        '    ckpt["state_dict"] = type(ckpt["state_dict"])((k, v + 0) for k, v in ckpt["state_dict"].items())\n'
+        "    return ckpt\n"
+    )
+    said = 'op.ParameterGroups([["b", "a"]])'
+    declare(project, "a1", said, 'op.Run("up", "up")', 'op.Transpose("a")', top=top)
+    content = digest(path)
+    ran = project.run("upgrade", "head", path)
+    assert ran.code == 1
+    assert "say it again, behind the function, with op.ParameterGroups" in ran.err
+    assert digest(path) == content
+    declare(project, "a1", said, 'op.Run("up", "up")', said, 'op.Transpose("a")', top=top)
+    project.ok("upgrade", "head", path)
+    assert torch.equal(load(path)["opt"]["state"][1]["exp_avg"], before["state_dict"]["a"].T + 100)
+    assert_goes_back(project, path, before)
+
+
+@pytest.mark.parametrize("by", ["position", "name"])
+@pytest.mark.parametrize("further", [[], ['op.Rename("a", "c")']])
+def test_the_order_changes_against_what_is_not_in_the_optimizer(project: Folder, by: str, further: list[str]) -> None:
+    """buffer, a, b -> b, a, buffer: the new model gives its optimizer b first."""
+    path = project.path / "last.ckpt"
+    tree = made(path, ["a", "b"], square("buffer", "a", "b"))
+    if by == "name":
+        tree["opt"]["param_groups"][0]["param_names"] = ["a", "b"]
+        torch.save(tree, path)
+    declare(project, "a1", 'op.ParameterGroups([["a", "b"]])', 'op.Reorder(["b", "buffer"])', *further)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)
+    first, second, _ = after["state_dict"]
+    assert (first, second) == ("b", "c" if further else "a")
+    assert moments_of(after, first, second)
+    assert after["opt"]["param_groups"][0].get("param_names", [first, second]) == [first, second]
+    assert_goes_back(project, path, tree)
+
+
+class Tied(nn.Module):
+    """An embedding that is the head too, and a layer in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(6, 4)
+        self.head = nn.Linear(4, 6, bias=False)
+        self.body = nn.Linear(4, 4)
+        self.head.weight = self.emb.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.emb(torch.arange(6))))
+
+
+@pytest.mark.parametrize("kind", ["by position", "by name"])
+def test_tied_weights_change_places(project: Folder, kind: str) -> None:
+    """emb, head, one memory: the optimizer has them where the first of both stands."""
+    path = project.path / "last.ckpt"
+    torch.manual_seed(0)
+    model = Tied()
+    optimizer = torch.optim.AdamW(model.named_parameters() if kind == "by name" else model.parameters())
+    step(model, optimizer)
+    before = saved(path, model, optimizer)
+    declare(project, "a1", 'op.Reorder(["head.weight", "emb.weight"])')
+    declare(project, "a2", 'op.Add("scale", [4])', parents="a1")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert list(load(path)["state_dict"])[:2] == ["head.weight", "emb.weight"]
+    assert_goes_back(project, path, before)
+
+
+A_AND_B = 'op.ParameterGroups([["a", "b"]])'
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [A_AND_B, 'op.Add("x", [2], buffer=True)'],
+        [A_AND_B, 'op.Drop("buffer", keep=True)'],
+        [A_AND_B, 'op.Drop("frozen", keep=True)'],
+        [A_AND_B, 'op.Cast("buffer", "bfloat16", keep=True)'],
+        [A_AND_B, 'op.Transpose("buffer")'],
+        [A_AND_B, 'op.Split("frozen", ["f1", "f2"])'],
+        ['op.Add("x", [2], buffer=True)'],
+        ['op.Add("x", [2], dtype="int64")'],
+        ['op.Drop("n", keep=True)'],
+        ['op.Cast("buffer", "bfloat16", keep=True)'],
+        ['op.Cast("buffer", "float64")'],
+        ['op.Rename("frozen", "f")'],
+    ],
+)
+@pytest.mark.parametrize("average", [False, True])
+def test_what_is_none_of_the_optimizers_goes_back(project: Folder, operations: list[str], average: bool) -> None:
+    """The optimizer has a and b; what is done to the others needs not be said on the way back, where nobody could."""
+    path = project.path / "last.ckpt"
+    tensors = {"frozen": torch.randn(4, 4), **square("a", "buffer", "b"), "n": torch.tensor([3])}
+    more = {"average": {f"module.{name}": value + 1 for name, value in tensors.items()}} if average else {}
+    before = made(path, ["a", "b"], tensors, **more)
+    declare(project, "a1", *operations)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert moments_of(load(path), "a", "b")
+    assert_goes_back(project, path, before)
+
+
+def test_what_may_be_the_optimizers_is_still_refused(project: Folder) -> None:
+    path = project.path / "last.ckpt"
+    made(path, ["a", "b"], square("f", "a", "b"))
+    for operation in ('op.Transpose("f")', 'op.Drop("f", keep=True)', 'op.Reorder(["a", "f"])', 'op.Add("x", [2])'):
+        declare(project, "a1", operation)
+        content = digest(path)
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert "op.ParameterGroups" in ran.err
+        assert digest(path) == content
