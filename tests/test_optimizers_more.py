@@ -261,3 +261,34 @@ def test_what_may_be_the_optimizers_is_still_refused(project: Folder) -> None:
         assert ran.code == 1
         assert "op.ParameterGroups" in ran.err
         assert digest(path) == content
+
+
+def test_what_an_optimizer_remembers_of_no_parameter_stays(project: Folder) -> None:
+    """torch saves and loads what stands in `optimizer.state` under keys of one's own."""
+    path = project.path / "last.ckpt"
+    torch.manual_seed(0)
+    model = Four()
+    optimizer = torch.optim.AdamW(model.parameters())
+    step(model, optimizer)
+    optimizer.state["ema"] = {"k": torch.ones(2)}
+    before = saved(path, model, optimizer)
+    declare(project, "a1", 'op.Transpose("a.weight")', 'op.Drop("d.*", keep=True)', 'op.Rename("b.bias", "b.shift")')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)["opt"]["state"]
+    assert list(after) == [*range(6), "ema"]
+    assert torch.equal(after["ema"]["k"], torch.ones(2))
+    assert_goes_back(project, path, before)
+
+
+def test_a_position_that_is_no_parameter_is_refused(project: Folder) -> None:
+    """Nobody knows what 9 is, and other positions may come to it."""
+    path = project.path / "last.ckpt"
+    tree = made(path, ["a", "b"], square("a", "b"))
+    tree["opt"]["state"][9] = {"exp_avg": torch.ones(4, 4)}
+    torch.save(tree, path)
+    content = digest(path)
+    declare(project, "a1", 'op.Transpose("a")')
+    ran = project.run("upgrade", "head", path)
+    assert ran.code == 1
+    assert "does not number its parameters as torch does" in ran.err
+    assert digest(path) == content

@@ -123,8 +123,8 @@ class State:
         if self.by_name:
             return self._checked([group["params"] for group in self.groups], main)
         numbers = [position for group in self.groups for position in group["params"]]
-        if numbers != list(range(len(numbers))):
-            raise Unknown(f"the optimizer at {self.path} does not number its parameters as torch does")
+        if numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more()):
+            raise Unknown(f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it")
         if declared is not None:
             return self._declared(declared, main)
         followed = None if known is None else self._followed(known, main)
@@ -243,6 +243,7 @@ class State:
     def write(self, main: Table) -> None:
         """Write it into the tree, with the parameters numbered anew in the order of the state dict."""
         state: dict[Any, Any] = {}
+        more = self._more()
         number = 0
         for group, own in zip(self.groups, self.names(main), strict=True):
             keys: list[Any] = list(own) if self.by_name else list(range(number, number + len(own)))
@@ -252,7 +253,12 @@ class State:
                 group["param_names"] = list(own)
             found = zip(keys, (self.table[name].state for name in own), strict=True)
             state |= {key: value for key, value in found if value is not None}
-        self._content["state"] = _like(self._content["state"], state)
+        self._content["state"] = _like(self._content["state"], state | more)
+
+    def _more(self) -> dict[Any, Any]:
+        """Return what is remembered of no parameter: torch lets an optimizer keep anything there."""
+        positions = {position for group in self.groups for position in group["params"]}
+        return {key: value for key, value in self._content["state"].items() if key not in positions}
 
     def keeps_order(self) -> bool:
         """Tell whether the parameters of each group stand in the order of the state dict."""
