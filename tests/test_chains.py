@@ -68,13 +68,13 @@ def tree(path: Path) -> Any:
     return found
 
 
-def make(project: Folder) -> Path:
+def make(project: Folder, content: Any = None) -> Path:
     """Write a checkpoint without torch: a zip with a pickle is all that one without tensors is."""
     import zipfile
 
     path = project.path / "x.ckpt"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", pickle.dumps({"a": 1, "x": 2, "p": 3}, 2))
+        archive.writestr("x/data.pkl", pickle.dumps(content or {"a": 1, "x": 2, "p": 3}, 2))
         archive.writestr("x/version", b"3\n")
     return path
 

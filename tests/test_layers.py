@@ -54,7 +54,7 @@ commands.sides
 commands.differing commands.generating
 commands.authoring
 commands.steps commands.stamping commands.reading commands.mending commands.inspecting commands.rewriting
-commands.proving
+commands.proving commands.recognising
 commands.moving
 commands.checking commands.histories
 .

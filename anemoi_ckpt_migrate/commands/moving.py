@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
 from anemoi_ckpt_migrate.commands import proving, steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.project import Project, opened
+from anemoi_ckpt_migrate.commands.recognising import recognised
 from anemoi_ckpt_migrate.commands.writing import (
     Options,
     Result,
@@ -82,9 +83,10 @@ def upgrade(
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
+        record, noted = recognised(found, file, record)
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
-        warnings = loader.changed_since(graph, record)
+        warnings = (*noted, *loader.changed_since(graph, record))
         revisions = [graph[step.revision] for step in plan.steps]
         actions = [steps.up(revision) for revision in revisions]
         settings = executor.Settings(found.config.parameters)
@@ -134,6 +136,7 @@ def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | 
     found = opened(project)
     wanted = targets.parse(target or ("heads" if len(found.graph.heads) > 1 else "head"))
     with reading(checkpoint, found, Options(dry_run=True)) as (file, _, record):
+        record, _ = recognised(found, file, record)
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         revisions = [graph[step.revision] for step in plan.steps]
@@ -172,6 +175,7 @@ def downgrade(
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
+        record, noted = recognised(found, file, record)
         graph, kept = seen_from(found.graph, record), _kept(file, record, found.config.chain)
         plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in kept])
         undone = {step.revision for step in plan.steps}
@@ -181,7 +185,7 @@ def downgrade(
         foreign = [step.revision for step in plan.steps if steps.is_foreign(graph, entries[step.revision])]
         if foreign and not trust_checkpoint_code and earlier is None:
             raise UntrustedCode(foreign, os.fspath(checkpoint))
-        warnings = loader.changed_since(graph, record)
+        warnings = (*noted, *loader.changed_since(graph, record))
         actions = [] if earlier is not None else [steps.down(graph, entries[step.revision]) for step in plan.steps]
         settings = executor.Settings(_parameters(record, plan, found.config.parameters), discard_changes)
         if dry_run:

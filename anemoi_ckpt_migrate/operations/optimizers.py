@@ -124,7 +124,9 @@ class State:
             return self._checked([group["params"] for group in self.groups], main)
         numbers = [position for group in self.groups for position in group["params"]]
         if numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more()):
-            raise Unknown(f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it")
+            raise Unknown(
+                f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it"
+            )
         if declared is not None:
             return self._declared(declared, main)
         followed = None if known is None else self._followed(known, main)

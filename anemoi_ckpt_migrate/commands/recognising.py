@@ -1,0 +1,78 @@
+"""A checkpoint that nobody stamped, recognised by what it holds."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate import planner, recorder
+from anemoi_ckpt_migrate._version import __version__
+from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.commands.writing import applied_of
+from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.record import LogEntry, Record
+from anemoi_ckpt_migrate.scripts.functions import failure, load_source
+
+SCRIPT = "_recognise.py"
+"""Beside the scripts, a file with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
+
+
+def recognised(project: Project, file: Checkpoint, record: Record) -> tuple[Record, tuple[str, ...]]:
+    """Return the record of a checkpoint, or, where it has none and the scripts know better, what it should hold.
+
+    Parameters
+    ----------
+    project : Project
+        Whose scripts.
+    file : Checkpoint
+        The open checkpoint.
+    record : Record
+        What it remembers.
+
+    Returns
+    -------
+    tuple of Record and tuple of str
+        The record, and what a user should know.
+
+    Raises
+    ------
+    MigrationFailed
+        The function refuses the checkpoint, or is wrong.
+    """
+    path = project.config.versions[0] / SCRIPT
+    if record.lineage or record.log or not path.is_file():
+        return record, ()
+    revision = _asked(path, file)
+    if revision is None:
+        return record, ()
+    if revision not in project.graph:
+        raise MigrationFailed(str(path), None, f"`recognise` returned {revision!r:.60}, which is the id of no revision")
+    entries = tuple(applied_of(each, None) for each in planner.lineage_of(project.graph, [revision]))
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    entry = LogEntry(now, "recognise", "", (), (revision,), (), __version__)
+    name = project.graph[revision].name
+    said = f"it has no record; by what it holds it is at {revision} ({name}), and is taken for that"
+    return replace(record, heads=(revision,), lineage=entries, log=(*record.log, entry)), (said,)
+
+
+def _asked(path: Path, file: Checkpoint) -> Any:
+    """Run the function on a tree of its own: what it changes there changes nothing."""
+    source = path.read_text(encoding="utf-8")
+    function: Callable[[Any], Any] | None = getattr(load_source(source, "recognise", str(path)), "recognise", None)
+    if not callable(function):
+        raise MigrationFailed(str(path), None, "`recognise` is not a function")
+    tree = file.load()
+    recorder.remove(tree, None)
+    try:
+        found = function(tree)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the code is the user's
+        raise failure(error, str(path), "`recognise`", function) from error
+    if file.touched:
+        raise MigrationFailed(str(path), None, "`recognise` may look at names, shapes and dtypes, not at content")
+    return found

@@ -1,0 +1,87 @@
+"""Checkpoints that nobody stamped: the project knows them by what they hold.
+
+a1 (a -> b) --- a2 (b -> c) --- a3 (c -> d)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Folder, digest
+from tests.test_chains import make, script, tree
+
+RECOGNISE = """
+def recognise(ckpt):
+    if not isinstance(ckpt, dict) or "x" not in ckpt:
+        raise ValueError("this is no checkpoint of this project")
+    ckpt.pop("x")  # its own tree, and nobody else's
+    return {"a": None, "b": "a1", "c": "a2", "d": "a3", "z": "zz"}[min(ckpt)]
+"""
+
+
+@pytest.fixture
+def chain(project: Folder) -> Folder:
+    for place, (old, new) in enumerate(zip("abc", "bcd", strict=True), 1):
+        parent = f"a{place - 1}" if place > 1 else None
+        (project.path / "versions" / f"a{place}_x.py").write_text(script(f"a{place}", parent, old, new))
+    (project.path / "versions" / "_recognise.py").write_text(RECOGNISE)
+    return project
+
+
+def at(project: Folder, key: str) -> Path:
+    return make(project, {key: 1, "x": 2})
+
+
+@pytest.mark.parametrize(("key", "steps"), [("a", 3), ("b", 2), ("c", 1), ("d", 0)])
+def test_it_goes_on_from_where_it_is(chain: Folder, key: str, steps: int) -> None:
+    checkpoint = at(chain, key)
+    ran = chain.ok("upgrade", "head", checkpoint, "--json")
+    assert len(json.loads(ran.out)["steps"]) == steps
+    assert tree(checkpoint) == {"x": 2, "d": 1}
+    if key != "a":
+        assert "by what it holds it is at" in chain.ok("upgrade", "head", at(chain, key)).err
+    if steps:
+        chain.ok("downgrade", "base", checkpoint)
+        assert tree(checkpoint) == {"x": 2, "a": 1}
+
+
+def test_it_goes_down_from_where_it_is(chain: Folder) -> None:
+    checkpoint = at(chain, "c")
+    chain.ok("downgrade", "a1", checkpoint)
+    assert tree(checkpoint) == {"x": 2, "b": 1}
+    assert "recognise" in chain.ok("current", "-v", checkpoint).out
+    assert chain.run("check", "--rollback", at(chain, "b")).code == 0
+
+
+def test_what_is_recorded_is_not_asked_for(chain: Folder) -> None:
+    checkpoint = at(chain, "a")
+    chain.ok("upgrade", "a1", checkpoint)
+    chain.ok("downgrade", "base", checkpoint)
+    (chain.path / "versions" / "_recognise.py").write_text("1 / 0")
+    chain.ok("upgrade", "head", checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "`recognise` failed with ValueError: this is no checkpoint of this project"),
+        ("1 / 0", "importing the script failed with ZeroDivisionError"),
+        ("recognise = 3", "`recognise` is not a function"),
+        ("def recognise(ckpt):\n    return 'zz'", "`recognise` returned 'zz', which is the id of no revision"),
+    ],
+)
+def test_refused(chain: Folder, text: str | None, says: str) -> None:
+    checkpoint = at(chain, "a")
+    if text is None:
+        checkpoint = make(chain, {"foreign": 1})
+    else:
+        (chain.path / "versions" / "_recognise.py").write_text(text)
+    before = digest(checkpoint)
+    ran = chain.run("upgrade", "head", checkpoint)
+    assert ran.code == 1
+    assert says in ran.err
+    assert "_recognise.py" in ran.err
+    assert digest(checkpoint) == before
