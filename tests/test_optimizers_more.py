@@ -292,3 +292,76 @@ def test_a_position_that_is_no_parameter_is_refused(project: Folder) -> None:
     assert ran.code == 1
     assert "does not number its parameters as torch does" in ran.err
     assert digest(path) == content
+
+
+def test_moments_in_lists_and_dicts_go_along(project: Folder) -> None:
+    """As an optimizer of one's own may keep them: a history of gradients."""
+    path = project.path / "last.ckpt"
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(4, 6) for name in ("a", "b", "c")}
+    before = made(path, ["a", "b", "c"], tensors)
+    for place, value in before["opt"]["state"].items():
+        value["history"] = [tensors["abc"[place]] + 1, (torch.tensor(7), {"last": tensors["abc"[place]] + 2}), "x"]
+    torch.save(before, path)
+    declare(project, "a1", 'op.Fuse(["a", "b"], "ab")', 'op.Transpose("c")')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)
+    both, other = after["opt"]["state"][0]["history"], after["opt"]["state"][1]["history"]
+    assert torch.equal(both[0], after["state_dict"]["ab"] + 1)
+    assert torch.equal(both[1][1]["last"], after["state_dict"]["ab"] + 2)
+    assert both[1][0] == 7
+    assert both[2] == "x"
+    assert torch.equal(other[0], tensors["c"].T + 1)
+    assert_goes_back(project, path, before)
+
+
+def test_lists_of_what_has_another_shape_are_refused(project: Folder) -> None:
+    path = project.path / "last.ckpt"
+    tree = made(path, ["a", "b"], square("a", "b"))
+    for count, value in enumerate(tree["opt"]["state"].values(), 1):
+        value["rows"] = [torch.ones(4)] * count
+    torch.save(tree, path)
+    content = digest(path)
+    for operation, why in (
+        ('op.Transpose("a")', "the optimizer's rows has the shape [4], not that of the parameter [4, 4]"),
+        ('op.Fuse(["a", "b"], "c")', "the optimizer's rows differs between them"),
+    ):
+        declare(project, "a1", operation)
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert why in ran.err
+        assert digest(path) == content
+
+
+@pytest.mark.parametrize("kind", [torch.optim.NAdam, torch.optim.ASGD, torch.optim.AdamW])
+@pytest.mark.parametrize("operation", ['op.Stack(["s", "t"], "st")', 'op.Reshape(["s", "t"], [1])'])
+def test_numbers_that_count_are_no_moments_of_parameters_without_dimensions(
+    project: Folder, kind: Any, operation: str
+) -> None:
+    """s and t, each a number: their moments follow them, what is counted stays a number."""
+    path = project.path / "last.ckpt"
+
+    def trained(parameters: dict[str, Any], state: Any = None) -> Any:
+        optimizer = kind(parameters.values(), lr=0.1)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum((value - 1).square().sum() for value in parameters.values()).backward()
+            optimizer.step()
+        return optimizer
+
+    old = {name: nn.Parameter(torch.tensor(value)) for name, value in (("s", 3.0), ("t", -2.0))}
+    optimizer = trained(old)
+    weights = OrderedDict((name, value.detach()) for name, value in old.items())
+    torch.save({"state_dict": weights, "opt": optimizer.state_dict()}, path)
+    before = load(path)
+    declare(project, "a1", operation)
+    project.ok("upgrade", "head", path, "--check-rollback")
+
+    after = load(path)
+    new = {name: nn.Parameter(value.clone()) for name, value in after["state_dict"].items()}
+    trained(new, after["opt"])
+    trained(old, optimizer.state_dict())
+    assert torch.equal(torch.cat([value.flatten() for value in new.values()]), torch.stack([old["s"], old["t"]]))
+    assert_goes_back(project, path, before)

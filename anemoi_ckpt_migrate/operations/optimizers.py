@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
@@ -284,6 +285,18 @@ class State:
             return self._from_shapes(main, tensors, shapes) != groups
         except Unknown:
             return True
+
+
+def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Known | None:
+    """Return what was known of an optimizer; of one that a function made, what was said of one that is gone."""
+    own = [each for each in known if state.holds(each.content)]
+    said = (each for each in known if each.declared and not any(other.holds(each.content) for other in every))
+    return own[0] if own else next(said, None)
+
+
+def same_values(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Tell whether these are the very same, in the same order."""
+    return len(one) == len(other) and all(map(is_, one, other))
 
 
 def _order(main: Table) -> Callable[[str], int]:

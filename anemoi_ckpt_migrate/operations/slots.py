@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch, outcome
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.operations.tensors import Tensors, is_real
+
+_COUNTERS = ("step", "mu_product", "eta", "mu")  # torch.optim: numbers, whatever shape the parameter has
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +76,7 @@ class Slots:
             return Slot(values[0].group, shape, dtype, None)
         if len(states) < len(values):
             raise Mismatch("the optimizer has moments for some of them and none for others")
-        if len({tuple(state) for state in states}) > 1:
-            raise Mismatch("what the optimizer remembers of them differs")
-        made = {
-            name: self._made(kind, args, name, [state[name] for state in states], [slot.shape for slot in values])
-            for name in states[0]
-        }
+        made = self._made(kind, args, "state", states, [slot.shape for slot in values])
         return Slot(values[0].group, shape, dtype, made)
 
     def _fresh(self, args: tuple[Any, ...]) -> Slot:
@@ -91,15 +90,21 @@ class Slots:
     def _made(
         self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
     ) -> Any:
+        if is_a(values[0], dict) or type(values[0]) in (list, tuple):
+            return self._each(kind, args, name, values, shapes)
+        if is_a(values[0], Opaque):
+            held = ".".join(class_of(values[0]))
+            raise Mismatch(f"the optimizer's {name} is a {held}, which only `Run` can change")
         tensors = [is_stored(value) or is_real(value) for value in values]
         if not any(tensors):
             return self._one_of(name, values)
         if not all(tensors):
             raise Mismatch(f"the optimizer's {name} is a tensor for some of them only")
         own = [self._tensors.shape(value) for value in values]
-        if own == shapes and name != "step":
+        counts = name in _COUNTERS and not any(own)
+        if own == shapes and not counts:
             return self._tensors.make(kind, args, values)
-        if all(shape == () for shape in own):
+        if not any(own):
             first = values[0]
             if not all(self._tensors.same(first, value) for value in values[1:]):
                 raise Mismatch(f"the optimizer's {name} differs between them")
@@ -108,6 +113,26 @@ class Slots:
         raise Mismatch(
             f"the optimizer's {name} has the shape {list(own[0])}, not that of the parameter {list(shapes[0])}"
         )
+
+    def _each(
+        self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
+    ) -> Any:
+        """Make a dict or a list like those that are given, item by item."""
+        first = values[0]
+        named = isinstance(first, dict)
+        keys: list[Any] = list(first) if named else list(range(len(first)))
+        for value in values:
+            if type(value) is not type(first) or (list(value) if named else list(range(len(value)))) != keys:
+                raise Mismatch(f"the optimizer's {name} differs between them")
+        made = {
+            key: self._made(kind, args, key if named else name, [value[key] for value in values], shapes)
+            for key in keys
+        }
+        if not named:
+            return type(first)(made.values())
+        copied = copy(first)  # an ordered one stays one
+        copied.update(made)
+        return copied
 
     def _one_of(self, name: str, values: list[Any]) -> Any:
         if any(value != values[0] for value in values[1:]):

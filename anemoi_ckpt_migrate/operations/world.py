@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
@@ -16,7 +15,7 @@ from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.groups import Apart, ParameterGroups
 from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
 from anemoi_ckpt_migrate.operations.naming import Reorder
-from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates
+from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates, known_of, same_values
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
@@ -33,11 +32,6 @@ def _is_of_optimizers(operation: Operation) -> bool:
     if isinstance(added, Add):
         return not added.buffer and is_floating(added.dtype)
     return not isinstance(operation, (Cast, Recast, Uncast))
-
-
-def _differ(before: Sequence[Any], after: Sequence[Any]) -> bool:
-    """Tell whether these are not the very same, in the same order; names do not count."""
-    return len(before) != len(after) or not all(map(is_, before, after))
 
 
 @dataclass
@@ -230,7 +224,7 @@ class World:
         if main.copy.faults:
             return []
         self._check_tied(operation, main.copy.table, tied, shown)
-        concerned = any(map(_is_of_optimizers, own)) and _differ(before, self._movable())
+        concerned = any(map(_is_of_optimizers, own)) and not same_values(before, self._movable())
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
@@ -351,20 +345,12 @@ class World:
         optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
         for number, (opened, state) in enumerate(optimizers):
             said = declared.groups if declared is not None and declared.optimizer == number else None
-            known = self._known_of(state, [state for _, state in optimizers])
+            known = known_of(state, self._known, [state for _, state in optimizers])
             try:
                 state.name_slots(self._main.copy.table, self._tensors, said, known)
                 opened.copy.table, opened.unknown = state.table, ""
             except Unknown as error:
                 opened.unknown = str(error)
-
-    def _known_of(self, state: State, others: Sequence[State]) -> Known | None:
-        """Return what was known of an optimizer; of one that a function made, what was said of one that is gone."""
-        for known in self._known:
-            if state.holds(known.content):
-                return known
-        gone = (known for known in self._known if not any(other.holds(known.content) for other in others))
-        return next((known for known in gone if known.declared), None)
 
     def _tied(self) -> dict[str, list[str]]:
         """Return names of the same memory, by each of them."""
@@ -428,20 +414,13 @@ class World:
 
     def _named(self) -> list[Operation]:
         """Return what tells the optimizers' parameters on the way back, where shapes alone would not."""
-        found: list[Operation] = []
-        number = 0
-        for opened in self._others:
-            if opened.state is None:
-                continue
-            # Also where it is none of the optimizer's: the way back has to know that.
-            touched = self._main is not None and (self._main.copy.table.changed or opened.copy.table.changed)
-            if (
-                touched
-                and self._main is not None
-                and not opened.unknown
-                and opened.state.needs_names(self._main.copy.table, self._tensors)
-            ):
-                groups = tuple(literals(group) for group in opened.state.names(self._main.copy.table))
-                found.append(ParameterGroups(groups, number))
-            number += 1
+        if self._main is None:
+            return []
+        main, found = self._main.copy.table, list[Operation]()
+        optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
+        for number, (opened, state) in enumerate(optimizers):
+            # Also where only what is none of the optimizer's is touched: the way back has to know that.
+            touched = (main.changed or state.table.changed) and not opened.unknown
+            if touched and state.needs_names(main, self._tensors):
+                found.append(ParameterGroups(tuple(map(literals, state.names(main))), number))
         return found
