@@ -209,7 +209,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "timezone": _no_zone,
     "slug_length": _no_length,
     "hooks": lambda value: None,  # parse_hooks says more
-    "parameters": _no_text,
+    "parameters": lambda value: None if isinstance(value, str) else "a string",
     "several_heads": _no_truth,
     "head_file": _no_truth,
 }

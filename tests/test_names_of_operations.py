@@ -200,3 +200,28 @@ def test_only_what_is_added_gets_into_optimizers_and_copies(project: Folder) -> 
     assert list(after["ema"]) == ["enc.weight", "enc.scale", "mid.weight", "mid.scale"]
     assert after["opt"]["param_groups"][0]["param_names"] == list(after["ema"])
     assert equal(down(project), tree)
+
+
+def test_a_loose_tensor_does_not_make_the_whole_checkpoint_a_state_dict(project: Folder) -> None:
+    tree = {"best": torch.tensor(0.5), "net": tensors("module.a", "module.b"), "epoch": 3}
+    ran = refused(project, tree, 'op.StripPrefix("module.")')
+    assert "the checkpoint itself, net may all be the state dict: say which one it is as `parameters`" in ran.err
+    config = project.path / "ckpt-migrate.toml"
+    config.write_text('package = "pkg"\nparameters = "net"\n')
+    assert list(up(project, tree, 'op.StripPrefix("module.")')["net"]) == ["a", "b"]
+    assert equal(down(project), tree)
+
+
+def test_a_state_dict_at_the_top_may_have_a_copy_beside_it(project: Folder) -> None:
+    tree = {**tensors("a", "b"), "ema": dict(tensors("a", "b"))}
+    assert '"" for the checkpoint itself' in refused(project, tree, 'op.Rename("a", "c")').err
+    (project.path / "ckpt-migrate.toml").write_text('package = "pkg"\nparameters = ""\n')
+    after = up(project, tree, 'op.Rename("a", "c")', 'op.AddPrefix("m.")')
+    assert (list(after), list(after["ema"])) == (["m.c", "m.b", "ema"], ["m.c", "m.b"])
+    assert equal(down(project), tree)
+
+
+def test_what_a_module_saves_of_its_own_is_no_state_dict(project: Folder) -> None:
+    tree = {**tensors("a", "b"), "fp8._extra_state": {"scale": torch.ones(1)}}
+    assert list(up(project, tree, 'op.Rename("a", "c")')) == ["c", "b", "fp8._extra_state"]
+    assert equal(down(project), tree)

@@ -40,12 +40,11 @@ class Place:
 
     def table(self) -> Table:
         """Return its names, as the state dict has them."""
-        return Table(
-            (self._own(key), (key, value) if self._own(key) is None else value) for key, value in self.content.items()
-        )
+        named = ((self._own(key, value), key, value) for key, value in self.content.items())
+        return Table((name, (key, value) if name is None else value) for name, key, value in named)
 
-    def _own(self, key: Any) -> str | None:
-        if not isinstance(key, str) or not key.startswith(self.lead):
+    def _own(self, key: Any, value: Any) -> str | None:
+        if not isinstance(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not _is_extra(key)):
             return None
         return self.lacking + key[len(self.lead) :]
 
@@ -116,17 +115,25 @@ def find_main(tree: Any, path: str | None = None) -> Place | str:
     for name in USUAL:
         if is_parameters(tree.get(name)):
             return _main(name, tree[name])
+    found = {str(name): value for name, value in tree.items() if _may_be_main(name, value)}
     if is_parameters(tree):
-        return _main("", tree)
-    others = [name for name, value in tree.items() if is_parameters(value) and not is_optimizer(value)]
-    if len(others) == 1:
-        return _main(str(others[0]), tree[others[0]])
+        found = {"": tree, **found}
+    if len(found) == 1:
+        return _main(*found.popitem())
     way = "say which one it is as `parameters` in the configuration"
-    return (
-        f"{', '.join(map(str, others))} may all be the state dict: {way}"
-        if others
-        else f"no state dict is found: {way}"
-    )
+    if not found:
+        return f"no state dict is found: {way}"
+    itself = ', "" for the checkpoint itself' if "" in found else ""
+    return f"{', '.join(name or 'the checkpoint itself' for name in found)} may all be the state dict: {way}{itself}"
+
+
+def _may_be_main(name: Any, value: Any) -> bool:
+    return is_parameters(value) and not is_optimizer(value) and not _is_extra(name)
+
+
+def _is_extra(key: Any) -> bool:
+    """Tell whether a key is that of what a module saves of its own, `torch.nn.Module.get_extra_state`."""
+    return isinstance(key, str) and key.endswith("_extra_state")
 
 
 def _main(path: str, content: dict[Any, Any]) -> Place:
@@ -140,7 +147,7 @@ def find_copies(tree: Any, main: Place) -> list[Place]:
     """Find other dicts of the same parameters: averages, and what they replaced."""
     names = main.table()
     found = []
-    for path, value in _dicts(tree, "", 0, {id(main.content)}):
+    for path, value in _dicts(tree, "", 0, {id(main.content)} - {id(tree)}):
         place = _like(path, value, names)
         if place is not None:
             found.append(place)
