@@ -1,0 +1,31 @@
+"""training checkpoints of anemoi-models
+
+Where the chain begins: what anemoi-models 0.9.4 to 0.9.5 saved. Nothing changes; what is no such checkpoint is refused
+here, before anything is done to it. A checkpoint of a later release has to be stamped with that release first.
+
+Revision ID: a7d1c04e9b52
+Revises: nothing, this is a base
+Create Date: 2026-11-25 00:00:00+00:00
+"""
+
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+
+revision = "a7d1c04e9b52"
+down_revision = None
+branch_labels = "anemoi"
+depends_on = None
+
+metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.9.4"})
+
+
+def migrate(ckpt: CkptType) -> CkptType:
+    """Leave the checkpoint as it is, if it is one of this package."""
+    state_dict = ckpt.get("state_dict", {}) if isinstance(ckpt, dict) else {}
+    if "hyper_parameters" not in ckpt or not any(key.startswith("model.model.") for key in state_dict):
+        raise ValueError("this is no training checkpoint of anemoi-models")
+    return ckpt
+
+
+def rollback(ckpt: CkptType) -> CkptType:
+    """Leave the checkpoint as it is."""
+    return ckpt

@@ -1,0 +1,62 @@
+"""inner mlp
+
+The perceptrons of graph transformer blocks (``node_dst_mlp``, ``node_src_mlp``) and of transformer blocks (``mlp``, beside
+``attention``) are of the class MLP in anemoi-models 0.16.0, which has its layers under ``mlp``. Message passing blocks had
+it before; pointwise blocks have a plain sequence still.
+
+Activations with a gate (GLU and its like) are gone: their weights exist in no later release, so models that have them are
+refused.
+
+Revision ID: a95c2e71d8b4
+Revises: f3b9e04d6a85
+Create Date: 2026-11-25 00:00:00+00:00
+"""
+
+import re
+from typing import Any
+
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+
+revision = "a95c2e71d8b4"
+down_revision = "f3b9e04d6a85"
+branch_labels = None
+depends_on = None
+
+metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.16.0"})
+
+OUTER = re.compile(r"(model\.model\..+\.(?:node_dst_mlp|node_src_mlp)\.)(\d.*)")
+INNER = re.compile(r"(model\.model\..+\.(?:node_dst_mlp|node_src_mlp)\.)mlp\.(\d.*)")
+TRANSFORMER = re.compile(r"((model\.model\.(?:.+\.)?)mlp\.)(\d.*)")
+INNER_TRANSFORMER = re.compile(r"((model\.model\.(?:.+\.)?)mlp\.)mlp\.(\d.*)")
+BESIDE = "attention.lin_q.weight"
+GATED = re.compile(r"model\.model\..*(?:\.activation|mlp\.\d+)\.projection\..*")
+
+
+def migrate(ckpt: CkptType) -> CkptType:
+    """Put the layers into another one, where there are such blocks."""
+    gated = next((key for key in ckpt["state_dict"] if GATED.fullmatch(key)), None)
+    if gated is not None:
+        raise ValueError(f"{gated} belongs to an activation with a gate, which releases from 0.16.0 on do not have")
+    return rename(ckpt, OUTER, TRANSFORMER, "mlp.")
+
+
+def rollback(ckpt: CkptType) -> CkptType:
+    """Take them out again."""
+    return rename(ckpt, INNER, INNER_TRANSFORMER, "")
+
+
+def rename(ckpt: CkptType, graph: Any, transformer: Any, inner: str) -> CkptType:
+    """Rename layers, in the state dict and in copies of it, and keep their order."""
+    names = list(ckpt["state_dict"])
+    there = set(names)
+    new = {}
+    for key in names:
+        found = graph.fullmatch(key)
+        if found is None:
+            found = transformer.fullmatch(key)
+            found = found if found is not None and found[2] + BESIDE in there else None
+        new[key] = key if found is None else f"{found[1]}{inner}{found[found.lastindex]}"
+    for copy in [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]:
+        for key in names:
+            copy[new[key]] = copy.pop(key)
+    return ckpt

@@ -1,0 +1,230 @@
+"""edge providers
+
+anemoi-models 0.11.3 gives each mapper and processor a provider of edges, which has the trainable parameters of these, and
+makes the number of nodes (``edge_inc``) itself. So the parameters stand elsewhere, and with them their moments in the
+optimizer: before the encoder, processor or decoder; behind all of a kind at the levels of hierarchical models.
+
+Models without edges (transformers) or without trainable parameters have no such names.
+
+Revision ID: f4c7150ea98d
+Revises: e06b93d7f218
+Create Date: 2026-11-25 00:00:00+00:00
+"""
+
+import re
+from typing import Any
+
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+
+revision = "f4c7150ea98d"
+down_revision = "e06b93d7f218"
+branch_labels = None
+depends_on = None
+
+metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.11.3"})
+
+KEPT = "kept_by_anemoi_migrations"
+MODEL = "model.model."
+# Parts that have edges: one of a kind, or one for each level.
+SINGLE = r"(encoder|processor|decoder)"
+LEVELS = r"(downscale|upscale|down_level_processor|up_level_processor)"
+PART = re.compile(rf"model\.model\.(?:{SINGLE}|{LEVELS}\.([^.]+))\.")
+PROVIDER = re.compile(rf"model\.model\.(?:{SINGLE}_graph_provider|{LEVELS}_graph_providers\.([^.]+))\.")
+TRAINABLE = "trainable.trainable"
+SIZES = "edge_inc"
+HAS_EDGES = re.compile(r"\.(?:lin_edge|edge_mlp)\.")
+BUFFERS = {"_norm_mul", "_norm_add", "_input_idx", "_output_idx", "norm_min_val", SIZES}
+
+
+def migrate(ckpt: CkptType) -> CkptType:
+    """Move trainable parameters to the providers, and put the number of nodes aside."""
+    if any(PROVIDER.match(key) for key in ckpt["state_dict"]):
+        raise ValueError("this checkpoint is of a later release: stamp it with that")
+    aside = []
+    before = parameters(ckpt["state_dict"])
+    for copy in copies(ckpt):
+        sizes = {key for key in copy if leaf(PART, key) == SIZES}
+        aside.append([[key, copy[key]] for key in copy if key in sizes])
+        rearrange(copy, provided([key for key in copy if key not in sizes]))
+    carry_moments(ckpt, before, [key for key, _ in provided(list(before))])
+    ckpt.setdefault(KEPT, {})[revision] = aside
+    return ckpt
+
+
+def rollback(ckpt: CkptType) -> CkptType:
+    """Move trainable parameters back, and have the number of nodes saved again."""
+    before = parameters(ckpt["state_dict"])
+    everywhere = copies(ckpt)
+    kept = ckpt.get(KEPT, {})
+    aside = kept.pop(revision) if revision in kept else [sizes_by_graph(ckpt)] * len(everywhere)
+    if not kept:
+        ckpt.pop(KEPT, None)
+    for copy, sizes in zip(everywhere, aside, strict=True):
+        rearrange(copy, unprovided(list(copy)))
+        put_first(copy, dict(sizes))
+    carry_moments(ckpt, before, [key for key, _ in unprovided(list(before))])
+    return ckpt
+
+
+# What is called what, and stands where.
+
+
+def copies(ckpt: CkptType) -> list[dict[str, Any]]:
+    """Return the state dict, and copies of it."""
+    names = list(ckpt["state_dict"])
+    return [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]
+
+
+def leaf(kind: "re.Pattern[str]", key: str) -> str:
+    """Return what follows the name of a part in a name."""
+    found = kind.match(key)
+    return "" if found is None else key[found.end() :]
+
+
+def provided(keys: list[str]) -> list[tuple[str, str]]:
+    """Return names and what they become, in the new order."""
+    moved = {key: key for key in keys if leaf(PART, key) == TRAINABLE}
+    pairs = [(key, key) for key in keys if key not in moved]
+    for key in moved:
+        single, kind, level = found_in(PART, key)
+        if single:
+            new, place = f"{MODEL}{single}_graph_provider.{TRAINABLE}", first(pairs, f"{MODEL}{single}.")
+        else:
+            new = f"{MODEL}{kind}_graph_providers.{level}.{TRAINABLE}"
+            place = max(behind(pairs, f"{MODEL}{kind}."), behind(pairs, f"{MODEL}{kind}_graph_providers."))
+        pairs.insert(place, (key, new))
+    return pairs
+
+
+def unprovided(keys: list[str]) -> list[tuple[str, str]]:
+    """Return names and what they were called, in the old order: behind the embedding of edges, or first in its part."""
+    moved = [key for key in keys if leaf(PROVIDER, key) == TRAINABLE]
+    pairs = [(key, key) for key in keys if key not in moved]
+    for key in moved:
+        single, kind, level = found_in(PROVIDER, key)
+        part = f"{MODEL}{single}." if single else f"{MODEL}{kind}.{level}."
+        place = behind(pairs, f"{part}emb_edges.") or first(pairs, part)
+        pairs.insert(place, (key, f"{part}{TRAINABLE}"))
+    return pairs
+
+
+def found_in(kind: "re.Pattern[str]", key: str) -> tuple[str, str, str]:
+    """Return the single part, or the kind of part and the level, that a name is about."""
+    found = kind.match(key)
+    if found is None:
+        raise ValueError(f"{key} is about no part that has edges")
+    return found[1] or "", found[2] or "", found[3] or ""
+
+
+def first(pairs: list[tuple[str, str]], lead: str) -> int:
+    """Return the place of the first name that begins with something; the end if there is none."""
+    return next((place for place, (_, new) in enumerate(pairs) if new.startswith(lead)), len(pairs))
+
+
+def behind(pairs: list[tuple[str, str]], lead: str) -> int:
+    """Return the place behind the last name that begins with something; 0 if there is none."""
+    return max((place + 1 for place, (_, new) in enumerate(pairs) if new.startswith(lead)), default=0)
+
+
+def rearrange(copy: dict[str, Any], pairs: list[tuple[str, str]]) -> None:
+    """Give names other names and another order; what has no other name goes."""
+    items = [(new, copy[old]) for old, new in pairs]
+    copy.clear()
+    copy.update(items)
+
+
+def put_first(copy: dict[str, Any], sizes: dict[str, Any]) -> None:
+    """Put numbers of nodes where they stood, first in their parts."""
+    pairs = [(key, key) for key in copy]
+    for key in sizes:
+        pairs.insert(first(pairs, key.removesuffix(SIZES)), (key, key))
+    values = {**copy, **sizes}
+    copy.clear()
+    copy.update((key, values[key]) for key, _ in pairs)
+
+
+def sizes_by_graph(ckpt: CkptType) -> list[list[Any]]:
+    """Return the numbers of nodes, where nobody remembers them, for parts that have edges."""
+    import torch
+
+    names = list(ckpt["state_dict"])
+    graph = ckpt["hyper_parameters"]["graph_data"]
+    made: dict[str, Any] = {}
+    for key in names:
+        part = PART.match(key)
+        if part is not None and HAS_EDGES.search(key) and f"{part[0]}{SIZES}" not in made:
+            numbers = [graph._node_store_dict[name]._mapping["x"].shape[0] for name in ends(part, names, graph)]
+            made[f"{part[0]}{SIZES}"] = torch.tensor(numbers, dtype=torch.int64).reshape(2, 1)
+    return [[key, made[key]] for key in made]
+
+
+def ends(part: "re.Match[str]", names: list[str], graph: Any) -> tuple[str, str]:
+    """Return between which nodes the edges of a part go."""
+    down = list(dict.fromkeys(name.split(".")[3] for name in names if name.startswith(f"{MODEL}downscale.")))
+    hidden = [name for name in graph._node_store_dict if name != "data"]
+    hidden = [*down, *(name for name in hidden if name not in down)]
+    if len(hidden) != (len(down) + 1 if down else 1):
+        raise ValueError(f"the graph has nodes {', '.join(hidden)}, and it is not known which of them are hidden ones")
+    single, kind, level = part[1], part[2], part[3]
+    if single:
+        return {"encoder": ("data", hidden[0]), "decoder": (hidden[0], "data")}.get(single, (hidden[-1], hidden[-1]))
+    step = {"downscale": 1, "upscale": -1}.get(kind, 0)
+    return level, hidden[hidden.index(level) + step]
+
+
+# What the optimizer remembers.
+
+
+def parameters(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a state dict is a parameter of the model, in order; what is one under two names, once."""
+    found = {}
+    for key, value in state_dict.items():
+        last = key.rpartition(".")[2]
+        tied = key.replace(".layer_norm_attention_dest.", ".layer_norm_attention.")
+        buffer = last in BUFFERS or last.startswith("latlons_")
+        if key.startswith("model.") and not buffer and (tied == key or tied not in state_dict):
+            found[key] = value
+    return found
+
+
+def carry_moments(ckpt: CkptType, before: dict[str, Any], order: list[str]) -> None:
+    """Have each optimizer number the parameters in another order."""
+    if order == list(before):
+        return
+    place = {key: number for number, key in enumerate(order)}
+    for optimizer in ckpt.get("optimizer_states", []):
+        own = remembered(optimizer, before)
+        state = optimizer["state"]
+        moved = sorted(range(len(own)), key=lambda position: place[own[position]])
+        values = {new: state[old] for new, old in enumerate(moved) if old in state}
+        state.clear()
+        state.update(values)
+
+
+def remembered(optimizer: Any, before: dict[str, Any]) -> list[str]:
+    """Return which parameter each position of an optimizer stands for: all of them, or those that are not frozen."""
+    groups, state = optimizer["param_groups"], optimizer["state"]
+    positions = groups[0]["params"]
+    if len(groups) != 1 or positions != list(range(len(positions))):
+        raise ValueError("the optimizer has several groups of parameters, and it is not known which is where")
+    wanted = [shape(state.get(position)) for position in positions]
+    there = [(key, tuple(value.shape)) for key, value in before.items()]
+    left, right = matched(wanted, there), matched(wanted[::-1], there[::-1])[::-1]
+    if left != right or len(left) != len(wanted):
+        raise ValueError("the optimizer has not all parameters, and it cannot be told which of them it has")
+    return left
+
+
+def shape(moments: Any) -> "tuple[int, ...] | None":
+    """Return the shape of the parameter that moments are of; None if they do not tell."""
+    found = {tuple(value.shape) for value in (moments or {}).values() if hasattr(value, "shape")} - {()}
+    return found.pop() if len(found) == 1 else None
+
+
+def matched(wanted: list[Any], there: list[tuple[str, tuple[int, ...]]]) -> list[str]:
+    """Return the first names whose shapes fit, in order."""
+    found: list[str] = []
+    for key, own in there:
+        if len(found) < len(wanted) and wanted[len(found)] in (None, own):
+            found.append(key)
+    return found
