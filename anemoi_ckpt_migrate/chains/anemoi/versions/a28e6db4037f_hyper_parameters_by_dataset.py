@@ -1,7 +1,7 @@
 """hyper-parameters by dataset
 
-anemoi-models 0.12.0 takes several datasets: data indices, statistics, supporting arrays and the graph are dicts, with one
-entry for each. Where there was one dataset, its name is "data".
+anemoi-models 0.12.0 takes several datasets: data indices, statistics, supporting arrays and the graph are dicts, with
+one entry for each. Where there was one dataset, its name is "data".
 
 Revision ID: a28e6db4037f
 Revises: f4c7150ea98d

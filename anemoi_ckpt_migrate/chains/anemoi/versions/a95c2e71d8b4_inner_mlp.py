@@ -1,11 +1,11 @@
 """inner mlp
 
-The perceptrons of graph transformer blocks (``node_dst_mlp``, ``node_src_mlp``) and of transformer blocks (``mlp``, beside
-``attention``) are of the class MLP in anemoi-models 0.16.0, which has its layers under ``mlp``. Message passing blocks had
-it before; pointwise blocks have a plain sequence still.
+The perceptrons of graph transformer blocks (``node_dst_mlp``, ``node_src_mlp``) and of transformer blocks (``mlp``,
+beside ``attention``) are of the class MLP in anemoi-models 0.16.0, which has its layers under ``mlp``. Message passing
+blocks had it before; pointwise blocks have a plain sequence still.
 
-Activations with a gate (GLU and its like) are gone: their weights exist in no later release, so models that have them are
-refused.
+Activations with a gate (GLU and its like) are gone: their weights exist in no later release, so models that have them
+are refused.
 
 Revision ID: a95c2e71d8b4
 Revises: f3b9e04d6a85

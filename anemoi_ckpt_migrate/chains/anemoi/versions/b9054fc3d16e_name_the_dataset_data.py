@@ -52,5 +52,5 @@ operations = [
     op.RenamePrefix("model.model.node_attributes.", "model.model.node_attributes.data."),
     op.RenamePrefix("model.model.encoder.", "model.model.encoder.data."),
     op.RenamePrefix("model.model.decoder.", "model.model.decoder.data."),
-    op.Run(name_the_rest, unname_the_rest),
+    op.Run("name_the_rest", "unname_the_rest"),
 ]

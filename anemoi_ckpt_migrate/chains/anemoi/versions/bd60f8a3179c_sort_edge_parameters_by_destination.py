@@ -1,11 +1,11 @@
 """sort edge parameters by destination
 
-The providers of anemoi-models 0.16.0 sort edges by the node that they lead to, edges to one node in the order in which they
-stand in the graph. The trainable parameters of edges, one row for each, are saved in that order too, and
+The providers of anemoi-models 0.16.0 sort edges by the node that they lead to, edges to one node in the order in which
+they stand in the graph. The trainable parameters of edges, one row for each, are saved in that order too, and
 ``trainable_layout_version`` says so. What the optimizer remembers of a row goes with it.
 
-A model has the version, and no parameters, where these are switched off; it has neither where the graph has no such edges,
-as for transformers.
+A model has the version, and no parameters, where these are switched off; it has neither where the graph has no such
+edges, as for transformers.
 
 Revision ID: bd60f8a3179c
 Revises: a95c2e71d8b4

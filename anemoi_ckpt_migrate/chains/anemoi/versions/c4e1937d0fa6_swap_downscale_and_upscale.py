@@ -1,8 +1,9 @@
 """swap downscale and upscale
 
-Hierarchical models of anemoi-models 0.19.0 call ``upscale`` what leads to a coarser level, which was ``downscale``, under
-the same name of the level; and ``downscale`` what leads to a finer one, under the name of the level that it leads to,
-which was ``upscale`` under the name of the level that it comes from. Their order stays. Other models have no such names.
+Hierarchical models of anemoi-models 0.19.0 call ``upscale`` what leads to a coarser level, which was ``downscale``,
+under the same name of the level; and ``downscale`` what leads to a finer one, under the name of the level that it leads
+to, which was ``upscale`` under the name of the level that it comes from. Their order stays. Other models have no such
+names.
 
 Revision ID: c4e1937d0fa6
 Revises: bd60f8a3179c

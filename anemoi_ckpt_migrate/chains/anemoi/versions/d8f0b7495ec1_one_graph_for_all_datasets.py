@@ -1,8 +1,8 @@
 """one graph for all datasets
 
-anemoi-models 0.13.0 has one graph, with nodes for each dataset, where 0.12 had a graph for each. With one dataset, called
-"data" as its nodes are, they are the same. Graphs of several datasets cannot be joined without knowing which of their
-hidden nodes are to be kept: such a checkpoint is refused.
+anemoi-models 0.13.0 has one graph, with nodes for each dataset, where 0.12 had a graph for each. With one dataset,
+called "data" as its nodes are, they are the same. Graphs of several datasets cannot be joined without knowing which of
+their hidden nodes are to be kept: such a checkpoint is refused.
 
 Revision ID: d8f0b7495ec1
 Revises: b9054fc3d16e

@@ -1,7 +1,7 @@
 """lookup tables in data indices
 
-The data indices of anemoi-models 0.14.0 hold tables from names to positions and back, and where the model's output stands
-in the data's. All of it follows from what was there.
+The data indices of anemoi-models 0.14.0 hold tables from names to positions and back, and where the model's output
+stands in the data's. All of it follows from what was there.
 
 Revision ID: f3b9e04d6a85
 Revises: e17ca3592fd0

@@ -1,8 +1,8 @@
 """edge providers
 
-anemoi-models 0.11.3 gives each mapper and processor a provider of edges, which has the trainable parameters of these, and
-makes the number of nodes (``edge_inc``) itself. So the parameters stand elsewhere, and with them their moments in the
-optimizer: before the encoder, processor or decoder; behind all of a kind at the levels of hierarchical models.
+anemoi-models 0.11.3 gives each mapper and processor a provider of edges, which has the trainable parameters of these,
+and makes the number of nodes (``edge_inc``) itself. So the parameters stand elsewhere, and with them their moments in
+the optimizer: before the encoder, processor or decoder; behind all of a kind at the levels of hierarchical models.
 
 Models without edges (transformers) or without trainable parameters have no such names.
 
