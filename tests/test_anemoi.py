@@ -14,19 +14,19 @@ import pickle
 import re
 import shutil
 from collections import OrderedDict
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from packaging.version import Version
 
 torch = pytest.importorskip("torch")
 
-import anemoi_ckpt_migrate  # noqa: E402
 from tests.conftest import Folder  # noqa: E402
 from tests.operating import equal  # noqa: E402
 
-CHAIN = Path(anemoi_ckpt_migrate.__file__).parent / "chains" / "anemoi" / "versions"
+CHAIN = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
 REAL = Path(os.environ.get("ANEMOI_CHECKPOINTS") or Path(__file__).parents[2] / "shared" / "anemoi")
 RELEASES = ("0.9.4", "0.9.7", "0.10.0", "0.11.0", "0.11.3", "0.12.0", "0.13.0", "0.15.0", "0.16.0")
 KINDS = ("gt", "gnn")
@@ -78,7 +78,7 @@ class Foreigners:
     load, Pickler = pickle.load, pickle.Pickler
 
     class Unpickler(pickle.Unpickler):
-        classes: dict[str, type] = {}
+        classes: ClassVar[dict[str, type]] = {}
 
         def find_class(self, module: str, name: str) -> Any:
             if module.partition(".")[0] in ("torch", "collections", "builtins", "__builtin__", "_codecs"):

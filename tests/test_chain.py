@@ -1,55 +1,44 @@
-"""The chain that ships: the names of real anemoi-models checkpoints, from release to release."""
+"""The chain that ships, as such; what it does to checkpoints is tested in `test_anemoi`."""
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.config import Config
-from anemoi_ckpt_migrate.scripts.loader import load
-from tests.conftest import DATA, Folder, digest
+from anemoi_ckpt_migrate.scripts.functions import load_module
+from tests.conftest import Folder, digest
 
-torch = pytest.importorskip("torch")
-NAMES = json.loads((DATA / "anemoi_names.json").read_text())
 VERSIONS = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
-CHAIN = cm.Project(Config(VERSIONS, (VERSIONS,), None, "anemoi-models"), load([VERSIONS]))
 
 
-def save(path: Path, names: list[str]) -> Path:
-    """Save a checkpoint whose state dict has the names of a real one, in their order."""
-    torch.save({"state_dict": {name: torch.full((1,), float(i)) for i, name in enumerate(names)}}, path)
-    return path
+def test_it_is_found_by_name(project: Folder) -> None:
+    assert "[anemoi]" in project.ok("--chain", "anemoi", "heads").out
+    chain = cm.open_chain("anemoi")
+    assert chain.config.versions == (VERSIONS,)
+    assert len(chain.graph.heads) == 1
+    assert project.run("--chain", "anemoi", "check").code == 0
 
 
-@pytest.mark.parametrize("model", ["gt", "gnn"])
-def test_names_become_those_of_the_next_releases(project: Folder, model: str) -> None:
-    checkpoint = save(project.path / "last.ckpt", NAMES[f"0.11.3_{model}"])
-    before = torch.load(checkpoint)["state_dict"]
-    for target, release in (("a1c4", "0.12.0"), ("5be1", "0.13.0")):
-        cm.upgrade(checkpoint, target, project=CHAIN)
-        after = torch.load(checkpoint)["state_dict"]
-        assert list(after) == NAMES[f"{release}_{model}"]
-        assert [t.item() for t in after.values()] == [t.item() for t in before.values()]
-    cm.downgrade(checkpoint, "base", project=CHAIN)
-    assert list(torch.load(checkpoint)["state_dict"]) == list(before)
-
-
-@pytest.mark.parametrize("release", ["0.10.0_gt", "0.13.0_gnn"])
-def test_other_releases_are_refused(project: Folder, release: str) -> None:
-    checkpoint = save(project.path / "last.ckpt", NAMES[release])
-    before = digest(checkpoint)
-    with pytest.raises(cm.MigrateError, match="no checkpoint of anemoi-models"):
-        cm.upgrade(checkpoint, "head", project=CHAIN)
-    assert digest(checkpoint) == before
+def test_every_revision_says_which_release_made_the_change() -> None:
+    for revision in cm.open_chain("anemoi").graph:
+        assert "anemoi-models" in revision.versions
+        assert load_module(revision).__doc__.count("Revision ID:") == 1
 
 
 def test_this_repository_is_a_project_with_that_chain() -> None:
     root = Path(__file__).parent.parent
     if not (root / "pyproject.toml").exists():
         pytest.skip("the sources are not here")
-    assert [revision.id for revision in cm.open_project(root).graph] == [revision.id for revision in CHAIN.graph]
-    assert CHAIN.graph.heads == ("5be19a83c0f4",)
+    assert list(cm.open_project(root).graph) == list(cm.open_chain("anemoi").graph)
+
+
+def test_foreign_checkpoints_are_refused(project: Folder) -> None:
+    checkpoint = project.copy()
+    before = digest(checkpoint)
+    ran = project.run("--chain", "anemoi", "upgrade", "head", checkpoint)
+    assert ran.code == 1
+    assert "no training checkpoint of anemoi-models" in ran.err
+    assert digest(checkpoint) == before

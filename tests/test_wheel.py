@@ -35,7 +35,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     for name in (
         "anemoi_ckpt_migrate/py.typed",
         "anemoi_ckpt_migrate/templates/script.py.mako",
-        "anemoi_ckpt_migrate/versions/a1c4f0d27e12_name_modules_by_dataset.py",
+        "anemoi_ckpt_migrate/versions/a7d1c04e9b52_training_checkpoints_of_anemoi_models.py",
     ):
         assert name in names
     (page,) = [name for name in names if name.endswith("data/share/man/man1/ckpt-migrate.1")]
