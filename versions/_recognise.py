@@ -1,0 +1,123 @@
+"""Tells which release of anemoi-models a training checkpoint is of, by what it holds: nobody stamped it.
+
+Each revision of the chain is asked whether the checkpoint has what it makes. Some cannot be told (a model without edges
+has no edge providers, in any release): then the others decide. What has the marks of a later release and lacks those of
+an earlier one is refused.
+"""
+
+import re
+from typing import Any
+
+from anemoi_ckpt_migrate import CkptType
+
+INITIAL = "a7d1c04e9b52"
+UPSTREAM = (
+    "initial",
+    "deprecate_eda",
+    "chunking_fix",
+    "hardware_schema_update",
+    "refactor_mapper",
+    "move_to_multiple_datasets",
+    "fuse_multiple_perdataset_graphs",
+    "rename_swa_to_weight_averaging",
+    "glu_mlp_implementation",
+    "trainable_edge_perm_fix",
+)
+"""Migrations that anemoi-models itself notes in a checkpoint, without the time in front: up to 0.19.0."""
+
+
+def recognise(ckpt: CkptType) -> str:
+    """Return the last revision whose changes the checkpoint has."""
+    state_dict = ckpt.get("state_dict") if isinstance(ckpt, dict) else None
+    if not isinstance(state_dict, dict) or not isinstance(ckpt.get("hyper_parameters"), dict):
+        raise ValueError("this is no training checkpoint of anemoi-models")
+    if not any(key.startswith("model.model.") for key in state_dict):
+        raise ValueError("this is no training checkpoint of anemoi-models")
+    check_noted(ckpt.get("migrations"))
+    marks = marks_of(list(state_dict), ckpt["hyper_parameters"])
+    lacking = next((place for place, (_, _, mark) in enumerate(marks) if mark is False), len(marks))
+    # A name without the dataset is as well one of before there were any: it proves nothing.
+    later = [what for revision, what, mark in marks[lacking:] if mark and revision != "c63d812fa07b"]
+    if later:
+        raise ValueError(
+            f"it has {later[0]}, and not {marks[lacking][1]}, which came before: it was migrated in part, as "
+            "`anemoi-models migration sync` does; take the file from before that, or stamp it with its release"
+        )
+    return marks[lacking - 1][0] if lacking else INITIAL
+
+
+def check_noted(noted: Any) -> None:
+    """Refuse what anemoi-models noted and could not have: another order, or migrations of a later release."""
+    names = [re.sub(r"^\d+_", "", str(entry["name"])) for entry in noted or ()]
+    unknown = [name for name in names if name not in UPSTREAM]
+    if unknown:
+        raise ValueError(f"it has the migration {unknown[0]}, of a release that is newer than this chain: upgrade that")
+    if tuple(names) != UPSTREAM[: len(names)]:
+        raise ValueError(f"its list of migrations ({', '.join(names)}) is that of no release; stamp it with its release")
+
+
+def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[str, str, "bool | None"]]:
+    """Return for each revision what it makes, and whether that is there; None if that cannot be told."""
+    indices, graph = hyper_parameters.get("data_indices"), hyper_parameters.get("graph_data")
+    several = None if indices is None else isinstance(indices, dict)
+    datasets = list(indices) if isinstance(indices, dict) else ["data"]
+    one = next(iter(indices.values())) if isinstance(indices, dict) else indices
+
+    def has(pattern: str) -> bool:
+        return any(re.search(pattern, key) for key in keys)
+
+    def told(there: str, instead: str) -> "bool | None":
+        return True if has(there) else False if has(instead) else None
+
+    def holds(attribute: str) -> "bool | None":
+        return None if one is None else attribute in vars(one)
+
+    names = "|".join(map(re.escape, datasets))
+    part = r"^model\.model\.[a-z_]+(?:\.[^.]+)?"
+    edges = r"_graph_providers?(?:\.[^.]+)?\.trainable"
+    return [
+        ("b3e8f6205d1a", "targets in its data indices", holds("target")),
+        ("c91f4a7be036", "layers of the processor numbered through", not has(r"\.proc\.\d+\.blocks\.")),
+        ("d52a08f1c7e4", "no truncation data", "truncation_data" not in hyper_parameters),
+        ("e06b93d7f218", "noise conditioning in the injector", None),
+        ("f4c7150ea98d", "providers of edges", told(edges, rf"{part}\.(?:edge_inc|trainable\.trainable)$")),
+        ("a28e6db4037f", "hyper-parameters by dataset", several),
+        (
+            "b9054fc3d16e",
+            "names by dataset",
+            told(rf"^model\.pre_processors\.(?:{names})\.", r"^model\.pre_processors\."),
+        ),
+        ("d8f0b7495ec1", "one graph for all datasets", None if graph is None else several and not isinstance(graph, dict)),
+        (
+            "c63d812fa07b",
+            "node attributes of all datasets together",
+            told(r"node_attributes\.(?:latlons|trainable)_", rf"node_attributes\.(?:{names})\.(?:latlons|trainable)_"),
+        ),
+        ("e17ca3592fd0", "model output indices of normalizers", told(r"\._model_output_idx$", r"\._output_idx$")),
+        ("f3b9e04d6a85", "lookup tables in its data indices", holds("data_full_name_to_position")),
+        ("a95c2e71d8b4", "inner MLPs", told(r"\.node_(?:dst|src)_mlp\.mlp\.", r"\.node_(?:dst|src)_mlp\.\d")),
+        ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", edges)),
+        ("c4e1937d0fa6", "downscale and upscale swapped", swapped(keys, hyper_parameters)),
+    ]
+
+
+def swapped(keys: list[str], hyper_parameters: dict[str, Any]) -> "bool | None":
+    """Tell by the configuration, which names encoders by 0.19.0, whether a hierarchical model is of that release."""
+    if not any(key.startswith("model.model.downscale.") for key in keys):
+        return None
+    model = inside(inside(hyper_parameters.get("config"), "model"), "encoders")
+    if inside(hyper_parameters.get("config"), "model") is None:
+        raise ValueError("its configuration cannot be read, by which alone its release is known: stamp it with that")
+    return model is not None
+
+
+def inside(holder: Any, name: str) -> Any:
+    """Return what a configuration of whatever class holds under a name; None if nothing."""
+    if holder is None:
+        return None
+    try:
+        return holder[name]
+    except (KeyError, IndexError, TypeError):
+        pass
+    content = getattr(holder, "_content", None)
+    return content.get(name) if isinstance(content, dict) else getattr(holder, name, None)
