@@ -13,6 +13,8 @@ import os
 import pickle
 import re
 import shutil
+import sys
+import types
 from collections import OrderedDict
 from importlib import resources
 from pathlib import Path
@@ -23,7 +25,7 @@ from packaging.version import Version
 
 torch = pytest.importorskip("torch")
 
-from tests.conftest import Folder  # noqa: E402
+from tests.conftest import Folder, digest  # noqa: E402
 from tests.operating import equal  # noqa: E402
 
 CHAIN = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
@@ -139,8 +141,7 @@ def parameters(state_dict: Any) -> list[str]:
 
 def stamped(anemoi: Folder, release: str, kind: str) -> Path:
     """Copy a real checkpoint, and say what it is."""
-    path = Path(shutil.copy(REAL / f"{release}_{kind}.ckpt", anemoi.path))
-    path.chmod(0o644)
+    path = copied(anemoi, release, kind)
     anemoi.ok("stamp", f"anemoi-models=={release}", path, "--no-backup")
     return path
 
@@ -294,14 +295,80 @@ def test_nothing_has_to_be_said_of_the_first_release(anemoi: Folder) -> None:
 
 
 @real
-@pytest.mark.parametrize("release", ["0.11.3", "0.12.0", "0.13.0", "0.15.0", "0.16.0", "0.19.0"])
-def test_a_later_checkpoint_that_is_not_stamped_is_refused(anemoi: Folder, release: str) -> None:
-    path = Path(shutil.copy(REAL / f"{release}_gt.ckpt", anemoi.path))
+@each
+def test_nobody_has_to_stamp_anything(project: Folder, release: str, kind: str) -> None:
+    """By its name, from anywhere; a checkpoint is recognised by what it holds."""
+    path = copied(project, release, kind)
+    before = read(path)
+    ran = project.ok("--chain", "anemoi", "upgrade", "head", path, "--no-backup")
+    assert release in ("0.9.4", "0.16.0") or "by what it holds it is at" in ran.err  # 0.16.0 is as 0.19.0
+    ideal = json.loads((REAL / f"ideal_{release}_{kind}.json").read_text())
+    assert described(read(path)["state_dict"]) == ideal
+    log = json.loads(project.ok("--chain", "anemoi", "current", path, "--json").out)["log"]
+    starts = [entry["to"][0] for entry in log if entry["command"] == "recognise"]
+    if log:
+        project.ok("--chain", "anemoi", "downgrade", starts[0] if release != "0.9.4" else "base", path)
+    assert equal(read(path), before)
+
+
+@real
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_latest_is_at_head(project: Folder, kind: str) -> None:
+    path = copied(project, "0.19.0", kind)
+    assert "nothing to do" in project.ok("--chain", "anemoi", "upgrade", "head", path).out
+
+
+def copied(project: Folder, release: str, kind: str) -> Path:
+    path = Path(shutil.copy(REAL / f"{release}_{kind}.ckpt", project.path))
     path.chmod(0o644)
-    refused = anemoi.run("upgrade", "head", path)
-    assert refused.code == 1
-    assert "are of a later release: stamp the checkpoint with that" in refused.err
-    assert "nothing was changed" in refused.err
+    return path
+
+
+@real
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda tree: tree["migrations"].reverse(), "is that of no release"),
+        (lambda tree: tree["migrations"].pop(1), "is that of no release"),
+        (
+            lambda tree: tree["migrations"].append({"name": "1999999999_new_thing"}),
+            "it has the migration new_thing, of a release that is newer than this chain",
+        ),
+        (
+            lambda tree: [
+                tree["state_dict"].pop(key) for key in list(tree["state_dict"]) if key.endswith("._model_output_idx")
+            ],
+            "it has lookup tables in its data indices, and not model output indices of normalizers, which came before",
+        ),
+        (lambda tree: tree.pop("hyper_parameters"), "this is no training checkpoint of anemoi-models"),
+    ],
+)
+def test_what_no_release_saves_is_refused(project: Folder, spoil: Any, says: str) -> None:
+    """A list of migrations in another order, one of a later release, and what upstream's own tool leaves behind."""
+    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+
+    path = copied(project, "0.19.0", "gt")
+    with open_checkpoint(path) as file:
+        tree = file.load()
+        spoil(tree)
+        file.write(file.pickled(tree), {}, backup=False)
+    before = digest(path)
+    ran = project.run("--chain", "anemoi", "upgrade", "head", path)
+    assert ran.code == 1
+    assert says in ran.err
+    assert digest(path) == before
+
+
+@real
+def test_a_script_that_was_renamed_upstream_is_known(project: Folder) -> None:
+    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+
+    path = copied(project, "0.19.0", "gt")
+    with open_checkpoint(path) as file:
+        tree = file.load()
+        tree["migrations"][0]["name"] = "1700000000_initial"
+        file.write(file.pickled(tree), {}, backup=False)
+    project.ok("--chain", "anemoi", "upgrade", "head", path)
 
 
 @real
@@ -310,3 +377,543 @@ def test_a_dry_run_and_check(anemoi: Folder) -> None:
     anemoi.ok("upgrade", "head", path, "--dry-run")
     anemoi.ok("check")
     anemoi.ok("check", path, "--rollback")
+
+
+# Models that the real checkpoints are none of: names as the sources of the releases give them, with small tensors.
+# What an optimizer remembers of a parameter is the parameter itself, so that afterwards it is told what goes where.
+
+NODES = {"data": 7, "hidden": 4}
+EDGES = {("data", "hidden"): 9, ("hidden", "hidden"): 8, ("hidden", "data"): 11}
+LEVELS = {"data": 7, "fine": 5, "middle": 4, "coarse": 3}
+LEVEL_EDGES = {
+    ("data", "fine"): 9,
+    ("fine", "fine"): 8,
+    ("middle", "middle"): 7,
+    ("fine", "middle"): 6,
+    ("middle", "coarse"): 5,
+    ("coarse", "coarse"): 4,
+    ("coarse", "middle"): 3,
+    ("middle", "fine"): 10,
+    ("fine", "data"): 11,
+}
+
+GT = """
+    encoder.edge_inc | -
+    encoder.proc.layer_norm_attention.weight | encoder.data.proc.layer_norm_attention.weight
+    encoder.proc.layer_norm_attention_dest.weight | encoder.data.proc.layer_norm_attention_dest.weight
+    encoder.proc.lin_edge.weight | encoder.data.proc.lin_edge.weight
+    encoder.proc.node_dst_mlp.0.weight | encoder.data.proc.node_dst_mlp.mlp.0.weight
+    encoder.proc.node_src_mlp.2.weight | encoder.data.proc.node_src_mlp.mlp.2.weight
+    processor.edge_inc | -
+    processor.proc.0.blocks.0.lin_edge.weight | processor.proc.0.lin_edge.weight
+    processor.proc.0.blocks.1.lin_edge.weight | processor.proc.1.lin_edge.weight
+    processor.proc.1.blocks.0.lin_edge.weight | processor.proc.2.lin_edge.weight
+    processor.proc.1.blocks.1.node_dst_mlp.0.weight | processor.proc.3.node_dst_mlp.mlp.0.weight
+    decoder.edge_inc | -
+    decoder.proc.lin_edge.weight | decoder.data.proc.lin_edge.weight
+"""
+GNN = """
+    encoder.edge_inc | -
+    encoder.emb_edges.mlp.0.weight | encoder.data.emb_edges.mlp.0.weight
+    encoder.proc.node_mlp.mlp.0.weight | encoder.data.proc.node_mlp.mlp.0.weight
+    encoder.proc.conv.edge_mlp.mlp.0.weight | encoder.data.proc.conv.edge_mlp.mlp.0.weight
+    processor.edge_inc | -
+    processor.proc.0.emb_edges.mlp.0.weight | processor.proc.0.emb_edges.mlp.0.weight
+    processor.proc.0.blocks.0.conv.edge_mlp.mlp.0.weight | processor.proc.0.conv.edge_mlp.mlp.0.weight
+    processor.proc.1.blocks.0.conv.edge_mlp.mlp.0.weight | processor.proc.1.conv.edge_mlp.mlp.0.weight
+    decoder.edge_inc | -
+    decoder.emb_edges.mlp.0.weight | decoder.data.emb_edges.mlp.0.weight
+    decoder.proc.conv.edge_mlp.mlp.0.weight | decoder.data.proc.conv.edge_mlp.mlp.0.weight
+"""
+TRANSFORMER_PROCESSOR = """
+    encoder.edge_inc | -
+    encoder.trainable.trainable | encoder_graph_provider.data.trainable.trainable
+    encoder.proc.lin_edge.weight | encoder.data.proc.lin_edge.weight
+    encoder.proc.node_dst_mlp.0.weight | encoder.data.proc.node_dst_mlp.mlp.0.weight
+    processor.proc.0.blocks.0.layer_norm_attention.weight | processor.proc.0.layer_norm_attention.weight
+    processor.proc.0.blocks.0.attention.lin_q.weight | processor.proc.0.attention.lin_q.weight
+    processor.proc.0.blocks.0.mlp.0.weight | processor.proc.0.mlp.mlp.0.weight
+    processor.proc.0.blocks.0.mlp.2.bias | processor.proc.0.mlp.mlp.2.bias
+    processor.proc.1.blocks.0.attention.lin_q.weight | processor.proc.1.attention.lin_q.weight
+    processor.proc.1.blocks.0.mlp.0.weight | processor.proc.1.mlp.mlp.0.weight
+    decoder.edge_inc | -
+    decoder.trainable.trainable | decoder_graph_provider.data.trainable.trainable
+    decoder.proc.lin_edge.weight | decoder.data.proc.lin_edge.weight
+"""
+ALL_TRANSFORMER = """
+    encoder.proc.attention.lin_q.weight | encoder.data.proc.attention.lin_q.weight
+    encoder.proc.mlp.0.weight | encoder.data.proc.mlp.mlp.0.weight
+    encoder.proc.layer_norm_mpl.weight | encoder.data.proc.layer_norm_mpl.weight
+    processor.proc.0.blocks.0.attention.lin_q.weight | processor.proc.0.attention.lin_q.weight
+    processor.proc.0.blocks.0.mlp.0.weight | processor.proc.0.mlp.mlp.0.weight
+    decoder.proc.attention.lin_q.weight | decoder.data.proc.attention.lin_q.weight
+    decoder.proc.mlp.2.weight | decoder.data.proc.mlp.mlp.2.weight
+"""
+POINTWISE = """
+    encoder.edge_inc | -
+    encoder.proc.lin_edge.weight | encoder.data.proc.lin_edge.weight
+    processor.proc.0.blocks.0.mlp.0.weight | processor.proc.0.mlp.0.weight
+    processor.proc.0.blocks.1.mlp.0.weight | processor.proc.1.mlp.0.weight
+    decoder.edge_inc | -
+    decoder.proc.lin_edge.weight | decoder.data.proc.lin_edge.weight
+"""
+ENSEMBLE = """
+    noise_injector.noise_mlp.0.weight | noise_injector._noise_conditioning.noise_mlp.0.weight
+    noise_injector.projection.weight | noise_injector.projection.weight
+    encoder.proc.attention.lin_q.weight | encoder.data.proc.attention.lin_q.weight
+    decoder.proc.attention.lin_q.weight | decoder.data.proc.attention.lin_q.weight
+    boundings.0.norm_min_val | boundings.data.0.norm_min_val
+"""
+CONDITIONED = """
+    noise_injector.noise_mlp.0.weight | noise_injector.noise_mlp.0.weight
+    encoder.proc.attention.lin_q.weight | encoder.data.proc.attention.lin_q.weight
+    decoder.proc.attention.lin_q.weight | decoder.data.proc.attention.lin_q.weight
+"""
+# In the old order; where the new one differs, its numbers stand behind.
+HIERARCHICAL = """
+    encoder.edge_inc | -
+    encoder.emb_edges.mlp.0.weight | encoder.data.emb_edges.mlp.0.weight
+    encoder.trainable.trainable | encoder_graph_provider.data.trainable.trainable
+    encoder.proc.conv.edge_mlp.mlp.0.weight | encoder.data.proc.conv.edge_mlp.mlp.0.weight
+    down_level_processor.fine.edge_inc | -
+    down_level_processor.fine.trainable.trainable | down_level_processor_graph_providers.fine.trainable.trainable
+    down_level_processor.fine.proc.0.blocks.0.conv.edge_mlp.mlp.0.weight | down_level_processor.fine.proc.0.conv.edge_mlp.mlp.0.weight
+    down_level_processor.middle.edge_inc | -
+    down_level_processor.middle.trainable.trainable | down_level_processor_graph_providers.middle.trainable.trainable
+    down_level_processor.middle.proc.1.blocks.0.conv.edge_mlp.mlp.0.weight | down_level_processor.middle.proc.1.conv.edge_mlp.mlp.0.weight
+    processor.edge_inc | -
+    processor.trainable.trainable | processor_graph_provider.trainable.trainable
+    processor.proc.0.blocks.0.conv.edge_mlp.mlp.0.weight | processor.proc.0.conv.edge_mlp.mlp.0.weight
+    downscale.fine.edge_inc | -
+    downscale.fine.emb_edges.mlp.0.weight | upscale.fine.emb_edges.mlp.0.weight
+    downscale.fine.trainable.trainable | upscale_graph_providers.fine.trainable.trainable
+    downscale.fine.proc.conv.edge_mlp.mlp.0.weight | upscale.fine.proc.conv.edge_mlp.mlp.0.weight
+    downscale.middle.edge_inc | -
+    downscale.middle.emb_edges.mlp.0.weight | upscale.middle.emb_edges.mlp.0.weight
+    downscale.middle.trainable.trainable | upscale_graph_providers.middle.trainable.trainable
+    downscale.middle.proc.conv.edge_mlp.mlp.0.weight | upscale.middle.proc.conv.edge_mlp.mlp.0.weight
+    upscale.middle.edge_inc | -
+    upscale.middle.trainable.trainable | downscale_graph_providers.fine.trainable.trainable
+    upscale.middle.proc.conv.edge_mlp.mlp.0.weight | downscale.fine.proc.conv.edge_mlp.mlp.0.weight
+    upscale.coarse.edge_inc | -
+    upscale.coarse.trainable.trainable | downscale_graph_providers.middle.trainable.trainable
+    upscale.coarse.proc.conv.edge_mlp.mlp.0.weight | downscale.middle.proc.conv.edge_mlp.mlp.0.weight
+    decoder.edge_inc | -
+    decoder.trainable.trainable | decoder_graph_provider.data.trainable.trainable
+    decoder.proc.conv.edge_mlp.mlp.0.weight | decoder.data.proc.conv.edge_mlp.mlp.0.weight
+"""
+HIERARCHICAL_ORDER = [1, 0, 2, 4, 6, 3, 5, 7, 8, 9, 11, 12, 14, 10, 13, 16, 18, 15, 17, 19, 20]
+WITH_EDGES = ["encoder_graph_provider.data", "processor_graph_provider", "decoder_graph_provider.data"]
+
+
+class HeteroData:
+    """Stands for that of torch_geometric while a checkpoint is saved."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__.update(attributes)
+
+
+def graph(nodes: dict[str, int], edges: dict[tuple[str, str], int]) -> Any:
+    generator = torch.Generator().manual_seed(7)
+
+    def ends(count: int, many: int) -> Any:
+        return torch.randint(0, count, (many,), generator=generator)
+
+    return HeteroData(
+        _node_store_dict={name: HeteroData(_mapping={"x": torch.zeros(count, 2)}) for name, count in nodes.items()},
+        _edge_store_dict={
+            (one, "to", other): HeteroData(
+                _mapping={"edge_index": torch.stack([ends(nodes[one], many), ends(nodes[other], many)])}
+            )
+            for (one, other), many in edges.items()
+        },
+    )
+
+
+def collection(names: list[str], forcing: list[str], diagnostic: list[str]) -> Any:
+    """Make data indices as 0.9.4 has them; what the tensors hold does not matter."""
+
+    def index(includes: list[str], excludes: list[str], known: list[str], kind: str) -> Any:
+        only, removed = torch.zeros(len(includes)).int(), torch.zeros(len(excludes)).int()
+        pair = {"forcing": only, "diagnostic": removed} if kind == "in" else {"forcing": removed, "diagnostic": only}
+        return HeteroData(
+            includes=includes,
+            excludes=excludes,
+            name_to_index={name: number for number, name in enumerate(known)},
+            _only=only,
+            _removed=removed,
+            **pair,
+        )
+
+    given, out = [n for n in names if n not in diagnostic], [n for n in names if n not in forcing]
+    return HeteroData(
+        name_to_index={name: number for number, name in enumerate(names)},
+        forcing=forcing,
+        diagnostic=diagnostic,
+        data=HeteroData(
+            _forcing=forcing,
+            _diagnostic=diagnostic,
+            input=index(forcing, diagnostic, names, "in"),
+            output=index(diagnostic, forcing, names, "out"),
+        ),
+        model=HeteroData(
+            _forcing=forcing,
+            _diagnostic=diagnostic,
+            input=index(forcing, [], given, "in"),
+            output=index(diagnostic, [], out, "out"),
+        ),
+    )
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    found = [line.strip().split(" | ") for line in text.strip().splitlines()]
+    return [(f"model.model.{old}", f"model.model.{new}" if new != "-" else "") for old, new in found]
+
+
+def small(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    nodes: dict[str, int] = NODES,
+    edges: dict[tuple[str, str], int] = EDGES,
+    **changes: Any,
+) -> Any:
+    """Save a checkpoint with the names on the left, and return its tree."""
+    generator = torch.Generator().manual_seed(len(text))
+    state_dict: Any = OrderedDict()
+    for lead in ("pre", "post"):
+        state_dict[f"model.{lead}_processors.processors.normalizer._norm_mul"] = torch.rand(5, generator=generator)
+        state_dict[f"model.{lead}_processors.processors.normalizer._output_idx"] = torch.tensor([0, 1, 4]).int()
+    for name, count in nodes.items():
+        state_dict[f"model.model.node_attributes.latlons_{name}"] = torch.rand(count, 4, generator=generator)
+    for name in nodes:
+        lead = "model.model.node_attributes.trainable_tensors"
+        state_dict[f"{lead}.{name}.trainable"] = torch.rand(nodes[name], 3, generator=generator)
+    for old, _ in pairs(text):
+        rows = (edges_of(old, nodes, edges), 2) if old.endswith("trainable.trainable") else (2, 3)
+        state_dict[old] = torch.rand(rows, generator=generator)
+        if old.endswith("edge_inc"):
+            one, other = ends_of(old, nodes)
+            state_dict[old] = torch.tensor([[nodes[one]], [nodes[other]]])
+        if "layer_norm_attention_dest" in old:
+            state_dict[old] = state_dict[old.replace("_dest.", ".")]
+    names = parameters(state_dict)
+    state = {number: remembers(state_dict[name]) for number, name in enumerate(names)}
+    tree = {
+        "state_dict": state_dict,
+        "optimizer_states": [{"state": state, "param_groups": [{"lr": 1.0, "params": list(range(len(names)))}]}],
+        "hyper_parameters": {
+            "config": {"model": {"processor": {"num_chunks": 2}}},
+            "graph_data": graph(nodes, edges),
+            "data_indices": collection(["a", "b", "f", "g", "d"], ["f", "g"], ["d"]),
+            "statistics": {"mean": [1.0]},
+            "statistics_tendencies": None,
+        },
+        **changes,
+    }
+    save(tree, path, monkeypatch)
+    return tree
+
+
+def remembers(value: Any) -> dict[str, Any]:
+    """Have an optimizer remember of a parameter what it is."""
+    return {"step": torch.tensor(3.0), "exp_avg": value.clone(), "exp_avg_sq": value * 2, "max_exp_avg_sq": value * 3}
+
+
+def save(tree: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a checkpoint, with classes of a module that nobody can import afterwards."""
+    module = types.ModuleType("torch_geometric_of_nobody")
+    module.HeteroData = HeteroData  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        patched.setattr(HeteroData, "__module__", module.__name__)
+        patched.setitem(sys.modules, module.__name__, module)
+        torch.save(tree, path)
+
+
+def ends_of(name: str, nodes: dict[str, int]) -> tuple[str, str]:
+    """Return between which nodes the edges of a part go."""
+    _, *hidden = nodes
+    _, _, part, level, *_ = name.replace("_graph_provider.", ".").split(".")
+    level_up = {"downscale": 1, "upscale": -1}
+    if part in level_up:
+        return level, hidden[hidden.index(level) + level_up[part]]
+    if part.endswith("level_processor"):
+        return level, level
+    return {"encoder": ("data", hidden[0]), "decoder": (hidden[0], "data")}.get(part, (hidden[-1], hidden[-1]))
+
+
+def edges_of(name: str, nodes: dict[str, int], edges: dict[tuple[str, str], int]) -> int:
+    return edges[ends_of(name, nodes)]
+
+
+def sorted_rows(name: str, tree: Any, nodes: dict[str, int]) -> Any:
+    one, other = ends_of(name, nodes)
+    edges = tree["hyper_parameters"]["graph_data"]._edge_store_dict[one, "to", other]._mapping["edge_index"]
+    return torch.sort(edges[1], stable=True).indices
+
+
+SMALL = {
+    "gt without trainable parameters": (GT, NODES, EDGES, WITH_EDGES),
+    "gnn without trainable parameters": (GNN, NODES, EDGES, WITH_EDGES),
+    "transformer processor": (
+        TRANSFORMER_PROCESSOR,
+        NODES,
+        {ends: count for ends, count in EDGES.items() if ends != ("hidden", "hidden")},
+        ["encoder_graph_provider.data", "decoder_graph_provider.data"],
+    ),
+    "all transformer": (ALL_TRANSFORMER, NODES, {}, []),
+    "pointwise": (POINTWISE, NODES, {("data", "hidden"): 9}, ["encoder_graph_provider.data"]),
+    "ensemble": (ENSEMBLE, NODES, {}, []),
+    "conditioned by noise": (CONDITIONED, NODES, {}, []),
+    "hierarchical": (
+        HIERARCHICAL,
+        LEVELS,
+        LEVEL_EDGES,
+        [
+            *WITH_EDGES,
+            *(
+                f"{kind}_graph_providers.{level}"
+                for kind in ("down_level_processor", "downscale", "upscale")
+                for level in ("fine", "middle")
+            ),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_models(anemoi: Folder, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, nodes, edges, providers = SMALL[name]
+    path = anemoi.path / "small.ckpt"
+    tree = small(path, monkeypatch, text, nodes, edges)
+    before = read(path)
+    anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
+    after = read(path)
+    found = {key for key in after["state_dict"] if key.startswith("model.model.") and "node_attributes" not in key}
+    versions = {f"model.model.{provider}.trainable_layout_version" for provider in providers}
+    assert found == {new for _, new in pairs(text) if new} | versions
+    for old, new in pairs(text):
+        if new:
+            value = tree["state_dict"][old]
+            value = value[sorted_rows(old, tree, nodes)] if old.endswith("trainable.trainable") else value
+            assert equal(after["state_dict"][new], value), new
+    check_optimizer(after)
+    if name == "hierarchical":
+        old_names = parameters(tree["state_dict"])
+        new_of = dict(pairs(text))
+        own = [new_of[each] for each in old_names if each in new_of]
+        assert [each for each in parameters(after["state_dict"]) if each in own] == [own[n] for n in HIERARCHICAL_ORDER]
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def check_optimizer(tree: Any, names: list[str] | None = None) -> None:
+    """Check that what is remembered at each position is the parameter that belongs there."""
+    names = parameters(tree["state_dict"]) if names is None else names
+    (optimizer,) = tree["optimizer_states"]
+    assert optimizer["param_groups"][0]["params"] == list(range(len(names)))
+    assert sorted(optimizer["state"]) == list(range(len(names)))
+    for position, name in enumerate(names):
+        wanted = remembers(tree["state_dict"][name])
+        assert all(equal(optimizer["state"][position][each], wanted[each]) for each in wanted), name
+
+
+TRAINABLE = GNN.replace(
+    "    encoder.proc.node",
+    "    encoder.trainable.trainable | encoder_graph_provider.data.trainable.trainable\n    encoder.proc.node",
+).replace(
+    "    processor.proc.0.emb",
+    "    processor.trainable.trainable | processor_graph_provider.trainable.trainable\n    processor.proc.0.emb",
+)
+"""Message passing with trainable parameters in the encoder and the processor."""
+
+
+def test_averages_follow(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an average replaced is kept beside it, under the same names."""
+    path = anemoi.path / "averaged.ckpt"
+    tree = small(path, monkeypatch, TRAINABLE)
+    tree["current_model_state"] = OrderedDict((key, value + 1) for key, value in tree["state_dict"].items())
+    save(tree, path, monkeypatch)
+    before = read(path)
+    anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
+    after = read(path)
+    average, replaced = after["state_dict"], after["current_model_state"]
+    assert list(average) == list(replaced)
+    for key, value in average.items():
+        whole = key.endswith(("trainable_layout_version", "_model_output_idx"))
+        assert equal(replaced[key], value + (0 if key.endswith("layout_version") else 1)) or whole, key
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def test_a_frozen_encoder(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimizer has what is not frozen; which parameters these are, shapes tell."""
+    path = anemoi.path / "frozen.ckpt"
+    tree = small(
+        path, monkeypatch, TRAINABLE.replace("decoder.proc", "decoder.trainable.trainable | x\n    decoder.proc", 1)
+    )
+    state_dict = tree["state_dict"]
+    names = [name for name in parameters(state_dict) if ".encoder." not in name]
+    for number, name in enumerate(names):
+        if not name.endswith("trainable"):
+            state_dict[name] = torch.rand(2, number + 4)
+    tree["optimizer_states"] = [
+        {
+            "state": {number: remembers(state_dict[name]) for number, name in enumerate(names)},
+            "param_groups": [{"params": list(range(len(names)))}],
+        }
+    ]
+    save(tree, path, monkeypatch)
+    before = read(path)
+    anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
+    after = read(path)
+    check_optimizer(after, [name for name in parameters(after["state_dict"]) if ".encoder" not in name])
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def test_one_that_may_be_several_parameters_is_refused(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = anemoi.path / "frozen.ckpt"
+    tree = small(path, monkeypatch, TRAINABLE)
+    (optimizer,) = tree["optimizer_states"]
+    last = optimizer["param_groups"][0]["params"].pop()
+    del optimizer["state"][last]
+    save(tree, path, monkeypatch)
+    refused = anemoi.run("upgrade", "head", path)
+    assert refused.code == 1
+    assert "the optimizer has not all parameters, and it cannot be told which of them it has" in refused.err
+    optimizer["param_groups"] = [{"params": [0, 1]}, {"params": list(range(2, last))}]
+    save(tree, path, monkeypatch)
+    refused = anemoi.run("upgrade", "head", path)
+    assert "the optimizer has several groups of parameters, and it is not known which is where" in refused.err
+
+
+def test_a_graph_in_a_dict(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of 0.15 whose graph is still kept by dataset, as one may be that another tool brought there."""
+    text = """
+        encoder_graph_provider.data.trainable.trainable | encoder_graph_provider.data.trainable.trainable
+        encoder.data.proc.lin_edge.weight | encoder.data.proc.lin_edge.weight
+        processor_graph_provider.trainable.trainable | processor_graph_provider.trainable.trainable
+        processor.proc.0.lin_edge.weight | processor.proc.0.lin_edge.weight
+        decoder_graph_provider.data.trainable.trainable | decoder_graph_provider.data.trainable.trainable
+        decoder.data.proc.lin_edge.weight | decoder.data.proc.lin_edge.weight
+    """
+    path = anemoi.path / "small.ckpt"
+    tree = small(path, monkeypatch, text)
+    bare = tree["hyper_parameters"]["graph_data"]
+    for kept in (bare, {"data": bare}):
+        tree["hyper_parameters"]["graph_data"] = kept
+        save(tree, path, monkeypatch)
+        before = read(path)
+        anemoi.ok("stamp", "anemoi-models==0.15.0", path, "--no-backup")
+        anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
+        after = read(path)
+        for name, _ in pairs(text):
+            value = tree["state_dict"][name]
+            one, other = ends_of(name, NODES)
+            rows = torch.sort(bare._edge_store_dict[one, "to", other]._mapping["edge_index"][1], stable=True).indices
+            value = value[rows] if name.endswith("trainable.trainable") else value
+            assert equal(after["state_dict"][name], value)
+        check_optimizer(after)
+        anemoi.ok("downgrade", "anemoi-models==0.15.0", path, "--no-backup")
+        assert equal(read(path), before)
+
+
+@pytest.mark.parametrize("what", ["another graph", "no graph", "two levels"])
+def test_edges_that_cannot_be_sorted(anemoi: Folder, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    path = anemoi.path / "small.ckpt"
+    tree = small(path, monkeypatch, TRAINABLE)
+    hyper_parameters = tree["hyper_parameters"]
+    if what == "another graph":
+        hyper_parameters["graph_data"] = graph(NODES, {**EDGES, ("data", "hidden"): 5})
+        says = "encoder_graph_provider.data.trainable.trainable has 9 rows, and the graph 5 such edges"
+    elif what == "no graph":
+        del hyper_parameters["graph_data"]
+        says = "the checkpoint holds no graph (graph_data), by which edges could be sorted"
+    else:
+        hyper_parameters["graph_data"] = graph({**NODES, "more": 3}, EDGES)
+        says = "the graph has nodes hidden, more, and it is not known which of them are hidden ones"
+    save(tree, path, monkeypatch)
+    refused = anemoi.run("upgrade", "head", path)
+    assert (refused.code, says in refused.err) == (1, True), refused.err
+
+
+def test_a_gate_is_refused(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = anemoi.path / "small.ckpt"
+    small(path, monkeypatch, GT.replace("node_dst_mlp.0.weight", "node_dst_mlp.1.projection.weight"))
+    refused = anemoi.run("upgrade", "head", path)
+    assert refused.code == 1
+    assert "belongs to an activation with a gate, which releases from 0.16.0 on do not have" in refused.err
+    anemoi.ok("upgrade", "anemoi-models==0.15.0", path)
+
+
+def test_what_is_no_checkpoint_of_anemoi_models_is_refused(anemoi: Folder) -> None:
+    path = anemoi.path / "other.ckpt"
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "hyper_parameters": {}}, path)
+    refused = anemoi.run("upgrade", "head", path)
+    assert "this is no training checkpoint of anemoi-models" in refused.err
+
+
+def test_targets_are_not_put_out(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model of 0.13 with a target variable, and tendencies."""
+    path = anemoi.path / "small.ckpt"
+    tree = small(path, monkeypatch, ALL_TRANSFORMER)
+    indices = collection(["a", "t", "b", "f", "d"], ["f"], ["d"])
+    indices.data.output.includes = ["a", "b", "d", "t"]
+    indices.model.output.name_to_index = {"a": 0, "b": 1, "d": 2}
+    indices.model.output.includes = ["a", "b", "d"]
+    tree["hyper_parameters"]["data_indices"] = {"data": indices}
+    state_dict = OrderedDict((new or old, tree["state_dict"][old]) for old, new in pairs(ALL_TRANSFORMER))
+    lead = "model.pre_processors{}.data.processors.anything."
+    for kind in ("", "_tendencies"):
+        state_dict[f"{lead.format(kind)}_output_idx"] = torch.tensor([0, 1, 2, 4]).int()
+        state_dict[f"{lead.format(kind)}_norm_mul"] = torch.ones(5)
+    tree["state_dict"] = state_dict
+    del tree["optimizer_states"]
+    save(tree, path, monkeypatch)
+    before = read(path)
+    anemoi.ok("stamp", "anemoi-models==0.13.0", path, "--no-backup")
+    anemoi.ok("upgrade", "anemoi-models==0.15.0", path, "--no-backup", "--check-rollback")
+    after = read(path)
+    for kind in ("", "_tendencies"):
+        found = after["state_dict"][f"{lead.format(kind)}_model_output_idx"]
+        assert equal(found, torch.tensor([0, 2, 4]).int())
+    made = after["hyper_parameters"]["data_indices"]["data"][-1]
+    assert made["model_output_positions_in_data_output"] == [0, 2, 3]
+    assert made["model_output_in_data_output_is_contiguous"] is False
+    assert made["data_output_positions_in_data_full"] == [0, 1, 2, 4]
+    anemoi.ok("downgrade", "anemoi-models==0.13.0", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def test_tendencies_are_named_by_dataset_too(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = anemoi.path / "small.ckpt"
+    tree = small(path, monkeypatch, GNN)
+    tree["state_dict"]["model.pre_processors_tendencies.processors.normalizer._output_idx"] = torch.tensor(
+        [0, 1, 4]
+    ).int()
+    tree["hyper_parameters"]["statistics_tendencies"] = {"mean": [2.0]}
+    tree["hyper_parameters"]["truncation_data"] = {"down": torch.ones(2)}
+    save(tree, path, monkeypatch)
+    before = read(path)
+    anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
+    after = read(path)
+    lead = "model.pre_processors_tendencies.data.processors.normalizer."
+    assert {f"{lead}_output_idx", f"{lead}_model_output_idx"} < set(after["state_dict"])
+    assert after["hyper_parameters"]["statistics_tendencies"] == {"data": {"mean": [2.0]}}
+    assert "truncation_data" not in after["hyper_parameters"]
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def test_several_datasets_are_refused(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs of 0.12 cannot be joined, and what is one dataset's cannot become that of none."""
+    path = anemoi.path / "small.ckpt"
+    tree = small(path, monkeypatch, ALL_TRANSFORMER)
+    tree["state_dict"] = OrderedDict(
+        (f"model.model.node_attributes.{dataset}.latlons_data", torch.ones(2)) for dataset in ("data", "other")
+    )
+    save(tree, path, monkeypatch)
+    anemoi.ok("stamp", "anemoi-models==0.12.0", path, "--no-backup")
+    refused = anemoi.run("upgrade", "head", path)
+    assert "there has to be one dataset, called 'data', not data, other" in refused.err

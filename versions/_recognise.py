@@ -36,8 +36,7 @@ def recognise(ckpt: CkptType) -> str:
     check_noted(ckpt.get("migrations"))
     marks = marks_of(list(state_dict), ckpt["hyper_parameters"])
     lacking = next((place for place, (_, _, mark) in enumerate(marks) if mark is False), len(marks))
-    # A name without the dataset is as well one of before there were any: it proves nothing.
-    later = [what for revision, what, mark in marks[lacking:] if mark and revision != "c63d812fa07b"]
+    later = [what for _, what, mark in marks[lacking:] if mark]
     if later:
         raise ValueError(
             f"it has {later[0]}, and not {marks[lacking][1]}, which came before: it was migrated in part, as "
@@ -74,11 +73,12 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
 
     names = "|".join(map(re.escape, datasets))
     part = r"^model\.model\.[a-z_]+(?:\.[^.]+)?"
+    chunk = r"\.proc\.\d+\.blocks\."
     edges = r"_graph_providers?(?:\.[^.]+)?\.trainable"
     return [
         ("b3e8f6205d1a", "targets in its data indices", holds("target")),
-        ("c91f4a7be036", "layers of the processor numbered through", not has(r"\.proc\.\d+\.blocks\.")),
-        ("d52a08f1c7e4", "no truncation data", "truncation_data" not in hyper_parameters),
+        ("c91f4a7be036", "layers numbered through", told(r"processor\.proc\.\d+\.(?!blocks\.|emb_)", chunk)),
+        ("d52a08f1c7e4", "no truncation data", False if "truncation_data" in hyper_parameters else None),
         ("e06b93d7f218", "noise conditioning in the injector", None),
         ("f4c7150ea98d", "providers of edges", told(edges, rf"{part}\.(?:edge_inc|trainable\.trainable)$")),
         ("a28e6db4037f", "hyper-parameters by dataset", several),
@@ -91,7 +91,8 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         (
             "c63d812fa07b",
             "node attributes of all datasets together",
-            told(r"node_attributes\.(?:latlons|trainable)_", rf"node_attributes\.(?:{names})\.(?:latlons|trainable)_"),
+            # What does not have the name of a dataset there may be of before there were any.
+            False if has(rf"node_attributes\.(?:{names})\.(?:latlons|trainable)_") else None,
         ),
         ("e17ca3592fd0", "model output indices of normalizers", told(r"\._model_output_idx$", r"\._output_idx$")),
         ("f3b9e04d6a85", "lookup tables in its data indices", holds("data_full_name_to_position")),

@@ -83,7 +83,7 @@ def upgrade(
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
-        record, noted = recognised(found, file, record)
+        tree, record, noted = recognised(found, file, tree, record)
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         warnings = (*noted, *loader.changed_since(graph, record))
@@ -135,8 +135,8 @@ def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | 
     """
     found = opened(project)
     wanted = targets.parse(target or ("heads" if len(found.graph.heads) > 1 else "head"))
-    with reading(checkpoint, found, Options(dry_run=True)) as (file, _, record):
-        record, _ = recognised(found, file, record)
+    with reading(checkpoint, found, Options(dry_run=True)) as (file, tree, record):
+        _, record, _ = recognised(found, file, tree, record)
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         revisions = [graph[step.revision] for step in plan.steps]
@@ -175,7 +175,7 @@ def downgrade(
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
-        record, noted = recognised(found, file, record)
+        tree, record, noted = recognised(found, file, tree, record)
         graph, kept = seen_from(found.graph, record), _kept(file, record, found.config.chain)
         plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in kept])
         undone = {step.revision for step in plan.steps}

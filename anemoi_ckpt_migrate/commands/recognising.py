@@ -21,7 +21,7 @@ SCRIPT = "_recognise.py"
 """Beside the scripts, a file with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 
 
-def recognised(project: Project, file: Checkpoint, record: Record) -> tuple[Record, tuple[str, ...]]:
+def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[Any, Record, tuple[str, ...]]:
     """Return the record of a checkpoint, or, where it has none and the scripts know better, what it should hold.
 
     Parameters
@@ -30,13 +30,15 @@ def recognised(project: Project, file: Checkpoint, record: Record) -> tuple[Reco
         Whose scripts.
     file : Checkpoint
         The open checkpoint.
+    tree : object
+        Its tree.
     record : Record
         What it remembers.
 
     Returns
     -------
-    tuple of Record and tuple of str
-        The record, and what a user should know.
+    tuple of object, Record and tuple of str
+        The tree (another, if it was loaded again), the record, and what a user should know.
 
     Raises
     ------
@@ -45,10 +47,11 @@ def recognised(project: Project, file: Checkpoint, record: Record) -> tuple[Reco
     """
     path = project.config.versions[0] / SCRIPT
     if record.lineage or record.log or not path.is_file():
-        return record, ()
+        return tree, record, ()
     revision = _asked(path, file)
+    tree = _loaded(file)  # stand-ins of an earlier tree no longer say what they were asked for
     if revision is None:
-        return record, ()
+        return tree, record, ()
     if revision not in project.graph:
         raise MigrationFailed(str(path), None, f"`recognise` returned {revision!r:.60}, which is the id of no revision")
     entries = tuple(applied_of(each, None) for each in planner.lineage_of(project.graph, [revision]))
@@ -56,7 +59,13 @@ def recognised(project: Project, file: Checkpoint, record: Record) -> tuple[Reco
     entry = LogEntry(now, "recognise", "", (), (revision,), (), __version__)
     name = project.graph[revision].name
     said = f"it has no record; by what it holds it is at {revision} ({name}), and is taken for that"
-    return replace(record, heads=(revision,), lineage=entries, log=(*record.log, entry)), (said,)
+    return tree, replace(record, heads=(revision,), lineage=entries, log=(*record.log, entry)), (said,)
+
+
+def _loaded(file: Checkpoint) -> Any:
+    tree = file.load()
+    recorder.remove(tree, None)
+    return tree
 
 
 def _asked(path: Path, file: Checkpoint) -> Any:
@@ -65,10 +74,8 @@ def _asked(path: Path, file: Checkpoint) -> Any:
     function: Callable[[Any], Any] | None = getattr(load_source(source, "recognise", str(path)), "recognise", None)
     if not callable(function):
         raise MigrationFailed(str(path), None, "`recognise` is not a function")
-    tree = file.load()
-    recorder.remove(tree, None)
     try:
-        found = function(tree)
+        found = function(_loaded(file))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the code is the user's
