@@ -365,3 +365,107 @@ def test_numbers_that_count_are_no_moments_of_parameters_without_dimensions(
     trained(old, optimizer.state_dict())
     assert torch.equal(torch.cat([value.flatten() for value in new.values()]), torch.stack([old["s"], old["t"]]))
     assert_goes_back(project, path, before)
+
+
+def of_a_part(path: Path, lead: str, keyed: bool, other: str = "") -> dict[str, Any]:
+    """Save a model whose optimizer was made for a part of it, and has names as they are there."""
+    torch.manual_seed(0)
+    model = Four()
+    optimizer = torch.optim.AdamW(model.named_parameters())
+    step(model, optimizer)
+    state = optimizer.state_dict()
+    if keyed:
+        names = [name for name, _ in model.named_parameters()]
+        state["state"] = {names[place]: value for place, value in state["state"].items()}
+        state["param_groups"][0]["params"] = names
+        del state["param_groups"][0]["param_names"]
+    weights = OrderedDict((f"{lead}{name}", value) for name, value in model.state_dict().items())
+    if other:
+        weights |= {f"{other}{name}": value + 1 for name, value in model.state_dict().items()}
+    torch.save({"state_dict": weights, "opt": state}, path)
+    return load(path)
+
+
+def names_of(tree: dict[str, Any], keyed: bool) -> list[str]:
+    group = tree["opt"]["param_groups"][0]
+    assert not keyed or list(tree["opt"]["state"]) == group["params"]
+    return list(group["params"] if keyed else group["param_names"])
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize(
+    ("operations", "called"),
+    [
+        (['op.Transpose("model.net.a.weight")'], "a.weight"),
+        (['op.Rename("model.net.a.weight", "model.net.enc.w")'], "enc.w"),
+        (['op.StripPrefix("model.")', 'op.Rename("net.a.weight", "net.w")'], "w"),
+        (['op.StripPrefix("model.net.")'], "a.weight"),
+        (['op.RenamePrefix("model.", "m.")', 'op.SetItem("x", 1)', 'op.AddPrefix("module.")'], "a.weight"),
+    ],
+)
+def test_an_optimizer_of_a_part_keeps_its_own_names(
+    project: Folder, keyed: bool, operations: list[str], called: str
+) -> None:
+    """A Lightning module has `model.net.a.weight`, and AdamW(model.net.named_parameters()) says `a.weight`."""
+    path = project.path / "last.ckpt"
+    before = of_a_part(path, "model.net.", keyed)
+    declare(project, "a1", *operations)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert names_of(load(path), keyed) == [called, *names_of(before, keyed)[1:]]
+    assert_goes_back(project, path, before)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize(
+    "operation", ['op.Rename("net.a.weight", "head.weight")', 'op.Add("scale", [4])', 'op.RenamePrefix("net.", "n_")']
+)
+def test_what_an_optimizer_of_a_part_would_call_it_has_to_be_known(
+    project: Folder, keyed: bool, operation: str
+) -> None:
+    path = project.path / "last.ckpt"
+    of_a_part(path, "net.", keyed)
+    content = digest(path)
+    declare(project, "a1", operation)
+    ran = project.run("upgrade", "head", path)
+    assert ran.code == 1
+    assert "calls its parameters what stands behind net. in the state dict, and what it would call" in ran.err
+    assert digest(path) == content
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_an_optimizer_of_one_of_two_parts_has_to_be_told(project: Folder, keyed: bool) -> None:
+    """gen and disc have the same names, and the optimizer says `a.weight`."""
+    path = project.path / "last.ckpt"
+    before = of_a_part(path, "gen.", keyed, "disc.")
+    content = digest(path)
+    operations = ['op.RenamePrefix("disc.a.", "disc.first.")', 'op.SetItem("x", 1)', 'op.Transpose("disc.b.weight")']
+    declare(project, "a1", *operations)
+    ran = project.run("upgrade", "head", path)
+    assert ran.code == 1
+    assert "a.weight may be gen.a.weight or disc.a.weight; say it with op.ParameterGroups" in ran.err
+    assert digest(path) == content
+    declare(project, "a1", 'op.ParameterGroups([["disc.*"]])', *operations)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)
+    assert names_of(after, keyed)[:3] == ["first.weight", "first.bias", "b.weight"]
+    places = names_of(after, keyed) if keyed else range(8)
+    assert torch.equal(
+        after["opt"]["state"][places[2]]["exp_avg"],
+        before["opt"]["state"][names_of(before, keyed)[2] if keyed else 2]["exp_avg"].T,
+    )
+    assert_goes_back(project, path, before)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_names_that_do_not_fit_are_not_left_behind(project: Folder, keyed: bool) -> None:
+    """The optimizer says `b.weight`, which nothing is called: a rename might be of that."""
+    path = project.path / "last.ckpt"
+    tree = of_a_part(path, "", keyed)
+    tree["state_dict"]["other.weight"] = tree["state_dict"].pop("b.weight")
+    torch.save(tree, path)
+    content = digest(path)
+    declare(project, "a1", 'op.RenamePrefix("a.", "first.")')
+    ran = project.run("upgrade", "head", path)
+    assert ran.code == 1
+    assert "the optimizer at opt names b.weight, which the state dict does not have" in ran.err
+    assert digest(path) == content

@@ -6,6 +6,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, from_data, integer_of, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.copies import Copy
+from anemoi_ckpt_migrate.operations.slots import Slots
 
 
 @operation
@@ -36,6 +38,23 @@ class ParameterGroups(Operation):
     def inverse(self) -> Operation | None:
         """Return nothing: names are others then."""
         return None
+
+
+@operation
+class OwnNames(Operation):
+    """Have an optimizer call its parameters what stands behind something in the state dict."""
+
+    written = False
+    lead: str
+
+    def __post_init__(self) -> None:
+        set_fields(self, lead=str(self.lead))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Have it call them so, as it did before its names followed others."""
+        if isinstance(copy.values, Slots):
+            copy.values.lead = self.lead
+        return []
 
 
 @operation

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import is_
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
@@ -18,7 +17,7 @@ from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.matching import assignments
 from anemoi_ckpt_migrate.operations.patterns import pattern
 from anemoi_ckpt_migrate.operations.places import is_tensor
-from anemoi_ckpt_migrate.operations.slots import Slot
+from anemoi_ckpt_migrate.operations.slots import Slot, Slots
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
 
@@ -60,18 +59,23 @@ class State:
         Where it is in the tree.
     content : dict
         What the optimizer saved.
+    tensors : Tensors
+        What can be done with tensors.
 
     Attributes
     ----------
+    slots : Slots
+        What can be done with what it remembers.
     table : Table
         A `Slot` for each parameter, in the order of the optimizer.
     declared : bool
         Whether a script said which parameters these are.
     """
 
-    def __init__(self, path: str, content: dict[Any, Any]) -> None:
+    def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
         self.path, self._content = path, content
         self.groups: list[dict[Any, Any]] = content["param_groups"]
+        self.slots = Slots(tensors, len(self.groups))
         self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
         self.declared = False
@@ -113,6 +117,7 @@ class State:
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {_SAY}")
+        self.slots.lead = self._lead(names)
         self.table, self._written = Table(items), names
         self.declared = declared is not None or (known is not None and known.declared)
         place = _order(main)
@@ -121,10 +126,10 @@ class State:
     def _names(
         self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None, known: Known | None
     ) -> Sequence[Sequence[str]]:
-        if self.by_name:
-            return self._checked([group["params"] for group in self.groups], main)
         numbers = [position for group in self.groups for position in group["params"]]
-        if numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more()):
+        if not self.by_name and (
+            numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more())
+        ):
             raise Unknown(
                 f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it"
             )
@@ -133,8 +138,9 @@ class State:
         followed = None if known is None else self._followed(known, main)
         if followed is not None:
             return followed
-        if all("param_names" in group for group in self.groups):
-            return self._checked([group["param_names"] for group in self.groups], main)
+        called = self.called()
+        if called is not None:
+            return self._checked(called, main)
         if known is not None and known.declared:
             raise Unknown(
                 f"a function changed which parameters the optimizer at {self.path} has, or made them anew; "
@@ -146,16 +152,69 @@ class State:
         ]
         return self._from_shapes(main, tensors, shapes)
 
-    def _checked(self, names: Sequence[Sequence[Any]], main: Table) -> Sequence[Sequence[str]]:
-        found = []
-        for group, own in zip(self.groups, names, strict=True):
-            leads = ("", "module.", "_orig_mod.", "model.")
-            lead = next((lead for lead in leads if all(f"{lead}{name}" in main for name in own)), None)
-            if lead is None or len(own) != len(group["params"]):
-                lost = next((name for name in own if name not in main), "?")
-                raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have")
-            found.append([f"{lead}{name}" for name in own])
-        return found
+    def called(self) -> list[list[Any]] | None:
+        """Return what it calls the parameters of each group; None if it only numbers them."""
+        if self.by_name:
+            return [list(group["params"]) for group in self.groups]
+        if all("param_names" in group for group in self.groups):
+            return [list(group["param_names"]) for group in self.groups]
+        return None
+
+    def _checked(self, called: Sequence[Sequence[Any]], main: Table) -> Sequence[Sequence[str]]:
+        """Return what the state dict calls them; the optimizer may have been made for a part of the model."""
+        every = [name for own in called for name in own]
+        whole = all(isinstance(name, str) for name in every) and [len(own) for own in called] == self._counts()
+        first = every[0] if every and whole else ""
+        leads = [name.removesuffix(first) for name in main if name.endswith(first)] if first else [""]
+        fit = [lead for lead in leads if _is_lead(lead) and all(f"{lead}{name}" in main for name in every)]
+        if not whole or not fit:
+            lost = next((name for name in every if name not in main), "?")
+            raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {_SAY}")
+        if len(fit) > 1 and "" not in fit:
+            raise Unknown(
+                f"what the optimizer at {self.path} calls {first} may be {fit[0]}{first} or {fit[1]}{first}; {_SAY}"
+            )
+        lead = "" if "" in fit else fit[0]
+        return [[f"{lead}{name}" for name in own] for own in called]
+
+    def _counts(self) -> list[int]:
+        return [len(group["params"]) for group in self.groups]
+
+    def _lead(self, names: Sequence[Sequence[str]]) -> str:
+        """Return what stands before the optimizer's own names in the state dict."""
+        own = [name for group in self.called() or () for name in group]
+        full = [name for group in names for name in group]
+        lead = full[0].removesuffix(str(own[0])) if own and full else ""
+        if not own or full == [f"{lead}{name}" for name in own]:
+            return lead
+        if self.by_name:
+            raise Unknown(
+                f"the optimizer at {self.path} calls {own[0]} what the state dict calls {full[0]}, and so on, and what "
+                "it would call it afterwards is not known; op.Run can change both"
+            )
+        return ""  # names beside the numbers are for the reader
+
+    def lead_followed(self, before: Sequence[str]) -> str | None:
+        """Have what stands before its own names follow a change of all names; return what it was, if it changed.
+
+        Raises
+        ------
+        Unknown
+            It would not be known what the optimizer calls them.
+        """
+        lead, now = self.slots.lead, list(self.table)
+        strays = [name for name in now if not name.startswith(lead)]
+        if not strays:
+            return None
+        own = [name.removeprefix(lead) for name in before]
+        new = now[0].removesuffix(own[0]) if own else lead
+        if not _is_lead(new) or now != [f"{new}{name}" for name in own]:
+            raise Unknown(
+                f"the optimizer at {self.path} calls its parameters what stands behind {lead} in the state dict, and "
+                f"what it would call {strays[0]} is not known; change that beginning for all names at once"
+            )
+        self.slots.lead = new
+        return lead
 
     def _declared(self, declared: Sequence[Sequence[str]], main: Table) -> Sequence[Sequence[str]]:
         if len(declared) != len(self.groups):
@@ -249,11 +308,12 @@ class State:
         more = self._more()
         number = 0
         for group, own in zip(self.groups, self.names(main), strict=True):
-            keys: list[Any] = list(own) if self.by_name else list(range(number, number + len(own)))
+            called = [name.removeprefix(self.slots.lead) for name in own]
+            keys: list[Any] = called if self.by_name else list(range(number, number + len(own)))
             number += len(own)
             group["params"] = keys
             if "param_names" in group:
-                group["param_names"] = list(own)
+                group["param_names"] = list(called)
             found = zip(keys, (self.table[name].state for name in own), strict=True)
             state |= {key: value for key, value in found if value is not None}
         self._content["state"] = _like(self._content["state"], state | more)
@@ -277,7 +337,7 @@ class State:
 
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
         """Tell whether shapes would not tell again which parameter is which."""
-        if self.by_name or all("param_names" in group for group in self.groups):
+        if self.called() is not None:
             return False
         groups = self.names(main)
         shapes = [[_moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
@@ -294,9 +354,8 @@ def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Kn
     return own[0] if own else next(said, None)
 
 
-def same_values(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Tell whether these are the very same, in the same order."""
-    return len(one) == len(other) and all(map(is_, one, other))
+def _is_lead(text: str) -> bool:
+    return not text or text.endswith(".")
 
 
 def _order(main: Table) -> Callable[[str], int]:

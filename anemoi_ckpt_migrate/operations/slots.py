@@ -46,7 +46,14 @@ class Slots:
         What can be done with tensors.
     groups : int
         How many groups there are.
+
+    Attributes
+    ----------
+    lead : str
+        What stands before the optimizer's own names in the state dict.
     """
+
+    lead = ""
 
     def __init__(self, tensors: Tensors, groups: int) -> None:
         self._tensors, self._groups = tensors, groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
@@ -12,15 +13,14 @@ from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
-from anemoi_ckpt_migrate.operations.groups import Apart, ParameterGroups
+from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups
 from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
 from anemoi_ckpt_migrate.operations.naming import Reorder
-from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates, known_of, same_values
+from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates, known_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
 from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
-from anemoi_ckpt_migrate.operations.slots import Slots
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
@@ -224,15 +224,18 @@ class World:
         if main.copy.faults:
             return []
         self._check_tied(operation, main.copy.table, tied, shown)
-        concerned = any(map(_is_of_optimizers, own)) and not same_values(before, self._movable())
+        concerned = any(map(_is_of_optimizers, own))
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
             if opened.unknown:
-                self._check_unknown(opened, operation, concerned, shown)
+                if concerned:
+                    self._check_unknown(opened, operation, before, shown)
                 continue
             his = others[path] if path in others else self._of_newcomer(opened, own, shown, operation)
+            names = list(opened.copy.table)
             mine = self._on(opened, his, kept, shown, operation, tied, undo)
+            mine += self._lead_followed(opened, operation, names, shown)
             # What an optimizer has nothing of, it will have nothing of on the way back.
             told = mine or opened.state is None or any(isinstance(each, (Restore, Uncast)) for each in back)
             if mine != back and told:
@@ -299,16 +302,31 @@ class World:
             "belongs in it is not known"
         )
 
-    def _movable(self) -> list[Any]:
+    def _movable(self) -> dict[str, Any]:
         """Return what an optimizer of which it is not known may have, in order; nothing if there is no such one."""
         if self._main is None or not any(opened.unknown for opened in self._others):
-            return []
+            return {}
         table = self._main.copy.table
-        return [table[name] for name, _ in candidates(table, self._tensors)]
+        return {name: table[name] for name, _ in candidates(table, self._tensors)}
 
-    def _check_unknown(self, opened: _Opened, operation: Operation, concerned: bool, shown: str) -> None:
-        if concerned and not any(fault.what == opened.unknown for fault in self.faults):
+    def _check_unknown(self, opened: _Opened, operation: Operation, before: dict[str, Any], shown: str) -> None:
+        """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
+        after = self._movable()
+        moved = len(before) != len(after) or not all(map(is_, before.values(), after.values()))
+        renamed = list(before) != list(after) and opened.state is not None and opened.state.called() is not None
+        if (moved or renamed) and not any(fault.what == opened.unknown for fault in self.faults):
             self._fault(shown, operation, opened.unknown)
+
+    def _lead_followed(
+        self, opened: _Opened, operation: Operation, before: Sequence[str], shown: str
+    ) -> list[Operation]:
+        """Have the names that an optimizer has of its own follow, and return what undoes that."""
+        try:
+            lead = None if opened.state is None else opened.state.lead_followed(before)
+        except Unknown as error:
+            self._fault(shown, operation, str(error))
+            return []
+        return [] if lead is None else [OwnNames(lead)]
 
     def _fault(self, shown: str, operation: Operation, what: str) -> None:
         spelled = repr(operation)
@@ -330,9 +348,9 @@ class World:
             whole = all(name in table for name in main.table)
             self._others.append(_Opened(Copy(other.path, table, self._tensors, main, whole), other))
         for path, content in find_optimizers(self.tree):
-            state = State(path, content)
-            slots = Slots(self._tensors, len(state.groups))
-            self._others.append(_Opened(Copy(path, state.table, slots, main, optimizer=True), None, state, "?"))
+            state = State(path, content, self._tensors)
+            copy = Copy(path, state.table, state.slots, main, optimizer=True)
+            self._others.append(_Opened(copy, None, state, "?"))
         self._name_optimizers(declared)
         memories = [memory_of(main.table[name]) for name in main.table]
         known = [memory for memory in memories if memory is not None]
