@@ -469,3 +469,31 @@ def test_names_that_do_not_fit_are_not_left_behind(project: Folder, keyed: bool)
     assert ran.code == 1
     assert "the optimizer at opt names b.weight, which the state dict does not have" in ran.err
     assert digest(path) == content
+
+
+@pytest.mark.parametrize("dropped", ["bias", "mask"])
+def test_an_optimizer_that_was_not_there_when_something_was_put_aside(project: Folder, dropped: str) -> None:
+    """A parameter without moments, or frozen? Nobody can tell; that a mask of booleans is no parameter, anybody."""
+    path = project.path / "last.ckpt"
+    weights = OrderedDict(weight=torch.randn(4, 4), bias=torch.randn(4), mask=torch.ones(4, dtype=torch.bool))
+    torch.save({"state_dict": weights}, path)
+    declare(project, "a1", f'op.Drop("{dropped}", keep=True)')
+    project.ok("upgrade", "head", path)
+    tree = load(path)
+    trained = [name for name in ("weight", "bias") if name in tree["state_dict"]]
+    state = {place: {"exp_avg": tree["state_dict"][name] + 100} for place, name in enumerate(trained)}
+    tree["opt"] = {"state": state, "param_groups": [{"params": list(state)}]}
+    torch.save(tree, path)
+    content = digest(path)
+    ran = project.run("downgrade", "base", path)
+    if dropped == "bias":
+        assert ran.code == 1
+        assert "in opt, bias cannot be put back: the optimizer was not there when it was put aside" in ran.err
+        assert digest(path) == content
+        del tree["opt"]
+        torch.save(tree, path)
+        project.ok("downgrade", "base", path)
+    else:
+        assert ran.code == 0
+        assert moments_of(load(path), "weight", "bias")
+    assert equal(load(path)["state_dict"], weights)

@@ -100,7 +100,13 @@ class Restore(Operation):
         """Put them back, each where it stood."""
         if copy.free([name for name, *_ in self.items], ()):
             for name, number, before in self.items:
-                copy.table.insert({name: copy.taken_back(number)}, [(name, before)])
+                try:
+                    value = copy.taken_back(number)
+                except Mismatch as error:
+                    copy.fault(f"{name} cannot be put back: {error}")
+                    continue
+                if value is not None:
+                    copy.table.insert({name: value}, [(name, before)])
         return []
 
 

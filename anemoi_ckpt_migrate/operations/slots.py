@@ -10,6 +10,7 @@ from typing import Any
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch, outcome
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.tensors import Tensors, is_real
 
 _COUNTERS = ("step", "mu_product", "eta", "mu")  # torch.optim: numbers, whatever shape the parameter has
@@ -150,8 +151,14 @@ class Slots:
         """Return the slot as plain data and tensors."""
         return {"group": value.group, "shape": list(value.shape), "dtype": value.dtype, "state": value.state}
 
-    def kept(self, value: Any) -> Slot:
-        """Return the slot that was put aside."""
-        if not is_a(value, dict):
-            raise Mismatch("what was put aside is damaged")
-        return Slot(value["group"], tuple(value["shape"]), value["dtype"], value["state"])
+    def kept(self, value: Any) -> Slot | None:
+        """Return the slot that was put aside; None for a tensor that no optimizer has."""
+        if is_a(value, dict):
+            return Slot(value["group"], tuple(value["shape"]), value["dtype"], value["state"])
+        self._tensors.shape(value)  # it is a tensor
+        if not is_floating(self._tensors.dtype(value)):
+            return None
+        raise Mismatch(
+            "the optimizer was not there when it was put aside, and whether it is to have it is not known; "
+            "take the optimizer out of the checkpoint first"
+        )
