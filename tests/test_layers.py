@@ -26,7 +26,9 @@ resolving soundness entries scripts.obstacles scripts.writer scripts.sources con
 descent lanes scaffold chains scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing
 checkpoints.making operations.tensors
-operations.copies operations.places operations.slots
+operations.places operations.slots
+operations.copies
+operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
 operations.items operations.presence
 operations.classes operations.world

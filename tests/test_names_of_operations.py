@@ -225,3 +225,51 @@ def test_what_a_module_saves_of_its_own_is_no_state_dict(project: Folder) -> Non
     tree = {**tensors("a", "b"), "fp8._extra_state": {"scale": torch.ones(1)}}
     assert list(up(project, tree, 'op.Rename("a", "c")')) == ["c", "b", "fp8._extra_state"]
     assert equal(down(project), tree)
+
+
+@pytest.mark.parametrize(
+    ("operations", "main", "ema"),
+    [
+        (['op.RenamePrefix("module.", "net.")'], ["net.q.w", "net.k.w", "net.b"], ["q.w", "k.w", "b"]),
+        (['op.StripPrefix("module.")'], ["q.w", "k.w", "b"], ["q.w", "k.w", "b"]),
+        (['op.AddPrefix("model.")'], ["model.module.q.w", "model.module.k.w", "model.module.b"], ["q.w", "k.w", "b"]),
+        (['op.RenamePrefix("module.", "mod")'], ["modq.w", "modk.w", "modb"], ["q.w", "k.w", "b"]),
+        (['op.Rename("module.b", "module.c")'], ["module.q.w", "module.k.w", "module.c"], ["q.w", "k.w", "c"]),
+        (
+            [
+                'op.Rename("module.b", "module.c")',
+                'op.StripPrefix("module.")',
+                'op.Fuse(["q.w", "k.w"], "qk.w")',
+                'op.AddPrefix("net.")',
+            ],
+            ["net.qk.w", "net.c"],
+            ["net.qk.w", "net.c"],
+        ),
+        (
+            ['op.Fuse(["module.q.w", "module.k.w"], "module.qk.w")', 'op.StripPrefix("module.")'],
+            ["qk.w", "b"],
+            ["qk.w", "b"],
+        ),
+    ],
+)
+def test_a_copy_keeps_lacking_what_the_state_dict_has_before_its_names(
+    project: Folder, operations: list[str], main: list[str], ema: list[str]
+) -> None:
+    """Averages of the model that a wrapper wraps: what becomes of the wrapper's prefix is not their business."""
+    average = tensors("q.w", "k.w", "b")
+    average._metadata = {"": {"version": 1}, "q": {"version": 2}, "k": {"version": 2}}  # type: ignore[attr-defined]
+    tree = {"state_dict": tensors("module.q.w", "module.k.w", "module.b"), "ema": average}
+    after = up(project, tree, *operations)
+    assert (list(after["state_dict"]), list(after["ema"])) == (main, ema)
+    assert set(after["ema"]._metadata) == ({"", "q", "k"} if "q.w" in ema else {"", ema[0].removesuffix(".w")})
+    assert equal(down(project), tree)
+
+
+def test_what_a_copy_would_call_a_name_without_its_prefix_is_not_guessed(project: Folder) -> None:
+    tree = {"state_dict": tensors("module.q", "module.k"), "ema": tensors("q", "k")}
+    says = (
+        "in ema, names lack module., which the state dict has before them, and what is to become q there cannot be told"
+    )
+    assert says in refused(project, tree, 'op.Rename("module.q", "q")').err
+    assert "cannot be told" in refused(project, tree, 'op.Fuse(["module.q", "module.k"], "qk")').err
+    assert "cannot be told" in refused(project, tree, 'op.Add("new", [2])').err

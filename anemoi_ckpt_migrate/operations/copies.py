@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
 from anemoi_ckpt_migrate.operations.patterns import Pattern, literal, pattern
+from anemoi_ckpt_migrate.operations.places import Place
 from anemoi_ckpt_migrate.operations.table import Table
 
 _Bound = tuple[tuple[str, str], ...]
@@ -68,6 +69,8 @@ class Copy:
         Why there is no way back, if there is none.
     added : list of str
         What an operation that adds has just added: the other copies get these, and no others of such names.
+    place : Place or None
+        What its names are called in the tree; None where they are not there.
     """
 
     path: str
@@ -83,6 +86,7 @@ class Copy:
     forced: bool = False
     losses: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
+    place: Place | None = None
 
     def lost(self, what: str) -> None:
         """Note that there is no way back, and why."""
@@ -166,11 +170,30 @@ class Copy:
             found |= dict.fromkeys(names)
         return list(found)
 
+    @property
+    def lacking(self) -> str:
+        """What stands before all its names, and not in the tree."""
+        return "" if self.place is None else self.place.lacking
+
+    def relate(self, names: Mapping[str, str]) -> None:
+        """Note it if renaming changes nothing but what the copy lacks; then its names in the tree stay as they are."""
+        before = self.lacking
+        after = {old[len(before) :]: names.get(old, old) for old in self.table}
+        if self.place is None or all(new.startswith(before) for new in after.values()):
+            return
+        begin = next(new.removesuffix(rest) for rest, new in after.items())
+        if all(new == begin + rest for rest, new in after.items()):
+            self.place.lacking = begin
+
     def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:
         """Tell whether names can be given, when others are gone; if not, note it."""
         leaving = set(gone)
         seen: set[str] = set()
         for name in new:
+            if not name.startswith(self.lacking):
+                before = f"names lack {self.lacking}, which the state dict has before them"
+                self.fault(f"{before}, and what is to become {name} there cannot be told")
+                return False
             if name in seen or (name in self.table and name not in leaving):
                 twice = "twice" if name in seen else "but it is there already"
                 self.fault(f"{name} would come about, {twice}", targets)

@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.patterns import check_stars, literal, literals, pattern, turns
+from anemoi_ckpt_migrate.operations.reaching import Lacks
 
 
 class _Naming(Operation):
@@ -46,9 +47,13 @@ class _Naming(Operation):
     def apply(self, copy: Copy) -> list[Operation]:
         """Rename, and return what undoes it."""
         names = {old: new for old, new in self.renamed(copy).items() if old != new}
+        lacked = copy.lacking
+        copy.relate(names)
         if not names or not copy.free(names.values(), names, self.targets()):
             return []
         copy.table.rename(names)
+        if copy.lacking != lacked:
+            return [Lacks(lacked)]
         each = RenameEach(tuple((new, old) for old, new in names.items()))
         short = self.inverse()
         right = isinstance(short, _Naming) and _changed(short, copy.table) == dict(each.names)

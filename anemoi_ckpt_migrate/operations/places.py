@@ -17,7 +17,7 @@ _DEEPEST = 6
 _TRIED = 8  # names from which the lead of a copy is guessed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """A dict of parameters.
 
@@ -38,6 +38,9 @@ class Place:
     lead: str = ""
     lacking: str = ""
 
+    def __post_init__(self) -> None:
+        self._then = self.lead, self.lacking
+
     def table(self) -> Table:
         """Return its names, as the state dict has them."""
         named = ((self._own(key, value), key, value) for key, value in self.content.items())
@@ -51,6 +54,11 @@ class Place:
     def key(self, name: str) -> str:
         """Return what a name is called here."""
         return self.lead + name.removeprefix(self.lacking)
+
+    def moves(self, moves: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+        """Return moves of names as what becomes of what they were called here when this was last asked."""
+        (lead, lacking), self._then = self._then, (self.lead, self.lacking)
+        return [(lead + old.removeprefix(lacking), None if new is None else self.key(new)) for old, new in moves]
 
     def write(self, table: Table) -> None:
         """Give the dict what a table has, in its order."""

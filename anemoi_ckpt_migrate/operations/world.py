@@ -340,13 +340,13 @@ class World:
             self._fault(shown, operation, place)
             return None
         shown_path = place.path or "the state dict"
-        self._main = _Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown), place)
+        self._main = _Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place)
         main = self._main.copy
         self._tensors.live_with(main.table[name] for name in main.table)
         for other in find_copies(self.tree, place):
             table = other.table()
             whole = all(name in table for name in main.table)
-            self._others.append(_Opened(Copy(other.path, table, self._tensors, main, whole), other))
+            self._others.append(_Opened(Copy(other.path, table, self._tensors, main, whole, place=other), other))
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
             copy = Copy(path, state.table, state.slots, main, optimizer=True)
@@ -410,9 +410,7 @@ class World:
             metadata = getattr(opened.place.content, "_metadata", None)
             if not moves or not isinstance(metadata, dict):
                 continue
-            own = opened.place.key
-            translated = [(own(old), None if new is None else own(new)) for old, new in moves]
-            found = followed(metadata, map(own, opened.copy.table), translated)
+            found = followed(metadata, map(opened.place.key, opened.copy.table), opened.place.moves(moves))
             if found is not None:
                 backs[opened.copy.path] = found.change(metadata)
         main = backs.pop(self._main.copy.path, None)
