@@ -273,3 +273,58 @@ def test_what_a_copy_would_call_a_name_without_its_prefix_is_not_guessed(project
     assert says in refused(project, tree, 'op.Rename("module.q", "q")').err
     assert "cannot be told" in refused(project, tree, 'op.Fuse(["module.q", "module.k"], "qk")').err
     assert "cannot be told" in refused(project, tree, 'op.Add("new", [2])').err
+
+
+def average(*names: str) -> dict[str, Any]:
+    """An average with a counter and a number of its own."""
+    return {"decay": torch.tensor(0.9), "num": torch.tensor(3), **tensors(*names)}
+
+
+def test_a_copy_that_looks_like_none_afterwards_is_taken_back_too(project: Folder) -> None:
+    """Of five tensors three are in the state dict, of what is made of them one of three."""
+    tree = {"state_dict": tensors("q", "k", "v"), "ema": average("q", "k", "v")}
+    after = up(project, tree, 'op.Fuse(["q", "k", "v"], "qkv")', 'op.SetItem("fused", True)')
+    assert list(after["ema"]) == ["decay", "num", "qkv"]
+    assert equal(down(project), tree)
+
+
+def test_what_looks_like_a_copy_only_afterwards_is_left_alone(project: Folder) -> None:
+    tree = {"state_dict": tensors("q", "k"), "fused": {"qk": torch.ones(8, 4)}}
+    after = up(project, tree, 'op.Fuse(["q", "k"], "qk")')
+    assert equal(after["fused"], tree["fused"])
+    assert equal(down(project), tree)
+
+
+def test_copies_are_taken_back_through_several_revisions(project: Folder) -> None:
+    tree = {"state_dict": tensors("q", "k", "v"), "ema": average("q", "k", "v")}
+    torch.save(tree, project.path / "x.pt")
+    declare(project, "a1", 'op.Fuse(["q", "k", "v"], "qkv")')
+    declare(project, "a2", 'op.Rename("qkv", "all")', parents="a1")
+    project.ok("upgrade", "head", "x.pt", "--no-backup", "--check-rollback")
+    assert list(torch.load(project.path / "x.pt")["ema"]) == ["decay", "num", "all"]
+    assert equal(down(project), tree)
+    project.ok("upgrade", "head", "x.pt", "--no-backup")
+    project.ok("downgrade", "-1", "x.pt", "--no-backup")
+    assert list(torch.load(project.path / "x.pt")["ema"]) == ["decay", "num", "qkv"]
+    assert equal(down(project), tree)
+
+
+@pytest.mark.parametrize("lead", ["", "module."])
+def test_a_state_dict_without_tensors_is_filled_again(project: Folder, lead: str) -> None:
+    tree = {"state_dict": tensors("a", "b"), "ema": tensors(f"{lead}a", f"{lead}b"), "x": 1}
+    after = up(project, tree, 'op.Drop("*", keep=True)')
+    assert (dict(after["state_dict"]), dict(after["ema"])) == ({}, {})
+    assert equal(down(project), tree)
+
+
+def test_a_copy_is_not_given_what_was_put_aside_of_another(project: Folder) -> None:
+    """The average was at ema, where its v was put aside; at avg nothing was."""
+    up(project, {"state_dict": tensors("v", "w", "x"), "ema": tensors("v", "w", "x")}, 'op.Drop("v", keep=True)')
+    path = project.path / "x.pt"
+    tree = torch.load(path)
+    tree["avg"] = tree.pop("ema")
+    torch.save(tree, path)
+    before = digest(path)
+    ran = project.run("downgrade", "base", path)
+    assert (ran.code, digest(path)) == (1, before)
+    assert "of avg nothing was put aside: it was no copy then, or elsewhere" in ran.err

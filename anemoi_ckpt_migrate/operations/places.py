@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
@@ -13,6 +13,9 @@ from anemoi_ckpt_migrate.operations.tensors import is_real
 USUAL = ("state_dict", "model_state_dict", "model")
 """Where the state dict of a model usually is."""
 AVERAGED = "module."
+Told = tuple[str, str, str]
+"""What a record says of a dict of parameters: its path, what stands before the names there, and what is lacking."""
+
 _DEEPEST = 6
 _TRIED = 8  # names from which the lead of a copy is guessed
 
@@ -34,7 +37,7 @@ class Place:
     """
 
     path: str
-    content: dict[Any, Any]
+    content: dict[Any, Any] = field(compare=False)
     lead: str = ""
     lacking: str = ""
 
@@ -60,9 +63,22 @@ class Place:
         (lead, lacking), self._then = self._then, (self.lead, self.lacking)
         return [(lead + old.removeprefix(lacking), None if new is None else self.key(new)) for old, new in moves]
 
+    def items(self, table: Table) -> list[tuple[Any, Any]]:
+        """Return what a table has, as it is called here."""
+        return [value if name is None else (self.key(name), value) for name, value in table.everything()]
+
+    def told(self) -> Told:
+        """Return what a record says of it."""
+        return self.path, self.lead, self.lacking
+
+    def is_found(self, table: Table, main: Table) -> bool:
+        """Tell whether it would be found as it is, with the names of a table."""
+        found = _like(self.path, dict(self.items(table)), main)
+        return found is not None and found.told() == self.told()
+
     def write(self, table: Table) -> None:
         """Give the dict what a table has, in its order."""
-        items = [value if name is None else (self.key(name), value) for name, value in table.everything()]
+        items = self.items(table)
         self.content.clear()
         for key, value in items:
             self.content[key] = value
@@ -151,11 +167,10 @@ def _main(path: str, content: dict[Any, Any]) -> Place:
     return Place(path, content, AVERAGED if averaged else "")
 
 
-def find_copies(tree: Any, main: Place) -> list[Place]:
-    """Find other dicts of the same parameters: averages, and what they replaced."""
-    names = main.table()
+def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = ()) -> list[Place]:
+    """Find other dicts of the same parameters, of these names, beside known ones: averages, and what they replaced."""
     found = []
-    for path, value in _dicts(tree, "", 0, {id(main.content)} - {id(tree)}):
+    for path, value in _dicts(tree, "", 0, {id(place.content) for place in (main, *known)} - {id(tree)}):
         place = _like(path, value, names)
         if place is not None:
             found.append(place)
@@ -193,6 +208,11 @@ def _shape(value: Any) -> Any:
 def find_optimizers(tree: Any) -> list[tuple[str, dict[Any, Any]]]:
     """Find what optimizers saved, with the paths where that is."""
     return [(path, value) for path, value in _walk(tree, "", 0, set()) if is_optimizer(value)]
+
+
+def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
+    """Return all dicts that may hold parameters, by the paths where they are."""
+    return {"": tree, **dict(_walk(tree, "", 0, set()))} if is_a(tree, dict) else {}
 
 
 def _dicts(tree: Any, path: str, depth: int, seen: set[int]) -> Iterable[tuple[str, dict[Any, Any]]]:

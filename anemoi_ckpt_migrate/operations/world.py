@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
 from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
+from anemoi_ckpt_migrate.operations.reaching import Reached, reached
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
@@ -145,6 +146,8 @@ class World:
         if self._following:
             undo.operations[:0] = self._follow()
             undo.operations[:0] = self._named()
+            if self._main is not None:
+                undo.operations[:0] = reached(self.tree, self._main.copy, [opened.copy for opened in self._others])
 
     def close(self) -> None:
         """Write the tables back into the tree."""
@@ -179,6 +182,9 @@ class World:
                 return []
         if isinstance(operation, ParameterGroups):
             return self._declare(operation, shown, undo)
+        if isinstance(operation, Reached):
+            self._reach(operation, shown)
+            return []
         main = self._open(operation, shown)
         if main is None:
             return []
@@ -232,9 +238,11 @@ class World:
                 if concerned:
                     self._check_unknown(opened, operation, before, shown)
                 continue
-            his = others[path] if path in others else self._of_newcomer(opened, own, shown, operation)
+            if opened.state is None and path not in others and any(isinstance(each, (Restore, Uncast)) for each in own):
+                self._fault(shown, operation, f"of {path} nothing was put aside: it was no copy then, or elsewhere")
+                continue
             names = list(opened.copy.table)
-            mine = self._on(opened, his, kept, shown, operation, tied, undo)
+            mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
             mine += self._lead_followed(opened, operation, names, shown)
             # What an optimizer has nothing of, it will have nothing of on the way back.
             told = mine or opened.state is None or any(isinstance(each, (Restore, Uncast)) for each in back)
@@ -243,15 +251,6 @@ class World:
         if apart:
             return [Apart(tuple(back), {path: tuple(each) for path, each in apart.items()})]
         return back
-
-    def _of_newcomer(
-        self, opened: _Opened, operations: Sequence[Operation], shown: str, whole: Operation
-    ) -> list[Operation]:
-        """Return what is left to do where nothing was put aside: in an optimizer, or a copy, that came later."""
-        kept = [operation for operation in operations if isinstance(operation, (Restore, Uncast))]
-        if kept and opened.state is None:
-            self._fault(shown, whole, f"{opened.copy.path} was not there when something was put aside of the others")
-        return [operation for operation in operations if operation not in kept]
 
     def _on(
         self,
@@ -339,14 +338,14 @@ class World:
         if isinstance(place, str):
             self._fault(shown, operation, place)
             return None
+        return self._open_at(place, declared)
+
+    def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> _Opened:
         shown_path = place.path or "the state dict"
         self._main = _Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place)
         main = self._main.copy
         self._tensors.live_with(main.table[name] for name in main.table)
-        for other in find_copies(self.tree, place):
-            table = other.table()
-            whole = all(name in table for name in main.table)
-            self._others.append(_Opened(Copy(other.path, table, self._tensors, main, whole, place=other), other))
+        self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
             copy = Copy(path, state.table, state.slots, main, optimizer=True)
@@ -369,6 +368,23 @@ class World:
                 opened.copy.table, opened.unknown = state.table, ""
             except Unknown as error:
                 opened.unknown = str(error)
+
+    def _copy(self, place: Place, main: Copy) -> _Opened:
+        table = place.table()
+        whole = all(name in table for name in main.table)
+        return _Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
+
+    def _reach(self, operation: Reached, shown: str) -> None:
+        """Open what a record says was reached."""
+        place, known = operation.places(self.tree)
+        if place is not None and (self._main is None or self._main.copy.place != place):
+            self.close()
+            self._open_at(place)
+        if (main := self._open(operation, shown)) is not None:
+            said = {*operation.others, *(place.path for place in known)}
+            self._others = [each for each in self._others if each.copy.path not in said or each.copy.table.changed]
+            said = {each.copy.path for each in self._others}
+            self._others += [self._copy(place, main.copy) for place in known if place.path not in said]
 
     def _tied(self) -> dict[str, list[str]]:
         """Return names of the same memory, by each of them."""
