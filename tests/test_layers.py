@@ -30,7 +30,7 @@ operations.places operations.slots
 operations.copies
 operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
-operations.items operations.presence
+operations.items operations.presence operations.following operations.ties
 operations.classes operations.world
 op comparing models
 scripts.declared

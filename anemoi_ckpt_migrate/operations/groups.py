@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -83,3 +84,8 @@ class Apart(Operation):
 
 def _read(value: Any) -> Operation:
     return value if isinstance(value, Operation) else from_data(value)
+
+
+def by_place(operation: Operation) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
+    """Return what an operation does to the state dict, and what it does instead to copies of it, by their path."""
+    return (operation.operations, operation.others) if isinstance(operation, Apart) else ((operation,), {})

@@ -13,8 +13,9 @@ from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
-from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups
-from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
+from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back
+from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups, by_place
+from anemoi_ckpt_migrate.operations.modules import ModulesBack
 from anemoi_ckpt_migrate.operations.naming import Reorder
 from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates, known_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
@@ -23,8 +24,13 @@ from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main,
 from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
-from anemoi_ckpt_migrate.operations.table import Table
-from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
+from anemoi_ckpt_migrate.operations.tensors import Tensors
+from anemoi_ckpt_migrate.operations.ties import Ties
+
+
+def _takes_back(operations: Iterable[Operation]) -> bool:
+    """Tell whether operations take back what was put aside."""
+    return any(isinstance(operation, (Restore, Uncast)) for operation in operations)
 
 
 def _is_of_optimizers(operation: Operation) -> bool:
@@ -49,16 +55,6 @@ class Undone:
 
     operations: list[Operation] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Opened:
-    """One dict of parameters, or an optimizer, while it is worked on."""
-
-    copy: Copy
-    place: Place | None = None
-    state: State | None = None
-    unknown: str = ""
 
 
 class World:
@@ -88,10 +84,9 @@ class World:
     ) -> None:
         self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
         self._tensors, self._path, self._forced = tensors, path, forced
-        self._main: _Opened | None = None
-        self._others: list[_Opened] = []
+        self._main: Opened | None = None
+        self._others: list[Opened] = []
         self._ties = self._following = False
-        self._memory: dict[str, Any] = {}
         self._unknown: list[Any] = []
         self._known: list[Known] = []
 
@@ -144,7 +139,7 @@ class World:
     def _settle(self, undo: Undone) -> None:
         """Have what goes by the names of parameters follow what became of these."""
         if self._following:
-            undo.operations[:0] = self._follow()
+            undo.operations[:0] = follow(self._main, self._others)
             undo.operations[:0] = self._named()
             if self._main is not None:
                 undo.operations[:0] = reached(self.tree, self._main.copy, [opened.copy for opened in self._others])
@@ -188,8 +183,8 @@ class World:
         main = self._open(operation, shown)
         if main is None:
             return []
-        if isinstance(operation, ModulesBack):
-            self._back(operation, {})
+        if any(isinstance(each, ModulesBack) for each in by_place(operation)[0]):
+            follow_back(operation, main, self._others)
             return []
         return self._everywhere(main, operation, kept, shown, undo)
 
@@ -215,21 +210,17 @@ class World:
         return []
 
     def _everywhere(
-        self, main: _Opened, operation: Operation, kept: list[Any], shown: str, undo: Undone
+        self, main: Opened, operation: Operation, kept: list[Any], shown: str, undo: Undone
     ) -> list[Operation]:
-        own, others = (
-            ((operation,), {}) if not isinstance(operation, Apart) else (operation.operations, operation.others)
-        )
-        if any(isinstance(each, ModulesBack) for each in own):
-            for each in own:
-                self._back(each, others)
-            return []
-        tied = self._tied()
+        own, others = by_place(operation)
+        ties = Ties(main.copy.table if self._ties else {})
+        tied = ties.names
         before = self._movable()
         back = self._on(main, own, kept, shown, operation, tied, undo)
         if main.copy.faults:
             return []
-        self._check_tied(operation, main.copy.table, tied, shown)
+        if (broken := ties.broken(operation, main.copy.table)) is not None:
+            self._fault(shown, operation, broken)
         concerned = any(map(_is_of_optimizers, own))
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
@@ -238,14 +229,14 @@ class World:
                 if concerned:
                     self._check_unknown(opened, operation, before, shown)
                 continue
-            if opened.state is None and path not in others and any(isinstance(each, (Restore, Uncast)) for each in own):
+            if opened.state is None and path not in others and _takes_back(own):
                 self._fault(shown, operation, f"of {path} nothing was put aside: it was no copy then, or elsewhere")
                 continue
             names = list(opened.copy.table)
             mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
             mine += self._lead_followed(opened, operation, names, shown)
             # What an optimizer has nothing of, it will have nothing of on the way back.
-            told = mine or opened.state is None or any(isinstance(each, (Restore, Uncast)) for each in back)
+            told = mine or opened.state is None or _takes_back(back)
             if mine != back and told:
                 apart[path] = mine
         if apart:
@@ -254,7 +245,7 @@ class World:
 
     def _on(
         self,
-        opened: _Opened,
+        opened: Opened,
         operations: Iterable[Operation],
         kept: list[Any],
         shown: str,
@@ -286,7 +277,7 @@ class World:
             return []
         return back
 
-    def _order_lost(self, opened: _Opened, operation: Operation) -> str:
+    def _order_lost(self, opened: Opened, operation: Operation) -> str:
         table = opened.copy.table
         if opened.state is None or opened.state.keeps_order() or not isinstance(operation, (Add, Reorder)):
             return ""
@@ -308,7 +299,7 @@ class World:
         table = self._main.copy.table
         return {name: table[name] for name, _ in candidates(table, self._tensors)}
 
-    def _check_unknown(self, opened: _Opened, operation: Operation, before: dict[str, Any], shown: str) -> None:
+    def _check_unknown(self, opened: Opened, operation: Operation, before: dict[str, Any], shown: str) -> None:
         """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
         after = self._movable()
         moved = len(before) != len(after) or not all(map(is_, before.values(), after.values()))
@@ -317,7 +308,7 @@ class World:
             self._fault(shown, operation, opened.unknown)
 
     def _lead_followed(
-        self, opened: _Opened, operation: Operation, before: Sequence[str], shown: str
+        self, opened: Opened, operation: Operation, before: Sequence[str], shown: str
     ) -> list[Operation]:
         """Have the names that an optimizer has of its own follow, and return what undoes that."""
         try:
@@ -331,7 +322,7 @@ class World:
         spelled = repr(operation)
         self.faults.append(OperationFault(shown, spelled if len(spelled) < 120 else f"{spelled[:117]}...", what))
 
-    def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> _Opened | None:
+    def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> Opened | None:
         if self._main is not None:
             return self._main
         place = find_main(self.tree, self._path)
@@ -340,20 +331,18 @@ class World:
             return None
         return self._open_at(place, declared)
 
-    def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> _Opened:
+    def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> Opened:
         shown_path = place.path or "the state dict"
-        self._main = _Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place)
+        self._main = Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place)
         main = self._main.copy
         self._tensors.live_with(main.table[name] for name in main.table)
         self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
             copy = Copy(path, state.table, state.slots, main, optimizer=True)
-            self._others.append(_Opened(copy, None, state, "?"))
+            self._others.append(Opened(copy, None, state, "?"))
         self._name_optimizers(declared)
-        memories = [memory_of(main.table[name]) for name in main.table]
-        known = [memory for memory in memories if memory is not None]
-        self._ties = len(set(known)) < len(known) and any(opened.state for opened in self._others)
+        self._ties = any(opened.state for opened in self._others) and bool(Ties(main.table).names)
         return self._main
 
     def _name_optimizers(self, declared: ParameterGroups | None) -> None:
@@ -369,10 +358,10 @@ class World:
             except Unknown as error:
                 opened.unknown = str(error)
 
-    def _copy(self, place: Place, main: Copy) -> _Opened:
+    def _copy(self, place: Place, main: Copy) -> Opened:
         table = place.table()
         whole = all(name in table for name in main.table)
-        return _Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
+        return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
 
     def _reach(self, operation: Reached, shown: str) -> None:
         """Open what a record says was reached."""
@@ -385,64 +374,6 @@ class World:
             self._others = [each for each in self._others if each.copy.path not in said or each.copy.table.changed]
             said = {each.copy.path for each in self._others}
             self._others += [self._copy(place, main.copy) for place in known if place.path not in said]
-
-    def _tied(self) -> dict[str, list[str]]:
-        """Return names of the same memory, by each of them."""
-        if not self._ties or self._main is None:
-            return {}
-        table = self._main.copy.table
-        groups: dict[Any, list[str]] = {}
-        for name in table:
-            memory = memory_of(table[name])
-            if memory is not None:
-                groups.setdefault(memory, []).append(name)
-        self._memory = {name: memory for memory, group in groups.items() for name in group}
-        return {name: group for group in groups.values() if len(group) > 1 for name in group}
-
-    def _check_tied(self, operation: Operation, table: Table, tied: dict[str, list[str]], shown: str) -> None:
-        """Refuse to take apart what an optimizer has one state for."""
-        for first, group in tied.items():
-            if not operation.makes or group[0] != first:
-                continue
-            stay = [name for name in group if name in table and memory_of(table[name]) == self._memory.get(name)]
-            if stay and len(stay) < len(group):
-                other = next(name for name in group if name not in stay)
-                self._fault(
-                    shown,
-                    operation,
-                    f"{other} shares its memory with {stay[0]}, and the optimizer has one state for both; "
-                    "what is done to one has to be done to the other",
-                )
-
-    def _follow(self) -> list[Operation]:
-        """Have the names of modules follow, and return what undoes that."""
-        if self._main is None:
-            return []
-        backs: dict[str, ModulesBack] = {}
-        for opened in (self._main, *self._others):
-            if opened.place is None:
-                continue
-            moves = opened.copy.table.moves()
-            metadata = getattr(opened.place.content, "_metadata", None)
-            if not moves or not isinstance(metadata, dict):
-                continue
-            found = followed(metadata, map(opened.place.key, opened.copy.table), opened.place.moves(moves))
-            if found is not None:
-                backs[opened.copy.path] = found.change(metadata)
-        main = backs.pop(self._main.copy.path, None)
-        if backs:
-            return [Apart((main or ModulesBack(()),), {path: (back,) for path, back in backs.items()})]
-        return [] if main is None else [main]
-
-    def _back(self, operation: Operation, others: dict[str, Sequence[Operation]]) -> None:
-        for opened in (self._main, *self._others):
-            if opened is None or opened.place is None:
-                continue
-            metadata = getattr(opened.place.content, "_metadata", None)
-            own = (operation,) if opened is self._main else others.get(opened.copy.path, ())
-            for each in own:
-                if isinstance(each, ModulesBack) and isinstance(metadata, dict):
-                    each.change(metadata)
 
     def _named(self) -> list[Operation]:
         """Return what tells the optimizers' parameters on the way back, where shapes alone would not."""
