@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons lint format fuzz bench bench-graphs bench-operations graphs wheel man clean
+.PHONY: help demo test test-anemoi test-pythons lint format fuzz bench bench-graphs bench-operations graphs wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -22,6 +22,10 @@ demo: $(BIN)/.ready ## train a small model, rename a layer, and take its checkpo
 
 test: $(BIN)/.ready ## run all tests
 	$(BIN)/python -m pytest -n auto
+
+test-anemoi: $(BIN)/.ready ## try the chain of anemoi-models on real checkpoints, in CHECKPOINTS=DIR
+	@test -n "$(CHECKPOINTS)" || { echo "say where they are: make test-anemoi CHECKPOINTS=DIR" >&2; exit 2; }
+	ANEMOI_CHECKPOINTS="$(abspath $(CHECKPOINTS))" $(BIN)/python -m pytest -n auto tests/test_anemoi.py
 
 test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
 	$(BIN)/python tests/pythons.py $(PYTHONS)

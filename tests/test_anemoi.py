@@ -29,7 +29,7 @@ from tests.conftest import Folder, digest  # noqa: E402
 from tests.operating import equal  # noqa: E402
 
 CHAIN = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
-REAL = Path(os.environ.get("ANEMOI_CHECKPOINTS") or Path(__file__).parents[2] / "shared" / "anemoi")
+REAL = Path(os.environ.get("ANEMOI_CHECKPOINTS") or "nowhere")  # `make test-anemoi CHECKPOINTS=DIR`
 RELEASES = ("0.9.4", "0.9.7", "0.10.0", "0.11.0", "0.11.3", "0.12.0", "0.13.0", "0.15.0", "0.16.0")
 KINDS = ("gt", "gnn")
 BUFFERS = ("_norm_mul", "_norm_add", "_input_idx", "_output_idx", "_model_output_idx", "edge_inc")
