@@ -328,3 +328,16 @@ def test_a_copy_is_not_given_what_was_put_aside_of_another(project: Folder) -> N
     ran = project.run("downgrade", "base", path)
     assert (ran.code, digest(path)) == (1, before)
     assert "of avg nothing was put aside: it was no copy then, or elsewhere" in ran.err
+
+
+@pytest.mark.parametrize("between", ['op.SetItem("fused", True)', "op.Run(look, look)"])
+def test_a_copy_is_followed_through_a_script(project: Folder, between: str) -> None:
+    """What stands between operations on parameters has the copies looked for again."""
+    tree = {"state_dict": tensors("q", "k", "v"), "ema": average("q", "k", "v")}
+    torch.save(tree, project.path / "x.pt")
+    operations = ['op.Fuse(["q", "k", "v"], "qkv")', between, 'op.Rename("qkv", "all")', between]
+    declare(project, "a1", *operations, top="\n\ndef look(ckpt):\n    return ckpt\n")
+    project.ok("upgrade", "head", "x.pt", "--no-backup", "--check-rollback")
+    after = torch.load(project.path / "x.pt")
+    assert (list(after["state_dict"]), list(after["ema"])) == (["all"], ["decay", "num", "all"])
+    assert equal(down(project), tree)

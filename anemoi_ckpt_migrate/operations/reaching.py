@@ -61,7 +61,7 @@ class Reached(Operation):
         return main, [place for place in (_place(told, dicts) for told in self.copies) if place is not None]
 
 
-def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[Operation]:
+def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[Reached]:
     """Return what tells on the way back what was reached, if it would not be found so."""
     if main.place is None or not main.table.changed:
         return []

@@ -88,6 +88,8 @@ class World:
         self._others: list[Opened] = []
         self._ties = self._following = False
         self._unknown: list[Any] = []
+        self._hint: Reached | None = None  # what would not be found as it was, when it is opened next
+        self._found: list[Reached] = []
         self._known: list[Known] = []
 
     def apply(
@@ -142,7 +144,8 @@ class World:
             undo.operations[:0] = follow(self._main, self._others)
             undo.operations[:0] = self._named()
             if self._main is not None:
-                undo.operations[:0] = reached(self.tree, self._main.copy, [opened.copy for opened in self._others])
+                self._found = reached(self.tree, self._main.copy, [opened.copy for opened in self._others])
+                undo.operations[:0] = self._found
 
     def close(self) -> None:
         """Write the tables back into the tree."""
@@ -159,6 +162,7 @@ class World:
                 self._known.append(opened.state.known(self._main.copy.table))
         self._unknown = self._main.copy.unknown
         self._main, self._others = None, []
+        self._hint, self._found = next(iter(self._found), None), []
         self._tensors.forget()  # whoever has the tree now may change what was made
 
     def _one(
@@ -178,7 +182,7 @@ class World:
         if isinstance(operation, ParameterGroups):
             return self._declare(operation, shown, undo)
         if isinstance(operation, Reached):
-            self._reach(operation, shown)
+            self._reach(operation)
             return []
         main = self._open(operation, shown)
         if main is None:
@@ -325,7 +329,8 @@ class World:
     def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> Opened | None:
         if self._main is not None:
             return self._main
-        place = find_main(self.tree, self._path)
+        said = None if self._hint is None else self._hint.places(self.tree)[0]
+        place = said or find_main(self.tree, self._path)
         if isinstance(place, str):
             self._fault(shown, operation, place)
             return None
@@ -337,6 +342,7 @@ class World:
         main = self._main.copy
         self._tensors.live_with(main.table[name] for name in main.table)
         self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
+        self._know(main)
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
             copy = Copy(path, state.table, state.slots, main, optimizer=True)
@@ -363,17 +369,24 @@ class World:
         whole = all(name in table for name in main.table)
         return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
 
-    def _reach(self, operation: Reached, shown: str) -> None:
-        """Open what a record says was reached."""
-        place, known = operation.places(self.tree)
-        if place is not None and (self._main is None or self._main.copy.place != place):
+    def _reach(self, operation: Reached) -> None:
+        """Open what a record says was reached, now or when it is needed."""
+        self._hint = operation
+        place = operation.places(self.tree)[0]
+        if self._main is not None and place is not None and place != self._main.copy.place:
             self.close()
-            self._open_at(place)
-        if (main := self._open(operation, shown)) is not None:
-            said = {*operation.others, *(place.path for place in known)}
+            self._hint = operation
+        if self._main is not None:
+            self._know(self._main.copy)
+
+    def _know(self, main: Copy) -> None:
+        """Take for copies what is said to be some, and for nothing what is said not to be."""
+        if self._hint is not None:
+            known = self._hint.places(self.tree)[1]
+            said = {*self._hint.others, *(place.path for place in known)}
             self._others = [each for each in self._others if each.copy.path not in said or each.copy.table.changed]
             said = {each.copy.path for each in self._others}
-            self._others += [self._copy(place, main.copy) for place in known if place.path not in said]
+            self._others += [self._copy(place, main) for place in known if place.path not in said]
 
     def _named(self) -> list[Operation]:
         """Return what tells the optimizers' parameters on the way back, where shapes alone would not."""
