@@ -497,3 +497,20 @@ def test_an_optimizer_that_was_not_there_when_something_was_put_aside(project: F
         assert ran.code == 0
         assert moments_of(load(path), "weight", "bias")
     assert equal(load(path)["state_dict"], weights)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    "operation", ['op.Drop("c", keep=True)', 'op.Fuse(["a", "c"], "ac")', 'op.Stack(["b", "c", "a"], "all")']
+)
+@pytest.mark.parametrize("between", [[], ['op.SetItem("x", 1)']])
+def test_an_order_of_its_own_comes_back(project: Folder, named: bool, operation: str, between: list[str]) -> None:
+    """The optimizer has c, a, b. Without c, that is the order of the state dict; c comes back before a all the same."""
+    path = project.path / "last.ckpt"
+    before = made(path, ["c", "a", "b"], square("a", "b", "c"))
+    if named:
+        before["opt"]["param_groups"][0]["param_names"] = ["c", "a", "b"]
+        torch.save(before, path)
+    declare(project, "a1", 'op.ParameterGroups([["c", "a", "b"]])', operation, *between, 'op.AddPrefix("m.")')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert_goes_back(project, path, before)

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations.base import Operation, from_data, integer_of, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import (
+    Operation,
+    from_data,
+    integer_of,
+    integers_of,
+    names_of,
+    operation,
+    set_fields,
+)
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.slots import Slots
 
@@ -24,17 +32,22 @@ class ParameterGroups(Operation):
         selected too is left out: ``[["*.weight"], ["*"]]``.
     optimizer : int
         Which optimizer, if there are several, from 0.
+    own_order : sequence of int
+        Groups that have an order of their own, though what is in them happens to stand in that of the state dict: what
+        a record says where something comes back into such a group.
     """
 
     on_parameters = False
     groups: tuple[tuple[str, ...], ...]
     optimizer: int = 0
+    own_order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         integer_of(self, "optimizer", self.optimizer, 0)
         if not isinstance(self.groups, (tuple, list)) or any(isinstance(group, str) for group in self.groups):
             raise BadOperation("ParameterGroups: groups must be a list with a list of names for each group")
         set_fields(self, groups=tuple(names_of(self, "groups", group, 0) for group in self.groups))
+        set_fields(self, own_order=integers_of(self, "own_order", self.own_order))
 
     def inverse(self) -> Operation | None:
         """Return nothing: names are others then."""

@@ -88,6 +88,7 @@ class State:
         tensors: Tensors,
         declared: Sequence[Sequence[str]] | None = None,
         known: Known | None = None,
+        own_order: Sequence[int] = (),
     ) -> None:
         """Find out which parameter each position stands for.
 
@@ -101,6 +102,8 @@ class State:
             What the script says.
         known : Known, optional
             What was known before something else was done to the tree.
+        own_order : sequence of int
+            Groups that are said to have an order of their own.
 
         Raises
         ------
@@ -121,7 +124,8 @@ class State:
         self.table, self._written = Table(items), names
         self.declared = declared is not None or (known is not None and known.declared)
         place = _order(main)
-        self._in_order = [sorted(own, key=place) == list(own) for own in names]
+        in_order = [sorted(own, key=place) == list(own) for own in names]
+        self._in_order = [ordered and number not in own_order for number, ordered in enumerate(in_order)]
 
     def _names(
         self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None, known: Known | None
@@ -335,8 +339,19 @@ class State:
             found[self.table[name].group].append(name)
         return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, self._in_order, strict=True)]
 
+    def own_order(self, main: Table) -> tuple[int, ...]:
+        """Return which groups have an order of their own that can no longer be seen."""
+        place, names = _order(main), self.names(main)
+        return tuple(
+            number
+            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=True))
+            if not ordered and sorted(own, key=place) == own
+        )
+
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
-        """Tell whether shapes would not tell again which parameter is which."""
+        """Tell whether shapes would not tell again which parameter is which, and in which order."""
+        if self.own_order(main):
+            return True
         if self.called() is not None:
             return False
         groups = self.names(main)

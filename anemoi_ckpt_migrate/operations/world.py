@@ -356,10 +356,11 @@ class World:
             return
         optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
         for number, (opened, state) in enumerate(optimizers):
-            said = declared.groups if declared is not None and declared.optimizer == number else None
+            said = declared if declared is not None and declared.optimizer == number else None
             known = known_of(state, self._known, [state for _, state in optimizers])
             try:
-                state.name_slots(self._main.copy.table, self._tensors, said, known)
+                groups, own_order = (None, ()) if said is None else (said.groups, said.own_order)
+                state.name_slots(self._main.copy.table, self._tensors, groups, known, own_order)
                 opened.copy.table, opened.unknown = state.table, ""
             except Unknown as error:
                 opened.unknown = str(error)
@@ -398,5 +399,6 @@ class World:
             # Also where only what is none of the optimizer's is touched: the way back has to know that.
             touched = (main.changed or state.table.changed) and not opened.unknown
             if touched and state.needs_names(main, self._tensors):
-                found.append(ParameterGroups(tuple(map(literals, state.names(main))), number))
+                groups = tuple(map(literals, state.names(main)))
+                found.append(ParameterGroups(groups, number, state.own_order(main)))
         return found
