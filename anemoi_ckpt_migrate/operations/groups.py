@@ -23,7 +23,8 @@ from anemoi_ckpt_migrate.operations.slots import Slots
 class ParameterGroups(Operation):
     """Say which parameters an optimizer has, and in which order, where the checkpoint cannot tell.
 
-    It changes nothing. It comes first, and names parameters as they are called before the operations that follow.
+    It changes nothing. It names parameters as they are called where it stands, before the operations that follow, and
+    holds from there on.
 
     Parameters
     ----------
