@@ -28,7 +28,7 @@ checkpoints.computing
 checkpoints.making operations.tensors
 operations.places operations.slots
 operations.copies
-operations.reaching
+operations.guessing operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
 operations.items operations.presence operations.following operations.ties
 operations.classes operations.world

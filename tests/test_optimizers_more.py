@@ -514,3 +514,31 @@ def test_an_order_of_its_own_comes_back(project: Folder, named: bool, operation:
     declare(project, "a1", 'op.ParameterGroups([["c", "a", "b"]])', operation, *between, 'op.AddPrefix("m.")')
     project.ok("upgrade", "head", path, "--check-rollback")
     assert_goes_back(project, path, before)
+
+
+def test_tensors_that_only_functions_can_change(project: Folder) -> None:
+    """A sparse parameter, a sparse moment: what is about others goes on, what is about these is refused."""
+    path = project.path / "last.ckpt"
+    tensors = {"a": torch.eye(3).to_sparse(), "b": torch.ones(3, 3), "c": torch.ones(3, 3)}
+    groups = [{"params": [0, 1, 2]}]
+    state = {0: {"exp_avg": torch.ones(3, 3)}, 1: {"exp_avg": torch.eye(3).to_sparse()}, 2: {"exp_avg": torch.eye(3)}}
+    torch.save({"state_dict": OrderedDict(tensors), "opt": {"state": state, "param_groups": groups}}, path)
+    content = digest(path)
+    for operations, why in (
+        (['op.Transpose("c")'], "whether the optimizer at opt has a, no plain tensor, is not known"),
+        (
+            ['op.ParameterGroups([["*"]])', 'op.Transpose("b")'],
+            "in opt, Transpose of b cannot be: it is no plain tensor",
+        ),
+    ):
+        declare(project, "a1", *operations)
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert why in ran.err
+        assert digest(path) == content
+    declare(project, "a1", 'op.ParameterGroups([["*"]])', 'op.Rename("a", "z")', 'op.Drop("b", keep=True)')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = load(path)["opt"]["state"]
+    assert [value["exp_avg"].is_sparse for value in after.values()] == [False, False]
+    project.ok("downgrade", "base", path)
+    assert load(path)["opt"]["state"][1]["exp_avg"].is_sparse

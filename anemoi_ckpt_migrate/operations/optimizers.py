@@ -9,23 +9,15 @@ parameters of each group stand in the order of the state dict, and the moments h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a
-from anemoi_ckpt_migrate.operations.dtypes import is_floating
-from anemoi_ckpt_migrate.operations.matching import assignments
+from anemoi_ckpt_migrate.operations.guessing import SAY, Unknown, from_shapes, moment_shape, plain_shape
 from anemoi_ckpt_migrate.operations.patterns import pattern
 from anemoi_ckpt_migrate.operations.places import is_tensor
 from anemoi_ckpt_migrate.operations.slots import Slot, Slots
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
-
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
-
-
-class Unknown(Exception):
-    """It cannot be told which parameter is which; the message says why, and what helps."""
 
 
 class Known(NamedTuple):
@@ -45,9 +37,6 @@ class Known(NamedTuple):
     content: dict[Any, Any]
     places: list[list[tuple[str, Any, Any]]]
     declared: bool
-
-
-_SAY = "say it with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
 
 
 class State:
@@ -116,10 +105,13 @@ class State:
             for position, name in zip(group["params"], own, strict=True):
                 state = self._content["state"].get(position)
                 value = main[name]
-                items.append((name, Slot(number, tensors.shape(value), tensors.dtype(value), state)))
+                if not is_tensor(value):
+                    raise Unknown(f"{name}, which the optimizer at {self.path} would have, is no tensor; {SAY}")
+                shape = plain_shape(value, tensors) or ()  # where there is none, nothing is made of it
+                items.append((name, Slot(number, shape, tensors.dtype(value), state)))
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
-            raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {_SAY}")
+            raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
         self.slots.lead = self._lead(names)
         self.table, self._written = Table(items), names
         self.declared = declared is not None or (known is not None and known.declared)
@@ -151,10 +143,9 @@ class State:
                 "say it again, behind the function, with op.ParameterGroups([[...]])"
             )
         shapes = [
-            [_moment_shape(self._content["state"].get(key), tensors) for key in group["params"]]
-            for group in self.groups
+            [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
         ]
-        return self._from_shapes(main, tensors, shapes)
+        return from_shapes(self.path, main, tensors, shapes)
 
     def called(self) -> list[list[Any]] | None:
         """Return what it calls the parameters of each group; None if it only numbers them."""
@@ -173,10 +164,10 @@ class State:
         fit = [lead for lead in leads if _is_lead(lead) and all(f"{lead}{name}" in main for name in every)]
         if not whole or not fit:
             lost = next((name for name in every if name not in main), "?")
-            raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {_SAY}")
+            raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {SAY}")
         if len(fit) > 1 and "" not in fit:
             raise Unknown(
-                f"what the optimizer at {self.path} calls {first} may be {fit[0]}{first} or {fit[1]}{first}; {_SAY}"
+                f"what the optimizer at {self.path} calls {first} may be {fit[0]}{first} or {fit[1]}{first}; {SAY}"
             )
         lead = "" if "" in fit else fit[0]
         return [[f"{lead}{name}" for name in own] for own in called]
@@ -273,35 +264,6 @@ class State:
             found.append(own)
         return found
 
-    def _from_shapes(
-        self, main: Table, tensors: Tensors, groups: Sequence[Sequence[tuple[int, ...] | None]]
-    ) -> list[list[str]]:
-        every = candidates(main, tensors)
-        likely = [(name, shape) for name, shape in every if not _is_known_buffer(name, main)]
-        for choice in (likely, every):
-            found = assignments([shape for _, shape in choice], groups)
-            if len(found) == 1:
-                return [[choice[place][0] for place in own] for own in found[0]]
-            if found:
-                self._refuse_ambiguous(choice, found)
-            if len(likely) == len(every):
-                break
-        count = sum(map(len, groups))
-        raise Unknown(
-            f"the optimizer at {self.path} has {count} parameters, whose shapes do not fit the {len(every)} of the "
-            f"state dict in their order; {_SAY}"
-        )
-
-    def _refuse_ambiguous(self, choice: Sequence[tuple[str, Any]], found: Any) -> None:
-        for one, other in zip(*found[:2], strict=True):
-            for mine, its in zip(one, other, strict=True):
-                if mine != its:
-                    raise Unknown(
-                        f"the optimizer at {self.path} has moments that may belong to {choice[mine][0]} or to "
-                        f"{choice[its][0]}; {_SAY}"
-                    )
-        raise Unknown(f"the optimizer at {self.path} has too many parameters of one shape to tell them apart; {_SAY}")
-
     def is_stale(self, main: Table) -> bool:
         """Tell whether what is in the tree is not what is known here, or not in the order of the state dict."""
         return self.table.changed or self.names(main) != [list(own) for own in self._written]
@@ -331,6 +293,13 @@ class State:
         """Tell whether the parameters of each group stand in the order of the state dict."""
         return all(self._in_order)
 
+    def order_lost(self) -> str:
+        """Say why nothing can be moved in it, or added."""
+        return (
+            f"the optimizer at {self.path} lists its parameters in an order of its own, and where this one belongs in "
+            "it is not known"
+        )
+
     def names(self, main: Table) -> list[list[str]]:
         """Return the names in each group, in the order in which they are written."""
         place = _order(main)
@@ -355,9 +324,9 @@ class State:
         if self.called() is not None:
             return False
         groups = self.names(main)
-        shapes = [[_moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
+        shapes = [[moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
         try:
-            return self._from_shapes(main, tensors, shapes) != groups
+            return from_shapes(self.path, main, tensors, shapes) != groups
         except Unknown:
             return True
 
@@ -381,40 +350,8 @@ def _order(main: Table) -> Callable[[str], int]:
     return lambda name: order[memory_of(main[name]) or name] if name in main else len(order)
 
 
-def _moment_shape(state: Any, tensors: Tensors) -> tuple[int, ...] | None:
-    """Return the shape that a parameter has by what is remembered of it; None if that does not tell."""
-    if not is_a(state, dict):
-        return None
-    own = {tensors.shape(value) for value in state.values() if is_tensor(value)} - {()}
-    return own.pop() if len(own) == 1 else None
-
-
 def _like(before: Mapping[Any, Any], after: dict[Any, Any]) -> Any:
     """Give a dict the type of another."""
     made = type(before)() if type(before) is not dict else {}
     made.update(after)  # type: ignore[attr-defined]
     return made
-
-
-def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]]]:
-    """Return what may be parameters: floating point, and of tied ones the first."""
-    seen: set[Any] = set()
-    found = []
-    for name in main:
-        value = main[name]
-        if not is_tensor(value):
-            continue
-        memory = memory_of(value)
-        dtype = tensors.dtype(value)
-        if (memory is not None and memory in seen) or not (is_floating(dtype) or dtype.startswith("complex")):
-            continue
-        seen.add(memory)
-        found.append((name, tensors.shape(value)))
-    return found
-
-
-def _is_known_buffer(name: str, names: Iterable[str]) -> bool:
-    """Tell whether a name is that of a buffer of torch's normalisations over batches."""
-    module, _, leaf = name.rpartition(".")
-    lead = f"{module}." if module else ""
-    return leaf in _BUFFERS and all(f"{lead}{other}" in names for other in _BUFFERS[:2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
@@ -15,9 +14,10 @@ from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back
 from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups, by_place
+from anemoi_ckpt_migrate.operations.guessing import Unknown, candidates, differ
 from anemoi_ckpt_migrate.operations.modules import ModulesBack
 from anemoi_ckpt_migrate.operations.naming import Reorder
-from anemoi_ckpt_migrate.operations.optimizers import Known, State, Unknown, candidates, known_of
+from anemoi_ckpt_migrate.operations.optimizers import Known, State, known_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
@@ -282,19 +282,12 @@ class World:
         return back
 
     def _order_lost(self, opened: Opened, operation: Operation) -> str:
-        table = opened.copy.table
-        if opened.state is None or opened.state.keeps_order() or not isinstance(operation, (Add, Reorder)):
+        state = opened.state
+        if state is None or state.keeps_order() or not _is_of_optimizers(operation):
             return ""
-        if not _is_of_optimizers(operation):
-            return ""
-        if isinstance(operation, Reorder) and not any(
-            True for text in operation.names for _ in pattern(text).among(table)
-        ):
-            return ""
-        return (
-            f"the optimizer at {opened.state.path} lists its parameters in an order of its own, and where this one "
-            "belongs in it is not known"
-        )
+        names = operation.names if isinstance(operation, Reorder) else ()
+        moved = any(True for text in names for _ in pattern(text).among(state.table))
+        return state.order_lost() if moved or isinstance(operation, Add) else ""
 
     def _movable(self) -> dict[str, Any]:
         """Return what an optimizer of which it is not known may have, in order; nothing if there is no such one."""
@@ -305,10 +298,9 @@ class World:
 
     def _check_unknown(self, opened: Opened, operation: Operation, before: dict[str, Any], shown: str) -> None:
         """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
-        after = self._movable()
-        moved = len(before) != len(after) or not all(map(is_, before.values(), after.values()))
-        renamed = list(before) != list(after) and opened.state is not None and opened.state.called() is not None
-        if (moved or renamed) and not any(fault.what == opened.unknown for fault in self.faults):
+        by_name = opened.state is not None and opened.state.called() is not None
+        moved = differ(before, self._movable(), by_name)
+        if moved and not any(fault.what == opened.unknown for fault in self.faults):
             self._fault(shown, operation, opened.unknown)
 
     def _lead_followed(

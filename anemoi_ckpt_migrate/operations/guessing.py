@@ -1,0 +1,122 @@
+"""Which parameters an optimizer has, where only the shapes of its moments and the order of the state dict tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import is_
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
+from anemoi_ckpt_migrate.operations.dtypes import is_floating
+from anemoi_ckpt_migrate.operations.matching import assignments
+from anemoi_ckpt_migrate.operations.places import is_tensor
+from anemoi_ckpt_migrate.operations.table import Table
+from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
+
+SAY = "say it with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
+"""What helps where nothing tells."""
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
+
+
+class Unknown(Exception):
+    """It cannot be told which parameter is which; the message says why, and what helps."""
+
+
+def from_shapes(
+    path: str, main: Table, tensors: Tensors, groups: Sequence[Sequence[tuple[int, ...] | None]]
+) -> list[list[str]]:
+    """Return the parameters of an optimizer, if only one choice from the state dict, in its order, has the shapes.
+
+    Parameters
+    ----------
+    path : str
+        Where the optimizer is, for messages.
+    main : Table
+        The state dict.
+    tensors : Tensors
+        What can be done with its tensors.
+    groups : sequence of sequences of shape or None
+        The shapes of each group, as far as they are known.
+
+    Raises
+    ------
+    Unknown
+        There is no such choice, or more than one.
+    """
+    every: list[tuple[str, tuple[int, ...]]] = []
+    for name, shape in candidates(main, tensors):
+        if shape is None:
+            raise Unknown(f"whether the optimizer at {path} has {name}, no plain tensor, is not known; {SAY}")
+        every.append((name, shape))
+    likely = [(name, shape) for name, shape in every if not _is_known_buffer(name, main)]
+    for choice in (likely, every):
+        found = assignments([shape for _, shape in choice], groups)
+        if len(found) == 1:
+            return [[choice[place][0] for place in own] for own in found[0]]
+        if found:
+            _refuse_ambiguous(path, choice, found)
+        if len(likely) == len(every):
+            break
+    count = sum(map(len, groups))
+    raise Unknown(
+        f"the optimizer at {path} has {count} parameters, whose shapes do not fit the {len(every)} of the "
+        f"state dict in their order; {SAY}"
+    )
+
+
+def _refuse_ambiguous(path: str, choice: Sequence[tuple[str, Any]], found: Any) -> None:
+    for one, other in zip(*found[:2], strict=True):
+        for mine, its in zip(one, other, strict=True):
+            if mine != its:
+                raise Unknown(
+                    f"the optimizer at {path} has moments that may belong to {choice[mine][0]} or to "
+                    f"{choice[its][0]}; {SAY}"
+                )
+    raise Unknown(f"the optimizer at {path} has too many parameters of one shape to tell them apart; {SAY}")
+
+
+def moment_shape(state: Any, tensors: Tensors) -> tuple[int, ...] | None:
+    """Return the shape that a parameter has by what is remembered of it; None if that does not tell."""
+    if not is_a(state, dict):
+        return None
+    own = {plain_shape(value, tensors) for value in state.values() if is_tensor(value)} - {(), None}
+    return own.pop() if len(own) == 1 else None
+
+
+def plain_shape(value: Any, tensors: Tensors) -> tuple[int, ...] | None:
+    """Return the shape of a tensor; None for one that only functions can change, as a sparse one."""
+    try:
+        return tensors.shape(value)
+    except Mismatch:
+        return None
+
+
+def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...] | None]]:
+    """Return what may be parameters, with the shape: floating point, and of tied ones the first."""
+    seen: set[Any] = set()
+    found = []
+    for name in main:
+        value = main[name]
+        if not is_tensor(value):
+            continue
+        memory = memory_of(value)
+        dtype = tensors.dtype(value)
+        if (memory is not None and memory in seen) or not (is_floating(dtype) or dtype.startswith("complex")):
+            continue
+        seen.add(memory)
+        found.append((name, plain_shape(value, tensors)))
+    return found
+
+
+def _is_known_buffer(name: str, names: Iterable[str]) -> bool:
+    """Tell whether a name is that of a buffer of torch's normalisations over batches."""
+    module, _, leaf = name.rpartition(".")
+    lead = f"{module}." if module else ""
+    return leaf in _BUFFERS and all(f"{lead}{other}" in names for other in _BUFFERS[:2])
+
+
+def differ(before: Mapping[str, Any], after: Mapping[str, Any], by_name: bool) -> bool:
+    """Tell whether these are not the very same values, in the same order; or, by name, of the same names."""
+    same = len(before) == len(after) and all(map(is_, before.values(), after.values()))
+    return not same or (by_name and list(before) != list(after))
