@@ -255,7 +255,9 @@ def walked(checkpoint: Checkpoint, tree: Any, kept: Kept, actions: Sequence[Acti
 
 
 def _fresh(checkpoint: Checkpoint, content: bool) -> tuple[Any, Kept]:
-    tree = checkpoint.load_content() if content else checkpoint.load()
+    if not content:
+        return recorder.unrecorded(checkpoint)
+    tree = checkpoint.load_content()
     return tree, recorder.kept_in(recorder.remove(tree, None))
 
 

@@ -13,6 +13,7 @@ import json
 from collections import OrderedDict
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.checkpoints.tensors import ContentNeeded, is_a, is_stored
 from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep
 from anemoi_ckpt_migrate.record import KEY, Kept, Record, from_data, kept_of, to_data
@@ -62,6 +63,12 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
         except (ValueError, RecursionError) as error:
             raise DamagedRecord("it is not JSON") from error
     return found
+
+
+def unrecorded(file: Checkpoint) -> tuple[Any, Kept]:
+    """Load a checkpoint anew; return its tree without the record, and what that puts aside."""
+    tree = file.load()
+    return tree, kept_in(remove(tree, None))
 
 
 def kept_in(data: Any) -> Kept:

@@ -312,6 +312,18 @@ def test_nobody_has_to_stamp_anything(project: Folder, release: str, kind: str) 
 
 
 @real
+def test_releases_can_be_named(project: Folder) -> None:
+    path = copied(project, "0.19.0", "gt")
+    before = read(path)
+    project.ok("--chain", "anemoi", "downgrade", "anemoi-models==0.12.0", path)
+    project.ok("--chain", "anemoi", "upgrade", "head", path)
+    again = read(path)
+    again.pop("kept_by_anemoi_migrations", None)
+    assert equal(again, before)
+    project.ok("--chain", "anemoi", "stamp", "anemoi-models==0.16.0", path)
+
+
+@real
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_latest_is_at_head(project: Folder, kind: str) -> None:
     path = copied(project, "0.19.0", kind)

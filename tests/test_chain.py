@@ -17,7 +17,8 @@ VERSIONS = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
 def test_it_is_found_by_name(project: Folder) -> None:
     assert "[anemoi]" in project.ok("--chain", "anemoi", "heads").out
     chain = cm.open_chain("anemoi")
-    assert chain.config.versions == (VERSIONS,)
+    assert [path.resolve() for path in chain.config.versions] == [VERSIONS.resolve()]
+    assert chain.config.package == "anemoi-models"  # so that releases can be named
     assert len(chain.graph.heads) == 1
     assert project.run("--chain", "anemoi", "check").code == 0
 

@@ -97,6 +97,9 @@ def test_chains_and_a_project_live_side_by_side(site: Path, project: Folder) -> 
     record = read_record(checkpoint)
     assert record is not None
     assert record.heads == ("a1", "aaaa00000002", "bbbb00000001")
+    seen = project.ok("inspect", checkpoint).out  # which sees all
+    assert all(head in seen for head in record.heads)
+    assert "MoveItem" in project.ok("show", "bbbb", "--from", checkpoint).out
     project.ok("--chain", "weather", "downgrade", "-1", checkpoint)
     assert tree(checkpoint) == {"q": 3, "b": 1, "y": 2}
     project.ok("downgrade", "base", checkpoint)

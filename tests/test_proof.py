@@ -162,3 +162,17 @@ def test_from_python(project: Folder) -> None:
     declare(project, "a2", 'op.Cast("a", "float64")', parents="a1")
     before: Path = checkpoint
     assert prove_rollback(before, project=project.path) == 2
+
+
+def test_parameters_that_are_stacked_and_what_functions_make(project: Folder) -> None:
+    """Kinds of tensors are given back too, with a function that makes tensors in the middle."""
+    checkpoint = project.path / "x.pt"
+    states = {f"e.{n}.w": torch.nn.Parameter(torch.randn(2, 3)) for n in range(3)}
+    torch.save({"state_dict": states}, checkpoint)
+    top = "\ndef double(ckpt):\n    for name, value in ckpt['state_dict'].items():\n"
+    top += "        ckpt['state_dict'][name] = type(value)(value.data * 2)\n    return ckpt\n"
+    top += top.replace("double", "halve").replace("* 2", "/ 2")
+    declare(project, "a1", 'op.Stack("e.{i}.w", "e.w")', 'op.Run("double", "halve")', 'op.Transpose("e.w")', top=top)
+    declare(project, "a2", 'op.Rename("e.w", "w")', parents="a1")
+    project.ok("upgrade", "head", checkpoint, "--check-rollback")
+    assert type(torch.load(checkpoint, weights_only=False)["state_dict"]["w"]) is torch.nn.Parameter

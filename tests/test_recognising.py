@@ -68,6 +68,7 @@ def test_what_is_recorded_is_not_asked_for(chain: Folder) -> None:
     ("text", "says"),
     [
         (None, "`recognise` failed with ValueError: this is no checkpoint of this project"),
+        ("\xff", "it cannot be read ("),
         ("1 / 0", "importing the script failed with ZeroDivisionError"),
         ("recognise = 3", "`recognise` is not a function"),
         ("def recognise(ckpt):\n    return 'zz'", "`recognise` returned 'zz', which is the id of no revision"),
@@ -78,7 +79,7 @@ def test_refused(chain: Folder, text: str | None, says: str) -> None:
     if text is None:
         checkpoint = make(chain, {"foreign": 1})
     else:
-        (chain.path / "versions" / "_recognise.py").write_text(text)
+        (chain.path / "versions" / "_recognise.py").write_bytes(text.encode("latin-1"))
     before = digest(checkpoint)
     ran = chain.run("upgrade", "head", checkpoint)
     assert ran.code == 1

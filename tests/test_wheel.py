@@ -35,6 +35,8 @@ def test_what_is_in_it(wheel: Path) -> None:
     for name in (
         "anemoi_ckpt_migrate/py.typed",
         "anemoi_ckpt_migrate/templates/script.py.mako",
+        "anemoi_ckpt_migrate/versions/ckpt-migrate.toml",
+        "anemoi_ckpt_migrate/versions/_recognise.py",
         "anemoi_ckpt_migrate/versions/a7d1c04e9b52_training_checkpoints_of_anemoi_models.py",
     ):
         assert name in names

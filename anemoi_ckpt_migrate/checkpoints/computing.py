@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,17 +59,17 @@ def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -
     return source.clone()
 
 
+_RANDOM = threading.Lock()
+"""The generator of torch is one for all threads, and tensors are made in two."""
+
+
 def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (), seed: str = "") -> torch.Tensor:
     made = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
     if kind == "fill":
         return made.fill_(how)
-    before = torch.random.get_rng_state()
-    try:
+    with _RANDOM, torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(zlib.crc32(seed.encode()))
-        with torch.no_grad():
-            getattr(torch.nn.init, how)(made, **dict(named))
-    finally:
-        torch.random.set_rng_state(before)
+        getattr(torch.nn.init, how)(made, **dict(named))
     return made
 
 

@@ -119,6 +119,11 @@ class Source:
         self._last: dict[str, Any] = {}
         self._thread: ThreadPoolExecutor | None = None
 
+    def contents(self) -> dict[str, Callable[[], memoryview]]:
+        """Return what gives the content of each storage that the file does not have, or not so."""
+        held = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
+        return {**held, **{key: partial(self.compute, recipe) for key, recipe in self._maker.recipes.items()}}
+
     def beside(self, work: Callable[[], memoryview | None]) -> Future[memoryview | None]:
         """Do some work in another thread, of which there is one."""
         from concurrent.futures import ThreadPoolExecutor

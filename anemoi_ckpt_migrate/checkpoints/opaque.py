@@ -300,8 +300,9 @@ def _refuse_items(opaque: Opaque) -> None:
 def _refuse_unknown_items(opaque: Opaque) -> None:
     """Refuse to say that there are no items where the pickle may spell them otherwise, as those of an array."""
     parts = opaque.__opaque_parts__
-    told = bool(parts.pairs or parts.items) or not any(not is_a(arg, type) for arg in parts.args)
-    if not told or (parts.state is not None and not parts.attributes() and not parts.pairs and not parts.items):
+    if parts.pairs or parts.items:
+        return
+    if not all(is_a(arg, type) for arg in parts.args) or (parts.state is not None and not parts.attributes()):
         raise TypeError(f"whether {opaque!r} has items is known to its class only: have its module `trusted`")
 
 

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +127,8 @@ class Checkpoint:
             raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
         places = places_in(self._archive, self._stream)
         crcs = {name.removeprefix("data/"): record.crc for name, record in self._archive.records.items()}
-        source = self._source() if self._maker.recipes else None
-        unwritten = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
-        if source is not None:
-            unwritten |= {key: partial(source.compute, recipe) for key, recipe in self._maker.recipes.items()}
-        payloads = Payloads(self._descriptor, places, crcs, unwritten)
+        ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
+        payloads = Payloads(self._descriptor, places, crcs, ours)
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
         try:
             tree = self._unpickled(unpickler)

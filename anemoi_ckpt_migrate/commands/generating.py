@@ -87,8 +87,7 @@ def _unexplained(one: Side, other: Side, explanation: Explanation, path: str | N
     if one.file is None:
         return ()
     file = one.file
-    tree = file.load()
-    recorder.remove(tree, None)
+    tree, _ = recorder.unrecorded(file)
     tensors = Tensors(file.maker, file.same)
     world = World(tree, tensors, {}, path)
     operations = [guess.operation for guess in explanation.operations if guess.operation.on_parameters]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import recorder
@@ -12,9 +11,8 @@ from anemoi_ckpt_migrate.checkpoints import Facts, open_checkpoint, survey
 from anemoi_ckpt_migrate.checkpoints.names import standing
 from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
-from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.config import find_config
-from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord, NoConfiguration
+from anemoi_ckpt_migrate.commands.project import Project, config_of
+from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.record import Record, to_data
 
 
@@ -169,14 +167,8 @@ def _damage(records: list[str], tensors: tuple[Tensor, ...]) -> tuple[Damage, ..
 
 
 def _trusted(project: Project | StrPath | None) -> tuple[str, ...]:
-    if isinstance(project, Project):
-        return project.config.trusted
-    try:
-        return find_config(None if project is None else Path(project)).trusted
-    except NoConfiguration:
-        if project is not None:
-            raise
-        return ()
+    config = config_of(project)
+    return () if config is None else config.trusted
 
 
 def _tree_data(node: Node) -> dict[str, Any]:

@@ -94,8 +94,7 @@ def upgrade(
             foresee(file, tree, record, actions, settings)
         if check_rollback and plan.steps:
             proving.prove(file, graph, record, revisions, settings)
-            tree = file.load()
-            recorder.remove(tree, None)
+            tree, _ = recorder.unrecorded(file)
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         applied = steps.applied(revisions)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.config import Config, find_config
+from anemoi_ckpt_migrate.errors import NoConfiguration
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.scaffold import Laid, lay_out
 from anemoi_ckpt_migrate.scripts import loader
@@ -61,6 +62,24 @@ def open_chain(name: str) -> Project:
 
     config = find_chain(name)
     return Project(config, loader.load(config.versions, config.recursive))
+
+
+def config_of(project: Project | StrPath | None) -> Config | None:
+    """Return the configuration that the argument of a command means; None where none is needed, and there is none.
+
+    Raises
+    ------
+    ConfigurationError
+        It is wrong, or not where it was said to be.
+    """
+    if isinstance(project, Project):
+        return project.config
+    try:
+        return find_config(None if project is None else Path(project))
+    except NoConfiguration:
+        if project is not None:
+            raise
+        return None
 
 
 def opened(project: Project | StrPath | None) -> Project:

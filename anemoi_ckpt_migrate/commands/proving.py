@@ -100,6 +100,4 @@ def _draft(
     settings: executor.Settings,
     after: Callable[[executor.Walk], Record] = _kept_alone,
 ) -> Checkpoint:
-    tree = file.load()
-    kept = recorder.kept_in(recorder.remove(tree, None))
-    return file.draft(*executor.run(file, tree, kept, actions, settings, after))
+    return file.draft(*executor.run(file, *recorder.unrecorded(file), actions, settings, after))

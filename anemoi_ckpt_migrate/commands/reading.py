@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import planner, recorder, resolving, targets
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
-from anemoi_ckpt_migrate.commands.project import Project, opened
-from anemoi_ckpt_migrate.config import find_config
+from anemoi_ckpt_migrate.commands.project import Project, config_of, opened
 from anemoi_ckpt_migrate.errors import (
     HistoryConflict,
     MigrateError,
-    NoConfiguration,
     UnknownRecorded,
     UnknownTarget,
     UsageError,
@@ -351,11 +348,8 @@ def _scripts(project: Project | StrPath | None) -> tuple[Graph | None, tuple[str
     """Return the scripts, however faulty, and their chain: `current` is about the checkpoint."""
     if isinstance(project, Project):
         return project.graph, (), project.config.chain
-    try:
-        config = find_config(None if project is None else Path(project))
-    except NoConfiguration:
-        if project is not None:
-            raise
+    config = config_of(project)
+    if config is None:
         return None, (), None
     revisions, faults = loader.read_folders(config.versions, config.recursive)
     if faults:

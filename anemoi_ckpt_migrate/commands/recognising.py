@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import planner, recorder
-from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.commands.writing import applied_of
+from anemoi_ckpt_migrate.commands.writing import applied_of, log_entry
 from anemoi_ckpt_migrate.errors import MigrationFailed
-from anemoi_ckpt_migrate.record import LogEntry, Record
+from anemoi_ckpt_migrate.planner import Plan
+from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.scripts.functions import failure, load_source
 
 SCRIPT = "_recognise.py"
@@ -49,33 +48,29 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
     if record.lineage or record.log or not path.is_file():
         return tree, record, ()
     revision = _asked(path, file)
-    tree = _loaded(file)  # stand-ins of an earlier tree no longer say what they were asked for
+    tree, _ = recorder.unrecorded(file)  # stand-ins of an earlier tree no longer say what they were asked for
     if revision is None:
         return tree, record, ()
     if revision not in project.graph:
         raise MigrationFailed(str(path), None, f"`recognise` returned {revision!r:.60}, which is the id of no revision")
     entries = tuple(applied_of(each, None) for each in planner.lineage_of(project.graph, [revision]))
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    entry = LogEntry(now, "recognise", "", (), (revision,), (), __version__)
+    entry = log_entry("recognise", "", Plan((), (revision,), ()))
     name = project.graph[revision].name
     said = f"it has no record; by what it holds it is at {revision} ({name}), and is taken for that"
     return tree, replace(record, heads=(revision,), lineage=entries, log=(*record.log, entry)), (said,)
 
 
-def _loaded(file: Checkpoint) -> Any:
-    tree = file.load()
-    recorder.remove(tree, None)
-    return tree
-
-
 def _asked(path: Path, file: Checkpoint) -> Any:
     """Run the function on a tree of its own: what it changes there changes nothing."""
-    source = path.read_text(encoding="utf-8")
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MigrationFailed(str(path), None, f"it cannot be read ({error})") from error
     function: Callable[[Any], Any] | None = getattr(load_source(source, "recognise", str(path)), "recognise", None)
     if not callable(function):
         raise MigrationFailed(str(path), None, "`recognise` is not a function")
     try:
-        found = function(_loaded(file))
+        found = function(recorder.unrecorded(file)[0])
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the code is the user's

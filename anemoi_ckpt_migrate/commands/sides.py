@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import models, recorder
@@ -14,11 +13,10 @@ from anemoi_ckpt_migrate.checkpoints import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
-from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.config import find_config
+from anemoi_ckpt_migrate.commands.project import Project, config_of
 from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
 from anemoi_ckpt_migrate.differences.items import Item, Step
-from anemoi_ckpt_migrate.errors import MigrateError, NoConfiguration, UsageError
+from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.operations.places import find_main
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors
@@ -81,14 +79,8 @@ def items_of(table: Table, tensors: Tensors, digested: Checkpoint | None = None)
 
 
 def _parameters(project: Project | StrPath | None) -> str | None:
-    if isinstance(project, Project):
-        return project.config.parameters
-    try:
-        return find_config(None if project is None else Path(project)).parameters
-    except NoConfiguration:
-        if project is not None:
-            raise
-        return None
+    config = config_of(project)
+    return None if config is None else config.parameters
 
 
 @contextlib.contextmanager
@@ -96,8 +88,7 @@ def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterat
     with contextlib.ExitStack() as stack:
         with naming(path):
             file = stack.enter_context(open_checkpoint(path))
-            tree = file.load()
-            recorder.remove(tree, None)
+            tree, _ = recorder.unrecorded(file)
             place = find_main(tree, parameters)
             if isinstance(place, str):
                 raise MigrateError(place)

@@ -20,8 +20,17 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
+class _AtPath(TreeOperation):
+    """What is about one path."""
+
+    path: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, path=path_of(self, "path", self.path))
+
+
 @operation
-class SetItem(TreeOperation):
+class SetItem(_AtPath):
     """Set what stands at a path; a new key goes to the end.
 
     Parameters
@@ -34,9 +43,6 @@ class SetItem(TreeOperation):
 
     path: tuple[Any, ...]
     value: Any
-
-    def __post_init__(self) -> None:
-        set_fields(self, path=path_of(self, "path", self.path))
 
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
@@ -61,7 +67,7 @@ def _own(value: Any) -> Any:
 
 
 @operation
-class UnsetItem(TreeOperation):
+class UnsetItem(_AtPath):
     """Put back what stood where something was set, if that is still what was set."""
 
     written = False
@@ -70,9 +76,6 @@ class UnsetItem(TreeOperation):
     had: bool
     before: Any = None
     number: int | None = None
-
-    def __post_init__(self) -> None:
-        set_fields(self, path=path_of(self, "path", self.path))
 
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
@@ -91,7 +94,7 @@ class UnsetItem(TreeOperation):
 
 
 @operation
-class DropItem(TreeOperation):
+class DropItem(_AtPath):
     """Take away what stands at a path; it is kept for the way back.
 
     Parameters
@@ -101,9 +104,6 @@ class DropItem(TreeOperation):
     """
 
     path: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        set_fields(self, path=path_of(self, "path", self.path))
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Take it away."""
@@ -115,7 +115,7 @@ class DropItem(TreeOperation):
 
 
 @operation
-class PutItem(TreeOperation):
+class PutItem(_AtPath):
     """Put back what was kept."""
 
     written = False
@@ -123,9 +123,6 @@ class PutItem(TreeOperation):
     number: int
     before: Any
     placed: bool
-
-    def __post_init__(self) -> None:
-        set_fields(self, path=path_of(self, "path", self.path))
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back, where it stood."""
