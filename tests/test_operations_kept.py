@@ -100,6 +100,20 @@ class TestTensors:
         assert type(above["state_dict"]["weight"]) is torch.nn.Parameter
         assert above["state_dict"]["weight"].requires_grad
 
+    @pytest.mark.parametrize("look", [(), ('op.Run("look", "back")',)])
+    def test_frozen_ones_are_not_joined_with_others(self, project: Folder, look: tuple[str, ...]) -> None:
+        """The way back would make all of them frozen, or none."""
+        states = {name: torch.nn.Parameter(torch.ones(2), requires_grad=name == "a") for name in "ab"}
+        path = saved(project, {"state_dict": states})
+        before = digest(path)
+        declare(project, "a1", *look, 'op.Fuse(["a", "b"], "c")', top=LOOK)
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert "some are parameters, or want a gradient, and others are not so" in ran.err
+        assert digest(path) == before
+        declare(project, "a1", *look, 'op.Cast("*", "float64")', top=LOOK)
+        assert not there_and_back(project, {"state_dict": states})["state_dict"]["b"].requires_grad
+
     def test_what_was_added_can_be_looked_at(self, project: Folder) -> None:
         declare(project, "a1", 'op.Add("s", [2], fill=3)', 'op.Add("t", [3, 2], init="kaiming_uniform_")')
         declare(project, "a2", 'op.Run("look", "back")', parents="a1", top=LOOK)
@@ -198,6 +212,19 @@ class TestItems:
         above = there_and_back(project, {"w": {"w": torch.ones(2)}, "h": {0: "a", 1: "b", 2: "c", "0": "d"}})
         assert above["h"] == {0: "a", 2: "x"}
         assert above["one"] == "b"
+
+    def test_a_tuple_that_was_set(self, project: Folder) -> None:
+        declare(project, "a1", 'op.SetItem("hp.betas", (0.9, [1, {"a": 2}]))')
+        there_and_back(project, {"hp": {"n": 1}, "w": {"w": torch.ones(1)}})
+
+    def test_what_was_set_and_is_gone_since(self, project: Folder) -> None:
+        path = saved(project, {"hp": {"n": 1}, "w": {"w": torch.ones(1)}})
+        declare(project, "a1", 'op.SetItem("hp.n", 5)', 'op.SetItem("hp.m", 5)')
+        project.ok("upgrade", "head", path)
+        torch.save({**torch.load(path), "hp": {}}, path)
+        assert project.run("downgrade", "base", path).code == 1
+        project.ok("downgrade", "base", path, "--discard-changes")
+        assert load(path)["hp"] == {"n": 1}
 
     def test_out_of_a_list(self, project: Folder) -> None:
         declare(project, "a1", 'op.MoveItem("xs.0", "first")')

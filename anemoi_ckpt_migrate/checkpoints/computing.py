@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from anemoi_ckpt_migrate.checkpoints.content import Payloads
-from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.checkpoints.recipes import Recipe, check_alike, known_dtype, storage_of
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, reduced
 
 
@@ -30,12 +31,13 @@ def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) ->
 
 def finished(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
     """Make a tensor of others with memory of its own, a parameter where all others are; as `Maker` makes stand-ins."""
+    kinds = [(isinstance(source, torch.nn.Parameter), source.requires_grad) for source in sources]
+    check_alike(kinds)
     with torch.no_grad():
         made = computed(kind, args, sources).contiguous().clone()
-    grad = bool(sources) and sources[0].requires_grad and (made.is_floating_point() or made.is_complex())
-    if sources and all(isinstance(source, torch.nn.Parameter) for source in sources):
-        return torch.nn.Parameter(made, grad)
-    return made.requires_grad_(grad)
+    parameter, grad = kinds[0] if kinds else (False, False)
+    grad = grad and (made.is_floating_point() or made.is_complex())
+    return torch.nn.Parameter(made, grad) if parameter else made.requires_grad_(grad)
 
 
 def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:

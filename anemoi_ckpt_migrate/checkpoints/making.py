@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
 from anemoi_ckpt_migrate.checkpoints.checksums import combined
-from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Mismatch, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.checkpoints.recipes import SIZES, Extent, Maker, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
 from anemoi_ckpt_migrate.errors import CannotMake, Damaged
 

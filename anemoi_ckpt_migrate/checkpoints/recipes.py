@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Calls, OpaqueName, opaque_name
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch, outcome
 from anemoi_ckpt_migrate.checkpoints.tensors import (
     STORAGES,
     RebuildFunction,
@@ -45,10 +46,6 @@ Extent = tuple[str, int, int]
 """Where bytes lie: the key of a storage in the file, the first byte, how many."""
 
 
-class Mismatch(Exception):
-    """Tensors that cannot be put together so; the message says why."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How a tensor is made.
@@ -72,99 +69,6 @@ class Recipe:
     sources: tuple[StoredTensor, ...]
     shape: tuple[int, ...]
     dtype: str
-
-
-def outcome(
-    kind: str, args: Sequence[Any], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]
-) -> tuple[tuple[int, ...], str]:
-    """Return the shape and the dtype of what is made.
-
-    Parameters
-    ----------
-    kind : str
-        ``cat`` (along a dimension), ``narrow`` (a dimension, the first index, how many), ``stack`` (along a new
-        dimension), ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a
-        shape, one size of which may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
-    args : sequence
-        What stands in parentheses.
-    shapes, dtypes : sequence
-        Those of the sources.
-
-    Raises
-    ------
-    Mismatch
-        That cannot be.
-    """
-    if kind in ("fill", "init"):
-        return tuple(args[0]), args[1]
-    if len(set(dtypes)) > 1:
-        raise Mismatch(f"their dtypes differ: {' and '.join(dict.fromkeys(dtypes))}")
-    first, dtype = shapes[0], dtypes[0]
-    if kind == "cat":
-        dim = _dimension(args[0], len(first))
-        return _joined(shapes, dim), dtype
-    if kind == "stack":
-        return _stacked(shapes, _dimension(args[0], len(first) + 1)), dtype
-    if kind == "narrow":
-        dim = _dimension(args[0], len(first))
-        return (*first[:dim], args[2], *first[dim + 1 :]), dtype
-    if kind == "select":
-        dim = _dimension(args[0], len(first))
-        return (*first[:dim], *first[dim + 1 :]), dtype
-    if kind == "permute":
-        return _permuted(first, args[0]), dtype
-    if kind == "reshape":
-        return reshaped(first, args[0]), dtype
-    return first, (args[0] if kind == "cast" else dtype)
-
-
-def _dimension(dim: int, count: int) -> int:
-    if not -count <= dim < count:
-        raise Mismatch(f"there is no dimension {dim} among {count}")
-    return dim % count
-
-
-def _joined(shapes: Sequence[tuple[int, ...]], dim: int) -> tuple[int, ...]:
-    rest = {(*shape[:dim], *shape[dim + 1 :]) for shape in shapes}
-    if len(rest) > 1 or len({len(shape) for shape in shapes}) > 1:
-        raise Mismatch(f"their shapes do not fit along dimension {dim}: {_several(shapes)}")
-    first = shapes[0]
-    return (*first[:dim], sum(shape[dim] for shape in shapes), *first[dim + 1 :])
-
-
-def _stacked(shapes: Sequence[tuple[int, ...]], dim: int) -> tuple[int, ...]:
-    first = shapes[0]
-    if len(set(shapes)) > 1:
-        raise Mismatch(f"their shapes differ: {_several(shapes)}")
-    return (*first[:dim], len(shapes), *first[dim:])
-
-
-def _permuted(shape: tuple[int, ...], dims: Sequence[int]) -> tuple[int, ...]:
-    order = [_dimension(dim, len(shape)) for dim in dims]
-    if sorted(order) != list(range(len(shape))):
-        raise Mismatch(f"{list(dims)} is no order of the dimensions of {list(shape)}")
-    return tuple(shape[dim] for dim in order)
-
-
-def reshaped(shape: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
-    """Return a shape with the size that is left open, -1, worked out.
-
-    Raises
-    ------
-    Mismatch
-        It has room for another number of elements.
-    """
-    count, known = math.prod(shape), math.prod(size for size in wanted if size >= 0)
-    found = tuple(wanted)
-    if -1 in found and known and count % known == 0 and found.count(-1) == 1:
-        found = tuple(count // known if size == -1 else size for size in found)
-    if math.prod(found) != count or any(size < 0 for size in found):
-        raise Mismatch(f"{list(shape)} cannot take the shape {list(wanted)}")
-    return found
-
-
-def _several(shapes: Iterable[tuple[int, ...]]) -> str:
-    return " and ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
 
 
 class Maker:
@@ -219,6 +123,7 @@ class Maker:
             It cannot be made.
         """
         plain = [plain_of(source) for source in sources]
+        check_alike(map(_kind, sources))
         shapes = [tuple(source.shape) for source in plain]
         shape, dtype = outcome(kind, args, shapes, [known_dtype(source) for source in plain])
         if dtype not in SIZES:
@@ -345,6 +250,29 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
     if any(is_a(arg, dict) and arg for arg in args[6:]):
         raise Mismatch("it is saved as the conjugate or the negative of its memory, which only `Run` can change")
     return tensor
+
+
+def check_alike(kinds: Iterable[tuple[bool, bool]]) -> None:
+    """Check that what is put together is of one kind: the way back could not tell which was frozen.
+
+    Parameters
+    ----------
+    kinds : iterable of (bool, bool)
+        For each tensor whether it is a parameter, and whether it wants a gradient.
+
+    Raises
+    ------
+    Mismatch
+        It is not.
+    """
+    if len(set(kinds)) > 1:
+        raise Mismatch("some are parameters, or want a gradient, and others are not so; only `Run` can join them")
+
+
+def _kind(tensor: StoredTensor) -> tuple[bool, bool]:
+    function, args, _ = reduced(tensor)
+    parameter = function.pickled_name[1] in _PARAMETER
+    return parameter, bool(args[1]) if parameter else requires_grad(tensor)
 
 
 def _wrapped(sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:

@@ -35,15 +35,9 @@ def chain_of(args: argparse.Namespace) -> Any:
 
     if args.config is not None:
         raise UsageError("a chain brings its own configuration: give --chain or --config")
-    if args.writes_scripts:
-        refuse_chain(args)
-    return open_chain(args.chain)
-
-
-def refuse_chain(args: argparse.Namespace) -> None:
-    """Refuse to write scripts of a published chain."""
-    if args.chain is not None:
+    if args.writes_scripts or getattr(args, "write", False):
         raise UsageError("a published chain is read-only: make revisions in the project that it is published from")
+    return open_chain(args.chain)
 
 
 def for_each(args: argparse.Namespace, do: Callable[[str], None]) -> int:

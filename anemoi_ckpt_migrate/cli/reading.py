@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import difftable, listing, output, pictures
-from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each, refuse_chain
+from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
 from anemoi_ckpt_migrate.errors import ERROR, PENDING
 
 _KINDS = ("mermaid", "dot", "svg")
@@ -127,7 +127,6 @@ def _heads(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import reading, rewriting
 
     if args.write:
-        refuse_chain(args)
         rewriting.write_head_file(project=args.config)
     listing.print_heads(reading.heads(project=args.config), args.json, args.verbose)
     return 0

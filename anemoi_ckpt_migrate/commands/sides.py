@@ -10,7 +10,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import models, recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, open_checkpoint
-from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project, config_of

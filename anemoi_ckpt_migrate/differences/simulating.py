@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.recipes import outcome
+from anemoi_ckpt_migrate.checkpoints.shapes import outcome
 from anemoi_ckpt_migrate.differences.items import Item
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.copies import Copy

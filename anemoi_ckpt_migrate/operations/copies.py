@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.operations.patterns import Pattern, literal, pattern
 from anemoi_ckpt_migrate.operations.places import Place
 from anemoi_ckpt_migrate.operations.table import Table

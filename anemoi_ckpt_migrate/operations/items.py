@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.operations import paths
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
@@ -66,6 +67,15 @@ def _own(value: Any) -> Any:
     return json.loads(json.dumps(value)) if is_plain(value) else value
 
 
+def _is_still(now: Any, value: Any) -> bool:
+    """Tell whether something is what was set; a record may have made a list of a tuple."""
+    if is_a(now, dict) and isinstance(value, dict):
+        return list(now) == list(value) and all(_is_still(now[key], value[key]) for key in value)
+    if is_a(now, (list, tuple)) and isinstance(value, (list, tuple)):
+        return len(now) == len(value) and all(map(_is_still, now, value))
+    return is_plain(now) and repr(now) == repr(value)
+
+
 @operation
 class UnsetItem(_AtPath):
     """Put back what stood where something was set, if that is still what was set."""
@@ -83,12 +93,12 @@ class UnsetItem(_AtPath):
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back."""
         parent, key = paths.parent(tree, self.path), self.path[-1]
-        now = paths.get(tree, self.path)
-        if not forced and not (is_plain(now) and json.dumps(now) == json.dumps(self.value)):
+        there = paths.has(parent, key)
+        if not forced and not (there and _is_still(paths.get(tree, self.path), self.value)):
             raise NoSuchPath(f"{shown(self.path)} has changed since it was set; --discard-changes puts back the old")
         if self.had:
             paths.put(parent, key, _own(self.before) if self.number is None else kept[self.number])
-        else:
+        elif there:
             paths.take(parent, key)
         return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
     Operation,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, class_of
-from anemoi_ckpt_migrate.checkpoints.recipes import Mismatch, outcome
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch, outcome
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.tensors import Tensors, is_real

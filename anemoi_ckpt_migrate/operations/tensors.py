@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.recipes import Maker, Mismatch, identity, known_dtype, plain_of, storage_of
+from anemoi_ckpt_migrate.checkpoints.recipes import Maker, identity, known_dtype, plain_of, storage_of
+from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, is_stored
 
 
