@@ -9,6 +9,7 @@ from anemoi_ckpt_migrate.operations import modules  # noqa: F401  (what only rec
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.casting import Cast
 from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
+from anemoi_ckpt_migrate.operations.converting import ConvertItem
 from anemoi_ckpt_migrate.operations.groups import ParameterGroups
 from anemoi_ckpt_migrate.operations.items import DropItem, MoveItem, SetItem
 from anemoi_ckpt_migrate.operations.joining import Fuse, Split, Stack, Unstack
@@ -21,6 +22,7 @@ __all__ = [
     "Add",
     "AddPrefix",
     "Cast",
+    "ConvertItem",
     "Drop",
     "DropClass",
     "DropItem",

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored, reduced
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import paths
+from anemoi_ckpt_migrate.operations.aside import names_in
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, operation
 from anemoi_ckpt_migrate.operations.items import PutItem
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.structure import TreeOperation
-from anemoi_ckpt_migrate.operations.tensors import is_real
 
 
 @operation
@@ -40,7 +40,7 @@ class MoveClass(TreeOperation):
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the class."""
         old, new = _split(self, "old", self.old), _split(self, "new", self.new)
-        found = _names(tree)
+        found = names_in(tree)
         if not any(name.pickled_name == old for name in found):
             raise NoSuchPath(f"the checkpoint names no class {self.old}{_near(self.old, found)}")
         if any(name.pickled_name == new for name in found):
@@ -73,7 +73,7 @@ class MoveModule(TreeOperation):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the module."""
-        found = _names(tree)
+        found = names_in(tree)
         modules = {name.pickled_name[0] for name in found}
         if not any(_inside(module, self.old) for module in modules):
             raise NoSuchPath(f"the checkpoint names nothing in {self.old}{_near(self.old, found)}")
@@ -105,7 +105,7 @@ class DropClass(TreeOperation):
         wanted = _split(self, "name", self.name)
         found = [path for path, value in _places(tree, (), set()) if is_a(value, Opaque) and class_of(value) == wanted]
         if not found:
-            raise NoSuchPath(f"the checkpoint holds no {self.name}{_near(self.name, _names(tree))}")
+            raise NoSuchPath(f"the checkpoint holds no {self.name}{_near(self.name, names_in(tree))}")
         if () in found:
             raise NoSuchPath(f"the checkpoint itself is a {self.name}")
         undo: list[Operation] = []
@@ -142,38 +142,6 @@ def _near(text: str, found: list[OpaqueName]) -> str:
 def _rename(found: list[OpaqueName], new: Callable[[tuple[str, str]], tuple[str, str]]) -> None:
     for name in found:
         name.__name_and_calls__ = (new(name.pickled_name), name.__name_and_calls__[1])
-
-
-def _names(tree: Any) -> list[OpaqueName]:
-    """Find all names that are not imported in a tree, however deep."""
-    found: dict[int, OpaqueName] = {}
-    waiting, seen = [tree], set[int]()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen or is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
-            continue
-        seen.add(id(value))
-        if is_a(value, OpaqueName):
-            found[id(value)] = value
-        else:
-            waiting += _inner(value)
-    return list(found.values())
-
-
-def _inner(value: Any) -> list[Any]:
-    if is_stored(value):
-        function, args, state = reduced(value)
-        # The name of a storage's class is torch's own.
-        return [*args, state] if function.pickled_name[1] not in ("_rebuild_tensor_v2", "_rebuild_tensor") else []
-    if is_a(value, Opaque):
-        parts = value.__opaque_parts__
-        made = [type(value)] if type(value) is not Opaque else []
-        return [*made, parts.function, parts.args, parts.kwargs, parts.state, parts.items, parts.pairs, parts.setter]
-    if is_a(value, dict):
-        return [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()]
-    if is_a(value, (list, tuple, set, frozenset)):
-        return list(value)
-    return []
 
 
 def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[tuple[Any, ...], Any]]:

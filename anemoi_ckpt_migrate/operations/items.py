@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
-from anemoi_ckpt_migrate.operations import paths
-from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations import configs, paths
+from anemoi_ckpt_migrate.operations.base import Operation, flag_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
 from anemoi_ckpt_migrate.operations.structure import TreeOperation
 
@@ -21,45 +22,90 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
-class _AtPath(TreeOperation):
-    """What is about one path."""
+class AtPath(TreeOperation):
+    """What is about one path, or about all that a path with ``*`` stands for."""
 
     path: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         set_fields(self, path=path_of(self, "path", self.path))
+        for flag in ("overwrite", "optional"):
+            if hasattr(self, flag):
+                flag_of(self, flag, getattr(self, flag))
+
+    def everywhere(self, tree: Any, kept: list[Any]) -> list[Operation]:
+        """Change each place that the path stands for, and return what undoes it; what is optional may be nowhere."""
+        optional = getattr(self, "optional", False)
+        places = paths.matching(tree, self.path)
+        if optional:
+            places = [place for place in places if self.fits(tree, place)]
+        elif not places:
+            raise NoSuchPath(f"there is no {shown(self.path)}")
+        undo: list[Operation] = []
+        for place in places:
+            undo[:0] = self.at(tree, place, kept)
+        return undo
+
+    def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
+        """Tell whether there is something to be done at a place."""
+        return paths.there(tree, path)
+
+    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+        """Change one place, and return what undoes it."""
+        raise NotImplementedError
 
 
 @operation
-class SetItem(_AtPath):
+class SetItem(AtPath):
     """Set what stands at a path; a new key goes to the end.
 
     Parameters
     ----------
     path : str or list
-        ``"hyper_parameters.lr"``, or a list of keys.
+        ``"hyper_parameters.lr"``, or a list of keys; ``*`` stands for any key. Configurations of OmegaConf and pydantic
+        are looked into as dicts are.
     value : object
         What: text, numbers, None, and lists and dicts of these.
+    overwrite : bool
+        Whether what stands there already gives way to it; otherwise that stays.
+    optional : bool
+        Whether nothing is wrong if there is nothing to put it into.
     """
 
     path: tuple[Any, ...]
     value: Any
+    overwrite: bool = True
+    optional: bool = False
 
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
 
+    def inverse(self) -> Operation | None:
+        """Return what takes it away again, if it cannot have given something else its place."""
+        return None if self.overwrite else UnsetItem(self.path, self.value, False, optional=True)
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Set it."""
-        parent, key = paths.parent(tree, self.path), self.path[-1]
+        return self.everywhere(tree, kept)
+
+    def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
+        """Tell whether there is something to put it into."""
+        return paths.there(tree, path[:-1]) and paths.holds(paths.parent(tree, path))
+
+    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+        """Set it at one place."""
+        parent, key = paths.parent(tree, path), path[-1]
         if not paths.has(parent, key):
             paths.put(parent, key, _own(self.value))
-            return [UnsetItem(self.path, self.value, False)]
-        path, before = paths.spelled(tree, self.path), paths.get(parent, (key,))
+            return [UnsetItem(path, self.value, False, optional=self.optional)]
+        if not self.overwrite:
+            return []
+        path, before = paths.spelled(tree, path), paths.get(parent, (key,))
         paths.put(parent, key, _own(self.value))
         if is_plain(before):
-            return [UnsetItem(path, self.value, True, before)]
-        kept.append(before)
-        return [UnsetItem(path, self.value, True, None, len(kept) - 1)]
+            return [UnsetItem(path, self.value, True, before, optional=self.optional)]
+        kept.append(configs.detached(before))
+        return [UnsetItem(path, self.value, True, None, len(kept) - 1, self.optional)]
 
 
 def _own(value: Any) -> Any:
@@ -69,6 +115,7 @@ def _own(value: Any) -> Any:
 
 def _is_still(now: Any, value: Any) -> bool:
     """Tell whether something is what was set; a record may have made a list of a tuple."""
+    now = configs.plain(now)
     if is_a(now, dict) and isinstance(value, dict):
         return list(now) == list(value) and all(_is_still(now[key], value[key]) for key in value)
     if is_a(now, (list, tuple)) and isinstance(value, (list, tuple)):
@@ -77,7 +124,7 @@ def _is_still(now: Any, value: Any) -> bool:
 
 
 @operation
-class UnsetItem(_AtPath):
+class UnsetItem(AtPath):
     """Put back what stood where something was set, if that is still what was set."""
 
     written = False
@@ -86,46 +133,64 @@ class UnsetItem(_AtPath):
     had: bool
     before: Any = None
     number: int | None = None
+    optional: bool = False
 
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Put it back."""
-        parent, key = paths.parent(tree, self.path), self.path[-1]
-        there = paths.has(parent, key)
-        if not forced and not (there and _is_still(paths.get(tree, self.path), self.value)):
-            raise NoSuchPath(f"{shown(self.path)} has changed since it was set; --discard-changes puts back the old")
-        if self.had:
-            paths.put(parent, key, _own(self.before) if self.number is None else kept[self.number])
-        elif there:
-            paths.take(parent, key)
+        """Put it back; what was made to hold other things goes only when it holds none."""
+        for path in paths.matching(tree, self.path):
+            there = paths.there(tree, path)
+            if self.optional and not there:
+                continue
+            now = paths.get(tree, path) if there else None
+            if self.value == {} and not self.had and there and configs.plain(now) not in ({}, None) and not forced:
+                continue
+            if not forced and not (there and _is_still(now, self.value)):
+                raise NoSuchPath(f"{shown(path)} has changed since it was set; --discard-changes puts back the old")
+            parent, key = paths.parent(tree, path), path[-1]
+            if self.had:
+                paths.put(parent, key, _own(self.before) if self.number is None else kept[self.number])
+            elif there:
+                paths.take(parent, key)
         return []
 
 
 @operation
-class DropItem(_AtPath):
+class DropItem(AtPath):
     """Take away what stands at a path; it is kept for the way back.
 
     Parameters
     ----------
     path : str or list
         As for `SetItem`.
+    optional : bool
+        Whether nothing is wrong if it is not there; then a checkpoint that was stamped goes back without it.
     """
 
     path: tuple[Any, ...]
+    optional: bool = False
+
+    def inverse(self) -> Operation | None:
+        """Return what is done on the way back of a checkpoint that never had it: nothing, if it may do without."""
+        return Nothing() if self.optional else None
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Take it away."""
-        paths.get(tree, self.path)
-        path = paths.spelled(tree, self.path)
-        value, before = paths.take(paths.parent(tree, self.path), self.path[-1])
-        kept.append(value)
-        return [PutItem(path, len(kept) - 1, before, True)]
+        return self.everywhere(tree, kept)
+
+    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+        """Take it away at one place."""
+        paths.get(tree, path)
+        path = paths.spelled(tree, path)
+        value, before = paths.take(paths.parent(tree, path), path[-1])
+        kept.append(configs.detached(value))
+        return [PutItem(path, len(kept) - 1, before, True, self.optional)]
 
 
 @operation
-class PutItem(_AtPath):
+class PutItem(AtPath):
     """Put back what was kept."""
 
     written = False
@@ -133,9 +198,12 @@ class PutItem(_AtPath):
     number: int
     before: Any
     placed: bool
+    optional: bool = False
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back, where it stood."""
+        if self.optional and not paths.there(tree, self.path[:-1]):
+            return []
         if self.placed and not forced and paths.stands(tree, self.path):
             raise NoSuchPath(f"{shown(self.path)} is there again; --discard-changes puts back the old")
         paths.put(paths.parent(tree, self.path), self.path[-1], kept[self.number], self.before, self.placed)
@@ -143,38 +211,61 @@ class PutItem(_AtPath):
 
 
 @operation
-class MoveItem(TreeOperation):
+class MoveItem(AtPath):
     """Move what stands at a path to another, where nothing stands.
 
     Parameters
     ----------
     path, new : str or list
-        As for `SetItem`. Under the same parent it keeps its place; else it goes to the end.
+        As for `SetItem`. Each ``*`` of `new` is what that of `path` stands for, in order. Under the same parent
+        it keeps its place; else it goes to the end.
+    optional : bool
+        Whether nothing is wrong if it is not there.
     """
 
     path: tuple[Any, ...]
     new: tuple[Any, ...]
     before: Any = None
     placed: bool = False
+    optional: bool = False
 
     def __post_init__(self) -> None:
-        set_fields(self, path=path_of(self, "path", self.path), new=path_of(self, "new", self.new))
+        super().__post_init__()
+        set_fields(self, new=path_of(self, "new", self.new))
+        if self.new.count(paths.ANY) != self.path.count(paths.ANY):
+            raise BadOperation("MoveItem: path and new must have the same number of *")
 
     def inverse(self) -> Operation | None:
         """Return it the other way around."""
-        return MoveItem(self.new, self.path)
+        return MoveItem(self.new, self.path, optional=self.optional)
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Move it."""
-        paths.get(tree, self.path)
-        if self.new[: len(self.path)] == self.path:
-            raise NoSuchPath(f"{shown(self.path)} cannot be moved into itself")
-        parent, target = paths.parent(tree, self.path), paths.parent(tree, self.new)
+        return self.everywhere(tree, kept)
+
+    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+        """Move it from one place."""
+        new = paths.filled(self.path, path, self.new)
+        paths.get(tree, path)
+        if new[: len(path)] == path:
+            raise NoSuchPath(f"{shown(path)} cannot be moved into itself")
+        parent, target = paths.parent(tree, path), paths.parent(tree, new)
         # On the way back, into a list, it goes between what stands there.
-        if paths.stands(tree, self.new) if self.placed else paths.has(target, self.new[-1]):
-            raise NoSuchPath(f"{shown(self.new)} is there already")
-        path = paths.spelled(tree, self.path)
-        value, before = paths.take(parent, self.path[-1])
+        if paths.stands(tree, new) if self.placed else paths.has(target, new[-1]):
+            raise NoSuchPath(f"{shown(new)} is there already")
+        path = paths.spelled(tree, path)
+        value, before = paths.take(parent, path[-1])
         same = target is parent and not self.placed
-        paths.put(target, self.new[-1], value, before if same else self.before, same or self.placed)
-        return [MoveItem(self.new, path, before, True)]
+        paths.put(target, new[-1], value, before if same else self.before, same or self.placed)
+        return [MoveItem(new, path, before, True, self.optional)]
+
+
+@operation
+class Nothing(TreeOperation):
+    """Do nothing: what undoes something that a checkpoint may do without."""
+
+    written = False
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Do so."""
+        return []

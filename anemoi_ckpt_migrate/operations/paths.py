@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations import configs
 from anemoi_ckpt_migrate.record import KEY
 
 Path = tuple[Any, ...]
@@ -36,6 +37,33 @@ def path_of(kind: object, what: str, value: Any) -> Path:
     return tuple(keys)
 
 
+ANY = "*"
+
+
+def matching(tree: Any, path: Path) -> list[Path]:
+    """Return the paths that a path with ``*`` for some keys stands for: as far as such a key, they are there."""
+    if ANY not in path:
+        return [path]
+    place = path.index(ANY)
+    try:
+        keys = _keys(get(tree, path[:place]))
+    except NoSuchPath:
+        return []
+    rest = path[place + 1 :]
+    return [found for key in keys for found in matching(tree, (*path[:place], key, *rest))]
+
+
+def filled(pattern: Path, path: Path, new: Path) -> Path:
+    """Return a path with what each ``*`` of a pattern stands for in another, in order."""
+    values = iter([key for wanted, key in zip(pattern, path, strict=True) if wanted == ANY])
+    return tuple(next(values) if key == ANY else key for key in new)
+
+
+def _keys(value: Any) -> Iterator[Any]:
+    holder = _holder(value, ANY)
+    return iter(range(len(holder)) if is_a(holder, (list, tuple)) else list(holder or ()))
+
+
 def shown(path: Sequence[Any]) -> str:
     """Spell a path."""
     return ".".join(map(str, path))
@@ -54,6 +82,20 @@ def get(tree: Any, path: Sequence[Any]) -> Any:
             raise NoSuchPath(f"there is no {shown(path[: place + 1])}")
         tree = _holder(tree, key)[_key(tree, key)]
     return tree
+
+
+def there(tree: Any, path: Sequence[Any]) -> bool:
+    """Tell whether something stands at a path."""
+    try:
+        get(tree, path)
+    except NoSuchPath:
+        return False
+    return True
+
+
+def holds(value: Any) -> bool:
+    """Tell whether something can hold what has a key."""
+    return _holder(value, ANY) is not None
 
 
 def parent(tree: Any, path: Sequence[Any]) -> Any:
@@ -98,6 +140,7 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
         Nothing can be put there.
     """
     holder, own = _holder(parent, key), key if placed and not is_a(parent, (list, Opaque)) else _key(parent, key)
+    value = configs.fitting(value, parent, own)
     if holder is None or is_a(holder, tuple):
         raise NoSuchPath(f"nothing can be put into a {type(parent).__name__}")
     if is_a(holder, list):
@@ -132,6 +175,9 @@ def take(parent: Any, key: Any) -> tuple[Any, Any]:
 def _holder(parent: Any, key: Any) -> Any:
     """Return the container in which a key of something is looked up."""
     if is_a(parent, Opaque):
+        inner = configs.content(parent)
+        if inner is not None and not (is_a(key, str) and key in parent.__opaque_parts__.attributes()[0]):
+            return inner
         parts = parent.__opaque_parts__
         for attributes in parts.attributes():
             if key in attributes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
+from anemoi_ckpt_migrate.operations.aside import packed, unpacked
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
@@ -121,7 +122,7 @@ class World:
             What undoes them. What is wrong is in `faults`.
         """
         self._following = follow
-        kept: list[Any] = self.kept.pop(revision, []) if not follow else []
+        kept = list(map(unpacked, self.kept.pop(revision, []))) if not follow else []
         undo = Undone()
         for operation in operations:
             before = len(self.faults)
@@ -135,7 +136,7 @@ class World:
                 undo.operations[:0] = back
         self._settle(undo)
         if follow and kept:
-            self.kept[revision] = kept
+            self.kept[revision] = list(map(packed, kept))
         return undo
 
     def _settle(self, undo: Undone) -> None:

@@ -1,0 +1,185 @@
+"""Configurations, looked into as the dicts that they are: those of OmegaConf and of pydantic, and classes of dicts.
+
+None of these is imported. OmegaConf keeps a node for every value, with its key and its parent (seen in the pickles of
+OmegaConf 2.1 to 2.3); a model of pydantic keeps its fields in a dict inside its state (seen in those of pydantic 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of, opaque_name
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
+
+DICT_CONFIG = ("omegaconf.dictconfig", "DictConfig")
+LIST_CONFIG = ("omegaconf.listconfig", "ListConfig")
+NODES = "omegaconf.nodes"
+ANY_NODE = (NODES, "AnyNode")
+METADATA = ("omegaconf.base", "Metadata")
+CONTAINER_METADATA = ("omegaconf.base", "ContainerMetadata")
+FIELDS, EXTRA = "__dict__", "__pydantic_extra__"
+ENUMS = ("enum", "EnumMeta")
+
+
+def content(value: Any) -> Any:
+    """Return the dict or list in which a configuration keeps its values; None if it is none, or has none."""
+    if not is_a(value, Opaque):
+        return None
+    state = value.__opaque_parts__.state
+    if not is_a(state, dict):
+        return None
+    if class_of(value) in (DICT_CONFIG, LIST_CONFIG):
+        found = state.get("_content")
+        return found if is_a(found, (dict, list)) else None
+    if "__pydantic_fields_set__" in state:
+        fields, extra = state.get(FIELDS), state.get(EXTRA)
+        return fields if is_a(fields, dict) and not extra else None
+    return None
+
+
+def bare(value: Any) -> Any:
+    """Return what a node of OmegaConf holds, and anything else as it is."""
+    if is_a(value, Opaque) and class_of(value)[0] == NODES and is_a(value.__opaque_parts__.state, dict):
+        return value.__opaque_parts__.state.get("_val")
+    return value
+
+
+def fitting(value: Any, parent: Any, key: Any) -> Any:
+    """Return a value as it has to be to stand in something: a node of OmegaConf, a dict of the same class.
+
+    Classes of configurations nest: a dict in a dict that allows ``config.model.name`` is of that class too.
+    """
+    if content(parent) is not None and class_of(parent) in (DICT_CONFIG, LIST_CONFIG):
+        return _node(value, parent, key)
+    value = bare(value)
+    if is_a(value, dict) and _nests(parent):
+        made = Opaque.__new__(type(parent))
+        made.__opaque_parts__.pairs.update({name: fitting(item, made, name) for name, item in value.items()})
+        return made
+    return value
+
+
+def plain(value: Any, aliases: Mapping[str, str] | None = None) -> Any:
+    """Return a configuration as plain dicts and lists; members of enumerations become their values.
+
+    Parameters
+    ----------
+    value : object
+        Of whatever class.
+    aliases : mapping of str to str, optional
+        What fields of pydantic are called outside: ``{"target_": "_target_"}``.
+    """
+    value = bare(value)
+    inner = content(value)
+    if inner is not None:
+        named = aliases if is_a(inner, dict) and class_of(value) != DICT_CONFIG else None
+        return _plain_of(inner, aliases, named or {})
+    if is_a(value, Opaque):
+        return _plain_opaque(value, aliases)
+    if is_a(value, (dict, list, tuple)):
+        return _plain_of(value, aliases, {})
+    return value
+
+
+def detached(value: Any) -> Any:
+    """Return what was taken out of a configuration, without what it was part of."""
+    if is_a(value, Opaque) and (class_of(value)[0] == NODES or class_of(value) in (DICT_CONFIG, LIST_CONFIG)):
+        value.__opaque_parts__.state["_parent"] = None
+    return value
+
+
+def named(value: Any) -> str:
+    """Return the name of the class of something."""
+    return ".".join(class_of(value)) if is_a(value, Opaque) else type(value).__name__
+
+
+def dict_config(value: Mapping[str, Any], like: Opaque) -> Opaque:
+    """Make a configuration of OmegaConf of plain dicts and lists.
+
+    Parameters
+    ----------
+    value : mapping
+        What it holds.
+    like : Opaque
+        Any object of the same pickle.
+    """
+    return _container(value, None, None, like)
+
+
+def _plain_of(inner: Any, aliases: Mapping[str, str] | None, named: Mapping[str, str]) -> Any:
+    if is_a(inner, dict):
+        return {named.get(key, key): plain(item, aliases) for key, item in inner.items()}
+    return [plain(item, aliases) for item in inner]
+
+
+def _plain_opaque(value: Opaque, aliases: Mapping[str, str] | None) -> Any:
+    parts = value.__opaque_parts__
+    state = parts.state
+    if is_a(state, dict) and "__pydantic_fields_set__" in state:
+        return _plain_of({**(state.get(FIELDS) or {}), **(state.get(EXTRA) or {})}, aliases, aliases or {})
+    if parts.pairs or _nests(value):
+        return _plain_of(parts.pairs, aliases, {})
+    if state is None and not parts.items and len(parts.args) == 1 and isinstance(parts.args[0], (str, int)):
+        return parts.args[0]  # a member of an enumeration, made by its value
+    return value
+
+
+def _nests(value: Any) -> bool:
+    """Tell whether something is a dict of a class of its own: made bare, with dict items or nothing at all."""
+    if not is_a(value, Opaque):
+        return False
+    parts = value.__opaque_parts__
+    return parts.function is None and not parts.args and not parts.items and not parts.state
+
+
+# Nodes of OmegaConf.
+
+
+def _node(value: Any, parent: Opaque, key: Any) -> Any:
+    """Return a node under a parent: that which the value is, or one made of it."""
+    if is_a(value, Opaque) and (class_of(value)[0] == NODES or class_of(value) in (DICT_CONFIG, LIST_CONFIG)):
+        state = value.__opaque_parts__.state
+        state["_parent"] = parent
+        state["_metadata"].__opaque_parts__.state["key"] = key
+        return value
+    if is_a(value, (dict, list, tuple)):
+        return _container(value, parent, key, parent)
+    made = _made(ANY_NODE, parent)
+    made.__setstate__({"_metadata": _metadata(METADATA, parent, None, key), "_parent": parent, "_val": value})
+    return made
+
+
+def _container(value: Any, parent: Any, key: Any, like: Opaque) -> Opaque:
+    is_dict = is_a(value, Mapping)
+    made = _made(DICT_CONFIG if is_dict else LIST_CONFIG, like)
+    inner: Any = {} if is_dict else []
+    metadata = _metadata(CONTAINER_METADATA, like, "dict" if is_dict else "list", key)
+    made.__setstate__({"_metadata": metadata, "_parent": parent, "_content": inner})
+    if is_dict:
+        inner.update({name: _node(item, made, name) for name, item in value.items()})
+    else:
+        inner.extend(_node(item, made, place) for place, item in enumerate(value))
+    return made
+
+
+def _metadata(name: tuple[str, str], like: Opaque, kind: str | None, key: Any) -> Opaque:
+    made, anything = _made(name, like), _name(("typing", "Any"), like)
+    object_type = None if kind is None else _name(("builtins", kind), like)
+    cache = _name(("collections", "defaultdict"), like)(_name(("builtins", "dict"), like))
+    state = {"ref_type": anything, "object_type": object_type, "optional": True, "key": key, "flags": {}}
+    state |= {"flags_root": False, "resolver_cache": cache}
+    if kind is not None:
+        state["key_type"] = anything if kind == "dict" else _name(("builtins", "int"), like)
+        state["element_type"] = anything
+    made.__setstate__(state)
+    return made
+
+
+def _made(name: tuple[str, str], like: Opaque) -> Opaque:
+    kind = _name(name, like)
+    return Opaque.__new__(kind)  # type: ignore[arg-type]
+
+
+def _name(name: tuple[str, str], like: Opaque) -> OpaqueName:
+    return opaque_name(*name, like.__opaque_parts__.calls)

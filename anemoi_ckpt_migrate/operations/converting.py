@@ -1,0 +1,115 @@
+"""Operations that have a configuration be of another class: of one that is still there, where its own is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations import configs, paths
+from anemoi_ckpt_migrate.operations.base import Operation, from_data, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.items import AtPath, Nothing
+from anemoi_ckpt_migrate.operations.paths import NoSuchPath, shown
+
+
+@operation
+class ConvertItem(AtPath):
+    """Have a configuration be of another class, with the same content; its own is kept for the way back.
+
+    Parameters
+    ----------
+    path : str or list
+        As for `SetItem`.
+    to : str
+        ``"dict"`` for plain dicts and lists, or ``"omegaconf.DictConfig"``.
+    classes : list of str, optional
+        Only what is of one of these classes; otherwise whatever it is of, unless it is what it is to be.
+    aliases : dict of str to str, optional
+        What fields of a model of pydantic are called outside: ``{"target_": "_target_"}``.
+    optional : bool
+        Whether nothing is wrong if it is not there, or of another class.
+    """
+
+    path: tuple[Any, ...]
+    to: str
+    classes: tuple[str, ...] = ()
+    aliases: Mapping[str, str] | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_fields(self, classes=names_of(self, "classes", self.classes, 0))
+        if self.to not in ("dict", "omegaconf.DictConfig"):
+            raise BadOperation(f'ConvertItem: to must be "dict" or "omegaconf.DictConfig", not {self.to!r:.60}')
+        if self.aliases is not None and not isinstance(self.aliases, Mapping):
+            raise BadOperation(f"ConvertItem: aliases must be a dict, not {self.aliases!r:.60}")
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.to, self.classes))
+
+    def inverse(self) -> Operation | None:
+        """Return what is done on the way back of a checkpoint that never had another class: nothing."""
+        return Nothing()
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Convert it."""
+        return self.everywhere(tree, kept)
+
+    def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
+        """Tell whether there is something of another class."""
+        return paths.there(tree, path) and self._is_concerned(paths.get(tree, path))
+
+    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+        """Convert it at one place."""
+        before = paths.get(tree, path)
+        if not self._is_concerned(before):
+            raise NoSuchPath(f"{shown(path)} is a {configs.named(before)}")
+        made = self.made(before)
+        path = paths.spelled(tree, path)
+        paths.put(paths.parent(tree, path), path[-1], made)
+        kept.append(configs.detached(before))
+        return [Unconvert(path, len(kept) - 1, self)]
+
+    def made(self, value: Any) -> Any:
+        """Return the content of a configuration as it is to be."""
+        found = configs.plain(value, self.aliases)
+        if not is_a(found, dict):
+            raise NoSuchPath(f"what {configs.named(value)} holds is known to its class only")
+        if self.to == "dict":
+            return found
+        if not is_a(value, Opaque):
+            raise NoSuchPath("plain dicts are made a configuration of OmegaConf by no operation")
+        return configs.dict_config(found, value)
+
+    def _is_concerned(self, value: Any) -> bool:
+        name = configs.named(value)
+        return name in self.classes if self.classes else name not in ("dict", "omegaconf.dictconfig.DictConfig")
+
+
+@operation
+class Unconvert(AtPath):
+    """Put back a configuration that was converted, unless it has changed since: then it stays as it is."""
+
+    written = False
+    path: tuple[Any, ...]
+    number: int
+    conversion: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.conversion, Operation):
+            set_fields(self, conversion=self.conversion.to_data())
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.number))
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Put it back."""
+        before = kept[self.number]
+        then = from_data(self.conversion)
+        made = then.made(before) if isinstance(then, ConvertItem) else None
+        if forced or configs.plain(paths.get(tree, self.path)) == configs.plain(made):
+            paths.put(paths.parent(tree, self.path), self.path[-1], before)
+        return []

@@ -1,0 +1,308 @@
+"""Operations inside configurations, as OmegaConf and pydantic pickle them; neither is imported by a migration."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+omegaconf = pytest.importorskip("omegaconf")
+pydantic = pytest.importorskip("pydantic")
+
+from tests.conftest import Folder, digest  # noqa: E402
+from tests.operating import declare  # noqa: E402
+
+CONFIG = {
+    "hardware": {"accelerator": "cuda", "paths": {"data": "/d", "graph": None}},
+    "data": {"one": {"freq": "6h"}, "two": {"freq": "1h"}},
+    "layers": [1, "x", {"deep": 2.5}],
+    "profiler": False,
+}
+MOVES = (
+    'op.SetItem("hp.config.system", {}, overwrite=False, optional=True)',
+    'op.MoveItem("hp.config.hardware.accelerator", "hp.config.system.accelerator", optional=True)',
+    'op.MoveItem("hp.config.hardware.gone", "hp.config.system.gone", optional=True)',
+    'op.MoveItem("hp.config.data.*.freq", "hp.config.data.*.frequency")',
+    'op.SetItem("hp.config.model", {"kinds": ["a", {"b": None}]}, overwrite=False, optional=True)',
+    'op.SetItem("hp.config.data.*.source", "era5", overwrite=False)',
+    'op.DropItem("hp.config.profiler", optional=True)',
+    'op.DropItem("hp.config.datamodule", optional=True)',
+)
+MOVED = {
+    "hardware": {"paths": {"data": "/d", "graph": None}},
+    "data": {"one": {"frequency": "6h", "source": "era5"}, "two": {"frequency": "1h", "source": "era5"}},
+    "layers": [1, "x", {"deep": 2.5}],
+    "system": {"accelerator": "cuda"},
+    "model": {"kinds": ["a", {"b": None}]},
+}
+
+
+class DotDict(dict):  # type: ignore[type-arg]
+    """A dict whose items are attributes too, all the way down, as many projects have one."""
+
+    def __init__(self, items: Any = ()) -> None:
+        super().__init__(
+            {key: DotDict(value) if isinstance(value, dict) else value for key, value in dict(items).items()}
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+def save(folder: Folder, config: Any) -> Path:
+    path = folder.path / "x.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "hp": {"config": config}}, path)
+    return path
+
+
+def config_in(path: Path) -> Any:
+    return torch.load(path, weights_only=False)["hp"]["config"]
+
+
+def pickled(path: Path) -> Any:
+    """Return what the pickle says, record left out."""
+    import pickletools
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        memo = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GET")
+        return [(code.name, arg) for code, arg, _ in pickletools.genops(archive.read(name)) if code.name not in memo]
+
+
+class TestOmegaConf:
+    def test_there_and_back(self, project: Folder) -> None:
+        path = save(project, omegaconf.OmegaConf.create(CONFIG))
+        before = pickled(path)
+        declare(project, "a1", *MOVES)
+        project.ok("upgrade", "head", path, "--check-rollback")
+        config = config_in(path)
+        assert isinstance(config, omegaconf.DictConfig)
+        assert omegaconf.OmegaConf.to_container(config) == MOVED
+        project.ok("downgrade", "base", path)
+        assert omegaconf.OmegaConf.to_container(config_in(path)) == CONFIG
+        torch.save({**torch.load(path, weights_only=False)}, path)
+        assert config_in(path).layers[2].deep == 2.5
+        assert before[0] == pickled(path)[0]
+
+    def test_nodes_know_where_they_stand(self, project: Folder) -> None:
+        """Interpolations, merging and messages of OmegaConf go by the key and the parent of each node."""
+        path = save(project, omegaconf.OmegaConf.create({**CONFIG, "link": "${system.accelerator}"}))
+        declare(project, "a1", *MOVES)
+        project.ok("upgrade", "head", path)
+        config = config_in(path)
+        assert config.link == "cuda"
+        assert config.system._get_node("accelerator")._get_full_key(None) == "system.accelerator"
+        assert config.model.kinds[1]._get_full_key("b") == "model.kinds[1].b"
+        config.model.kinds.append("c")
+        assert omegaconf.OmegaConf.merge(config, {"model": {"more": 1}}).model == {
+            "kinds": ["a", {"b": None}, "c"],
+            "more": 1,
+        }
+
+    def test_flags_stay(self, project: Folder) -> None:
+        config = omegaconf.OmegaConf.create(CONFIG)
+        omegaconf.OmegaConf.set_readonly(config, True)
+        path = save(project, config)
+        declare(project, "a1", *MOVES)
+        project.ok("upgrade", "head", path)
+        with pytest.raises(omegaconf.errors.ReadonlyConfigError):
+            config_in(path).system.accelerator = "cpu"
+
+    def test_what_changed_since_is_not_overwritten(self, project: Folder) -> None:
+        path = save(project, omegaconf.OmegaConf.create(CONFIG))
+        declare(project, "a1", *MOVES)
+        project.ok("upgrade", "head", path)
+        tree = torch.load(path, weights_only=False)
+        tree["hp"]["config"].system.accelerator = "mps"  # moved: comes back as it is now
+        tree["hp"]["config"].system.more = 1  # what was made for it stays then
+        torch.save(tree, path)
+        project.ok("downgrade", "base", path)
+        config = config_in(path)
+        assert (config.hardware.accelerator, config.system) == ("mps", {"more": 1})
+        project.ok("upgrade", "head", path)
+        tree = torch.load(path, weights_only=False)
+        tree["hp"]["config"].data.one.source = "mars"
+        torch.save(tree, path)
+        before = digest(path)
+        ran = project.run("downgrade", "base", path)
+        assert ran.code == 1
+        assert "hp.config.data.one.source has changed since it was set" in ran.err
+        assert digest(path) == before
+
+
+class TestDictClasses:
+    def test_a_new_dict_is_of_the_class_of_those_around_it(self, project: Folder) -> None:
+        path = save(project, DotDict(CONFIG))
+        before = pickled(path)
+        declare(project, "a1", *MOVES)
+        project.ok("upgrade", "head", path, "--check-rollback")
+        config = config_in(path)
+        assert config == MOVED
+        assert config.system.accelerator == "cuda"
+        assert type(config.model) is DotDict
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == CONFIG
+        assert type(config_in(path).hardware.paths) is DotDict
+        assert len(pickled(path)) >= len(before)
+
+    def test_plain_dicts_stay_plain(self, project: Folder) -> None:
+        path = save(project, CONFIG)
+        declare(project, "a1", *MOVES)
+        project.ok("upgrade", "head", path)
+        assert torch.load(path, weights_only=True)["hp"]["config"] == MOVED
+
+
+class TestNotApplied:
+    """Stamped, not applied: the way back is what the operations say of themselves."""
+
+    def test_what_was_never_there_is_left_alone(self, project: Folder) -> None:
+        path = save(project, omegaconf.OmegaConf.create(MOVED))
+        declare(project, "a1", *MOVES)
+        project.ok("stamp", "head", path)
+        project.ok("downgrade", "base", path)
+        expected = {key: value for key, value in CONFIG.items() if key != "profiler"}
+        assert omegaconf.OmegaConf.to_container(config_in(path)) == expected
+
+    def test_what_the_release_before_cannot_say(self, project: Folder) -> None:
+        path = save(project, DotDict({"model": {"glu": True}}))
+        declare(project, "a1", 'op.SetItem("hp.config.model.glu", False, overwrite=False)')
+        project.ok("stamp", "head", path)
+        before = digest(path)
+        ran = project.run("downgrade", "base", path)
+        assert ran.code == 1
+        assert "hp.config.model.glu has changed since it was set" in ran.err
+        assert digest(path) == before
+
+    @pytest.mark.parametrize("operation", ['op.SetItem("hp.n", 1)', 'op.DropItem("hp.n")'])
+    def test_what_was_lost_is_not_known(self, project: Folder, operation: str) -> None:
+        path = save(project, {})
+        declare(project, "a1", operation)
+        project.ok("stamp", "head", path)
+        assert project.run("downgrade", "base", path).code == 3
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("operation", "said"),
+        [
+            ('op.MoveItem("hp.*.a", "hp.b")', "the same number of *"),
+            ('op.MoveItem("hp.nope.*.a", "hp.*.a")', "there is no hp.nope.*.a"),
+            ('op.SetItem("hp.nope.x", 1, overwrite=False)', "there is no hp.nope"),
+            ('op.SetItem("hp.x", 1, optional="yes")', "optional must be True or False"),
+            ('op.ConvertItem("hp.config", "yaml")', 'to must be "dict" or "omegaconf.DictConfig"'),
+            ('op.ConvertItem("hp.config", "dict")', "hp.config is a dict"),
+            ('op.ConvertItem("hp.nope", "dict")', "there is no hp.nope"),
+        ],
+    )
+    def test_one_sentence(self, project: Folder, operation: str, said: str) -> None:
+        path = save(project, {"a": 1})
+        before = digest(path)
+        declare(project, "a1", operation)
+        ran = project.run("upgrade", "head", path)
+        assert (ran.code, said in ran.err, "Traceback" in ran.err) == (1, True, False), ran.err
+        assert digest(path) == before
+
+
+@pytest.fixture
+def schemas(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The module of a schema as projects have one; it can be taken away."""
+    module = types.ModuleType("weather_schemas")
+
+    class Kind(str, enum.Enum):
+        GPU = "gpu"
+
+    class Model(pydantic.BaseModel):
+        target_: str = pydantic.Field("pkg.Model", alias="_target_")
+        kind: Kind = Kind.GPU
+        layers: list[Any] = pydantic.Field(default_factory=list)
+
+    class Schema(pydantic.BaseModel, extra="allow"):
+        model: Model = pydantic.Field(default_factory=Model)
+        data: Any = None
+
+    for made in (Kind, Model, Schema):
+        made.__module__, made.__qualname__ = module.__name__, made.__name__
+        setattr(module, made.__name__, made)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+class TestConverting:
+    CONVERT = (
+        'op.ConvertItem("hp.config", "omegaconf.DictConfig", classes=["weather_schemas.Schema"], '
+        'aliases={"target_": "_target_"}, optional=True)'
+    )
+
+    def test_a_class_that_is_gone(self, project: Folder, schemas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = schemas.Schema(
+            model={"_target_": "pkg.Other", "layers": [1, {"a": None}]}, data=DotDict({"b": 2}), more=3
+        )
+        path = save(project, made)
+        declare(project, "a1", self.CONVERT, 'op.SetItem("hp.config.model.glu", False)')
+        project.ok("upgrade", "head", path, "--check-rollback")
+        with monkeypatch.context() as gone:
+            gone.delitem(sys.modules, "weather_schemas")
+            config = config_in(path)
+        assert isinstance(config, omegaconf.DictConfig)
+        assert config == {
+            "model": {"_target_": "pkg.Other", "kind": "gpu", "layers": [1, {"a": None}], "glu": False},
+            "data": {"b": 2},
+            "more": 3,
+        }
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == made
+
+    def test_what_was_changed_since_keeps_its_class(self, project: Folder, schemas: Any) -> None:
+        path = save(project, schemas.Schema())
+        declare(project, "a1", self.CONVERT)
+        project.ok("upgrade", "head", path)
+        tree = torch.load(path, weights_only=False)
+        tree["hp"]["config"].model.kind = "tpu"
+        torch.save(tree, path)
+        project.ok("downgrade", "base", path)
+        assert config_in(path).model.kind == "tpu"
+
+    def test_only_what_is_of_that_class(self, project: Folder) -> None:
+        path = save(project, DotDict(CONFIG))
+        declare(project, "a1", self.CONVERT)
+        project.ok("upgrade", "head", path)
+        assert type(config_in(path)) is DotDict
+
+    def test_to_plain_dicts(self, project: Folder, schemas: Any) -> None:
+        path = save(project, schemas.Schema(data=omegaconf.OmegaConf.create({"x": [1]})))
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict")')
+        project.ok("upgrade", "head", path)
+        config = torch.load(path, weights_only=True)["hp"]["config"]
+        assert config == {"model": {"target_": "pkg.Model", "kind": "gpu", "layers": []}, "data": {"x": [1]}}
+
+
+class Gone:
+    """A class that later code does not have."""
+
+    def __init__(self) -> None:
+        self.weight, self.again = torch.arange(3.0), None
+
+
+@pytest.mark.parametrize("operation", ['op.DropClass("tests.test_configs.Gone")', 'op.DropItem("hp.config")'])
+def test_what_is_put_aside_is_not_imported(project: Folder, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left in the pickle, it would keep the checkpoint from being loaded, which is why it was dropped."""
+    made = Gone()
+    made.again = made.weight
+    path = save(project, made)
+    declare(project, "a1", operation)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    with monkeypatch.context() as patch:
+        patch.delattr(sys.modules[__name__], "Gone")
+        assert torch.load(path, weights_only=False)["hp"] == {}
+        assert torch.load(path, weights_only=True)["hp"] == {}
+    project.ok("downgrade", "base", path)
+    back = config_in(path)
+    assert type(back) is Gone
+    assert back.again is back.weight
+    assert back.weight.tolist() == [0, 1, 2]
