@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
-    from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate import items, op
     from anemoi_ckpt_migrate.commands.authoring import (
         NewRevision,
         merge,
@@ -146,6 +146,7 @@ __all__ = [
     "history",
     "init",
     "inspect",
+    "items",
     "merge",
     "op",
     "open_chain",
@@ -165,8 +166,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from where it lives (PEP 562)."""
-    if name == "op":
-        return import_module(f"{__name__}.op")
+    if name in ("items", "op"):
+        return import_module(f"{__name__}.{name}")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{home}"), name)

@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate.operations.items import DropItem, MoveItem, SetItem
 from anemoi_ckpt_migrate.operations.joining import Fuse, Split, Stack, Unstack
 from anemoi_ckpt_migrate.operations.naming import AddPrefix, Rename, RenamePrefix, RenameRegex, Reorder, StripPrefix
 from anemoi_ckpt_migrate.operations.presence import Add, Drop
+from anemoi_ckpt_migrate.operations.rearranging import CopyItem, MapItem, NestItem, UnnestItem
 from anemoi_ckpt_migrate.operations.structure import Run
 from anemoi_ckpt_migrate.operations.turning import Interleave, Permute, PermuteForRope, Reshape, Transpose
 
@@ -23,14 +24,17 @@ __all__ = [
     "AddPrefix",
     "Cast",
     "ConvertItem",
+    "CopyItem",
     "Drop",
     "DropClass",
     "DropItem",
     "Fuse",
     "Interleave",
+    "MapItem",
     "MoveClass",
     "MoveItem",
     "MoveModule",
+    "NestItem",
     "Operation",
     "ParameterGroups",
     "Permute",
@@ -46,5 +50,6 @@ __all__ = [
     "Stack",
     "StripPrefix",
     "Transpose",
+    "UnnestItem",
     "Unstack",
 ]

@@ -158,6 +158,54 @@ class TestDictClasses:
         assert torch.load(path, weights_only=True)["hp"]["config"] == MOVED
 
 
+class TestRearranging:
+    OPERATIONS = (
+        'op.NestItem("hp.config.layers", "datasets.data", optional=True)',
+        'op.NestItem("hp.config.gone", "datasets.data", optional=True)',
+        'op.CopyItem("hp.config.hardware.accelerator", "hp.config.data.one.on")',
+        'op.CopyItem("hp.config.data.one.freq", "hp.config.data.two.freq")',
+        'op.CopyItem("hp.config.data.one.freq", "hp.config.profiler", overwrite=False)',
+        'op.MapItem("hp.config.hardware.*", {"cuda": "gpu"}, optional=True)',
+    )
+
+    @pytest.mark.parametrize("kind", [dict, DotDict, omegaconf.OmegaConf.create])
+    def test_there_and_back(self, project: Folder, kind: Any) -> None:
+        path = save(project, kind(CONFIG))
+        declare(project, "a1", *self.OPERATIONS)
+        project.ok("upgrade", "head", path, "--check-rollback")
+        config = config_in(path)
+        assert type(config) is type(kind({}))
+        assert config == {
+            **CONFIG,
+            "hardware": {"accelerator": "gpu", "paths": {"data": "/d", "graph": None}},
+            "layers": {"datasets": {"data": [1, "x", {"deep": 2.5}]}},
+            "data": {"one": {"freq": "6h", "on": "cuda"}, "two": {"freq": "6h"}},
+        }
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == CONFIG
+
+    def test_what_is_not_alone_is_not_taken_out(self, project: Folder) -> None:
+        path = save(project, {"x": {"datasets": {"a": 1, "b": 2}}})
+        before = digest(path)
+        declare(project, "a1", 'op.NestItem("hp.config.x", "datasets.a")')
+        project.ok("stamp", "head", path)
+        stamped = digest(path)
+        ran = project.run("downgrade", "base", path)
+        assert ran.code == 1
+        assert "hp.config.x.datasets holds b too" in ran.err
+        assert digest(path) == stamped != before
+
+    def test_two_that_became_one_have_no_way_back_but_the_record(self, project: Folder) -> None:
+        path = save(project, {"x": "a"})
+        declare(project, "a1", 'op.MapItem("hp.config.x", {"a": "c", "b": "c"})')
+        project.ok("upgrade", "head", path)
+        assert config_in(path) == {"x": "c"}
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == {"x": "a"}
+        project.ok("stamp", "a1", path)
+        assert project.run("downgrade", "base", path).code == 3
+
+
 class TestNotApplied:
     """Stamped, not applied: the way back is what the operations say of themselves."""
 
@@ -198,6 +246,10 @@ class TestFaults:
             ('op.ConvertItem("hp.config", "yaml")', 'to must be "dict" or "omegaconf.DictConfig"'),
             ('op.ConvertItem("hp.config", "dict")', "hp.config is a dict"),
             ('op.ConvertItem("hp.nope", "dict")', "there is no hp.nope"),
+            ('op.MapItem("hp.config.a", {"x": "y"})', "hp.config.a is none of x"),
+            ('op.MapItem("hp.config.a", {"x": 1})', "values must be a dict of text to text"),
+            ('op.CopyItem("state_dict.w", "hp.w")', "state_dict.w is a"),
+            ('op.UnnestItem("hp.config", "b")', "hp.config holds a too"),
         ],
     )
     def test_one_sentence(self, project: Folder, operation: str, said: str) -> None:

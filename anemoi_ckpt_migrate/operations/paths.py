@@ -46,11 +46,11 @@ def matching(tree: Any, path: Path) -> list[Path]:
         return [path]
     place = path.index(ANY)
     try:
-        keys = _keys(get(tree, path[:place]))
+        inner = keys(get(tree, path[:place]))
     except NoSuchPath:
         return []
     rest = path[place + 1 :]
-    return [found for key in keys for found in matching(tree, (*path[:place], key, *rest))]
+    return [found for key in inner for found in matching(tree, (*path[:place], key, *rest))]
 
 
 def filled(pattern: Path, path: Path, new: Path) -> Path:
@@ -59,7 +59,8 @@ def filled(pattern: Path, path: Path, new: Path) -> Path:
     return tuple(next(values) if key == ANY else key for key in new)
 
 
-def _keys(value: Any) -> Iterator[Any]:
+def keys(value: Any) -> Iterator[Any]:
+    """Return the keys or indices of what something holds; none if it holds nothing."""
     holder = _holder(value, ANY)
     return iter(range(len(holder)) if is_a(holder, (list, tuple)) else list(holder or ()))
 
