@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -65,13 +66,16 @@ class Calling:
 
         return call
 
-    def call(self, walk: Walk, function: Function, tree: Any) -> Any:
-        """Run the function on a tree, and return what becomes of it."""
+    def call(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
+        """Run the function on a tree, or on a part of it and the whole, and return what becomes of it."""
         touched = walk.checkpoint.touched
         # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
         kinds = dict if is_a(tree, dict) else (dict, type(tree))
         try:
-            result = function(tree)
+            with warnings.catch_warnings(record=True) as noted:
+                warnings.simplefilter("always")
+                result = function(tree, *more)
+            walk.warnings += dict.fromkeys(f"{self.shown}: {warning.message}" for warning in noted)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # the function is the user's
@@ -137,8 +141,8 @@ class Applying:
         functions = {name: self.load(name) for name in sorted(names)}
 
         def apply(walk: Walk) -> None:
-            def run(name: str, tree: Any) -> Any:
-                return Calling(lambda: functions[name], name, self.shown).call(walk, functions[name], tree)
+            def run(name: str, *given: Any) -> Any:
+                return Calling(lambda: functions[name], name, self.shown).call(walk, functions[name], *given)
 
             undo = walk.world.apply(self.revision, self.operations, self.shown, run, not self.back)
             walk.undone[self.revision] = undo
@@ -162,6 +166,8 @@ class Walk:
         Called with each function that was run, and the tree that it left.
     undone : dict of str to Undone
         What undoes revisions whose operations were applied.
+    warnings : list of str
+        What functions warned of.
     """
 
     checkpoint: Checkpoint
@@ -169,6 +175,7 @@ class Walk:
     content: bool = False
     check: Callable[[Calling, Function, Any], None] | None = None
     undone: dict[str, Undone] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def stop_if_faulty(self) -> None:
         """Raise all that was wrong up to here: a function would meet a tree that nobody has foreseen."""

@@ -1,7 +1,7 @@
 """What stands at a path in a checkpoint, for functions of scripts: ``from anemoi_ckpt_migrate import items``.
 
-Configurations of OmegaConf and pydantic, and classes of dicts, are looked into as the dicts that they are, whether their
-classes can be imported or not; what is put into one becomes part of it.
+Configurations of OmegaConf and pydantic, and classes of dicts, are looked into as the dicts that they are. Their
+classes need not be importable. What is put into one becomes part of it.
 
 >>> from anemoi_ckpt_migrate import items
 >>> ckpt = {"hyper_parameters": {"config": {"lr": 1}}}

@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.operations.joining import Fuse, Split, Stack, Unstack
 from anemoi_ckpt_migrate.operations.naming import AddPrefix, Rename, RenamePrefix, RenameRegex, Reorder, StripPrefix
 from anemoi_ckpt_migrate.operations.presence import Add, Drop
 from anemoi_ckpt_migrate.operations.rearranging import CopyItem, MapItem, NestItem, UnnestItem
+from anemoi_ckpt_migrate.operations.rewriting import Rewrite
 from anemoi_ckpt_migrate.operations.structure import Run
 from anemoi_ckpt_migrate.operations.turning import Interleave, Permute, PermuteForRope, Reshape, Transpose
 
@@ -44,6 +45,7 @@ __all__ = [
     "RenameRegex",
     "Reorder",
     "Reshape",
+    "Rewrite",
     "Run",
     "SetItem",
     "Split",

@@ -6,7 +6,7 @@ import enum
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -204,6 +204,129 @@ class TestRearranging:
         assert config_in(path) == {"x": "a"}
         project.ok("stamp", "a1", path)
         assert project.run("downgrade", "base", path).code == 3
+
+
+SPLIT = """
+from anemoi_ckpt_migrate import items
+
+def split(model, ckpt):
+    names = items.keys(ckpt, "hp.config.data")
+    encoder = model.pop("encoder")
+    model["encoders"] = {name: {"mapper": dict(encoder)} for name in names}
+    return model
+
+
+def join(model, ckpt):
+    encoders = model.pop("encoders")
+    model["encoder"] = next(iter(encoders.values()))["mapper"]
+    return model
+"""
+
+
+class TestRewriting:
+    CONFIG: ClassVar[Any] = {"data": {"one": {}, "two": {}}, "model": {"encoder": {"size": 1}, "n": [1, {"a": None}]}}
+    REWRITE = 'op.Rewrite(split, join, "hp.config.model", optional=True)'
+
+    @pytest.mark.parametrize("kind", [dict, DotDict, omegaconf.OmegaConf.create])
+    def test_there_and_back(self, project: Folder, kind: Any) -> None:
+        path = save(project, kind(self.CONFIG))
+        before = pickled(path)
+        declare(project, "a1", self.REWRITE, top=SPLIT)
+        project.ok("upgrade", "head", path, "--check-rollback")
+        config = config_in(path)
+        assert type(config["model"]) is type(kind({}))
+        encoders = {"one": {"mapper": {"size": 1}}, "two": {"mapper": {"size": 1}}}
+        assert config["model"] == {"n": [1, {"a": None}], "encoders": encoders}
+        project.ok("downgrade", "base", path)
+        assert list(config_in(path)["model"]) == ["encoder", "n"]
+        assert config_in(path) == self.CONFIG
+        assert before[0] == pickled(path)[0]
+
+    def test_what_changed_since_goes_through_the_function(self, project: Folder) -> None:
+        path = save(project, omegaconf.OmegaConf.create(self.CONFIG))
+        declare(project, "a1", self.REWRITE, top=SPLIT)
+        project.ok("upgrade", "head", path)
+        tree = torch.load(path, weights_only=False)
+        tree["hp"]["config"].model.encoders.one.mapper.size = 7
+        torch.save(tree, path)
+        project.ok("downgrade", "base", path)
+        assert config_in(path).model == {"encoder": {"size": 7}, "n": [1, {"a": None}]}
+
+    def test_stamped(self, project: Folder) -> None:
+        path = save(project, {"data": {"x": 1}, "model": {"encoders": {"x": {"mapper": {"size": 2}}}}})
+        declare(project, "a1", self.REWRITE, top=SPLIT)
+        project.ok("stamp", "head", path)
+        project.ok("downgrade", "base", path)
+        assert config_in(path)["model"] == {"encoder": {"size": 2}}
+
+    def test_not_there(self, project: Folder) -> None:
+        path = save(project, {})
+        declare(project, "a1", self.REWRITE, top=SPLIT)
+        project.ok("upgrade", "head", path)
+        assert config_in(path) == {}
+
+    @pytest.mark.parametrize(
+        ("operation", "top", "said"),
+        [
+            ("op.Rewrite(split, join, 'hp.nope')", SPLIT, "there is no hp.nope"),
+            (
+                "op.Rewrite(split, join, 'state_dict.w')",
+                "def split(m, c):\n    return {}\ndef join(m, c):\n    return m\n",
+                "use ConvertItem",
+            ),
+            (
+                "op.Rewrite(split, join, 'hp.config')",
+                "def split(m, c):\n    return 3\ndef join(m, c):\n    return m\n",
+                "`split` returned a int",
+            ),
+            ("op.Rewrite(split, None, 'hp.config')", SPLIT, "needs rollback"),
+            ("op.Rewrite(split, join)", SPLIT, "path must be a path"),
+        ],
+    )
+    def test_one_sentence(self, project: Folder, operation: str, top: str, said: str) -> None:
+        path = save(project, {})
+        before = digest(path)
+        declare(project, "a1", operation, top=top)
+        ran = project.run("upgrade", "head", path)
+        assert (ran.code, said in ran.err, "Traceback" in ran.err) == (1, True, False), ran.err
+        assert digest(path) == before
+
+
+def test_what_functions_warn_of_is_said(project: Folder) -> None:
+    path = save(project, {})
+    top = "import warnings\n\ndef look(ckpt):\n    warnings.warn('the grid is not known')\n    return ckpt\n"
+    declare(project, "a1", "op.Run(look, look)", top=top)
+    ran = project.ok("upgrade", "head", path)
+    assert "a1_change.py: the grid is not known" in ran.err
+    assert ran.err.count("the grid is not known") == 1
+
+
+class TestItems:
+    """What functions of scripts look into configurations with."""
+
+    TOP = """
+def look(ckpt):
+    from anemoi_ckpt_migrate import items
+    assert items.get(ckpt, "hp.config.hardware.accelerator") == "cuda"
+    assert items.get(ckpt, "hp.config.nope", 5) == 5
+    assert items.keys(ckpt, "hp.config.data") == ["one", "two"]
+    assert items.plain(items.get(ckpt, "hp.config.layers")) == [1, "x", {"deep": 2.5}]
+    items.put(ckpt, ["hp", "config", "data", "one"], items.take(ckpt, "hp.config.hardware.paths"))
+    for broken in (lambda: items.take(ckpt, "hp.nope.x"), lambda: items.put(ckpt, "hp.nope.x", 1)):
+        try:
+            broken()
+        except KeyError:
+            continue
+        raise AssertionError
+    return ckpt
+"""
+
+    @pytest.mark.parametrize("kind", [dict, DotDict, omegaconf.OmegaConf.create])
+    def test_of_each_class(self, project: Folder, kind: Any) -> None:
+        path = save(project, kind(CONFIG))
+        declare(project, "a1", "op.Run(look)", top=self.TOP)
+        project.ok("upgrade", "head", path)
+        assert config_in(path)["data"]["one"] == {"data": "/d", "graph": None}
 
 
 class TestNotApplied:

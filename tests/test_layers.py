@@ -32,7 +32,8 @@ operations.copies
 operations.guessing operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
 operations.items operations.presence operations.following operations.ties
-operations.classes operations.converting operations.rearranging operations.world
+operations.classes operations.rewriting operations.converting operations.rearranging
+operations.world
 op comparing items models
 scripts.declared
 scripts.reader

@@ -184,7 +184,7 @@ def _loads(revision: Revision) -> Iterator[Problem]:
 def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
     """Look whether the functions that operations run are there."""
     for operation in revision.operations or ():
-        for what in ("migrate", "rollback") if type(operation).__name__ == "Run" else ():
+        for what in ("migrate", "rollback") if type(operation).__name__ in ("Rewrite", "Run") else ():
             name = getattr(operation, what)
             if name is not None and not callable(getattr(module, name, None)):
                 message = f"{operation!r}: `{name}` is not a function"

@@ -185,7 +185,10 @@ def write(
         file.check_writable(options.in_place)  # before the functions run, which may take long
     kept = {revision: list(values) for revision, values in record.kept.items()}
 
+    noted: list[str] = []
+
     def remembered(walk: executor.Walk) -> Record:
+        noted.extend(walk.warnings)
         return replace(after(walk), kept=walk.world.kept)
 
     pickled, attachments = executor.run(file, tree, kept, actions, settings, remembered)
@@ -193,7 +196,7 @@ def write(
         written = file.write_in_place(pickled, attachments)
     else:
         written = file.write(pickled, attachments, options.output, options.backup, options.progress)
-    return replace(result_of(file, plan, options, warnings, written), recorded=True)
+    return replace(result_of(file, plan, options, (*warnings, *noted), written), recorded=True)
 
 
 def foresee(

@@ -94,6 +94,17 @@ def named(value: Any) -> str:
     return ".".join(class_of(value)) if is_a(value, Opaque) else type(value).__name__
 
 
+def alike(value: dict[str, Any], like: Any) -> Any:
+    """Return plain dicts and lists as a configuration of the class of another; None if none can be made."""
+    if is_a(like, dict):
+        return value
+    if not is_a(like, Opaque):
+        return None
+    if class_of(like) == DICT_CONFIG:
+        return dict_config(value, like)
+    return fitting(value, like, None) if _nests(like) else None
+
+
 def dict_config(value: Mapping[str, Any], like: Opaque) -> Opaque:
     """Make a configuration of OmegaConf of plain dicts and lists.
 

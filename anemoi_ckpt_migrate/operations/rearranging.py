@@ -162,9 +162,12 @@ class MapItem(AtPath):
         return hash((self.path, repr(self.values)))
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around, if no two become one."""
-        back = {new: old for old, new in self.values.items()}
-        return MapItem(self.path, back, self.optional) if len(back) == len(self.values) else None
+        """Return it the other way around; what two became stays, if it is optional, and has no way back otherwise."""
+        new = list(self.values.values())
+        back = {value: old for old, value in self.values.items() if new.count(value) == 1}
+        if len(back) < len(self.values) and not self.optional:
+            return None
+        return MapItem(self.path, back, self.optional)
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Replace it."""

@@ -24,6 +24,7 @@ from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
 from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
+from anemoi_ckpt_migrate.operations.rewriting import Rewrite
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.ties import Ties
@@ -98,7 +99,7 @@ class World:
         revision: str,
         operations: Iterable[Operation],
         shown: str,
-        run: Callable[[str, Any], Any],
+        run: Callable[..., Any],
         follow: bool = True,
     ) -> Undone:
         """Apply the operations of a revision.
@@ -167,11 +168,11 @@ class World:
         self._tensors.forget()  # whoever has the tree now may change what was made
 
     def _one(
-        self, operation: Operation, kept: list[Any], shown: str, run: Callable[[str, Any], Any], undo: Undone
+        self, operation: Operation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
     ) -> list[Operation]:
         """Apply one operation, and return what undoes it."""
         if isinstance(operation, Run):
-            return self._run(operation, run, undo)
+            return self._run(operation, kept, shown, run, undo)
         if isinstance(operation, TreeOperation):
             self._settle(undo)
             self.close()
@@ -193,9 +194,17 @@ class World:
             return []
         return self._everywhere(main, operation, kept, shown, undo)
 
-    def _run(self, operation: Run, run: Callable[[str, Any], Any], undo: Undone) -> list[Operation]:
+    def _run(
+        self, operation: Run, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+    ) -> list[Operation]:
         self._settle(undo)
         self.close()
+        if isinstance(operation, Rewrite):
+            try:
+                return operation.rewrite(self.tree, kept, run, self._forced)
+            except NoSuchPath as error:
+                self._fault(shown, operation, str(error))
+                return []
         if not self.faults:
             self.tree = run(operation.migrate, self.tree)
         back = operation.inverse()

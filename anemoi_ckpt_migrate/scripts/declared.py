@@ -56,7 +56,7 @@ def _operation(call: ast.expr) -> Operation:
 
 
 def _argument(value: ast.expr, kind: str) -> Any:
-    if kind == "Run" and isinstance(value, ast.Name):
+    if kind in ("Rewrite", "Run") and isinstance(value, ast.Name):
         return value.id
     try:
         return ast.literal_eval(value)
