@@ -53,7 +53,7 @@ def put(tree: Any, path: str | Sequence[str | int], value: Any) -> None:
         There is nothing that it could be put into.
     """
     try:
-        paths.put(paths.parent(tree, _keys(path)), _keys(path)[-1], value)
+        paths.set_new(paths.parent(tree, _keys(path)), _keys(path)[-1], value)
     except NoSuchPath as error:
         raise KeyError(str(error)) from None
 

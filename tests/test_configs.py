@@ -46,9 +46,13 @@ class DotDict(dict):  # type: ignore[type-arg]
     """A dict whose items are attributes too, all the way down, as many projects have one."""
 
     def __init__(self, items: Any = ()) -> None:
-        super().__init__(
-            {key: DotDict(value) if isinstance(value, dict) else value for key, value in dict(items).items()}
-        )
+        super().__init__({key: self.nested(value) for key, value in dict(items).items()})
+
+    @classmethod
+    def nested(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(cls.nested, value))
+        return cls(value) if isinstance(value, dict) else value
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
@@ -151,6 +155,15 @@ class TestDictClasses:
         assert type(config_in(path).hardware.paths) is DotDict
         assert len(pickled(path)) >= len(before)
 
+    def test_what_is_only_moved_is_of_the_class_that_it_was_of(self, project: Folder) -> None:
+        made = DotDict({})
+        dict.__setitem__(made, "a", [{"b": 1}])
+        path = save(project, made)
+        declare(project, "a1", 'op.MoveItem("hp.config.a", "hp.config.c.d")')
+        project.ok("upgrade", "head", path, "--check-rollback")
+        assert type(config_in(path).c.d[0]) is dict
+        assert type(config_in(path).c) is DotDict
+
     def test_plain_dicts_stay_plain(self, project: Folder) -> None:
         path = save(project, CONFIG)
         declare(project, "a1", *MOVES)
@@ -237,6 +250,7 @@ class TestRewriting:
         assert type(config["model"]) is type(kind({}))
         encoders = {"one": {"mapper": {"size": 1}}, "two": {"mapper": {"size": 1}}}
         assert config["model"] == {"n": [1, {"a": None}], "encoders": encoders}
+        assert type(config["model"]["n"][1]) is type(kind({}))
         project.ok("downgrade", "base", path)
         assert list(config_in(path)["model"]) == ["encoder", "n"]
         assert config_in(path) == self.CONFIG

@@ -8,7 +8,7 @@ an earlier one is refused.
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType
+from anemoi_ckpt_migrate import CkptType, items
 
 INITIAL = "a7d1c04e9b52"
 UPSTREAM = (
@@ -42,7 +42,35 @@ def recognise(ckpt: CkptType) -> str:
             f"it has {later[0]}, and not {marks[lacking][1]}, which came before: it was migrated in part, as "
             "`anemoi-models migration sync` does; take the file from before that, or stamp it with its release"
         )
-    return marks[lacking - 1][0] if lacking else INITIAL
+    return configured([INITIAL, *(revision for revision, _, _ in marks[:lacking])], ckpt["hyper_parameters"])
+
+
+CONFIGURATIONS = {
+    "93d1f60c8a24": ("datamodule", None),
+    "7be41c05d9f3": ("hardware", "system"),
+    "5c02e97b41ad": ("data.processors", "data.datasets"),
+    "81f6a3d0c95b": ("graph.hidden", "model.model.hidden_nodes_name"),
+    "2d9c40e7fb16": ("training.multistep_input", "task"),
+    "6ea07b3954d2": ("training.training_method", "training.method"),
+    "f05d81c2e7a9": ("model.encoder", "model.encoders"),
+}
+"""What a revision takes out of the configuration, and what it puts there."""
+
+
+def configured(revisions: list[str], hyper_parameters: Any) -> str:
+    """Return the last of the revisions, but for those of the configuration that it has not had.
+
+    Trainers, which make the configuration, and models have releases of their own: what a trainer was behind before the
+    last change of the model cannot be told by one place in the chain, and is left as it is.
+    """
+    while revisions[-1] in CONFIGURATIONS:
+        before, after = CONFIGURATIONS[revisions[-1]]
+        had = items.get(hyper_parameters, f"config.{before}") is not None
+        has = after is not None and items.get(hyper_parameters, f"config.{after}") is not None
+        if has or not had:
+            break
+        revisions.pop()
+    return revisions[-1]
 
 
 def check_noted(noted: Any) -> None:
@@ -77,8 +105,10 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
     edges = r"_graph_providers?(?:\.[^.]+)?\.trainable"
     return [
         ("b3e8f6205d1a", "targets in its data indices", holds("target")),
+        ("93d1f60c8a24", "a configuration without data module", None),
         ("c91f4a7be036", "layers numbered through", told(r"processor\.proc\.\d+\.(?!blocks\.|emb_)", chunk)),
         ("d52a08f1c7e4", "no truncation data", False if "truncation_data" in hyper_parameters else None),
+        ("7be41c05d9f3", "a configuration of the system", None),
         ("e06b93d7f218", "noise conditioning in the injector", None),
         ("f4c7150ea98d", "providers of edges", told(edges, rf"{part}\.(?:edge_inc|trainable\.trainable)$")),
         ("a28e6db4037f", "hyper-parameters by dataset", several),
@@ -87,6 +117,7 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
             "names by dataset",
             told(rf"^model\.pre_processors\.(?:{names})\.", r"^model\.pre_processors\."),
         ),
+        ("5c02e97b41ad", "a configuration by dataset", None),
         ("d8f0b7495ec1", "one graph for all datasets", None if graph is None else several and not isinstance(graph, dict)),
         (
             "c63d812fa07b",
@@ -94,11 +125,15 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
             # What does not have the name of a dataset there may be of before there were any.
             False if has(rf"node_attributes\.(?:{names})\.(?:latlons|trainable)_") else None,
         ),
+        ("81f6a3d0c95b", "a configuration of hidden nodes", None),
         ("e17ca3592fd0", "model output indices of normalizers", told(r"\._model_output_idx$", r"\._output_idx$")),
         ("f3b9e04d6a85", "lookup tables in its data indices", holds("data_full_name_to_position")),
+        ("2d9c40e7fb16", "a configuration of the task", None),
         ("a95c2e71d8b4", "inner MLPs", told(r"\.node_(?:dst|src)_mlp\.mlp\.", r"\.node_(?:dst|src)_mlp\.\d")),
         ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", edges)),
+        ("6ea07b3954d2", "a configuration of the training method", None),
         ("c4e1937d0fa6", "downscale and upscale swapped", swapped(keys, hyper_parameters)),
+        ("f05d81c2e7a9", "a configuration of encoders by name", None),
     ]
 
 
@@ -106,19 +141,6 @@ def swapped(keys: list[str], hyper_parameters: dict[str, Any]) -> "bool | None":
     """Tell by the configuration, which names encoders by 0.19.0, whether a hierarchical model is of that release."""
     if not any(key.startswith("model.model.downscale.") for key in keys):
         return None
-    model = inside(inside(hyper_parameters.get("config"), "model"), "encoders")
-    if inside(hyper_parameters.get("config"), "model") is None:
+    if items.get(hyper_parameters, "config.model") is None:
         raise ValueError("its configuration cannot be read, by which alone its release is known: stamp it with that")
-    return model is not None
-
-
-def inside(holder: Any, name: str) -> Any:
-    """Return what a configuration of whatever class holds under a name; None if nothing."""
-    if holder is None:
-        return None
-    try:
-        return holder[name]
-    except (KeyError, IndexError, TypeError):
-        pass
-    content = getattr(holder, "_content", None)
-    return content.get(name) if isinstance(content, dict) else getattr(holder, name, None)
+    return items.get(hyper_parameters, "config.model.encoders") is not None

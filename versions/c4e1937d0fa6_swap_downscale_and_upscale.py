@@ -6,7 +6,7 @@ to, which was ``upscale`` under the name of the level that it comes from. Their 
 names.
 
 Revision ID: c4e1937d0fa6
-Revises: bd60f8a3179c
+Revises: 6ea07b3954d2
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "c4e1937d0fa6"
-down_revision = "bd60f8a3179c"
+down_revision = "6ea07b3954d2"
 branch_labels = None
 depends_on = None
 

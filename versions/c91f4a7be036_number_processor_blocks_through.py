@@ -5,7 +5,7 @@ anemoi-models 0.11.0 keeps the layers of a processor in one list, not in a list 
 at each level.
 
 Revision ID: c91f4a7be036
-Revises: b3e8f6205d1a
+Revises: 93d1f60c8a24
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "c91f4a7be036"
-down_revision = "b3e8f6205d1a"
+down_revision = "93d1f60c8a24"
 branch_labels = None
 depends_on = None
 

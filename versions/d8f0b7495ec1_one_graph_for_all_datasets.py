@@ -5,14 +5,14 @@ called "data" as its nodes are, they are the same. Graphs of several datasets ca
 their hidden nodes are to be kept: such a checkpoint is refused.
 
 Revision ID: d8f0b7495ec1
-Revises: b9054fc3d16e
+Revises: 5c02e97b41ad
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "d8f0b7495ec1"
-down_revision = "b9054fc3d16e"
+down_revision = "5c02e97b41ad"
 branch_labels = None
 depends_on = None
 

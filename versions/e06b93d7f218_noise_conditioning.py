@@ -4,14 +4,14 @@ In anemoi-models 0.11.1, what injects noise into an ensemble's latent space (it 
 by noise, where it was one itself. Other models have no such names.
 
 Revision ID: e06b93d7f218
-Revises: d52a08f1c7e4
+Revises: 7be41c05d9f3
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "e06b93d7f218"
-down_revision = "d52a08f1c7e4"
+down_revision = "7be41c05d9f3"
 branch_labels = None
 depends_on = None
 

@@ -4,7 +4,7 @@ The normalizers of anemoi-models 0.14.0 also know which variables the model puts
 targets, which the model never sees. It is an index into the data, as the other ones are, and saved.
 
 Revision ID: e17ca3592fd0
-Revises: c63d812fa07b
+Revises: 81f6a3d0c95b
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "e17ca3592fd0"
-down_revision = "c63d812fa07b"
+down_revision = "81f6a3d0c95b"
 branch_labels = None
 depends_on = None
 

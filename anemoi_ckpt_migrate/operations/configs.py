@@ -46,16 +46,22 @@ def bare(value: Any) -> Any:
 
 
 def fitting(value: Any, parent: Any, key: Any) -> Any:
-    """Return a value as it has to be to stand in something: a node of OmegaConf, a dict of the same class.
+    """Return a value as it has to be to stand in something: in a configuration of OmegaConf, a node of it."""
+    if content(parent) is not None and class_of(parent) in (DICT_CONFIG, LIST_CONFIG):
+        return _node(value, parent, key)
+    return bare(value)
+
+
+def nested(value: Any, like: Any) -> Any:
+    """Return new plain dicts as they are to stand in a dict of another class.
 
     Classes of configurations nest: a dict in a dict that allows ``config.model.name`` is of that class too.
     """
-    if content(parent) is not None and class_of(parent) in (DICT_CONFIG, LIST_CONFIG):
-        return _node(value, parent, key)
-    value = bare(value)
-    if is_a(value, dict) and _nests(parent):
-        made = Opaque.__new__(type(parent))
-        made.__opaque_parts__.pairs.update({name: fitting(item, made, name) for name, item in value.items()})
+    if is_a(value, list):
+        return [nested(item, like) for item in value]
+    if is_a(value, dict) and _nests(like):
+        made = Opaque.__new__(type(like))
+        made.__opaque_parts__.pairs.update({name: nested(item, like) for name, item in value.items()})
         return made
     return value
 
@@ -102,7 +108,7 @@ def alike(value: dict[str, Any], like: Any) -> Any:
         return None
     if class_of(like) == DICT_CONFIG:
         return dict_config(value, like)
-    return fitting(value, like, None) if _nests(like) else None
+    return nested(value, like) if _nests(like) else None
 
 
 def dict_config(value: Mapping[str, Any], like: Opaque) -> Opaque:

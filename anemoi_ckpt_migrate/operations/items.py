@@ -96,12 +96,12 @@ class SetItem(AtPath):
         """Set it at one place."""
         parent, key = paths.parent(tree, path), path[-1]
         if not paths.has(parent, key):
-            paths.put(parent, key, _own(self.value))
+            paths.set_new(parent, key, _own(self.value))
             return [UnsetItem(path, self.value, False, optional=self.optional)]
         if not self.overwrite:
             return []
         path, before = paths.spelled(tree, path), paths.get(parent, (key,))
-        paths.put(parent, key, _own(self.value))
+        paths.set_new(parent, key, _own(self.value))
         if is_plain(before):
             return [UnsetItem(path, self.value, True, before, optional=self.optional)]
         kept.append(configs.detached(before))
@@ -218,7 +218,7 @@ class MoveItem(AtPath):
     ----------
     path, new : str or list
         As for `SetItem`. Each ``*`` of `new` is what that of `path` stands for, in order. Under the same parent
-        it keeps its place; else it goes to the end.
+        it keeps its place; else it goes to the end, in dicts that are made if they are not there.
     optional : bool
         Whether nothing is wrong if it is not there.
     """
@@ -249,6 +249,7 @@ class MoveItem(AtPath):
         paths.get(tree, path)
         if new[: len(path)] == path:
             raise NoSuchPath(f"{shown(path)} cannot be moved into itself")
+        made = () if self.placed else _make(tree, new[:-1])
         parent, target = paths.parent(tree, path), paths.parent(tree, new)
         # On the way back, into a list, it goes between what stands there.
         if paths.stands(tree, new) if self.placed else paths.has(target, new[-1]):
@@ -257,7 +258,17 @@ class MoveItem(AtPath):
         value, before = paths.take(parent, path[-1])
         same = target is parent and not self.placed
         paths.put(target, new[-1], value, before if same else self.before, same or self.placed)
-        return [MoveItem(new, path, before, True, self.optional)]
+        return [MoveItem(new, path, before, True, self.optional), *made]
+
+
+def _make(tree: Any, path: tuple[Any, ...]) -> list[Operation]:
+    """Make the dicts that are missing on the way to a path, and return what takes them away when they are empty."""
+    undo: list[Operation] = []
+    for length in range(1, len(path) + 1):
+        if not paths.there(tree, path[:length]):
+            paths.set_new(paths.parent(tree, path[:length]), path[length - 1], {})
+            undo.insert(0, UnsetItem(path[:length], {}, False, optional=True))
+    return undo
 
 
 @operation

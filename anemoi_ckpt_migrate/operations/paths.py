@@ -161,6 +161,17 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
         holder[own] = value
 
 
+def set_new(parent: Any, key: Any, value: Any) -> None:
+    """Set what stands under a key to new plain dicts and lists, which become of the class of what they stand in.
+
+    Raises
+    ------
+    NoSuchPath
+        Nothing can be put there.
+    """
+    put(parent, key, configs.nested(value, parent))
+
+
 def take(parent: Any, key: Any) -> tuple[Any, Any]:
     """Take out what stands under a key; return it, and the key before it."""
     holder, own = _holder(parent, key), _key(parent, key)

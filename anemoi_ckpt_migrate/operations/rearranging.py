@@ -85,10 +85,10 @@ class NestItem(AtPath):
         """Put it deeper at one place."""
         parent, value = paths.parent(tree, path), paths.get(tree, path)
         path = paths.spelled(tree, path)
-        paths.put(parent, path[-1], {})
+        paths.set_new(parent, path[-1], {})
         for key in self.under[:-1]:
             parent, path = paths.get(tree, path), (*path, key)
-            paths.put(parent, key, {})
+            paths.set_new(parent, key, {})
         paths.put(paths.get(tree, path), self.under[-1], value)
         return [UnnestItem(path[: len(path) - len(self.under) + 1], self.under, self.optional)]
 

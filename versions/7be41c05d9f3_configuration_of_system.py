@@ -1,0 +1,170 @@
+"""hardware is system, in the configuration
+
+The trainers for anemoi-models 0.11.0 have `system` with `hardware`, `input` and `output`. A file of `input` is one path:
+folder and name, which were apart, stay beside it. The skip connection of the model is configured as `residual`.
+
+Until then, and now and then later, trainers pickled configurations as models of pydantic, whose classes were renamed here.
+
+Revision ID: 7be41c05d9f3
+Revises: d52a08f1c7e4
+Create Date: 2026-11-25 00:00:00+00:00
+"""
+
+import warnings
+from pathlib import PurePosixPath
+
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items, op
+
+revision = "7be41c05d9f3"
+down_revision = "d52a08f1c7e4"
+branch_labels = None
+depends_on = None
+
+metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.11.0"})
+
+operations = [
+    op.ConvertItem(
+        "hyper_parameters.config",
+        "omegaconf.DictConfig",
+        classes=[
+            "anemoi.training.schemas.base_schema.BaseSchema",
+            "anemoi.training.schemas.base_schema.UnvalidatedBaseSchema",
+        ],
+        aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.accelerator",
+        "hyper_parameters.config.system.hardware.accelerator",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.num_gpus_per_node",
+        "hyper_parameters.config.system.hardware.num_gpus_per_node",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.num_nodes", "hyper_parameters.config.system.hardware.num_nodes", optional=True
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.num_gpus_per_model",
+        "hyper_parameters.config.system.hardware.num_gpus_per_model",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.output", "hyper_parameters.config.system.output.root", optional=True
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.logs.base",
+        "hyper_parameters.config.system.output.logs.root",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.logs.wandb",
+        "hyper_parameters.config.system.output.logs.wandb",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.logs.mlflow",
+        "hyper_parameters.config.system.output.logs.mlflow",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.logs.tensorboard",
+        "hyper_parameters.config.system.output.logs.tensorboard",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.checkpoints",
+        "hyper_parameters.config.system.output.checkpoints.root",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.files.checkpoint.every_n_epochs",
+        "hyper_parameters.config.system.output.checkpoints.every_n_epochs",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.files.checkpoint.every_n_train_steps",
+        "hyper_parameters.config.system.output.checkpoints.every_n_train_steps",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.files.checkpoint.every_n_minutes",
+        "hyper_parameters.config.system.output.checkpoints.every_n_minutes",
+        optional=True,
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.plots", "hyper_parameters.config.system.output.plots", optional=True
+    ),
+    op.MoveItem(
+        "hyper_parameters.config.hardware.paths.profiler",
+        "hyper_parameters.config.system.output.profiler",
+        optional=True,
+    ),
+    op.Run("add_computed", "remove_computed"),
+    op.MoveItem(
+        "hyper_parameters.config.training.optimizer.kwargs.betas",
+        "hyper_parameters.config.training.optimizer.betas",
+        optional=True,
+    ),
+    op.DropItem("hyper_parameters.config.training.optimizer.kwargs", optional=True),
+    op.DropItem("hyper_parameters.config.training.optimizer.zero", optional=True),
+    op.SetItem(
+        "hyper_parameters.config.training.optimizer._target_", "torch.optim.AdamW", overwrite=False, optional=True
+    ),
+]
+
+CONFIG = "hyper_parameters.config"
+FILES = {
+    "dataset": "data",
+    "graph": "graph",
+    "truncation": "truncation",
+    "truncation_inv": "truncation",
+    "warm_start": "warm_start",
+}
+RESIDUAL = "anemoi.models.layers.residual."
+
+
+def add_computed(ckpt: CkptType) -> CkptType:
+    """Put together the paths of files, and say which skip connection the model has."""
+    hardware = items.get(ckpt, f"{CONFIG}.hardware")
+    if items.get(hardware, "files") is not None and items.get(ckpt, f"{CONFIG}.system.input") is None:
+        joined = {}
+        for name, folder in FILES.items():
+            place, file = items.get(hardware, f"paths.{folder}"), items.get(hardware, f"files.{name}")
+            joined[name] = file if file is None else str(PurePosixPath(str(place or ""), str(file)))
+        if items.get(ckpt, f"{CONFIG}.system") is None:
+            items.put(ckpt, f"{CONFIG}.system", {})
+        items.put(ckpt, f"{CONFIG}.system.input", joined)
+    if items.get(ckpt, f"{CONFIG}.model") is not None and items.get(ckpt, f"{CONFIG}.model.residual") is None:
+        items.put(ckpt, f"{CONFIG}.model.residual", residual(ckpt))
+    return ckpt
+
+
+def residual(ckpt: CkptType) -> dict[str, object]:
+    """Return the skip connection that models of before have: the last step, or what a truncation leaves of it."""
+    down, up = (items.get(ckpt, f"{CONFIG}.system.input.{name}") for name in ("truncation", "truncation_inv"))
+    if down is None and up is None:
+        return {"_target_": f"{RESIDUAL}SkipConnection", "step": -1}
+    warnings.warn(
+        "the model has a truncation, whose matrices were in the checkpoint; from now on they are read from the files "
+        "that model.residual names: see that these are there",
+        stacklevel=2,
+    )
+    names = {"truncation_down_file_path": down, "truncation_up_file_path": up}
+    return {"_target_": f"{RESIDUAL}TruncatedConnection", **names}
+
+
+def remove_computed(ckpt: CkptType) -> CkptType:
+    """Take both away again, where what they were made of is there."""
+    if items.get(ckpt, f"{CONFIG}.hardware.files") is not None and "input" in items.keys(ckpt, f"{CONFIG}.system"):
+        items.take(ckpt, f"{CONFIG}.system.input")
+        if not items.keys(ckpt, f"{CONFIG}.system"):
+            items.take(ckpt, f"{CONFIG}.system")
+    if items.get(ckpt, f"{CONFIG}.model.residual._target_") in (
+        f"{RESIDUAL}SkipConnection",
+        f"{RESIDUAL}TruncatedConnection",
+    ):
+        items.take(ckpt, f"{CONFIG}.model.residual")
+    return ckpt

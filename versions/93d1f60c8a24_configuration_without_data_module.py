@@ -1,0 +1,23 @@
+"""configuration without a data module
+
+The trainers for anemoi-models 0.10.0 have one data module, which is no longer configured; the module of its schema is
+gone. The profiler is a command.
+
+Revision ID: 93d1f60c8a24
+Revises: b3e8f6205d1a
+Create Date: 2026-11-25 00:00:00+00:00
+"""
+
+from anemoi_ckpt_migrate import MigrationMetadata, op
+
+revision = "93d1f60c8a24"
+down_revision = "b3e8f6205d1a"
+branch_labels = None
+depends_on = None
+
+metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.10.0"})
+
+operations = [
+    op.DropItem("hyper_parameters.config.datamodule", optional=True),
+    op.DropItem("hyper_parameters.config.diagnostics.profiler", optional=True),
+]
