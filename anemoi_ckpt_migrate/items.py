@@ -34,7 +34,7 @@ def get(tree: Any, path: str | Sequence[str | int], default: Any = None) -> Any:
         What is returned if nothing does.
     """
     try:
-        return configs.bare(paths.get(tree, _keys(path)))
+        return configs.value_of(paths.get(tree, _keys(path)))
     except NoSuchPath:
         return default
 

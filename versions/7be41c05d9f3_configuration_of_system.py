@@ -3,7 +3,7 @@
 The trainers for anemoi-models 0.11.0 have `system` with `hardware`, `input` and `output`. A file of `input` is one path:
 folder and name, which were apart, stay beside it. The skip connection of the model is configured as `residual`.
 
-Until then, and now and then later, trainers pickled configurations as models of pydantic, whose classes were renamed here.
+Some trainers still pickled configurations as models of pydantic, whose classes are renamed here.
 
 Revision ID: 7be41c05d9f3
 Revises: d52a08f1c7e4

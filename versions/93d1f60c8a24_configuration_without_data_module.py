@@ -3,6 +3,8 @@
 The trainers for anemoi-models 0.10.0 have one data module, which is no longer configured; the module of its schema is
 gone. The profiler is a command.
 
+Until then, and now and then later, trainers pickled configurations as models of pydantic, whose classes are gone.
+
 Revision ID: 93d1f60c8a24
 Revises: b3e8f6205d1a
 Create Date: 2026-11-25 00:00:00+00:00
@@ -18,6 +20,16 @@ depends_on = None
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.10.0"})
 
 operations = [
+    op.ConvertItem(
+        "hyper_parameters.config",
+        "omegaconf.DictConfig",
+        classes=[
+            "anemoi.training.schemas.base_schema.BaseSchema",
+            "anemoi.training.schemas.base_schema.UnvalidatedBaseSchema",
+        ],
+        aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
+        optional=True,
+    ),
     op.DropItem("hyper_parameters.config.datamodule", optional=True),
     op.DropItem("hyper_parameters.config.diagnostics.profiler", optional=True),
 ]

@@ -129,6 +129,7 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("e17ca3592fd0", "model output indices of normalizers", told(r"\._model_output_idx$", r"\._output_idx$")),
         ("f3b9e04d6a85", "lookup tables in its data indices", holds("data_full_name_to_position")),
         ("2d9c40e7fb16", "a configuration of the task", None),
+        ("3b7a1e90c5d8", "a configuration that the model takes as it is", None),
         ("a95c2e71d8b4", "inner MLPs", told(r"\.node_(?:dst|src)_mlp\.mlp\.", r"\.node_(?:dst|src)_mlp\.\d")),
         ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", edges)),
         ("6ea07b3954d2", "a configuration of the training method", None),

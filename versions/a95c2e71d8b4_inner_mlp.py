@@ -8,7 +8,7 @@ Activations with a gate (GLU and its like) are gone: their weights exist in no l
 are refused.
 
 Revision ID: a95c2e71d8b4
-Revises: 2d9c40e7fb16
+Revises: 3b7a1e90c5d8
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "a95c2e71d8b4"
-down_revision = "2d9c40e7fb16"
+down_revision = "3b7a1e90c5d8"
 branch_labels = None
 depends_on = None
 

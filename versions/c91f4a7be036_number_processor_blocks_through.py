@@ -12,7 +12,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items
 
 revision = "c91f4a7be036"
 down_revision = "93d1f60c8a24"
@@ -73,20 +73,10 @@ def from_configuration(ckpt: CkptType) -> dict[str, int]:
     length: dict[str, int] = {}
     for found in filter(None, map(FLAT.fullmatch, ckpt["state_dict"])):
         length[found[1]] = max(length.get(found[1], 0), int(found[2]) + 1)
-    chunks = ckpt["hyper_parameters"]["config"]
-    for key in ("model", "processor", "num_chunks"):
-        chunks = item(chunks, key)
+    chunks = items.get(ckpt, "hyper_parameters.config.model.processor.num_chunks")
+    if chunks is None:
+        raise ValueError("the configuration does not say in how many chunks the processor is (num_chunks)")
     for processor, layers in length.items():
         if layers % chunks:
             raise ValueError(f"{processor} has {layers} layers, which make no {chunks} chunks (num_chunks)")
     return {processor: layers // chunks for processor, layers in length.items()}
-
-
-def item(holder: Any, key: str) -> Any:
-    """Return an item of a configuration, whichever class that is of."""
-    content = getattr(holder, "_content", holder)  # omegaconf
-    try:
-        found = content[key]
-    except (KeyError, TypeError):
-        found = getattr(content, key)
-    return getattr(found, "_val", found)

@@ -7,6 +7,7 @@ OmegaConf 2.1 to 2.3); a model of pydantic keeps its fields in a dict inside its
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of, opaque_name
@@ -45,6 +46,12 @@ def bare(value: Any) -> Any:
     return value
 
 
+def value_of(value: Any) -> Any:
+    """Return what a node of OmegaConf holds, text for a path, the value of a member of an enumeration."""
+    value = bare(value)
+    return _simple(value) if is_a(value, Opaque) else value
+
+
 def fitting(value: Any, parent: Any, key: Any) -> Any:
     """Return a value as it has to be to stand in something: in a configuration of OmegaConf, a node of it."""
     if content(parent) is not None and class_of(parent) in (DICT_CONFIG, LIST_CONFIG):
@@ -67,7 +74,7 @@ def nested(value: Any, like: Any) -> Any:
 
 
 def plain(value: Any, aliases: Mapping[str, str] | None = None) -> Any:
-    """Return a configuration as plain dicts and lists; members of enumerations become their values.
+    """Return a configuration as plain dicts and lists; members of enumerations become their values, paths text.
 
     Parameters
     ----------
@@ -88,8 +95,10 @@ def plain(value: Any, aliases: Mapping[str, str] | None = None) -> Any:
     return value
 
 
-def detached(value: Any) -> Any:
-    """Return what was taken out of a configuration, without what it was part of."""
+def detached(value: Any, parent: Any) -> Any:
+    """Return what was taken out of a configuration of OmegaConf without what it was part of; else, as it is."""
+    if not is_a(parent, Opaque) or class_of(parent) not in (DICT_CONFIG, LIST_CONFIG):
+        return value
     if is_a(value, Opaque) and (class_of(value)[0] == NODES or class_of(value) in (DICT_CONFIG, LIST_CONFIG)):
         value.__opaque_parts__.state["_parent"] = None
     return value
@@ -137,8 +146,18 @@ def _plain_opaque(value: Opaque, aliases: Mapping[str, str] | None) -> Any:
         return _plain_of({**(state.get(FIELDS) or {}), **(state.get(EXTRA) or {})}, aliases, aliases or {})
     if parts.pairs or _nests(value):
         return _plain_of(parts.pairs, aliases, {})
-    if state is None and not parts.items and len(parts.args) == 1 and isinstance(parts.args[0], (str, int)):
-        return parts.args[0]  # a member of an enumeration, made by its value
+    return _simple(value)
+
+
+def _simple(value: Opaque) -> Any:
+    """Return a path as text, a member of an enumeration as its value, and anything else as it is."""
+    parts = value.__opaque_parts__
+    if parts.state is not None or parts.items or parts.pairs:
+        return value
+    if class_of(value)[0].partition(".")[0] == "pathlib":
+        return str(PurePosixPath(*parts.args))
+    if len(parts.args) == 1 and isinstance(parts.args[0], (str, int)):
+        return parts.args[0]  # which a member is made by
     return value
 
 

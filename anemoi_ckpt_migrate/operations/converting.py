@@ -68,8 +68,9 @@ class ConvertItem(AtPath):
             raise NoSuchPath(f"{shown(path)} is a {configs.named(before)}")
         made = self.made(before)
         path = paths.spelled(tree, path)
-        paths.put(paths.parent(tree, path), path[-1], made)
-        kept.append(configs.detached(before))
+        parent = paths.parent(tree, path)
+        paths.put(parent, path[-1], made)
+        kept.append(configs.detached(before, parent))
         return [Unconvert(path, len(kept) - 1, self)]
 
     def made(self, value: Any) -> Any:

@@ -104,7 +104,7 @@ class SetItem(AtPath):
         paths.set_new(parent, key, _own(self.value))
         if is_plain(before):
             return [UnsetItem(path, self.value, True, before, optional=self.optional)]
-        kept.append(configs.detached(before))
+        kept.append(configs.detached(before, parent))
         return [UnsetItem(path, self.value, True, None, len(kept) - 1, self.optional)]
 
 
@@ -184,8 +184,9 @@ class DropItem(AtPath):
         """Take it away at one place."""
         paths.get(tree, path)
         path = paths.spelled(tree, path)
-        value, before = paths.take(paths.parent(tree, path), path[-1])
-        kept.append(configs.detached(value))
+        parent = paths.parent(tree, path)
+        value, before = paths.take(parent, path[-1])
+        kept.append(configs.detached(value, parent))
         return [PutItem(path, len(kept) - 1, before, True, self.optional)]
 
 

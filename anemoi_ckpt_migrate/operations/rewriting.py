@@ -69,7 +69,7 @@ class Rewrite(Run):
         paths.put(parent, path[-1], self._alike(new, before))
         if self.number is not None or self.rollback is None:
             return []
-        kept.append(configs.detached(before))
+        kept.append(configs.detached(before, parent))
         digest = digest_of(configs.plain(new))
         return [Rewrite(self.rollback, self.migrate, path, self.optional, len(kept) - 1, digest)]
 
