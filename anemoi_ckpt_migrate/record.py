@@ -145,6 +145,12 @@ class Record:
         other_heads = tuple(head for head in self.heads if head not in ids)
         return replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
 
+    def of_all(self) -> Record:
+        """Return the record as it is for nobody: the reverse of `of_chain`."""
+        own = (replace(entry, chain=self.chain) for entry in self.lineage) if self.chain else self.lineage
+        heads = tuple(sorted((*self.heads, *self.other_heads)))
+        return replace(self, heads=heads, lineage=(*self.others, *own), others=(), other_heads=(), chain="")
+
     def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
         """Return the record after something was done."""
         return replace(self, heads=entry.end, lineage=lineage, log=(*self.log, entry))
@@ -152,14 +158,13 @@ class Record:
 
 def to_data(record: Record) -> dict[str, Any]:
     """Turn a record into dicts, lists, strings, booleans and None."""
-    own = (replace(entry, chain=record.chain) for entry in record.lineage) if record.chain else record.lineage
-    lineage = (*record.others, *own)
-    undo = [entry.undo for entry in lineage if entry.undo is not None]
+    whole = record.of_all()
+    undo = [entry.undo for entry in whole.lineage if entry.undo is not None]
     newest = record.kept or any(each.operations is not None or each.lost for each in undo)
     return {
         "format": FORMAT if newest else FORMAT_OF_FUNCTIONS,
-        "heads": sorted((*record.heads, *record.other_heads)),
-        "lineage": [_applied_to_data(entry) for entry in lineage],
+        "heads": list(whole.heads),
+        "lineage": [_applied_to_data(entry) for entry in whole.lineage],
         "log": [_log_to_data(entry) for entry in record.log],
         **({"kept": record.kept} if record.kept else {}),
     }

@@ -9,8 +9,9 @@ from typing import Any
 
 from anemoi_ckpt_migrate import planner, recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.commands.writing import applied_of, log_entry
+from anemoi_ckpt_migrate.commands.writing import log_entry
 from anemoi_ckpt_migrate.errors import MigrationFailed
 from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Record
@@ -53,7 +54,8 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
         return tree, record, ()
     if revision not in project.graph:
         raise MigrationFailed(str(path), None, f"`recognise` returned {revision!r:.60}, which is the id of no revision")
-    entries = tuple(applied_of(each, None) for each in planner.lineage_of(project.graph, [revision]))
+    parameters = project.config.parameters
+    entries = tuple(steps.told(each, parameters) for each in planner.lineage_of(project.graph, [revision]))
     entry = log_entry("recognise", "", Plan((), (revision,), ()))
     name = project.graph[revision].name
     said = f"it has no record; by what it holds it is at {revision} ({name}), and is taken for that"

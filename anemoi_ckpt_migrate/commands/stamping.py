@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, planner, resolving, targets
+from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.writing import (
     DAMAGED,
     Options,
     Result,
-    applied_of,
     log_entry,
     reading,
     seen_from,
     unchanged,
     write,
 )
+from anemoi_ckpt_migrate.config import Config
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
@@ -60,7 +61,7 @@ def stamp(
         revisions = planner.plan_stamp(graph, before, wanted, found.config.package, purge)
         heads = graph.tips(revision.id for revision in revisions)
         plan = Plan(record.heads, heads, ())
-        lineage = _stamped(graph, record, revisions, wanted, found.config.package, purge)
+        lineage = _stamped(graph, record, revisions, wanted, found.config, purge)
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         recorded = not same or record is DAMAGED
         if dry_run or not recorded:
@@ -94,11 +95,11 @@ def _stamped(
     record: Record,
     revisions: Sequence[Revision],
     wanted: Sequence[targets.Target],
-    package: str | None,
+    config: Config,
     purge: bool,
 ) -> tuple[Applied, ...]:
     """Describe what a stamped checkpoint has: what was told as the scripts have it, all else as it was recorded."""
-    told = {rev for target in wanted for rev in resolving.state(graph, target, package)}
+    told = {rev for target in wanted for rev in resolving.state(graph, target, config.package)}
     applied = {} if purge else {entry.revision: entry for entry in record.lineage}
     # What undoes them on this very file stays true of what was applied as the script still says.
     before = {
@@ -110,6 +111,6 @@ def _stamped(
         # It stands where the scripts place it by now, and is otherwise what it was.
         replace(before[revision.id], parents=revision.parents, depends_on=revision.depends_on)
         if revision.id in before
-        else applied_of(revision, None)
+        else steps.told(revision, config.parameters)
         for revision in revisions
     )

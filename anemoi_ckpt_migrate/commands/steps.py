@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate import executor, rollbacks
@@ -60,6 +61,30 @@ def applied(revisions: Iterable[Revision]) -> list[Applied]:
     ]
 
 
+def told(revision: Revision, parameters: str | None, by_value: bool = False) -> Applied:
+    """Describe a revision that a checkpoint is said to have, for the record, with what the script says undoes it.
+
+    Parameters
+    ----------
+    revision : Revision
+        Which.
+    parameters : str or None
+        Where operations find the state dict, if that was said.
+    by_value : bool
+        Whether the script is run, so that its rollback goes by value too; the source alone, where it cannot be.
+    """
+    if revision.operations is None:
+        try:
+            return applied_of(revision, _carried(revision) if by_value and revision.reversible else None)
+        except MigrationFailed:
+            return applied_of(revision, None)
+    try:
+        undo = _undo_of(revision, _inverses(revision), parameters)
+    except NoWayBack:
+        undo = None
+    return replace(applied_of(revision, None), undo=undo)
+
+
 def with_undo(
     entries: Sequence[Applied], graph: Graph, walk: executor.Walk, parameters: str | None
 ) -> tuple[Applied, ...]:
@@ -68,15 +93,19 @@ def with_undo(
     for entry in entries:
         undone = walk.undone.get(entry.revision)
         if undone is not None:
-            operations = tuple(operation.to_data() for operation in undone.operations)
-            runs = any(isinstance(operation, Run) for operation in undone.operations)
-            source = source_of(graph[entry.revision]) if runs else ""
-            undo = Undo(source, operations=operations, parameters=parameters)
+            undo = _undo_of(graph[entry.revision], undone.operations, parameters)
             if undone.losses:
                 undo = Undo("", lost=undone.losses[0])
-            entry = Applied(**{**vars(entry), "undo": undo})
+            entry = replace(entry, undo=undo)
         found.append(entry)
     return tuple(found)
+
+
+def _undo_of(revision: Revision, operations: Sequence[Operation], parameters: str | None) -> Undo:
+    """Write down operations that undo a revision, with its script if they run a function of that."""
+    runs = any(isinstance(operation, Run) for operation in operations)
+    data = tuple(operation.to_data() for operation in operations)
+    return Undo(source_of(revision) if runs else "", operations=data, parameters=parameters)
 
 
 def _calling(revision: Revision, name: str) -> executor.Calling:
