@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import items, op
+    from anemoi_ckpt_migrate.callbacks import StampingCallback as StampingCallback
     from anemoi_ckpt_migrate.commands.authoring import (
         NewRevision,
         merge,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         Inspection,
         inspect,
     )
+    from anemoi_ckpt_migrate.commands.loading import load, upgraded
     from anemoi_ckpt_migrate.commands.mending import (
         Compacted,
         Recovered,
@@ -71,6 +73,9 @@ if TYPE_CHECKING:
         squash,
         write_head_file,
     )
+    from anemoi_ckpt_migrate.commands.saving import Stamper, stamped
+    from anemoi_ckpt_migrate.commands.stamping import stamp
+    from anemoi_ckpt_migrate.commands.writing import Result
     from anemoi_ckpt_migrate.entries import (
         HistoryEntry,
     )
@@ -81,11 +86,13 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "callbacks": ("StampingCallback",),
     "commands.authoring": ("NewRevision", "merge", "revision"),
     "commands.checking": ("Checked", "Problem", "check"),
     "commands.differing": ("Diff", "diff"),
     "commands.histories": ("History", "draw", "history"),
     "commands.inspecting": ("Inspection", "inspect"),
+    "commands.loading": ("load", "upgraded"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
     "commands.moving": ("downgrade", "prove_rollback", "upgrade"),
     "commands.project": ("Project", "init", "open_chain", "open_project"),
@@ -102,12 +109,14 @@ _HOMES = {
         "show",
     ),
     "commands.rewriting": ("Rebased", "Release", "Squashed", "edit", "rebase", "release", "squash", "write_head_file"),
+    "commands.saving": ("Stamper", "stamped"),
     "commands.stamping": ("stamp",),
     "commands.writing": ("Result",),
     "entries": ("HistoryEntry",),
     "errors": ("MigrateError", "Refused"),
 }
 
+# All but StampingCallback, so that `import *` needs no Lightning.
 __all__ = [
     "Branch",
     "BranchPoint",
@@ -133,6 +142,7 @@ __all__ = [
     "Result",
     "Shown",
     "Squashed",
+    "Stamper",
     "__version__",
     "branches",
     "check",
@@ -147,6 +157,7 @@ __all__ = [
     "init",
     "inspect",
     "items",
+    "load",
     "merge",
     "op",
     "open_chain",
@@ -159,7 +170,9 @@ __all__ = [
     "show",
     "squash",
     "stamp",
+    "stamped",
     "upgrade",
+    "upgraded",
     "write_head_file",
 ]
 

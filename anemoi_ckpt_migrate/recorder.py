@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import OrderedDict
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.checkpoints.tensors import ContentNeeded, is_a, is_stored
-from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep
+from anemoi_ckpt_migrate.errors import DamagedRecord, NoPlaceForRecord, NowhereToKeep
 from anemoi_ckpt_migrate.record import KEY, Kept, Record, from_data, kept_of, to_data
 
 ATTACHMENT = "ckpt_migrate/record.json"
@@ -41,22 +42,25 @@ def take(tree: Any, attachment: bytes | None) -> Record:
 
 def find(tree: Any, attachment: bytes | None) -> Record | None:
     """Take the record out of a tree, as `take`; None if there is none."""
-    found = remove(tree, attachment)
-    try:
-        return None if found is None else from_data(found)
-    except ContentNeeded:
-        raise DamagedRecord("it holds a tensor") from None
+    return _parsed(remove(tree, attachment))
+
+
+def read(tree: Any) -> Record | None:
+    """Return the record in a tree, which keeps it; None if there is none.
+
+    Raises
+    ------
+    DamagedRecord, NewerRecord
+        What is there cannot be read.
+    """
+    holder = _holder(tree)
+    return None if holder is None else _parsed(holder[KEY])
 
 
 def remove(tree: Any, attachment: bytes | None) -> Any:
     """Take whatever stands in the record's place out of a tree, and return it; None if nothing does."""
-    found = None
-    if is_a(tree, dict):
-        metadata = getattr(tree, "_metadata", None)
-        if KEY in tree:
-            found = tree.pop(KEY)
-        elif is_a(metadata, dict) and KEY in metadata:
-            found = metadata.pop(KEY)
+    holder = _holder(tree)
+    found = None if holder is None else holder.pop(KEY)
     if found is None and attachment is not None:
         try:
             found = json.loads(attachment)
@@ -114,11 +118,54 @@ def put(tree: Any, record: Record) -> dict[str, bytes | None]:
     return {ATTACHMENT: None}
 
 
+def with_record(tree: Any, record: Record) -> Any:
+    """Return a copy of a tree, one level deep, that holds a record: for somebody else to save, who attaches nothing.
+
+    A plain dict of tensors becomes an `OrderedDict`, which has a place for it.
+
+    Parameters
+    ----------
+    tree : object
+        A checkpoint, with or without a record; stays as it is.
+    record : Record
+        What the copy is to remember.
+
+    Raises
+    ------
+    NoPlaceForRecord
+        It is no dict.
+    """
+    if not is_a(tree, dict):
+        raise NoPlaceForRecord(type(tree).__name__)
+    copied: Any = copy.copy(tree)
+    if is_a(getattr(tree, "_metadata", None), dict):
+        copied._metadata = copy.copy(tree._metadata)  # type: ignore[attr-defined]
+    remove(copied, None)
+    if type(copied) is dict and is_state_dict(copied):
+        copied = OrderedDict(copied)
+    if put(copied, record) != {ATTACHMENT: None}:
+        raise NoPlaceForRecord(type(tree).__name__)
+    return copied
+
+
 def is_state_dict(tree: dict[Any, Any]) -> bool:
     """Tell whether a dict is itself what `load_state_dict` takes, rather than a dict that holds one."""
     if hasattr(tree, "_metadata"):
         return True
     return all(_fits(value) for key, value in tree.items() if not str(key).endswith("_extra_state"))
+
+
+def _holder(tree: Any) -> dict[Any, Any] | None:
+    """Return the dict in which a record stands, if there is one."""
+    metadata = getattr(tree, "_metadata", None) if is_a(tree, dict) else None
+    return next((each for each in (tree, metadata) if is_a(each, dict) and KEY in each), None)
+
+
+def _parsed(data: Any) -> Record | None:
+    try:
+        return None if data is None else from_data(data)
+    except ContentNeeded:
+        raise DamagedRecord("it holds a tensor") from None
 
 
 def _fits(value: Any) -> bool:

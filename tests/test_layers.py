@@ -57,10 +57,11 @@ commands.writing
 commands.sides
 commands.differing commands.generating
 commands.authoring
-commands.steps commands.stamping commands.reading commands.mending commands.inspecting commands.rewriting
-commands.proving commands.recognising
-commands.moving
-commands.checking commands.histories
+commands.steps commands.reading commands.mending commands.inspecting commands.rewriting
+commands.proving commands.recognising commands.stamping
+commands.moving commands.saving
+commands.checking commands.histories commands.loading
+callbacks
 .
 pictures
 output
@@ -74,7 +75,10 @@ RANK = {module: rank for rank, line in enumerate(LAYERS.strip().splitlines()) fo
 
 # Heavy things, and the modules that import each.
 HEAVY = {
-    "torch": "checkpoints.content checkpoints.computing models",
+    "torch": "checkpoints.content checkpoints.computing commands.loading models",
+    "lightning": "callbacks",
+    "pytorch_lightning": "callbacks",
+    "lightning_fabric": "callbacks",
     "networkx": "soundness",
     "mako": "scripts.writer",
     "cloudpickle": "rollbacks",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,19 @@ def config_of(project: Project | StrPath | None) -> Config | None:
 def opened(project: Project | StrPath | None) -> Project:
     """Return the project that the argument of a command means; errors are those of `open_project`."""
     return project if isinstance(project, Project) else open_project(project)
+
+
+def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) -> tuple[Project, ...]:
+    """Return the project and the chains that arguments mean: the current folder's project, where they name nothing.
+
+    Raises
+    ------
+    MigrateError
+        As for `open_project` and `open_chain`.
+    """
+    chains = [open_chain(name) for name in ([chain] if isinstance(chain, str) else chain)]
+    own = [opened(project)] if project is not None or not chains else []
+    return tuple({found.config.chain: found for found in (*own, *chains)}.values())
 
 
 def init(folder: StrPath = ".", package: str | None = None) -> list[Laid]:

@@ -114,6 +114,17 @@ class NewerRecord(MigrateError):
         super().__init__(f"the migration record has format {shown}, this version reads {known}: upgrade ckpt-migrate")
 
 
+class NoPlaceForRecord(Refused):
+    """What is about to be saved has no place for a record in memory."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(
+            f"a checkpoint that is a {kind:.60} has no place for a record until it is a file: "
+            "save it inside of a dict, or `ckpt-migrate stamp` the file afterwards"
+        )
+
+
 class Unpicklable(MigrateError):
     """The tree holds something that cannot be written to a file."""
 

@@ -140,6 +140,20 @@ class UnknownRecorded(MigrateError):
         )
 
 
+class NotAtHead(Refused):
+    """Training is to go on from a checkpoint that is not of the format of the code."""
+
+    def __init__(self, missing: Sequence[str], target: str, chain: str = "") -> None:
+        self.missing, self.target, self.chain = tuple(missing), target, chain
+        more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
+        command = f"ckpt-migrate --chain {shlex.quote(chain)}" if chain else "ckpt-migrate"
+        super().__init__(
+            f"the checkpoint lacks {', '.join(missing[:_MOST])}{more}, which the code that is to go on from it has; "
+            f"`{command} upgrade {shlex.quote(target)} CKPT` first, or, if the file is of this code, "
+            f"`{command} stamp {shlex.quote(target)} CKPT`"
+        )
+
+
 class HistoryConflict(MigrateError):
     """The record and the scripts tell different stories."""
 

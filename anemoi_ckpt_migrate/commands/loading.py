@@ -1,0 +1,105 @@
+"""Checkpoints that are loaded as if they had been upgraded, and stay as they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.moving import upgrade
+from anemoi_ckpt_migrate.commands.project import Project, opened_all
+from anemoi_ckpt_migrate.errors import MigrateError
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def load(
+    checkpoint: StrPath,
+    target: str = "head",
+    *,
+    project: Project | StrPath | None = None,
+    chain: str | Iterable[str] = (),
+    **options: Any,
+) -> Any:
+    """Return what `torch.load` would return after an upgrade. The file stays as it is.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    target : str
+        As for `upgrade`.
+    project, chain
+        As for `Stamper`.
+    **options
+        Go to `torch.load`.
+
+    Returns
+    -------
+    object
+        The checkpoint, with its record where that lies in it.
+
+    Raises
+    ------
+    MigrateError
+        As for `upgrade`.
+    """
+    import torch
+
+    with upgraded(checkpoint, target, project=project, chain=chain) as path:
+        return torch.load(path, **options)
+
+
+def upgraded(
+    checkpoint: StrPath,
+    target: str = "head",
+    *,
+    project: Project | StrPath | None = None,
+    chain: str | Iterable[str] = (),
+) -> AbstractContextManager[Path]:
+    """Give the path of an upgraded copy of a checkpoint; its own path if there is nothing to do.
+
+    The copy lies where temporary files do (``TMPDIR``), and is gone afterwards.
+
+    Parameters
+    ----------
+    checkpoint, target, project, chain
+        As for `load`.
+
+    Raises
+    ------
+    MigrateError
+        As for `upgrade`.
+    """
+    return upgraded_by(opened_all(project, chain), checkpoint, target)
+
+
+@contextmanager
+def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str) -> Iterator[Path]:
+    """Give the path of a checkpoint that each of some projects has brought up, as `upgraded` does."""
+    with tempfile.TemporaryDirectory(prefix="ckpt-migrate-") as folder:
+        path = Path(checkpoint)
+        for project in projects:
+            path = _upgraded(path, target, project, Path(folder), checkpoint)
+        yield path
+
+
+def _upgraded(path: Path, target: str, project: Project, folder: Path, checkpoint: StrPath) -> Path:
+    """Return the path of what a chain makes of a file; that of the file, if it has nothing to do."""
+    try:
+        planned = upgrade(path, target, project=project, dry_run=True)
+        for warning in planned.warnings:
+            _LOGGER.warning("%s: %s", checkpoint, warning)
+        if not planned.steps:
+            return path
+        output = Path(tempfile.mkdtemp(dir=folder), path.name)
+        upgrade(path, target, project=project, output=output)
+    except MigrateError as error:
+        error.checkpoint = os.fspath(checkpoint)  # not the copy that the chain before made of it
+        raise
+    return output

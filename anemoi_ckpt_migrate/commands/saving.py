@@ -1,0 +1,163 @@
+"""What training records in the checkpoints that it saves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from anemoi_ckpt_migrate import planner, recorder, targets
+from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.project import Project, opened_all
+from anemoi_ckpt_migrate.commands.writing import log_entry, seen_from
+from anemoi_ckpt_migrate.errors import NotAtHead
+from anemoi_ckpt_migrate.planner import Plan
+from anemoi_ckpt_migrate.record import Record
+
+_LOGGER = logging.getLogger(__name__)
+_Tree = TypeVar("_Tree")
+
+
+class Stamper:
+    """Records revisions in checkpoints before they are saved.
+
+    Make one when training starts. The scripts are read then, and not again: a run saves what it is, whatever becomes of
+    them meanwhile. And what is wrong with them ends the run before it has begun.
+
+    Parameters
+    ----------
+    target : str
+        The revision that the code is at: ``head``, ``heads``, or one by name.
+    project : Project or path, optional
+        Whose scripts; by default those of the current folder's project, unless there is a chain.
+    chain : str or iterable of str
+        Chains that installed packages bring, beside the project or in its place.
+
+    Attributes
+    ----------
+    target : str
+        As it was given.
+    projects : tuple of Project
+        The project, and the chains.
+
+    Raises
+    ------
+    MigrateError
+        There is no project, it is wrong, or the target means nothing in it.
+    """
+
+    def __init__(
+        self, target: str = "head", *, project: Project | StrPath | None = None, chain: str | Iterable[str] = ()
+    ) -> None:
+        self.target, self._wanted = target, targets.parse(target)
+        self.projects = opened_all(project, chain)
+        self._record = self._fresh = self._continued(Record())
+
+    def resume(self, checkpoint: Any) -> None:
+        """Go on from a checkpoint: what is saved from here on keeps its log, and what undoes its revisions.
+
+        Parameters
+        ----------
+        checkpoint : object
+            What was loaded. One without a record is taken to be of this code.
+
+        Raises
+        ------
+        NotAtHead
+            It is of older code: the run would save it as something that it never became.
+        MigrateError
+            It is of newer code, or its record is damaged.
+        """
+        found = recorder.read(checkpoint)
+        if found is None:
+            _LOGGER.warning(
+                "the checkpoint that training goes on from has no record of revisions, and is taken to be at %s; "
+                "if it is older, start again from what `ckpt-migrate upgrade %s CKPT` makes of it",
+                self.target,
+                self.target,
+            )
+        self._record = self._fresh if found is None else self._continued(found)
+
+    def stamped(self, checkpoint: _Tree) -> _Tree:
+        """Return a checkpoint with the record, to be saved.
+
+        It never raises: a run of weeks is worth more than a record. What has no place for one is logged as a warning,
+        and returned as it is.
+
+        Parameters
+        ----------
+        checkpoint : object
+            A dict; stays as it is. If it has a record, of a checkpoint that was loaded, that one is kept.
+
+        Returns
+        -------
+        object
+            A copy, one level deep. A plain dict of tensors comes back as an `OrderedDict`.
+        """
+        try:
+            found = recorder.read(checkpoint)
+            record = self._record if found is None else self._continued(found)
+            stamped: _Tree = recorder.with_record(checkpoint, record)
+            return stamped
+        except Exception as error:
+            _LOGGER.warning("the checkpoint is saved as it is, without the revisions of this run: %s", error)
+            return checkpoint
+
+    def _continued(self, record: Record) -> Record:
+        """Return a record as a checkpoint has it that the code saves which goes on from there."""
+        for found in self.projects:
+            own = record.of_chain(found.config.chain)
+            record = (self._checked if own.lineage or own.log else self._told)(found, own).of_all()
+        return record
+
+    def _told(self, found: Project, record: Record) -> Record:
+        package, parameters = found.config.package, found.config.parameters
+        graph = seen_from(found.graph, record, [self._wanted], package)
+        revisions = planner.plan_stamp(graph, record, [self._wanted], package)
+        lineage = tuple(steps.told(revision, parameters, by_value=True) for revision in revisions)
+        plan = Plan((), graph.tips(revision.id for revision in revisions), ())
+        return record.logged(log_entry("stamp", self.target, plan), lineage)
+
+    def _checked(self, found: Project, record: Record) -> Record:
+        package = found.config.package
+        graph = seen_from(found.graph, record, [self._wanted], package)
+        plan = planner.plan_upgrade(graph, record, self._wanted, package)
+        if plan.steps:
+            raise NotAtHead([step.revision for step in plan.steps], self.target, found.config.chain)
+        return record
+
+
+def stamped(
+    checkpoint: _Tree,
+    target: str = "head",
+    *,
+    project: Project | StrPath | None = None,
+    chain: str | Iterable[str] = (),
+    resumed: Any = None,
+) -> _Tree:
+    """Return a checkpoint with a record, to be saved once; a run that saves more often makes a `Stamper`.
+
+    Parameters
+    ----------
+    checkpoint : object
+        As for `Stamper.stamped`.
+    target, project, chain
+        As for `Stamper`.
+    resumed : object, optional
+        The checkpoint that was loaded before, as for `Stamper.resume`.
+
+    Returns
+    -------
+    object
+        As for `Stamper.stamped`.
+
+    Raises
+    ------
+    MigrateError
+        As for `Stamper` and `Stamper.resume`.
+    """
+    stamper = Stamper(target, project=project, chain=chain)
+    if resumed is not None:
+        stamper.resume(resumed)
+    return stamper.stamped(checkpoint)
