@@ -106,9 +106,9 @@ class Stamper:
 
     def _continued(self, record: Record) -> Record:
         """Return a record as a checkpoint has it that the code saves which goes on from there."""
+        follow = self._checked if record.lineage or record.log else self._told
         for found in self.projects:
-            own = record.of_chain(found.config.chain)
-            record = (self._checked if own.lineage or own.log else self._told)(found, own).of_all()
+            record = follow(found, record.of_chain(found.config.chain)).of_all()
         return record
 
     def _told(self, found: Project, record: Record) -> Record:
