@@ -14,10 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
 from anemoi_ckpt_migrate.commands.loading import upgraded_by
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.commands.saving import Stamper
+from anemoi_ckpt_migrate.errors import NotUpgraded
 from anemoi_ckpt_migrate.record import KEY
 
 try:
@@ -80,7 +82,11 @@ class StampingCallback(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that the strategy has read by itself, as those do that shard models."""
-        if self._files is not None and self._files.resuming and not self._files.asked:
+        if self._files is None or self._files.asked:
+            return
+        if self.upgrade and recorder.read(checkpoint) is None:
+            raise NotUpgraded("the trainer's strategy reads files itself")
+        if self.upgrade or self._files.resuming:
             self.stamper.resume(checkpoint)
 
 
@@ -123,6 +129,8 @@ class _Files(CheckpointIO):
         self._files.teardown()
 
     def _readable(self, path: str | Path) -> contextlib.AbstractContextManager[str | Path]:
-        if self._upgrade and os.path.isfile(path):
-            return upgraded_by(self._stamper.projects, path, self._stamper.target)
-        return contextlib.nullcontext(path)
+        if not self._upgrade:
+            return contextlib.nullcontext(path)
+        if "://" in os.fspath(path):
+            raise NotUpgraded("it is not a file of this machine").about(path)
+        return upgraded_by(self._stamper.projects, path, self._stamper.target)

@@ -1,18 +1,24 @@
-"""What the README shows works as it stands there."""
+"""What the README and the manual show works as it stands there."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import Folder, names
+from tests.conftest import RENAME, Folder, digest, names
 
 README = Path(__file__).parent.parent / "README.md"
+pytestmark = pytest.mark.skipif(not README.exists(), reason="the sources are not here")
 
 
-@pytest.mark.skipif(not README.exists(), reason="the sources are not here")
+def shown(page: str) -> list[str]:
+    """Return the Python that a page of the manual shows."""
+    return re.findall(r"```python\n(.*?)```", (README.parent / "docs" / page).read_text(), re.S)
+
+
 def test_the_script_of_the_readme(project: Folder) -> None:
     script, call = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     project.script("91be07d2c4aa", None)
@@ -28,3 +34,37 @@ def test_the_script_of_the_readme(project: Folder) -> None:
     found: dict[str, object] = {}
     exec(call, found)
     assert found["result"].end == ("3f2a9c1b7d10",)  # type: ignore[attr-defined]
+
+
+def test_the_loop_of_the_page_on_training(project: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    project.script("a", None, **{name: text.replace("state_dict", "model") for name, text in RENAME.items()})
+    model = torch.nn.ModuleDict({"x": torch.nn.Linear(2, 2, bias=False)})
+    torch.save({"model": model.state_dict(), "epoch": 0}, "last.ckpt")
+    model = torch.nn.ModuleDict({"y": torch.nn.Linear(2, 2, bias=False)})
+    _, loop = shown("training.md")
+    epochs: list[Any] = []
+    exec(loop, {"resume": True, "model": model, "train": epochs.append})
+    assert (len(epochs), torch.load("last.ckpt")["epoch"]) == (3, 2)
+    assert [entry["command"] for entry in project.ok("current", "last.ckpt", "--json").lines[0]["log"]] == ["upgrade"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_trainer_of_the_page_on_training(project: Folder) -> None:
+    pytest.importorskip("lightning.pytorch")
+    project.script("a", None)
+    trainer, _ = shown("training.md")
+    found: dict[str, Any] = {}
+    exec(trainer, found)
+    assert found["StampingCallback"] in [type(callback) for callback in found["trainer"].callbacks]
+
+
+def test_the_errors_of_the_page_for_those_who_come_from_anemoi(
+    project: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.script("a", None, final=True, version="2.0")
+    checkpoint = project.copy(to="last.ckpt")
+    before = digest(checkpoint)
+    exec(*shown("coming-from-anemoi.md"))
+    assert capsys.readouterr().out == "too old, since 2.0\n"
+    assert digest(checkpoint) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.errors import NotAtHead, UnknownRecorded
+from anemoi_ckpt_migrate.errors import NotAtHead, NotUpgraded, UnknownRecorded
 from tests.conftest import Folder, digest
 
 torch = pytest.importorskip("torch")
@@ -155,6 +156,8 @@ def test_strategies_that_read_files_themselves(named: Folder, trained: Path) -> 
     def run() -> Any:
         return trainer(cm.StampingCallback(upgrade=True), epochs=2, strategy=Sharding(torch.device("cpu")))
 
+    with pytest.raises(NotUpgraded, match="the trainer's strategy reads files itself"):
+        run().fit(module("x"), data(), ckpt_path=trained)
     named.ok("upgrade", "a", trained)
     with pytest.raises(NotAtHead):
         run().fit(module("y"), data(), ckpt_path=trained)
@@ -166,19 +169,22 @@ def test_strategies_that_read_files_themselves(named: Folder, trained: Path) -> 
 
 
 @quietly
+def test_what_is_no_local_file_is_not_upgraded(named: Folder, trained: Path) -> None:
+    path = f"file://{trained}"
+    with pytest.raises(NotUpgraded, match="it is not a file of this machine"):
+        trainer(cm.StampingCallback(upgrade=True), epochs=2).fit(module(), data(), ckpt_path=path)
+    run = trainer(cm.StampingCallback(), epochs=2)
+    run.fit(module("x"), data(), ckpt_path=path)
+    assert run.global_step == 4
+
+
+@quietly
 def test_the_other_package_of_lightning(named: Folder, trained: Path) -> None:
     other = pytest.importorskip("pytorch_lightning")
     run = trainer(cm.StampingCallback(upgrade=True), epochs=2, package=other)
     run.fit(module(package=other), data(), ckpt_path=trained)
     run.save_checkpoint(named.path / "next.ckpt")
     assert log_of(named, named.path / "next.ckpt") == ["upgrade head b"]
-
-
-def python(code: str, folder: Path) -> str:
-    ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return ran.stdout.strip()
 
 
 def test_lightning_is_imported_for_its_callback_alone(named: Folder) -> None:
@@ -192,7 +198,24 @@ def test_lightning_is_imported_for_its_callback_alone(named: Folder) -> None:
         except ImportError as error:
             print(error)
     """
-    assert python(code, named.path).splitlines() == [
-        "[]",
-        "StampingCallback needs Lightning: `pip install lightning`",
-    ]
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["[]", "StampingCallback needs Lightning: `pip install lightning`"]
+
+
+@quietly
+def test_several_processes(named: Folder, trained: Path) -> None:
+    """Each upgrades what it loads for itself; one writes."""
+    code = """
+        import anemoi_ckpt_migrate as cm
+        from tests.test_lightning import data, module, trainer
+
+        run = trainer(cm.StampingCallback(upgrade=True), epochs=2, strategy="ddp", devices=2)
+        run.fit(module(), data(), ckpt_path="old.ckpt")
+        run.save_checkpoint("next.ckpt")
+    """
+    (named.path / "train.py").write_text(textwrap.dedent(code))
+    before = digest(trained)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "train.py"], capture_output=True, check=True, env=environment)
+    assert digest(trained) == before
+    assert log_of(named, named.path / "next.ckpt") == ["upgrade head b"]

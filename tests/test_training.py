@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import anemoi_ckpt_migrate as cm
 from anemoi_ckpt_migrate.errors import (
     BarrierInTheWay,
+    CannotWrite,
     DamagedRecord,
     FaultyScripts,
     NoConfiguration,
@@ -122,6 +126,12 @@ def test_a_script_that_cannot_run_here_goes_as_source(named: Folder) -> None:
     named.script("a", None, **RENAME, top="import gone_since_long")
     (entry, _) = cm.stamped({"epoch": 1, "model": {}})["ckpt_migrate"]["lineage"]
     assert ("def rollback" in entry["undo"]["source"], entry["undo"]["pickle"]) == (True, None)
+
+
+def test_other_processes_get_a_copy(named: Folder) -> None:
+    """As where one process starts those that train."""
+    copied = pickle.loads(pickle.dumps(cm.Stamper()))
+    assert copied.stamped({"epoch": 1, "model": {}})["ckpt_migrate"]["heads"] == ["b"]
 
 
 def test_from_the_barrier_on(named: Folder) -> None:
@@ -286,6 +296,24 @@ def test_load(named: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypat
         assert path == checkpoint  # nothing to do, nothing is copied
 
 
+def test_load_of_a_file_whose_classes_are_gone(
+    named: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "code_of_then.py").write_text("class Config:\n    width = 2\n")
+    monkeypatch.syspath_prepend(folder)
+    config = importlib.import_module("code_of_then").Config()
+    tree = {"state_dict": Layer("x").state_dict(), "hyper_parameters": {"config": config}}
+    checkpoint = saved(named.path / "last.ckpt", tree)
+    (folder / "code_of_then.py").rename(folder / "code_of_now.py")
+    monkeypatch.delitem(sys.modules, "code_of_then")
+    with pytest.raises(ModuleNotFoundError):
+        torch.load(checkpoint, weights_only=False)
+    declare(named, "c", 'op.MoveModule("code_of_then", "code_of_now")', parents="b")
+    loaded = cm.load(checkpoint, weights_only=False)
+    assert loaded["hyper_parameters"]["config"].width == 2
+
+
 def test_load_of_what_cannot_be_upgraded(named: Folder) -> None:
     checkpoint = old(named.path)
     before = digest(checkpoint)
@@ -295,6 +323,15 @@ def test_load_of_what_cannot_be_upgraded(named: Folder) -> None:
     with pytest.raises(cm.MigrateError, match=r"missing\.ckpt"):
         cm.load(named.path / "missing.ckpt")
     assert digest(checkpoint) == before
+
+
+def test_load_where_no_copy_can_be_written(named: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = old(named.path)
+    monkeypatch.setattr("tempfile.tempdir", str(named.path / "missing"))
+    with pytest.raises(CannotWrite, match=r"old\.ckpt: the upgraded copy cannot be written .*; .* TMPDIR says where"):
+        cm.load(checkpoint)
+    named.ok("upgrade", "head", checkpoint)
+    cm.load(checkpoint)  # needs none
 
 
 def test_load_with_chains_names_the_file(named: Folder) -> None:

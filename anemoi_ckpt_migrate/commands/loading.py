@@ -6,14 +6,14 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.moving import upgrade
 from anemoi_ckpt_migrate.commands.project import Project, opened_all
-from anemoi_ckpt_migrate.errors import MigrateError
+from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -82,14 +82,14 @@ def upgraded(
 @contextmanager
 def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str) -> Iterator[Path]:
     """Give the path of a checkpoint that each of some projects has brought up, as `upgraded` does."""
-    with tempfile.TemporaryDirectory(prefix="ckpt-migrate-") as folder:
+    with ExitStack() as copies:
         path = Path(checkpoint)
         for project in projects:
-            path = _upgraded(path, target, project, Path(folder), checkpoint)
+            path = _upgraded(path, target, project, copies, checkpoint)
         yield path
 
 
-def _upgraded(path: Path, target: str, project: Project, folder: Path, checkpoint: StrPath) -> Path:
+def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath) -> Path:
     """Return the path of what a chain makes of a file; that of the file, if it has nothing to do."""
     try:
         planned = upgrade(path, target, project=project, dry_run=True)
@@ -97,8 +97,12 @@ def _upgraded(path: Path, target: str, project: Project, folder: Path, checkpoin
             _LOGGER.warning("%s: %s", checkpoint, warning)
         if not planned.steps:
             return path
-        output = Path(tempfile.mkdtemp(dir=folder), path.name)
+        output = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-migrate-")), path.name)
         upgrade(path, target, project=project, output=output)
+    except (CannotWrite, OSError) as error:
+        reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
+        where = "it lies where temporary files do, and TMPDIR says where that is"
+        raise CannotWrite(f"the upgraded copy cannot be written ({reason}); {where}").about(checkpoint) from error
     except MigrateError as error:
         error.checkpoint = os.fspath(checkpoint)  # not the copy that the chain before made of it
         raise

@@ -30,6 +30,7 @@ from anemoi_ckpt_migrate.errors.files import (
     NoPlaceForRecord,
     NotACheckpoint,
     NotInPlace,
+    NotUpgraded,
     ReadOnly,
     Unpicklable,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "NotOnBranch",
     "NotProven",
     "NotThatMany",
+    "NotUpgraded",
     "NowhereToKeep",
     "OperationFault",
     "ReadOnly",

@@ -125,6 +125,16 @@ class NoPlaceForRecord(Refused):
         )
 
 
+class NotUpgraded(Refused):
+    """A checkpoint that was to be upgraded as it is loaded, and cannot be."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"the checkpoint cannot be upgraded as it is loaded ({why}); `ckpt-migrate upgrade` it first, as a file"
+        )
+
+
 class Unpicklable(MigrateError):
     """The tree holds something that cannot be written to a file."""
 
