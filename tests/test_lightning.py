@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.errors import NotAtHead, NotUpgraded, UnknownRecorded
+from anemoi_ckpt_migrate.errors import NotAtTarget, NotUpgraded, UnknownRecorded
 from tests.conftest import Folder, digest
 
 torch = pytest.importorskip("torch")
@@ -121,7 +121,7 @@ def test_lightning_refuses_what_is_older_before_it_is_loaded(named: Folder, trai
     named.ok("upgrade", "a", trained)
     before = digest(trained)
     run = trainer(cm.StampingCallback(), epochs=2)
-    with pytest.raises(NotAtHead, match=r"old\.ckpt: the checkpoint lacks b"):
+    with pytest.raises(NotAtTarget, match=r"old\.ckpt: the checkpoint lacks b"):
         run.fit(module(), data(), ckpt_path=trained)
     assert digest(trained) == before
     run.validate(module("y"), data(), ckpt_path=trained, verbose=False)  # nothing is saved then
@@ -159,7 +159,7 @@ def test_strategies_that_read_files_themselves(named: Folder, trained: Path) -> 
     with pytest.raises(NotUpgraded, match="the trainer's strategy reads files itself"):
         run().fit(module("x"), data(), ckpt_path=trained)
     named.ok("upgrade", "a", trained)
-    with pytest.raises(NotAtHead):
+    with pytest.raises(NotAtTarget):
         run().fit(module("y"), data(), ckpt_path=trained)
     named.ok("upgrade", "head", trained)
     whole = run()

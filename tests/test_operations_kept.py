@@ -330,3 +330,19 @@ class TestRecords:
         record = torch.load(path, weights_only=True)["ckpt_migrate"]
         record.pop("kept")
         assert json.loads(json.dumps(record)) == record
+
+
+def test_what_was_stamped_carries_inverses(project: Folder) -> None:
+    """As far as the script tells them: of a drop, nothing is known."""
+    declare(project, "a1", 'op.Drop("mask")')
+    declare(project, "b2", 'op.Rename("x.weight", "y.weight")', parents="a1")
+    torch.save({"state_dict": {"y.weight": torch.ones(2)}, "epoch": 1}, "new.ckpt")
+    project.ok("stamp", "head", "new.ckpt")
+    for script in (project.path / "versions").glob("*.py"):
+        script.unlink()
+    project.ok("downgrade", "-1", "new.ckpt")
+    assert list(torch.load("new.ckpt")["state_dict"]) == ["x.weight"]
+    before = digest(Path("new.ckpt"))
+    refused = project.run("downgrade", "-1", "new.ckpt")
+    assert (refused.code, "a1 has no rollback" in refused.err) == (3, True)
+    assert digest(Path("new.ckpt")) == before

@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.errors import (
     DamagedRecord,
     FaultyScripts,
     NoConfiguration,
-    NotAtHead,
+    NotAtTarget,
     SeveralHeads,
     UnknownRecorded,
     UnknownTarget,
@@ -184,13 +184,26 @@ def test_a_file_of_older_code_is_refused(named: Folder) -> None:
     checkpoint = old(named.path)
     named.ok("upgrade", "a", checkpoint)
     with pytest.raises(
-        NotAtHead, match=r"lacks b, which the code .* has; `ckpt-migrate upgrade head CKPT` first"
+        NotAtTarget, match=r"lacks b, which the code has .*; `ckpt-migrate upgrade head CKPT` first"
     ) as no:
         cm.Stamper().resume(torch.load(checkpoint))
-    assert (no.value.missing, no.value.exit_code) == (("b",), 3)
+    assert (no.value.missing, no.value.beyond, no.value.exit_code) == (("b",), (), 3)
     named.script("F", "b", final=True)
     with pytest.raises(BarrierInTheWay):
         cm.Stamper().resume(torch.load(checkpoint))
+
+
+def test_code_of_an_earlier_release(named: Folder) -> None:
+    """The scripts may know more than the code that runs: those of a chain that a package brings, for example."""
+    named.script("c", "b", version="1.2")
+    named.script("d", "c", version="2.0")
+    stamper = cm.Stamper("pkg==1.5")
+    first = saved(named.path / "first.ckpt", stamper.stamped({"state_dict": {}, "epoch": 1}))
+    assert log_of(named, first) == ["stamp pkg==1.5 c"]
+    stamper.resume(torch.load(first))
+    later = cm.stamped({"state_dict": {}, "epoch": 1})
+    with pytest.raises(NotAtTarget, match=r"has d, which the code lacks .*; `ckpt-migrate downgrade pkg==1.5 CKPT`"):
+        stamper.resume(later)
 
 
 def test_a_file_without_a_record_is_taken_for_one_of_this_code(named: Folder, caplog: pytest.LogCaptureFixture) -> None:

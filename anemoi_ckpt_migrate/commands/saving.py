@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from anemoi_ckpt_migrate import planner, recorder, targets
+from anemoi_ckpt_migrate import planner, recorder, resolving, targets
 from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, opened_all
 from anemoi_ckpt_migrate.commands.writing import log_entry, seen_from
-from anemoi_ckpt_migrate.errors import NotAtHead
+from anemoi_ckpt_migrate.errors import NotAtTarget
 from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Record
 
@@ -28,7 +28,7 @@ class Stamper:
     Parameters
     ----------
     target : str
-        The revision that the code is at: ``head``, ``heads``, or one by name.
+        What the code is at: ``head``, ``heads``, a revision, or a release, as ``"package==1.2"``.
     project : Project or path, optional
         Whose scripts; by default those of the current folder's project, unless there is a chain.
     chain : str or iterable of str
@@ -64,10 +64,10 @@ class Stamper:
 
         Raises
         ------
-        NotAtHead
-            It is of older code: the run would save it as something that it never became.
+        NotAtTarget
+            It is of older code, or of newer: the run would save it as something that it never became.
         MigrateError
-            It is of newer code, or its record is damaged.
+            It has revisions that no script knows, or its record is damaged.
         """
         found = recorder.read(checkpoint)
         if found is None:
@@ -122,9 +122,12 @@ class Stamper:
     def _checked(self, found: Project, record: Record) -> Record:
         package = found.config.package
         graph = seen_from(found.graph, record, [self._wanted], package)
-        plan = planner.plan_upgrade(graph, record, self._wanted, package)
-        if plan.steps:
-            raise NotAtHead([step.revision for step in plan.steps], self.target, found.config.chain)
+        missing = [step.revision for step in planner.plan_upgrade(graph, record, self._wanted, package).steps]
+        state = resolving.state(graph, self._wanted, package)
+        later = graph.above(graph.tips(state)) - state
+        beyond = [entry.revision for entry in record.lineage if entry.revision in later]
+        if missing or beyond:
+            raise NotAtTarget(missing, beyond, self.target, found.config.chain)
         return record
 
 

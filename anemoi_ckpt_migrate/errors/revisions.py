@@ -140,17 +140,21 @@ class UnknownRecorded(MigrateError):
         )
 
 
-class NotAtHead(Refused):
+class NotAtTarget(Refused):
     """Training is to go on from a checkpoint that is not of the format of the code."""
 
-    def __init__(self, missing: Sequence[str], target: str, chain: str = "") -> None:
-        self.missing, self.target, self.chain = tuple(missing), target, chain
-        more = f" and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
+    def __init__(self, missing: Sequence[str], beyond: Sequence[str], target: str, chain: str = "") -> None:
+        self.missing, self.beyond, self.target, self.chain = tuple(missing), tuple(beyond), target, chain
+        revisions = missing or beyond
+        more = f" and {len(revisions) - _MOST} more" if len(revisions) > _MOST else ""
+        names = f"{', '.join(revisions[:_MOST])}{more}"
+        what = f"lacks {names}, which the code has" if missing else f"has {names}, which the code lacks"
         command = f"ckpt-migrate --chain {shlex.quote(chain)}" if chain else "ckpt-migrate"
+        way = "upgrade" if missing else "downgrade"
+        place = f"{shlex.quote(target)} CKPT"
         super().__init__(
-            f"the checkpoint lacks {', '.join(missing[:_MOST])}{more}, which the code that is to go on from it has; "
-            f"`{command} upgrade {shlex.quote(target)} CKPT` first, or, if the file is of this code, "
-            f"`{command} stamp {shlex.quote(target)} CKPT`"
+            f"the checkpoint {what} that is to go on from it; `{command} {way} {place}` first, or, if the file is of "
+            f"this code, `{command} stamp {place}`"
         )
 
 
