@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import items, op
     from anemoi_ckpt_migrate.callbacks import StampingCallback as StampingCallback
+    from anemoi_ckpt_migrate.checkpoints.placeholders import PickledState, pickled_state
     from anemoi_ckpt_migrate.commands.authoring import (
         NewRevision,
         merge,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.saving import Stamper, stamped
     from anemoi_ckpt_migrate.commands.stamping import stamp
     from anemoi_ckpt_migrate.commands.writing import Result
+    from anemoi_ckpt_migrate.context import MigrationContext
     from anemoi_ckpt_migrate.entries import (
         HistoryEntry,
     )
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
     "callbacks": ("StampingCallback",),
+    "checkpoints.placeholders": ("PickledState", "pickled_state"),
     "commands.authoring": ("NewRevision", "merge", "revision"),
     "commands.checking": ("Checked", "Problem", "check"),
     "commands.differing": ("Diff", "diff"),
@@ -112,6 +115,7 @@ _HOMES = {
     "commands.saving": ("Stamper", "stamped"),
     "commands.stamping": ("stamp",),
     "commands.writing": ("Result",),
+    "context": ("MigrationContext",),
     "entries": ("HistoryEntry",),
     "errors": ("MigrateError", "Refused"),
 }
@@ -131,8 +135,10 @@ __all__ = [
     "HistoryEntry",
     "Inspection",
     "MigrateError",
+    "MigrationContext",
     "MigrationMetadata",
     "NewRevision",
+    "PickledState",
     "Problem",
     "Project",
     "Rebased",
@@ -162,6 +168,7 @@ __all__ = [
     "op",
     "open_chain",
     "open_project",
+    "pickled_state",
     "prove_rollback",
     "rebase",
     "recover",

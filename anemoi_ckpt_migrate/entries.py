@@ -31,6 +31,8 @@ class HistoryEntry:
         Its script, if there is one here.
     versions : mapping of str to str
         What it notes of versions.
+    sets_up : bool
+        Whether its script has a ``migrate_setup``.
     """
 
     revision: str
@@ -46,6 +48,7 @@ class HistoryEntry:
     here: bool = False
     path: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    sets_up: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""

@@ -48,6 +48,8 @@ class Revision:
         squashed one replaces has no script of its own.
     operations : tuple of Operation, or None
         What the script declares; None for one of functions.
+    sets_up : bool
+        Whether it has a ``migrate_setup``.
     """
 
     id: str
@@ -66,6 +68,12 @@ class Revision:
     replaces: tuple[Revision, ...] = ()
     tail: str = ""
     operations: tuple[Any, ...] | None = None
+    sets_up: bool = False
+
+    @property
+    def undone_by_operations(self) -> bool:
+        """Whether what undoes it is known only after it was applied: operations, made on the very checkpoint."""
+        return self.operations is not None or self.sets_up
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -116,6 +116,8 @@ def print_shown(shown: Shown, as_json: bool) -> None:
     if shown.replaces:
         say(f"replaces  {', '.join(shown.replaces)}")
     say(f"versions  {', '.join(f'{name} {version}' for name, version in shown.versions.items()) or 'none noted'}")
+    if shown.sets_up:
+        say("setup     migrate_setup: names of classes and modules that moved, or are gone")
     say(f"rollback  {_rollback(shown)}")
     say(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
     source = "the checkpoint carries no source of it" if shown.source is None else shown.source.rstrip()
@@ -154,6 +156,7 @@ def _notes(entry: HistoryEntry) -> str:
         "head" if entry.head else "",
         f"needs {', '.join(entry.depends_on)}" if entry.depends_on else "",
         "barrier" if entry.final else "",
+        "setup" if entry.sets_up else "",
         "" if entry.reversible or entry.final else "irreversible",
         "" if entry.known else "no script here",
     ]

@@ -5,7 +5,7 @@
 Split("h.{i}.qkv", ["h.{i}.q", "h.{i}.k", "h.{i}.v"])
 """
 
-from anemoi_ckpt_migrate.operations import modules  # noqa: F401  (what only records hold is to be known too)
+from anemoi_ckpt_migrate.operations import modules, setups  # noqa: F401  (what only records hold is to be known too)
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.casting import Cast
 from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule

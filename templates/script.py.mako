@@ -10,6 +10,9 @@ from anemoi_ckpt_migrate import MigrationMetadata
 % elif operations:
 
 from anemoi_ckpt_migrate import MigrationMetadata, op
+% elif setup:
+
+from anemoi_ckpt_migrate import CkptType, MigrationContext, MigrationMetadata
 % else:
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
@@ -49,6 +52,18 @@ def rollback(ckpt: CkptType) -> CkptType:
 metadata = MigrationMetadata(versions=${repr_(versions)})
 
 
+% if setup:
+def migrate_setup(context: MigrationContext) -> None:
+    """Say which of the classes and modules that a checkpoint names have moved or are gone; nothing is imported."""
+    # Fill in what holds, and take out the rest. It is undone on the way down, with nothing to be written for that.
+    # context.move_attribute("package.module.Class", "package.elsewhere.Class")
+    # context.move_module("package.module", "package.elsewhere")
+    # context.delete_attribute("package.module.Class")  # or "package.module.*"
+    # context.delete_module("package.module")
+
+
+# Take this out if names are all that changes.
+% endif
 def migrate(ckpt: CkptType) -> CkptType:
     """Turn a checkpoint made before the change into one that fits the code after it."""
     return ckpt

@@ -19,20 +19,20 @@ LAYERS = """
 _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
-metadata releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.base operations.dtypes operations.matching operations.patterns operations.table
+metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.base operations.dtypes operations.matching operations.patterns operations.table
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
-checkpoints.recipes operations.configs
+checkpoints.placeholders checkpoints.recipes operations.configs
 operations.paths
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
 descent lanes scaffold chains scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing
 checkpoints.making operations.tensors
-operations.aside operations.places operations.slots
-operations.copies
+operations.names operations.places operations.slots
+operations.aside operations.copies
 operations.guessing operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
-operations.items operations.presence operations.following operations.ties
-operations.classes operations.rewriting operations.converting operations.rearranging
+operations.items operations.placeholders operations.presence operations.following operations.ties
+operations.classes operations.setups operations.rewriting operations.converting operations.rearranging
 operations.world
 op comparing items models
 scripts.declared

@@ -285,7 +285,11 @@ def class_of(opaque: Opaque) -> tuple[str, str]:
     if function is None:
         return type(opaque).pickled_name
     if is_a(function, Opaque):
-        return class_of(function)
+        made_by, wrapped = class_of(function), function.__opaque_parts__.args
+        if made_by == ("functools", "partial") and wrapped:
+            made_by = getattr(wrapped[0], "pickled_name", made_by)
+        # A ``__new__`` with names for its arguments, as protocols below 4 spell it.
+        return made_by[0], made_by[1].removesuffix(".__new__")
     name: tuple[str, str] = getattr(function, "pickled_name", ("?", "?"))
     if name[1] == "_reconstructor" and parts.args:
         name = getattr(parts.args[0], "pickled_name", name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.checkpoints.placeholders import stands_for
 from anemoi_ckpt_migrate.checkpoints.tensors import (
     STORAGES,
     ContentNeeded,
@@ -174,7 +175,8 @@ class _Surveyor:
 
 def _what(value: Any) -> str:
     if is_a(value, Opaque):
-        return ".".join(class_of(value))
+        missing = stands_for(value)
+        return ".".join(class_of(value)) if missing is None else f"placeholder of {'.'.join(missing)}"
     if is_a(value, OpaqueName):
         return f"the class {'.'.join(value.pickled_name)}"
     if is_a(value, _CONTAINERS):

@@ -29,6 +29,8 @@ def _add_new(adding: Any) -> None:
     after = "a revision that must be applied first without being what this one follows"
     generate = "write operations that turn OLD into NEW: checkpoints, or a model as package.module:factory"
     revision.add_argument("--autogenerate", nargs=2, metavar=("OLD", "NEW"), help=generate)
+    setup = "add a migrate_setup, for classes and modules that moved or are gone"
+    revision.add_argument("--with-setup", action="store_true", help=setup)
     revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
     _add_common(revision)
     merge = add(adding, "merge", _merge, "make a script that joins branches", writes_scripts=True)
@@ -86,6 +88,7 @@ def _revision(args: argparse.Namespace) -> int:
         depends_on=args.depends_on,
         version_path=args.version_path,
         autogenerate=None if args.autogenerate is None else tuple(args.autogenerate),
+        with_setup=args.with_setup,
         project=args.config,
     )
     output.print_revision(made, args.json)

@@ -52,6 +52,7 @@ def revision(
     depends_on: Sequence[str] = (),
     version_path: StrPath | None = None,
     autogenerate: tuple[StrPath, StrPath] | None = None,
+    with_setup: bool = False,
     project: Project | StrPath | None = None,
 ) -> NewRevision:
     """Make a new script that follows the head.
@@ -77,6 +78,8 @@ def revision(
     autogenerate : pair of path, optional
         Two checkpoints, or a checkpoint and a model as ``package.module:factory``: the script gets operations that
         turn the parameters of the first into those of the second.
+    with_setup : bool
+        Give the script a ``migrate_setup`` too, to fill in: classes and modules that moved, or are gone.
     project : Project or path, optional
         Where; by default that of the current folder.
 
@@ -92,8 +95,11 @@ def revision(
     found = opened(project)
     parents = _parents(found.graph, head, splice)
     needed = [resolving.one(found.graph, targets.parse(text)) for text in depends_on]
+    if with_setup and (final or autogenerate is not None):
+        beside = "a barrier has no functions" if final else "a script has operations or functions"
+        raise UsageError(f"{beside}: leave out --with-setup, or {'--final' if final else '--autogenerate'}")
     if autogenerate is None:
-        return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path)
+        return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, setup=with_setup)
     if final:
         raise UsageError("a barrier has no operations: leave out --final, or --autogenerate")
     from anemoi_ckpt_migrate.commands.generating import generate
@@ -189,6 +195,7 @@ def _make(
     depends_on: Iterable[str],
     version_path: StrPath | None,
     operations: tuple[str, ...] = (),
+    setup: bool = False,
 ) -> NewRevision:
     config, graph = project.config, project.graph
     writer.check_name(name)
@@ -205,6 +212,7 @@ def _make(
         versions,
         final,
         operations,
+        setup,
     )
     folder = _folder(config, graph, parents, version_path)
     path = folder / writer.file_name(config.file_template, draft, config.slug_length)

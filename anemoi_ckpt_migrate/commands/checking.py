@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import soundness
+from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.moving import prove_rollback, upgrade
 from anemoi_ckpt_migrate.commands.project import Project
@@ -86,7 +87,8 @@ def check(
 ) -> Checked:
     """Look for what would hurt later: in the scripts, each of which is run, and in checkpoints.
 
-    There has to be one head, unless the configuration allows several. Every script has to load. None that was
+    There has to be one head, unless the configuration allows several. Every script has to load, and what its
+    `migrate_setup` says has to make sense. None that was
     released may have changed. None may lack a rollback without saying so. The head file, if the project has one, has
     to name the heads. Checkpoints have to be at head.
 
@@ -166,16 +168,18 @@ def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
 
 
 def _loads(revision: Revision) -> Iterator[Problem]:
-    """Run a script, but none of its functions."""
+    """Run a script, but none of its functions other than the one that only says what names become."""
     try:
         module = load_module(revision)
+        if revision.sets_up:
+            steps.operations_of(revision)
     except MigrationFailed as error:
         yield Problem("script", error.what, error.where, error.line, pending=False)
         return
     if revision.operations is not None:
         yield from _runs(revision, module)
         return
-    wanted = () if revision.final else ("migrate", "rollback") if revision.reversible else ("migrate",)
+    wanted = [*["migrate"] * revision.migrates, *["rollback"] * (revision.migrates and revision.reversible)]
     for name in wanted:
         if not callable(getattr(module, name, None)):
             yield Problem("script", f"`{name}` is not a function", revision.path, revision.line(name), pending=False)

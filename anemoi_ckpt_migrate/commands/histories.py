@@ -172,6 +172,7 @@ def _entries(graph: Graph, shown: Iterable[str], record: Record | None) -> tuple
             here=rev in here,
             path=graph[rev].path,
             versions=graph[rev].versions,
+            sets_up=graph[rev].sets_up,
         )
         for rev in labels
     )

@@ -100,12 +100,16 @@ def upgrade(
         applied = steps.applied(revisions)
         parameters = found.config.parameters
 
+        notes: list[str] = []
+
         def after(walk: executor.Walk) -> Record:
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
-            lineage = (*record.lineage, *steps.with_undo(applied, graph, walk, parameters))
-            return record.logged(entry, lineage)
+            lineage = steps.with_undo(applied, graph, walk, parameters)
+            notes.extend(steps.notes(graph, lineage, walk))
+            return record.logged(entry, (*record.lineage, *lineage))
 
-        return write(file, tree, record, plan, actions, settings, after, options, warnings)
+        result = write(file, tree, record, plan, actions, settings, after, options, warnings)
+        return replace(result, warnings=(*result.warnings, *notes))
 
 
 def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | StrPath | None = None) -> int:

@@ -178,6 +178,8 @@ class Shown:
         The script; None where a checkpoint carries none.
     replaces : tuple of str
         The revisions that a squashed one stands for.
+    sets_up : bool
+        Whether the script has a ``migrate_setup``.
     """
 
     revision: str
@@ -193,6 +195,7 @@ class Shown:
     pickled_by: str | None
     source: str | None
     replaces: tuple[str, ...] = ()
+    sets_up: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -290,7 +293,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
     facts = (script.id, script.name, script.parents, script.depends_on, graph.labels_of(script.id))
     more = (dict(script.versions), script.final, script.reversible)
     replaces = tuple(part.id for part in script.replaces)
-    return Shown(*facts, *more, script.path, None, None, source_of(script), replaces)
+    return Shown(*facts, *more, script.path, None, None, source_of(script), replaces, script.sets_up)
 
 
 def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:

@@ -11,18 +11,37 @@ from anemoi_ckpt_migrate.commands.writing import applied_of
 from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.op import Run
+from anemoi_ckpt_migrate.operations import placeholders, setups
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.record import Applied, Undo
-from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source
+from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, set_up
 from anemoi_ckpt_migrate.scripts.sources import source_of
 
 
 def up(revision: Revision) -> executor.Action:
     """Return what applies a revision."""
-    if revision.operations is not None:
+    operations = operations_of(revision)
+    if operations is not None:
         load = _loader(lambda: load_module(revision), revision.path)
-        return executor.Applying(revision.id, revision.operations, revision.path, load)
+        return executor.Applying(revision.id, operations, revision.path, load)
     return _calling(revision, "migrate")
+
+
+def operations_of(revision: Revision) -> tuple[Operation, ...] | None:
+    """Return the operations of a revision, those that its `migrate_setup` amounts to included; None if it has none.
+
+    Raises
+    ------
+    MigrationFailed
+        `migrate_setup` raised, or says what cannot be.
+    """
+    if not revision.sets_up:
+        return revision.operations
+    context = set_up(revision)
+    try:
+        return setups.operations_of(context, revision.migrates, revision.reversible)
+    except BadOperation as error:
+        raise MigrationFailed(revision.path, revision.line("migrate_setup"), error.sentence) from error
 
 
 def down(graph: Graph, entry: Applied) -> executor.Action:
@@ -39,7 +58,7 @@ def down(graph: Graph, entry: Applied) -> executor.Action:
         return executor.Applying(entry.revision, _read(entry), shown, _back_loader(entry, script), back=True)
     if script is None:
         return executor.Calling(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
-    if script.operations is not None:
+    if script.undone_by_operations:
         load = _loader(lambda: load_module(script), script.path)
         return executor.Applying(entry.revision, _inverses(script), script.path, load, back=True)
     return _calling(script, "rollback")
@@ -57,7 +76,7 @@ def is_foreign(graph: Graph, entry: Applied) -> bool:
 def applied(revisions: Iterable[Revision]) -> list[Applied]:
     """Describe revisions that are to be applied, for the record; what undoes operations is known only afterwards."""
     return [
-        applied_of(revision, None if revision.operations is not None else _carried(revision)) for revision in revisions
+        applied_of(revision, None if revision.undone_by_operations else _carried(revision)) for revision in revisions
     ]
 
 
@@ -108,6 +127,26 @@ def _undo_of(revision: Revision, operations: Sequence[Operation], parameters: st
     return Undo(source_of(revision) if runs else "", operations=data, parameters=parameters)
 
 
+def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list[str]:
+    """Say what the user should know: what cannot be undone after all, and for what placeholders stand now."""
+    found = [
+        f"{entry.revision} ({entry.name}) cannot be undone here: {entry.undo.lost}"
+        for entry in entries
+        if entry.undo is not None and entry.undo.lost and graph[entry.revision].reversible
+    ]
+    gone = {name for undone in walk.undone.values() for each in undone.operations for name in _missing(each)}
+    places = placeholders.standing(walk.world.tree, walk.world.kept) if gone else {}
+    for name in sorted(gone.intersection(places)):
+        first, *more = places[name]
+        others = f", and {len(more)} more" if more else ""
+        found.append(f"{name} is gone, and a placeholder stands at {first}{others}")
+    return found
+
+
+def _missing(operation: Operation) -> tuple[str, ...]:
+    return operation.names if isinstance(operation, placeholders.TakePlaceholders) else ()
+
+
 def _calling(revision: Revision, name: str) -> executor.Calling:
     def load() -> Function:
         return _function(load_module(revision), name, revision.path)
@@ -144,7 +183,7 @@ def _read(entry: Applied) -> tuple[Operation, ...]:
 
 def _inverses(script: Revision) -> tuple[Operation, ...]:
     found = []
-    for operation in reversed(script.operations or ()):
+    for operation in reversed(operations_of(script) or ()):
         inverse = operation.inverse()
         if inverse is None:
             why = f"it was stamped, not applied, so that nothing is known of what undoes {operation!r:.80}"

@@ -234,7 +234,7 @@ def result_of(
 def applied_of(revision: Revision, module: Any) -> Applied:
     """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
     undo = None
-    if revision.reversible and revision.operations is None:
+    if revision.reversible and not revision.undone_by_operations:
         undo = rollbacks.carry(source_of(revision), module)
     return Applied(
         revision.id,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored, reduced
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import DamagedRecord
+from anemoi_ckpt_migrate.operations.names import names_in
 from anemoi_ckpt_migrate.operations.tensors import is_real
 
 PICKLE, TENSORS = "pickle of what is put aside", "tensors"
@@ -47,38 +47,6 @@ def unpacked(value: Any) -> Any:
         return _Unpacker(value[PICKLE], value[TENSORS]).load()
     except Exception as error:  # a damaged pickle raises almost anything
         raise DamagedRecord(f"what it puts aside cannot be read ({error!r:.80})") from error
-
-
-def names_in(tree: Any) -> list[OpaqueName]:
-    """Find all names that are not imported in a tree, however deep."""
-    found: dict[int, OpaqueName] = {}
-    waiting, seen = [tree], set[int]()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen or is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
-            continue
-        seen.add(id(value))
-        if is_a(value, OpaqueName):
-            found[id(value)] = value
-        else:
-            waiting += _inner(value)
-    return list(found.values())
-
-
-def _inner(value: Any) -> list[Any]:
-    if is_stored(value):
-        function, args, state = reduced(value)
-        # The name of a storage's class is torch's own.
-        return [*args, state] if function.pickled_name[1] not in ("_rebuild_tensor_v2", "_rebuild_tensor") else []
-    if is_a(value, Opaque):
-        parts = value.__opaque_parts__
-        made = [type(value)] if type(value) is not Opaque else []
-        return [*made, parts.function, parts.args, parts.kwargs, parts.state, parts.items, parts.pairs, parts.setter]
-    if is_a(value, dict):
-        return [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()]
-    if is_a(value, (list, tuple, set, frozenset)):
-        return list(value)
-    return []
 
 
 def _is_packed(value: Any) -> bool:

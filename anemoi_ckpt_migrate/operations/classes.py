@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import paths
-from anemoi_ckpt_migrate.operations.aside import names_in
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, operation
 from anemoi_ckpt_migrate.operations.items import PutItem
+from anemoi_ckpt_migrate.operations.names import inside, names_in, near, rename, split
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.structure import TreeOperation
 
@@ -30,8 +30,8 @@ class MoveClass(TreeOperation):
     new: str
 
     def __post_init__(self) -> None:
-        _split(self, "old", self.old)
-        _split(self, "new", self.new)
+        split(self, "old", self.old)
+        split(self, "new", self.new)
 
     def inverse(self) -> Operation | None:
         """Return it the other way around."""
@@ -39,13 +39,13 @@ class MoveClass(TreeOperation):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the class."""
-        old, new = _split(self, "old", self.old), _split(self, "new", self.new)
+        old, new = split(self, "old", self.old), split(self, "new", self.new)
         found = names_in(tree)
         if not any(name.pickled_name == old for name in found):
-            raise NoSuchPath(f"the checkpoint names no class {self.old}{_near(self.old, found)}")
+            raise NoSuchPath(f"the checkpoint names no class {self.old}{near(self.old, found)}")
         if any(name.pickled_name == new for name in found):
             raise NoSuchPath(f"the checkpoint names {self.new} too, and the way back could not tell them apart")
-        _rename(found, lambda name: new if name == old else name)
+        rename(found, lambda name: new if name == old else name)
         return [MoveClass(self.new, self.old)]
 
 
@@ -75,12 +75,12 @@ class MoveModule(TreeOperation):
         """Rename the module."""
         found = names_in(tree)
         modules = {name.pickled_name[0] for name in found}
-        if not any(_inside(module, self.old) for module in modules):
-            raise NoSuchPath(f"the checkpoint names nothing in {self.old}{_near(self.old, found)}")
-        if any(_inside(module, self.new) and not _inside(module, self.old) for module in modules):
+        if not any(inside(module, self.old) for module in modules):
+            raise NoSuchPath(f"the checkpoint names nothing in {self.old}{near(self.old, found)}")
+        if any(inside(module, self.new) and not inside(module, self.old) for module in modules):
             raise NoSuchPath(f"the checkpoint names {self.new} too, and the way back could not tell them apart")
-        _rename(
-            found, lambda name: (self.new + name[0][len(self.old) :], name[1]) if _inside(name[0], self.old) else name
+        rename(
+            found, lambda name: (self.new + name[0][len(self.old) :], name[1]) if inside(name[0], self.old) else name
         )
         return [MoveModule(self.new, self.old)]
 
@@ -98,14 +98,14 @@ class DropClass(TreeOperation):
     name: str
 
     def __post_init__(self) -> None:
-        _split(self, "name", self.name)
+        split(self, "name", self.name)
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Take them away."""
-        wanted = _split(self, "name", self.name)
+        wanted = split(self, "name", self.name)
         found = [path for path, value in _places(tree, (), set()) if is_a(value, Opaque) and class_of(value) == wanted]
         if not found:
-            raise NoSuchPath(f"the checkpoint holds no {self.name}{_near(self.name, names_in(tree))}")
+            raise NoSuchPath(f"the checkpoint holds no {self.name}{near(self.name, names_in(tree))}")
         if () in found:
             raise NoSuchPath(f"the checkpoint itself is a {self.name}")
         undo: list[Operation] = []
@@ -116,32 +116,6 @@ class DropClass(TreeOperation):
             kept.append(value)
             undo.insert(0, PutItem(path, len(kept) - 1, before, True))
         return undo
-
-
-def _split(kind: Operation, what: str, text: Any) -> tuple[str, str]:
-    module, colon, name = name_of(kind, what, text).partition(":")
-    if not colon:
-        module, _, name = text.rpartition(".")
-    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise BadOperation(f"{type(kind).__name__}: {what} must be a class, as package.module.Class, not {text!r:.60}")
-    return module, name
-
-
-def _inside(module: str, outer: str) -> bool:
-    return module == outer or module.startswith(f"{outer}.")
-
-
-def _near(text: str, found: list[OpaqueName]) -> str:
-    from difflib import get_close_matches
-
-    names = {".".join(name.pickled_name) for name in found} | {name.pickled_name[0] for name in found}
-    near = get_close_matches(text, sorted(names), 1, 0.6)
-    return f"; there is {near[0]}" if near else ""
-
-
-def _rename(found: list[OpaqueName], new: Callable[[tuple[str, str]], tuple[str, str]]) -> None:
-    for name in found:
-        name.__name_and_calls__ = (new(name.pickled_name), name.__name_and_calls__[1])
 
 
 def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[tuple[Any, ...], Any]]:

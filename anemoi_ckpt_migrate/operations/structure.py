@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
 
 
 class TreeOperation(Operation):
-    """An operation on the tree as a whole."""
+    """An operation on the tree as a whole.
+
+    Attributes
+    ----------
+    everywhere : bool
+        Whether it is about what other revisions put aside too: what is changed then is a list of the tree and of that.
+    """
 
     on_parameters = False
+    everywhere: ClassVar[bool] = False
+
+    def loss(self, tree: Any) -> str:
+        """Say why nothing would undo it on a tree; empty if something does."""
+        return ""
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Change a tree, and return what undoes it.

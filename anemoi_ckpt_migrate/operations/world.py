@@ -176,8 +176,10 @@ class World:
         if isinstance(operation, TreeOperation):
             self._settle(undo)
             self.close()
+            tree = [self.tree, self.kept] if operation.everywhere else self.tree
             try:
-                return operation.change(self.tree, kept, self._forced)
+                undo.losses += filter(None, [operation.loss(tree)])
+                return operation.change(tree, kept, self._forced)
             except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
                 self._fault(shown, operation, str(error))
                 return []

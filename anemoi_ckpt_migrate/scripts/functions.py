@@ -7,7 +7,8 @@ import traceback
 import types
 from collections.abc import Callable
 
-from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.context import MigrationContext
+from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed
 from anemoi_ckpt_migrate.graph import Revision
 from anemoi_ckpt_migrate.metadata import CkptType
 from anemoi_ckpt_migrate.scripts.sources import source_of
@@ -50,6 +51,31 @@ def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     finally:
         sys.modules.pop(name, None)  # the script may have done anything with it
     return module
+
+
+def set_up(revision: Revision) -> MigrationContext:
+    """Run the script of a revision and its `migrate_setup`, and return what that said.
+
+    Raises
+    ------
+    MigrationFailed
+        The script cannot be read, or one of them raised.
+    """
+    function = getattr(load_module(revision), "migrate_setup", None)
+    line = revision.line("migrate_setup")
+    if not callable(function):
+        raise MigrationFailed(revision.path, line, "`migrate_setup` is not a function")
+    context = MigrationContext()
+    try:
+        function(context)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the function is the user's
+        failed = failure(error, revision.path, "`migrate_setup`", function)
+        if isinstance(error, BadOperation):
+            failed = MigrationFailed(revision.path, failed.line, error.sentence)
+        raise failed from error
+    return context
 
 
 def failure(error: BaseException, shown: str, doing: str, function: Function | None = None) -> MigrationFailed:

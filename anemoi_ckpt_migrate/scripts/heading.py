@@ -25,7 +25,7 @@ class Heading(NamedTuple):
     lines : dict of str to int
         Where that is done, or where they are defined.
     functions : set of str
-        Which of ``migrate`` and ``rollback`` are defined.
+        Which of `FUNCTIONS` are defined.
     """
 
     docstring: str
@@ -34,6 +34,8 @@ class Heading(NamedTuple):
     functions: set[str]
 
 
+FUNCTIONS = ("migrate_setup", "migrate", "rollback")
+"""The functions that a script may have."""
 NAMES = {
     "revision",
     "down_revision",
@@ -42,13 +44,12 @@ NAMES = {
     "metadata",
     "replaces",
     "operations",
-    "migrate",
-    "rollback",
+    *FUNCTIONS,
 }
 """What a script says about itself: the names that it sets at its top level."""
 
 _BELOW = re.compile(r"^(?:@|def\b)", re.MULTILINE)
-_FUNCTION = re.compile(r"^def[ \t]+(migrate|rollback)\b", re.MULTILINE)
+_FUNCTION = re.compile(rf"^def[ \t]+({'|'.join(FUNCTIONS)})\b", re.MULTILINE)
 _CODING = re.compile(r"[^\n]*\n?[^\n]*coding[:=]")
 _TITLE = re.compile(r'"""([^"\\]*)"""[ \t]*\n')
 # A docstring of one line is a string and no more. Any other string that may go on over lines is not looked into.
@@ -91,7 +92,7 @@ def heading(source: bytes) -> Heading | None:
     above += head.count("\n")
     for function in _FUNCTION.finditer(below):
         lines[function[1]] = above + below.count("\n", 0, function.start())
-    functions = {name for name in ("migrate", "rollback") if lines.get(name, 0) >= above}
+    functions = {name for name in FUNCTIONS if lines.get(name, 0) >= above}
     return Heading(title[1], values, lines, functions)
 
 

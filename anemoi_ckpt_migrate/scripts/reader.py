@@ -9,12 +9,11 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import Fault
 from anemoi_ckpt_migrate.graph import Revision
-from anemoi_ckpt_migrate.scripts.heading import NAMES, Heading, heading
+from anemoi_ckpt_migrate.scripts.heading import FUNCTIONS, NAMES, Heading, heading
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.sources import tail
 from anemoi_ckpt_migrate.targets import CURRENT, ID_PATTERN, LABEL_PATTERN, WORDS
 
-_FUNCTIONS = ("migrate", "rollback")
 _ID, _LABEL = re.compile(ID_PATTERN), re.compile(LABEL_PATTERN)
 
 
@@ -76,7 +75,7 @@ def _note(statement: ast.stmt, found: Heading) -> None:
         found.lines[name] = statement.lineno
         if value is not None:
             found.values[name] = value
-        if name in _FUNCTIONS and not (isinstance(value, ast.Constant) and value.value is None):
+        if name in FUNCTIONS and not (isinstance(value, ast.Constant) and value.value is None):
             found.functions.add(name)
 
 
@@ -103,15 +102,25 @@ class _Reader:
             versions=metadata["versions"],
             final=metadata["final"],
             migrates="migrate" in self._functions or operations is not None,
-            reversible="rollback" in self._functions if operations is None else all(o.reversible for o in operations),
-            declared="rollback" in self._lines or operations is not None,
+            reversible=self._reversible(operations),
+            declared="rollback" in self._lines or operations is not None or self._only_sets_up(),
             path=self._shown,
             lines=self._lines,
             replaces=self._replaces(),
             operations=operations,
+            sets_up="migrate_setup" in self._functions,
         )
         self._check_functions(found)
         return (found if revision else None), self._faults
+
+    def _only_sets_up(self) -> bool:
+        """Tell whether names are all that changes, the way back of which is known."""
+        return self._functions == {"migrate_setup"}
+
+    def _reversible(self, operations: tuple[Any, ...] | None) -> bool:
+        if operations is not None:
+            return all(operation.reversible for operation in operations)
+        return "rollback" in self._functions or self._only_sets_up()
 
     def _fault(self, name: str, message: str, line: int | None = None) -> None:
         self._faults.append(Fault(self._shown, line or self._lines.get(name, 1), message))
@@ -229,23 +238,30 @@ class _Reader:
         for name in sorted(self._functions):
             if found.final:
                 self._fault(name, f"a barrier (final=True) has no {name}: nothing crosses it")
-        for name in _FUNCTIONS:
+        for name in FUNCTIONS:
             value = self._values.get(name)
             if isinstance(value, ast.Await):
                 self._fault(name, f"{name} must not be async")
             if isinstance(value, ast.Constant) and value.value is not None:
                 self._fault(name, f"{name} must be a function, not {value.value!r:.60}")
         if found.operations is not None:
-            beside = next(iter(sorted(self._functions)), None)
-            if beside is not None:
-                self._fault(beside, f"a script has operations or functions; {beside} can be one of them, as op.Run")
-            if found.final:
-                self._fault("operations", "a barrier (final=True) has no operations: nothing crosses it")
-        if not found.final and not found.migrates:
+            self._check_beside_operations(found.final)
+        if self._functions == {"migrate_setup", "rollback"}:
+            self._fault("rollback", "rollback has no migrate to undo; what migrate_setup does is undone without it")
+        if not (found.final or found.migrates or found.sets_up):
             self._fault(
                 "metadata",
                 "no migrate function, and no operations; a revision without is a barrier and says final=True",
             )
+
+    def _check_beside_operations(self, final: bool) -> None:
+        beside = next(iter(sorted(self._functions)), None)
+        if beside == "migrate_setup":
+            self._fault(beside, "a script has operations or functions; op.MoveClass and op.MoveModule move names too")
+        elif beside is not None:
+            self._fault(beside, f"a script has operations or functions; {beside} can be one of them, as op.Run")
+        if final:
+            self._fault("operations", "a barrier (final=True) has no operations: nothing crosses it")
 
 
 def _part(fact: dict[str, Any], path: str, place: int) -> Revision:

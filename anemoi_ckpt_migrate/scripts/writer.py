@@ -32,6 +32,8 @@ class Draft:
         Whether it is a barrier.
     operations : tuple of str
         Lines of its list of operations; without them, it has functions.
+    setup : bool
+        Whether it has a ``migrate_setup`` too.
     """
 
     revision: str
@@ -43,6 +45,7 @@ class Draft:
     versions: Mapping[str, str] = field(default_factory=dict)
     final: bool = False
     operations: tuple[str, ...] = ()
+    setup: bool = False
 
 
 def render(template: str, draft: Draft) -> str:
@@ -66,11 +69,14 @@ def render(template: str, draft: Draft) -> str:
         final=draft.final,
         operations=list(draft.operations),
         merge=len(draft.parents) > 1,
+        setup=draft.setup,
         repr_=literal,
     )
-    if draft.operations and not all(line in text for line in draft.operations):
+    missing = "operations" if not all(line in text for line in draft.operations) else ""
+    missing = "migrate_setup" if draft.setup and "\ndef migrate_setup(" not in text else missing
+    if missing:
         raise ConfigurationError(
-            "the template of new scripts has no place for `operations`; see the one that `ckpt-migrate init` makes"
+            f"the template of new scripts has no place for `{missing}`; see the one that `ckpt-migrate init` makes"
         )
     return text
 

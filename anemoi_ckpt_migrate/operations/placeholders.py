@@ -1,0 +1,191 @@
+"""Operations that put placeholders for what is gone, and take them away again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from anemoi_ckpt_migrate.checkpoints import placeholders
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored, reduced
+from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.names import Name, covers, spelled
+from anemoi_ckpt_migrate.operations.paths import NoSuchPath, Path, shown
+from anemoi_ckpt_migrate.operations.structure import TreeOperation
+from anemoi_ckpt_migrate.operations.tensors import is_real
+
+
+@operation
+class PutPlaceholders(TreeOperation):
+    """Put placeholders for what is left of classes that are gone, so that the file loads without them.
+
+    Parameters
+    ----------
+    gone : list of str
+        Patterns of names; see `names.covers`.
+    """
+
+    written = False
+    everywhere = True
+    gone: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, gone=names_of(self, "gone", self.gone))
+
+    def inverse(self) -> Operation | None:
+        """Return what takes them away again."""
+        return TakePlaceholders(self.gone)
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Put them."""
+        found: dict[Name, None] = {}
+        known: dict[Name, OpaqueName] = {}
+
+        def swap(value: Any, path: Path, fixed: str) -> Any:
+            name = _named(value)
+            if name is None or not any(covers(pattern, name) for pattern in self.gone):
+                return value
+            if fixed:
+                raise NoSuchPath(
+                    f"{spelled(name)} is said to be gone, and is {fixed} in {_place(path)}, where no placeholder can "
+                    "stand; let `migrate` replace it"
+                )
+            found[name] = None
+            if is_a(value, OpaqueName):
+                return placeholders.of_name(name, known)
+            if placeholders.stands_for(value) is None:
+                placeholders.put(value, known)
+            return value
+
+        _Swapping(swap).of(tree, (), "")
+        return [TakePlaceholders(tuple(map(spelled, found)))] if found else []
+
+
+@operation
+class TakePlaceholders(TreeOperation):
+    """Make placeholders again what they stand for.
+
+    Parameters
+    ----------
+    names : list of str
+        Patterns of what they stand for.
+    """
+
+    written = False
+    everywhere = True
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, names=names_of(self, "names", self.names))
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Take them away."""
+        known: dict[Name, OpaqueName] = {}
+
+        def swap(value: Any, path: Path, fixed: str) -> Any:
+            name = placeholders.stands_for(value)
+            if name is None or not any(covers(pattern, name) for pattern in self.names):
+                return value
+            return placeholders.take(value, known)
+
+        _Swapping(swap).of(tree, (), "")
+        return [PutPlaceholders(self.names)]
+
+
+def standing(tree: Any, kept: Any) -> dict[str, list[str]]:
+    """Return what placeholders stand for, and where they do, in a tree and what is put aside."""
+    found: dict[str, list[str]] = {}
+
+    def note(value: Any, path: Path, fixed: str) -> Any:
+        name = placeholders.stands_for(value)
+        if name is not None:
+            found.setdefault(spelled(name), []).append(_place(path))
+        return value
+
+    _Swapping(note).of([tree, kept], (), "")
+    return found
+
+
+def _named(value: Any) -> Name | None:
+    """Return the name that something is, or is made by, or stands for."""
+    if is_a(value, OpaqueName):
+        return value.pickled_name
+    return (placeholders.stands_for(value) or class_of(value)) if is_a(value, Opaque) else None
+
+
+def _place(path: Path) -> str:
+    """Spell a path whose first key says whether it is in the checkpoint, or in what is put aside."""
+    aside, keys = path[0], path[1:]
+    if aside:
+        return f"what {keys[0]} put aside"
+    return shown(keys) or "the checkpoint itself"
+
+
+Swap = Callable[[Any, Path, str], Any]
+"""Returns what is to stand in place of a value, given where it stands, and why it cannot be replaced there, if so."""
+
+
+class _Swapping:
+    """Replaces values wherever they stand in a tree, each once; what holds them stays what it is where it can.
+
+    Parameters
+    ----------
+    swap : callable
+        See `Swap`.
+    """
+
+    def __init__(self, swap: Swap) -> None:
+        self._swap = swap
+        self._seen: dict[
+            tuple[int, bool], tuple[Any, Any]
+        ] = {}  # with the values: an id is one's own only while that lives
+
+    def of(self, value: Any, path: Path, fixed: str) -> Any:
+        """Return what is to stand in place of a value, with all that it holds."""
+        if is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
+            return value
+        key = (id(value), bool(fixed))
+        if key in self._seen:
+            return self._seen[key][1]
+        made = self._swap(value, path, fixed)
+        self._seen[key] = (value, made)
+        if is_stored(made):
+            _, args, state = reduced(made)
+            self._all([*args, state], path, "part of a tensor")
+        elif is_a(made, Opaque):
+            self._opaque(made, path, fixed)
+        elif is_a(made, dict):
+            self._dict(made, path)
+        elif is_a(made, (set, frozenset)):
+            self._all(made, path, "a member of a set")
+        elif type(made) is list:
+            made[:] = [self.of(item, (*path, place), fixed) for place, item in enumerate(made)]
+        elif type(made) is tuple:
+            made = self._tuple(made, path, fixed)
+            self._seen[key] = (value, made)
+        return made
+
+    def _all(self, values: Iterable[Any], path: Path, fixed: str) -> None:
+        for value in values:
+            self.of(value, path, fixed)
+
+    def _tuple(self, value: tuple[Any, ...], path: Path, fixed: str) -> tuple[Any, ...]:
+        items = tuple(self.of(item, (*path, place), fixed) for place, item in enumerate(value))
+        same = all(one is other for one, other in zip(items, value, strict=True))
+        return value if same else items
+
+    def _dict(self, value: dict[Any, Any], path: Path) -> None:
+        self._all(value, path, "a key")
+        for holder in (value, getattr(value, "__dict__", {})):
+            for key, item in holder.items():
+                made = self.of(item, (*path, key), "")
+                if made is not item:
+                    holder[key] = made
+        if is_a(value, defaultdict):
+            value.default_factory = self.of(value.default_factory, path, "")
+
+    def _opaque(self, value: Opaque, path: Path, fixed: str) -> None:
+        parts = value.__opaque_parts__
+        for name in ("function", "args", "kwargs", "setter", "state", "items", "pairs"):
+            setattr(parts, name, self.of(getattr(parts, name), path, fixed if name == "args" else ""))

@@ -1,0 +1,146 @@
+"""What `migrate_setup` of a script says, as operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from anemoi_ckpt_migrate.context import MigrationContext
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+from anemoi_ckpt_migrate.operations.names import Name, closeness, covers, names_in, rename, spelled, split
+from anemoi_ckpt_migrate.operations.placeholders import PutPlaceholders
+from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+def operations_of(context: MigrationContext, migrates: bool, reversible: bool) -> tuple[Operation, ...]:
+    """Return what a script with a setup does: names move, `migrate` runs, and what is gone gets placeholders.
+
+    Parameters
+    ----------
+    context : MigrationContext
+        After the setup.
+    migrates, reversible : bool
+        Whether the script has a ``migrate``, and a ``rollback``.
+
+    Raises
+    ------
+    BadOperation
+        Something is moved to where all is said to be gone.
+    """
+    found: list[Operation] = []
+    gone = tuple(context.deleted)
+    if context.moved_attributes or context.moved_modules:
+        moving = MoveNames(_pairs(context.moved_attributes), _pairs(context.moved_modules), gone)
+        moving.check()
+        found.append(moving)
+    if migrates:
+        found.append(Run("migrate", "rollback" if reversible else None))
+    if gone:
+        found.append(PutPlaceholders(gone))
+    return tuple(found)
+
+
+def _pairs(moved: dict[str, str]) -> Pairs:
+    return tuple(moved.items())
+
+
+@operation
+class MoveNames(TreeOperation):
+    """Have names be other ones, wherever the checkpoint has them; what it does not name is no error.
+
+    What is said most exactly counts. A class whose module moves may move on from there.
+
+    Parameters
+    ----------
+    classes, modules : list of pair of str
+        Where they were, and where they are.
+    spared : list of str
+        Patterns of names that stay; see `names.covers`.
+    """
+
+    written = False
+    everywhere = True
+    classes: Pairs = ()
+    modules: Pairs = ()
+    spared: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("classes", "modules"):
+            set_fields(self, **{field: tuple((str(old), str(new)) for old, new in getattr(self, field))})
+        for pair in self.classes:
+            for name in pair:
+                split(self, "classes", name)
+        set_fields(self, spared=tuple(map(str, self.spared)))
+
+    def check(self) -> None:
+        """Check that nothing is moved to what is said to be gone.
+
+        Raises
+        ------
+        BadOperation
+            Something is.
+        """
+        ends = [(old, new, split(self, "classes", new)) for old, new in self.classes]
+        ends += [(old, new, (new, "")) for old, new in self.modules]
+        for old, new, name in ends:
+            if any(covers(pattern, name) for pattern in self.spared):
+                raise BadOperation(f"{old} is moved to {new}, which is said to be gone")
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around; None where two became one, or where a name may have moved twice."""
+        ends = [new for _, new in (*self.classes, *self.modules)]
+        twice = any(
+            covers(f"{new}.**", split(self, "classes", old)) for old, _ in self.classes for _, new in self.modules
+        )
+        if len(set(ends)) < len(ends) or twice:
+            return None
+        return MoveNames(_turned(self.classes), _turned(self.modules))
+
+    def loss(self, tree: Any) -> str:
+        """Say so if two names would be one from here on."""
+        before: dict[Name, Name] = {}
+        for name in dict.fromkeys(each.pickled_name for each in names_in(tree)):
+            other = before.setdefault(self.moved(name), name)
+            if other != name:
+                return f"the checkpoint named both {spelled(other)} and {spelled(name)}, which are one now"
+        return ""
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Rename them."""
+        found = names_in(tree)
+        moved = {name: self.moved(name) for name in dict.fromkeys(each.pickled_name for each in found)}
+        rename(found, moved.__getitem__)
+        back = tuple((spelled(new), spelled(old)) for old, new in moved.items() if old != new)
+        return [MoveNames(back)] if back else []
+
+    def moved(self, name: Name) -> Name:
+        """Return what a name becomes."""
+        class_ = _closest(name, [old for old, _ in self.classes])
+        module = _closest(name, [f"{old}.**" for old, _ in self.modules])
+        spared = _closest(name, self.spared)
+        if spared and closeness(spared) >= max(map(closeness, filter(None, (class_, module))), default=(-3, 0)):
+            return name
+        if class_:
+            return self._class_moved(name, class_)
+        if not module:
+            return name
+        start = module[:-3]
+        name = dict(self.modules)[start] + name[0][len(start) :], name[1]
+        class_ = _closest(name, [old for old, _ in self.classes])
+        return self._class_moved(name, class_) if class_ else name
+
+    def _class_moved(self, name: Name, start: str) -> Name:
+        module, end = split(self, "classes", dict(self.classes)[start])
+        return module, end + ".".join(name)[len(start) :]
+
+
+def _turned(pairs: Pairs) -> Pairs:
+    return tuple((new, old) for old, new in pairs)
+
+
+def _closest(name: Name, patterns: Iterable[str]) -> str:
+    """Return the pattern that means a name most exactly; empty if none does."""
+    return max((pattern for pattern in patterns if covers(pattern, name)), key=closeness, default="")
