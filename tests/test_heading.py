@@ -56,7 +56,7 @@ LINES = [
     "def migrate(ckpt):", "    return ckpt", "def rollback(ckpt): return ckpt", "async def rollback(ckpt):", "@decorated",
     "class migrate:", "if True:", "    def rollback(ckpt): pass", "rollback = None", "migrate = rollback", "del revision",
     "    rollback = 3", "def other(", "    x='''", "def", "define = 1", "    '''a'''", '    """a"""', '    """a',
-    "print(\nrevision = 3\n)", "print(\ndef rollback(): pass\n)", "\tpass", "\fpass", "branch_labels = {'a'}",
+    "def migrate_setup(context):", "migrate_setup = None", "print(\nrevision = 3\n)", "print(\ndef rollback(): pass\n)", "\tpass", "\fpass", "branch_labels = {'a'}",
 ]  # fmt: skip
 
 
@@ -80,12 +80,12 @@ def test_a_plain_script_is_not_parsed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("template", ["revision", "barrier", "merge"])
+@pytest.mark.parametrize("template", ["revision", "barrier", "merge", "setup"])
 def test_what_the_template_makes_is_plain(project: Folder, template: str) -> None:
     if template == "merge":
         project.script("a")
         project.script("b")
-    words = {"revision": ["revision"], "barrier": ["revision", "--final"], "merge": ["merge"]}[template]
+    words = {"barrier": ["revision", "--final"], "setup": ["revision", "--with-setup"]}.get(template, [template])
     (made,) = project.ok(*words, "a change", "--json").lines
     found = heading(Path(made["path"]).read_bytes())
     assert (found is None) == (template == "barrier")  # which has no functions

@@ -82,7 +82,7 @@ def of_name(name: Name, known: dict[Name, OpaqueName]) -> Opaque:
     made = object.__new__(Opaque)
     namespace = _name(_NAMESPACE, known)
     parts = Parts(_name(_PARTIAL, known), (namespace,), {}, _settled())
-    parts.state = (namespace, (), {KEY: {"name": ":".join(name)}}, None)
+    parts.state = (namespace, (), {KEY: {"name": ":".join(name), "called": True}}, None)
     object.__setattr__(made, "__opaque_parts__", parts)
     return made
 
@@ -115,7 +115,9 @@ def take(value: Opaque, known: dict[Name, OpaqueName]) -> Opaque | OpaqueName:
         setattr(parts, attribute, held.get(attribute, copy(empty)))
     if "state" in held:
         parts.state = held["state"]
-    if parts.function is None:
+    if held.get("called"):  # new code has called what stands for a class or function, as a defaultdict does
+        parts.function, parts.state = _name(_split(held["name"]), known), parts.state or None
+    elif parts.function is None:
         object.__setattr__(value, "__class__", _name(_split(held["name"]), known))
     return value
 
@@ -129,7 +131,10 @@ def _held(value: Opaque) -> dict[str, Any] | None:
     elif made_by != _NAMESPACE:
         return None
     held = state.get(KEY) if is_a(state, dict) else None
-    return held if is_a(held, dict) and is_a(held.get("name"), str) and ":" in held["name"] else None
+    if not is_a(held, dict) or not is_a(held.get("name"), str) or ":" not in held["name"]:
+        return None
+    right = all(empty is None or type(held.get(name, empty)) is type(empty) for name, empty in _EMPTY.items())
+    return held if right else None
 
 
 def _attributes(state: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def names_in(tree: Any) -> list[OpaqueName]:
         if is_a(value, OpaqueName):
             found[id(value)] = value
         else:
-            waiting += _inner(value)
+            waiting += inner(value)
     return list(found.values())
 
 
@@ -100,7 +100,8 @@ def near(text: str, found: list[OpaqueName]) -> str:
     return f"; there is {close[0]}" if close else ""
 
 
-def _inner(value: Any) -> list[Any]:
+def inner(value: Any) -> list[Any]:
+    """Return what something in a tree holds."""
     if is_stored(value):
         function, args, state = reduced(value)
         # The name of a storage's class is torch's own.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import placeholders
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored, reduced
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
-from anemoi_ckpt_migrate.operations.names import Name, covers, spelled
+from anemoi_ckpt_migrate.operations.names import Name, covers, inner, spelled
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, Path, shown
 from anemoi_ckpt_migrate.operations.structure import TreeOperation
 from anemoi_ckpt_migrate.operations.tensors import is_real
@@ -58,7 +58,7 @@ class PutPlaceholders(TreeOperation):
                 placeholders.put(value, known)
             return value
 
-        _Swapping(swap).of(tree, (), "")
+        _swapped(tree, swap)
         return [TakePlaceholders(tuple(map(spelled, found)))] if found else []
 
 
@@ -89,21 +89,21 @@ class TakePlaceholders(TreeOperation):
                 return value
             return placeholders.take(value, known)
 
-        _Swapping(swap).of(tree, (), "")
+        _swapped(tree, swap)
         return [PutPlaceholders(self.names)]
 
 
 def standing(tree: Any, kept: Any) -> dict[str, list[str]]:
-    """Return what placeholders stand for, and where they do, in a tree and what is put aside."""
+    """Return what placeholders stand for, and where they do, in a tree and what is put aside; none within others."""
     found: dict[str, list[str]] = {}
 
     def note(value: Any, path: Path, fixed: str) -> Any:
         name = placeholders.stands_for(value)
-        if name is not None:
+        if name is not None and placeholders.KEY not in path:
             found.setdefault(spelled(name), []).append(_place(path))
         return value
 
-    _Swapping(note).of([tree, kept], (), "")
+    _swapped([tree, kept], note)
     return found
 
 
@@ -126,6 +126,14 @@ Swap = Callable[[Any, Path, str], Any]
 """Returns what is to stand in place of a value, given where it stands, and why it cannot be replaced there, if so."""
 
 
+def _swapped(tree: Any, swap: Swap) -> None:
+    """Replace values wherever they stand in a tree, which itself stays."""
+    try:
+        _Swapping(swap).of(tree, (), "")
+    except RecursionError:
+        raise NoSuchPath("the checkpoint is nested too deeply") from None
+
+
 class _Swapping:
     """Replaces values wherever they stand in a tree, each once; what holds them stays what it is where it can.
 
@@ -137,9 +145,8 @@ class _Swapping:
 
     def __init__(self, swap: Swap) -> None:
         self._swap = swap
-        self._seen: dict[
-            tuple[int, bool], tuple[Any, Any]
-        ] = {}  # with the values: an id is one's own only while that lives
+        # With the values themselves: an id is one's own only as long as that lives.
+        self._seen: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     def of(self, value: Any, path: Path, fixed: str) -> Any:
         """Return what is to stand in place of a value, with all that it holds."""
@@ -151,8 +158,7 @@ class _Swapping:
         made = self._swap(value, path, fixed)
         self._seen[key] = (value, made)
         if is_stored(made):
-            _, args, state = reduced(made)
-            self._all([*args, state], path, "part of a tensor")
+            self._all(inner(made), path, "part of a tensor")
         elif is_a(made, Opaque):
             self._opaque(made, path, fixed)
         elif is_a(made, dict):
@@ -160,20 +166,23 @@ class _Swapping:
         elif is_a(made, (set, frozenset)):
             self._all(made, path, "a member of a set")
         elif type(made) is list:
-            made[:] = [self.of(item, (*path, place), fixed) for place, item in enumerate(made)]
+            made[:] = self._items(made, path, fixed)
         elif type(made) is tuple:
-            made = self._tuple(made, path, fixed)
-            self._seen[key] = (value, made)
+            items = self._items(made, path, fixed)
+            if any(one is not other for one, other in zip(items, made, strict=True)):
+                made = tuple(items)
+                self._seen[key] = (value, made)
         return made
 
     def _all(self, values: Iterable[Any], path: Path, fixed: str) -> None:
         for value in values:
             self.of(value, path, fixed)
 
-    def _tuple(self, value: tuple[Any, ...], path: Path, fixed: str) -> tuple[Any, ...]:
-        items = tuple(self.of(item, (*path, place), fixed) for place, item in enumerate(value))
-        same = all(one is other for one, other in zip(items, value, strict=True))
-        return value if same else items
+    def _items(self, value: Sequence[Any], path: Path, fixed: str) -> list[Any]:
+        found = []
+        for place, item in enumerate(value):
+            found.append(self.of(item, (*path, place), fixed))
+        return found
 
     def _dict(self, value: dict[Any, Any], path: Path) -> None:
         self._all(value, path, "a key")

@@ -105,7 +105,8 @@ class MoveNames(TreeOperation):
         for name in dict.fromkeys(each.pickled_name for each in names_in(tree)):
             other = before.setdefault(self.moved(name), name)
             if other != name:
-                return f"the checkpoint named both {spelled(other)} and {spelled(name)}, which are one now"
+                both = " and ".join(sorted(map(spelled, (other, name))))
+                return f"the checkpoint named both {both}, which are one now"
         return ""
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
