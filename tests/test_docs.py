@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anemoi_ckpt_migrate import inspect
 from tests.conftest import RENAME, Folder, digest, names
 
 README = Path(__file__).parent.parent / "README.md"
+MANUAL = README.parent / "docs" / "manual.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="the sources are not here")
 
 
@@ -68,3 +72,26 @@ def test_the_errors_of_the_page_for_those_who_come_from_anemoi(
     exec(*shown("coming-from-anemoi.md"))
     assert capsys.readouterr().out == "too old, since 2.0\n"
     assert digest(checkpoint) == before
+
+
+def test_the_setup_of_the_manual(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    (script,) = re.findall(r"```python\n(\"\"\"hardware is system.*?)```", MANUAL.read_text(), re.S)
+    project.script("3f2a9c1b7d10", None)
+    (project.path / "versions" / "5b1e0f2c9a44_hardware_is_system.py").write_text(script)
+    monkeypatch.setitem(sys.modules, "weather", types.ModuleType("weather"))
+    for module, name in (("hardware", "FilesSchema"), ("hardware", "PathsSchema"), ("training", "SWA")):
+        made = sys.modules.get(f"weather.{module}") or types.ModuleType(f"weather.{module}")
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+        setattr(made, name, type(name, (), {"__module__": made.__name__, "lr": None}))
+    hardware, training = sys.modules["weather.hardware"], sys.modules["weather.training"]
+    swa = training.SWA()
+    swa.lr = 1e-4
+    torch.save({"files": hardware.FilesSchema(), "paths": hardware.PathsSchema(), "swa": swa}, "last.ckpt")
+    before = {name.name for name in inspect("last.ckpt").names}
+    ran = project.ok("upgrade", "head", "last.ckpt", "--check-rollback")
+    assert "weather.training.SWA is gone, and a placeholder stands at swa" in ran.err
+    found = {name.name for name in inspect("last.ckpt").names}
+    assert found == {"weather.system.InputSchema", "weather.system.PathsSchema", "types.SimpleNamespace"}
+    project.ok("downgrade", "base", "last.ckpt")
+    assert {name.name for name in inspect("last.ckpt").names} == before
