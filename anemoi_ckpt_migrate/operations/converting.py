@@ -55,7 +55,7 @@ class ConvertItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Convert it."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something of another class."""

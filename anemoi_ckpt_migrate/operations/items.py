@@ -33,7 +33,7 @@ class AtPath(TreeOperation):
             if hasattr(self, flag):
                 flag_of(self, flag, getattr(self, flag))
 
-    def everywhere(self, tree: Any, kept: list[Any]) -> list[Operation]:
+    def each_place(self, tree: Any, kept: list[Any]) -> list[Operation]:
         """Change each place that the path stands for, and return what undoes it; what is optional may be nowhere."""
         optional = getattr(self, "optional", False)
         places = paths.matching(tree, self.path)
@@ -86,7 +86,7 @@ class SetItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Set it."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something to put it into."""
@@ -178,7 +178,7 @@ class DropItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Take it away."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Take it away at one place."""
@@ -242,7 +242,7 @@ class MoveItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Move it."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Move it from one place."""

@@ -40,7 +40,7 @@ class CopyItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Copy it."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Copy it from one place."""
@@ -79,7 +79,7 @@ class NestItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Put it deeper."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Put it deeper at one place."""
@@ -117,7 +117,7 @@ class UnnestItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Take it out."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Take it out at one place."""
@@ -171,7 +171,7 @@ class MapItem(AtPath):
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Replace it."""
-        return self.everywhere(tree, kept)
+        return self.each_place(tree, kept)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something to be replaced."""
