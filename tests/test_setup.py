@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate import recorder
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
-from anemoi_ckpt_migrate.comparing import first_difference
-from tests.conftest import Folder, digest
-from tests.operating import declare
-
 torch = pytest.importorskip("torch")
+
+import anemoi_ckpt_migrate as cm  # noqa: E402
+from anemoi_ckpt_migrate import recorder  # noqa: E402
+from anemoi_ckpt_migrate.checkpoints import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor  # noqa: E402
+from anemoi_ckpt_migrate.comparing import first_difference  # noqa: E402
+from tests.conftest import Folder, digest  # noqa: E402
+from tests.operating import declare  # noqa: E402
 
 CONFIG = """
 import enum
@@ -514,6 +514,20 @@ def test_where_no_placeholder_can_stand(project: Folder, packages: Packages, pla
     assert digest(Path("last.ckpt")) == before
     path.write_text(f"{path.read_text()}\ndef migrate(ckpt):\n    return {{'w': ckpt['w']}}\n")
     project.ok("upgrade", "head", "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "held", [{}, {"name": "weather"}, {"name": "weather:X", "args": 3}, {"name": "weather:X", "function": 3}]
+)
+def test_what_only_looks_like_a_placeholder(project: Folder, held: dict[str, Any]) -> None:
+    import types
+
+    script(project, "a1", 'context.delete_module("weather")')
+    torch.save({"x": types.SimpleNamespace(missing_class=held), "w": torch.ones(1)}, "last.ckpt")
+    torch.save({"x": types.SimpleNamespace(missing_class=held), "w": torch.ones(1)}, "original.ckpt")
+    project.ok("stamp", "head", "last.ckpt")  # so that what undoes it is told by the script alone
+    project.ok("downgrade", "base", "last.ckpt")
+    assert_as_before("last.ckpt")
 
 
 def test_a_dropped_class_is_not_needed_to_load(project: Folder, packages: Packages, checkpoint: Path) -> None:

@@ -19,6 +19,7 @@ KEY = "missing_class"
 
 Name = tuple[str, str]
 _NAMESPACE, _PARTIAL = ("types", "SimpleNamespace"), ("functools", "partial")
+_CALLED = ("function", "setter")
 _EMPTY: dict[str, Any] = {"args": (), "kwargs": {}, "items": [], "pairs": {}, "setter": None, "function": None}
 
 
@@ -115,7 +116,7 @@ def take(value: Opaque, known: dict[Name, OpaqueName]) -> Opaque | OpaqueName:
         setattr(parts, attribute, held.get(attribute, copy(empty)))
     if "state" in held:
         parts.state = held["state"]
-    if held.get("called"):  # new code has called what stands for a class or function, as a defaultdict does
+    if held.get("called") is True:  # new code has called what stands for a class or function, as a defaultdict does
         parts.function, parts.state = _name(_split(held["name"]), known), parts.state or None
     elif parts.function is None:
         object.__setattr__(value, "__class__", _name(_split(held["name"]), known))
@@ -134,7 +135,7 @@ def _held(value: Opaque) -> dict[str, Any] | None:
     if not is_a(held, dict) or not is_a(held.get("name"), str) or ":" not in held["name"]:
         return None
     right = all(empty is None or type(held.get(name, empty)) is type(empty) for name, empty in _EMPTY.items())
-    return held if right else None
+    return held if right and all(held.get(name) is None or callable(held[name]) for name in _CALLED) else None
 
 
 def _attributes(state: Any) -> dict[str, Any]:
