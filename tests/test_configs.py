@@ -475,15 +475,16 @@ class Gone:
     """A class that later code does not have."""
 
     def __init__(self) -> None:
-        self.weight, self.again = torch.arange(3.0), None
+        self.weight, self.again, self.shared = torch.arange(3.0), None, []
 
 
 @pytest.mark.parametrize("operation", ['op.DropClass("tests.test_configs.Gone")', 'op.DropItem("hp.config")'])
 def test_what_is_put_aside_is_not_imported(project: Folder, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left in the pickle, it would keep the checkpoint from being loaded, which is why it was dropped."""
     made = Gone()
-    made.again = made.weight
-    path = save(project, made)
+    made.again, made.shared = made.weight, ["here too"]
+    path = project.path / "x.ckpt"
+    torch.save({"state_dict": {"w": made.weight}, "hp": {"config": made}, "more": made.shared}, path)
     declare(project, "a1", operation)
     project.ok("upgrade", "head", path, "--check-rollback")
     with monkeypatch.context() as patch:
@@ -494,4 +495,7 @@ def test_what_is_put_aside_is_not_imported(project: Folder, operation: str, monk
     back = config_in(path)
     assert type(back) is Gone
     assert back.again is back.weight
+    tree = torch.load(path, weights_only=False)
+    assert tree["hp"]["config"].shared is tree["more"]
+    assert tree["hp"]["config"].weight.data_ptr() == tree["state_dict"]["w"].data_ptr()
     assert back.weight.tolist() == [0, 1, 2]

@@ -123,7 +123,7 @@ class World:
             What undoes them. What is wrong is in `faults`.
         """
         self._following = follow
-        kept = list(map(unpacked, self.kept.pop(revision, []))) if not follow else []
+        kept = unpacked(self.kept.pop(revision, [])) if not follow else []
         undo = Undone()
         for operation in operations:
             before = len(self.faults)
@@ -137,7 +137,7 @@ class World:
                 undo.operations[:0] = back
         self._settle(undo)
         if follow and kept:
-            self.kept[revision] = list(map(packed, kept))
+            self.kept[revision] = packed(kept, [self.tree, *self.kept.values()])
         return undo
 
     def _settle(self, undo: Undone) -> None:
