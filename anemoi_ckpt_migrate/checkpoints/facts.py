@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate.checkpoints.archive import Archive
+from anemoi_ckpt_migrate.checkpoints.archive import Archive, Record
 
 _OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
@@ -66,7 +66,6 @@ def facts_of(
         Whether more follows in the file.
     """
     records, names = archive.records, archive.records or archive.loose
-    others = {name: record.size for name, record in records.items() if not name.startswith("data/")}
     return Facts(
         "torch zip" if archive.is_zip else "torch before 1.6",
         length,
@@ -76,5 +75,32 @@ def facts_of(
         sum(not record.crc and record.size > 0 for record in records.values()) or len(archive.loose),
         interrupted,
         tuple(name for name in names if name.startswith("data/") and name.removeprefix("data/") not in keys),
-        {name: size for name, size in others.items() if name not in _OWN},
+        {name: record.size for name, record in attached(archive).items()},
     )
+
+
+def attached(archive: Archive) -> dict[str, Record]:
+    """Return the records that are not torch's own, by name."""
+    return {name: record for name, record in archive.records.items() if not _is_own(name)}
+
+
+def same_attached(one: Archive, other: Archive, but: str) -> bool:
+    """Tell whether two states of one file have the same records that are not torch's own, in the same places.
+
+    Parameters
+    ----------
+    one, other : Archive
+        The states.
+    but : str
+        How names begin that do not count.
+    """
+
+    def places(archive: Archive) -> dict[str, tuple[int, int, int]]:
+        found = attached(archive).items()
+        return {name: (each.offset, each.size, each.crc) for name, each in found if not name.startswith(but)}
+
+    return places(one) == places(other)
+
+
+def _is_own(name: str) -> bool:
+    return name in _OWN or name.startswith("data/")

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.checkpoints import archive as zipped
 from anemoi_ckpt_migrate.checkpoints import legacy
 from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
-from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of
+from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of, same_attached
 from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark
 from anemoi_ckpt_migrate.checkpoints.layout import Content, Contents, append, changed, write_new
 from anemoi_ckpt_migrate.checkpoints.making import Source, places_in
@@ -28,7 +28,8 @@ from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, Not
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
-_PREVIOUS = "ckpt_migrate/previous.json"  # where the file ended before it was written in place
+_OURS = "ckpt_migrate/"
+_PREVIOUS = f"{_OURS}previous.json"  # where the file ended before it was written in place
 
 
 class Checkpoint:
@@ -325,6 +326,10 @@ class Checkpoint:
             return Checkpoint(self.path, self._descriptor, self._before, mark.length)
         except NotACheckpoint:
             return None
+
+    def has_what(self, later: Checkpoint) -> bool:
+        """Tell whether an earlier state has the records that others put beside the pickle, as they are."""
+        return same_attached(self._archive, later._archive, _OURS)
 
     def release(self) -> None:
         """Give back what is only needed to load it."""

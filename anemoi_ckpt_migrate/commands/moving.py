@@ -225,6 +225,8 @@ def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Appl
             break
         if before.others != record.others:
             break  # another chain moved the file since
+        if not earlier.has_what(file):
+            break  # somebody else wrote into the archive since
         if before.lineage != record.lineage:
             found.insert(0, (before.lineage, earlier))
         earlier = earlier.earlier()
