@@ -45,11 +45,17 @@ def records(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as opened:
         assert opened.testzip() is None
         assert len({name.partition("/")[0] for name in opened.namelist()}) == 1
-        found = {name: opened.read(name) for name in opened.namelist() if FOLDER in name}
+        found = beside(path)
         (metadata,) = (json.loads(content) for name, content in found.items() if name.endswith("/anemoi.json"))
         for name, entry in metadata["supporting_arrays_paths"]["data"].items():
             assert opened.read(entry["path"]) == ARRAYS["data"][name]
     return found
+
+
+def beside(path: Path) -> dict[str, bytes]:
+    """Return all records of the folder."""
+    with zipfile.ZipFile(path) as opened:
+        return {name: opened.read(name) for name in opened.namelist() if FOLDER in name}
 
 
 @pytest.mark.parametrize("way", [[], ["--in-place"], ["--check-rollback"], ["--no-backup", "--verify"]])

@@ -8,7 +8,7 @@ an earlier one is refused.
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, items
+from anemoi_ckpt_migrate import CkptType, Refused, items
 
 INITIAL = "a7d1c04e9b52"
 UPSTREAM = (
@@ -26,8 +26,17 @@ UPSTREAM = (
 """Migrations that anemoi-models itself notes in a checkpoint, without the time in front: up to 0.19.0."""
 
 
+INFERENCE = (
+    "this is an inference checkpoint of anemoi-models, a whole pickled model, which only code of the new release can make; "
+    "migrate the training checkpoint that it was made from, and make it anew with that release: "
+    "`anemoi-training checkpoint inference -i TRAINING.ckpt -o INFERENCE.ckpt`"
+)
+
+
 def recognise(ckpt: CkptType) -> str:
     """Return the last revision whose changes the checkpoint has."""
+    if type(ckpt).__name__ == "AnemoiModelInterface":
+        raise Refused(INFERENCE)
     state_dict = ckpt.get("state_dict") if isinstance(ckpt, dict) else None
     if not isinstance(state_dict, dict) or not isinstance(ckpt.get("hyper_parameters"), dict):
         raise ValueError("this is no training checkpoint of anemoi-models")

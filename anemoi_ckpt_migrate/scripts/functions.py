@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable
 
 from anemoi_ckpt_migrate.context import MigrationContext
-from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed
+from anemoi_ckpt_migrate.errors import BadOperation, MigrateError, MigrationFailed, Refused
 from anemoi_ckpt_migrate.graph import Revision
 from anemoi_ckpt_migrate.metadata import CkptType
 from anemoi_ckpt_migrate.scripts.sources import source_of
@@ -72,14 +72,14 @@ def set_up(revision: Revision) -> MigrationContext:
         raise
     except BaseException as error:  # the function is the user's
         failed = failure(error, revision.path, "`migrate_setup`", function)
-        if isinstance(error, BadOperation):
+        if isinstance(error, BadOperation) and isinstance(failed, MigrationFailed):
             failed = MigrationFailed(revision.path, failed.line, error.sentence)
         raise failed from error
     return context
 
 
-def failure(error: BaseException, shown: str, doing: str, function: Function | None = None) -> MigrationFailed:
-    """Say where in a script something was raised, and what; of a `KeyError`, the key.
+def failure(error: BaseException, shown: str, doing: str, function: Function | None = None) -> MigrateError:
+    """Say where in a script something was raised, and what; of a `KeyError`, the key. A refusal is the script's own.
 
     Parameters
     ----------
@@ -92,6 +92,8 @@ def failure(error: BaseException, shown: str, doing: str, function: Function | N
     function : callable, optional
         The function that was running; one that was pickled remembers another file.
     """
+    if isinstance(error, Refused):
+        return Refused(error.sentence)
     files = {shown, getattr(getattr(function, "__code__", None), "co_filename", shown)}
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     line = lines[-1] if lines else None
