@@ -854,10 +854,53 @@ def test_one_that_may_be_several_parameters_is_refused(anemoi: Folder, monkeypat
     refused = anemoi.run("upgrade", "head", path)
     assert refused.code == 1
     assert "the optimizer has not all parameters, and it cannot be told which of them it has" in refused.err
-    optimizer["param_groups"] = [{"params": [0, 1]}, {"params": list(range(2, last))}]
+    optimizer["param_groups"] = [{"params": list(range(5))}, {"params": list(range(5, last))}]
     save(tree, path, monkeypatch)
     refused = anemoi.run("upgrade", "head", path)
     assert "the optimizer has several groups of parameters, and it is not known which is where" in refused.err
+
+
+def test_groups_that_shapes_tell_apart(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that has trainable parameters of nodes and edges in a group of their own."""
+    path = anemoi.path / "groups.ckpt"
+    tree = small(path, monkeypatch, TRAINABLE)
+    state_dict = tree["state_dict"]
+    tree["optimizer_states"] = [grouped(state_dict)]
+    save(tree, path, monkeypatch)
+    before = read(path)
+    anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
+    after = read(path)
+    assert equal(after["optimizer_states"], [plain(grouped(after["state_dict"]))])
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def grouped(state_dict: Any) -> Any:
+    """Make an optimizer with two groups, which remembers of a parameter what it is."""
+    names = parameters(state_dict)
+    own = [name for name in names if name.endswith("trainable")]
+    order = [*own, *(name for name in names if name not in own)]
+    numbers = list(range(len(order)))
+    return {
+        "state": {number: remembers(state_dict[name]) for number, name in enumerate(order)},
+        "param_groups": [{"params": numbers[: len(own)]}, {"params": numbers[len(own) :]}],
+    }
+
+
+@pytest.mark.parametrize("since", ["0.11.0", "0.11.3"])
+def test_what_injects_noise_tells_the_release(project: Folder, monkeypatch: pytest.MonkeyPatch, since: str) -> None:
+    path = project.path / "small.ckpt"
+    tree = small(path, monkeypatch, ENSEMBLE)
+    del tree["optimizer_states"]
+    tree["hyper_parameters"]["data_indices"] = None
+    noise = [(old, new) for old, new in pairs(ENSEMBLE) if ".noise_injector.noise_mlp." in old]
+    if since == "0.11.3":
+        tree["state_dict"] = OrderedDict(
+            (dict(noise).get(key, key), value) for key, value in tree["state_dict"].items()
+        )
+    save(tree, path, monkeypatch)
+    project.ok("--chain", "anemoi", "upgrade", "anemoi-models==0.11.3", path, "--no-backup")
+    assert {new for _, new in noise} < set(read(path)["state_dict"])
 
 
 def test_a_graph_in_a_dict(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

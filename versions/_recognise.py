@@ -6,6 +6,7 @@ an earlier one is refused.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from anemoi_ckpt_migrate import CkptType, Refused, items
@@ -89,7 +90,9 @@ def check_noted(noted: Any) -> None:
     if unknown:
         raise ValueError(f"it has the migration {unknown[0]}, of a release that is newer than this chain: upgrade that")
     if tuple(names) != UPSTREAM[: len(names)]:
-        raise ValueError(f"its list of migrations ({', '.join(names)}) is that of no release; stamp it with its release")
+        raise ValueError(
+            f"its list of migrations ({', '.join(names)}) is that of no release; stamp it with its release"
+        )
 
 
 def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[str, str, "bool | None"]]:
@@ -118,7 +121,7 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("c91f4a7be036", "layers numbered through", told(r"processor\.proc\.\d+\.(?!blocks\.|emb_)", chunk)),
         ("d52a08f1c7e4", "no truncation data", False if "truncation_data" in hyper_parameters else None),
         ("7be41c05d9f3", "a configuration of the system", None),
-        ("e06b93d7f218", "noise conditioning in the injector", None),
+        ("e06b93d7f218", "noise conditioning in the injector", conditioned(has)),
         ("f4c7150ea98d", "providers of edges", told(edges, rf"{part}\.(?:edge_inc|trainable\.trainable)$")),
         ("a28e6db4037f", "hyper-parameters by dataset", several),
         (
@@ -127,7 +130,11 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
             told(rf"^model\.pre_processors\.(?:{names})\.", r"^model\.pre_processors\."),
         ),
         ("5c02e97b41ad", "a configuration by dataset", None),
-        ("d8f0b7495ec1", "one graph for all datasets", None if graph is None else several and not isinstance(graph, dict)),
+        (
+            "d8f0b7495ec1",
+            "one graph for all datasets",
+            None if graph is None else several and not isinstance(graph, dict),
+        ),
         (
             "c63d812fa07b",
             "node attributes of all datasets together",
@@ -145,6 +152,13 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("c4e1937d0fa6", "downscale and upscale swapped", swapped(keys, hyper_parameters)),
         ("f05d81c2e7a9", "a configuration of encoders by name", None),
     ]
+
+
+def conditioned(has: Callable[[str], bool]) -> "bool | None":
+    """Tell by what injects noise, if something does."""
+    if not has(r"^model\.model\.noise_injector\.projection\."):
+        return None
+    return has(r"^model\.model\.noise_injector\._noise_conditioning\.")
 
 
 def swapped(keys: list[str], hyper_parameters: dict[str, Any]) -> "bool | None":

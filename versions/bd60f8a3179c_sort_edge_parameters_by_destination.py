@@ -150,16 +150,27 @@ def reorder(ckpt: CkptType, key: str, order: Any) -> None:
 
 def position(optimizer: Any, before: dict[str, Any], key: str) -> "int | None":
     """Return at which position an optimizer has a parameter; None if it is frozen."""
+    names = [name for own in remembered(optimizer, parameters(before)) for name in own]
+    return names.index(key) if key in names else None
+
+
+def remembered(optimizer: Any, before: dict[str, Any]) -> list[list[str]]:
+    """Return which parameters the groups of an optimizer have: all, or those that are not frozen, as shapes tell."""
     groups, state = optimizer["param_groups"], optimizer["state"]
-    positions = groups[0]["params"]
-    if len(groups) != 1 or positions != list(range(len(positions))):
+    numbers = [position for group in groups for position in group["params"]]
+    wanted = [[shape(state.get(position)) for position in group["params"]] for group in groups]
+    shapes = [set(own) for own in wanted]
+    if numbers != list(range(len(numbers))) or sum(map(len, shapes)) != len(set().union(*shapes)):
         raise ValueError("the optimizer has several groups of parameters, and it is not known which is where")
-    wanted = [shape(state.get(position)) for position in positions]
-    there = [(name, tuple(value.shape)) for name, value in parameters(before).items()]
-    left, right = matched(wanted, there), matched(wanted[::-1], there[::-1])[::-1]
-    if left != right or len(left) != len(wanted):
-        raise ValueError("the optimizer has not all parameters, and it cannot be told which of them it has")
-    return left.index(key) if key in left else None
+    every = [(key, tuple(value.shape)) for key, value in before.items()]
+    found = []
+    for own, known in zip(wanted, shapes, strict=True):
+        there = [pair for pair in every if len(groups) == 1 or pair[1] in known]
+        left, right = matched(own, there), matched(own[::-1], there[::-1])[::-1]
+        if left != right or len(left) != len(own):
+            raise ValueError("the optimizer has not all parameters, and it cannot be told which of them it has")
+        found.append(left)
+    return found
 
 
 def parameters(state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -193,26 +193,31 @@ def carry_moments(ckpt: CkptType, before: dict[str, Any], order: list[str]) -> N
         return
     place = {key: number for number, key in enumerate(order)}
     for optimizer in ckpt.get("optimizer_states", []):
-        own = remembered(optimizer, before)
-        state = optimizer["state"]
-        moved = sorted(range(len(own)), key=lambda position: place[own[position]])
-        values = {new: state[old] for new, old in enumerate(moved) if old in state}
+        state, values = optimizer["state"], {}
+        for group, own in zip(optimizer["param_groups"], remembered(optimizer, before), strict=True):
+            moved = [position for _, position in sorted(zip(map(place.__getitem__, own), group["params"], strict=True))]
+            values.update((new, state[old]) for new, old in zip(group["params"], moved, strict=True) if old in state)
         state.clear()
         state.update(values)
 
 
-def remembered(optimizer: Any, before: dict[str, Any]) -> list[str]:
-    """Return which parameter each position of an optimizer stands for: all of them, or those that are not frozen."""
+def remembered(optimizer: Any, before: dict[str, Any]) -> list[list[str]]:
+    """Return which parameters the groups of an optimizer have: all, or those that are not frozen, as shapes tell."""
     groups, state = optimizer["param_groups"], optimizer["state"]
-    positions = groups[0]["params"]
-    if len(groups) != 1 or positions != list(range(len(positions))):
+    numbers = [position for group in groups for position in group["params"]]
+    wanted = [[shape(state.get(position)) for position in group["params"]] for group in groups]
+    shapes = [set(own) for own in wanted]
+    if numbers != list(range(len(numbers))) or sum(map(len, shapes)) != len(set().union(*shapes)):
         raise ValueError("the optimizer has several groups of parameters, and it is not known which is where")
-    wanted = [shape(state.get(position)) for position in positions]
-    there = [(key, tuple(value.shape)) for key, value in before.items()]
-    left, right = matched(wanted, there), matched(wanted[::-1], there[::-1])[::-1]
-    if left != right or len(left) != len(wanted):
-        raise ValueError("the optimizer has not all parameters, and it cannot be told which of them it has")
-    return left
+    every = [(key, tuple(value.shape)) for key, value in before.items()]
+    found = []
+    for own, known in zip(wanted, shapes, strict=True):
+        there = [pair for pair in every if len(groups) == 1 or pair[1] in known]
+        left, right = matched(own, there), matched(own[::-1], there[::-1])[::-1]
+        if left != right or len(left) != len(own):
+            raise ValueError("the optimizer has not all parameters, and it cannot be told which of them it has")
+        found.append(left)
+    return found
 
 
 def shape(moments: Any) -> "tuple[int, ...] | None":
