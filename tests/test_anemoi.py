@@ -379,7 +379,8 @@ def test_releases_can_be_named(project: Folder) -> None:
     project.ok("--chain", "anemoi", "upgrade", "head", path)
     again = read(path)
     again.pop("kept_by_anemoi_migrations", None)
-    assert equal(again, before)
+    own, came = ({**each, "hyper_parameters": shallow(each["hyper_parameters"])} for each in (again, before))
+    assert equal(own, came)
     project.ok("--chain", "anemoi", "stamp", "anemoi-models==0.16.0", path)
 
 
