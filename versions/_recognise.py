@@ -146,12 +146,23 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("f3b9e04d6a85", "lookup tables in its data indices", holds("data_full_name_to_position")),
         ("2d9c40e7fb16", "a configuration of the task", None),
         ("3b7a1e90c5d8", "a configuration that the model takes as it is", None),
-        ("a95c2e71d8b4", "inner MLPs", told(r"\.node_(?:dst|src)_mlp\.mlp\.", r"\.node_(?:dst|src)_mlp\.\d")),
+        ("a95c2e71d8b4", "inner MLPs", inner(keys)),
         ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", edges)),
         ("6ea07b3954d2", "a configuration of the training method", None),
         ("c4e1937d0fa6", "downscale and upscale swapped", swapped(keys, hyper_parameters)),
         ("f05d81c2e7a9", "a configuration of encoders by name", None),
     ]
+
+
+def inner(keys: list[str]) -> "bool | None":
+    """Tell whether MLPs of graph transformers and transformers are inside of others; pointwise ones have no attention."""
+    names = set(keys)
+    found = {key: ".node_dst_mlp.mlp." in key for key in keys if ".node_dst_mlp." in key}
+    for key in keys:
+        block = re.fullmatch(r"(.*\.proc\.(?:\d+\.(?:blocks\.\d+\.)?)?)mlp\.(mlp\.)?\d+\.weight", key)
+        if block and f"{block[1]}attention.lin_q.weight" in names:
+            found[key] = block[2] is not None
+    return next(iter(found.values()), None)
 
 
 def conditioned(has: Callable[[str], bool]) -> "bool | None":

@@ -139,8 +139,7 @@ def configuration(variant: Variant, release: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "data": {"datasets": {name: data(variant, name) for name in variant.datasets}},
         "model": model(variant, release),
-        "training": {"multistep_input": 2, "multistep_output": 1},
-        "task": {"multistep_input": 2, "multistep_output": 1},
+        "training" if since < number("0.14") else "task": {"multistep_input": 2, "multistep_output": 1},
         "graph": {},
     }
     if since < number("0.13"):
@@ -182,11 +181,7 @@ def model(variant: Variant, release: str) -> dict[str, Any]:
         "num_channels": CHANNELS,
         "cpu_offload": False,
         "keep_batch_sharded": True,
-        "model": {
-            "_target_": f"{MODELS}.{variant.model}",
-            "hidden_nodes_name": level_names(variant),
-            "latent_skip": variant.skip,
-        },
+        "model": {"_target_": f"{MODELS}.{variant.model}"},
         "layer_kernels": kernels(variant, release, conditioned=False),
         "processor": {**processor, "num_layers": 4, "num_chunks": 2},
         "encoder": {**encoder, "num_chunks": 1},
@@ -199,6 +194,8 @@ def model(variant: Variant, release: str) -> dict[str, Any]:
         "condition_on_residual": False,
         "noise_injector": noise(variant, release),
     }
+    if since >= number("0.13"):
+        config["model"] |= {"hidden_nodes_name": level_names(variant), "latent_skip": variant.skip}
     if len(variant.hidden) > 1:
         config["trainable_parameters"] = {
             "data": variant.nodes,
