@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         draw,
         history,
     )
+    from anemoi_ckpt_migrate.commands.importing import Import, ImportedScript, import_scripts
     from anemoi_ckpt_migrate.commands.inspecting import (
         Inspection,
         inspect,
@@ -94,6 +95,7 @@ _HOMES = {
     "commands.checking": ("Checked", "Problem", "check"),
     "commands.differing": ("Diff", "diff"),
     "commands.histories": ("History", "draw", "history"),
+    "commands.importing": ("Import", "ImportedScript", "import_scripts"),
     "commands.inspecting": ("Inspection", "inspect"),
     "commands.loading": ("load", "upgraded"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
@@ -133,6 +135,8 @@ __all__ = [
     "Head",
     "History",
     "HistoryEntry",
+    "Import",
+    "ImportedScript",
     "Inspection",
     "MigrateError",
     "MigrationContext",
@@ -160,6 +164,7 @@ __all__ = [
     "edit",
     "heads",
     "history",
+    "import_scripts",
     "init",
     "inspect",
     "items",

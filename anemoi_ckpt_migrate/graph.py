@@ -50,6 +50,8 @@ class Revision:
         What the script declares; None for one of functions.
     sets_up : bool
         Whether it has a ``migrate_setup``.
+    known_as : mapping of str to mapping
+        The migrations of another tool that it stands for, by name, in order; with the digests of their scripts.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Revision:
     tail: str = ""
     operations: tuple[Any, ...] | None = None
     sets_up: bool = False
+    known_as: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def undone_by_operations(self) -> bool:
@@ -189,6 +192,11 @@ class Graph:
         return {label: revision.id for revision in self for label in revision.labels}
 
     @cached_property
+    def known_as(self) -> Mapping[str, str]:
+        """The revision that stands for each migration of another tool, by the name of that."""
+        return {name: revision.id for revision in self for name in revision.known_as}
+
+    @cached_property
     def branches(self) -> Mapping[str, frozenset[str]]:
         """The revisions of each labelled branch.
 
@@ -217,9 +225,9 @@ class Graph:
     def find(self, text: str, more: Iterable[str] = ()) -> str:
         """Return the one revision that a text means.
 
-        That is the one whose id it is; or that gives this label; or whose id starts with it; or whose name it is, in
-        any case and whatever stands between the words. What is squashed means the squashed revision, and the other way
-        round where that one is opened.
+        That is the one whose id it is; or that gives this label; or that stands for a migration of this name; or whose
+        id starts with it; or whose name it is, in any case and whatever stands between the words. What is squashed
+        means the squashed revision, and the other way round where that one is opened.
 
         Parameters
         ----------
@@ -238,6 +246,8 @@ class Graph:
             return text
         if text in self.labels:
             return self.labels[text]
+        if text in self.known_as:
+            return self.known_as[text]
         if self.standing(text) in ids:
             return self.standing(text)
         fitting = [revision for revision in sorted(ids) if revision.startswith(text)] or self._named(text)

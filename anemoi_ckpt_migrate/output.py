@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.plain import plain, sized
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.authoring import NewRevision
+    from anemoi_ckpt_migrate.commands.importing import Import
     from anemoi_ckpt_migrate.commands.inspecting import Inspection
     from anemoi_ckpt_migrate.commands.mending import Compacted, Recovered
     from anemoi_ckpt_migrate.commands.rewriting import Rebased, Release, Squashed
@@ -60,6 +61,16 @@ def print_revision(made: NewRevision, as_json: bool) -> None:
         print_json({"revision": made.revision, "path": made.path, "parents": list(made.parents)})
     else:
         say(f"created {shown_path(made.path)}")
+
+
+def print_import(made: Import, as_json: bool) -> None:
+    """Print what `import-scripts` did."""
+    warn(f"{script.name}: {note}" for script in made.scripts for note in script.notes)
+    if as_json:
+        print_json(made.to_data())
+        return
+    for script in made.scripts:
+        say(f"{script.done:8} {script.revision}  {script.name}: {shown_path(script.path)}")
 
 
 def print_rebased(rebased: Rebased, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.graph import Revision, resolved
 def faults(revisions: Iterable[Revision], excused: Callable[[str], bool] = lambda rev: False) -> list[Fault]:
     """Return everything that keeps revisions from being a graph.
 
-    That is ids and labels used twice, parents and dependencies that no script has, cycles.
+    That is ids, labels and names of migrations used twice, parents and dependencies that no script has, cycles.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def faults(revisions: Iterable[Revision], excused: Callable[[str], bool] = lambd
     first: dict[str, Revision] = {}
     for revision in known:
         first.setdefault(revision.id, revision)
-    doubled = [*_doubled_ids(known, first), *_doubled_labels(known, first)]
+    doubled = [*_doubled_ids(known, first), *_doubled_labels(known, first), *_doubled_names(known)]
     unknown = list(_unknown(known, first, excused))
     return doubled + unknown + _cycles({revision.id: revision for revision in resolved(first.values())})
 
@@ -63,6 +63,16 @@ def _doubled_labels(known: Iterable[Revision], first: Mapping[str, Revision]) ->
                 message = f"the label {label} is the id of what {squashed[label].path} replaces; take another"
                 yield Fault(revision.path, line, message)
             given.setdefault(label, revision)
+
+
+def _doubled_names(known: Iterable[Revision]) -> Iterator[Fault]:
+    given: dict[str, Revision] = {}
+    for revision in known:
+        for name in revision.known_as:
+            other = given.setdefault(name, revision)
+            if other is not revision:
+                message = f"it is known as {name}, and so is {other.path}; one revision stands for a migration"
+                yield Fault(revision.path, revision.line("known_as"), message)
 
 
 def _unknown(

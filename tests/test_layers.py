@@ -24,7 +24,7 @@ targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpo
 checkpoints.placeholders checkpoints.recipes operations.configs
 operations.paths
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
-descent lanes scaffold chains scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
+descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing
 checkpoints.making operations.tensors
 operations.names operations.places operations.slots
@@ -36,7 +36,7 @@ operations.classes operations.setups operations.rewriting operations.converting 
 operations.world
 op comparing items models
 scripts.declared
-scripts.reader
+scripts.reader scripts.foreign
 differences differences.items differences.names
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
 differences.board differences.merging differences.ordering differences.rules
@@ -57,7 +57,7 @@ commands.writing
 commands.sides
 commands.differing commands.generating
 commands.authoring
-commands.steps commands.reading commands.mending commands.inspecting commands.rewriting
+commands.importing commands.steps commands.reading commands.mending commands.inspecting commands.rewriting
 commands.proving commands.recognising commands.stamping
 commands.moving commands.saving
 commands.checking commands.histories commands.loading

@@ -1,4 +1,4 @@
-"""The commands about a project and its scripts: init, revision, merge, edit, rebase, squash, release."""
+"""The commands about a project and its scripts: init, those that make scripts, those that change them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def _add_new(adding: Any) -> None:
     merge.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
     merge.add_argument("name", metavar="NAME", help="what it is about, in a line")
     _add_common(merge)
+    what = "take over a folder of scripts of anemoi-models' own migration command"
+    importing = add(adding, "import-scripts", _import_scripts, what, writes_scripts=True)
+    importing.add_argument("folder", metavar="DIR", help="the folder; a second time, only new scripts are added")
+    version = "the version of scripts that were not released (default: that of the tracked package, if it is installed)"
+    importing.add_argument("--next-version", metavar="VERSION", help=version)
+    add_json(importing)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +113,14 @@ def _merge(args: argparse.Namespace) -> int:
         project=args.config,
     )
     output.print_revision(made, args.json)
+    return 0
+
+
+def _import_scripts(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import importing
+
+    made = importing.import_scripts(args.folder, next_version=args.next_version, project=args.config)
+    output.print_import(made, args.json)
     return 0
 
 

@@ -167,6 +167,20 @@ def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
     return versions, ()
 
 
+def to_follow(graph: Graph, way: str = "") -> tuple[str, ...]:
+    """Return what a new script follows: the head, if there is one.
+
+    Raises
+    ------
+    UsageError
+        There are several.
+    """
+    if len(graph.heads) > 1:
+        names = ", ".join(graph.heads)
+        raise UsageError(f"there are {len(graph.heads)} heads: {names}; {way}join them with `ckpt-migrate merge NAME`")
+    return graph.heads
+
+
 def chosen_id(graph: Graph, rev_id: str | None) -> str:
     """Return the id of a new revision.
 
@@ -224,13 +238,7 @@ def _make(
 
 def _parents(graph: Graph, head: str | None, splice: bool) -> tuple[str, ...]:
     if head is None:
-        if len(graph.heads) > 1:
-            names = ", ".join(graph.heads)
-            raise UsageError(
-                f"there are {len(graph.heads)} heads: {names}; say with --head which one to follow, or join them "
-                "with `ckpt-migrate merge NAME`"
-            )
-        return graph.heads
+        return to_follow(graph, "say with --head which one to follow, or ")
     if head == "base":
         return ()
     parents = (resolving.one(graph, targets.parse(head)),)

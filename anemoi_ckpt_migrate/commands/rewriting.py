@@ -327,6 +327,7 @@ def _facts(revision: Revision) -> dict[str, Any]:
         "reversible": revision.reversible,
         "versions": dict(revision.versions),
         "signature": signature_of(revision),
+        **({"known_as": dict(revision.known_as)} if revision.known_as else {}),
     }
 
 

@@ -43,6 +43,7 @@ NAMES = {
     "depends_on",
     "metadata",
     "replaces",
+    "known_as",
     "operations",
     *FUNCTIONS,
 }

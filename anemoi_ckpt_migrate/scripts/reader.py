@@ -36,10 +36,16 @@ def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fa
     try:
         with open(path, "rb", opener=_opener) as file:
             source = file.read()
-        found = None if whole else heading(source)
-        return _Reader(found or _parsed(source, path), path).read()
     except OSError as error:
         return None, [Fault(path, 1, f"cannot be read ({error.strerror})")]
+    return read_text(source, path, whole)
+
+
+def read_text(source: bytes, path: str, whole: bool = True) -> tuple[Revision | None, list[Fault]]:
+    """Read what the text of a script says about itself; as `read_script`, for one that may not be written yet."""
+    try:
+        found = None if whole else heading(source)
+        return _Reader(found or _parsed(source, path), path).read()
     except SyntaxError as error:
         return None, [Fault(path, error.lineno or 1, f"syntax error: {error.msg}")]
     except (ValueError, RecursionError, MemoryError) as error:
@@ -91,6 +97,7 @@ class _Reader:
         revision = self._revision()
         metadata = self._metadata()
         operations = self._operations()
+        replaces = self._replaces()
         if "down_revision" not in self._values:
             self._fault("revision", "no down_revision: a script names what it follows, None at the base")
         found = Revision(
@@ -106,8 +113,9 @@ class _Reader:
             declared="rollback" in self._lines or operations is not None or self._only_sets_up(),
             path=self._shown,
             lines=self._lines,
-            replaces=self._replaces(),
+            replaces=replaces,
             operations=operations,
+            known_as={name: part.known_as[name] for part in replaces for name in part.known_as} | self._known_as(),
             sets_up="migrate_setup" in self._functions,
         )
         self._check_functions(found)
@@ -189,6 +197,17 @@ class _Reader:
             self._fault("replaces", "replaces must be what `ckpt-migrate squash` wrote: facts about each revision")
             return ()
 
+    def _known_as(self) -> dict[str, dict[str, str]]:
+        """Read for which migrations of another tool it stands."""
+        names = self._literal("known_as")
+        if names is None:
+            return {}
+        if not isinstance(names, dict) or not all(map(_is_text, names)) or not all(map(_are_digests, names.values())):
+            what = "known_as must be a dict: the name of each migration, with the digests of its script"
+            self._fault("known_as", f"{what}, not {names!r:.60}")
+            return {}
+        return names
+
     def _operations(self) -> tuple[Any, ...] | None:
         value = self._values.get("operations")
         if value is None:
@@ -264,6 +283,14 @@ class _Reader:
             self._fault("operations", "a barrier (final=True) has no operations: nothing crosses it")
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _are_digests(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
 def _part(fact: dict[str, Any], path: str, place: int) -> Revision:
     """Return one of the revisions that a squashed one replaces."""
     parents = fact["down_revision"]
@@ -279,4 +306,5 @@ def _part(fact: dict[str, Any], path: str, place: int) -> Revision:
         signature=str(fact["signature"]),
         path=path,
         tail=tail(place),
+        known_as=dict(fact.get("known_as", {})),
     )

@@ -10,7 +10,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 
-PLACE = frozenset({"revision", "down_revision", "branch_labels", "depends_on", "replaces"})
+PLACE = frozenset({"revision", "down_revision", "branch_labels", "depends_on", "replaces", "known_as"})
 _NO_MEANING = frozenset({"kind", "type_comment", "type_ignores", "ctx"})
 
 
