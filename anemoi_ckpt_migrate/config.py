@@ -13,6 +13,8 @@ from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
+RECOGNISER = "_recognise.py"
+"""Beside the scripts, a file with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
 _LONGEST_SLUG, _LONGEST_NAME = 200, 240
 
@@ -67,6 +69,12 @@ class Config:
     several_heads: bool = False
     head_file: bool = False
     chain: str = ""
+
+    @property
+    def recogniser(self) -> Path | None:
+        """The file whose function tells where checkpoints without a record stand, if there is one."""
+        path = self.versions[0] / RECOGNISER
+        return path if path.is_file() else None
 
     @property
     def folder(self) -> Path:

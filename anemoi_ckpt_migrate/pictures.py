@@ -177,6 +177,14 @@ def _bar(node: Node, root: Node) -> Text:
     return Text("█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip(), "cyan" if node.tensor else "blue")
 
 
+def _noted(found: Inspection) -> Iterator[str]:
+    """Give what another tool noted."""
+    if found.migrations:
+        yield plain(f"migrations {len(found.migrations)} noted by anemoi-models: {', '.join(found.migrations)}")
+    for done in found.migration_history:
+        yield plain(f"history    {done.kind} {done.name}")
+
+
 def _below(found: Inspection) -> Iterator[Any]:
     """Give what is worth knowing beside the tree, a line each."""
     from rich.text import Text
@@ -194,6 +202,7 @@ def _below(found: Inspection) -> Iterator[Any]:
         yield plain(
             f"unused     {len(found.facts.unused)} payloads that no tensor refers to, {found.facts.unused[0]} first"
         )
+    yield from _noted(found)
     for standing, meaning in _MEANING.items():
         names = plain(", ".join(name.name for name in found.names if name.standing == standing))
         if names:

@@ -63,6 +63,8 @@ class Applied:
         What undoes it; None where nothing does.
     chain : str
         The published chain that it is of; empty for one of a project.
+    known_as : mapping of str to str
+        The migrations of another tool that it stands for, in order, and the signature that is noted of each.
     """
 
     revision: str
@@ -74,6 +76,7 @@ class Applied:
     final: bool = False
     undo: Undo | None = None
     chain: str = ""
+    known_as: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,28 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
+class Ledger:
+    """What is remembered of the list in which another tool notes what a checkpoint has.
+
+    Attributes
+    ----------
+    revisions : tuple of str
+        What the checkpoint had when the list was found.
+    found : tuple of str or None
+        The names that stood in it then; None if there was no list.
+    noted : tuple of str or None
+        The names that were left in it.
+    done : int or None
+        How long the history was that goes with it; None if there was none.
+    """
+
+    revisions: tuple[str, ...]
+    found: tuple[str, ...] | None
+    noted: tuple[str, ...] | None
+    done: int | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """The record of a checkpoint. Empty for one that was never stamped: that is at base.
 
@@ -126,6 +151,8 @@ class Record:
         Heads of those.
     chain : str
         What this chain is called; empty for that of a project.
+    ledger : Ledger or None
+        The list of another tool, once it was met.
     """
 
     heads: tuple[str, ...] = ()
@@ -135,6 +162,7 @@ class Record:
     others: tuple[Applied, ...] = ()
     other_heads: tuple[str, ...] = ()
     chain: str = ""
+    ledger: Ledger | None = field(default=None, compare=False)
 
     def of_chain(self, chain: str) -> Record:
         """Return the record as one chain sees it: what is of others is set aside."""
@@ -167,6 +195,7 @@ def to_data(record: Record) -> dict[str, Any]:
         "lineage": [_applied_to_data(entry) for entry in whole.lineage],
         "log": [_log_to_data(entry) for entry in record.log],
         **({"kept": record.kept} if record.kept else {}),
+        **({} if record.ledger is None else {"ledger": _ledger_to_data(record.ledger)}),
     }
 
 
@@ -187,6 +216,7 @@ def from_data(data: Any) -> Record:
         tuple(_applied_from_data(entry) for entry in fields.get("lineage", list)),
         tuple(_log_from_data(entry) for entry in fields.get("log", list)),
         kept_of(data),
+        ledger=None if data.get("ledger") is None else _ledger_from_data(data["ledger"]),
     )
     _check(record)
     return record
@@ -218,6 +248,7 @@ def _applied_to_data(entry: Applied) -> dict[str, Any]:
         "final": entry.final,
         "undo": None if undo is None else _undo_to_data(undo),
         **({"chain": entry.chain} if entry.chain else {}),
+        **({"known_as": dict(entry.known_as)} if entry.known_as else {}),
     }
 
 
@@ -226,6 +257,11 @@ def _undo_to_data(undo: Undo) -> dict[str, Any]:
     if undo.operations is not None:
         found |= {"operations": [dict(each) for each in undo.operations], "parameters": undo.parameters}
     return found | ({} if undo.lost is None else {"lost": undo.lost})
+
+
+def _ledger_to_data(ledger: Ledger) -> dict[str, Any]:
+    found, noted = (None if names is None else list(names) for names in (ledger.found, ledger.noted))
+    return {"revisions": list(ledger.revisions), "found": found, "noted": noted, "done": ledger.done}
 
 
 def _log_to_data(entry: LogEntry) -> dict[str, Any]:
@@ -243,9 +279,9 @@ def _log_to_data(entry: LogEntry) -> dict[str, Any]:
 
 def _applied_from_data(data: Any) -> Applied:
     fields = _Fields(data, "lineage")
-    versions = fields.get("versions", dict)
-    if not all(isinstance(word, str) for pair in versions.items() for word in pair):
-        raise DamagedRecord("versions are not text")
+    versions, known_as = fields.texts("versions"), {}
+    if data.get("known_as") is not None:
+        known_as = fields.texts("known_as")
     undo = None
     if data.get("undo") is not None:
         undo = _undo_from_data(data["undo"])
@@ -259,6 +295,7 @@ def _applied_from_data(data: Any) -> Applied:
         fields.get("final", bool),
         undo,
         fields.maybe("chain") or "",
+        known_as,
     )
 
 
@@ -271,6 +308,13 @@ def _undo_from_data(data: Any) -> Undo:
             raise DamagedRecord("operations in undo are no dicts")
     python, pickled, path, lost = (fields.maybe(name) for name in ("python", "pickle", "parameters", "lost"))
     return Undo(fields.get("source", str), python, pickled, operations, path, lost)
+
+
+def _ledger_from_data(data: Any) -> Ledger:
+    fields = _Fields(data, "ledger")
+    found, noted = (None if data.get(name) is None else fields.words(name) for name in ("found", "noted"))
+    done = None if data.get("done") is None else fields.get("done", int)
+    return Ledger(fields.words("revisions"), found, noted, done)
 
 
 def _log_from_data(data: Any) -> LogEntry:
@@ -313,6 +357,12 @@ class _Fields:
 
     def maybe(self, name: str) -> str | None:
         return None if self._data.get(name) is None else str(self.get(name, str))
+
+    def texts(self, name: str) -> dict[str, str]:
+        values: dict[str, str] = self.get(name, dict)
+        if not all(isinstance(word, str) for pair in values.items() for word in pair):
+            raise DamagedRecord(f"{name} are not text")
+        return values
 
     def words(self, name: str) -> tuple[str, ...]:
         values = self.get(name, list)

@@ -37,6 +37,12 @@ def had(package: str, specifier: str) -> Callable[[str], bool]:
     return fits
 
 
+def is_before(noted: str, version: str) -> bool:
+    """Tell whether a noted version is before another one; of what is no version, that is not known."""
+    found, limit = _version(noted), _version(version)
+    return found is not None and limit is not None and found < limit
+
+
 def check(package: str, specifier: str) -> SpecifierSet:
     """Parse a specifier.
 

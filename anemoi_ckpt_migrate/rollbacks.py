@@ -60,6 +60,8 @@ def carried(entry: Applied) -> Function:
     shown = shown_carried(entry.revision)
     if entry.undo is None:
         raise MigrationFailed(shown, None, "the checkpoint carries no rollback")
+    if not entry.undo.source:
+        return _by_value(entry.undo, shown)
     try:
         module = load_source(entry.undo.source, entry.revision, shown)
     except MigrationFailed:
@@ -73,6 +75,27 @@ def carried(entry: Applied) -> Function:
     if not callable(rollback):
         raise MigrationFailed(shown, None, "the carried source has no rollback")
     function: Function = rollback
+    return function
+
+
+def _by_value(undo: Undo, shown: str) -> Function:
+    """Return the rollback of which there is no source.
+
+    Raises
+    ------
+    MigrationFailed
+        It was made by another Python, needs what is not here, or does nothing.
+    """
+    if undo.pickle is None or undo.python != PYTHON:
+        other = "another Python" if undo.python is None else undo.python
+        raise MigrationFailed(shown, None, f"it is byte code of {other}, which {PYTHON} cannot run; use that one")
+    function = _unpickled(undo.pickle)
+    if function is None:
+        raise MigrationFailed(shown, None, "the pickled rollback cannot be loaded here: it needs what is not installed")
+    code = getattr(function, "__code__", None)
+    # A function that returns what it gets: what was never filled in. If names moved, those are what there is to undo.
+    if code is not None and code.co_code == (lambda ckpt: ckpt).__code__.co_code and len(undo.operations or ()) < 2:
+        raise MigrationFailed(shown, code.co_firstlineno, "the pickled rollback does nothing, which undoes nothing")
     return function
 
 

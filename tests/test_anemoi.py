@@ -401,11 +401,11 @@ def copied(project: Folder, release: str, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda tree: tree["migrations"].reverse(), "is that of no release"),
-        (lambda tree: tree["migrations"].pop(1), "is that of no release"),
+        (lambda tree: tree["migrations"].reverse(), "is not what the scripts would have it be"),
+        (lambda tree: tree["migrations"].pop(1), "is not what the scripts would have it be"),
         (
             lambda tree: tree["migrations"].append({"name": "1999999999_new_thing"}),
-            "it has the migration new_thing, of a release that is newer than this chain",
+            "(1999999999_new_thing), which no script here knows",
         ),
         (
             lambda tree: [
@@ -442,6 +442,32 @@ def test_a_script_that_was_renamed_upstream_is_known(project: Folder) -> None:
         tree["migrations"][0]["name"] = "1700000000_initial"
         file.write(file.pickled(tree), {}, backup=False)
     project.ok("--chain", "anemoi", "upgrade", "head", path)
+
+
+@real
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_list_of_migrations_is_that_of_the_release(project: Folder, release: str, kind: str) -> None:
+    """Up: as the latest release notes it. Down: what that release noted; and it comes back as it was."""
+    path, latest = copied(project, release, kind), read(REAL / f"0.19.0_{kind}.ckpt")["migrations"]
+    before = read(path)["migrations"]
+    project.ok("--chain", "anemoi", "upgrade", "head", path, "--no-backup")
+    after = read(path)["migrations"]
+    # The digest of a script that changed since is that of then, where it was noted.
+    assert [{**each, "signature": ""} for each in after] == [{**each, "signature": ""} for each in latest]
+    assert [each["signature"] for each in after[: len(before)]] == [each["signature"] for each in before]
+    project.ok("--chain", "anemoi", "downgrade", "base", path, "--no-backup")
+    assert read(path)["migrations"] == []
+    path = copied(project, "0.19.0", kind)
+    project.ok("--chain", "anemoi", "downgrade", f"anemoi-models=={release}", path, "--no-backup")
+    found = read(path)["migrations"]
+    expected = before or latest[:1]  # 0.9.4 forgot to note it
+    assert [(each["name"], each["metadata"]) for each in found] == [
+        (each["name"], each["metadata"]) for each in expected
+    ]
+    assert all(each.keys() >= expected[0].keys() for each in found)
+    project.ok("--chain", "anemoi", "upgrade", "head", path, "--no-backup")
+    assert read(path)["migrations"] == latest
 
 
 @real

@@ -45,8 +45,8 @@ differences.joining differences.planning
 differences.matching
 differences.explaining
 differences.folding
-planner drawing diagrams rollbacks scripts.loader checkpoints.store
-checkpoints.opening
+planner drawing diagrams rollbacks ledger scripts.loader checkpoints.store
+checkpoints.opening adoption
 checkpoints
 recorder
 executor
@@ -57,7 +57,9 @@ commands.writing
 commands.sides
 commands.differing commands.generating
 commands.authoring
-commands.importing commands.steps commands.reading commands.mending commands.inspecting commands.rewriting
+commands.steps
+commands.adopting commands.keeping
+commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
 commands.proving commands.recognising commands.stamping
 commands.moving commands.saving
 commands.checking commands.histories commands.loading

@@ -16,6 +16,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.15.0"})
+known_as = {
+    "1776237003_rename_swa_to_weight_averaging": {
+        "3.9": "505e24fa60f7b932a7556791256b85283392d0b42a208e14d85ea80f76cec358",
+        "3.12": "8431dcc0c7b20b82cce8bae3883d309caa44fdfa6cb7b81c53a25d87739b4139",
+        "3.13": "4aa0ac0ec6532552d77fdb319b22e56c6d950f920aeca2d1fbf203b8758b8fa7",
+    },
+}
 
 operations = [
     op.MapItem("hyper_parameters.config.model.model._convert_", {"all": "none"}, optional=True),

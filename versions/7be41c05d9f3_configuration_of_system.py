@@ -21,6 +21,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.11.0"})
+known_as = {
+    "1763479917_hardware_schema_update": {
+        "3.9": "7237d0a8f30bf746ca7e118041f8194b8119f3143d8968adc0fe3e379c1ee2dc",
+        "3.12": "3e33639a642c450a0f36b03382d4fd8d0dfcfcf8827919e076511ead315acde7",
+        "3.13": "4c3c6ee02a0eadea0eb7537a86ccc613d6bb0e697447cba4bff534648b31eed5",
+    },
+}
 
 operations = [
     op.ConvertItem(

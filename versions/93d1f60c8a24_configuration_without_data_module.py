@@ -18,6 +18,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.10.0"})
+known_as = {
+    "1762857427_deprecate_eda": {
+        "3.9": "9b7bec108dc486f3b1a464a339b1574efca6b52cec8fe59dbfe0494a947a57ab",
+        "3.12": "146187edca010fd81ccc9010533292102ab192c2c42fd29c7563dfaf38a15823",
+        "3.13": "444efba49e9392c801092bbd55099270ebd2d988f14fbc62189cb76a7b63eb66",
+    },
+}
 
 operations = [
     op.ConvertItem(

@@ -12,19 +12,6 @@ from typing import Any
 from anemoi_ckpt_migrate import CkptType, Refused, items
 
 INITIAL = "a7d1c04e9b52"
-UPSTREAM = (
-    "initial",
-    "deprecate_eda",
-    "chunking_fix",
-    "hardware_schema_update",
-    "refactor_mapper",
-    "move_to_multiple_datasets",
-    "fuse_multiple_perdataset_graphs",
-    "rename_swa_to_weight_averaging",
-    "glu_mlp_implementation",
-    "trainable_edge_perm_fix",
-)
-"""Migrations that anemoi-models itself notes in a checkpoint, without the time in front: up to 0.19.0."""
 
 
 INFERENCE = (
@@ -43,7 +30,6 @@ def recognise(ckpt: CkptType) -> str:
         raise ValueError("this is no training checkpoint of anemoi-models")
     if not any(key.startswith("model.model.") for key in state_dict):
         raise ValueError("this is no training checkpoint of anemoi-models")
-    check_noted(ckpt.get("migrations"))
     marks = marks_of(list(state_dict), ckpt["hyper_parameters"])
     lacking = next((place for place, (_, _, mark) in enumerate(marks) if mark is False), len(marks))
     later = [what for _, what, mark in marks[lacking:] if mark]
@@ -81,18 +67,6 @@ def configured(revisions: list[str], hyper_parameters: Any) -> str:
             break
         revisions.pop()
     return revisions[-1]
-
-
-def check_noted(noted: Any) -> None:
-    """Refuse what anemoi-models noted and could not have: another order, or migrations of a later release."""
-    names = [re.sub(r"^\d+_", "", str(entry["name"])) for entry in noted or ()]
-    unknown = [name for name in names if name not in UPSTREAM]
-    if unknown:
-        raise ValueError(f"it has the migration {unknown[0]}, of a release that is newer than this chain: upgrade that")
-    if tuple(names) != UPSTREAM[: len(names)]:
-        raise ValueError(
-            f"its list of migrations ({', '.join(names)}) is that of no release; stamp it with its release"
-        )
 
 
 def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[str, str, "bool | None"]]:

@@ -16,6 +16,13 @@ branch_labels = "anemoi"
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.9.4"})
+known_as = {
+    "1755530253_initial": {
+        "3.9": "b45697a8c90602201bc5eb190d5b2365dfa0d65716fb30021290299c854519d3",
+        "3.12": "d176f7dbbf8fc046902b4c1ee5bf2304b07802a0905f393eb3a329aac6cf2a5c",
+        "3.13": "ba40ee482986bce16644fdf5e3689ddbedf077e21bedb8864bb9a6a01b55e054",
+    },
+}
 
 
 def migrate(ckpt: CkptType) -> CkptType:

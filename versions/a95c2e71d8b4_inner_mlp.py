@@ -23,6 +23,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.16.0"})
+known_as = {
+    "1778688800_glu_mlp_implementation": {
+        "3.9": "af3ed4d719d013c01f02335850e371756e7c08a20740a0c7114b072b777f6c96",
+        "3.12": "149ff8cf99a6027ca18afbf102d1e682976ed3f172776ca98eed7c0530849438",
+        "3.13": "f4c49dd6467e04b876cd0f1da32266c341d34aa464dfed52d43d15e376ec33f2",
+    },
+}
 
 OUTER = re.compile(r"(model\.model\..+\.(?:node_dst_mlp|node_src_mlp)\.)(\d.*)")
 INNER = re.compile(r"(model\.model\..+\.(?:node_dst_mlp|node_src_mlp)\.)mlp\.(\d.*)")

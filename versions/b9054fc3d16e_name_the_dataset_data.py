@@ -18,6 +18,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.12.0"})
+known_as = {
+    "1767108147_move_to_multiple_datasets": {
+        "3.9": "66a42ce81d38095063db8aac340e430881484b9abfa18dbd270dd72c65f9d3cd",
+        "3.12": "22bd71c4784b47fe1f3933905232dcd18131f9715108e8bdb395b231198b048b",
+        "3.13": "115ed1d0c5759f071256eafe4cb361282ecdc4e6242d3014d6a6a2e94016ac5d",
+    },
+}
 
 # What only some models have.
 WITHOUT = re.compile(

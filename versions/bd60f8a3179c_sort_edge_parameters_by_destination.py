@@ -23,6 +23,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.16.0"})
+known_as = {
+    "1779202136_trainable_edge_perm_fix": {
+        "3.9": "cb50507d506d892d95c954aba2c5e1b9933b58a1263494d0e804265a91855708",
+        "3.12": "82e57596dcc217ee93666866b2e79c34505bf512e2da562e5d5dc00cedd40f1f",
+        "3.13": "f768c58cbe9f1237cc8430bbbb6c6850ae2c5906dc6d9e98413d525f1743aaee",
+    },
+}
 
 MODEL = "model.model."
 VERSION = "trainable_layout_version"

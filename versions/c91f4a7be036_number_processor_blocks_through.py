@@ -20,6 +20,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.11.0"})
+known_as = {
+    "1762857428_chunking_fix": {
+        "3.9": "61749a252385173eabe13e87ff1a699251cacf91607c84169c09c71939b3a9c9",
+        "3.12": "17c82991f03ef738da175a9a17a4669f1366cb6f58443050d658125730f16277",
+        "3.13": "350006f55d195fda0fa75c8fd0fec57d26d6957e921f0399546a580ce6f805b4",
+    },
+}
 
 KEPT = "kept_by_anemoi_migrations"
 PROCESSOR = r"(model\.model\.(?:processor|(?:down|up)_level_processor\.[^.]+)\.proc\.)"

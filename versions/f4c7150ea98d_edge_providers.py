@@ -22,6 +22,13 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.11.3"})
+known_as = {
+    "1763479918_refactor_mapper": {
+        "3.9": "43a4c8d84dbe88bd0ce2c0855e8984be2464053fbc92c9b1b6a896746999c4b3",
+        "3.12": "30e15e3e9681cdf4512584d887838d877e01fa7bb84b8a72a70f099257eb7112",
+        "3.13": "ba704c34ccbf0aaca868e8979527d202ab11a732fab23dd0d9a7b45dd6b325eb",
+    },
+}
 
 KEPT = "kept_by_anemoi_migrations"
 MODEL = "model.model."

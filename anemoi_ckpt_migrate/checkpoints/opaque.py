@@ -257,6 +257,25 @@ def opaque_name(module: str, qualname: str, calls: Calls) -> OpaqueName:
     return OpaqueName(qualname.rpartition(".")[2] or "?", (Opaque,), namespace)
 
 
+def instance(module: str, qualname: str, attributes: dict[str, Any]) -> Opaque:
+    """Make an object of a class that is not imported: one that a pickle makes bare, and gives attributes.
+
+    Parameters
+    ----------
+    module, qualname : str
+        The class.
+    attributes : dict of str to object
+        Its attributes.
+    """
+    calls = Calls()
+    calls.loading = False
+    made: Opaque = object.__new__(Opaque)
+    object.__setattr__(made, "__class__", opaque_name(module, qualname, calls))
+    object.__setattr__(made, "__opaque_parts__", Parts(None, (), {}, calls))
+    made.__opaque_parts__.state = attributes
+    return made
+
+
 def settle(calls: Calls) -> None:
     """Decide, after loading, which calls were made for their effect on their first argument only.
 

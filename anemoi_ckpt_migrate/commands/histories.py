@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate import descent, planner, resolving, targets
+from anemoi_ckpt_migrate.commands.adopting import read_record
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, opened
-from anemoi_ckpt_migrate.commands.reading import read_record
 from anemoi_ckpt_migrate.diagrams import FORMATS
 from anemoi_ckpt_migrate.entries import HistoryEntry
 from anemoi_ckpt_migrate.errors import UsageError
@@ -57,7 +57,8 @@ def history(
         The project, or the checkpoint, cannot be read; the range makes no sense.
     """
     found = opened(project)
-    record = None if checkpoint is None else read_record(checkpoint, found.config.chain) or Record()
+    record, notes = (None, ()) if checkpoint is None else read_record(checkpoint, found)
+    record = record or (None if checkpoint is None else Record())
     lineage = () if record is None else record.lineage
     graph = found.graph.seen_from(entry.revision for entry in lineage)
     if rev_range is None:
@@ -71,7 +72,7 @@ def history(
     foreign = (
         [] if rev_range else [_foreign(e, e.revision in here) for e in reversed(lineage) if e.revision not in graph]
     )
-    return History((*foreign, *entries), loader.changed_since(graph, record))
+    return History((*foreign, *entries), (*notes, *loader.changed_since(graph, record)))
 
 
 def draw(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.config import Config
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, Fault, FaultyScripts, Refused
 from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.ledger import revision_of
 from anemoi_ckpt_migrate.scripts import hooks, writer
 from anemoi_ckpt_migrate.scripts.foreign import ForeignScript, read_foreign, released_as, translated
 from anemoi_ckpt_migrate.scripts.reader import read_text
@@ -117,11 +117,6 @@ class _Draft:
     path: Path
     text: str
     done: ImportedScript
-
-
-def revision_of(name: str) -> str:
-    """Return the id of a script that is imported: from its name, so that it is the same everywhere."""
-    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def _read(folder: Path) -> list[ForeignScript]:

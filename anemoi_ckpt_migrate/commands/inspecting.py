@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from anemoi_ckpt_migrate import recorder
+from anemoi_ckpt_migrate import ledger, recorder
 from anemoi_ckpt_migrate.checkpoints import Facts, open_checkpoint, survey
 from anemoi_ckpt_migrate.checkpoints.names import standing
 from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project, config_of
-from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
+from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord
+from anemoi_ckpt_migrate.ledger import Done
 from anemoi_ckpt_migrate.record import Record, to_data
 
 
@@ -74,6 +75,10 @@ class Inspection:
         What is damaged; None if that was not looked for.
     warnings : tuple of str
         What the user should know.
+    migrations : tuple of str or None
+        What anemoi-models noted in it itself; None if there is no such list.
+    migration_history : tuple of Done
+        What it says was run on the file.
     """
 
     checkpoint: str
@@ -86,10 +91,16 @@ class Inspection:
     names: tuple[PickledName, ...]
     damaged: tuple[Damage, ...] | None
     warnings: tuple[str, ...]
+    migrations: tuple[str, ...] | None = None
+    migration_history: tuple[Done, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        record = None if self.record is None else {"heads": list(self.record.heads), **to_data(self.record)}
+        record = None
+        if self.record is not None:
+            record = to_data(replace(self.record, kept={}))
+            # It may be anything; how much there is of each revision can be said.
+            record["kept"] = {revision: len(values) for revision, values in self.record.kept.items()}
         return {
             "checkpoint": self.checkpoint,
             **asdict(self.facts),
@@ -101,6 +112,10 @@ class Inspection:
             "tree": _tree_data(self.tree),
             "damaged": None if self.damaged is None else [asdict(damage) for damage in self.damaged],
             "warnings": list(self.warnings),
+            "migrations": None if self.migrations is None else list(self.migrations),
+            "migration_history": [
+                {"type": done.kind, "name": done.name, "signature": done.signature} for done in self.migration_history
+            ],
         }
 
 
@@ -149,6 +164,8 @@ def inspect(
             tuple(names),
             _damage(file.damaged(progress), tensors) if verify else None,
             warnings,
+            _noted(tree),
+            ledger.found_history(tree),
         )
 
 
@@ -157,6 +174,14 @@ def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[s
         return recorder.find(tree, attachment), ()
     except (DamagedRecord, NewerRecord) as error:
         return None, (error.sentence,)
+
+
+def _noted(tree: Any) -> tuple[str, ...] | None:
+    try:
+        entries = ledger.read(tree)
+    except DamagedLedger:  # something else that goes by that name
+        return None
+    return None if entries is None else tuple(entry.name for entry in entries)
 
 
 def _damage(records: list[str], tensors: tuple[Tensor, ...]) -> tuple[Damage, ...]:

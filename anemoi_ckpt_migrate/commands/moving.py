@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
 from anemoi_ckpt_migrate.commands import proving, steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.commands.keeping import keeping
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
 from anemoi_ckpt_migrate.commands.writing import (
@@ -22,8 +22,6 @@ from anemoi_ckpt_migrate.commands.writing import (
     unchanged,
     write,
 )
-from anemoi_ckpt_migrate.errors import UntrustedCode
-from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
 from anemoi_ckpt_migrate.scripts import loader
 
@@ -99,14 +97,14 @@ def upgrade(
             return unchanged(file, plan, options, warnings)
         applied = steps.applied(revisions)
         parameters = found.config.parameters
-
         notes: list[str] = []
+        actions, noted_elsewhere = keeping(file, tree, record, actions, steps.grown(record.lineage, applied))
 
         def after(walk: executor.Walk) -> Record:
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
             lineage = steps.with_undo(applied, graph, walk, parameters)
             notes.extend(steps.notes(graph, lineage, walk))
-            return record.logged(entry, (*record.lineage, *lineage))
+            return replace(record.logged(entry, (*record.lineage, *lineage)), ledger=noted_elsewhere)
 
         result = write(file, tree, record, plan, actions, settings, after, options, warnings)
         return replace(result, warnings=(*result.warnings, *notes))
@@ -185,27 +183,21 @@ def downgrade(
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         earlier = next((before for then, before in kept if then == left), None)
         entries = {entry.revision: entry for entry in record.lineage}
-        foreign = [step.revision for step in plan.steps if steps.is_foreign(graph, entries[step.revision])]
-        if foreign and not trust_checkpoint_code and earlier is None:
-            raise UntrustedCode(foreign, os.fspath(checkpoint))
+        if not trust_checkpoint_code and earlier is None:
+            steps.check_own_code(graph, [entries[step.revision] for step in plan.steps], checkpoint)
         warnings = (*noted, *loader.changed_since(graph, record))
         actions = [] if earlier is not None else [steps.down(graph, entries[step.revision]) for step in plan.steps]
-        settings = executor.Settings(_parameters(record, plan, found.config.parameters), discard_changes)
+        settings = executor.Settings(steps.parameters_of(record, undone, found.config.parameters), discard_changes)
         if dry_run:
             foresee(file, tree, record, actions, settings)
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         if earlier is not None:
             return replace(result_of(file, plan, options, warnings, _back(file, earlier, options)), restored=True)
-        after = record.logged(log_entry("downgrade", target, plan), left)
+        shrunk = steps.shrunk(record.lineage, [step.revision for step in plan.steps])
+        actions, noted_elsewhere = keeping(file, tree, record, actions, shrunk)
+        after = replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
         return write(file, tree, record, plan, actions, settings, lambda walk: after, options, warnings)
-
-
-def _parameters(record: Record, plan: Plan, configured: str | None) -> str | None:
-    """Return where the state dict is: as it was when the operations were applied."""
-    undone = {step.revision for step in plan.steps}
-    said = [entry.undo.parameters for entry in record.lineage if entry.revision in undone and entry.undo is not None]
-    return next((path for path in said if path is not None), configured)
 
 
 def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:

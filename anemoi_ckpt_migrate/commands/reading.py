@@ -8,6 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import planner, recorder, resolving, targets
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+from anemoi_ckpt_migrate.commands import adopting
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project, config_of, opened
 from anemoi_ckpt_migrate.errors import (
@@ -217,9 +218,13 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     MigrateError
         The checkpoint, or the configuration, cannot be read.
     """
-    scripts, warnings, chain = _scripts(project)
-    found = read_record(checkpoint, chain)
-    record = found or Record()
+    known, warnings, chain = _scripts(project)
+    scripts, notes = None if known is None else known.graph, tuple[str, ...]()
+    if known is None:
+        found = read_record(checkpoint, chain)
+    else:
+        found, notes = adopting.read_record(checkpoint, known)
+    record, warnings = found or Record(), (*warnings, *notes)
     at, at_head = record.heads, None
     if scripts is not None:
         scripts = scripts.seen_from(entry.revision for entry in record.lineage)
@@ -229,7 +234,8 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         at_head = at_head and not contradictions
         warnings += (*loader.changed_since(scripts, record), *contradictions)
     heads = tuple(_head_of(record, head, scripts) for head in at)
-    return Current(os.fspath(checkpoint), found is not None, heads, at_head, record.log, warnings)
+    recorded = found is not None and not notes
+    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings)
 
 
 def heads(*, project: Project | StrPath | None = None) -> list[Head]:
@@ -347,17 +353,17 @@ def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
         return record if record is None or chain is None else record.of_chain(chain)
 
 
-def _scripts(project: Project | StrPath | None) -> tuple[Graph | None, tuple[str, ...], str | None]:
+def _scripts(project: Project | StrPath | None) -> tuple[Project | None, tuple[str, ...], str | None]:
     """Return the scripts, however faulty, and their chain: `current` is about the checkpoint."""
     if isinstance(project, Project):
-        return project.graph, (), project.config.chain
+        return project, (), project.config.chain
     config = config_of(project)
     if config is None:
         return None, (), None
     revisions, faults = loader.read_folders(config.versions, config.recursive)
     if faults:
         return None, ("some scripts are faulty, so they are not looked at: `ckpt-migrate heads` says more",), ""
-    return Graph(revisions), (), ""
+    return Project(config, Graph(revisions)), (), ""
 
 
 def _contradictions(scripts: Graph, record: Record) -> tuple[str, ...]:

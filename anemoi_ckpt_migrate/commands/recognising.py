@@ -1,24 +1,18 @@
-"""A checkpoint that nobody stamped, recognised by what it holds."""
+"""A checkpoint that nobody stamped: recognised by what it holds, or by what another tool noted in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import planner, recorder
+from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
-from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate.commands import adopting
 from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.commands.writing import log_entry
 from anemoi_ckpt_migrate.errors import MigrationFailed
-from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.scripts.functions import failure, load_source
-
-SCRIPT = "_recognise.py"
-"""Beside the scripts, a file with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 
 
 def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[Any, Record, tuple[str, ...]]:
@@ -44,22 +38,25 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
     ------
     MigrationFailed
         The function refuses the checkpoint, or is wrong.
+    LedgerConflict, DamagedLedger
+        What another tool noted in the checkpoint is not how the scripts go on, or no list.
     """
-    path = project.config.versions[0] / SCRIPT
-    if record.lineage or record.log or not path.is_file():
+    entries = adopting.noted(project.graph, tree)
+    if record.lineage or record.log:
+        adopting.check_noted(project.graph, record, entries)
         return tree, record, ()
-    revision = _asked(path, file)
-    tree, _ = recorder.unrecorded(file)  # stand-ins of an earlier tree no longer say what they were asked for
-    if revision is None:
+    path = project.config.recogniser
+    revision = None
+    if path is not None:
+        revision = _asked(path, file)
+        if revision is not None and revision not in project.graph:
+            what = f"`recognise` returned {revision!r:.60}, which is the id of no revision"
+            raise MigrationFailed(str(path), None, what)
+        tree, _ = recorder.unrecorded(file)  # stand-ins of an earlier tree no longer say what they were asked for
+    if revision is None and not entries:
         return tree, record, ()
-    if revision not in project.graph:
-        raise MigrationFailed(str(path), None, f"`recognise` returned {revision!r:.60}, which is the id of no revision")
-    parameters = project.config.parameters
-    entries = tuple(steps.told(each, parameters) for each in planner.lineage_of(project.graph, [revision]))
-    entry = log_entry("recognise", "", Plan((), (revision,), ()))
-    name = project.graph[revision].name
-    said = f"it has no record; by what it holds it is at {revision} ({name}), and is taken for that"
-    return tree, replace(record, heads=(revision,), lineage=entries, log=(*record.log, entry)), (said,)
+    record, said = adopting.adopted(project, tree, record, entries, revision)
+    return tree, record, (said,)
 
 
 def _asked(path: Path, file: Checkpoint) -> Any:

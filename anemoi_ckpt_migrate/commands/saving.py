@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from anemoi_ckpt_migrate import planner, recorder, resolving, targets
@@ -109,7 +110,7 @@ class Stamper:
         follow = self._checked if record.lineage or record.log else self._told
         for found in self.projects:
             record = follow(found, record.of_chain(found.config.chain)).of_all()
-        return record
+        return replace(record, ledger=None)  # what another tool notes in what is saved is its own affair
 
     def _told(self, found: Project, record: Record) -> Record:
         package, parameters = found.config.package, found.config.parameters

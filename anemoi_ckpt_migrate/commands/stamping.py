@@ -67,11 +67,20 @@ def stamp(
         if dry_run or not recorded:
             return replace(unchanged(file, plan, options, ()), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)
-        after = record.logged(log_entry("stamp", told, plan), lineage)
+        # What another tool noted stays, and is looked at anew: from here on it belongs to what was told.
+        after = replace(record.logged(log_entry("stamp", told, plan), lineage), ledger=None)
         undone = {entry.revision for entry in lineage if entry.undo is not None}
         kept = {revision: values for revision, values in record.kept.items() if revision in undone}
         return write(
-            file, tree, replace(record, kept=kept), plan, [], executor.Settings(), lambda walk: after, options, ()
+            file,
+            tree,
+            replace(record, kept=kept, ledger=None),
+            plan,
+            [],
+            executor.Settings(),
+            lambda walk: after,
+            options,
+            (),
         )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate import executor, rollbacks
+from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.writing import applied_of
-from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack
+from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack, UntrustedCode
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.op import Run
 from anemoi_ckpt_migrate.operations import placeholders, setups
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
-from anemoi_ckpt_migrate.record import Applied, Undo
+from anemoi_ckpt_migrate.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, set_up
 from anemoi_ckpt_migrate.scripts.sources import source_of
 
@@ -73,10 +75,43 @@ def is_foreign(graph: Graph, entry: Applied) -> bool:
     return any(isinstance(operation, Run) for operation in _read(entry))
 
 
+def check_own_code(graph: Graph, undone: Iterable[Applied], checkpoint: StrPath) -> None:
+    """Check that undoing revisions runs no code that the checkpoint carries.
+
+    Raises
+    ------
+    UntrustedCode
+        It does.
+    """
+    foreign = [entry for entry in undone if is_foreign(graph, entry)]
+    if foreign:
+        readable = all(entry.undo is not None and entry.undo.source for entry in foreign)
+        raise UntrustedCode([entry.revision for entry in foreign], os.fspath(checkpoint), readable)
+
+
+def parameters_of(record: Record, undone: Collection[str], configured: str | None) -> str | None:
+    """Return where the state dict is: as it was when the operations were applied that are undone."""
+    said = [entry.undo.parameters for entry in record.lineage if entry.revision in undone and entry.undo is not None]
+    return next((path for path in said if path is not None), configured)
+
+
 def applied(revisions: Iterable[Revision]) -> list[Applied]:
     """Describe revisions that are to be applied, for the record; what undoes operations is known only afterwards."""
     return [
         applied_of(revision, None if revision.undone_by_operations else _carried(revision)) for revision in revisions
+    ]
+
+
+def grown(lineage: tuple[Applied, ...], entries: Sequence[Applied]) -> list[tuple[Applied, ...]]:
+    """Return a lineage as it is after each of some revisions was applied."""
+    return [(*lineage, *entries[: count + 1]) for count in range(len(entries))]
+
+
+def shrunk(lineage: tuple[Applied, ...], revisions: Sequence[str]) -> list[tuple[Applied, ...]]:
+    """Return a lineage as it is after each of some revisions was undone."""
+    return [
+        tuple(entry for entry in lineage if entry.revision not in revisions[: count + 1])
+        for count in range(len(revisions))
     ]
 
 
@@ -171,6 +206,8 @@ def _back_loader(entry: Applied, script: Revision | None) -> Callable[[str], Fun
         return _loader(lambda: load_module(script), script.path)
     shown = rollbacks.shown_carried(entry.revision)
     source = "" if entry.undo is None else entry.undo.source
+    if not source:
+        return lambda name: rollbacks.carried(entry)
     return _loader(lambda: load_source(source, entry.revision, shown), shown)
 
 

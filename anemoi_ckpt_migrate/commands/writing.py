@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import executor, recorder, resolving, rollbacks, targets
+from anemoi_ckpt_migrate import adoption, executor, recorder, resolving, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
@@ -245,6 +245,7 @@ def applied_of(revision: Revision, module: Any) -> Applied:
         dict(revision.versions),
         revision.final,
         undo,
+        known_as=adoption.noted_as(revision, {}),
     )
 
 

@@ -106,6 +106,16 @@ class DamagedRecord(MigrateError):
         )
 
 
+class DamagedLedger(MigrateError):
+    """The list in which another tool notes what a checkpoint has is not what that tool writes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the list `migrations` in the checkpoint is damaged ({what}); say what the checkpoint is with "
+            "`ckpt-migrate stamp TARGET CKPT`, which leaves the list alone"
+        )
+
+
 class NewerRecord(MigrateError):
     """The record was written by a newer version of this tool."""
 

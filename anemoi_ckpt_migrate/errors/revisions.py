@@ -131,11 +131,13 @@ class NotApplied(MigrateError):
 class UnknownRecorded(MigrateError):
     """The checkpoint records revisions that no script knows."""
 
-    def __init__(self, revisions: Sequence[str], steps: int) -> None:
+    def __init__(self, revisions: Sequence[str], steps: int, names: Sequence[str] = ()) -> None:
         self.revisions, self.steps = tuple(revisions), steps
         back = f"`ckpt-migrate downgrade -{steps} CKPT --trust-checkpoint-code`"
+        elsewhere = names or [""] * len(revisions)
+        titled = [f"{rev} ({name})" if name else rev for rev, name in zip(revisions, elsewhere, strict=True)]
         super().__init__(
-            f"the checkpoint has {', '.join(revisions)}, which no script here knows; use the code that wrote it, "
+            f"the checkpoint has {', '.join(titled)}, which no script here knows; use the code that wrote it, "
             f"take it back with {back}, or correct the record with `ckpt-migrate stamp --purge TARGET CKPT`"
         )
 
@@ -170,6 +172,23 @@ class HistoryConflict(MigrateError):
         )
 
 
+class LedgerConflict(MigrateError):
+    """What another tool noted in a checkpoint tells another story than the scripts, or the record."""
+
+    def __init__(self, found: Sequence[str], expected: Sequence[str], recorded: bool = False) -> None:
+        self.found, self.expected = tuple(found), tuple(expected)
+        teller = "the record" if recorded else "the scripts"
+        super().__init__(
+            f"the checkpoint's list `migrations` ({_listed(found)}) is not what {teller} would have it be "
+            f"({_listed(expected)}): another tool changed it; take the file from before that, or say what it is with "
+            "`ckpt-migrate stamp --purge TARGET CKPT`"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_MOST], f"and {len(names) - _MOST} more"] if len(names) > _MOST else names) or "empty"
+
+
 class BarrierInTheWay(Refused):
     """A final revision lies between the checkpoint and the target."""
 
@@ -202,12 +221,12 @@ class Irreversible(Refused):
 class UntrustedCode(Refused):
     """The way back is code that the checkpoint carries, and nobody said that it may run."""
 
-    def __init__(self, revisions: Sequence[str], checkpoint: str) -> None:
+    def __init__(self, revisions: Sequence[str], checkpoint: str, readable: bool = True) -> None:
         self.revisions = tuple(revisions)
-        shows = f"`ckpt-migrate show {revisions[0]} --from {shlex.quote(checkpoint)}`"
+        shows = f"look at it first with `ckpt-migrate show {revisions[0]} --from {shlex.quote(checkpoint)}`"
         super().__init__(
             f"no script here knows {', '.join(revisions)}, and the rollback that the checkpoint carries runs only with "
-            f"--trust-checkpoint-code; look at it first with {shows}"
+            f"--trust-checkpoint-code; {shows if readable else 'it is a pickle, which cannot be looked at first'}"
         )
 
 
