@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     )
     from anemoi_ckpt_migrate.commands.saving import Stamper, stamped
     from anemoi_ckpt_migrate.commands.stamping import stamp
+    from anemoi_ckpt_migrate.commands.syncing import sync
     from anemoi_ckpt_migrate.commands.writing import Result
     from anemoi_ckpt_migrate.context import MigrationContext
     from anemoi_ckpt_migrate.entries import (
@@ -116,6 +117,7 @@ _HOMES = {
     "commands.rewriting": ("Rebased", "Release", "Squashed", "edit", "rebase", "release", "squash", "write_head_file"),
     "commands.saving": ("Stamper", "stamped"),
     "commands.stamping": ("stamp",),
+    "commands.syncing": ("sync",),
     "commands.writing": ("Result",),
     "context": ("MigrationContext",),
     "entries": ("HistoryEntry",),
@@ -183,6 +185,7 @@ __all__ = [
     "squash",
     "stamp",
     "stamped",
+    "sync",
     "upgrade",
     "upgraded",
     "write_head_file",

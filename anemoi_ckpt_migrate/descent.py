@@ -52,6 +52,19 @@ def undone(graph: Graph, record: Record, target: targets.Target, package: str | 
     return _above(graph, record, _place(graph, record, target), package)
 
 
+def astray(graph: Graph, record: Record) -> set[str]:
+    """Return the applied revisions that the scripts would not have: what they do not know, or place after others.
+
+    What rests on one of them is among them.
+    """
+    ids = {entry.revision for entry in record.lineage}
+    right = applied_revisions(graph, record) - ids
+    for entry in record.lineage:
+        if entry.revision in graph and right.issuperset(graph[entry.revision].needs):
+            right.add(entry.revision)
+    return resting(graph, record.lineage, ids - right)
+
+
 def applied_revisions(graph: Graph, record: Record) -> set[str]:
     """Return all that the checkpoint has: the lineage, and what lies below its barriers."""
     lineage = {entry.revision for entry in record.lineage}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate import collector, descent, releases, resolving, targets
@@ -130,7 +130,42 @@ def plan_downgrade(
     Irreversible
         A step has nothing that undoes it.
     """
-    gone = descent.undone(graph, record, target, package)
+    return _down(graph, record, descent.undone(graph, record, target, package), package, kept)
+
+
+@collector.paused()
+def plan_sync(graph: Graph, record: Record, package: str | None = None) -> tuple[Plan, Record, Plan]:
+    """Plan the way to the heads of the scripts: first down to where the checkpoint is as they say, then up.
+
+    Parameters
+    ----------
+    graph, record, package
+        As for `plan_upgrade`.
+
+    Returns
+    -------
+    tuple of Plan, Record and Plan
+        The way down, what the checkpoint has then, and the way up.
+
+    Raises
+    ------
+    BarrierInTheWay, Irreversible
+        As for the ways down and up.
+    """
+    gone = descent.astray(graph, record)
+    down = _down(graph, record, gone, package)
+    left = tuple(entry for entry in record.lineage if entry.revision not in gone)
+    between = replace(record, heads=down.end, lineage=left)
+    return down, between, plan_upgrade(graph, between, targets.Named("heads"), package)
+
+
+def _down(
+    graph: Graph,
+    record: Record,
+    gone: Collection[str],
+    package: str | None,
+    kept: Collection[tuple[Applied, ...]] = (),
+) -> Plan:
     undone = [entry for entry in reversed(record.lineage) if entry.revision in gone]
     barrier = next((entry for entry in undone if _final(graph, entry)), None)
     if barrier is not None:
@@ -255,7 +290,8 @@ def _check_known(graph: Graph, record: Record) -> None:
     ids = [entry.revision for entry in record.lineage]
     unknown = [rev for rev in ids if rev not in graph]
     if unknown:
-        raise UnknownRecorded(unknown, len(ids) - ids.index(unknown[0]))
+        names = {entry.revision: ", ".join(entry.known_as) for entry in record.lineage}
+        raise UnknownRecorded(unknown, len(ids) - ids.index(unknown[0]), [names[rev] for rev in unknown])
 
 
 def _count(target: targets.Target) -> int:

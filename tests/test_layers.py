@@ -61,7 +61,7 @@ commands.steps
 commands.adopting commands.keeping
 commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
 commands.proving commands.recognising commands.stamping
-commands.moving commands.saving
+commands.moving commands.saving commands.syncing
 commands.checking commands.histories commands.loading
 callbacks
 .

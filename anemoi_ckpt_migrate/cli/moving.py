@@ -1,4 +1,4 @@
-"""The commands that change checkpoints: upgrade, downgrade, stamp, recover, compact."""
+"""The commands that change checkpoints: upgrade, downgrade, sync, stamp, recover, compact."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def add_commands(adding: Any) -> None:
     down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     discard = "let go of what was changed since in what operations added or cast"
     down.add_argument("--discard-changes", action="store_true", help=discard)
+    both = "bring checkpoints to the heads: down first, as far as no script knows what they have, then up"
+    sync = _add_moving(adding, "sync", _sync, both)
+    sync.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+    sync.add_argument("--discard-changes", action="store_true", help=discard)
     stamp = _add_moving(adding, "stamp", _stamp, "say what checkpoints are, without running anything")
     stamp.add_argument(
         "--purge", action="store_true", help="first forget what the checkpoint remembers, whatever it is"
@@ -40,7 +44,8 @@ def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.Argumen
     moving = add(adding, name, run, what)
     where = f"where to; {_PLACE}"
     what_it_is = "head, heads, base or revisions, with commas between them; what the file is, not how to get there"
-    moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
+    if name != "sync":
+        moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
     add_checkpoints(moving)
     _add_writing(moving)
     in_place = "write what is new at the end of the file, and move nothing: for files too large to copy"
@@ -69,6 +74,13 @@ def _downgrade(args: argparse.Namespace) -> int:
     return _move(args, moving.downgrade, **options)
 
 
+def _sync(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import syncing
+
+    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes")}
+    return _move(args, syncing.sync, **options)
+
+
 def _stamp(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import stamping
 
@@ -79,7 +91,7 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
     from anemoi_ckpt_migrate.commands.project import opened
 
     options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
-    options |= {"project": opened(args.config), "target": args.target}
+    options |= {"project": opened(args.config)} | ({"target": args.target} if "target" in args else {})
 
     def move(checkpoint: str) -> None:
         # What a script prints must not get between the lines of JSON.

@@ -1,0 +1,94 @@
+"""The command that brings a checkpoint to the heads of the scripts, whatever it takes: sync."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anemoi_ckpt_migrate import executor, planner
+from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.commands.keeping import keeping
+from anemoi_ckpt_migrate.commands.project import Project, opened
+from anemoi_ckpt_migrate.commands.recognising import recognised
+from anemoi_ckpt_migrate.commands.writing import (
+    Options,
+    Result,
+    foresee,
+    log_entry,
+    reading,
+    seen_from,
+    unchanged,
+    write,
+)
+from anemoi_ckpt_migrate.planner import Plan
+from anemoi_ckpt_migrate.record import Record
+from anemoi_ckpt_migrate.scripts import loader
+
+
+def sync(
+    checkpoint: StrPath,
+    *,
+    project: Project | StrPath | None = None,
+    output: StrPath | None = None,
+    backup: bool = True,
+    in_place: bool = False,
+    verify: bool = False,
+    dry_run: bool = False,
+    trust_checkpoint_code: bool = False,
+    discard_changes: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Bring a checkpoint to the heads of the scripts: down first, as far as they do not know what it has, then up.
+
+    What it has and the scripts do not, or have in another order, is undone by what the checkpoint carries, or by what
+    is noted in it; what rests on that too. All of it is one step for the file.
+
+    Parameters
+    ----------
+    trust_checkpoint_code : bool
+        Run the rollbacks that the checkpoint carries, for revisions that no script here knows.
+    discard_changes : bool
+        As for `downgrade`.
+
+    The others are those of `upgrade`, as is the result.
+
+    Raises
+    ------
+    Irreversible, UntrustedCode
+        What has to be undone cannot be, or by code of the checkpoint only.
+    MigrateError
+        Nothing was changed; the kind of error says why.
+    """
+    found = opened(project)
+    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
+    with reading(checkpoint, found, options) as (file, tree, record):
+        tree, record, noted = recognised(found, file, tree, record)
+        graph, parameters = seen_from(found.graph, record), found.config.parameters
+        down, between, up = planner.plan_sync(graph, record, found.config.package)
+        plan = Plan(record.heads, up.end, (*down.steps, *up.steps))
+        entries = {entry.revision: entry for entry in record.lineage}
+        undone = [entries[step.revision] for step in down.steps]
+        if not trust_checkpoint_code:
+            steps.check_own_code(graph, undone, checkpoint)
+        warnings = (*noted, *loader.changed_since(graph, between))
+        revisions = [graph[step.revision] for step in up.steps]
+        actions = [*(steps.down(graph, entry) for entry in undone), *map(steps.up, revisions)]
+        gone = [entry.revision for entry in undone]
+        settings = executor.Settings(steps.parameters_of(record, gone, parameters), discard_changes)
+        if dry_run:
+            foresee(file, tree, record, actions, settings)
+        if dry_run or not plan.steps:
+            return unchanged(file, plan, options, warnings)
+        applied = steps.applied(revisions)
+        lineages = [*steps.shrunk(record.lineage, gone), *steps.grown(between.lineage, applied)]
+        actions, noted_elsewhere = keeping(file, tree, record, actions, lineages)
+        notes: list[str] = []
+
+        def after(walk: executor.Walk) -> Record:
+            lineage = steps.with_undo(applied, graph, walk, parameters)
+            notes.extend(steps.notes(graph, lineage, walk))
+            entry = log_entry("sync", "", plan)
+            return replace(record.logged(entry, (*between.lineage, *lineage)), ledger=noted_elsewhere)
+
+        result = write(file, tree, record, plan, actions, settings, after, options, warnings)
+        return replace(result, warnings=(*result.warnings, *notes))
