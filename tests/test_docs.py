@@ -69,9 +69,16 @@ def test_the_errors_of_the_page_for_those_who_come_from_anemoi(
     project.script("a", None, final=True, version="2.0")
     checkpoint = project.copy(to="last.ckpt")
     before = digest(checkpoint)
-    exec(*shown("coming-from-anemoi.md"))
+    exec(shown("coming-from-anemoi.md")[0])
     assert capsys.readouterr().out == "too old, since 2.0\n"
     assert digest(checkpoint) == before
+
+
+def test_the_names_of_the_page_for_those_who_come_from_anemoi(project: Folder) -> None:
+    project.script("a", None, top=shown("coming-from-anemoi.md")[1])
+    checkpoint = project.copy()
+    project.ok("upgrade", "1755530253_initial", checkpoint)
+    assert inspect(checkpoint).migrations == ("1755530253_initial",)
 
 
 def test_the_setup_of_the_manual(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
