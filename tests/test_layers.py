@@ -22,7 +22,7 @@ errors plain
 metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.base operations.dtypes operations.matching operations.patterns operations.table
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.placeholders checkpoints.recipes operations.configs
-operations.paths
+operations.paths operations.pickled
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
 descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing

@@ -319,7 +319,7 @@ class TestRecords:
         for words in ([], ["--dry-run"], ["--check-rollback"]):
             ran = project.run("upgrade", "head", path, *words)
             assert ran.code == 3
-            assert "a plain dict of tensors has no place for it" in ran.err
+            assert "a plain dict of tensors or a pickled model has no place for it" in ran.err
         with pytest.raises(MigrateError, match="no place"):
             upgrade(path, project=project.path)
         assert digest(path) == before

@@ -98,11 +98,12 @@ class Maker:
         self._known: dict[Any, StoredStorage] = {}
         self._names: dict[tuple[str, str], OpaqueName] = {}
         self._functions: dict[str, RebuildFunction] = {}
+        self._parameters: dict[Any, tuple[StoredTensor, Sequence[StoredTensor]]] = {}
         self._location = "cpu"
 
     def renew(self, touched: list[str]) -> None:
         """Make stand-ins for another tree of the same file from here on."""
-        self._touched, self._functions = touched, {}
+        self._touched, self._functions, self._parameters = touched, {}, {}
 
     def forked(self, first_key: int, elsewhere: Iterable[str]) -> Maker:
         """Return one that knows what this one makes, and goes on beyond it."""
@@ -136,7 +137,18 @@ class Maker:
             offset = 0
             storage = self._storage(Recipe(kind, args, tuple(plain), shape, dtype))
         made = self._tensor(storage, offset, shape, dtype, requires_grad(plain[0]) if plain else False)
-        return _wrapped(sources, made)
+        return self._as_parameter((kind, _hashable(args), *map(id, sources)), sources, made)
+
+    def _as_parameter(self, key: Any, sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:
+        """Return a parameter if all sources were; the same of the same is one and the same, as tied ones are."""
+        if not sources or any(reduced(source)[0].pickled_name[1] not in _PARAMETER for source in sources):
+            return made
+        if key not in self._parameters or key[0] == "clone":
+            function, args, _ = reduced(sources[0])
+            # With hooks of its own; and kept with the sources, which are told by their identity.
+            args = (made, *args[1:2], OrderedDict(), *args[3:])
+            self._parameters[key] = StoredTensor(function, args), sources
+        return self._parameters[key][0]
 
     def _storage(self, recipe: Recipe) -> StoredStorage:
         known: Any = (recipe.kind, _hashable(recipe.args), tuple(map(identity, recipe.sources)))
@@ -273,14 +285,6 @@ def _kind(tensor: StoredTensor) -> tuple[bool, bool]:
     function, args, _ = reduced(tensor)
     parameter = function.pickled_name[1] in _PARAMETER
     return parameter, bool(args[1]) if parameter else requires_grad(tensor)
-
-
-def _wrapped(sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:
-    """Return a parameter if all sources were."""
-    if not sources or any(reduced(source)[0].pickled_name[1] not in _PARAMETER for source in sources):
-        return made
-    function, args, _ = reduced(sources[0])
-    return StoredTensor(function, (made, *args[1:]))
 
 
 def storage_of(tensor: StoredTensor) -> StoredStorage:

@@ -72,12 +72,12 @@ class NoWayBack(Refused):
 
 
 class NowhereToKeep(Refused):
-    """A checkpoint that is a plain dict of tensors has no place for what is put aside."""
+    """A checkpoint that is a plain dict of tensors, or a pickled model, has no place for what is put aside."""
 
     def __init__(self) -> None:
         super().__init__(
-            "something is to be put aside (keep=True, or an item that is replaced), and a plain dict of tensors has no "
-            "place for it; leave out keep=True, or save the state dict inside another dict"
+            "something is to be put aside (keep=True, or an item that is replaced), and a plain dict of tensors or a "
+            "pickled model has no place for it; leave out keep=True, or save it inside a dict"
         )
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.operations.patterns import Pattern, literal, pattern
+from anemoi_ckpt_migrate.operations.pickled import Pickled
 from anemoi_ckpt_migrate.operations.places import Place
 from anemoi_ckpt_migrate.operations.table import Table
 
@@ -87,6 +89,11 @@ class Copy:
     losses: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     place: Place | None = None
+
+    def parameter(self, value: Any) -> Any:
+        """Return a tensor that was made of nothing as the copy holds parameters."""
+        content = None if self.place is None else self.place.content
+        return content.parameter(value) if is_a(content, Pickled) else value
 
     def lost(self, what: str) -> None:
         """Note that there is no way back, and why."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.groups import Apart, by_place
 from anemoi_ckpt_migrate.operations.modules import ModulesBack, followed
 from anemoi_ckpt_migrate.operations.optimizers import State
+from anemoi_ckpt_migrate.operations.pickled import Pickled
 from anemoi_ckpt_migrate.operations.places import Place
 
 
@@ -36,12 +38,25 @@ def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
         if not moves or not isinstance(metadata, dict):
             continue
         found = followed(metadata, map(opened.place.key, opened.copy.table), opened.place.moves(moves))
+        if found is not None and is_a(opened.place.content, Pickled):
+            found = replace(found, dropped=())  # a module of which no parameter is left is still one
         if found is not None:
             backs[opened.copy.path] = found.change(metadata)
     own = backs.pop(main.copy.path, None)
     if backs:
         return [Apart((own or ModulesBack(()),), {path: (back,) for path, back in backs.items()})]
     return [] if own is None else [own]
+
+
+def misfits(main: Opened | None, others: Sequence[Opened]) -> Iterator[str]:
+    """Say what of the names a pickled model cannot hold."""
+    if main is None:
+        return
+    optimized = any(opened.state is not None for opened in others)
+    for opened in (main, *others):
+        if opened.place is not None and opened.copy.table.changed:
+            for sentence in opened.place.misfits(opened.copy.table, optimized and opened is main):
+                yield sentence if opened is main else f"in {opened.copy.path}, {sentence}"
 
 
 def follow_back(operation: Operation, main: Opened, others: Sequence[Opened]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
 from anemoi_ckpt_migrate.operations.copies import Copy
+from anemoi_ckpt_migrate.operations.pickled import hollow
 from anemoi_ckpt_migrate.operations.table import Table
 
 
@@ -120,7 +122,8 @@ class ModuleNames(Operation):
         table.rename(renamed)
         for name, like in self.added:
             if like in table and name not in table:
-                table.insert({name: dict(table[like])}, [(name, like)])
+                what = table[like]
+                table.insert({name: dict(what) if is_a(what, dict) else hollow(what)}, [(name, like)])
         added = [name for name, like in self.added]
         _rewrite(metadata, table)
         return ModulesBack(tuple((new, old) for old, new in renamed.items()), tuple(added), tuple(dropped))

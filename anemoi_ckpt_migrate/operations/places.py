@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.operations.pickled import Pickled, held, identity, is_module
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import is_real
 
@@ -82,6 +83,12 @@ class Place:
         self.content.clear()
         for key, value in items:
             self.content[key] = value
+        if is_a(self.content, Pickled):
+            self.content.put_back()
+
+    def misfits(self, table: Table, ordered: bool) -> Iterable[str]:
+        """Say what of a table a pickled model cannot hold, in the order of the optimizer if that matters."""
+        return self.content.misfits(dict(self.items(table)), ordered) if is_a(self.content, Pickled) else ()
 
 
 def is_tensor(value: Any) -> bool:
@@ -132,16 +139,12 @@ def find_main(tree: Any, path: str | None = None) -> Place | str:
         The dict; or, if it is not known which, a sentence that says so.
     """
     if path is not None:
-        found = at(tree, path)
+        found = held(at(tree, path))
         return _main(path, found) if is_parameters(found) else f"there are no parameters at {path}"
+    tree = held(tree)
     if not is_a(tree, dict):
         return f"it is a {type(tree).__name__}, not a dict that holds a state dict"
-    for name in USUAL:
-        if is_parameters(tree.get(name)):
-            return _main(name, tree[name])
-    found = {str(name): value for name, value in tree.items() if _may_be_main(name, value)}
-    if is_parameters(tree):
-        found = {"": tree, **found}
+    found = _candidates(tree) or _candidates({name: held(value) for name, value in tree.items()})
     if len(found) == 1:
         return _main(*found.popitem())
     way = "say which one it is as `parameters` in the configuration"
@@ -149,6 +152,15 @@ def find_main(tree: Any, path: str | None = None) -> Place | str:
         return f"no state dict is found: {way}"
     itself = ', "" for the checkpoint itself' if "" in found else ""
     return f"{', '.join(name or 'the checkpoint itself' for name in found)} may all be the state dict: {way}{itself}"
+
+
+def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
+    """Return what may be the state dict, by where it is: one that is where it usually is, alone."""
+    for name in USUAL:
+        if is_parameters(tree.get(name)):
+            return {name: tree[name]}
+    found = {str(name): value for name, value in tree.items() if _may_be_main(name, value)}
+    return {"": tree, **found} if is_parameters(tree) else found
 
 
 def _may_be_main(name: Any, value: Any) -> bool:
@@ -168,9 +180,13 @@ def _main(path: str, content: dict[Any, Any]) -> Place:
 
 
 def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = ()) -> list[Place]:
-    """Find other dicts of the same parameters, of these names, beside known ones: averages, and what they replaced."""
+    """Find other dicts of the same parameters, of these names, beside known ones: averages, and what they replaced.
+
+    Pickled models are looked into where the parameters are those of one: elsewhere they are anybody's.
+    """
     found = []
-    for path, value in _dicts(tree, "", 0, {id(place.content) for place in (main, *known)} - {id(tree)}):
+    seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
+    for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled)):
         place = _like(path, value, names)
         if place is not None:
             found.append(place)
@@ -212,15 +228,15 @@ def find_optimizers(tree: Any) -> list[tuple[str, dict[Any, Any]]]:
 
 def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
     """Return all dicts that may hold parameters, by the paths where they are."""
-    return {"": tree, **dict(_walk(tree, "", 0, set()))} if is_a(tree, dict) else {}
+    return {"": held(tree), **dict(_walk(tree, "", 0, set(), True))} if is_a(held(tree), dict) else {}
 
 
-def _dicts(tree: Any, path: str, depth: int, seen: set[int]) -> Iterable[tuple[str, dict[Any, Any]]]:
-    return (found for found in _walk(tree, path, depth, seen) if is_parameters(found[1]))
+def _dicts(tree: Any, path: str, depth: int, seen: set[int], models: bool) -> Iterable[tuple[str, dict[Any, Any]]]:
+    return (found for found in _walk(tree, path, depth, seen, models) if is_parameters(found[1]))
 
 
-def _walk(tree: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Go through the dicts of a tree; not into those of tensors, and not into optimizers."""
+def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False) -> Iterator[tuple[str, Any]]:
+    """Go through the dicts of a tree, and pickled models if asked to; not into those of tensors, nor optimizers."""
     if depth > _DEEPEST or id(tree) in seen:
         return
     seen.add(id(tree))
@@ -233,7 +249,9 @@ def _walk(tree: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[st
     elif is_a(tree, (list, tuple)):
         children = enumerate(tree)
     else:
+        if depth:
+            yield path, held(tree)
         return
     for key, value in children:
-        if is_a(value, (dict, list, tuple)):
-            yield from _walk(value, f"{path}.{key}" if path else str(key), depth + 1, seen)
+        if is_a(value, (dict, list, tuple)) or (models and is_module(value)):
+            yield from _walk(value, f"{path}.{key}" if path else str(key), depth + 1, seen, models)

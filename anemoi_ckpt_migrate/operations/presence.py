@@ -205,6 +205,8 @@ class Add(Operation):
             except Mismatch as error:
                 copy.fault(f"{name} cannot be added: {error}")
                 continue
+            if not self.buffer and is_floating(self.dtype):
+                made = copy.parameter(made)
             index = self.index if copy.main is None else None
             copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
             added.append(name)

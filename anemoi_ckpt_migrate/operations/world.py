@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
-from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back
+from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back, misfits
 from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups, by_place
 from anemoi_ckpt_migrate.operations.guessing import Unknown, candidates, differ
 from anemoi_ckpt_migrate.operations.modules import ModulesBack
@@ -93,6 +93,7 @@ class World:
         self._hint: Reached | None = None  # what would not be found as it was, when it is opened next
         self._found: list[Reached] = []
         self._known: list[Known] = []
+        self._at: tuple[str, Operation] | None = None
 
     def apply(
         self,
@@ -126,7 +127,7 @@ class World:
         kept = unpacked(self.kept.pop(revision, [])) if not follow else []
         undo = Undone()
         for operation in operations:
-            before = len(self.faults)
+            before, self._at = len(self.faults), (shown, operation)
             try:
                 back = self._one(operation, kept, shown, run, undo)
             except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -141,13 +142,16 @@ class World:
         return undo
 
     def _settle(self, undo: Undone) -> None:
-        """Have what goes by the names of parameters follow what became of these."""
+        """Have what goes by the names of parameters follow what became of these, if all can."""
         if self._following:
             undo.operations[:0] = follow(self._main, self._others)
             undo.operations[:0] = self._named()
             if self._main is not None:
                 self._found = reached(self.tree, self._main.copy, [opened.copy for opened in self._others])
                 undo.operations[:0] = self._found
+        if self._at is not None and not self.faults:
+            for sentence in misfits(self._main, self._others):
+                self._fault(self._at[0], self._at[1], sentence)
 
     def close(self) -> None:
         """Write the tables back into the tree."""
