@@ -25,7 +25,7 @@ test: $(BIN)/.ready ## run all tests
 
 test-anemoi: $(BIN)/.ready ## try the chain of anemoi-models on real checkpoints, in CHECKPOINTS=DIR
 	@test -n "$(CHECKPOINTS)" || { echo "say where they are: make test-anemoi CHECKPOINTS=DIR" >&2; exit 2; }
-	ANEMOI_CHECKPOINTS="$(abspath $(CHECKPOINTS))" $(BIN)/python -m pytest -n auto tests/test_anemoi.py
+	ANEMOI_CHECKPOINTS="$(abspath $(CHECKPOINTS))" $(BIN)/python -m pytest -n auto tests/test_anemoi.py tests/test_inference_checkpoints.py tests/test_extra_records.py
 
 test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
 	$(BIN)/python tests/pythons.py $(PYTHONS)

@@ -17,7 +17,7 @@ from tests.conftest import Folder, digest  # noqa: E402
 from tests.test_extra_records import FOLDER, add_records, beside  # noqa: E402
 
 CHAIN = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
-WAY = "`anemoi-training checkpoint inference -i TRAINING.ckpt -o INFERENCE.ckpt`"
+WAY = "`anemoi-training checkpoint inference -i TRAINING.ckpt -o NAME.ckpt`, which writes inference-NAME.ckpt"
 
 
 @pytest.fixture

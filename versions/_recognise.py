@@ -17,7 +17,7 @@ INITIAL = "a7d1c04e9b52"
 INFERENCE = (
     "this is an inference checkpoint of anemoi-models, a whole pickled model, which only code of the new release can make; "
     "migrate the training checkpoint that it was made from, and make it anew with that release: "
-    "`anemoi-training checkpoint inference -i TRAINING.ckpt -o INFERENCE.ckpt`"
+    "`anemoi-training checkpoint inference -i TRAINING.ckpt -o NAME.ckpt`, which writes inference-NAME.ckpt"
 )
 
 
