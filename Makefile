@@ -23,9 +23,15 @@ demo: $(BIN)/.ready ## train a small model, rename a layer, and take its checkpo
 test: $(BIN)/.ready ## run all tests
 	$(BIN)/python -m pytest -n auto
 
-test-anemoi: $(BIN)/.ready ## try the chain of anemoi-models on real checkpoints, in CHECKPOINTS=DIR
-	@test -n "$(CHECKPOINTS)" || { echo "say where they are: make test-anemoi CHECKPOINTS=DIR" >&2; exit 2; }
-	ANEMOI_CHECKPOINTS="$(abspath $(CHECKPOINTS))" $(BIN)/python -m pytest -n auto tests/test_anemoi.py tests/test_inference_checkpoints.py tests/test_extra_records.py
+ANEMOI ?= build/anemoi
+
+$(ANEMOI)/venv/.ready: tests/anemoi/environment.py constraints.txt
+	$(PYTHON) tests/anemoi/environment.py $(ANEMOI)
+
+test-anemoi: $(BIN)/.ready $(ANEMOI)/venv/.ready ## try the chain of anemoi-models against its releases, and on checkpoints in CHECKPOINTS=DIR if given
+	ANEMOI_CHECKPOINTS="$(abspath $(CHECKPOINTS))" ANEMOI_PYTHON="$(abspath $(ANEMOI))/venv/bin/python" \
+		ANEMOI_RELEASES="$(abspath $(ANEMOI))/releases" $(BIN)/python -m pytest -n auto tests/anemoi tests/test_anemoi.py \
+		tests/test_inference_checkpoints.py tests/test_extra_records.py
 
 test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
 	$(BIN)/python tests/pythons.py $(PYTHONS)

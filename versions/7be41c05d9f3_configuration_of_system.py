@@ -110,6 +110,12 @@ operations = [
         optional=True,
     ),
     op.Run("add_computed", "remove_computed"),
+    op.SetItem(
+        "hyper_parameters.config.model.residual",
+        {"_target_": "anemoi.models.layers.residual.SkipConnection", "step": -1},
+        overwrite=False,
+        optional=True,
+    ),
     op.MoveItem(
         "hyper_parameters.config.training.optimizer.kwargs.betas",
         "hyper_parameters.config.training.optimizer.betas",
@@ -130,11 +136,11 @@ FILES = {
     "truncation_inv": "truncation",
     "warm_start": "warm_start",
 }
-RESIDUAL = "anemoi.models.layers.residual."
+TRUNCATED = "anemoi.models.layers.residual.TruncatedConnection"
 
 
 def add_computed(ckpt: CkptType) -> CkptType:
-    """Put together the paths of files, and say which skip connection the model has."""
+    """Put together the paths of files, and say that the skip connection of the model is truncated, if it is."""
     hardware = items.get(ckpt, f"{CONFIG}.hardware")
     if items.get(hardware, "files") is not None and items.get(ckpt, f"{CONFIG}.system.input") is None:
         joined = {}
@@ -144,23 +150,21 @@ def add_computed(ckpt: CkptType) -> CkptType:
         if items.get(ckpt, f"{CONFIG}.system") is None:
             items.put(ckpt, f"{CONFIG}.system", {})
         items.put(ckpt, f"{CONFIG}.system.input", joined)
-    if items.get(ckpt, f"{CONFIG}.model") is not None and items.get(ckpt, f"{CONFIG}.model.residual") is None:
-        items.put(ckpt, f"{CONFIG}.model.residual", residual(ckpt))
-    return ckpt
-
-
-def residual(ckpt: CkptType) -> dict[str, object]:
-    """Return the skip connection that models of before have: the last step, or what a truncation leaves of it."""
     down, up = (items.get(ckpt, f"{CONFIG}.system.input.{name}") for name in ("truncation", "truncation_inv"))
-    if down is None and up is None:
-        return {"_target_": f"{RESIDUAL}SkipConnection", "step": -1}
-    warnings.warn(
-        "the model has a truncation, whose matrices were in the checkpoint; from now on they are read from the files "
-        "that model.residual names: see that these are there",
-        stacklevel=2,
-    )
-    names = {"truncation_down_file_path": down, "truncation_up_file_path": up}
-    return {"_target_": f"{RESIDUAL}TruncatedConnection", **names}
+    truncated = down is not None or up is not None
+    if (
+        truncated
+        and items.get(ckpt, f"{CONFIG}.model") is not None
+        and "residual" not in items.keys(ckpt, f"{CONFIG}.model")
+    ):
+        warnings.warn(
+            "the model has a truncation, whose matrices were in the checkpoint; from now on they are read from the "
+            "files that model.residual names: see that these are there",
+            stacklevel=2,
+        )
+        names = {"truncation_down_file_path": down, "truncation_up_file_path": up}
+        items.put(ckpt, f"{CONFIG}.model.residual", {"_target_": TRUNCATED, **names})
+    return ckpt
 
 
 def remove_computed(ckpt: CkptType) -> CkptType:
@@ -169,9 +173,6 @@ def remove_computed(ckpt: CkptType) -> CkptType:
         items.take(ckpt, f"{CONFIG}.system.input")
         if not items.keys(ckpt, f"{CONFIG}.system"):
             items.take(ckpt, f"{CONFIG}.system")
-    if items.get(ckpt, f"{CONFIG}.model.residual._target_") in (
-        f"{RESIDUAL}SkipConnection",
-        f"{RESIDUAL}TruncatedConnection",
-    ):
-        items.take(ckpt, f"{CONFIG}.model.residual")
+        if items.get(ckpt, f"{CONFIG}.model.residual._target_") == TRUNCATED:
+            items.take(ckpt, f"{CONFIG}.model.residual")
     return ckpt
