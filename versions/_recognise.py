@@ -89,6 +89,8 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
     part = r"^model\.model\.[a-z_]+(?:\.[^.]+)?"
     chunk = r"\.proc\.\d+\.blocks\."
     edges = r"_graph_providers?(?:\.[^.]+)?\.trainable"
+    # What follows edges has them sorted, whether or not these have trainable parameters.
+    followed = rf"{edges}|\.emb_edges\.|\.lin_edge\."
     return [
         ("b3e8f6205d1a", "targets in its data indices", holds("target")),
         ("93d1f60c8a24", "a configuration without data module", None),
@@ -121,7 +123,7 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("2d9c40e7fb16", "a configuration of the task", None),
         ("3b7a1e90c5d8", "a configuration that the model takes as it is", None),
         ("a95c2e71d8b4", "inner MLPs", inner(keys)),
-        ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", edges)),
+        ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", followed)),
         ("6ea07b3954d2", "a configuration of the training method", None),
         ("c4e1937d0fa6", "downscale and upscale swapped", swapped(keys, hyper_parameters)),
         ("f05d81c2e7a9", "a configuration of encoders by name", None),

@@ -22,10 +22,15 @@ from tests.operating import equal  # noqa: E402
 from tests.test_anemoi import read  # noqa: E402
 
 PYTHON, WHEELS = os.environ.get("ANEMOI_PYTHON", ""), os.environ.get("ANEMOI_RELEASES", "")
+ENSEMBLES = ("ensemble", "ensemble-injected")
+SEVERAL = ("another-name", "another-name-gnn", "two-datasets", "two-datasets-gnn", "two-datasets-trainable")
 MAKING = Path(__file__).with_name("making.py")
 pytestmark = pytest.mark.skipif(not (PYTHON and WHEELS), reason="make test-anemoi makes what this needs")
 
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED: dict[tuple[str, str], str] = {
+    **{(release, name): "it is an ensemble model" for release in ("0.9.7", "0.10.0") for name in ENSEMBLES},
+    **{("0.12.0", name): "there has to be one dataset" for name in SEVERAL},
+}
 """What is refused, by release and variant, and the reason."""
 
 
