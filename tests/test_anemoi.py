@@ -785,6 +785,13 @@ def test_small_models(anemoi: Folder, monkeypatch: pytest.MonkeyPatch, name: str
     text, nodes, edges, providers = SMALL[name]
     path = anemoi.path / "small.ckpt"
     tree = small(path, monkeypatch, text, nodes, edges)
+    start = "base"
+    if text in (ENSEMBLE, CONDITIONED):  # which do not cross 0.11.0
+        ran = anemoi.run("upgrade", "head", path)
+        assert (ran.code, "it is an ensemble model" in ran.err) == (3, True)
+        anemoi.ok("upgrade", "anemoi-models==0.10.0", path, "--no-backup")
+        start = "anemoi-models==0.11.0"
+        anemoi.ok("stamp", start, path, "--no-backup")
     before = read(path)
     anemoi.ok("upgrade", "head", path, "--no-backup", "--check-rollback")
     after = read(path)
@@ -802,7 +809,7 @@ def test_small_models(anemoi: Folder, monkeypatch: pytest.MonkeyPatch, name: str
         new_of = dict(pairs(text))
         own = [new_of[each] for each in old_names if each in new_of]
         assert [each for each in parameters(after["state_dict"]) if each in own] == [own[n] for n in HIERARCHICAL_ORDER]
-    anemoi.ok("downgrade", "base", path, "--no-backup")
+    anemoi.ok("downgrade", start, path, "--no-backup")
     assert equal(read(path), before)
 
 
