@@ -16,7 +16,19 @@ from pathlib import Path
 from variants import RELEASES
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-NEEDED = ("torch", "numpy", "torch_geometric", "einops", "hydra-core", "scipy", "cloudpickle", "pydantic", "aniso8601")
+NEEDED = (
+    "torch",
+    "numpy",
+    "torch_geometric",
+    "einops",
+    "hydra-core",
+    "scipy",
+    "cloudpickle",
+    "pydantic",
+    "aniso8601",
+    "deprecation",
+)
+TRAINERS = ("0.6.3", "0.8.2", "0.9.0")
 OWN = ("anemoi-utils==0.5.14", "anemoi-graphs==0.9.8")
 
 
@@ -31,15 +43,23 @@ def main(folder: str) -> None:
         subprocess.run([*install, *NEEDED], check=True)
         subprocess.run([*install, "--no-deps", *OWN], check=True)
     for release in RELEASES:
-        if (root / "releases" / release).exists():
-            continue
-        download = [str(python), "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(root / "wheels")]
-        subprocess.run([*download, f"anemoi-models=={release}"], check=True)
-        (wheel,) = (root / "wheels").glob(f"anemoi_models-{release}-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(root / "releases" / f".{release}")
-        (root / "releases" / f".{release}").rename(root / "releases" / release)
+        unpack(python, root, "anemoi-models", release, release)
+    for release in TRAINERS:
+        unpack(python, root, "anemoi-training", release, f"training-{release}")
     ready.touch()
+
+
+def unpack(python: Path, root: Path, package: str, release: str, name: str) -> None:
+    """Unpack a release into a folder of its own, if that is not there."""
+    folder = root / "releases" / name
+    if folder.exists():
+        return
+    download = [str(python), "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(root / "wheels")]
+    subprocess.run([*download, f"{package}=={release}"], check=True)
+    (wheel,) = (root / "wheels").glob(f"{package.replace('-', '_')}-{release}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder.with_name(f".{name}"))
+    folder.with_name(f".{name}").rename(folder)
 
 
 if __name__ == "__main__":
