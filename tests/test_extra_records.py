@@ -89,6 +89,7 @@ def test_whatever_else_writes(chain: Folder) -> None:
 
 def test_what_an_operation_makes_lies_beside_them(project: Folder) -> None:
     """New payload gets records of its own, which do not run into those of others."""
+    pytest.importorskip("torch")
     project.script("a1", None, top="from anemoi_ckpt_migrate import op", migrate=None, rollback=None)
     script = project.path / "versions" / "a1_change.py"
     script.write_text(script.read_text() + 'operations = [op.Cast("{any}.weight", "float64"), op.Add("z", [3])]\n')
