@@ -463,6 +463,16 @@ class TestConverting:
         project.ok("upgrade", "head", path)
         assert type(config_in(path)) is DotDict
 
+    def test_what_a_model_took_beyond_its_fields(self, project: Folder, schemas: Any) -> None:
+        path = save(project, schemas.Schema(more={"n": 1}, data={"m": 2}))
+        moves = ('op.MoveItem("hp.config.more.n", "hp.config.data.n")', 'op.SetItem("hp.config.data.m", 3)')
+        declare(project, "a1", *moves)
+        project.ok("upgrade", "head", path, "--check-rollback")
+        config = config_in(path)
+        assert (config.more, config.data) == ({}, {"m": 3, "n": 1})
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == schemas.Schema(more={"n": 1}, data={"m": 2})
+
     def test_to_plain_dicts(self, project: Folder, schemas: Any) -> None:
         path = save(project, schemas.Schema(data=omegaconf.OmegaConf.create({"x": [1]})))
         declare(project, "a1", 'op.ConvertItem("hp.config", "dict")')

@@ -60,6 +60,7 @@ commands.differing commands.generating
 commands.authoring
 commands.steps
 commands.adopting commands.keeping
+commands.records
 commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
 commands.proving commands.recognising commands.stamping
 commands.moving commands.saving commands.syncing

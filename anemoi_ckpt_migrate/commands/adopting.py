@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from anemoi_ckpt_migrate import adoption, ledger, planner, recorder
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+from anemoi_ckpt_migrate import adoption, ledger, planner
 from anemoi_ckpt_migrate.commands import steps
-from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.commands.writing import log_entry
 from anemoi_ckpt_migrate.errors import BadOperation, LedgerConflict
@@ -77,38 +75,6 @@ def adopted(
     done = log_entry("recognise" if recognised else "adopt", "", Plan((), end, ()))
     record = replace(record, heads=end, lineage=tuple(lineage), log=(*record.log, done))
     return record, f"it has no record; {_said(graph, revision, lineage, told, recognised is not None)}"
-
-
-def read_record(checkpoint: StrPath, project: Project) -> tuple[Record | None, tuple[str, ...]]:
-    """Return what a checkpoint remembers of a project's revisions, or is taken to by what is noted in it; no code runs.
-
-    Parameters
-    ----------
-    checkpoint : path
-        The file.
-    project : Project
-        Whose revisions.
-
-    Returns
-    -------
-    tuple of Record or None and tuple of str
-        The record, None if there is nothing to go by; and what the user should know.
-
-    Raises
-    ------
-    MigrateError
-        The checkpoint cannot be read, or what is noted in it is not how the scripts go on.
-    """
-    with naming(checkpoint), open_checkpoint(checkpoint) as file:
-        tree = file.load()
-        record = recorder.find(tree, file.attachment(recorder.ATTACHMENT))
-        if record is not None:
-            return record.of_chain(project.config.chain), ()
-        entries = noted(project.graph, tree)
-        if not entries or project.config.recogniser is not None:
-            return None, ()
-        record, said = adopted(project, tree, Record().of_chain(project.config.chain), entries)
-        return record, (said,)
 
 
 def check_noted(graph: Graph, record: Record, entries: Sequence[ledger.Entry]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate import descent, planner, resolving, targets
-from anemoi_ckpt_migrate.commands.adopting import read_record
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, opened
+from anemoi_ckpt_migrate.commands.records import adopted_record
 from anemoi_ckpt_migrate.diagrams import FORMATS
 from anemoi_ckpt_migrate.entries import HistoryEntry
 from anemoi_ckpt_migrate.errors import UsageError
@@ -57,7 +57,7 @@ def history(
         The project, or the checkpoint, cannot be read; the range makes no sense.
     """
     found = opened(project)
-    record, notes = (None, ()) if checkpoint is None else read_record(checkpoint, found)
+    record, notes = (None, ()) if checkpoint is None else adopted_record(checkpoint, found)
     record = record or (None if checkpoint is None else Record())
     lineage = () if record is None else record.lineage
     graph = found.graph.seen_from(entry.revision for entry in lineage)

@@ -97,17 +97,15 @@ def upgrade(
             return unchanged(file, plan, options, warnings)
         applied = steps.applied(revisions)
         parameters = found.config.parameters
-        notes: list[str] = []
         actions, noted_elsewhere = keeping(file, tree, record, actions, steps.grown(record.lineage, applied))
 
         def after(walk: executor.Walk) -> Record:
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
             lineage = steps.with_undo(applied, graph, walk, parameters)
-            notes.extend(steps.notes(graph, lineage, walk))
+            walk.warnings += steps.notes(graph, lineage, walk)
             return replace(record.logged(entry, (*record.lineage, *lineage)), ledger=noted_elsewhere)
 
-        result = write(file, tree, record, plan, actions, settings, after, options, warnings)
-        return replace(result, warnings=(*result.warnings, *notes))
+        return write(file, tree, record, plan, actions, settings, after, options, warnings)
 
 
 def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | StrPath | None = None) -> int:

@@ -6,11 +6,10 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from anemoi_ckpt_migrate import planner, recorder, resolving, targets
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.commands import adopting
-from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
+from anemoi_ckpt_migrate import planner, resolving, targets
+from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, config_of, opened
+from anemoi_ckpt_migrate.commands.records import adopted_record, read_record
 from anemoi_ckpt_migrate.errors import (
     HistoryConflict,
     MigrateError,
@@ -223,7 +222,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     if known is None:
         found = read_record(checkpoint, chain)
     else:
-        found, notes = adopting.read_record(checkpoint, known)
+        found, notes = adopted_record(checkpoint, known)
     record, warnings = found or Record(), (*warnings, *notes)
     at, at_head = record.heads, None
     if scripts is not None:
@@ -338,19 +337,6 @@ def _source(undo: Undo) -> str:
         lines = [f"    # {error.sentence}\n"]
     ways_back = f"# What undoes it here:\noperations = [\n{''.join(lines)}]\n"
     return f"{undo.source}\n{ways_back}" if undo.source else ways_back
-
-
-def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
-    """Return what a checkpoint remembers, of one chain or of all; None if it carries no record.
-
-    Raises
-    ------
-    MigrateError
-        The checkpoint cannot be read.
-    """
-    with naming(checkpoint), open_checkpoint(checkpoint) as file:
-        record = recorder.find(file.load(), file.attachment(recorder.ATTACHMENT))
-        return record if record is None or chain is None else record.of_chain(chain)
 
 
 def _scripts(project: Project | StrPath | None) -> tuple[Project | None, tuple[str, ...], str | None]:

@@ -82,13 +82,11 @@ def sync(
         applied = steps.applied(revisions)
         lineages = [*steps.shrunk(record.lineage, gone), *steps.grown(between.lineage, applied)]
         actions, noted_elsewhere = keeping(file, tree, record, actions, lineages)
-        notes: list[str] = []
 
         def after(walk: executor.Walk) -> Record:
             lineage = steps.with_undo(applied, graph, walk, parameters)
-            notes.extend(steps.notes(graph, lineage, walk))
+            walk.warnings += steps.notes(graph, lineage, walk)
             entry = log_entry("sync", "", plan)
             return replace(record.logged(entry, (*between.lineage, *lineage)), ledger=noted_elsewhere)
 
-        result = write(file, tree, record, plan, actions, settings, after, options, warnings)
-        return replace(result, warnings=(*result.warnings, *notes))
+        return write(file, tree, record, plan, actions, settings, after, options, warnings)

@@ -188,8 +188,9 @@ def write(
     noted: list[str] = []
 
     def remembered(walk: executor.Walk) -> Record:
+        made = replace(after(walk), kept=walk.world.kept)
         noted.extend(walk.warnings)
-        return replace(after(walk), kept=walk.world.kept)
+        return made
 
     pickled, attachments = executor.run(file, tree, kept, actions, settings, remembered)
     if options.in_place:

@@ -11,11 +11,11 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import DamagedRecord
-from anemoi_ckpt_migrate.operations.names import inner, names_in
+from anemoi_ckpt_migrate.operations.names import names_in, reachable
 from anemoi_ckpt_migrate.operations.tensors import is_real
 
 PICKLE, BESIDE = "pickle of what is put aside", "beside"
@@ -62,23 +62,15 @@ def _is_packed(values: list[Any]) -> bool:
     return is_a(first, dict) and list(first) == [PICKLE, BESIDE] and is_a(first[PICKLE], bytes)
 
 
-def _shared(others: Iterable[Any]) -> dict[int, Any]:
+def _shared(others: Iterable[Any]) -> set[int]:
     """Return the objects of a checkpoint that something else may hold too, by identity."""
-    found: dict[int, Any] = {}
-    waiting = list(others)
-    while waiting:
-        value = waiting.pop()
-        if id(value) in found or is_a(value, (str, int, float, bytes, type(None), OpaqueName)):
-            continue
-        found[id(value)] = value
-        waiting += inner(value)
-    return {key: value for key, value in found.items() if is_a(value, (Opaque, dict, list, set))}
+    return {id(value) for value in reachable(list(others)) if is_a(value, (Opaque, dict, list, set))}
 
 
 class _Packer(TreePickler):
     """Writes what is no tensor, and not shared."""
 
-    def __init__(self, stream: io.BytesIO, beside: list[Any], shared: dict[int, Any]) -> None:
+    def __init__(self, stream: io.BytesIO, beside: list[Any], shared: set[int]) -> None:
         super().__init__(stream, 2)
         self._beside, self._shared, self._places = beside, shared, dict[int, int]()
 

@@ -20,23 +20,32 @@ ANY_NODE = (NODES, "AnyNode")
 METADATA = ("omegaconf.base", "Metadata")
 CONTAINER_METADATA = ("omegaconf.base", "ContainerMetadata")
 FIELDS, EXTRA = "__dict__", "__pydantic_extra__"
-ENUMS = ("enum", "EnumMeta")
 
 
-def content(value: Any) -> Any:
-    """Return the dict or list in which a configuration keeps its values; None if it is none, or has none."""
-    if not is_a(value, Opaque):
-        return None
-    state = value.__opaque_parts__.state
+def content(value: Any, key: Any = None) -> Any:
+    """Return the dict or list in which a configuration keeps its values; None if it is none, or has none.
+
+    A model of pydantic has its fields in one, and what it took beyond them in another: that which has the key counts.
+    """
+    state = value.__opaque_parts__.state if is_a(value, Opaque) else None
     if not is_a(state, dict):
         return None
-    if class_of(value) in (DICT_CONFIG, LIST_CONFIG):
+    if _is_container(value):
         found = state.get("_content")
         return found if is_a(found, (dict, list)) else None
     if "__pydantic_fields_set__" in state:
-        fields, extra = state.get(FIELDS), state.get(EXTRA)
-        return fields if is_a(fields, dict) and not extra else None
+        extra = state.get(EXTRA)
+        found = extra if is_a(extra, dict) and key in extra else state.get(FIELDS)
+        return found if is_a(found, dict) else None
     return None
+
+
+def _is_container(value: Any) -> bool:
+    return is_a(value, Opaque) and class_of(value) in (DICT_CONFIG, LIST_CONFIG)
+
+
+def _is_node(value: Any) -> bool:
+    return _is_container(value) or (is_a(value, Opaque) and class_of(value)[0] == NODES)
 
 
 def bare(value: Any) -> Any:
@@ -54,7 +63,7 @@ def value_of(value: Any) -> Any:
 
 def fitting(value: Any, parent: Any, key: Any) -> Any:
     """Return a value as it has to be to stand in something: in a configuration of OmegaConf, a node of it."""
-    if content(parent) is not None and class_of(parent) in (DICT_CONFIG, LIST_CONFIG):
+    if _is_container(parent) and content(parent) is not None:
         return _node(value, parent, key)
     return bare(value)
 
@@ -84,22 +93,14 @@ def plain(value: Any, aliases: Mapping[str, str] | None = None) -> Any:
         What fields of pydantic are called outside: ``{"target_": "_target_"}``.
     """
     value = bare(value)
-    inner = content(value)
-    if inner is not None:
-        named = aliases if is_a(inner, dict) and class_of(value) != DICT_CONFIG else None
-        return _plain_of(inner, aliases, named or {})
     if is_a(value, Opaque):
         return _plain_opaque(value, aliases)
-    if is_a(value, (dict, list, tuple)):
-        return _plain_of(value, aliases, {})
-    return value
+    return _plain_of(value, aliases) if is_a(value, (dict, list, tuple)) else value
 
 
 def detached(value: Any, parent: Any) -> Any:
     """Return what was taken out of a configuration of OmegaConf without what it was part of; else, as it is."""
-    if not is_a(parent, Opaque) or class_of(parent) not in (DICT_CONFIG, LIST_CONFIG):
-        return value
-    if is_a(value, Opaque) and (class_of(value)[0] == NODES or class_of(value) in (DICT_CONFIG, LIST_CONFIG)):
+    if _is_container(parent) and _is_node(value):
         value.__opaque_parts__.state["_parent"] = None
     return value
 
@@ -133,19 +134,19 @@ def dict_config(value: Mapping[str, Any], like: Opaque) -> Opaque:
     return _container(value, None, None, like)
 
 
-def _plain_of(inner: Any, aliases: Mapping[str, str] | None, named: Mapping[str, str]) -> Any:
+def _plain_of(inner: Any, aliases: Mapping[str, str] | None) -> Any:
     if is_a(inner, dict):
-        return {named.get(key, key): plain(item, aliases) for key, item in inner.items()}
+        return {key: plain(item, aliases) for key, item in inner.items()}
     return [plain(item, aliases) for item in inner]
 
 
 def _plain_opaque(value: Opaque, aliases: Mapping[str, str] | None) -> Any:
-    parts = value.__opaque_parts__
-    state = parts.state
-    if is_a(state, dict) and "__pydantic_fields_set__" in state:
-        return _plain_of({**(state.get(FIELDS) or {}), **(state.get(EXTRA) or {})}, aliases, aliases or {})
-    if parts.pairs or _nests(value):
-        return _plain_of(parts.pairs, aliases, {})
+    inner, parts = content(value), value.__opaque_parts__
+    if inner is not None and not _is_container(value):
+        fields = {**inner, **(parts.state.get(EXTRA) or {})}
+        return {(aliases or {}).get(key, key): plain(item, aliases) for key, item in fields.items()}
+    if inner is not None or parts.pairs or _nests(value):
+        return _plain_of(parts.pairs if inner is None else inner, aliases)
     return _simple(value)
 
 
@@ -174,7 +175,7 @@ def _nests(value: Any) -> bool:
 
 def _node(value: Any, parent: Opaque, key: Any) -> Any:
     """Return a node under a parent: that which the value is, or one made of it."""
-    if is_a(value, Opaque) and (class_of(value)[0] == NODES or class_of(value) in (DICT_CONFIG, LIST_CONFIG)):
+    if _is_node(value):
         state = value.__opaque_parts__.state
         state["_parent"] = parent
         state["_metadata"].__opaque_parts__.state["key"] = key

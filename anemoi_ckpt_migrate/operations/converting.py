@@ -10,12 +10,12 @@ from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import configs, paths
 from anemoi_ckpt_migrate.operations.base import Operation, from_data, names_of, operation, set_fields
-from anemoi_ckpt_migrate.operations.items import AtPath, Nothing
+from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, Nothing
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, shown
 
 
 @operation
-class ConvertItem(AtPath):
+class ConvertItem(AtEachPlace):
     """Have a configuration be of another class, with the same content; its own is kept for the way back.
 
     Parameters
@@ -52,10 +52,6 @@ class ConvertItem(AtPath):
     def inverse(self) -> Operation | None:
         """Return what is done on the way back of a checkpoint that never had another class: nothing."""
         return Nothing()
-
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Convert it."""
-        return self.each_place(tree, kept)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something of another class."""

@@ -33,8 +33,12 @@ class AtPath(TreeOperation):
             if hasattr(self, flag):
                 flag_of(self, flag, getattr(self, flag))
 
-    def each_place(self, tree: Any, kept: list[Any]) -> list[Operation]:
-        """Change each place that the path stands for, and return what undoes it; what is optional may be nowhere."""
+
+class AtEachPlace(AtPath):
+    """What is done at each place that a path stands for; what is optional may be nowhere."""
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Do it everywhere."""
         optional = getattr(self, "optional", False)
         places = paths.matching(tree, self.path)
         if optional:
@@ -56,7 +60,7 @@ class AtPath(TreeOperation):
 
 
 @operation
-class SetItem(AtPath):
+class SetItem(AtEachPlace):
     """Set what stands at a path; a new key goes to the end.
 
     Parameters
@@ -83,10 +87,6 @@ class SetItem(AtPath):
     def inverse(self) -> Operation | None:
         """Return what takes it away again, if it cannot have given something else its place."""
         return None if self.overwrite else UnsetItem(self.path, self.value, False, optional=True)
-
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Set it."""
-        return self.each_place(tree, kept)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something to put it into."""
@@ -158,7 +158,7 @@ class UnsetItem(AtPath):
 
 
 @operation
-class DropItem(AtPath):
+class DropItem(AtEachPlace):
     """Take away what stands at a path; it is kept for the way back.
 
     Parameters
@@ -175,10 +175,6 @@ class DropItem(AtPath):
     def inverse(self) -> Operation | None:
         """Return what is done on the way back of a checkpoint that never had it: nothing, if it may do without."""
         return Nothing() if self.optional else None
-
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Take it away."""
-        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Take it away at one place."""
@@ -212,7 +208,7 @@ class PutItem(AtPath):
 
 
 @operation
-class MoveItem(AtPath):
+class MoveItem(AtEachPlace):
     """Move what stands at a path to another, where nothing stands.
 
     Parameters
@@ -239,10 +235,6 @@ class MoveItem(AtPath):
     def inverse(self) -> Operation | None:
         """Return it the other way around."""
         return MoveItem(self.new, self.path, optional=self.optional)
-
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Move it."""
-        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Move it from one place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
@@ -71,18 +71,20 @@ def closeness(pattern: str) -> tuple[int, int]:
 
 def names_in(tree: Any) -> list[OpaqueName]:
     """Find all names in a tree, however deep."""
-    found: dict[int, OpaqueName] = {}
+    return [value for value in reachable(tree) if is_a(value, OpaqueName)]
+
+
+def reachable(tree: Any) -> Iterator[Any]:
+    """Go through all that a tree holds, each once; what is text, a number or a real tensor is left out."""
     waiting, seen = [tree], set[int]()
     while waiting:
         value = waiting.pop()
         if id(value) in seen or is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
             continue
         seen.add(id(value))
-        if is_a(value, OpaqueName):
-            found[id(value)] = value
-        else:
+        yield value
+        if not is_a(value, OpaqueName):
             waiting += inner(value)
-    return list(found.values())
 
 
 def rename(found: list[OpaqueName], new: Callable[[Name], Name]) -> None:

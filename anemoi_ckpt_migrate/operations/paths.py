@@ -187,7 +187,7 @@ def take(parent: Any, key: Any) -> tuple[Any, Any]:
 def _holder(parent: Any, key: Any) -> Any:
     """Return the container in which a key of something is looked up."""
     if is_a(parent, Opaque):
-        inner = configs.content(parent)
+        inner = configs.content(parent, key)
         if inner is not None and not (is_a(key, str) and key in parent.__opaque_parts__.attributes()[0]):
             return inner
         parts = parent.__opaque_parts__

@@ -9,12 +9,12 @@ from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import configs, paths
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
-from anemoi_ckpt_migrate.operations.items import AtPath, Nothing, SetItem, is_plain
+from anemoi_ckpt_migrate.operations.items import AtEachPlace, Nothing, SetItem, is_plain
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
 
 
 @operation
-class CopyItem(AtPath):
+class CopyItem(AtEachPlace):
     """Set what stands at a path to what stands at another: numbers, text, and lists and dicts of these.
 
     Parameters
@@ -38,21 +38,18 @@ class CopyItem(AtPath):
         """Return what is done on the way back of a checkpoint that was made with both: nothing."""
         return Nothing()
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Copy it."""
-        return self.each_place(tree, kept)
-
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Copy it from one place."""
         value = configs.plain(paths.get(tree, path))
         if not is_plain(value):
             raise NoSuchPath(f"{shown(path)} is a {configs.named(value)}, of which no copy is made")
         new = paths.filled(self.path, path, self.new)
-        return SetItem(new, value, self.overwrite, self.optional).change(tree, kept)
+        setting = SetItem(new, value, self.overwrite, self.optional)
+        return [] if self.optional and not setting.fits(tree, new) else setting.at(tree, new, kept)
 
 
 @operation
-class NestItem(AtPath):
+class NestItem(AtEachPlace):
     """Put what stands at a path a level deeper, or several: ``{"lr": 1}`` becomes ``{"groups": {"all": {"lr": 1}}}``.
 
     Parameters
@@ -77,10 +74,6 @@ class NestItem(AtPath):
         """Return what takes it out again."""
         return UnnestItem(self.path, self.under, self.optional)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Put it deeper."""
-        return self.each_place(tree, kept)
-
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Put it deeper at one place."""
         parent, value = paths.parent(tree, path), paths.get(tree, path)
@@ -94,30 +87,12 @@ class NestItem(AtPath):
 
 
 @operation
-class UnnestItem(AtPath):
-    """Take out what is alone under some keys: the other way around than `NestItem`.
-
-    Parameters
-    ----------
-    path, under, optional
-        As for `NestItem`.
-    """
-
-    path: tuple[Any, ...]
-    under: tuple[Any, ...]
-    optional: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_fields(self, under=path_of(self, "under", self.under))
+class UnnestItem(NestItem):
+    """Take out what is alone under some keys: the other way around than `NestItem`, whose parameters it has."""
 
     def inverse(self) -> Operation | None:
         """Return what puts it back."""
         return NestItem(self.path, self.under, self.optional)
-
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Take it out."""
-        return self.each_place(tree, kept)
 
     def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
         """Take it out at one place."""
@@ -135,7 +110,7 @@ class UnnestItem(AtPath):
 
 
 @operation
-class MapItem(AtPath):
+class MapItem(AtEachPlace):
     """Replace text that stands at a path by a table, as classes that are named there and have moved.
 
     Parameters
@@ -169,10 +144,6 @@ class MapItem(AtPath):
             return None
         return MapItem(self.path, back, self.optional)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Replace it."""
-        return self.each_place(tree, kept)
-
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something to be replaced."""
         return paths.there(tree, path) and self._new(paths.get(tree, path)) is not None
@@ -182,7 +153,7 @@ class MapItem(AtPath):
         new = self._new(paths.get(tree, path))
         if new is None:
             raise NoSuchPath(f"{shown(path)} is none of {', '.join(self.values)}")
-        return SetItem(path, new, True, self.optional).change(tree, kept)
+        return SetItem(path, new, True, self.optional).at(tree, path, kept)
 
     def _new(self, value: Any) -> str | None:
         value = configs.bare(value)

@@ -65,7 +65,7 @@ class Rewrite(Run):
         if self.number is not None and (forced or digest_of(now) == self.digest):
             paths.put(parent, path[-1], kept[self.number])
             return []
-        new = run(self.migrate, configs.plain(before), tree)
+        new = run(self.migrate, now, tree)
         paths.put(parent, path[-1], self._alike(new, before))
         if self.number is not None or self.rollback is None:
             return []

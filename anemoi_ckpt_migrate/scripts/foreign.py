@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.errors import Fault, MigrationFailed
+from anemoi_ckpt_migrate.operations.names import inside
 from anemoi_ckpt_migrate.scripts.digests import digests
 from anemoi_ckpt_migrate.scripts.heading import FUNCTIONS
 from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
@@ -206,14 +207,14 @@ class _Imports:
         for node in self._nodes:
             if isinstance(node, ast.Import):
                 left += [alias.name for alias in node.names]
-            elif node.level == 0 and _inside(node.module or "", UPSTREAM):
+            elif node.level == 0 and inside(node.module or "", UPSTREAM):
                 ours = [alias for alias in node.names if alias.name in _COUNTERPARTS]
                 others = [alias for alias in node.names if alias.name not in _COUNTERPARTS]
                 left += [f"{node.module}.{alias.name}" for alias in others]
                 edits += [(*self._lines.span(node), self._spelled(node, ours, others))] if ours else []
             else:
                 left.append(node.module or "")
-        foreign = dict.fromkeys(name for name in left if _inside(name, "anemoi"))
+        foreign = dict.fromkeys(name for name in left if inside(name, "anemoi"))
         return edits, [f"it imports {', '.join(foreign)}, which has to be there when it runs"] if foreign else []
 
     def _spelled(self, node: ast.ImportFrom, ours: list[ast.alias], others: list[ast.alias]) -> str:
@@ -293,7 +294,3 @@ def _taken(module: ast.Module, path: str) -> Iterator[Fault]:
 
 def _words(statement: ast.stmt) -> Iterator[ast.Constant]:
     return (node for node in ast.walk(statement) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-
-
-def _inside(module: str, outer: str) -> bool:
-    return module == outer or module.startswith(f"{outer}.")

@@ -6,9 +6,7 @@ need, and ``ANEMOI_RELEASES``, a folder with one for each release, unpacked. Not
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +14,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.anemoi.running import THERE, is_as_before, run  # noqa: E402
 from tests.anemoi.variants import LATEST, RELEASES, VARIANTS  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
-from tests.operating import equal  # noqa: E402
 from tests.test_anemoi import read  # noqa: E402
 
-PYTHON, WHEELS = os.environ.get("ANEMOI_PYTHON", ""), os.environ.get("ANEMOI_RELEASES", "")
 ENSEMBLES = ("ensemble", "ensemble-injected")
 SEVERAL = ("another-name", "another-name-gnn", "two-datasets", "two-datasets-gnn", "two-datasets-trainable")
-MAKING = Path(__file__).with_name("making.py")
-pytestmark = pytest.mark.skipif(not (PYTHON and WHEELS), reason="make test-anemoi makes what this needs")
+pytestmark = pytest.mark.skipif(not THERE, reason="make test-anemoi makes what this needs")
 
 REFUSED: dict[tuple[str, str], str] = {
     **{(release, name): "it is an ensemble model" for release in ("0.9.7", "0.10.0") for name in ENSEMBLES},
     **{("0.12.0", name): "there has to be one dataset" for name in SEVERAL},
 }
 """What is refused, by release and variant, and the reason."""
-
-
-def making(what: str, release: str, *words: Any) -> None:
-    """Have a release make something, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(WHEELS) / release), "PYTHONWARNINGS": "ignore"}
-    command = [PYTHON, str(MAKING), what, release, *map(str, words)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
 
 
 def differences(found: Any, wanted: Any) -> float:
@@ -62,20 +50,17 @@ def test_models_of_a_release_go_on_in_the_latest(project: Folder, release: str) 
     """Strictly loaded, the same output; one more step of training, the same weights and moments; and back."""
     names = [name for name, variant in VARIANTS.items() if variant.made_by(release) and variant.made_by(LATEST)]
     names = [name for name in names if (release, name) not in REFUSED]
-    making("make", release, project.path, *names)
+    run("making.py", [release], "make", release, project.path, *names)
     wrong: list[str] = []
     moved = {name: upgraded(project, f"{release}_{name}.ckpt") for name in names}
     later = {name: upgraded(project, f"{release}_{name}.later.ckpt") for name in names}
     kept = {name: Path(shutil.copy(path, f"{path}.kept")) for name, path in moved.items()}
-    making("continue", LATEST, *(word for name, path in moved.items() for word in (path, name)))
+    run("making.py", [LATEST], "continue", LATEST, *(word for name, path in moved.items() for word in (path, name)))
     for name, path in moved.items():
         made = project.path / f"{release}_{name}.ckpt"
         wrong += [f"{name}: {what}" for what in compared(path, made, later[name])]
         project.ok("--chain", "anemoi", "downgrade", f"anemoi-models=={release}", kept[name], "--no-backup")
-        back = read(kept[name])
-        for key in ("kept_by_anemoi_migrations", "ckpt_migrate"):
-            back.pop(key, None)
-        if not equal(back, read(made)):
+        if not is_as_before(kept[name], read(made)):
             wrong.append(f"{name}: is not what it was")
     assert not wrong, "\n".join(wrong)
 
@@ -104,7 +89,7 @@ def compared(path: Path, made: Path, later: Path) -> list[str]:
 
 @pytest.mark.parametrize(("release", "name"), REFUSED)
 def test_what_is_refused(project: Folder, release: str, name: str) -> None:
-    making("make", release, project.path, name)
+    run("making.py", [release], "make", release, project.path, name)
     path = project.path / f"{release}_{name}.ckpt"
     before = digest(path)
     ran = project.run("--chain", "anemoi", "upgrade", "head", path)
