@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         inspect,
     )
     from anemoi_ckpt_migrate.commands.loading import load, upgraded
+    from anemoi_ckpt_migrate.commands.manifesting import Manifest, manifest, update_manifest
     from anemoi_ckpt_migrate.commands.mending import (
         Compacted,
         Recovered,
@@ -99,6 +100,7 @@ _HOMES = {
     "commands.importing": ("Import", "ImportedScript", "import_scripts"),
     "commands.inspecting": ("Inspection", "inspect"),
     "commands.loading": ("load", "upgraded"),
+    "commands.manifesting": ("Manifest", "manifest", "update_manifest"),
     "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
     "commands.moving": ("downgrade", "prove_rollback", "upgrade"),
     "commands.project": ("Project", "init", "open_chain", "open_project"),
@@ -140,6 +142,7 @@ __all__ = [
     "Import",
     "ImportedScript",
     "Inspection",
+    "Manifest",
     "MigrateError",
     "MigrationContext",
     "MigrationMetadata",
@@ -171,6 +174,7 @@ __all__ = [
     "inspect",
     "items",
     "load",
+    "manifest",
     "merge",
     "op",
     "open_chain",
@@ -186,6 +190,7 @@ __all__ = [
     "stamp",
     "stamped",
     "sync",
+    "update_manifest",
     "upgrade",
     "upgraded",
     "write_head_file",

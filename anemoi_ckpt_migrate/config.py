@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ TEMPLATE = "script.py.mako"
 RECOGNISER = "_recognise.py"
 """Beside the scripts, a file with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+"""A function of a module."""
 _LONGEST_SLUG, _LONGEST_NAME = 200, 240
 
 
@@ -51,6 +54,10 @@ class Config:
         Whether there may be more than one head.
     head_file : bool
         Whether the heads stand in a file too, over which version control sees two people make a new one.
+    models : mapping of str to str
+        What makes each of the project's models, as ``package.module:factory``, by the name of the model.
+    hyper_parameters : str
+        Where checkpoints have hyper-parameters, as keys joined by dots.
     chain : str
         The name of the chain, if it is a published one, not a project.
     """
@@ -68,6 +75,8 @@ class Config:
     parameters: str | None = None
     several_heads: bool = False
     head_file: bool = False
+    models: Mapping[str, str] = field(default_factory=dict)
+    hyper_parameters: str = "hyper_parameters"
     chain: str = ""
 
     @property
@@ -185,6 +194,12 @@ def _no_modules(value: Any) -> str | None:
     return None if right else 'a list of names of modules, as ["mypackage.config"]'
 
 
+def _no_models(value: Any) -> str | None:
+    pairs = value.items() if isinstance(value, dict) else [("", "")]
+    right = all(name and isinstance(text, str) and FACTORY.fullmatch(text) for name, text in pairs)
+    return None if right else 'a table of functions that make models, as gt = "mypackage.models:build_gt"'
+
+
 def _no_zone(value: Any) -> str | None:
     import zoneinfo
 
@@ -220,6 +235,8 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "parameters": lambda value: None if isinstance(value, str) else "a string",
     "several_heads": _no_truth,
     "head_file": _no_truth,
+    "models": _no_models,
+    "hyper_parameters": _no_text,
 }
 _PLAIN = (
     "recursive",
@@ -230,6 +247,8 @@ _PLAIN = (
     "parameters",
     "several_heads",
     "head_file",
+    "models",
+    "hyper_parameters",
 )
 
 

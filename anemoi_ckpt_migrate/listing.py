@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.plain import plain
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.checking import Checked
     from anemoi_ckpt_migrate.commands.histories import History
+    from anemoi_ckpt_migrate.commands.manifesting import Manifest
     from anemoi_ckpt_migrate.commands.reading import Branches, Current, Head, Shown
     from anemoi_ckpt_migrate.entries import HistoryEntry
 
@@ -94,11 +95,36 @@ def print_checked(checked: Checked, as_json: bool) -> None:
         return
     for problem in checked.problems:
         say(str(problem))
+        for line in problem.details:
+            say(f"    {line}")
     looked_at = f"{checked.revisions} revision{'s' * (checked.revisions != 1)}"
     if checked.checkpoints:
         looked_at += f" and {checked.checkpoints} checkpoint{'s' * (checked.checkpoints != 1)}"
+    if checked.models:
+        looked_at += f", {checked.models} model{'s' * (checked.models != 1)}"
     count = len(checked.problems)
     say(f"{looked_at}: {f'{count} problem' + 's' * (count != 1) if count else 'all is well'}")
+
+
+def print_manifests(found: Sequence[Manifest], as_json: bool) -> None:
+    """Print what models are; of what was written down, only what it was that no revision explains."""
+    if as_json:
+        print_json([each.to_data() for each in found])
+        return
+    for each in found:
+        items, place = each.snapshot.items, ", ".join(each.snapshot.revisions) or "base"
+        count = f"{len(items)} parameter{'s' * (len(items) != 1)}"
+        if each.written is not None:
+            say(f"{each.model} at {place}: {count}, written to {shown_path(each.written)}")
+            for change in each.changes:
+                say(f"    without a migration: {change}")
+            continue
+        say(f"{each.model} at {place}: {count}{', others with other hyper-parameters' * each.snapshot.sized}")
+        width = max((len(item.name) for item in items), default=0)
+        for item in items:
+            say(f"    {item.name:{width}}  {item.dtype}  {list(item.shape)}")
+    if not found:
+        say("there is no manifest yet; `ckpt-migrate manifest --update` writes it")
 
 
 def print_shown(shown: Shown, as_json: bool) -> None:

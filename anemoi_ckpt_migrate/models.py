@@ -6,58 +6,94 @@ import contextlib
 import importlib
 import inspect
 import os
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from anemoi_ckpt_migrate.config import FACTORY
+from anemoi_ckpt_migrate.differences.items import Item
 from anemoi_ckpt_migrate.errors import UsageError
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+ARGUMENT = "hyper_parameters"
+"""What a function calls the argument in which it takes those."""
 
-Described = tuple[str, tuple[int, ...], str]
-"""Name, shape and dtype."""
+
+@dataclass(frozen=True)
+class Built:
+    """A model that was made.
+
+    Attributes
+    ----------
+    items : tuple of Item
+        Names, shapes and dtypes of its state dict, in order.
+    sized : bool
+        Whether the function takes hyper-parameters, on which these may depend.
+    """
+
+    items: tuple[Item, ...]
+    sized: bool = False
 
 
 def is_factory(text: object) -> bool:
     """Tell whether a text is ``package.module:factory``, and not a file."""
-    return isinstance(text, str) and not os.path.exists(text) and _FACTORY.fullmatch(text) is not None
+    return isinstance(text, str) and not os.path.exists(text) and FACTORY.fullmatch(text) is not None
 
 
-def described(text: str) -> list[Described]:
-    """Return names, shapes and dtypes of the state dict of a model, in order.
+def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: Path | None = None) -> Built:
+    """Make a model, and return what its state dict is.
 
     What the code prints goes to stderr: stdout may be somebody's JSON.
 
     Parameters
     ----------
     text : str
-        ``package.module:factory``, a function without arguments that returns a `torch.nn.Module`; found from the
-        current folder too. It is called with torch's default device being ``meta``.
+        ``package.module:factory``, a function that returns a `torch.nn.Module`. It is called with torch's default
+        device being ``meta``; with hyper-parameters if it has an argument `hyper_parameters`, and there are any.
+    hyper_parameters : mapping, optional
+        Those of a checkpoint.
+    folder : Path, optional
+        Where modules are found that are not installed; by default the current folder.
 
     Raises
     ------
     UsageError
-        It cannot be imported, fails, or returns no model, or one without parameters.
+        It cannot be imported, needs other arguments, fails, puts weights on a real device, or returns no model, or one
+        without parameters.
     """
     import torch
 
-    with _from_here(), contextlib.redirect_stdout(sys.stderr):
+    with _from(folder or Path.cwd()), contextlib.redirect_stdout(sys.stderr):
         factory = _imported(text)
+        sized = _is_sized(text, factory, hyper_parameters is not None)
+        given = {ARGUMENT: hyper_parameters} if sized and hyper_parameters is not None else {}
         try:
             with torch.device("meta"):
-                model = factory()
+                model = factory(**given)
         except (Exception, SystemExit) as error:  # the code is the user's
-            raise UsageError(f"{text} failed with {type(error).__name__}: {error}") from error
+            raise UsageError(f"{text} failed with {type(error).__name__}: {error}{_hint(error)}") from error
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"{text} returns a {type(model).__name__}, where a torch.nn.Module is needed")
+    for name, weight in model.named_parameters():
+        if not weight.is_meta:
+            way = "leave the device to torch's default, so that no memory is needed here"
+            raise UsageError(f"{text} puts {name} on {weight.device}: {way}")
     states = {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     if not states:
         raise UsageError(f"{text} returns a model without any parameters")
-    return [(key, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in states.items()]
+    items = (Item(key, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in states.items())
+    return Built(tuple(items), sized)
 
 
-def _imported(text: str) -> Any:
+def _hint(error: BaseException) -> str:
+    """Say what to do about what is wrong with code that expects its weights to be real."""
+    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+        return " (it is built without weights, on torch's device `meta`: leave devices and values to the caller)"
+    return ""
+
+
+def _imported(text: str) -> Callable[..., Any]:
     module, _, name = text.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -67,19 +103,41 @@ def _imported(text: str) -> Any:
         found = getattr(found, part, None)
     if not callable(found):
         raise UsageError(f"{module} has no function {name}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _is_sized(text: str, factory: Callable[..., Any], have: bool) -> bool:
+    """Tell whether a function takes hyper-parameters, and check that it can be called."""
     try:
-        inspect.signature(found).bind()
-    except TypeError as error:
-        raise UsageError(f"{text} cannot be called without arguments: {error}; write a function that can") from error
+        signature = inspect.signature(factory)
     except ValueError:
-        pass  # one in C has no signature to look at; calling it tells
-    return found
+        return False  # one in C has no signature to look at; calling it tells
+    sized = ARGUMENT in signature.parameters
+    try:
+        signature.bind(**({ARGUMENT: {}} if sized and have else {}))
+    except TypeError as error:
+        if sized and not have and _binds(signature):
+            way = "give them a default, which is what the manifest is about"
+            raise UsageError(
+                f"{text} needs hyper-parameters, and there is no checkpoint that has any: {way}"
+            ) from error
+        raise UsageError(f"{text} cannot be called without arguments: {error}; write a function that can") from error
+    return sized
+
+
+def _binds(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind(**{ARGUMENT: {}})
+    except TypeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
-def _from_here() -> Iterator[None]:
+def _from(folder: Path) -> Iterator[None]:
     before = list(sys.path)
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, os.fspath(folder))
     try:
         yield
     finally:

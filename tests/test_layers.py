@@ -35,10 +35,11 @@ operations.casting operations.groups operations.joining operations.modules opera
 operations.items operations.placeholders operations.presence operations.following operations.ties
 operations.classes operations.setups operations.rewriting operations.converting operations.rearranging
 operations.world
-op comparing items models
+op comparing items
 scripts.declared
 scripts.reader scripts.foreign
 differences differences.items differences.names
+models manifests differences.misfits
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
 differences.board differences.merging differences.ordering differences.rules
 differences.families differences.renaming
@@ -46,6 +47,7 @@ differences.joining differences.planning
 differences.matching
 differences.explaining
 differences.folding
+deriving
 planner drawing diagrams rollbacks ledger scripts.loader checkpoints.store
 checkpoints.opening adoption
 checkpoints
@@ -53,16 +55,19 @@ recorder
 executor
 commands
 commands.arguments
-commands.project
-commands.writing
+commands.parameters commands.project
 commands.sides
-commands.differing commands.generating
+commands.expecting
+commands.writing
+commands.differing commands.drifting
+commands.generating commands.manifesting
 commands.authoring
 commands.steps
 commands.adopting commands.keeping
 commands.records
 commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
-commands.proving commands.recognising commands.stamping
+commands.placing commands.proving commands.recognising
+commands.stamping
 commands.moving commands.saving commands.syncing
 commands.checking commands.histories commands.loading
 callbacks

@@ -7,6 +7,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import output
 from anemoi_ckpt_migrate.cli.common import add, add_json
+from anemoi_ckpt_migrate.errors import UsageError
 
 
 def add_commands(adding: Any) -> None:
@@ -22,13 +23,17 @@ def add_commands(adding: Any) -> None:
 
 def _add_new(adding: Any) -> None:
     revision = add(adding, "revision", _revision, "make a new migration script", writes_scripts=True)
-    revision.add_argument("name", metavar="NAME", help="what changes, in a line")
+    revision.add_argument("name", metavar="NAME", nargs="?", help="what changes, in a line")
     revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint crosses")
     revision.add_argument("--head", metavar="REV", help="what to follow (default: the head); `base` begins a new root")
     revision.add_argument("--splice", action="store_true", help="follow a revision that is no head: a new branch")
     after = "a revision that must be applied first without being what this one follows"
-    generate = "write operations that turn OLD into NEW: checkpoints, or a model as package.module:factory"
-    revision.add_argument("--autogenerate", nargs=2, metavar=("OLD", "NEW"), help=generate)
+    generate = (
+        "write operations that turn OLD into NEW: checkpoints, or a model as package.module:factory; "
+        "without the two, what the manifest says into what the project's models are"
+    )
+    revision.add_argument("--autogenerate", nargs="*", metavar=("OLD", "NEW"), help=generate)
+    revision.add_argument("--model", metavar="NAME", help="with --autogenerate, only this model")
     setup = "add a migrate_setup, for classes and modules that moved or are gone"
     revision.add_argument("--with-setup", action="store_true", help=setup)
     revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
@@ -84,8 +89,9 @@ def _init(args: argparse.Namespace) -> int:
 def _revision(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import authoring
 
+    name, sides = _sides(args.name, args.autogenerate)
     made = authoring.revision(
-        args.name,
+        name,
         final=args.final,
         rev_id=args.rev_id,
         head=args.head,
@@ -93,12 +99,24 @@ def _revision(args: argparse.Namespace) -> int:
         branch_labels=args.branch_label,
         depends_on=args.depends_on,
         version_path=args.version_path,
-        autogenerate=None if args.autogenerate is None else tuple(args.autogenerate),
+        autogenerate=sides,
+        model=args.model,
         with_setup=args.with_setup,
         project=args.config,
     )
     output.print_revision(made, args.json)
     return 0
+
+
+def _sides(name: str | None, given: list[str] | None) -> tuple[str, Any]:
+    """Return the name of a revision and what is compared for it; the name may stand behind the two."""
+    if name is None and given and len(given) in (1, 3):
+        *given, name = given
+    if name is None:
+        raise UsageError("a revision needs a name: what changes, in a line")
+    if given is not None and len(given) not in (0, 2):
+        raise UsageError("--autogenerate takes OLD and NEW, or neither")
+    return name, None if given is None else tuple(given)
 
 
 def _merge(args: argparse.Namespace) -> int:

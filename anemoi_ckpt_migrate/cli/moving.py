@@ -18,15 +18,18 @@ def add_commands(adding: Any) -> None:
     up = _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
     check = "first go up and back down on the very file, and compare: nothing is written if the way back is none"
     up.add_argument("--check-rollback", action="store_true", help=check)
+    _add_check_model(up)
     down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
     trust = "run the rollbacks that the checkpoint carries, where no script here has them"
     down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     discard = "let go of what was changed since in what operations added or cast"
     down.add_argument("--discard-changes", action="store_true", help=discard)
+    _add_check_model(down)
     both = "bring checkpoints to the heads: down first, as far as no script knows what they have, then up"
     sync = _add_moving(adding, "sync", _sync, both)
     sync.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     sync.add_argument("--discard-changes", action="store_true", help=discard)
+    _add_check_model(sync)
     stamp = _add_moving(adding, "stamp", _stamp, "say what checkpoints are, without running anything")
     stamp.add_argument(
         "--purge", action="store_true", help="first forget what the checkpoint remembers, whatever it is"
@@ -55,6 +58,11 @@ def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.Argumen
     return moving
 
 
+def _add_check_model(parser: argparse.ArgumentParser) -> None:
+    what = "do not compare the result with what the manifest says, or the project's model"
+    parser.add_argument("--no-check-model", dest="check_model", action="store_false", help=what)
+
+
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is")
     parser.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
@@ -64,20 +72,20 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 def _upgrade(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import moving
 
-    return _move(args, moving.upgrade, check_rollback=args.check_rollback)
+    return _move(args, moving.upgrade, check_rollback=args.check_rollback, check_model=args.check_model)
 
 
 def _downgrade(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import moving
 
-    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes")}
+    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
     return _move(args, moving.downgrade, **options)
 
 
 def _sync(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import syncing
 
-    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes")}
+    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
     return _move(args, syncing.sync, **options)
 
 

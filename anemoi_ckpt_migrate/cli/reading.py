@@ -1,4 +1,4 @@
-"""The commands that only read: current, inspect, diff, history, heads, branches, show, check, graph."""
+"""The commands that only read: current, inspect, diff, check, manifest, history, heads, branches, show, graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import difftable, listing, output, pictures
 from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
-from anemoi_ckpt_migrate.errors import ERROR, PENDING
+from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
 
 _KINDS = ("mermaid", "dot", "svg")
 
@@ -39,7 +39,18 @@ def _add_about_checkpoints(adding: Any) -> None:
     add_checkpoints(check, "*")
     rollback = "go up to head and back down on each checkpoint, in memory, and compare; nothing is written"
     check.add_argument("--rollback", action="store_true", help=rollback)
+    model = "look only at the project's models, or one of them: are they what the manifest says?"
+    check.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
     add_json(check)
+    manifest = add(adding, "manifest", _manifest, "show what models are at a revision, or write down what they are now")
+    manifest.add_argument("models", metavar="MODEL", nargs="*", help="their names (default: all)")
+    manifest.add_argument("--at", metavar="REV", help="at which revision, or `base` (default: that of the manifest)")
+    update = "write down what the code makes: the first time, or if old checkpoints need no migration"
+    manifest.add_argument("--update", dest="write", action="store_true", help=update)
+    manifest.add_argument(
+        "--from", dest="checkpoint", metavar="CKPT", help="with --update, what a checkpoint has instead"
+    )
+    add_json(manifest)
 
 
 def _add_about_revisions(adding: Any) -> None:
@@ -102,9 +113,22 @@ def _diff(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import checking
 
-    found = checking.check(args.checkpoints, rollback=args.rollback, project=args.config)
+    found = checking.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config)
     listing.print_checked(found, args.json)
     return found.exit_code
+
+
+def _manifest(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import manifesting
+
+    if args.write:
+        options = {"checkpoint": args.checkpoint, "at": args.at, "project": args.config}
+        listing.print_manifests(manifesting.update_manifest(args.models, **options), args.json)
+        return 0
+    if args.checkpoint is not None:
+        raise UsageError("--from says what to write down: give --update too")
+    listing.print_manifests(manifesting.manifest(args.models, at=args.at, project=args.config), args.json)
+    return 0
 
 
 def _history(args: argparse.Namespace) -> int:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate import resolving, targets
+from anemoi_ckpt_migrate import manifests, resolving, targets
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, open_project, opened
 from anemoi_ckpt_migrate.config import Config
@@ -15,6 +16,10 @@ from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.scaffold import read_template
 from anemoi_ckpt_migrate.scripts import headfile, hooks, writer
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.drifting import Drift
+    from anemoi_ckpt_migrate.commands.generating import Generated
 
 SCRIPT_FORMAT = "1.0.0"
 
@@ -51,7 +56,8 @@ def revision(
     branch_labels: Sequence[str] = (),
     depends_on: Sequence[str] = (),
     version_path: StrPath | None = None,
-    autogenerate: tuple[StrPath, StrPath] | None = None,
+    autogenerate: tuple[StrPath, StrPath] | tuple[()] | None = None,
+    model: str | None = None,
     with_setup: bool = False,
     project: Project | StrPath | None = None,
 ) -> NewRevision:
@@ -77,7 +83,10 @@ def revision(
         Which of the project's folders it goes to; by default that of what it follows, or the first.
     autogenerate : pair of path, optional
         Two checkpoints, or a checkpoint and a model as ``package.module:factory``: the script gets operations that
-        turn the parameters of the first into those of the second.
+        turn the parameters of the first into those of the second. Empty, for what the manifest says of the project's
+        models, and what these are; the manifest is then written anew.
+    model : str, optional
+        Which of the models; by default all.
     with_setup : bool
         Give the script a ``migrate_setup`` too, to fill in: classes and modules that moved, or are gone.
     project : Project or path, optional
@@ -98,17 +107,49 @@ def revision(
     if with_setup and (final or autogenerate is not None):
         beside = "a barrier has no functions" if final else "a script has operations or functions"
         raise UsageError(f"{beside}: leave out --with-setup, or {'--final' if final else '--autogenerate'}")
+    if model is not None and autogenerate is None:
+        raise UsageError("--model says what operations are written for: give --autogenerate too")
     if autogenerate is None:
         return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, setup=with_setup)
     if final:
         raise UsageError("a barrier has no operations: leave out --final, or --autogenerate")
-    from anemoi_ckpt_migrate.commands.generating import generate
-
     writer.check_name(name)
-    made = generate(*autogenerate, found)
+    made, drifts = _generated(found, autogenerate, model)
     new = _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, made.lines)
+    if drifts:
+        _write_manifest(found, drifts)
     unsure = f"{made.uncertain} of {made.count} operations are guesses, and say so in the script"
     return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
+
+
+def _generated(
+    project: Project, sides: tuple[StrPath, StrPath] | tuple[()], model: str | None
+) -> tuple[Generated, list[Drift]]:
+    """Return operations for a new script, and the models that they are about, if they are about any."""
+    from anemoi_ckpt_migrate.commands import drifting, generating
+    from anemoi_ckpt_migrate.commands.expecting import known_of
+
+    if sides:
+        if model is not None:
+            raise UsageError("what is compared was named already: leave out --model, or OLD and NEW")
+        return generating.generate(*sides, project), []
+    config, known = project.config, known_of(project.config)
+    names = drifting.configured(config, model)
+    drifts = [drifting.drift(config, project.graph, known, name) for name in names]
+    made = generating.generate_of_models(drifts, os.fspath(config.versions[0] / manifests.NAME))
+    return made, [each for each in drifts if not each.as_expected]
+
+
+def _write_manifest(project: Project, drifts: Sequence[Drift]) -> None:
+    """Write down what models are after a revision that was made for them."""
+    from anemoi_ckpt_migrate.commands.drifting import heads_of
+    from anemoi_ckpt_migrate.commands.expecting import known_of
+    from anemoi_ckpt_migrate.commands.manifesting import write_manifest
+
+    config, graph = project.config, open_project(project.config.path).graph
+    known = known_of(config)
+    moved = [replace(each, heads=heads_of(config, graph, known.models.get(each.name))) for each in drifts]
+    write_manifest(config, graph, known, moved)
 
 
 def merge(

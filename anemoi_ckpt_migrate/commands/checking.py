@@ -10,13 +10,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import soundness
-from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate import manifests, soundness
+from anemoi_ckpt_migrate.commands import drifting, steps
 from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.expecting import known_of
 from anemoi_ckpt_migrate.commands.moving import prove_rollback, upgrade
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
+from anemoi_ckpt_migrate.deriving import Gap
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import headfile, loader, released
@@ -31,7 +33,7 @@ class Problem:
     ----------
     kind : str
         ``script``: a script cannot be used. ``heads``: there are several. ``head file``, ``released``, ``rollback``,
-        ``checkpoint``: that is not as it should be.
+        ``checkpoint``, ``model``: that is not as it should be.
     message : str
         What is wrong, and the way out.
     path : str or None
@@ -40,6 +42,8 @@ class Problem:
         Where in it, where that is known.
     pending : bool
         Whether nothing is broken, but something is left to be done.
+    details : tuple of str
+        More about it, line by line: the operations that would make a model of what the manifest says.
     """
 
     kind: str
@@ -47,6 +51,7 @@ class Problem:
     path: str | None = None
     line: int | None = None
     pending: bool = True
+    details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the sentence, with the place before it."""
@@ -60,7 +65,7 @@ class Checked:
 
     Attributes
     ----------
-    revisions, checkpoints : int
+    revisions, checkpoints, models : int
         How many were looked at.
     problems : tuple of Problem
         All that is wrong.
@@ -69,6 +74,7 @@ class Checked:
     revisions: int
     checkpoints: int
     problems: tuple[Problem, ...]
+    models: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -83,14 +89,19 @@ class Checked:
 
 
 def check(
-    checkpoints: Sequence[StrPath] = (), *, rollback: bool = False, project: Project | StrPath | None = None
+    checkpoints: Sequence[StrPath] = (),
+    *,
+    rollback: bool = False,
+    model: str | None = None,
+    project: Project | StrPath | None = None,
 ) -> Checked:
     """Look for what would hurt later: in the scripts, each of which is run, and in checkpoints.
 
     There has to be one head, unless the configuration allows several. Every script has to load, and what its
     `migrate_setup` says has to make sense. None that was
     released may have changed. None may lack a rollback without saying so. The head file, if the project has one, has
-    to name the heads. Checkpoints have to be at head.
+    to name the heads. Checkpoints have to be at head. The models that are configured have to be what the manifest and
+    the revisions since say; no weights are made for that.
 
     Parameters
     ----------
@@ -98,13 +109,16 @@ def check(
         The files.
     rollback : bool
         Go up to head and back down on each checkpoint, in memory, and compare with what is there. Nothing is written.
+    model : str, optional
+        Look only at this model, or, if it is empty, at all models; neither at what scripts do, nor at checkpoints.
     project : Project or path, optional
         Whose scripts; by default those of the current folder's project.
 
     Raises
     ------
-    ConfigurationError
-        The project cannot be read. Whatever is wrong with scripts or checkpoints is a problem, not an error.
+    ConfigurationError, UsageError
+        The project cannot be read; there is no such model. Whatever is wrong with scripts, models or checkpoints is a
+        problem, not an error.
     """
     if isinstance(project, Project):
         config, revisions, faults = project.config, list(project.graph), list[Fault]()
@@ -116,11 +130,36 @@ def check(
         return Checked(len(revisions), 0, tuple(broken))
     graph = project.graph if isinstance(project, Project) else Graph(revisions)
     opened = Project(config, graph)
+    if model is not None:
+        names = drifting.configured(config, model or None)
+        return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
     problems = [
         *_of_scripts(config, graph),
+        *_of_models(config, graph, sorted(config.models)),
         *(p for path in checkpoints for p in _of_checkpoint(path, opened, rollback)),
     ]
-    return Checked(len(graph), len(checkpoints), tuple(problems))
+    return Checked(len(graph), len(checkpoints), tuple(problems), len(config.models))
+
+
+def _of_models(config: Config, graph: Graph, names: Sequence[str]) -> Iterator[Problem]:
+    """Compare models with what the manifest says of them."""
+    if not names:
+        return
+    path = os.fspath(config.versions[0] / manifests.NAME)
+    try:
+        known = known_of(config)
+    except MigrateError as error:
+        yield Problem("model", error.sentence, path, pending=False)
+        return
+    for name in names:
+        try:
+            found = drifting.drift(config, graph, known, name)
+        except MigrateError as error:
+            yield Problem("model", f"the model {name}: {error.sentence}", os.fspath(config.path), pending=False)
+            continue
+        if not found.as_expected:
+            fits = not isinstance(found.expected, Gap) or found.expected.fits
+            yield Problem("model", found.trouble, path, pending=fits, details=found.operations)
 
 
 def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:

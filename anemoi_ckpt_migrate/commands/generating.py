@@ -8,10 +8,14 @@ from typing import Any
 
 from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.drifting import Drift
+from anemoi_ckpt_migrate.commands.parameters import items_of
 from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.commands.sides import Side, items_of, sides
+from anemoi_ckpt_migrate.commands.sides import Side, sides
 from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess
+from anemoi_ckpt_migrate.differences.misfits import misfit
 from anemoi_ckpt_migrate.errors import Refused, UsageError
+from anemoi_ckpt_migrate.manifests import Snapshot
 from anemoi_ckpt_migrate.operations.places import find_main
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.world import World
@@ -52,24 +56,65 @@ def generate(old: StrPath, new: StrPath, project: Project) -> Generated:
         They have nothing to do with each other.
     """
     with sides(old, new, project) as (one, other, explanation):
-        if explanation.related < _RELATED:
-            raise Refused(
-                f"{new} has next to nothing to do with {old}: only {explanation.related:.0%} of its elements can come "
-                f"from there; `ckpt-migrate diff` shows what was compared"
-            )
-        if not explanation.operations:
-            others = any(change.kind == "changed" for change in explanation.changes)
-            only = ", and only other values, which no operation explains" if others else ""
-            raise UsageError(f"{old} and {new} have the same parameters{only}: there is nothing to migrate")
-        warnings = tuple(
-            f"{plain(name)} of {side.shown} is no dense tensor, so nothing is said of it"
-            for side in (one, other)
-            for name in side.left_out
-        )[:_SHOWN]
-        warnings += _unexplained(one, other, explanation, project.config.parameters)
-        lines = [line for guess in explanation.operations for line in _lines(guess)]
-        uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
-        return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
+        return _generated(one, other, explanation, project.config.parameters)
+
+
+def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
+    """Write operations that turn what the manifest says of models into what these are.
+
+    Parameters
+    ----------
+    drifts : sequence of Drift
+        The models, compared.
+    manifest : str
+        The file, for messages.
+
+    Raises
+    ------
+    UsageError
+        There is no difference, or it is not known what models are to be.
+    Refused
+        They have nothing to do with each other, or models changed in different ways.
+    """
+    changed = [each for each in drifts if not each.as_expected]
+    for each in changed:
+        if each.explanation is None:
+            raise UsageError(each.trouble)
+    if not changed:
+        names = ", ".join(each.name for each in drifts)
+        raise UsageError(f"{names}: what the manifest says is what the code makes, so there is nothing to migrate")
+    found = {}
+    for each in changed:
+        if isinstance(each.expected, Snapshot) and each.explanation is not None:
+            one, other = Side(manifest, list(each.expected.items)), Side(each.name, list(each.built.items))
+            found[each.name] = _generated(one, other, each.explanation, None)
+    first, *others = found.values()
+    if any(made.lines != first.lines for made in others):
+        way = "make a revision for each, with --model, on a branch of its own"
+        raise Refused(f"{' and '.join(found)} changed in different ways, and one script cannot do for all: {way}")
+    return first
+
+
+def _generated(one: Side, other: Side, explanation: Explanation, parameters: str | None) -> Generated:
+    old, new = one.shown, other.shown
+    if explanation.related < _RELATED:
+        raise Refused(
+            f"{new} has next to nothing to do with {old}: only {explanation.related:.0%} of its elements can come "
+            f"from there; `ckpt-migrate diff` shows what was compared"
+        )
+    if not explanation.operations:
+        others = any(change.kind == "changed" for change in explanation.changes)
+        only = ", and only other values, which no operation explains" if others else ""
+        raise UsageError(f"{old} and {new} have the same parameters{only}: there is nothing to migrate")
+    warnings = tuple(
+        f"{plain(name)} of {side.shown} is no dense tensor, so nothing is said of it"
+        for side in (one, other)
+        for name in side.left_out
+    )[:_SHOWN]
+    warnings += _unexplained(one, other, explanation, parameters)
+    lines = [line for guess in explanation.operations for line in _lines(guess)]
+    uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
+    return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
 
 
 def _lines(guess: Guess) -> list[str]:
@@ -98,25 +143,9 @@ def _unexplained(one: Side, other: Side, explanation: Explanation, path: str | N
     place = find_main(world.tree, path)
     if isinstance(place, str):
         return (place,)
-    table = place.table()
-    own = [(item.name, item.shape, item.dtype) for item in items_of(table, tensors)[0]]
-    wanted = [(item.name, item.shape, item.dtype) for item in other.items]
-    return tuple(_differences(own, wanted))
+    own = items_of(place.table(), tensors)[0]
+    return tuple(f"not explained: {what}" for what in misfit(own, other.items).sentences())[:_SHOWN]
 
 
 def _none(name: str, tree: Any) -> Any:
     raise NotImplementedError(name)  # no function is ever guessed
-
-
-def _differences(own: Sequence[tuple[Any, ...]], wanted: Sequence[tuple[Any, ...]]) -> list[str]:
-    if own == wanted:
-        return []
-    mine, its = {fact[0]: fact for fact in own}, {fact[0]: fact for fact in wanted}
-    found = [f"not explained: {name} is missing" for name in its if name not in mine]
-    found += [f"not explained: {name} is left over" for name in mine if name not in its]
-    found += [
-        f"not explained: {name} is {mine[name][1:]}, not {its[name][1:]}"
-        for name in its
-        if name in mine and mine[name] != its[name]
-    ]
-    return found[:_SHOWN] or ["not explained: the order of the parameters"]

@@ -8,6 +8,7 @@ from anemoi_ckpt_migrate import executor, planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
 from anemoi_ckpt_migrate.commands import proving, steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.commands.expecting import check_base, checking
 from anemoi_ckpt_migrate.commands.keeping import keeping
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
@@ -37,6 +38,7 @@ def upgrade(
     backup: bool = True,
     in_place: bool = False,
     verify: bool = False,
+    check_model: bool = True,
     dry_run: bool = False,
     check_rollback: bool = False,
     progress: Progress | None = None,
@@ -61,6 +63,9 @@ def upgrade(
         for `downgrade` to go back to, and there is no backup. What is no longer used stays until `compact`.
     verify : bool
         Check the CRC of all that the file holds before anything is done.
+    check_model : bool
+        Compare the result, before it is written, with what the manifest says of the target, or the model that the
+        configuration names; and a checkpoint without a record with what it says of base, before anything is run.
     dry_run : bool
         Only plan; operations are tried on names, shapes and dtypes.
     check_rollback : bool
@@ -88,8 +93,11 @@ def upgrade(
         revisions = [graph[step.revision] for step in plan.steps]
         actions = [steps.up(revision) for revision in revisions]
         settings = executor.Settings(found.config.parameters)
+        check = checking(found, graph, plan.end, file, check_model)
+        if check_model and plan.steps and not (record.lineage or record.log):
+            check_base(found, file, tree)
         if dry_run:
-            foresee(file, tree, record, actions, settings)
+            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check))
         if check_rollback and plan.steps:
             proving.prove(file, graph, record, revisions, settings)
             tree, _ = recorder.unrecorded(file)
@@ -102,7 +110,7 @@ def upgrade(
         def after(walk: executor.Walk) -> Record:
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
             lineage = steps.with_undo(applied, graph, walk, parameters)
-            walk.warnings += steps.notes(graph, lineage, walk)
+            walk.warnings += [*steps.notes(graph, lineage, walk), *check(walk)]
             return replace(record.logged(entry, (*record.lineage, *lineage)), ledger=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings)
@@ -152,6 +160,7 @@ def downgrade(
     backup: bool = True,
     in_place: bool = False,
     verify: bool = False,
+    check_model: bool = True,
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     discard_changes: bool = False,
@@ -186,16 +195,21 @@ def downgrade(
         warnings = (*noted, *loader.changed_since(graph, record))
         actions = [] if earlier is not None else [steps.down(graph, entries[step.revision]) for step in plan.steps]
         settings = executor.Settings(steps.parameters_of(record, undone, found.config.parameters), discard_changes)
+        check = checking(found, graph, plan.end, file, check_model)
         if dry_run:
-            foresee(file, tree, record, actions, settings)
+            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check))
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         if earlier is not None:
             return replace(result_of(file, plan, options, warnings, _back(file, earlier, options)), restored=True)
         shrunk = steps.shrunk(record.lineage, [step.revision for step in plan.steps])
         actions, noted_elsewhere = keeping(file, tree, record, actions, shrunk)
-        after = replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
-        return write(file, tree, record, plan, actions, settings, lambda walk: after, options, warnings)
+
+        def after(walk: executor.Walk) -> Record:
+            walk.warnings += check(walk)
+            return replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
+
+        return write(file, tree, record, plan, actions, settings, after, options, warnings)
 
 
 def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:

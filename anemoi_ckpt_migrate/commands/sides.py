@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.checkpoints import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
+from anemoi_ckpt_migrate.commands.parameters import items_of
 from anemoi_ckpt_migrate.commands.project import Project, config_of
 from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
 from anemoi_ckpt_migrate.differences.items import Item, Step
@@ -57,25 +58,11 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
     with _checkpoint(old, path, not is_model) as one:
         if is_model:
             text = os.fspath(new)
-            other = Side(text, [Item(*facts) for facts in models.described(text)])
+            other = Side(text, list(models.built(text).items))
             yield one, other, explain(one.items, other.items)
             return
         with _checkpoint(new, path, True) as other:
             yield one, other, explain(one.items, other.items, _Contents(one, other))
-
-
-def items_of(table: Table, tensors: Tensors, digested: Checkpoint | None = None) -> tuple[list[Item], list[str]]:
-    """Return what can be compared of a table of parameters, and the names of what cannot."""
-    items, left_out = [], []
-    for name in table:
-        value = table[name]
-        try:
-            shape, dtype = tensors.shape(value), tensors.dtype(value)
-        except Mismatch:
-            left_out += [name] if is_stored(value) else []  # what is no tensor is nobody's parameter
-            continue
-        items.append(Item(name, shape, dtype, None if digested is None else digested.digest(value)))
-    return items, left_out
 
 
 def _parameters(project: Project | StrPath | None) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from anemoi_ckpt_migrate import executor, planner, resolving, targets
-from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate import executor, planner, recorder, resolving, targets
+from anemoi_ckpt_migrate.commands import placing, steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.writing import (
@@ -24,6 +24,8 @@ from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
 from anemoi_ckpt_migrate.scripts.sources import signature_of
+
+AUTO = "auto"
 
 
 def stamp(
@@ -45,17 +47,23 @@ def stamp(
     ----------
     target : str or sequence of str
         ``head``, ``heads``, ``base`` or revisions; several are separated by commas. What the checkpoint has on branches
-        that have nothing to do with them stays.
+        that have nothing to do with them stays. ``auto`` is the one place where its parameters fit what is known of the
+        project's models; it must not carry a record yet.
     purge : bool
         Forget first what the checkpoint remembers, whatever it is.
 
     The others are those of `upgrade`, as are the result and the errors. A damaged record is replaced.
     """
     found = opened(project)
+    auto = target == AUTO and not (AUTO in found.graph or AUTO in found.graph.labels)
     wanted = [one for text in ([target] if isinstance(target, str) else target) for one in targets.parse_several(text)]
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options, stamping=True, purge=purge) as (file, tree, record):
         before = Record() if purge else record
+        if auto:
+            target = placing.place(found, file, tree, record if not purge else before)
+            wanted = list(targets.parse_several(target))
+            tree, _ = recorder.unrecorded(file)  # revisions were tried on it
         graph = seen_from(found.graph, _without_squashed(found.graph, before), wanted, found.config.package)
         before = _opened(found.graph, graph, before)
         revisions = planner.plan_stamp(graph, before, wanted, found.config.package, purge)

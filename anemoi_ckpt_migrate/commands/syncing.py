@@ -7,6 +7,7 @@ from dataclasses import replace
 from anemoi_ckpt_migrate import executor, planner
 from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.commands.expecting import check_base, checking
 from anemoi_ckpt_migrate.commands.keeping import keeping
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
@@ -33,6 +34,7 @@ def sync(
     backup: bool = True,
     in_place: bool = False,
     verify: bool = False,
+    check_model: bool = True,
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     discard_changes: bool = False,
@@ -75,8 +77,11 @@ def sync(
         actions = [*(steps.down(graph, entry) for entry in undone), *map(steps.up, revisions)]
         gone = [entry.revision for entry in undone]
         settings = executor.Settings(steps.parameters_of(record, gone, parameters), discard_changes)
+        check = checking(found, graph, plan.end, file, check_model)
+        if check_model and plan.steps and not (record.lineage or record.log):
+            check_base(found, file, tree)
         if dry_run:
-            foresee(file, tree, record, actions, settings)
+            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check))
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         applied = steps.applied(revisions)
@@ -85,7 +90,7 @@ def sync(
 
         def after(walk: executor.Walk) -> Record:
             lineage = steps.with_undo(applied, graph, walk, parameters)
-            walk.warnings += steps.notes(graph, lineage, walk)
+            walk.warnings += [*steps.notes(graph, lineage, walk), *check(walk)]
             entry = log_entry("sync", "", plan)
             return replace(record.logged(entry, (*between.lineage, *lineage)), ledger=noted_elsewhere)
 

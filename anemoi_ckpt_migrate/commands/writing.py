@@ -201,9 +201,24 @@ def write(
 
 
 def foresee(
-    file: Checkpoint, tree: Any, record: Record, actions: Sequence[executor.Action], settings: executor.Settings
-) -> None:
+    file: Checkpoint,
+    tree: Any,
+    record: Record,
+    actions: Sequence[executor.Action],
+    settings: executor.Settings,
+    check: Callable[[executor.Walk], list[str]],
+) -> list[str]:
     """Try operations, up to the first function, on names, shapes and dtypes.
+
+    Parameters
+    ----------
+    check : callable
+        What is asked of the result, if there is no function.
+
+    Returns
+    -------
+    list of str
+        What it said.
 
     Raises
     ------
@@ -211,9 +226,12 @@ def foresee(
         They do not fit the checkpoint: all that is wrong.
     """
     first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
-    if first:
-        walk = executor.walked(file, tree, dict(record.kept), actions[:first], settings)
-        recorder.put(walk.world.tree, replace(record, kept=walk.world.kept))  # which may find no place for it
+    if not first:
+        return []
+    walk = executor.walked(file, tree, dict(record.kept), actions[:first], settings)
+    found = check(walk) if first == len(actions) else []
+    recorder.put(walk.world.tree, replace(record, kept=walk.world.kept))  # which may find no place for it
+    return found
 
 
 def result_of(

@@ -70,6 +70,16 @@ class Model:
         operation.apply(self._copy)  # type: ignore[attr-defined]
         return not self._copy.faults
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Its parameters, in order."""
+        return tuple(Item(name, *self._copy.table[name]) for name in self._copy.table)
+
+    @property
+    def faults(self) -> list[str]:
+        """What was wrong with operations."""
+        return self._copy.faults
+
     def is_exactly(self, items: Sequence[Item]) -> bool:
         """Tell whether names, shapes, dtypes and order are those of parameters."""
         found = [(name, form) for name, form in self._copy.table.everything()]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from anemoi_ckpt_migrate.errors.base import MigrateError, Refused, shown_path
+
+_MOST = 5  # differences in a sentence
 
 
 class NotACheckpoint(MigrateError):
@@ -151,3 +154,58 @@ class Unpicklable(MigrateError):
     def __init__(self, where: str, what: str) -> None:
         self.where, self.what = where, what
         super().__init__(f"{where} cannot be saved ({what}); nothing was changed")
+
+
+class DamagedManifest(MigrateError):
+    """A manifest that makes no sense."""
+
+    def __init__(self, manifest: str, what: str) -> None:
+        self.manifest, self.what = manifest, what
+        way = "`ckpt-migrate manifest --update` writes it anew"
+        super().__init__(f"the manifest {shown_path(manifest)} cannot be used ({what}); {way}")
+
+
+class NewerManifest(MigrateError):
+    """A manifest of a later version of this package."""
+
+    def __init__(self, manifest: str, number: int, known: int) -> None:
+        self.manifest, self.number, self.known = manifest, number, known
+        super().__init__(
+            f"the manifest {shown_path(manifest)} has format {number}, this version reads {known}: upgrade ckpt-migrate"
+        )
+
+
+class NotAtBase(Refused):
+    """A checkpoint without a record whose parameters are not those of base."""
+
+    def __init__(self, model: str, differences: Sequence[str], checkpoint: str) -> None:
+        self.model, self.differences = model, tuple(differences)
+        way = f"`ckpt-migrate stamp auto {shlex.quote(checkpoint)}` finds where it stands"
+        super().__init__(
+            f"it holds no record, so it would be at base, and it is not what the model {model} is there "
+            f"({_several(differences)}): {way}"
+        )
+
+
+class NotOnePlace(Refused):
+    """A checkpoint that may stand at several revisions, or at none."""
+
+    lines = True
+
+    def __init__(self, sentence: str, places: Sequence[str]) -> None:
+        self.places = tuple(places)
+        super().__init__("\n    ".join([sentence, *places]))
+
+
+class NotAsExpected(Refused):
+    """What would come of a checkpoint is not what is expected."""
+
+    def __init__(self, model: str, revision: str, differences: Sequence[str]) -> None:
+        self.model, self.revision, self.differences = model, revision, tuple(differences)
+        way = "mend the scripts or the manifest; --no-check-model writes it all the same"
+        super().__init__(f"it would not be what the model {model} is at {revision} ({_several(differences)}): {way}")
+
+
+def _several(sentences: Sequence[str]) -> str:
+    more = f", and {len(sentences) - _MOST} more" if len(sentences) > _MOST else ""
+    return ", ".join(sentences[:_MOST]) + more

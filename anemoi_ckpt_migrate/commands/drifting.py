@@ -1,0 +1,130 @@
+"""Whether the models of a project are what its manifest and its revisions say."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate import deriving, manifests, models
+from anemoi_ckpt_migrate.commands.expecting import Known
+from anemoi_ckpt_migrate.config import Config
+from anemoi_ckpt_migrate.deriving import Gap
+from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
+from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
+from anemoi_ckpt_migrate.graph import Graph
+from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.models import Built
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A model beside what is known of it.
+
+    Attributes
+    ----------
+    name : str
+        The model.
+    heads : tuple of str
+        Where it belongs by now: what the revisions that the manifest is about have led to.
+    expected : Snapshot, Gap or None
+        What it is to be there, or why that is not known; None if the manifest has no such model.
+    built : Built
+        What it is.
+    explanation : Explanation or None
+        What lies between the two; None if nothing does, or it is not known.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    expected: Snapshot | Gap | None
+    built: Built
+    explanation: Explanation | None = None
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether nothing is to be done."""
+        return isinstance(self.expected, Snapshot) and self.explanation is None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, and the way out; empty if nothing is."""
+        update = f"`ckpt-migrate manifest {self.name} --update`"
+        if self.expected is None:
+            return f"the manifest does not have the model {self.name} yet: {update} adds it as it is now"
+        if isinstance(self.expected, Gap):
+            gap = self.expected
+            if not gap.fits:
+                return f"the revision {gap.revision} does not fit the model {self.name}: {gap.why}"
+            since = f"what the model {self.name} is to be after {gap.revision} is not known, as {gap.why}"
+            return f"{since}: if it is as it should be, {update} writes it down"
+        if self.explanation is None:
+            return ""
+        autogenerate = f"`ckpt-migrate revision NAME --autogenerate --model {self.name}` writes one"
+        told = f"the model {self.name} is not what the manifest says, and no revision says why"
+        return f"{told}: {autogenerate}, or {update} takes it as it is, if old checkpoints need no migration"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What would make the model of what was expected, as a script has it."""
+        guesses = () if self.explanation is None else self.explanation.operations
+        return tuple(f"op.{guess.operation!r}" for guess in guesses)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The model as the manifest is to have it."""
+        return Snapshot(self.heads, self.built.items, self.built.sized)
+
+
+def configured(config: Config, name: str | None = None) -> list[str]:
+    """Return the names of a project's models, or check that it has one.
+
+    Raises
+    ------
+    UsageError
+        It has none, or none of that name.
+    """
+    way = 'gt = "package.module:function" under [tool.ckpt-migrate.models] names what makes one'
+    if not config.models:
+        raise UsageError(f"{config.path} configures no models; {way}")
+    if name is not None and name not in config.models:
+        raise UsageError(f"{config.path} configures no model {name!r}; there are {', '.join(sorted(config.models))}")
+    return sorted(config.models) if name is None else [name]
+
+
+def drift(config: Config, graph: Graph, known: Known, name: str) -> Drift:
+    """Build a model, and compare it with what is known of it.
+
+    Parameters
+    ----------
+    name : str
+        One that the project configures.
+
+    Raises
+    ------
+    UsageError
+        It cannot be built.
+    DamagedManifest
+        What is known is about revisions that there are not.
+    """
+    snapshot = known.models.get(name)
+    heads = heads_of(config, graph, snapshot)
+    expected = None if snapshot is None else deriving.derived(graph, known.of(name), heads)
+    made = models.built(config.models[name], folder=config.folder)
+    if isinstance(expected, Gap) and expected.fits and snapshot is not None and snapshot.items == made.items:
+        expected = snapshot  # functions in between that leave names and shapes alone
+    between = None
+    if isinstance(expected, Snapshot) and expected.items != made.items:
+        between = explain(expected.items, made.items)
+    return Drift(name, heads, expected, made, between)
+
+
+def heads_of(config: Config, graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
+    """Return the heads that what is known of a model has led to: all, where nothing is known."""
+    if snapshot is None or not snapshot.revisions:
+        return graph.heads
+    gone = [revision for revision in snapshot.revisions if revision not in graph and revision not in graph.replaced]
+    if gone:
+        path = config.versions[0] / manifests.NAME
+        raise DamagedManifest(os.fspath(path), f"it is about {', '.join(gone)}, which is no revision here")
+    standing = [graph.standing(revision) if revision not in graph else revision for revision in snapshot.revisions]
+    return tuple(head for head in graph.heads if head in graph.above(standing))

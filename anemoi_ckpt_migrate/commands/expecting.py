@@ -1,0 +1,169 @@
+"""What the parameters of a checkpoint are expected to be where it stands, or is to stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate import deriving, executor, items, manifests, models
+from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.commands.parameters import Own, own_of
+from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.config import Config
+from anemoi_ckpt_migrate.deriving import Gap
+from anemoi_ckpt_migrate.differences.misfits import Misfit
+from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, UsageError
+from anemoi_ckpt_migrate.graph import Graph
+from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.operations.places import find_optimizers
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the models of a project.
+
+    Attributes
+    ----------
+    models : dict of str to Snapshot
+        The manifest.
+    bridges : list of dict
+        Manifests of earlier revisions.
+    """
+
+    models: dict[str, Snapshot]
+    bridges: list[dict[str, Snapshot]]
+
+    def of(self, name: str) -> list[Snapshot]:
+        """Return what is known of a model: the manifest first."""
+        earlier = [each[name] for each in self.bridges if name in each]
+        return [self.models[name], *earlier] if name in self.models else earlier
+
+    def at(self, name: str, graph: Graph, revisions: Iterable[str]) -> Snapshot | Gap:
+        """Return what a model is at revisions; or why that is not known."""
+        return deriving.derived(graph, self.of(name), revisions)
+
+
+def known_of(config: Config) -> Known:
+    """Read what is known of the models of a project; errors are those of `manifests.read`."""
+    folder = config.versions[0]
+    return Known(manifests.read(folder), manifests.read_bridges(folder))
+
+
+def known_of_checkpoint(known: Known, name: str, config: Config, tree: Any) -> list[Snapshot]:
+    """Return what is known of a model as a checkpoint has it: built from its own hyper-parameters, if they count.
+
+    Raises
+    ------
+    UsageError
+        The model cannot be built from them.
+    """
+    snapshot = known.models.get(name)
+    if snapshot is None or not snapshot.sized or name not in config.models:
+        return known.of(name)
+    found = items.plain(items.get(tree, config.hyper_parameters))
+    if not isinstance(found, dict):
+        raise UsageError(f"there are no hyper-parameters at {config.hyper_parameters}")
+    return [Snapshot(snapshot.revisions, models.built(config.models[name], found, config.folder).items, True)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a checkpoint compares with the models of a project.
+
+    Attributes
+    ----------
+    model : str
+        The one that it is, or else the nearest; empty if none is known.
+    misfit : Misfit
+        In what it is not as that.
+    unknown : bool
+        Whether it may be another model, of which it is not known what it is there.
+    notes : list of str
+        Why that is not known, where a user can do something about it.
+    """
+
+    model: str
+    misfit: Misfit
+    unknown: bool
+    notes: list[str]
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is certainly none of the models."""
+        return bool(self.model) and self.misfit.count > 0 and not self.unknown
+
+
+def check_base(project: Project, file: Checkpoint, tree: Any) -> None:
+    """Check that a checkpoint without a record may be at base, as far as it is known what models are there.
+
+    Raises
+    ------
+    NotAtBase
+        It cannot be.
+    """
+    known = known_of(project.config)
+    own = own_of(file, tree, project.config.parameters) if known.models else None
+    if own is not None:
+        verdict = compared(known, project.config, project.graph, (), own, tree)
+        if verdict.refused:
+            raise NotAtBase(verdict.model, verdict.misfit.sentences(), os.fspath(file.path))
+
+
+def checking(
+    project: Project, graph: Graph, revisions: Sequence[str], file: Checkpoint, wanted: bool
+) -> Callable[[executor.Walk], list[str]]:
+    """Return what checks that what came of a checkpoint is what is expected at revisions, as far as that is known.
+
+    Parameters
+    ----------
+    wanted : bool
+        Whether that is checked at all.
+
+    Returns
+    -------
+    callable
+        Returns what the user should know of a walk; raises `NotAsExpected`.
+    """
+    return lambda walk: _checked(project, graph, revisions, file, walk) if wanted else []
+
+
+def _checked(
+    project: Project, graph: Graph, revisions: Sequence[str], file: Checkpoint, walk: executor.Walk
+) -> list[str]:
+    known = known_of(project.config)
+    tree = walk.world.tree
+    own = own_of(file, tree, project.config.parameters, walk.content) if known.models else None
+    if own is None:
+        return []
+    verdict = compared(known, project.config, graph, revisions, own, tree)
+    if verdict.refused:
+        raise NotAsExpected(verdict.model, ", ".join(revisions) or "base", verdict.misfit.sentences())
+    if verdict.misfit.moved and find_optimizers(tree):
+        told = f"the parameters are in another order than those of the model {verdict.model}"
+        return [*verdict.notes, f"{told}, and what optimizers remember goes by the order"]
+    return verdict.notes
+
+
+def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str], own: Own, tree: Any) -> Verdict:
+    """Compare the parameters of a checkpoint with what the models of a project are at revisions."""
+    nearest: tuple[str, Misfit] | None = None
+    unknown, notes = False, []
+    for name in known.models:
+        try:
+            snapshots = known_of_checkpoint(known, name, config, tree)
+        except UsageError as error:
+            unknown = True
+            notes.append(f"it is not compared with the model {name}: {error.sentence}")
+            continue
+        expected = deriving.derived(graph, snapshots, revisions)
+        if isinstance(expected, Gap):
+            unknown = True
+            continue
+        found = own.misfit(expected.items)
+        if not found.count:
+            return Verdict(name, found, False, [])
+        if nearest is None or found.count < nearest[1].count:
+            nearest = name, found
+    return Verdict(*(nearest or ("", Misfit())), unknown, notes)

@@ -1,0 +1,199 @@
+"""The command that shows what models are, and writes it down: manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate import deriving, manifests, recorder, resolving, targets
+from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
+from anemoi_ckpt_migrate.commands.drifting import Drift, configured, drift
+from anemoi_ckpt_migrate.commands.expecting import Known, known_of
+from anemoi_ckpt_migrate.commands.parameters import own_of
+from anemoi_ckpt_migrate.commands.project import Project, opened
+from anemoi_ckpt_migrate.config import Config
+from anemoi_ckpt_migrate.deriving import Gap
+from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError
+from anemoi_ckpt_migrate.graph import Graph
+from anemoi_ckpt_migrate.manifests import Snapshot
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model is at a revision.
+
+    Attributes
+    ----------
+    model : str
+        Its name.
+    snapshot : Snapshot
+        Its parameters, and where it has these.
+    written : str or None
+        The file that was written, if one was.
+    changes : tuple of str
+        What was written down as it is, with no migration: operations that would be one.
+    """
+
+    model: str
+    snapshot: Snapshot
+    written: str | None = None
+    changes: tuple[str, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        items = self.snapshot.items
+        return {
+            "model": self.model,
+            "revisions": list(self.snapshot.revisions),
+            "sized": self.snapshot.sized,
+            "parameters": [{"name": item.name, "shape": list(item.shape), "dtype": item.dtype} for item in items],
+            "written": self.written,
+            "changes": list(self.changes),
+        }
+
+
+def manifest(
+    models: Sequence[str] = (), *, at: str | None = None, project: Project | StrPath | None = None
+) -> list[Manifest]:
+    """Tell what models are at a revision.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Which; all that the manifest has by default.
+    at : str, optional
+        A revision, or ``base``; by default where the manifest belongs. What is known of a model is followed from there
+        along the operations of revisions.
+    project : Project or path, optional
+        Whose; by default that of the current folder.
+
+    Raises
+    ------
+    UsageError
+        The manifest has no such model.
+    Refused
+        It is not known what it is there: functions stand in between. It says how far it is known.
+    UnknownTarget, AmbiguousTarget, DamagedManifest, NewerManifest
+        There is no such revision; the manifest cannot be read.
+    """
+    found = opened(project)
+    known = known_of(found.config)
+    for name in models:
+        if name not in known.models:
+            there = f"there are {', '.join(sorted(known.models))}" if known.models else "it has none yet"
+            way = "`ckpt-migrate manifest --update` adds what is configured"
+            raise UsageError(f"the manifest has no model {name!r}; {there}; {way}")
+    wanted = models or sorted(known.models)
+    if at is None:
+        return [Manifest(name, known.models[name]) for name in wanted]
+    revisions = resolving.resolve(found.graph, targets.parse(at), found.config.package)
+    return [Manifest(name, _at(found.graph, known, name, revisions)) for name in wanted]
+
+
+def update_manifest(
+    models: Sequence[str] = (),
+    *,
+    checkpoint: StrPath | None = None,
+    at: str | None = None,
+    project: Project | StrPath | None = None,
+) -> list[Manifest]:
+    """Write down what models are: the first time, or where a change needs no migration.
+
+    What the manifest said of an earlier revision is kept beside it, where no operations lead back to that.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Which; all that are configured by default.
+    checkpoint : path, optional
+        What to take one model from, instead of the function that makes it. It belongs where the checkpoint stands.
+    at : str, optional
+        Where it stands, if it carries no record. An earlier revision than that of the manifest adds to what is known.
+    project : Project or path, optional
+        Whose; by default that of the current folder.
+
+    Raises
+    ------
+    UsageError
+        There is no such model, or it cannot be built; arguments do not go together.
+    Refused
+        The checkpoint stands elsewhere.
+    MigrateError
+        The manifest or the checkpoint cannot be read, or the manifest not written.
+    """
+    found = opened(project)
+    if checkpoint is None and at is not None:
+        raise UsageError("the code says what a model is at head only: --at needs --from, a checkpoint of then")
+    if checkpoint is not None:
+        if len(models) != 1:
+            raise UsageError("a checkpoint is of one model: name that one")
+        return [_taken(found, known_of(found.config), models[0], checkpoint, at)]
+    try:
+        known = known_of(found.config)
+    except DamagedManifest:
+        if models:
+            raise
+        known = Known({}, [])  # it is written anew, whole
+    names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
+    drifts = [drift(found.config, found.graph, known, name) for name in names]
+    return write_manifest(found.config, found.graph, known, drifts)
+
+
+def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[Drift]) -> list[Manifest]:
+    """Write down what models are; errors as of `update_manifest`."""
+    for each in drifts:
+        _bridge(config, graph, known, each.name, each.snapshot)
+    path = os.fspath(manifests.write(config.versions[0], {**known.models, **{d.name: d.snapshot for d in drifts}}))
+    return [Manifest(each.name, each.snapshot, path, each.operations) for each in drifts]
+
+
+def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot) -> None:
+    """Keep what is known of an earlier revision, if nothing leads back to it from what is written instead."""
+    old = known.models.get(name)
+    if old is None or old.revisions == new.revisions or any(revision not in graph for revision in old.revisions):
+        return
+    again = deriving.derived(graph, [new], old.revisions)
+    if isinstance(again, Gap) or not deriving.same(again, old):
+        manifests.write_bridge(config.versions[0], name, old)
+
+
+def _taken(project: Project, known: Known, name: str, checkpoint: StrPath, at: str | None) -> Manifest:
+    """Take a model from a checkpoint."""
+    config, graph = project.config, project.graph
+    with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
+        tree = file.load()
+        record = recorder.take(tree, file.attachment(recorder.ATTACHMENT)).of_chain(config.chain)
+        own = own_of(file, tree, config.parameters)
+        if own is None:
+            raise Refused("it is not known which parameters of it are those of the model; see `parameters`")
+        told = record.heads if record.lineage else None
+        revisions = told if at is None else resolving.resolve(graph, targets.parse(at), config.package)
+        if revisions is None:
+            raise Refused("it carries no record: say with --at where it stands")
+        if told is not None and revisions != told:
+            raise Refused(f"it stands at {', '.join(told)}, not at {', '.join(revisions) or 'base'}")
+    old = known.models.get(name)
+    snapshot = Snapshot(tuple(revisions), tuple(own.items), old.sized if old is not None else False)
+    if old is None or old.revisions == snapshot.revisions or graph.closure(old.revisions) < graph.closure(revisions):
+        _bridge(config, graph, known, name, snapshot)
+        path = manifests.write(config.versions[0], {**known.models, name: snapshot})
+    else:
+        path = manifests.write_bridge(config.versions[0], name, snapshot)
+    return Manifest(name, snapshot, os.fspath(path))
+
+
+def _at(graph: Graph, known: Known, name: str, revisions: Sequence[str]) -> Snapshot:
+    state = known.at(name, graph, revisions)
+    if isinstance(state, Snapshot):
+        return state
+    where = ", ".join(revisions) or "base"
+    if not state.revision:
+        raise Refused(f"what the model {name} is at {where} is not known: {state.why}")
+    far = "back to" if state.back else "before"
+    title = f"{state.revision} ({graph.opened()[state.revision].name})"
+    then = f" --at {where} --from CKPT` takes it from a checkpoint of then"
+    way = f"`ckpt-migrate manifest {name} --update{then if state.back else '` takes it from the code of today'}"
+    raise Refused(f"what the model {name} is at {where} is not known, only {far} {title}, as {state.why}; {way}")

@@ -1,0 +1,194 @@
+"""Where a checkpoint that nobody stamped stands: its parameters, beside what the models of a project ever were."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate import deriving, executor, manifests, recorder
+from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate.commands.expecting import Known, known_of, known_of_checkpoint
+from anemoi_ckpt_migrate.commands.parameters import Own, own_of
+from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.differences.misfits import Misfit
+from anemoi_ckpt_migrate.errors import CannotApply, NotOnePlace, NoWayBack, Refused, UsageError
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.record import Record
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How parameters fit what a model is at a revision.
+
+    Attributes
+    ----------
+    model : str
+        Which.
+    revisions : tuple of str
+        Where; none for base.
+    misfit : Misfit
+        In what they do not fit.
+    """
+
+    model: str
+    revisions: tuple[str, ...]
+    misfit: Misfit
+
+    @property
+    def target(self) -> str:
+        """Where, as `stamp` takes it."""
+        return ",".join(self.revisions) or manifests.BASE
+
+
+def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
+    """Find out where a checkpoint stands, by its parameters.
+
+    Names and shapes have to fit; where several places have these, the order, the dtypes and the operations of the
+    revisions in between decide, if they can.
+
+    Parameters
+    ----------
+    project : Project
+        Whose models.
+    file : Checkpoint
+        The open checkpoint.
+    tree : object
+        Its tree, without a record.
+    record : Record
+        What it remembers.
+
+    Returns
+    -------
+    str
+        A target for `stamp`.
+
+    Raises
+    ------
+    NotOnePlace
+        It fits none, and which is the nearest; or several, and what would tell them apart.
+    Refused
+        It has a record already, or no parameters.
+    UsageError
+        There is no manifest.
+    """
+    if record.lineage:
+        at = ", ".join(record.heads)
+        raise Refused(f"it carries a record, and stands at {at}: --purge forgets that first")
+    known = known_of(project.config)
+    if not known.models:
+        raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes it")
+    own = own_of(file, tree, project.config.parameters)
+    if own is None:
+        raise Refused("it is not known which of its parameters are those of a model; see `parameters`")
+    fits = list(_everywhere(project, known, own, tree))
+    right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
+    if len(right) == 1:
+        return right[0].target
+    if right:
+        raise NotOnePlace(_several(file, right), [_told_apart(project.graph, fit, right) for fit in right][:_SHOWN])
+    raise _none(project.graph, file, fits, own)
+
+
+def _everywhere(project: Project, known: Known, own: Own, tree: Any) -> Iterator[Fit]:
+    for name in known.models:
+        try:
+            snapshots = known_of_checkpoint(known, name, project.config, tree)
+        except UsageError:
+            snapshots = known.of(name)  # the code of today may not take hyper-parameters of then
+        for state in deriving.everywhere(project.graph, snapshots):
+            yield Fit(name, state.revisions, own.misfit(state.items))
+
+
+def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
+    """Leave out what the order, the dtypes, or operations that are not about parameters speak against."""
+    for narrower in (
+        [fit for fit in fits if not fit.misfit.moved],
+        [fit for fit in fits if fit.misfit.exact],
+    ):
+        fits = narrower or fits
+    places = {fit.target: fit for fit in fits}  # models that are the same there are no matter
+    fits = list(places.values())
+    graph = project.graph
+    possible = [fit for fit in fits if all(_may_move(project, file, fit, near) for near in _nearest(graph, fit, fits))]
+    return possible or fits
+
+
+def _nearest(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> list[Fit]:
+    """Return the places next to one, up and down, among those that a checkpoint may stand at."""
+    there = {other.target: graph.closure(other.revisions) for other in fits}
+    own = there[fit.target]
+    above = sorted((other for other in fits if own < there[other.target]), key=lambda o: len(there[o.target]))
+    below = sorted((other for other in fits if there[other.target] < own), key=lambda o: -len(there[o.target]))
+    return [*above[:1], *below[:1]]
+
+
+def _may_move(project: Project, file: Checkpoint, fit: Fit, other: Fit) -> bool:
+    """Tell whether a checkpoint could be moved from one place to another, as far as that is seen without functions."""
+    graph, settings = project.graph, executor.Settings(project.config.parameters)
+    here, there = graph.closure(fit.revisions), graph.closure(other.revisions)
+    path = [(revision, True) for revision in graph.order(here - there)[::-1]]
+    path += [(revision, False) for revision in graph.order(there - here)]
+    actions: list[executor.Action] = []
+    for revision, back in path:
+        action = _action(project, graph[revision], back)
+        if action is None or action.runs_code:
+            break
+        actions.append(action)
+    try:
+        executor.walked(file, *recorder.unrecorded(file), actions, settings)
+    except CannotApply:
+        return False
+    return True
+
+
+def _action(project: Project, revision: Revision, back: bool) -> executor.Action | None:
+    if not back:
+        return steps.up(revision)
+    entry = steps.told(revision, project.config.parameters)
+    try:
+        return None if entry.undo is None else steps.down(project.graph, entry)
+    except NoWayBack:
+        return None
+
+
+def _several(file: Checkpoint, fits: Sequence[Fit]) -> str:
+    shown = shlex.quote(os.fspath(file.path))
+    way = f"`ckpt-migrate stamp REV {shown}` says which it is"
+    return f"its parameters are the same at {len(fits)} places, and nothing in it tells them apart; {way}:"
+
+
+def _told_apart(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> str:
+    """Name a place, and what the revisions up to it do that would be seen."""
+    before = [graph.closure(other.revisions) for other in fits if other is not fit]
+    own = graph.closure(fit.revisions)
+    lower = max((there for there in before if there < own), key=len, default=None)
+    titles = ", ".join(f"{rev} ({graph[rev].name})" for rev in fit.revisions) or manifests.BASE
+    since = "; ".join(_doing(graph[revision]) for revision in graph.order(own - lower)) if lower is not None else ""
+    return f"{titles}, of the model {fit.model}{since and f', after {since}'}"
+
+
+def _doing(revision: Revision) -> str:
+    if not revision.operations:
+        return f"the functions of {revision.id}" if revision.migrates and revision.operations is None else revision.id
+    return ", ".join(f"op.{operation!r:.80}" for operation in revision.operations)
+
+
+def _none(graph: Graph, file: Checkpoint, fits: Sequence[Fit], own: Own) -> NotOnePlace:
+    names = {item.name for item in own.items}
+    if not fits or all(len(fit.misfit.extra) == len(names) for fit in fits):
+        return NotOnePlace("it has nothing in common with what is known of the models of this project", ())
+    nearest = min(fits, key=lambda fit: fit.misfit.count)
+    title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifests.BASE
+    lacking = len(graph) + 1 - len({fit.target for fit in fits})
+    unknown = f" ({lacking} revisions are not known)" if lacking > 0 else ""
+    told = f"it is none of what the models of this project were{unknown}; the nearest is {nearest.model} at {title}"
+    way = f"`ckpt-migrate stamp {nearest.target} {shlex.quote(os.fspath(file.path))}` says that it is that all the same"
+    sentences = nearest.misfit.sentences()
+    more = [f"and {len(sentences) - _SHOWN} more"] if len(sentences) > _SHOWN else []
+    return NotOnePlace(f"{told}, but for what follows; {way}:", [*sentences[:_SHOWN], *more])

@@ -1,0 +1,149 @@
+"""What a model was at a revision: derived from what is known of it, along declarative operations. Pure: no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.differences.items import Item
+from anemoi_ckpt_migrate.differences.simulating import Model
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.op import Run
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Why it is not known what a model was.
+
+    Attributes
+    ----------
+    revision : str
+        What stands in the way; empty if nothing is known at all.
+    why : str
+        The reason.
+    back : bool
+        Whether it was to be undone, so that the model is known there, and not before.
+    fits : bool
+        Whether it is only unknown; otherwise operations do not fit the model.
+    """
+
+    revision: str
+    why: str
+    back: bool = False
+    fits: bool = True
+
+
+class _Stopped(Exception):
+    """No way leads further; the gap is known where the revision is."""
+
+    def __init__(self, why: str, gap: Gap | None = None) -> None:
+        super().__init__(why)
+        self.gap = gap or Gap("", why)
+
+
+class _Unfit(_Stopped):
+    """Operations do not fit the model."""
+
+
+def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -> Snapshot | Gap:
+    """Return what a model is at revisions.
+
+    Parameters
+    ----------
+    graph : Graph
+        The revisions.
+    known : sequence of Snapshot
+        What is known of the model; the nearest is begun with.
+    revisions : iterable of str
+        Where; none for base.
+
+    Returns
+    -------
+    Snapshot or Gap
+        What it is there; or, if no way leads there from anything that is known, what stands in the nearest way.
+    """
+    wanted = tuple(revisions)
+    graph = _seen(graph, known, wanted)
+    there = graph.closure(wanted)
+    starts = [(graph.closure(one.revisions), one) for one in known if _is_in(graph, one)]
+    gaps = []
+    for have, one in sorted(starts, key=lambda start: len(start[0] ^ there)):
+        try:
+            items = _moved(graph, one.items, graph.order(have - there)[::-1], graph.order(there - have))
+        except _Stopped as stopped:
+            gaps.append(stopped.gap)
+        else:
+            return Snapshot(wanted, items, one.sized)
+    return gaps[0] if gaps else Gap("", "nothing is known of it")
+
+
+def everywhere(graph: Graph, known: Sequence[Snapshot]) -> Iterator[Snapshot]:
+    """Give what a model is at each revision where that is known, the newest first, and at base last."""
+    graph = _seen(graph, known, ())
+    found: dict[str, Snapshot] = {}
+    for revision in reversed(graph.order(rev.id for rev in graph)):
+        # Mostly one step from the only one that follows it; a graph is walked only where it branches.
+        after = [found[child] for child in graph.children[revision] if child in found]
+        near = [one for one in known if one.revisions == (revision,)]
+        state = derived(graph, near or [*after, *known], [revision])
+        if isinstance(state, Snapshot):
+            found[revision] = state
+            yield state
+    first = [found[rev.id] for rev in graph if not rev.needs and rev.id in found]
+    state = derived(graph, [one for one in known if not one.revisions] or [*first, *known], ())
+    if isinstance(state, Snapshot):
+        yield state
+
+
+def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Graph:
+    """Return the graph with squashed revisions opened, where something is known or asked of a part of one."""
+    named = [*wanted, *(revision for one in known for revision in one.revisions)]
+    return graph.seen_from(named) if any(revision in graph.replaced for revision in named) else graph
+
+
+def _is_in(graph: Graph, snapshot: Snapshot) -> bool:
+    return all(revision in graph for revision in snapshot.revisions)
+
+
+def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied: Sequence[str]) -> tuple[Item, ...]:
+    """Return what becomes of parameters when revisions are undone, and others applied."""
+    steps = [*((graph[revision], True) for revision in undone), *((graph[revision], False) for revision in applied)]
+    model: Model | None = None  # most revisions leave parameters alone
+    for revision, back in steps:
+        try:
+            operations = _operations(revision, back)
+            model = model or (Model(items) if operations else None)
+            for operation in operations:
+                if model is not None and not model.apply(operation):
+                    raise _Unfit(f"its operations do not fit: {model.faults[0]}")
+        except _Stopped as stopped:
+            raise _Stopped(
+                str(stopped), Gap(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))
+            ) from None
+    return items if model is None else model.items
+
+
+def _operations(revision: Revision, back: bool) -> list[Any]:
+    """Return what a revision does to parameters, or what undoes that."""
+    if revision.final:
+        raise _Stopped("it is a barrier")
+    if revision.operations is None and revision.migrates:
+        raise _Stopped("it has functions, and only operations say what they do")
+    found = []
+    for operation in revision.operations or ():
+        if isinstance(operation, Run):
+            raise _Stopped(f"it runs `{operation.migrate}`, and only operations say what they do")
+        if not operation.on_parameters:
+            continue
+        inverse = operation.inverse() if back else operation
+        if inverse is None:
+            raise _Stopped(f"{operation!r:.80} does not say what was before")
+        found.append(inverse)
+    return found[::-1] if back else found
+
+
+def same(one: Snapshot, other: Snapshot) -> bool:
+    """Tell whether two say the same of a model, wherever they belong."""
+    return replace(one, revisions=(), sized=False) == replace(other, revisions=(), sized=False)
