@@ -4,7 +4,7 @@ Revision ID: ${revision}
 Revises: ${", ".join(parents) or "nothing, this is a base"}
 Create Date: ${create_date}
 """
-% if final:
+% if final or merge:
 
 from anemoi_ckpt_migrate import MigrationMetadata
 % elif operations:
@@ -38,16 +38,8 @@ operations = [
 % elif merge:
 metadata = MigrationMetadata(versions=${repr_(versions)})
 
-
 # A merge: it joins branches, and changes nothing itself.
-def migrate(ckpt: CkptType) -> CkptType:
-    """Leave the checkpoint as it is."""
-    return ckpt
-
-
-def rollback(ckpt: CkptType) -> CkptType:
-    """Leave the checkpoint as it is: there is nothing to undo."""
-    return ckpt
+operations = []
 % else:
 metadata = MigrationMetadata(versions=${repr_(versions)})
 

@@ -112,8 +112,8 @@ class Walk:
 
     def named(self, path: str, rev: str) -> None:
         """Let a merge note that it ran, as every other script does."""
-        text = Path(path).read_text().replace("    return ckpt", "    return note(ckpt)", 1)
-        text = text.replace("    return ckpt", "    return forget(ckpt)", 1)
+        text = Path(path).read_text().replace("operations = []", 'operations = [op.Run("note", "forget")]')
+        text = text.replace("import MigrationMetadata", "import MigrationMetadata, op")
         Path(path).write_text(
             f'{text}\n\ndef note(ckpt):\n    ckpt["trace"].append("{rev}")\n    return ckpt\n\n\n'
             f'def forget(ckpt):\n    ckpt["trace"].remove("{rev}")\n    return ckpt\n'

@@ -148,7 +148,7 @@ def _write_manifest(project: Project, drifts: Sequence[Drift]) -> None:
 
     config, graph = project.config, open_project(project.config.path).graph
     known = known_of(config)
-    moved = [replace(each, heads=heads_of(config, graph, known.models.get(each.name))) for each in drifts]
+    moved = [replace(each, heads=heads_of(graph, known.models.get(each.name))) for each in drifts]
     write_manifest(config, graph, known, moved)
 
 

@@ -107,7 +107,10 @@ def drift(config: Config, graph: Graph, known: Known, name: str) -> Drift:
         What is known is about revisions that there are not.
     """
     snapshot = known.models.get(name)
-    heads = heads_of(config, graph, snapshot)
+    if snapshot is not None and gone(graph, snapshot):
+        path = os.fspath(config.versions[0] / manifests.NAME)
+        raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which is no revision here")
+    heads = heads_of(graph, snapshot)
     expected = None if snapshot is None else deriving.derived(graph, known.of(name), heads)
     made = models.built(config.models[name], folder=config.folder)
     if isinstance(expected, Gap) and expected.fits and snapshot is not None and snapshot.items == made.items:
@@ -118,13 +121,14 @@ def drift(config: Config, graph: Graph, known: Known, name: str) -> Drift:
     return Drift(name, heads, expected, made, between)
 
 
-def heads_of(config: Config, graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
+def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
     """Return the heads that what is known of a model has led to: all, where nothing is known."""
     if snapshot is None or not snapshot.revisions:
         return graph.heads
-    gone = [revision for revision in snapshot.revisions if revision not in graph and revision not in graph.replaced]
-    if gone:
-        path = config.versions[0] / manifests.NAME
-        raise DamagedManifest(os.fspath(path), f"it is about {', '.join(gone)}, which is no revision here")
-    standing = [graph.standing(revision) if revision not in graph else revision for revision in snapshot.revisions]
+    standing = [revision if revision in graph else graph.standing(revision) for revision in snapshot.revisions]
     return tuple(head for head in graph.heads if head in graph.above(standing))
+
+
+def gone(graph: Graph, snapshot: Snapshot) -> list[str]:
+    """Return the revisions that what is known of a model is about, and that no script has any more."""
+    return [revision for revision in snapshot.revisions if revision not in graph and revision not in graph.replaced]

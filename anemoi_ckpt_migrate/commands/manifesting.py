@@ -10,7 +10,7 @@ from typing import Any
 from anemoi_ckpt_migrate import deriving, manifests, recorder, resolving, targets
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
-from anemoi_ckpt_migrate.commands.drifting import Drift, configured, drift
+from anemoi_ckpt_migrate.commands.drifting import Drift, configured, drift, gone
 from anemoi_ckpt_migrate.commands.expecting import Known, known_of
 from anemoi_ckpt_migrate.commands.parameters import own_of
 from anemoi_ckpt_migrate.commands.project import Project, opened
@@ -130,7 +130,7 @@ def update_manifest(
     if checkpoint is not None:
         if len(models) != 1:
             raise UsageError("a checkpoint is of one model: name that one")
-        return [_taken(found, known_of(found.config), models[0], checkpoint, at)]
+        return [_taken(found, _standing(found.graph, known_of(found.config)), models[0], checkpoint, at)]
     try:
         known = known_of(found.config)
     except DamagedManifest:
@@ -138,8 +138,8 @@ def update_manifest(
             raise
         known = Known({}, [])  # it is written anew, whole
     names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
-    drifts = [drift(found.config, found.graph, known, name) for name in names]
-    return write_manifest(found.config, found.graph, known, drifts)
+    drifts = [drift(found.config, found.graph, _standing(found.graph, known), name) for name in names]
+    return write_manifest(found.config, found.graph, _standing(found.graph, known), drifts)
 
 
 def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[Drift]) -> list[Manifest]:
@@ -150,10 +150,15 @@ def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[
     return [Manifest(each.name, each.snapshot, path, each.operations) for each in drifts]
 
 
+def _standing(graph: Graph, known: Known) -> Known:
+    """Leave out what is about revisions that no script has any more: it says nothing."""
+    return Known({name: one for name, one in known.models.items() if not gone(graph, one)}, known.bridges)
+
+
 def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot) -> None:
     """Keep what is known of an earlier revision, if nothing leads back to it from what is written instead."""
     old = known.models.get(name)
-    if old is None or old.revisions == new.revisions or any(revision not in graph for revision in old.revisions):
+    if old is None or old.revisions == new.revisions:
         return
     again = deriving.derived(graph, [new], old.revisions)
     if isinstance(again, Gap) or not deriving.same(again, old):

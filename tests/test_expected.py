@@ -1,0 +1,262 @@
+"""What comes of a migration is what the manifest says; and where a checkpoint stands that nobody stamped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import anemoi_ckpt_migrate as cm  # noqa: E402
+from tests.conftest import backups, digest, leftovers  # noqa: E402
+from tests.modelling import FIRST, Models  # noqa: E402
+
+WRONG = "ckpt['state_dict']['layer_norm.weight'] = ckpt['state_dict'].pop('norm.weight')"
+BACK = "ckpt['state_dict']['norm.weight'] = ckpt['state_dict'].pop('layer_norm.weight')"
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
+    r"""
+    base - aaa - bbb - ccc
+            |     |     '- a hyper-parameter moves
+            |     '- head is top
+            '- norm is layer_norm
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "versions").mkdir()
+    found = Models(tmp_path, capsys)
+    found.configure(net="net:build")
+    found.code(FIRST)
+    found.ok("manifest", "--update")
+    found.save("old.ckpt")
+    found.operations("aaa", None, 'op.RenamePrefix("norm.", "layer_norm.")', name="norm is layer_norm")
+    found.operations("bbb", "aaa", 'op.RenamePrefix("head.", "top.")', name="head is top")
+    found.operations("ccc", "bbb", 'op.MoveItem("hyper_parameters", "config")', name="the configuration moves")
+    found.code({"embed": FIRST["embed"], "layer_norm": FIRST["norm"], "top": FIRST["head"]})
+    found.ok("manifest", "--update")
+    return found
+
+
+def at(models: Models, target: str, name: str = "") -> Path:
+    """Return the checkpoint as it is at a revision, without a record."""
+    path = models.path / (name or f"{target}.ckpt")
+    shutil.copy(models.path / "old.ckpt", path)
+    if target != "base":
+        models.ok("upgrade", target, path, "--no-backup")
+        states = torch.load(path)
+        torch.save({name: value for name, value in states.items() if "migrat" not in name}, path)
+    return path
+
+
+def test_a_wrong_name_is_refused_before_anything_is_written(models: Models) -> None:
+    """The function forgets one of two names."""
+    models.script("aaa", None, WRONG, BACK)
+    checkpoint = models.path / "old.ckpt"
+    before = digest(checkpoint)
+    for words in ([], ["--in-place"], ["-o", "new.ckpt"]):
+        ran = models.run("upgrade", "head", checkpoint, *words)
+        assert ran.code == 3
+        assert ran.err == (
+            f"ckpt-migrate: error: {checkpoint}: it would not be what the model net is at ccc (layer_norm.bias is missing, "
+            "norm.bias is left over): mend the scripts or the manifest; --no-check-model writes it all the same\n"
+        )
+    with pytest.raises(cm.Refused, match=r"layer_norm\.bias is missing"):
+        cm.upgrade(checkpoint)
+    with pytest.raises(cm.Refused, match=r"layer_norm\.bias is missing"):
+        cm.sync(checkpoint)
+    assert digest(checkpoint) == before
+    assert not backups(checkpoint)
+    assert not leftovers(models.path)
+    models.ok("upgrade", "head", checkpoint, "--no-check-model")
+    assert "norm.bias" in torch.load(checkpoint)["state_dict"]
+
+
+def test_a_wrong_shape_is_refused_in_a_dry_run_too(models: Models) -> None:
+    models.ok("manifest", "net", "--update", "--from", "old.ckpt", "--at", "base")
+    models.operations("bbb", "aaa", 'op.RenamePrefix("head.", "top.")', 'op.Transpose("top.weight")')
+    ran = models.run("upgrade", "head", "old.ckpt", "--dry-run")
+    assert ran.code == 3
+    assert "top.weight is [4, 2], not [2, 4]" in ran.err
+
+
+def test_the_way_down_is_compared_too(models: Models) -> None:
+    """What undoes ccc by hand breaks a name."""
+    breaks = "ckpt['config'] = ckpt.pop('hyper_parameters')"
+    back = "ckpt['hyper_parameters'] = ckpt.pop('config'); ckpt['state_dict']['x'] = ckpt['state_dict'].pop('top.bias')"
+    models.script("ccc", "bbb", breaks, back)
+    models.ok("upgrade", "head", "old.ckpt")
+    before = digest(models.path / "old.ckpt")
+    models.ok("manifest", "--update")  # that what was known of bbb is kept
+    models.ok("manifest", "net", "--update", "--from", at_bbb(models), "--at", "bbb")
+    ran = models.run("downgrade", "bbb", "old.ckpt")
+    assert ran.code == 3
+    assert "it would not be what the model net is at bbb (top.bias is missing, x is left over)" in ran.err
+    assert digest(models.path / "old.ckpt") == before
+    models.ok("downgrade", "bbb", "old.ckpt", "--no-check-model")
+
+
+def at_bbb(models: Models) -> Path:
+    path = models.path / "bbb.ckpt"
+    states = torch.load(models.path / "old.ckpt")
+    torch.save({"state_dict": states["state_dict"]}, path)
+    return path
+
+
+def test_a_checkpoint_that_cannot_be_at_base(models: Models) -> None:
+    """Nobody stamped it: before anything is run, that is said, and what to do."""
+    checkpoint = at(models, "aaa")
+    before = digest(checkpoint)
+    ran = models.run("upgrade", "head", checkpoint)
+    assert ran.code == 3
+    assert ran.err == (
+        f"ckpt-migrate: error: {checkpoint}: it holds no record, so it would be at base, and it is not what the model net is "
+        "there (norm.weight is missing, norm.bias is missing, layer_norm.weight is left over, layer_norm.bias is left over): "
+        f"`ckpt-migrate stamp auto {checkpoint}` finds where it stands\n"
+    )
+    assert digest(checkpoint) == before
+    assert models.run("sync", checkpoint).code == 3
+    models.ok("stamp", "auto", checkpoint)
+    models.ok("upgrade", "head", checkpoint)
+    assert "top.bias" in torch.load(checkpoint)["state_dict"]
+
+
+@pytest.mark.parametrize("target", ["base", "aaa", "bbb", "ccc"])
+def test_stamp_auto_finds_where_a_checkpoint_stands(models: Models, target: str) -> None:
+    """At bbb and ccc the parameters are the same: whether the configuration moved tells them apart."""
+    checkpoint = at(models, target)
+    ran = models.ok("stamp", "auto", checkpoint, "--json")
+    assert ran.lines[0]["to"] == ([] if target == "base" else [target])
+    (found,) = models.ok("current", checkpoint, "--json").lines
+    assert [head["revision"] for head in found["heads"]] == ([] if target == "base" else [target])
+    models.ok("upgrade", "head", checkpoint)
+    assert list(torch.load(checkpoint)["state_dict"])[-1] == "top.bias"
+
+
+def test_several_places_fit(models: Models) -> None:
+    """Without anything but parameters, nothing tells bbb from ccc."""
+    states = torch.load(at(models, "bbb"))
+    torch.save({"state_dict": states["state_dict"]}, "bare.ckpt")
+    before = digest(models.path / "bare.ckpt")
+    ran = models.run("stamp", "auto", "bare.ckpt")
+    assert ran.code == 3
+    assert ran.err.splitlines() == [
+        "ckpt-migrate: error: bare.ckpt: its parameters are the same at 2 places, and nothing in it tells them apart; "
+        "`ckpt-migrate stamp REV bare.ckpt` says which it is:",
+        '    ccc (the configuration moves), of the model net, after op.MoveItem(["hyper_parameters"], ["config"])',
+        "    bbb (head is top), of the model net",
+    ]
+    assert digest(models.path / "bare.ckpt") == before
+
+
+def test_no_place_fits(models: Models) -> None:
+    states = torch.load(at(models, "aaa"))
+    states["state_dict"]["more"] = torch.ones(3)
+    torch.save(states, "more.ckpt")
+    before = digest(models.path / "more.ckpt")
+    ran = models.run("stamp", "auto", "more.ckpt")
+    assert ran.code == 3
+    assert ran.err.splitlines() == [
+        "ckpt-migrate: error: more.ckpt: it is none of what the models of this project were; the nearest is net at aaa "
+        "(norm is layer_norm), but for what follows; `ckpt-migrate stamp aaa more.ckpt` says that it is that all the same:",
+        "    more is left over",
+    ]
+    torch.save({"state_dict": {"quite.other": torch.ones(3)}}, "other.ckpt")
+    ran = models.run("stamp", "auto", "other.ckpt")
+    assert ran.code == 3
+    assert "other.ckpt: it has nothing in common with what is known of the models of this project" in ran.err
+    assert digest(models.path / "more.ckpt") == before
+
+
+def test_the_order_tells_places_apart(models: Models) -> None:
+    models.operations("ddd", "ccc", 'op.Reorder(["top.bias", "top.weight"])')
+    checkpoint = at(models, "ddd")
+    assert models.ok("stamp", "auto", checkpoint, "--json").lines[0]["to"] == ["ddd"]
+
+
+def test_what_was_stamped_is_not_guessed(models: Models) -> None:
+    checkpoint = models.path / "old.ckpt"
+    models.ok("upgrade", "aaa", checkpoint)
+    ran = models.run("stamp", "auto", checkpoint)
+    assert ran.code == 3
+    assert "it carries a record, and stands at aaa: --purge forgets that first" in ran.err
+    assert models.ok("stamp", "auto", "--purge", checkpoint, "--json").lines[0]["to"] == ["aaa"]
+
+
+def test_without_a_manifest_there_is_nothing_to_go_by(models: Models) -> None:
+    (models.path / "versions" / "manifest.json").unlink()
+    ran = models.run("stamp", "auto", "old.ckpt")
+    assert ran.code == 2
+    assert "there is no manifest to compare with; `ckpt-migrate manifest --update` writes it" in ran.err
+    models.ok("upgrade", "head", "old.ckpt")
+
+
+def test_a_checkpoint_without_parameters(models: Models) -> None:
+    torch.save({"epoch": 3}, "empty.ckpt")
+    ran = models.run("stamp", "auto", "empty.ckpt")
+    assert ran.code == 3
+    assert "it is not known which of its parameters are those of a model" in ran.err
+
+
+def test_another_order_is_said_where_there_is_an_optimizer(models: Models) -> None:
+    """The code puts its head first, and no revision says so: the manifest was updated by hand."""
+    models.code({"top": FIRST["head"], "embed": FIRST["embed"], "layer_norm": FIRST["norm"]})
+    models.ok("manifest", "--update")
+    ran = models.ok("upgrade", "head", "old.ckpt", "-o", "new.ckpt")
+    assert "in another order than those of the model net, and what optimizers remember goes by the order" in ran.err
+
+
+@pytest.fixture
+def sized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
+    """A project whose model is as wide as hyper-parameters say."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "versions").mkdir()
+    found = Models(tmp_path, capsys)
+    found.configure(net="net:build")
+    _sized(found, "norm")
+    found.ok("manifest", "--update")
+    return found
+
+
+def _sized(models: Models, norm: str) -> None:
+    layers = {"embed": "nn.Linear(3, w)", norm: "nn.LayerNorm(w)", "head": "nn.Linear(w, 2)"}
+    models.code(layers, arguments="hyper_parameters=None")
+    path = models.path / "net.py"
+    line = "    w = (hyper_parameters or {}).get('width', 4)\n    return"
+    path.write_text(path.read_text().replace("    return", line, 1))
+
+
+def test_shapes_depend_on_hyper_parameters(sized: Models) -> None:
+    """What is expected of a checkpoint is built from its own."""
+    assert "others with other hyper-parameters" in sized.ok("manifest").out
+    wide = sized.save("wide.ckpt", width=7)
+    _sized(sized, "layer_norm")
+    sized.ok("revision", "norm", "--autogenerate", "--rev-id", "aaa")
+    sized.ok("upgrade", "head", wide)
+    assert torch.load(wide)["state_dict"]["layer_norm.weight"].shape == (7,)
+    again = sized.path / "again.ckpt"
+    torch.save({name: value for name, value in torch.load(wide).items() if "migrat" not in name}, again)
+    ran = sized.run("upgrade", "head", again)
+    assert ran.code == 3
+    assert "stamp auto" in ran.err
+    assert sized.ok("stamp", "auto", again, "--json").lines[0]["to"] == ["aaa"]
+    sized.ok("downgrade", "base", wide)
+    (sized.path / "versions" / "aaa_norm.py").unlink()
+    sized.script("aaa", None, WRONG.replace("layer_norm.weight", "layer_norm.weigth"), BACK)
+    sized.ok("stamp", "--purge", "base", wide)
+    ran = sized.run("upgrade", "head", wide)
+    assert ran.code == 3
+    assert "layer_norm.weight is missing" in ran.err
+
+
+def test_code_that_is_not_there_or_does_not_take_what_was_is_said(sized: Models) -> None:
+    """Checkpoints follow on machines without the model's code: then they are not compared."""
+    wide = sized.save("wide.ckpt", width=7)
+    _sized(sized, "layer_norm")
+    sized.ok("revision", "norm", "--autogenerate", "--rev-id", "aaa")
+    (sized.path / "net.py").write_text("import nowhere_at_all\n")
+    __import__("sys").modules.pop("net", None)
+    ran = sized.ok("upgrade", "head", wide)
+    assert "it is not compared with the model net: net cannot be imported: ModuleNotFoundError" in ran.err
