@@ -1,0 +1,150 @@
+"""What a model was at a revision, derived along operations, against what is known because it was kept."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anemoi_ckpt_migrate import op
+from anemoi_ckpt_migrate.deriving import Gap, derived, everywhere
+from anemoi_ckpt_migrate.differences.items import Item
+from anemoi_ckpt_migrate.differences.misfits import Misfit, misfit
+from anemoi_ckpt_migrate.differences.simulating import Model
+from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.manifests import Snapshot, parsed, spelled
+from anemoi_ckpt_migrate.operations.base import Operation
+
+Items = tuple[Item, ...]
+
+
+def operations(items: Items, fresh: str) -> list[Operation]:
+    """Return operations that these parameters allow; `fresh` is a name that nothing has."""
+    first, *others = items
+    found: list[Operation] = [
+        op.Rename(first.name, fresh),
+        op.AddPrefix(f"{fresh}."),
+        op.Transpose([item.name for item in items], 0, 1),
+        op.Add(fresh, [2, 2]),
+        op.Stack([first.name], fresh),
+        op.SetItem("epoch", 3, overwrite=False),
+        op.Cast([first.name], "float16"),
+    ]
+    alike = [item.name for item in others if (item.shape, item.dtype) == (first.shape, first.dtype)]
+    if alike:
+        found.append(op.Fuse([first.name, alike[0]], fresh, dim=0))
+    if first.shape[0] % 2 == 0:
+        found.append(op.Split(first.name, [f"{fresh}.a", f"{fresh}.b"], dim=0))
+    return found
+
+
+def after(items: Items, change: Operation) -> Items | None:
+    model = Model(items)
+    if not change.on_parameters:
+        return items
+    return model.items if model.apply(change) else None
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Graph, dict[str, Items]]:
+    r"""
+    Draw a tree of revisions, with what a model is at each:
+
+    base - r0 - r1 - r3
+             \
+              - r2 - r4
+    """
+    sizes = st.integers(1, 3).map(lambda size: 2 * size)
+    start = draw(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4))
+    states: dict[str, Items] = {"": tuple(Item(f"p{number}", shape, "float32") for number, shape in enumerate(start))}
+    revisions = []
+    for number in range(draw(st.integers(0, 6))):
+        rev = f"r{number}"
+        parent = draw(st.sampled_from([*states][1:])) if len(states) > 1 else ""
+        change = draw(st.sampled_from(operations(states[parent], f"n{number}")))
+        state = after(states[parent], change)
+        if state is None:
+            continue
+        states[rev] = state
+        revisions.append(Revision(rev, (parent,) if parent else (), reversible=True, operations=(change,)))
+    return Graph(revisions), states
+
+
+def at(rev: str, states: dict[str, Items]) -> Snapshot:
+    return Snapshot((rev,) if rev else (), states[rev])
+
+
+def facts(items: Items) -> list[tuple[object, ...]]:
+    return sorted((item.name, item.shape) for item in items)
+
+
+@given(histories(), st.data())
+def test_up_it_is_exact_and_down_names_and_shapes_are(
+    history: tuple[Graph, dict[str, Items]], data: st.DataObject
+) -> None:
+    graph, states = history
+    known = data.draw(st.sampled_from(sorted(states)))
+    for rev in states:
+        found = derived(graph, [at(known, states)], [rev] if rev else [])
+        if isinstance(found, Gap):
+            assert found.back  # a cast, or something added to nothing, does not say what was before
+            assert found.fits
+            continue
+        assert facts(found.items) == facts(states[rev])
+        if graph.closure([known] if known else []) <= graph.closure([rev] if rev else []):
+            assert found.items == states[rev]
+
+
+@given(histories())
+def test_everywhere_agrees_with_each(history: tuple[Graph, dict[str, Items]]) -> None:
+    graph, states = history
+    known = [at("", states)]
+    found = {one.revisions: one.items for one in everywhere(graph, known)}
+    assert found == {((rev,) if rev else ()): items for rev, items in states.items()}
+
+
+@given(histories())
+def test_the_file_says_what_was_written(history: tuple[Graph, dict[str, Items]]) -> None:
+    _, states = history
+    models = {f"model {rev}": at(rev, states) for rev in states}
+    text = spelled(models)
+    assert parsed(text, "manifest.json") == models
+    assert text == spelled(dict(reversed(models.items())))
+
+
+def test_the_nearest_is_begun_with() -> None:
+    r"""
+    base - a - b(functions) - c
+    """
+    items = (Item("x", (2, 2), "float32"),)
+    graph = Graph(
+        [
+            Revision("a", operations=(op.Rename("x", "y"),)),
+            Revision("b", ("a",)),
+            Revision("c", ("b",), operations=(op.Rename("z", "w"),)),
+        ]
+    )
+    head, base = Snapshot(("c",), (Item("w", (2, 2), "float32"),)), Snapshot((), items)
+    gap = derived(graph, [head], ["a"])
+    assert gap == Gap("b", "it has functions, and only operations say what they do", back=True)
+    found = derived(graph, [head, base], ["a"])
+    assert isinstance(found, Snapshot)
+    assert [item.name for item in found.items] == ["y"]
+    assert [one.revisions for one in everywhere(graph, [head, base])] == [("c",), ("b",), ("a",), ()]
+    assert derived(graph, [], ["a"]) == Gap("", "nothing is known of it")
+
+
+def test_a_barrier_ends_it() -> None:
+    graph = Graph([Revision("a", operations=()), Revision("b", ("a",), final=True, migrates=False)])
+    found = derived(graph, [Snapshot(("b",), ())], ["a"])
+    assert found == Gap("b", "it is a barrier", back=True)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    one, other = Item("a", (2,), "float32"), Item("b", (3,), "float32")
+    assert misfit([one, other], [one, other]) == Misfit()
+    assert misfit([one], [one, other]).sentences() == ["b is missing"]
+    assert misfit([one, other], [one]).sentences() == ["b is left over"]
+    assert misfit([one], [Item("a", (3,), "float32")]).sentences() == ["a is [2], not [3]"]
+    assert misfit([one], [Item("a", (2,), "float16")]).sentences() == ["a is float32, not float16"]
+    assert misfit([one, other], [other, one]).sentences() == ["the order is another"]
+    assert misfit([one], [Item("a", (2,), "float16")]).count == 0
