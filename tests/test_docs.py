@@ -102,3 +102,20 @@ def test_the_setup_of_the_manual(project: Folder, monkeypatch: pytest.MonkeyPatc
     assert found == {"weather.system.InputSchema", "weather.system.PathsSchema", "types.SimpleNamespace"}
     project.ok("downgrade", "base", "last.ckpt")
     assert {name.name for name in inspect("last.ckpt").names} == before
+
+
+def test_the_function_of_the_page_on_the_manifest(project: Folder) -> None:
+    pytest.importorskip("torch")
+    page = (README.parent / "docs" / "manifest.md").read_text()
+    (code,) = shown("manifest.md")
+    (project.path / "modelpage.py").write_text(f"from torch import nn\n\n{code}")
+    (table,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (project.path / "ckpt-migrate.toml").unlink()
+    (project.path / "pyproject.toml").write_text(table.replace("mypackage.models", "modelpage"))
+    assert project.ok("manifest", "--update").out.startswith("net at base: 4 parameters")
+    written = (project.path / "versions" / "manifest.json").read_text().splitlines()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    assert set(example.splitlines()) - set(written) == {
+        '      "revisions": ["3f2a9c1b7d10"],',
+        '        "0.weight": {"after": null, "dtype": "float32", "shape": [64, 3]}',  # the last one there
+    }

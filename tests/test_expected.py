@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -257,6 +259,12 @@ def test_code_that_is_not_there_or_does_not_take_what_was_is_said(sized: Models)
     _sized(sized, "layer_norm")
     sized.ok("revision", "norm", "--autogenerate", "--rev-id", "aaa")
     (sized.path / "net.py").write_text("import nowhere_at_all\n")
-    __import__("sys").modules.pop("net", None)
+    sys.modules.pop("net", None)
     ran = sized.ok("upgrade", "head", wide)
     assert "it is not compared with the model net: net cannot be imported: ModuleNotFoundError" in ran.err
+
+
+def test_it_needs_no_torch(models: Models) -> None:
+    code = "import sys; from anemoi_ckpt_migrate import cli; cli.main(['upgrade', 'head', 'old.ckpt', '--dry-run']); "
+    ran = subprocess.run([sys.executable, "-c", f"{code}print('torch' in sys.modules)"], capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] == "False", ran.stderr
