@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,22 +79,35 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     return gaps[0] if gaps else Gap("", "nothing is known of it")
 
 
-def everywhere(graph: Graph, known: Sequence[Snapshot]) -> Iterator[Snapshot]:
-    """Give what a model is at each revision where that is known, the newest first, and at base last."""
+def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return what a model is at each revision where that is known, the newest first, and at base last."""
     graph = _seen(graph, known, ())
+    told = {one.revisions: one for one in known}
+    order = graph.order(revision.id for revision in graph)
     found: dict[str, Snapshot] = {}
-    for revision in reversed(graph.order(rev.id for rev in graph)):
-        # Mostly one step from the only one that follows it; a graph is walked only where it branches.
-        after = [found[child] for child in graph.children[revision] if child in found]
-        near = [one for one in known if one.revisions == (revision,)]
-        state = derived(graph, near or [*after, *known], [revision])
-        if isinstance(state, Snapshot):
-            found[revision] = state
-            yield state
-    first = [found[rev.id] for rev in graph if not rev.needs and rev.id in found]
-    state = derived(graph, [one for one in known if not one.revisions] or [*first, *known], ())
+    # One step each: up from what is before, which is exact; where nothing is known there, down from what is after.
+    for revision in order:
+        needs = graph[revision].needs
+        before = (
+            [found[need] for need in needs if need in found] if needs else [one for one in known if not one.revisions]
+        )
+        _note(found, graph, told.get((revision,)), before, revision)
+    for revision in reversed(order):
+        if revision not in found:
+            after = [found[child] for child in graph.children[revision] if child in found]
+            _note(found, graph, None, [*after, *known], revision)
+    first = [found[revision] for revision in order if not graph[revision].needs and revision in found]
+    base = told.get(()) or derived(graph, [*first, *known], ())
+    states = [found[revision] for revision in reversed(order) if revision in found]
+    return [*states, base] if isinstance(base, Snapshot) else states
+
+
+def _note(
+    found: dict[str, Snapshot], graph: Graph, told: Snapshot | None, near: Sequence[Snapshot], revision: str
+) -> None:
+    state = told or derived(graph, near, [revision])
     if isinstance(state, Snapshot):
-        yield state
+        found[revision] = state
 
 
 def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Graph:
