@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons lint format fuzz bench bench-graphs bench-operations bench-training graphs wheel man clean
+.PHONY: help demo test test-anemoi test-pythons lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest graphs wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -56,6 +56,9 @@ bench-operations: $(BIN)/.ready ## measure operations on 4 GB, and write benchma
 
 bench-training: $(BIN)/.ready ## measure what recording costs a training run, and write benchmarks/TRAINING.md
 	$(BIN)/python benchmarks/training.py
+
+bench-manifest: $(BIN)/.ready ## measure what the manifest costs, and write benchmarks/MANIFEST.md
+	$(BIN)/python benchmarks/manifest.py
 
 bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
 	$(BIN)/python benchmarks/graphs.py

@@ -69,7 +69,8 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     there = graph.closure(wanted)
     starts = [(graph.closure(one.revisions), one) for one in known if _is_in(graph, one)]
     gaps = []
-    for have, one in sorted(starts, key=lambda start: len(start[0] ^ there)):
+    # The nearest; up rather than down, which says all of what comes about.
+    for have, one in sorted(starts, key=lambda start: (len(start[0] ^ there), len(start[0] - there))):
         try:
             items = _moved(graph, one.items, graph.order(have - there)[::-1], graph.order(there - have))
         except _Stopped as stopped:
