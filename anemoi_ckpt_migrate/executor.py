@@ -11,8 +11,9 @@ from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Pickled
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
+from anemoi_ckpt_migrate.operations import structure
+from anemoi_ckpt_migrate.operations.attached import Attached
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.structure import Run
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.world import Undone, World
 from anemoi_ckpt_migrate.record import Kept, Record
@@ -133,11 +134,11 @@ class Applying:
     @property
     def runs_code(self) -> bool:
         """Whether there is a function among them."""
-        return any(isinstance(operation, Run) for operation in self.operations)
+        return bool(structure.functions(self.operations))
 
     def prepare(self) -> Callable[[Walk], None]:
         """Load the functions, if there are any."""
-        names = {operation.migrate for operation in self.operations if isinstance(operation, Run)}
+        names = {operation.migrate for operation in structure.functions(self.operations)}
         functions = {name: self.load(name) for name in sorted(names)}
 
         def apply(walk: Walk) -> None:
@@ -240,7 +241,7 @@ def run(
         A function raised, returned no checkpoint, or left something in it that cannot be saved.
     """
     walk = walked(checkpoint, tree, kept, actions, settings)
-    attachments = recorder.put(walk.world.tree, after(walk))
+    attachments = {**walk.world.attached.changed, **recorder.put(walk.world.tree, after(walk))}
     try:
         return checkpoint.pickled(walk.world.tree), attachments
     except Unpicklable:
@@ -279,7 +280,9 @@ def _walk(
 ) -> Walk:
     """Do all on a tree; of no use if a stand-in was asked for content."""
     tensors = Tensors(checkpoint.maker, checkpoint.same, content)
-    walk = Walk(checkpoint, World(tree, tensors, kept, settings.parameters, settings.forced), content, check)
+    attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
+    world = World(tree, tensors, kept, settings.parameters, settings.forced, attached)
+    walk = Walk(checkpoint, world, content, check)
     for step in [action.prepare() for action in actions]:
         step(walk)
         if checkpoint.touched and not content:

@@ -19,10 +19,12 @@ from anemoi_ckpt_migrate.operations.rearranging import CopyItem, MapItem, NestIt
 from anemoi_ckpt_migrate.operations.rewriting import Rewrite
 from anemoi_ckpt_migrate.operations.structure import Run
 from anemoi_ckpt_migrate.operations.turning import Interleave, Permute, PermuteForRope, Reshape, Transpose
+from anemoi_ckpt_migrate.operations.within import At
 
 __all__ = [
     "Add",
     "AddPrefix",
+    "At",
     "Cast",
     "ConvertItem",
     "CopyItem",

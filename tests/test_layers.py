@@ -20,7 +20,7 @@ LAYERS = """
 _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
-metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.base operations.dtypes operations.matching operations.patterns operations.table
+metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.placeholders checkpoints.recipes operations.configs
 operations.paths operations.pickled
@@ -33,7 +33,7 @@ operations.aside operations.copies
 operations.guessing operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning
 operations.items operations.placeholders operations.presence operations.following operations.ties
-operations.classes operations.setups operations.rewriting operations.converting operations.rearranging
+operations.classes operations.setups operations.rewriting operations.converting operations.rearranging operations.within
 operations.world
 op comparing items
 scripts.declared

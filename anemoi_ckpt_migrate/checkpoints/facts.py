@@ -84,22 +84,26 @@ def attached(archive: Archive) -> dict[str, Record]:
     return {name: record for name, record in archive.records.items() if not _is_own(name)}
 
 
-def same_attached(one: Archive, other: Archive, but: str) -> bool:
+def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
     """Tell whether two states of one file have the same records that are not torch's own, in the same places.
 
     Parameters
     ----------
     one, other : Archive
-        The states.
+        The states, the earlier first.
     but : str
         How names begin that do not count.
+    ours : range
+        Where in the later state records lie that somebody knows to have written anew, in bytes.
     """
 
     def places(archive: Archive) -> dict[str, tuple[int, int, int]]:
         found = attached(archive).items()
         return {name: (each.offset, each.size, each.crc) for name, each in found if not name.startswith(but)}
 
-    return places(one) == places(other)
+    before, after = places(one), places(other)
+    rewritten = {name for name, (offset, _, _) in after.items() if offset in ours and name in before}
+    return before.keys() == after.keys() and all(name in rewritten or before[name] == after[name] for name in before)
 
 
 def _is_own(name: str) -> bool:

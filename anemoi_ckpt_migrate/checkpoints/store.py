@@ -41,6 +41,8 @@ class Checkpoint:
         As the user named it.
     length : int
         How much of the file is the checkpoint, in bytes.
+    attached : dict of str to bytes or None
+        What a draft has beside the pickle, instead of what the file has there.
     """
 
     def __init__(
@@ -60,8 +62,7 @@ class Checkpoint:
         self._payloads: Any = None
         self._checked: set[str] = set()
         self._reading: Source | None = None
-        # What a draft has beside, or instead of, what is in the file.
-        self._attached: dict[str, bytes | None] = {}
+        self.attached: dict[str, bytes | None] = {}
         self._unwritten: dict[str, memoryview] = {}
         self._maker = Maker(self._first_key(), [])
 
@@ -184,8 +185,8 @@ class Checkpoint:
 
     def attachment(self, name: str) -> bytes | None:
         """Return the content of a record of the archive beside the pickle, if there is one."""
-        if name in self._attached:
-            return self._attached[name]
+        if name in self.attached:
+            return self.attached[name]
         record = self._archive.records.get(name)
         if record is None:
             return self._archive.small.get(name)
@@ -252,7 +253,7 @@ class Checkpoint:
     def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
         """Return what `write` would make of the file, without writing it: to be loaded, changed, and compared."""
         made = copy.copy(self)
-        made._data, made._attached = pickled.data, {**self._attached, **attachments}
+        made._data, made.attached = pickled.data, {**self.attached, **attachments}
         content = {key: each for key, each in pickled.payloads.items() if key not in self._maker.recipes}
         made._unwritten = {**self._unwritten, **{key: memoryview(each) for key, each in content.items()}}  # type: ignore[arg-type]
         made._maker = self._maker.forked(made._first_key(), made._unwritten)
@@ -328,8 +329,9 @@ class Checkpoint:
             return None
 
     def has_what(self, later: Checkpoint) -> bool:
-        """Tell whether an earlier state has the records that others put beside the pickle, as they are."""
-        return same_attached(self._archive, later._archive, _OURS)
+        """Tell whether the next state has what others put beside the pickle, but for what was written with that."""
+        end = later._archive.records[_PREVIOUS].offset
+        return same_attached(self._archive, later._archive, _OURS, range(self.length, end))
 
     def release(self) -> None:
         """Give back what is only needed to load it."""

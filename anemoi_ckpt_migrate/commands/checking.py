@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.deriving import Gap
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.operations.structure import functions
 from anemoi_ckpt_migrate.scripts import headfile, loader, released
 from anemoi_ckpt_migrate.scripts.functions import load_module
 
@@ -226,9 +227,8 @@ def _loads(revision: Revision) -> Iterator[Problem]:
 
 def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
     """Look whether the functions that operations run are there."""
-    for operation in revision.operations or ():
-        for what in ("migrate", "rollback") if type(operation).__name__ in ("Rewrite", "Run") else ():
-            name = getattr(operation, what)
+    for operation in functions(revision.operations or ()):
+        for name in (operation.migrate, operation.rollback):
             if name is not None and not callable(getattr(module, name, None)):
                 message = f"{operation!r}: `{name}` is not a function"
                 yield Problem("script", message, revision.path, revision.line("operations"), pending=False)

@@ -218,7 +218,7 @@ def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Appl
     Only as far back as it was moved up and down since, and nothing else: what was stamped cannot be undone.
     """
     found: list[tuple[tuple[Applied, ...], Checkpoint]] = []
-    earlier = file.earlier()
+    later, earlier = file, file.earlier()
     for _ in range(_MOST_KEPT):
         if earlier is None:
             break
@@ -229,11 +229,11 @@ def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Appl
             break
         if before.others != record.others:
             break  # another chain moved the file since
-        if not earlier.has_what(file):
+        if not earlier.has_what(later):
             break  # somebody else wrote into the archive since
         if before.lineage != record.lineage:
             found.insert(0, (before.lineage, earlier))
-        earlier = earlier.earlier()
+        later, earlier = earlier, earlier.earlier()
     return found
 
 

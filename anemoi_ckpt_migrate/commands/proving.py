@@ -86,7 +86,16 @@ def _difference(
     def same(one: StoredTensor, other: StoredTensor) -> bool:
         return expected.same(one, other, found)
 
-    return first_difference(expected.load(trusting=False), found.load(trusting=False), same)
+    wrong = first_difference(expected.load(trusting=False), found.load(trusting=False), same)
+    return wrong or _beside(expected, found)
+
+
+def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
+    """Compare what lies beside the pickle, where it was written anew; records of ours say how it came about."""
+    for name in sorted({*expected.attached, *found.attached} - {recorder.ATTACHMENT}):
+        if expected.attachment(name) != found.attachment(name):
+            return Difference(f"record {name} of the archive", "it is not what it was, byte by byte")
+    return None
 
 
 def _kept_alone(walk: executor.Walk) -> Record:

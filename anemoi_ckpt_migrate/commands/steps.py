@@ -12,9 +12,9 @@ from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.writing import applied_of
 from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack, UntrustedCode
 from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.op import Run
 from anemoi_ckpt_migrate.operations import placeholders, setups
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
+from anemoi_ckpt_migrate.operations.structure import functions
 from anemoi_ckpt_migrate.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, set_up
 from anemoi_ckpt_migrate.scripts.sources import source_of
@@ -72,7 +72,7 @@ def is_foreign(graph: Graph, entry: Applied) -> bool:
         return False
     if entry.undo is None or entry.undo.operations is None:
         return True
-    return any(isinstance(operation, Run) for operation in _read(entry))
+    return bool(functions(_read(entry)))
 
 
 def check_own_code(graph: Graph, undone: Iterable[Applied], checkpoint: StrPath) -> None:
@@ -157,9 +157,8 @@ def with_undo(
 
 def _undo_of(revision: Revision, operations: Sequence[Operation], parameters: str | None) -> Undo:
     """Write down operations that undo a revision, with its script if they run a function of that."""
-    runs = any(isinstance(operation, Run) for operation in operations)
     data = tuple(operation.to_data() for operation in operations)
-    return Undo(source_of(revision) if runs else "", operations=data, parameters=parameters)
+    return Undo(source_of(revision) if functions(operations) else "", operations=data, parameters=parameters)
 
 
 def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list[str]:

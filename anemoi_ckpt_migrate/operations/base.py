@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -60,6 +60,10 @@ class Operation:
             It says so.
         """
 
+    def leaves(self) -> Iterator[Operation]:
+        """Give the operations that it is made of; one that is made of none gives itself."""
+        yield self
+
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data: its kind under ``op``, and what differs from the defaults."""
         found: dict[str, Any] = {"op": type(self).__name__}
@@ -105,6 +109,11 @@ def from_data(data: Any) -> Operation:
     return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
 
 
+def read(value: Any) -> Operation:
+    """Return an operation that stands in another one: as it is, or read back. As `from_data`."""
+    return value if isinstance(value, Operation) else from_data(value)
+
+
 def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written: bool = False) -> Operation:
     """Make an operation of a kind.
 
@@ -138,7 +147,9 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
 
 
 def plain(value: Any) -> Any:
-    """Turn tuples into lists, in depth: a record is made of what JSON has too."""
+    """Turn tuples into lists and operations into data, in depth: a record is made of what JSON has too."""
+    if isinstance(value, Operation):
+        return value.to_data()
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import configs, paths
-from anemoi_ckpt_migrate.operations.base import Operation, from_data, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, read, set_fields
 from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, Nothing
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, shown
 
@@ -94,18 +94,13 @@ class Unconvert(AtPath):
     number: int
     conversion: Any
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.conversion, Operation):
-            set_fields(self, conversion=self.conversion.to_data())
-
     def __hash__(self) -> int:
         return hash((self.path, self.number))
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back."""
         before = kept[self.number]
-        then = from_data(self.conversion)
+        then = read(self.conversion)
         made = then.made(before) if isinstance(then, ConvertItem) else None
         if forced or configs.plain(paths.get(tree, self.path)) == configs.plain(made):
             paths.put(paths.parent(tree, self.path), self.path[-1], before)

@@ -8,11 +8,11 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
     Operation,
-    from_data,
     integer_of,
     integers_of,
     names_of,
     operation,
+    read,
     set_fields,
 )
 from anemoi_ckpt_migrate.operations.copies import Copy
@@ -83,21 +83,12 @@ class Apart(Operation):
     def __post_init__(self) -> None:
         set_fields(
             self,
-            operations=tuple(map(_read, self.operations)),
-            others={path: tuple(map(_read, own)) for path, own in self.others.items()},
+            operations=tuple(map(read, self.operations)),
+            others={path: tuple(map(read, own)) for path, own in self.others.items()},
         )
 
     def __hash__(self) -> int:
         return hash(self.operations)
-
-    def to_data(self) -> dict[str, Any]:
-        """Return it as plain data, with all that it holds."""
-        others = {path: [each.to_data() for each in own] for path, own in self.others.items()}
-        return {"op": "Apart", "operations": [each.to_data() for each in self.operations], "others": others}
-
-
-def _read(value: Any) -> Operation:
-    return value if isinstance(value, Operation) else from_data(value)
 
 
 def by_place(operation: Operation) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:

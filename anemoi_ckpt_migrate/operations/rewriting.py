@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
@@ -12,7 +11,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import configs, paths
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
-from anemoi_ckpt_migrate.operations.structure import Run
+from anemoi_ckpt_migrate.operations.structure import Means, Run
 
 
 @operation
@@ -49,29 +48,23 @@ class Rewrite(Run):
         """Return it the other way around."""
         return None if self.rollback is None else Rewrite(self.rollback, self.migrate, self.path, self.optional)
 
-    def rewrite(self, tree: Any, kept: list[Any], run: Callable[..., Any], forced: bool) -> list[Operation]:
-        """Rewrite it, and return what undoes that.
-
-        Raises
-        ------
-        NoSuchPath
-            It is not there, or cannot be rewritten.
-        """
+    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Rewrite it."""
         if self.optional and not paths.there(tree, self.path):
-            return []
+            return tree, []
         before = paths.get(tree, self.path)
         path, now = paths.spelled(tree, self.path), configs.plain(before)
         parent = paths.parent(tree, path)
-        if self.number is not None and (forced or digest_of(now) == self.digest):
-            paths.put(parent, path[-1], kept[self.number])
-            return []
-        new = run(self.migrate, now, tree)
+        if self.number is not None and (means.forced or digest_of(now) == self.digest):
+            paths.put(parent, path[-1], means.kept[self.number])
+            return tree, []
+        new = means.run(self.migrate, now, means.checkpoint)
         paths.put(parent, path[-1], self._alike(new, before))
         if self.number is not None or self.rollback is None:
-            return []
-        kept.append(configs.detached(before, parent))
+            return tree, []
+        means.kept.append(configs.detached(before, parent))
         digest = digest_of(configs.plain(new))
-        return [Rewrite(self.rollback, self.migrate, path, self.optional, len(kept) - 1, digest)]
+        return tree, [Rewrite(self.rollback, self.migrate, path, self.optional, len(means.kept) - 1, digest)]
 
     def _alike(self, new: Any, before: Any) -> Any:
         if not is_a(new, dict):

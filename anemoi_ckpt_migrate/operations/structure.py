@@ -1,11 +1,42 @@
-"""Operations on the tree of a checkpoint as a whole, and the one that runs functions."""
+"""Operations on the tree of a checkpoint as a whole, what they work with, and the one that runs functions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.attached import Attached
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+
+
+@dataclass
+class Means:
+    """What operations on the tree work with, beside the tree.
+
+    Attributes
+    ----------
+    checkpoint : object
+        All of the tree, for those that are given a part of it.
+    attached : Attached
+        What lies beside the pickle.
+    kept : list of object
+        What the revision puts aside.
+    run : callable
+        Runs a function of the script, of a name, on a tree, and returns what becomes of it.
+    forced : bool
+        Whether what was changed since may be lost on the way back.
+    losses : list of str
+        Why nothing undoes what was done, if nothing does.
+    """
+
+    checkpoint: Any
+    attached: Attached
+    kept: list[Any]
+    run: Callable[..., Any]
+    forced: bool = False
+    losses: list[str] = field(default_factory=list)
 
 
 class TreeOperation(Operation):
@@ -24,8 +55,30 @@ class TreeOperation(Operation):
         """Say why nothing would undo it on a tree; empty if something does."""
         return ""
 
+    def carry_out(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Change a tree, or a part of it; return what becomes of it, and what undoes that.
+
+        Parameters
+        ----------
+        tree : object
+            The checkpoint, or what stands for it.
+        means : Means
+            What there is to work with.
+
+        Raises
+        ------
+        NoSuchPath
+            It cannot be done; the message says why.
+        """
+        means.losses += filter(None, [self.loss(tree)])
+        return self.on(tree, means)
+
+    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Do so; as `carry_out`, for which kinds of operations differ here."""
+        return tree, self.change(tree, means.kept, means.forced)
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Change a tree, and return what undoes it.
+        """Change a tree in place, and return what undoes it: what most kinds do.
 
         Parameters
         ----------
@@ -35,11 +88,6 @@ class TreeOperation(Operation):
             What is put aside in it.
         forced : bool
             Whether what was changed since may be lost on the way back.
-
-        Raises
-        ------
-        NoSuchPath
-            It cannot be done; the message says why.
         """
         raise NotImplementedError
 
@@ -77,6 +125,15 @@ class Run(TreeOperation):
         """Return it the other way around."""
         return None if self.rollback is None else Run(self.rollback, self.migrate)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
-        """Be run by the executor, which knows the script."""
-        raise NotImplementedError
+    def loss(self, tree: Any) -> str:
+        """Say so if it has no rollback."""
+        return "" if self.reversible else f"{self.migrate} has no rollback"
+
+    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Run the function."""
+        return means.run(self.migrate, tree), [back for back in [self.inverse()] if back is not None]
+
+
+def functions(operations: Iterable[Operation]) -> list[Run]:
+    """Return those that run functions of a script, wherever they stand."""
+    return [leaf for each in operations for leaf in each.leaves() if isinstance(leaf, Run)]

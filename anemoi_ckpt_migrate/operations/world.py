@@ -9,6 +9,7 @@ from typing import Any
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.aside import packed, unpacked
+from anemoi_ckpt_migrate.operations.attached import Attached
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
@@ -24,8 +25,7 @@ from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
 from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
-from anemoi_ckpt_migrate.operations.rewriting import Rewrite
-from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
+from anemoi_ckpt_migrate.operations.structure import Means, TreeOperation, functions
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.ties import Ties
 
@@ -74,6 +74,8 @@ class World:
         Where the state dict is.
     forced : bool
         Whether what was changed since may be lost on the way back.
+    attached : Attached, optional
+        What lies beside the pickle.
 
     Attributes
     ----------
@@ -82,9 +84,16 @@ class World:
     """
 
     def __init__(
-        self, tree: Any, tensors: Tensors, kept: dict[str, list[Any]], path: str | None = None, forced: bool = False
+        self,
+        tree: Any,
+        tensors: Tensors,
+        kept: dict[str, list[Any]],
+        path: str | None = None,
+        forced: bool = False,
+        attached: Attached | None = None,
     ) -> None:
         self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
+        self.attached = attached or Attached()
         self._tensors, self._path, self._forced = tensors, path, forced
         self._main: Opened | None = None
         self._others: list[Opened] = []
@@ -175,18 +184,8 @@ class World:
         self, operation: Operation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
     ) -> list[Operation]:
         """Apply one operation, and return what undoes it."""
-        if isinstance(operation, Run):
-            return self._run(operation, kept, shown, run, undo)
         if isinstance(operation, TreeOperation):
-            self._settle(undo)
-            self.close()
-            tree = [self.tree, self.kept] if operation.everywhere else self.tree
-            try:
-                undo.losses += filter(None, [operation.loss(tree)])
-                return operation.change(tree, kept, self._forced)
-            except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
-                self._fault(shown, operation, str(error))
-                return []
+            return self._on_tree(operation, kept, shown, run, undo)
         if isinstance(operation, ParameterGroups):
             return self._declare(operation, shown, undo)
         if isinstance(operation, Reached):
@@ -200,24 +199,22 @@ class World:
             return []
         return self._everywhere(main, operation, kept, shown, undo)
 
-    def _run(
-        self, operation: Run, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+    def _on_tree(
+        self, operation: TreeOperation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
     ) -> list[Operation]:
         self._settle(undo)
         self.close()
-        if isinstance(operation, Rewrite):
-            try:
-                return operation.rewrite(self.tree, kept, run, self._forced)
-            except NoSuchPath as error:
-                self._fault(shown, operation, str(error))
-                return []
-        if not self.faults:
-            self.tree = run(operation.migrate, self.tree)
-        back = operation.inverse()
-        if back is None:
-            undo.losses.append(f"{operation.migrate} has no rollback")
+        if self.faults and functions([operation]):
+            return []  # they would meet a tree that nobody has foreseen
+        means = Means(self.tree, self.attached, kept, run, self._forced, undo.losses)
+        try:
+            if operation.everywhere:
+                return operation.carry_out([self.tree, self.kept], means)[1]
+            self.tree, back = operation.carry_out(self.tree, means)
+        except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
+            self._fault(shown, operation, str(error))
             return []
-        return [back]
+        return back
 
     def _declare(self, operation: ParameterGroups, shown: str, undo: Undone) -> list[Operation]:
         """Have positions stand for what the script says: positions as they are written, after all that was done."""

@@ -58,6 +58,8 @@ def _operation(call: ast.expr) -> Operation:
 def _argument(value: ast.expr, kind: str) -> Any:
     if kind in ("Rewrite", "Run") and isinstance(value, ast.Name):
         return value.id
+    if kind == "At" and isinstance(value, (ast.List, ast.Tuple)) and any(isinstance(e, ast.Call) for e in value.elts):
+        return [_operation(each) for each in value.elts]
     try:
         return ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
