@@ -76,7 +76,8 @@ class Calling:
             with warnings.catch_warnings(record=True) as noted:
                 warnings.simplefilter("always")
                 result = function(tree, *more)
-            walk.warnings += dict.fromkeys(f"{self.shown}: {warning.message}" for warning in noted)
+            said = dict.fromkeys(f"{self.shown}: {warning.message}" for warning in noted)
+            walk.warnings += [text for text in said if text not in walk.warnings]  # it may run at several places
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # the function is the user's

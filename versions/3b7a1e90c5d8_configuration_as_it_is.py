@@ -25,5 +25,12 @@ known_as = {
 }
 
 operations = [
-    op.MapItem("hyper_parameters.config.model.model._convert_", {"all": "none"}, optional=True),
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.MapItem("model.model._convert_", {"all": "none"}, optional=True),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
+        optional=True,
+    ),
 ]

@@ -27,103 +27,40 @@ operations = [
         aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
         optional=True,
     ),
-    op.MoveItem(
-        "hyper_parameters.config.data.forcing", "hyper_parameters.config.data.datasets.data.forcing", optional=True
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.data.diagnostic",
-        "hyper_parameters.config.data.datasets.data.diagnostic",
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.MoveItem("data.forcing", "data.datasets.data.forcing", optional=True),
+            op.MoveItem("data.diagnostic", "data.datasets.data.diagnostic", optional=True),
+            op.MoveItem("data.target", "data.datasets.data.target", optional=True),
+            op.MoveItem("data.processors", "data.datasets.data.processors", optional=True),
+            op.DropItem("data.normalizer", optional=True),
+            op.MoveItem("dataloader.training.dataset", "dataloader.training.datasets.data.dataset", optional=True),
+            op.MoveItem("dataloader.training.start", "dataloader.training.datasets.data.start", optional=True),
+            op.MoveItem("dataloader.training.end", "dataloader.training.datasets.data.end", optional=True),
+            op.MoveItem("dataloader.training.frequency", "dataloader.training.datasets.data.frequency", optional=True),
+            op.MoveItem("dataloader.training.drop", "dataloader.training.datasets.data.drop", optional=True),
+            op.MoveItem("dataloader.validation.dataset", "dataloader.validation.datasets.data.dataset", optional=True),
+            op.MoveItem("dataloader.validation.start", "dataloader.validation.datasets.data.start", optional=True),
+            op.MoveItem("dataloader.validation.end", "dataloader.validation.datasets.data.end", optional=True),
+            op.MoveItem(
+                "dataloader.validation.frequency", "dataloader.validation.datasets.data.frequency", optional=True
+            ),
+            op.MoveItem("dataloader.validation.drop", "dataloader.validation.datasets.data.drop", optional=True),
+            op.MoveItem("dataloader.test.dataset", "dataloader.test.datasets.data.dataset", optional=True),
+            op.MoveItem("dataloader.test.start", "dataloader.test.datasets.data.start", optional=True),
+            op.MoveItem("dataloader.test.end", "dataloader.test.datasets.data.end", optional=True),
+            op.MoveItem("dataloader.test.frequency", "dataloader.test.datasets.data.frequency", optional=True),
+            op.MoveItem("dataloader.test.drop", "dataloader.test.datasets.data.drop", optional=True),
+            op.NestItem("dataloader.grid_indices", "datasets.data", optional=True),
+            op.NestItem("training.scalers", "datasets.data", optional=True),
+            op.NestItem("training.training_loss", "datasets.data", optional=True),
+            op.NestItem("training.validation_metrics", "datasets.data", optional=True),
+            op.NestItem("training.variable_groups", "datasets.data", optional=True),
+            op.NestItem("training.metrics", "datasets.data", optional=True),
+            op.SetItem("diagnostics.plot.datasets_to_plot", ["data"], overwrite=False, optional=True),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
         optional=True,
     ),
-    op.MoveItem(
-        "hyper_parameters.config.data.target", "hyper_parameters.config.data.datasets.data.target", optional=True
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.data.processors",
-        "hyper_parameters.config.data.datasets.data.processors",
-        optional=True,
-    ),
-    op.DropItem("hyper_parameters.config.data.normalizer", optional=True),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.dataset",
-        "hyper_parameters.config.dataloader.training.datasets.data.dataset",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.start",
-        "hyper_parameters.config.dataloader.training.datasets.data.start",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.end",
-        "hyper_parameters.config.dataloader.training.datasets.data.end",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.frequency",
-        "hyper_parameters.config.dataloader.training.datasets.data.frequency",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.drop",
-        "hyper_parameters.config.dataloader.training.datasets.data.drop",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.dataset",
-        "hyper_parameters.config.dataloader.validation.datasets.data.dataset",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.start",
-        "hyper_parameters.config.dataloader.validation.datasets.data.start",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.end",
-        "hyper_parameters.config.dataloader.validation.datasets.data.end",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.frequency",
-        "hyper_parameters.config.dataloader.validation.datasets.data.frequency",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.drop",
-        "hyper_parameters.config.dataloader.validation.datasets.data.drop",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.dataset",
-        "hyper_parameters.config.dataloader.test.datasets.data.dataset",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.start",
-        "hyper_parameters.config.dataloader.test.datasets.data.start",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.end",
-        "hyper_parameters.config.dataloader.test.datasets.data.end",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.frequency",
-        "hyper_parameters.config.dataloader.test.datasets.data.frequency",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.drop",
-        "hyper_parameters.config.dataloader.test.datasets.data.drop",
-        optional=True,
-    ),
-    op.NestItem("hyper_parameters.config.dataloader.grid_indices", "datasets.data", optional=True),
-    op.NestItem("hyper_parameters.config.training.scalers", "datasets.data", optional=True),
-    op.NestItem("hyper_parameters.config.training.training_loss", "datasets.data", optional=True),
-    op.NestItem("hyper_parameters.config.training.validation_metrics", "datasets.data", optional=True),
-    op.NestItem("hyper_parameters.config.training.variable_groups", "datasets.data", optional=True),
-    op.NestItem("hyper_parameters.config.training.metrics", "datasets.data", optional=True),
-    op.SetItem("hyper_parameters.config.diagnostics.plot.datasets_to_plot", ["data"], overwrite=False, optional=True),
 ]

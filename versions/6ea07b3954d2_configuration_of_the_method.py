@@ -17,17 +17,20 @@ depends_on = None
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.16.0"})
 
 operations = [
-    op.MoveItem(
-        "hyper_parameters.config.training.training_method",
-        "hyper_parameters.config.training.method._target_",
-        optional=True,
-    ),
-    op.MapItem(
-        "hyper_parameters.config.model.model._target_",
-        {
-            "anemoi.models.models.AnemoiDiffusionModelEncProcDec": "anemoi.models.models.AnemoiTransportModelEncProcDec",
-            "anemoi.models.models.AnemoiDiffusionTendModelEncProcDec": "anemoi.models.models.AnemoiTransportTendModelEncProcDec",
-        },
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.MoveItem("training.training_method", "training.method._target_", optional=True),
+            op.MapItem(
+                "model.model._target_",
+                {
+                    "anemoi.models.models.AnemoiDiffusionModelEncProcDec": "anemoi.models.models.AnemoiTransportModelEncProcDec",
+                    "anemoi.models.models.AnemoiDiffusionTendModelEncProcDec": "anemoi.models.models.AnemoiTransportTendModelEncProcDec",
+                },
+                optional=True,
+            ),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
         optional=True,
     ),
 ]

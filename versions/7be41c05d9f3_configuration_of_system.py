@@ -40,95 +40,49 @@ operations = [
         aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
         optional=True,
     ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.accelerator",
-        "hyper_parameters.config.system.hardware.accelerator",
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.MoveItem("hardware.accelerator", "system.hardware.accelerator", optional=True),
+            op.MoveItem("hardware.num_gpus_per_node", "system.hardware.num_gpus_per_node", optional=True),
+            op.MoveItem("hardware.num_nodes", "system.hardware.num_nodes", optional=True),
+            op.MoveItem("hardware.num_gpus_per_model", "system.hardware.num_gpus_per_model", optional=True),
+            op.MoveItem("hardware.paths.output", "system.output.root", optional=True),
+            op.MoveItem("hardware.paths.logs.base", "system.output.logs.root", optional=True),
+            op.MoveItem("hardware.paths.logs.wandb", "system.output.logs.wandb", optional=True),
+            op.MoveItem("hardware.paths.logs.mlflow", "system.output.logs.mlflow", optional=True),
+            op.MoveItem("hardware.paths.logs.tensorboard", "system.output.logs.tensorboard", optional=True),
+            op.MoveItem("hardware.paths.checkpoints", "system.output.checkpoints.root", optional=True),
+            op.MoveItem(
+                "hardware.files.checkpoint.every_n_epochs", "system.output.checkpoints.every_n_epochs", optional=True
+            ),
+            op.MoveItem(
+                "hardware.files.checkpoint.every_n_train_steps",
+                "system.output.checkpoints.every_n_train_steps",
+                optional=True,
+            ),
+            op.MoveItem(
+                "hardware.files.checkpoint.every_n_minutes", "system.output.checkpoints.every_n_minutes", optional=True
+            ),
+            op.MoveItem("hardware.paths.plots", "system.output.plots", optional=True),
+            op.MoveItem("hardware.paths.profiler", "system.output.profiler", optional=True),
+            op.Run("add_computed", "remove_computed"),
+            op.SetItem(
+                "model.residual",
+                {"_target_": "anemoi.models.layers.residual.SkipConnection", "step": -1},
+                overwrite=False,
+                optional=True,
+            ),
+            op.MoveItem("training.optimizer.kwargs.betas", "training.optimizer.betas", optional=True),
+            op.DropItem("training.optimizer.kwargs", optional=True),
+            op.DropItem("training.optimizer.zero", optional=True),
+            op.SetItem("training.optimizer._target_", "torch.optim.AdamW", overwrite=False, optional=True),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
         optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.num_gpus_per_node",
-        "hyper_parameters.config.system.hardware.num_gpus_per_node",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.num_nodes", "hyper_parameters.config.system.hardware.num_nodes", optional=True
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.num_gpus_per_model",
-        "hyper_parameters.config.system.hardware.num_gpus_per_model",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.output", "hyper_parameters.config.system.output.root", optional=True
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.logs.base",
-        "hyper_parameters.config.system.output.logs.root",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.logs.wandb",
-        "hyper_parameters.config.system.output.logs.wandb",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.logs.mlflow",
-        "hyper_parameters.config.system.output.logs.mlflow",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.logs.tensorboard",
-        "hyper_parameters.config.system.output.logs.tensorboard",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.checkpoints",
-        "hyper_parameters.config.system.output.checkpoints.root",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.files.checkpoint.every_n_epochs",
-        "hyper_parameters.config.system.output.checkpoints.every_n_epochs",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.files.checkpoint.every_n_train_steps",
-        "hyper_parameters.config.system.output.checkpoints.every_n_train_steps",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.files.checkpoint.every_n_minutes",
-        "hyper_parameters.config.system.output.checkpoints.every_n_minutes",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.plots", "hyper_parameters.config.system.output.plots", optional=True
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.hardware.paths.profiler",
-        "hyper_parameters.config.system.output.profiler",
-        optional=True,
-    ),
-    op.Run("add_computed", "remove_computed"),
-    op.SetItem(
-        "hyper_parameters.config.model.residual",
-        {"_target_": "anemoi.models.layers.residual.SkipConnection", "step": -1},
-        overwrite=False,
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.training.optimizer.kwargs.betas",
-        "hyper_parameters.config.training.optimizer.betas",
-        optional=True,
-    ),
-    op.DropItem("hyper_parameters.config.training.optimizer.kwargs", optional=True),
-    op.DropItem("hyper_parameters.config.training.optimizer.zero", optional=True),
-    op.SetItem(
-        "hyper_parameters.config.training.optimizer._target_", "torch.optim.AdamW", overwrite=False, optional=True
     ),
 ]
 
-CONFIG = "hyper_parameters.config"
 FILES = {
     "dataset": "data",
     "graph": "graph",
@@ -139,40 +93,36 @@ FILES = {
 TRUNCATED = "anemoi.models.layers.residual.TruncatedConnection"
 
 
-def add_computed(ckpt: CkptType) -> CkptType:
+def add_computed(config: CkptType) -> CkptType:
     """Put together the paths of files, and say that the skip connection of the model is truncated, if it is."""
-    hardware = items.get(ckpt, f"{CONFIG}.hardware")
-    if items.get(hardware, "files") is not None and items.get(ckpt, f"{CONFIG}.system.input") is None:
+    hardware = items.get(config, "hardware")
+    if items.get(hardware, "files") is not None and items.get(config, "system.input") is None:
         joined = {}
         for name, folder in FILES.items():
             place, file = items.get(hardware, f"paths.{folder}"), items.get(hardware, f"files.{name}")
             joined[name] = file if file is None else str(PurePosixPath(str(place or ""), str(file)))
-        if items.get(ckpt, f"{CONFIG}.system") is None:
-            items.put(ckpt, f"{CONFIG}.system", {})
-        items.put(ckpt, f"{CONFIG}.system.input", joined)
-    down, up = (items.get(ckpt, f"{CONFIG}.system.input.{name}") for name in ("truncation", "truncation_inv"))
+        if items.get(config, "system") is None:
+            items.put(config, "system", {})
+        items.put(config, "system.input", joined)
+    down, up = (items.get(config, f"system.input.{name}") for name in ("truncation", "truncation_inv"))
     truncated = down is not None or up is not None
-    if (
-        truncated
-        and items.get(ckpt, f"{CONFIG}.model") is not None
-        and "residual" not in items.keys(ckpt, f"{CONFIG}.model")
-    ):
+    if truncated and items.get(config, "model") is not None and "residual" not in items.keys(config, "model"):
         warnings.warn(
             "the model has a truncation, whose matrices were in the checkpoint; from now on they are read from the "
             "files that model.residual names: see that these are there",
             stacklevel=2,
         )
         names = {"truncation_down_file_path": down, "truncation_up_file_path": up}
-        items.put(ckpt, f"{CONFIG}.model.residual", {"_target_": TRUNCATED, **names})
-    return ckpt
+        items.put(config, "model.residual", {"_target_": TRUNCATED, **names})
+    return config
 
 
-def remove_computed(ckpt: CkptType) -> CkptType:
+def remove_computed(config: CkptType) -> CkptType:
     """Take both away again, where what they were made of is there."""
-    if items.get(ckpt, f"{CONFIG}.hardware.files") is not None and "input" in items.keys(ckpt, f"{CONFIG}.system"):
-        items.take(ckpt, f"{CONFIG}.system.input")
-        if not items.keys(ckpt, f"{CONFIG}.system"):
-            items.take(ckpt, f"{CONFIG}.system")
-        if items.get(ckpt, f"{CONFIG}.model.residual._target_") == TRUNCATED:
-            items.take(ckpt, f"{CONFIG}.model.residual")
-    return ckpt
+    if items.get(config, "hardware.files") is not None and "input" in items.keys(config, "system"):
+        items.take(config, "system.input")
+        if not items.keys(config, "system"):
+            items.take(config, "system")
+        if items.get(config, "model.residual._target_") == TRUNCATED:
+            items.take(config, "model.residual")
+    return config

@@ -33,63 +33,60 @@ operations = [
         aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
         optional=True,
     ),
-    op.MoveItem(
-        "hyper_parameters.config.graph.hidden", "hyper_parameters.config.model.model.hidden_nodes_name", optional=True
-    ),
-    op.SetItem("hyper_parameters.config.model.model.hidden_nodes_name", "hidden", overwrite=False, optional=True),
-    op.DropItem("hyper_parameters.config.graph.data", optional=True),
-    op.SetItem("hyper_parameters.config.model.model.latent_skip", True, overwrite=False, optional=True),
-    op.CopyItem(
-        "hyper_parameters.config.model.trainable_parameters.hidden",
-        "hyper_parameters.config.model.trainable_parameters.data",
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.MoveItem("graph.hidden", "model.model.hidden_nodes_name", optional=True),
+            op.SetItem("model.model.hidden_nodes_name", "hidden", overwrite=False, optional=True),
+            op.DropItem("graph.data", optional=True),
+            op.SetItem("model.model.latent_skip", True, overwrite=False, optional=True),
+            op.CopyItem("model.trainable_parameters.hidden", "model.trainable_parameters.data", optional=True),
+            op.MoveItem(
+                "dataloader.training.datasets.*.dataset",
+                "dataloader.training.datasets.*.dataset_config.dataset",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.training.datasets.*.frequency",
+                "dataloader.training.datasets.*.dataset_config.frequency",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.training.datasets.*.drop",
+                "dataloader.training.datasets.*.dataset_config.drop",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.validation.datasets.*.dataset",
+                "dataloader.validation.datasets.*.dataset_config.dataset",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.validation.datasets.*.frequency",
+                "dataloader.validation.datasets.*.dataset_config.frequency",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.validation.datasets.*.drop",
+                "dataloader.validation.datasets.*.dataset_config.drop",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.test.datasets.*.dataset", "dataloader.test.datasets.*.dataset_config.dataset", optional=True
+            ),
+            op.MoveItem(
+                "dataloader.test.datasets.*.frequency",
+                "dataloader.test.datasets.*.dataset_config.frequency",
+                optional=True,
+            ),
+            op.MoveItem(
+                "dataloader.test.datasets.*.drop", "dataloader.test.datasets.*.dataset_config.drop", optional=True
+            ),
+            op.DropItem("dataloader.grid_indices", optional=True),
+            op.DropItem("training.scalers.datasets.*.node_weights.nodes_name", optional=True),
+            op.SetItem("training.multistep_output", 1, overwrite=False, optional=True),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
         optional=True,
     ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.datasets.*.dataset",
-        "hyper_parameters.config.dataloader.training.datasets.*.dataset_config.dataset",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.datasets.*.frequency",
-        "hyper_parameters.config.dataloader.training.datasets.*.dataset_config.frequency",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.training.datasets.*.drop",
-        "hyper_parameters.config.dataloader.training.datasets.*.dataset_config.drop",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.datasets.*.dataset",
-        "hyper_parameters.config.dataloader.validation.datasets.*.dataset_config.dataset",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.datasets.*.frequency",
-        "hyper_parameters.config.dataloader.validation.datasets.*.dataset_config.frequency",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.validation.datasets.*.drop",
-        "hyper_parameters.config.dataloader.validation.datasets.*.dataset_config.drop",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.datasets.*.dataset",
-        "hyper_parameters.config.dataloader.test.datasets.*.dataset_config.dataset",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.datasets.*.frequency",
-        "hyper_parameters.config.dataloader.test.datasets.*.dataset_config.frequency",
-        optional=True,
-    ),
-    op.MoveItem(
-        "hyper_parameters.config.dataloader.test.datasets.*.drop",
-        "hyper_parameters.config.dataloader.test.datasets.*.dataset_config.drop",
-        optional=True,
-    ),
-    op.DropItem("hyper_parameters.config.dataloader.grid_indices", optional=True),
-    op.DropItem("hyper_parameters.config.training.scalers.datasets.*.node_weights.nodes_name", optional=True),
-    op.SetItem("hyper_parameters.config.training.multistep_output", 1, overwrite=False, optional=True),
 ]

@@ -37,6 +37,13 @@ operations = [
         aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
         optional=True,
     ),
-    op.DropItem("hyper_parameters.config.datamodule", optional=True),
-    op.DropItem("hyper_parameters.config.diagnostics.profiler", optional=True),
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.DropItem("datamodule", optional=True),
+            op.DropItem("diagnostics.profiler", optional=True),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
+        optional=True,
+    ),
 ]

@@ -20,7 +20,14 @@ depends_on = None
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.19.0"})
 
 operations = [
-    op.Rewrite("by_name", "in_one", "hyper_parameters.config.model", optional=True),
+    op.At(
+        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
+        [
+            op.Rewrite("by_name", "in_one", "model", optional=True),
+        ],
+        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
+        optional=True,
+    ),
 ]
 
 CONFIG = "hyper_parameters.config"
