@@ -25,7 +25,7 @@ targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpo
 checkpoints.placeholders checkpoints.recipes operations.configs
 operations.paths operations.pickled
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
-descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.squashing scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
+descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing
 checkpoints.making operations.tensors
 operations.names operations.places operations.slots
@@ -37,7 +37,8 @@ operations.classes operations.setups operations.rewriting operations.converting 
 operations.world
 op comparing items
 scripts.declared
-scripts.reader scripts.foreign
+scripts.joined
+scripts.reader scripts.foreign scripts.squashing
 differences differences.items differences.names
 models manifests differences.misfits
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording

@@ -629,7 +629,9 @@ def test_commands_that_read_tell_of_it(project: Folder, checkpoint: Path) -> Non
     assert 'op.TakePlaceholders(["weather.config.' in project.ok("show", "a1", "--from", checkpoint).out
 
 
-def test_scripts_with_a_setup_are_moved_but_not_squashed(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scripts_with_a_setup_are_moved_and_squashed(
+    project: Folder, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.script("a1")
     project.script("b2", "a1")
     path = script(project, "c3", 'context.move_module("weather", "climate")', parents="a1")
@@ -637,8 +639,13 @@ def test_scripts_with_a_setup_are_moved_but_not_squashed(project: Folder, monkey
     assert "def migrate_setup" in path.read_text()
     monkeypatch.setenv("EDITOR", "true")
     project.ok("edit", "c3")
-    ran = project.run("squash", "b2:c3", "both")
-    assert (ran.code, "has a migrate_setup, which squash does not join" in ran.err) == (3, True)
+    project.ok("squash", "b2:c3", "both", "--rev-id", "S")
+    project.ok("upgrade", "head", checkpoint, "--check-rollback")
+    with open_checkpoint(checkpoint) as opened:
+        opened.load()
+        modules = {module for module, _ in opened.names}
+    assert "climate.config" in modules
+    assert "weather.config" not in modules
 
 
 def test_the_context_by_itself() -> None:

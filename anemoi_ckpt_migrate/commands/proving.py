@@ -43,7 +43,7 @@ def prove(
     for revision in revisions:
         if not revision.reversible:
             raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
-    wrong = _difference(file, graph, record, revisions, len(revisions), settings)
+    wrong = _difference(file, graph, record, revisions, len(revisions), settings) if revisions else None
     if wrong is None:
         return
     # Which one it is costs more, and is only asked for then: up to it and one step back, against up to the one before.

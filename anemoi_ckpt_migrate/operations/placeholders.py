@@ -26,7 +26,6 @@ class PutPlaceholders(TreeOperation):
         Patterns of names; see `names.covers`.
     """
 
-    written = False
     everywhere = True
     gone: tuple[str, ...]
 

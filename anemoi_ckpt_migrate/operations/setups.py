@@ -7,7 +7,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.context import MigrationContext
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.names import Name, closeness, covers, names_in, rename, spelled, split
 from anemoi_ckpt_migrate.operations.placeholders import PutPlaceholders
 from anemoi_ckpt_migrate.operations.structure import Run, TreeOperation
@@ -34,7 +34,7 @@ def operations_of(context: MigrationContext, migrates: bool, reversible: bool) -
     gone = tuple(context.deleted)
     if context.moved_attributes or context.moved_modules:
         moving = MoveNames(_pairs(context.moved_attributes), _pairs(context.moved_modules), gone)
-        moving.check()
+        moving.check_written()
         found.append(moving)
     if migrates:
         found.append(Run("migrate", "rollback" if reversible else None))
@@ -61,7 +61,6 @@ class MoveNames(TreeOperation):
         Patterns of names that stay; see `names.covers`.
     """
 
-    written = False
     everywhere = True
     classes: Pairs = ()
     modules: Pairs = ()
@@ -69,20 +68,17 @@ class MoveNames(TreeOperation):
 
     def __post_init__(self) -> None:
         for field in ("classes", "modules"):
-            set_fields(self, **{field: tuple((str(old), str(new)) for old, new in getattr(self, field))})
+            pairs = getattr(self, field)
+            if not isinstance(pairs, (tuple, list)) or not all(map(_is_pair, pairs)):
+                raise BadOperation(f"MoveNames: {field} must be a list of pairs of names, not {pairs!r:.60}")
+            set_fields(self, **{field: tuple((old, new) for old, new in pairs)})
         for pair in self.classes:
             for name in pair:
                 split(self, "classes", name)
-        set_fields(self, spared=tuple(map(str, self.spared)))
+        set_fields(self, spared=names_of(self, "spared", self.spared, 0))
 
-    def check(self) -> None:
-        """Check that nothing is moved to what is said to be gone.
-
-        Raises
-        ------
-        BadOperation
-            Something is.
-        """
+    def check_written(self) -> None:
+        """Check that nothing is moved to what is said to be gone."""
         ends = [(old, new, split(self, "classes", new)) for old, new in self.classes]
         ends += [(old, new, (new, "")) for old, new in self.modules]
         for old, new, name in ends:
@@ -136,6 +132,10 @@ class MoveNames(TreeOperation):
     def _class_moved(self, name: Name, start: str) -> Name:
         module, end = split(self, "classes", dict(self.classes)[start])
         return module, end + ".".join(name)[len(start) :]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(name, str) for name in value)
 
 
 def _turned(pairs: Pairs) -> Pairs:

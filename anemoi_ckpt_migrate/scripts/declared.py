@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from anemoi_ckpt_migrate.context import MigrationContext
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.op import Operation
 from anemoi_ckpt_migrate.operations.base import make
 
 _WRITTEN_OUT = "operations must be written out, as op.Rename(...) and so on: scripts are read without being run"
+_MORE = "what its migrate_setup says cannot be told without running it"
+_SAID = ("delete_attribute", "delete_module", "move_attribute", "move_module")
 
 
 def read_operations(value: ast.expr) -> tuple[list[Operation], list[tuple[int, str]]]:
@@ -34,6 +37,53 @@ def read_operations(value: ast.expr) -> tuple[list[Operation], list[tuple[int, s
         except BadOperation as error:
             faults.append((call.lineno, error.sentence))
     return found, faults
+
+
+def read_setup(module: ast.Module) -> MigrationContext:
+    """Return what the ``migrate_setup`` of a script says, if that can be told without running it.
+
+    Parameters
+    ----------
+    module : ast.Module
+        The script; one without a setup says nothing.
+
+    Raises
+    ------
+    BadOperation
+        The setup does more than that, or says what cannot be.
+    """
+    context = MigrationContext()
+    for statement in module.body:
+        setup = statement if isinstance(statement, ast.FunctionDef) and statement.name == "migrate_setup" else None
+        if setup is not None and not setup.decorator_list:
+            for line in setup.body:
+                _say(context, line, setup.args.args)
+        elif "migrate_setup" in _names_in(statement):
+            raise BadOperation(_MORE)
+    return context
+
+
+def _names_in(statement: ast.stmt) -> set[str]:
+    return {getattr(node, field, "") or "" for node in ast.walk(statement) for field in ("asname", "id", "name")}
+
+
+def _say(context: MigrationContext, line: ast.stmt, names: list[ast.arg]) -> None:
+    """Say to a context what a line says to it."""
+    value = getattr(line, "value", None)
+    if isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(value, ast.Constant)):
+        return
+    if not isinstance(line, ast.Expr) or not isinstance(value, ast.Call):
+        raise BadOperation(_MORE)
+    function, given = value.func, getattr(value.func, "value", None)
+    known = isinstance(given, ast.Name) and [given.id] == [name.arg for name in names]
+    if not isinstance(function, ast.Attribute) or not known or function.attr not in _SAID:
+        raise BadOperation(_MORE)
+    try:
+        words = [ast.literal_eval(each) for each in value.args]
+        named = {str(each.arg): ast.literal_eval(each.value) for each in value.keywords}
+        getattr(context, function.attr)(*words, **named)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        raise BadOperation(_MORE) from None
 
 
 def _operation(call: ast.expr) -> Operation:

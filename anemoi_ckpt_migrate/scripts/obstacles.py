@@ -48,8 +48,6 @@ def check(script: Part, textual: bool) -> None:
     bound = script.bound
     if "replaces" in bound:
         raise Refused(f"revision {script.revision} is squashed already; squash what comes after it")
-    if "migrate" not in bound:
-        raise cannot(script.revision, "it has no migrate", "write one")
     nodes = list(ast.walk(script.module))
     obstacles = [*_of_modules(nodes), *_of_annotations(nodes, textual), *_of_builtins(nodes, script.shadowed)]
     obstacles += _of_classes(script.table, bound)

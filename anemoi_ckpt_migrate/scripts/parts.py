@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -13,8 +13,8 @@ from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
 if TYPE_CHECKING:
     import symtable
 
-_DESCRIBES = PLACE | {"metadata"}
-_OURS, _HOISTED = "anemoi_ckpt_migrate", frozenset({"CkptType", "MigrationMetadata"})
+_DESCRIBES = PLACE | {"metadata", "operations", "migrate_setup"}
+_OURS = "anemoi_ckpt_migrate"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Part:
         return sorted(name for name in self.bound.intersection(dir(builtins)) if not name.startswith("_"))
 
 
-def read(facts: Mapping[str, Any], source: str) -> Part:
+def read(facts: Mapping[str, Any], source: str, hoisted: Collection[str]) -> Part:
     """Read a script.
 
     Parameters
@@ -67,6 +67,8 @@ def read(facts: Mapping[str, Any], source: str) -> Part:
         What ``replaces`` is to say of it.
     source : str
         Its text.
+    hoisted : collection of str
+        What of this package the new script imports for all.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def read(facts: Mapping[str, Any], source: str) -> Part:
         module = parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise cannot(revision, f"it is not Python ({error})", "put that right") from error
-    kept, rows = _sorted_out(revision, module)
+    kept, rows = _sorted_out(revision, module, hoisted)
     features = [alias.name for statement in module.body if _is_future(statement) for alias in statement.names]
     table = symtable.symtable(text, "<script>", "exec")
     return Part(revision, facts["name"], facts["reversible"], text, module, table, kept, rows, features)
@@ -109,11 +111,11 @@ def cannot(revision: str, why: str, way: str) -> Refused:
     )
 
 
-def _sorted_out(revision: str, module: ast.Module) -> tuple[list[ast.stmt], set[int]]:
+def _sorted_out(revision: str, module: ast.Module, hoisted: Collection[str]) -> tuple[list[ast.stmt], set[int]]:
     """Return the statements that are kept, and the lines that are not; what shares a line is kept."""
     from collections import Counter
 
-    needless = {*_described(module), *_hoisted(module), *filter(_is_future, module.body)}
+    needless = {*_described(module), *_hoisted(module, hoisted), *filter(_is_future, module.body)}
     if ast.get_docstring(module) is not None:
         needless.add(module.body[0])
     users = Counter(row for statement in module.body for row in _rows(statement))
@@ -131,23 +133,27 @@ def _described(module: ast.Module) -> Iterator[ast.stmt]:
     used = {
         node.id
         for statement in module.body
-        for node in ast.walk(statement.value if _only_describes(statement) else statement)
+        for node in ast.walk(getattr(statement, "value", statement) if statement in said else statement)
         if isinstance(node, ast.Name)
     }
-    return (statement for statement in said if used.isdisjoint(assigned(statement)))
+    return (statement for statement in said if used.isdisjoint(_names(statement)))
 
 
-def _only_describes(statement: ast.stmt) -> TypeGuard[ast.Assign]:
-    names = assigned(statement)
+def _names(statement: ast.stmt) -> list[str]:
+    return [statement.name] if isinstance(statement, ast.FunctionDef) else assigned(statement)
+
+
+def _only_describes(statement: ast.stmt) -> bool:
+    names = _names(statement)
     return bool(names) and _DESCRIBES.issuperset(names) and len(names) == len(getattr(statement, "targets", names))
 
 
-def _hoisted(module: ast.Module) -> Iterator[ast.stmt]:
+def _hoisted(module: ast.Module, hoisted: Collection[str]) -> Iterator[ast.stmt]:
     """Give the imports of what the new script imports for all, where the names have no other meaning."""
     for statement in module.body:
         if isinstance(statement, ast.ImportFrom) and statement.module == _OURS and statement.level == 0:
             others = {name for other in module.body if other is not statement for name in _binds(other)}
-            if all(alias.asname is None and alias.name in _HOISTED - others for alias in statement.names):
+            if all(alias.asname is None and alias.name in set(hoisted) - others for alias in statement.names):
                 yield statement
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Fault
@@ -97,7 +98,7 @@ class _Reader:
         revision = self._revision()
         metadata = self._metadata()
         operations = self._operations()
-        replaces = self._replaces()
+        replaces = self._replaces(operations)
         if "down_revision" not in self._values:
             self._fault("revision", "no down_revision: a script names what it follows, None at the base")
         found = Revision(
@@ -186,14 +187,15 @@ class _Reader:
                 self._fault("branch_labels", what)
         return labels
 
-    def _replaces(self) -> tuple[Revision, ...]:
+    def _replaces(self, operations: tuple[Any, ...] | None) -> tuple[Revision, ...]:
         """Read what a squashed revision says of those that it replaces."""
         facts = self._literal("replaces")
         if facts is None:
             return ()
         try:
-            return tuple(_part(fact, self._shown, place) for place, fact in enumerate(facts))
-        except (TypeError, KeyError, AttributeError):
+            found = tuple(_part(fact, self._shown, place) for place, fact in enumerate(facts))
+            return _with_operations(found, [fact.get("operations", 0) for fact in facts], operations)
+        except (TypeError, KeyError, AttributeError, ValueError):
             self._fault("replaces", "replaces must be what `ckpt-migrate squash` wrote: facts about each revision")
             return ()
 
@@ -289,6 +291,25 @@ def _is_text(value: Any) -> bool:
 
 def _are_digests(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _with_operations(
+    parts: tuple[Revision, ...], counts: list[int], operations: tuple[Any, ...] | None
+) -> tuple[Revision, ...]:
+    """Give each of the revisions that a squashed one replaces those of its operations that are its own."""
+    if operations is None:
+        return parts
+    from anemoi_ckpt_migrate.operations.structure import functions
+    from anemoi_ckpt_migrate.scripts.joined import own
+
+    if sum(counts) != len(operations):
+        raise ValueError("operations were added, or taken away")
+    found, start = [], 0
+    for place, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        mine = own(operations[start : start + count], place + 1)
+        found.append(replace(part, operations=mine, tail=tail(place, declared=True) if functions(mine) else ""))
+        start += count
+    return tuple(found)
 
 
 def _part(fact: dict[str, Any], path: str, place: int) -> Revision:

@@ -55,12 +55,14 @@ def signature_of(revision: Revision) -> str:
         raise MigrationFailed(revision.path, line, f"the script cannot be read ({error})") from error
 
 
-def tail(place: int) -> str:
+def tail(place: int, declared: bool = False) -> str:
     """Return what has to follow the text of a squashed script for it to be the script of one that it replaces.
 
     Parameters
     ----------
     place : int
         Which of them, from 0.
+    declared : bool
+        Whether the squashed one has operations, so that its parts are functions by name.
     """
-    return f"\n\nmigrate, rollback = PARTS[{place}]\n"
+    return f"\n\nglobals().update(PARTS[{place}])\n" if declared else f"\n\nmigrate, rollback = PARTS[{place}]\n"

@@ -2,6 +2,8 @@
 
 What a script sets at its top level becomes local to its function, so that the parts do not meet. Nearly everything
 means the same there; what would not is refused, and the result is compared with what it was made of. Nothing is run.
+
+Where one of them has operations, all that they do is one list of these, which run the functions.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.plain import plain
+from anemoi_ckpt_migrate.scripts import joined
 from anemoi_ckpt_migrate.scripts.obstacles import check
 from anemoi_ckpt_migrate.scripts.parts import Part, cannot, parsed, read
 from anemoi_ckpt_migrate.scripts.writer import literal
@@ -30,7 +33,7 @@ Revises: {revises}
 Create Date: {created}
 """
 {future}
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import {imported}
 
 revision = {revision_}
 down_revision = {down_revision}
@@ -41,7 +44,10 @@ depends_on = {depends_on}
 replaces = {replaces}
 
 metadata = MigrationMetadata(versions={versions})
+{does}
+'''
 
+_FUNCTIONS = '''
 
 {functions}
 
@@ -56,8 +62,22 @@ def migrate(ckpt: CkptType) -> CkptType:
     return ckpt
 
 
-{rollback}
-'''
+{rollback}'''
+
+_OPERATIONS = """
+operations = [
+{operations}
+]
+{functions}"""
+
+_PARTS = """
+
+{functions}
+
+
+# What the operations of each run, as they call it and as it was called.
+PARTS = {parts}
+{names}"""
 
 _ROLLBACK = '''# On their own: the way back that a checkpoint carries then needs nothing of the way up.
 WAYS_BACK = tuple(down for _, down in reversed(PARTS))
@@ -83,7 +103,8 @@ def squashed(
 ) -> str:
     """Return the text of a script that does what several do.
 
-    Its ``PARTS`` are pairs of functions, the way up and the way down or None, one for each script.
+    Its ``PARTS`` are pairs of functions, the way up and the way down or None, one for each script; where it has
+    operations, the functions of each by name.
 
     Parameters
     ----------
@@ -112,14 +133,14 @@ def squashed(
     """
     if not parts:
         raise UsageError("there is nothing to squash; name at least one revision")
-    scripts = [read(facts, source) for facts, source in parts]
-    features = sorted({feature for script in scripts for feature in script.features})
-    future = f"\nfrom __future__ import {', '.join(features)}\n" if features else ""
-    functions = []
-    for number, script in enumerate(scripts, 1):
-        check(script, "annotations" in features)
-        functions.append(_function(number, script))
-        _check_same(script, future + functions[-1])
+    scripts = [read(facts, source, _IMPORTED) for facts, source in parts]
+    if any(map(joined.declares, scripts)):
+        scripts = [read(facts, source, (*_IMPORTED, "op")) for facts, source in parts]
+        does, said, imported, features = _operations(scripts)
+    else:
+        does, features = _functions(scripts)
+        said, imported = [{}] * len(scripts), _IMPORTED
+    future = _future(features)
     return _SCRIPT.format(
         title=_escaped(name.strip()),
         replaced=textwrap.fill(_escaped(_listed(scripts)), _WIDTH, break_long_words=False, break_on_hyphens=False),
@@ -131,24 +152,81 @@ def squashed(
         down_revision=literal(down_revision),
         branch_labels=literal(branch_labels),
         depends_on=literal(depends_on),
-        replaces=_column(_entry(facts) for facts, _ in parts),
+        replaces=_column(_entry({**facts, **more}) for (facts, _), more in zip(parts, said, strict=True)),
         versions=literal(versions),
-        functions="\n\n\n".join(functions),
-        parts=_row([f"_part_{number}()" for number in range(1, len(scripts) + 1)], _WIDTH - len("PARTS = ")),
-        rollback=_way_back(scripts),
+        imported=", ".join(imported),
+        does=does,
     )
 
 
 _NOTHING = ("nothing, this is a base",)
+_IMPORTED = ("CkptType", "MigrationMetadata")
 
 
-def _function(number: int, script: Part) -> str:
-    """Return a script as a function that returns its migrate and rollback."""
-    back = "rollback" if script.reversible else "None"
+def _functions(scripts: Sequence[Part]) -> tuple[str, list[str]]:
+    """Return what scripts of functions do, and what of ``__future__`` they need."""
+    for script in scripts:
+        if "migrate" not in script.bound:
+            raise cannot(script.revision, "it has no migrate", "write one")
+    ends = [f"migrate, {'rollback' if script.reversible else 'None'}" for script in scripts]
+    functions, features = _moved(scripts, ends)
+    parts = _row([f"_part_{number}()" for number in range(1, len(scripts) + 1)], _WIDTH - len("PARTS = "))
+    text = _FUNCTIONS.format(functions="\n\n\n".join(functions), parts=parts, rollback=_way_back(scripts))
+    return text, features
+
+
+def _operations(scripts: Sequence[Part]) -> tuple[str, list[dict[str, int]], Sequence[str], list[str]]:
+    """Return what scripts do, as operations, what is said of each, what is imported and needed of ``__future__``."""
+    found = [joined.listed(script, number) for number, script in enumerate(scripts, 1)]
+    lines = []
+    for script, listed in zip(scripts, found, strict=True):
+        lines += [f"    {line}".rstrip() for line in (*_comment(script, not listed.functions), *listed.lines)]
+    ends = [f"{{{', '.join(f'{literal(name)}: {name}' for name in listed.functions)}}}" for listed in found]
+    functions, features = _moved(scripts, ["" if end == "{}" else end for end in ends])
+    below = ""
+    if functions:
+        calls = ["{}" if end == "{}" else f"_part_{number}()" for number, end in enumerate(ends, 1)]
+        names = [
+            f"{joined.prefix(place + 1)}{name} = PARTS[{place}][{literal(name)}]"
+            for place, listed in enumerate(found)
+            for name in listed.functions
+        ]
+        parts = _row(calls, _WIDTH - len("PARTS = "))
+        below = _PARTS.format(functions="\n\n\n".join(functions), parts=parts, names="\n".join(names))
+    said = [{"operations": listed.count} for listed in found]
+    imported = (*_IMPORTED, "op") if functions else ("MigrationMetadata", "op")
+    return _OPERATIONS.format(operations="\n".join(lines), functions=below).rstrip(), said, imported, features
+
+
+def _comment(script: Part, whole: bool) -> list[str]:
+    """Return what is said above the operations of a script: what its docstring says, or its first line alone."""
+    name, more = f"{script.revision}: {script.name}", ast.get_docstring(script.module) or ""
+    text = more.partition("\n")[2].partition("Revision ID:")[0].strip() if whole else ""
+    return [f"# {plain(line)}".rstrip() for line in (name, *text.splitlines())]
+
+
+def _moved(scripts: Sequence[Part], ends: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return scripts as functions, and what of ``__future__`` they need; those that return nothing are left out."""
+    moved = [(number, script, end) for number, (script, end) in enumerate(zip(scripts, ends, strict=True), 1) if end]
+    features = sorted({feature for _, script, _ in moved for feature in script.features})
+    functions = []
+    for number, script, end in moved:
+        check(script, "annotations" in features)
+        functions.append(_function(number, script, end))
+        _check_same(script, _future(features) + functions[-1])
+    return functions, features
+
+
+def _future(features: Sequence[str]) -> str:
+    return f"\nfrom __future__ import {', '.join(features)}\n" if features else ""
+
+
+def _function(number: int, script: Part, end: str) -> str:
+    """Return a script as a function that returns what is used of it."""
     lines = [f"def _part_{number}():", *_docstring(script), ""]
     if script.shadowed:
         lines.append(f"    from builtins import {', '.join(script.shadowed)}  # what they mean at first")
-    return "\n".join([*lines, *_body(script), "", f"    return migrate, {back}"])
+    return "\n".join([*lines, *_body(script), "", f"    return {end}"])
 
 
 def _docstring(script: Part) -> list[str]:
