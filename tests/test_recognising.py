@@ -56,6 +56,21 @@ def test_it_goes_down_from_where_it_is(chain: Folder) -> None:
     assert chain.run("check", "--rollback", at(chain, "b")).code == 0
 
 
+@pytest.mark.parametrize("end", ["a3", "S"])
+@pytest.mark.parametrize(("key", "steps"), [("a", ["a1", "S"]), ("b", ["S"]), ("c", ["a3"]), ("d", [])])
+def test_one_inside_of_what_is_squashed(chain: Folder, key: str, steps: list[str], end: str) -> None:
+    """It got there one by one; who names the whole means its end."""
+    chain.ok("squash", "a2:a3", "both", "--rev-id", "S")
+    path = chain.path / "versions" / "_recognise.py"
+    path.write_text(path.read_text().replace('"d": "a3"', f'"d": "{end}"'))
+    checkpoint = at(chain, key)
+    ran = chain.ok("upgrade", "head", checkpoint, "--json")
+    assert [step["revision"] for step in json.loads(ran.out)["steps"]] == steps
+    assert tree(checkpoint) == {"x": 2, "d": 1}
+    chain.ok("downgrade", "base", checkpoint)
+    assert tree(checkpoint) == {"x": 2, "a": 1}
+
+
 def test_what_is_recorded_is_not_asked_for(chain: Folder) -> None:
     checkpoint = at(chain, "a")
     chain.ok("upgrade", "a1", checkpoint)

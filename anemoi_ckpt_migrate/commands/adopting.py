@@ -60,11 +60,13 @@ def adopted(
     LedgerConflict
         What is noted is not how the scripts go on.
     """
-    graph, parameters = project.graph, project.config.parameters
+    # What is squashed here was not when it got there.
+    graph, parameters = project.graph.opened(), project.config.parameters
     told = adoption.adopt(graph, entries, whole=recognised is None)
     revision = recognised or told.revision
     if revision is None:
         return record, ""
+    revision = revision if revision in graph else graph.standing(revision)
     lineage = [
         replace(steps.told(each, parameters), known_as=adoption.noted_as(each, told.known))
         for each in planner.lineage_of(graph, [revision])

@@ -49,7 +49,7 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
     revision = None
     if path is not None:
         revision = _asked(path, file)
-        if revision is not None and revision not in project.graph:
+        if revision is not None and revision not in project.graph and revision not in project.graph.replaced:
             what = f"`recognise` returned {revision!r:.60}, which is the id of no revision"
             raise MigrationFailed(str(path), None, what)
         tree, _ = recorder.unrecorded(file)  # stand-ins of an earlier tree no longer say what they were asked for
