@@ -223,7 +223,7 @@ def test_a_pickled_model(project: Folder) -> None:
     path = project.path / "model.pt"
     torch.save(torch.nn.Linear(2, 2), path)
     add(path, json.dumps(about()))
-    declare(project, "a1", IN_RECORD.replace('op.DropItem("profiler", optional=True), ', ""))
+    declare(project, "a1", IN_RECORD)
     project.ok("upgrade", "head", path)
     assert json.loads(record(path))["config"]["system"] == {"gpus": 4}
     project.ok("downgrade", "base", path)
@@ -344,16 +344,15 @@ def test_what_is_too_large(project: Folder, monkeypatch: pytest.MonkeyPatch) -> 
     assert "bytes; no more than 100 are read as JSON" in refused.err
 
 
-def test_what_a_function_leaves_has_to_be_json(project: Folder) -> None:
-    path = save(project, json.dumps(about()))
-    declare(
-        project,
-        "a1",
-        f'op.At([], [op.Run("spoil")], records={{"{RECORD}": ""}})',
-        top="def spoil(part):\n    part['x'] = {1, 2}\n    return part\n",
-    )
+@pytest.mark.parametrize("value", ["{1, 2}", "'\\ud800'", "part"])
+def test_what_a_function_leaves_has_to_be_json(project: Folder, value: str) -> None:
+    path = save(project, json.dumps(about(), ensure_ascii=False))
+    old = digest(path)
+    top = f"def spoil(part):\n    part['x'] = {value}\n    return part\n"
+    declare(project, "a1", f'op.At([], [op.Run("spoil")], records={{"{RECORD}": ""}})', top=top)
     refused = project.run("upgrade", "head", path)
     assert (refused.code, "would hold is no JSON" in refused.err) == (1, True), refused.err
+    assert digest(path) == old
 
 
 @pytest.mark.parametrize(

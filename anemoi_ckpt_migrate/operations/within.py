@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import paths
-from anemoi_ckpt_migrate.operations.attached import NotJson, parsed, written
+from anemoi_ckpt_migrate.operations.attached import NotJson
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, operation, read, set_fields
 from anemoi_ckpt_migrate.operations.items import AtPath, Nothing
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, Path, path_of, shown
@@ -118,25 +116,23 @@ class At(TreeOperation):
     def _in_record(self, name: str, path: Path, means: Means) -> list[Operation]:
         """Do it in the JSON of a record, which is written anew if that changes it."""
         try:
-            content = means.attached.content(name)
-            if content is None:
+            document = means.attached.document(name)
+            if document is None:
                 self._passes(False, [f"record {name} in the archive"])
                 return []
-            holder = [parsed(name, content)]
-            if self._passes(paths.there(holder, (0, *path)), [f"{shown(path)} in record {name}"]):
+            before, whole = document.text, (0, *path)
+            if self._passes(paths.there(document.holder, whole), [f"{shown(path)} in record {name}"]):
                 return []
-            before = json.dumps(holder)
-            back = self._below(holder, (0, *path), means, f"{shown(path) or 'all'} of record {name}")
-            new = written(name, holder[0], content)
-            if json.dumps(holder) == before:
-                new = content
+            back = self._below(document.holder, whole, means, f"{shown(path) or 'all'} of record {name}")
+            new = document.rewritten()
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
+        if new != before:
+            means.attached.changed[name] = new.encode()
         if not back:
             return []
-        means.attached.changed[name] = new
-        means.kept.append(_difference(content.decode(), new.decode()))
-        return [RecordBack(name, path, tuple(back), len(means.kept) - 1, _digest(new))]
+        means.kept.append(_difference(before, new))
+        return [RecordBack(name, path, tuple(back), len(means.kept) - 1, _digest(new.encode()))]
 
 
 @operation
@@ -168,7 +164,7 @@ class RecordBack(TreeOperation):
         if _digest(content) == self.digest:
             start, text, end = means.kept[self.number]
             now = content.decode()
-            means.attached.changed[self.record] = (now[:start] + text + now[len(now) - end :]).encode()
+            means.attached.put(self.record, now[:start] + text + now[len(now) - end :])
         else:
             At((), self.operations, {self.record: self.path}, optional=True).on(tree, means)
         return tree, []
@@ -200,13 +196,17 @@ def _inner(kind: Operation, path: Any) -> Path:
 def _difference(old: str, new: str) -> list[Any]:
     """Return what makes the old text of the new one: what is the same before and behind, and the old between."""
     start = _alike(old, new)
-    end = _alike(reversed(old[start:]), reversed(new[start:]))
+    end = _alike(old[start:][::-1], new[start:][::-1])
     return [start, old[start : len(old) - end], end]
 
 
-def _alike(one: Iterable[str], other: Iterable[str]) -> int:
-    """Return how many characters are the same at the beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _alike(one: str, other: str) -> int:
+    """Return how many characters are the same at the beginning, by halves: texts may be long."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def _digest(content: bytes) -> str:
