@@ -173,10 +173,8 @@ def test_metadata_that_cannot_be_read_are_refused(anemoi: Folder, monkeypatch: p
     assert "replace it, or take it out" in refused.err
 
 
-@chain.real
-@chain.each
-def test_real_checkpoints(anemoi: Folder, release: str, kind: str) -> None:
-    """What these are configured by, as plain data in the metadata: trainers write it so."""
+def with_metadata(anemoi: Folder, release: str, kind: str) -> tuple[Path, str]:
+    """Copy a real checkpoint, and give it metadata as trainers write them: of plain data, as JSON too."""
     path = Path(shutil.copy(chain.REAL / f"{release}_{kind}.ckpt", anemoi.path))
     path.chmod(0o644)
     with open_checkpoint(path) as opened:
@@ -184,5 +182,27 @@ def test_real_checkpoints(anemoi: Folder, release: str, kind: str) -> None:
         config = items.plain(items.get(tree, PLACES[0]))
         items.put(tree, PLACES[1], copy.deepcopy(config))
         opened.write(opened.pickled(tree), {}, backup=False)
-    text = written(path, config, RECORDS[0])
+    return path, written(path, config, RECORDS[0])
+
+
+@chain.real
+@chain.each
+def test_real_checkpoints(anemoi: Folder, release: str, kind: str) -> None:
+    path, text = with_metadata(anemoi, release, kind)
     check_up_and_down(anemoi, path, RECORDS[0], text, release)
+
+
+@chain.real
+@pytest.mark.parametrize("kind", chain.KINDS)
+def test_one_of_the_latest_release_goes_down(anemoi: Folder, kind: str) -> None:
+    """By the plain inverses, and up again to what it was."""
+    path, _ = with_metadata(anemoi, "0.19.0", kind)
+    before = configurations(path, RECORDS[0])
+    for release in ("0.15.0", "0.12.0", "0.9.4"):
+        anemoi.ok("downgrade", f"anemoi-models=={release}", path, "--no-backup")
+        first, *others = configurations(path, RECORDS[0])
+        assert others == [first, first]
+    anemoi.ok("upgrade", "head", path, "--no-backup")
+    first, *others = configurations(path, RECORDS[0])
+    assert others == [first, first]
+    assert first["model"]["encoders"] == before[0]["model"]["encoders"]
