@@ -486,6 +486,13 @@ def test_what_cannot_be_moved_as_it_is(project: Folder, operations: str) -> None
     assert sorted(each.name for each in (project.path / "versions").glob("*.py")) == ["a_change.py", "b_change.py"]
 
 
+def test_functions_that_are_not_there(project: Folder) -> None:
+    declare(project, "a", 'op.Run("gone")')
+    declare(project, "b", 'op.DropItem("x")', parents="a")
+    ran = project.run("squash", "a:b", "both")
+    assert (ran.code, "its operations run gone, which it does not have; write that" in ran.err) == (3, True)
+
+
 @pytest.mark.parametrize(
     ("operation", "says"),
     [

@@ -83,6 +83,9 @@ def listed(script: Part, number: int) -> Listed:
         lines = _moved(script, value, number)
     _check(script, lines, found, number)
     named = [name for each in functions(found) for name in (each.migrate, each.rollback) if name is not None]
+    for name in named:
+        if name not in script.bound:
+            raise cannot(script.revision, f"its operations run {name}, which it does not have", "write that")
     return Listed(lines, len(found), tuple(dict.fromkeys(named)))
 
 
