@@ -69,9 +69,29 @@ class Calling:
 
     def call(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
         """Run the function on a tree, or on a part of it and the whole, and return what becomes of it."""
-        touched = walk.checkpoint.touched
+        result = self._result(walk, function, tree, *more)
         # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
         kinds = dict if is_a(tree, dict) else (dict, type(tree))
+        if walk.checkpoint.touched or type(result) is type(tree) or is_a(result, kinds):
+            if walk.check is not None:
+                walk.check(self, function, result)
+            return result
+        if result is None:
+            raise self._fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
+        raise self._fail(function, f"returned a {type(result).__name__}, not the checkpoint")
+
+    def ask(self, walk: Walk, function: Function, tree: Any) -> list[Any]:
+        """Run the function on a tree that it leaves as it is, and return the list that it makes."""
+        result = self._result(walk, function, tree)
+        if walk.checkpoint.touched:
+            return []  # all is done again, on real tensors
+        if type(result) is not list:
+            raise self._fail(function, f"returned a {type(result).__name__}, not a list of operations")
+        return result
+
+    def _result(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
+        """Return what the function returns; the tree, if it asked a stand-in for content and failed."""
+        touched = walk.checkpoint.touched
         try:
             with warnings.catch_warnings(record=True) as noted:
                 warnings.simplefilter("always")
@@ -88,13 +108,7 @@ class Calling:
             result = tree
         if touched and walk.content:
             raise self._fail(function, f"needs the content of a tensor that cannot be opened: {touched[0]}")
-        if touched or type(result) is type(tree) or is_a(result, kinds):
-            if walk.check is not None:
-                walk.check(self, function, result)
-            return result
-        if result is None:
-            raise self._fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
-        raise self._fail(function, f"returned a {type(result).__name__}, not the checkpoint")
+        return result
 
     def check_saves(self, checkpoint: Checkpoint, function: Function, tree: Any) -> None:
         """Say so if what the function left cannot be saved."""
@@ -143,10 +157,16 @@ class Applying:
         functions = {name: self.load(name) for name in sorted(names)}
 
         def apply(walk: Walk) -> None:
-            def run(name: str, *given: Any) -> Any:
-                return Calling(lambda: functions[name], name, self.shown).call(walk, functions[name], *given)
+            def calling(name: str) -> Calling:
+                return Calling(lambda: functions[name], name, self.shown)
 
-            undo = walk.world.apply(self.revision, self.operations, self.shown, run, not self.back)
+            def run(name: str, *given: Any) -> Any:
+                return calling(name).call(walk, functions[name], *given)
+
+            def ask(name: str, tree: Any) -> list[Any]:
+                return calling(name).ask(walk, functions[name], tree)
+
+            undo = walk.world.apply(self.revision, self.operations, self.shown, run, ask, not self.back)
             walk.undone[self.revision] = undo
 
         return apply

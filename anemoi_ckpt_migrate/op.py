@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.casting import Cast
 from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
 from anemoi_ckpt_migrate.operations.converting import ConvertItem
+from anemoi_ckpt_migrate.operations.deriving import Derive
 from anemoi_ckpt_migrate.operations.groups import ParameterGroups
 from anemoi_ckpt_migrate.operations.items import DropItem, MoveItem, SetItem
 from anemoi_ckpt_migrate.operations.joining import Fuse, Split, Stack, Unstack
@@ -21,6 +22,7 @@ from anemoi_ckpt_migrate.operations.rewriting import Rewrite
 from anemoi_ckpt_migrate.operations.setups import MoveNames
 from anemoi_ckpt_migrate.operations.structure import Run
 from anemoi_ckpt_migrate.operations.turning import Interleave, Permute, PermuteForRope, Reshape, Transpose
+from anemoi_ckpt_migrate.operations.widening import Pad
 from anemoi_ckpt_migrate.operations.within import At
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Cast",
     "ConvertItem",
     "CopyItem",
+    "Derive",
     "Drop",
     "DropClass",
     "DropItem",
@@ -42,6 +45,7 @@ __all__ = [
     "MoveNames",
     "NestItem",
     "Operation",
+    "Pad",
     "ParameterGroups",
     "Permute",
     "PermuteForRope",

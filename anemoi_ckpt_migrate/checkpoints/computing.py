@@ -50,6 +50,8 @@ def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -
     source = sources[0]
     if kind == "narrow":
         return source.narrow(*args)
+    if kind == "pad":
+        return _padded(source, *args[:4])
     if kind == "select":
         return source.select(*args)
     if kind == "permute":
@@ -59,6 +61,13 @@ def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -
     if kind == "cast":
         return source.to(getattr(torch, args[0]))
     return source.clone()
+
+
+def _padded(source: torch.Tensor, dim: int, at: int, size: int, fill: float) -> torch.Tensor:
+    shape = list(source.shape)
+    shape[dim] = size
+    before, behind = source.narrow(dim, 0, at), source.narrow(dim, at, source.shape[dim] - at)
+    return torch.cat([before, source.new_full(shape, fill), behind], dim)
 
 
 _RANDOM = threading.Lock()

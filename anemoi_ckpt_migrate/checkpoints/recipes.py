@@ -53,7 +53,8 @@ class Recipe:
     Attributes
     ----------
     kind : str
-        ``cat``, ``narrow``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``clone``, ``fill`` or ``init``.
+        ``cat``, ``narrow``, ``pad``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``clone``, ``fill`` or
+        ``init``.
     args : tuple
         As `outcome` says.
     sources : tuple of StoredTensor

@@ -19,9 +19,10 @@ def outcome(
     Parameters
     ----------
     kind : str
-        ``cat`` (along a dimension), ``narrow`` (a dimension, the first index, how many), ``stack`` (along a new
-        dimension), ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a
-        shape, one size of which may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
+        ``cat`` (along a dimension), ``narrow`` (a dimension, the first index, how many), ``pad`` (a dimension, the
+        index of what is new, how many, a number, whether optimizers leave it), ``stack`` (along a new dimension),
+        ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a shape, one
+        size of which may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
     args : sequence
         What stands in parentheses.
     shapes, dtypes : sequence
@@ -45,6 +46,9 @@ def outcome(
     if kind == "narrow":
         dim = _dimension(args[0], len(first))
         return (*first[:dim], args[2], *first[dim + 1 :]), dtype
+    if kind == "pad":
+        dim = _dimension(args[0], len(first))
+        return (*first[:dim], first[dim] + args[2], *first[dim + 1 :]), dtype
     if kind == "select":
         dim = _dimension(args[0], len(first))
         return (*first[:dim], *first[dim + 1 :]), dtype

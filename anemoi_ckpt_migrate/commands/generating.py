@@ -136,7 +136,7 @@ def _unexplained(one: Side, other: Side, explanation: Explanation, path: str | N
     tensors = Tensors(file.maker, file.same)
     world = World(tree, tensors, {}, path)
     operations = [guess.operation for guess in explanation.operations if guess.operation.on_parameters]
-    world.apply("", operations, "<the new script>", _none)
+    world.apply("", operations, "<the new script>", _none, _none)
     world.close()
     if world.faults:
         return tuple(f"on {file.path} the script still needs a hand: {fault}" for fault in world.faults[:_SHOWN])

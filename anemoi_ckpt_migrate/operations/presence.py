@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
@@ -10,6 +11,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
     Operation,
     flag_of,
+    from_data,
     integer_of,
     integers_of,
     name_of,
@@ -17,6 +19,7 @@ from anemoi_ckpt_migrate.operations.base import (
     operation,
     set_fields,
 )
+from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.operations.patterns import check_stars, literals, pattern
@@ -257,8 +260,6 @@ class TakeBack(Operation):
 
     def apply(self, copy: Copy) -> list[Any]:
         """Take it away."""
-        from anemoi_ckpt_migrate.operations.base import from_data
-
         added = from_data(self.added)
         if not isinstance(added, Add):
             raise BadOperation("TakeBack: only what was added can be taken back")
@@ -272,3 +273,16 @@ class TakeBack(Operation):
                     continue
             copy.table.remove(name)
         return []
+
+
+def takes_back(operations: Iterable[Operation]) -> bool:
+    """Tell whether operations take back what was put aside."""
+    return any(isinstance(operation, (Restore, Uncast)) for operation in operations)
+
+
+def is_of_optimizers(operation: Operation) -> bool:
+    """Tell whether an operation may be about what optimizers have: not buffers, and casts leave moments as they are."""
+    added = from_data(operation.added) if isinstance(operation, TakeBack) else operation
+    if isinstance(added, Add):
+        return not added.buffer and is_floating(added.dtype)
+    return not isinstance(operation, (Cast, Recast, Uncast))

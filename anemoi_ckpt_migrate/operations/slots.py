@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
 from anemoi_ckpt_migrate.operations.tensors import Tensors, is_real
 
+_SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # steps are divided by these, or by roots
 _COUNTERS = ("step", "mu_product", "eta", "mu")  # torch.optim: numbers, whatever shape the parameter has
 
 
@@ -111,6 +112,8 @@ class Slots:
         own = [self._tensors.shape(value) for value in values]
         counts = name in _COUNTERS and not any(own)
         if own == shapes and not counts:
+            if kind == "pad":
+                args = (*args[:3], float("inf") if args[4] and name in _SQUARES else 0.0, False)
             return self._tensors.make(kind, args, values)
         if not any(own):
             first = values[0]

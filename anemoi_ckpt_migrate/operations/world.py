@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,9 @@ from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.aside import packed, unpacked
 from anemoi_ckpt_migrate.operations.attached import Attached
-from anemoi_ckpt_migrate.operations.base import Operation, from_data
-from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
+from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.copies import Copy
-from anemoi_ckpt_migrate.operations.dtypes import is_floating
+from anemoi_ckpt_migrate.operations.deriving import Derive
 from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back, misfits
 from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups, by_place
 from anemoi_ckpt_migrate.operations.guessing import Unknown, candidates, differ
@@ -23,24 +22,11 @@ from anemoi_ckpt_migrate.operations.optimizers import Known, State, known_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
 from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
-from anemoi_ckpt_migrate.operations.presence import Add, Restore, TakeBack
+from anemoi_ckpt_migrate.operations.presence import Add, is_of_optimizers, takes_back
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
 from anemoi_ckpt_migrate.operations.structure import Means, TreeOperation, functions
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.ties import Ties
-
-
-def _takes_back(operations: Iterable[Operation]) -> bool:
-    """Tell whether operations take back what was put aside."""
-    return any(isinstance(operation, (Restore, Uncast)) for operation in operations)
-
-
-def _is_of_optimizers(operation: Operation) -> bool:
-    """Tell whether an operation may be about what optimizers have: not buffers, and casts leave moments as they are."""
-    added = from_data(operation.added) if isinstance(operation, TakeBack) else operation
-    if isinstance(added, Add):
-        return not added.buffer and is_floating(added.dtype)
-    return not isinstance(operation, (Cast, Recast, Uncast))
 
 
 @dataclass
@@ -110,6 +96,7 @@ class World:
         operations: Iterable[Operation],
         shown: str,
         run: Callable[..., Any],
+        ask: Callable[[str, Any], list[Any]],
         follow: bool = True,
     ) -> Undone:
         """Apply the operations of a revision.
@@ -124,6 +111,8 @@ class World:
             Where they come from, as messages name it.
         run : callable
             Runs a function of the script, of a name, on a tree, and returns what becomes of it.
+        ask : callable
+            Runs one that leaves the tree as it is, and returns the list that it makes.
         follow : bool
             Whether names of modules in ``_metadata`` are to follow; the way back says itself what becomes of them.
 
@@ -135,7 +124,7 @@ class World:
         self._following = follow
         kept = unpacked(self.kept.pop(revision, [])) if not follow else []
         undo = Undone()
-        for operation in operations:
+        for operation in self._derived(operations, ask, undo):
             before, self._at = len(self.faults), (shown, operation)
             try:
                 back = self._one(operation, kept, shown, run, undo)
@@ -149,6 +138,18 @@ class World:
         if follow and kept:
             self.kept[revision] = packed(kept, [self.tree, *self.kept.values()])
         return undo
+
+    def _derived(
+        self, operations: Iterable[Operation], ask: Callable[[str, Any], list[Any]], undo: Undone
+    ) -> Iterator[Operation]:
+        """Go through operations, and through what functions say in the place of some."""
+        for operation in operations:
+            if not isinstance(operation, Derive):
+                yield operation
+                continue
+            self._settle(undo)
+            self.close()
+            yield from [] if self.faults else operation.derived(self.tree, ask)
 
     def _settle(self, undo: Undone) -> None:
         """Have what goes by the names of parameters follow what became of these, if all can."""
@@ -238,7 +239,7 @@ class World:
             return []
         if (broken := ties.broken(operation, main.copy.table)) is not None:
             self._fault(shown, operation, broken)
-        concerned = any(map(_is_of_optimizers, own))
+        concerned = any(map(is_of_optimizers, own))
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
@@ -246,14 +247,14 @@ class World:
                 if concerned:
                     self._check_unknown(opened, operation, before, shown)
                 continue
-            if opened.state is None and path not in others and _takes_back(own):
+            if opened.state is None and path not in others and takes_back(own):
                 self._fault(shown, operation, f"of {path} nothing was put aside: it was no copy then, or elsewhere")
                 continue
             names = list(opened.copy.table)
             mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
             mine += self._lead_followed(opened, operation, names, shown)
             # What an optimizer has nothing of, it will have nothing of on the way back.
-            told = mine or opened.state is None or _takes_back(back)
+            told = mine or opened.state is None or takes_back(back)
             if mine != back and told:
                 apart[path] = mine
         if apart:
@@ -296,7 +297,7 @@ class World:
 
     def _order_lost(self, opened: Opened, operation: Operation) -> str:
         state = opened.state
-        if state is None or state.keeps_order() or not _is_of_optimizers(operation):
+        if state is None or state.keeps_order() or not is_of_optimizers(operation):
             return ""
         names = operation.names if isinstance(operation, Reorder) else ()
         moved = any(True for text in names for _ in pattern(text).among(state.table))

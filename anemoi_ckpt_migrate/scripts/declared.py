@@ -106,7 +106,7 @@ def _operation(call: ast.expr) -> Operation:
 
 
 def _argument(value: ast.expr, kind: str) -> Any:
-    if kind in ("Rewrite", "Run") and isinstance(value, ast.Name):
+    if kind in ("Derive", "Rewrite", "Run") and isinstance(value, ast.Name):
         return value.id
     if kind == "At" and isinstance(value, (ast.List, ast.Tuple)) and any(isinstance(e, ast.Call) for e in value.elts):
         return [_operation(each) for each in value.elts]
