@@ -7,7 +7,7 @@ Revises: b9054fc3d16e
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import MigrationMetadata, op
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items, op
 
 revision = "5c02e97b41ad"
 down_revision = "b9054fc3d16e"
@@ -15,6 +15,57 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.12.0"})
+
+PLACES = ["hyper_parameters.config", "hyper_parameters.metadata.config"]
+RECORDS = {"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"}
+READ = ("dataset", "start", "end", "frequency", "drop")
+BY_DATASET = {
+    "data": ("forcing", "diagnostic", "target", "processors"),
+    "dataloader.training": READ,
+    "dataloader.validation": READ,
+    "dataloader.test": READ,
+}
+WHOLE = (
+    "dataloader.grid_indices",
+    "training.scalers",
+    "training.training_loss",
+    "training.validation_metrics",
+    "training.variable_groups",
+    "training.metrics",
+)
+
+
+def by_dataset(ckpt: CkptType) -> list[op.Operation]:
+    """Put what is about the dataset under its name."""
+    name = dataset(ckpt)
+    moves = [
+        op.MoveItem(f"{part}.{key}", f"{part}.datasets.{name}.{key}", optional=True)
+        for part, keys in BY_DATASET.items()
+        for key in keys
+    ]
+    nests = [op.NestItem(part, f"datasets.{name}", optional=True) for part in WHOLE]
+    plots = op.SetItem("diagnostics.plot.datasets_to_plot", [name], overwrite=False, optional=True)
+    own = [*moves, op.DropItem("data.normalizer", optional=True), *nests, plots]
+    return [op.At(PLACES, own, records=RECORDS, optional=True)]
+
+
+def for_one(ckpt: CkptType) -> list[op.Operation]:
+    """Take it out again."""
+    found = [each.inverse() for each in by_dataset(ckpt)]
+    return [each for each in reversed(found) if each is not None]
+
+
+def dataset(ckpt: CkptType) -> str:
+    """Return what the only dataset is called."""
+    indices = ckpt["hyper_parameters"].get("data_indices")
+    names = list(indices) if isinstance(indices, dict) else items.keys(ckpt, f"{PLACES[0]}.data.datasets") or ["data"]
+    if len(names) != 1:
+        raise Refused(
+            f"anemoi-models before 0.12.0 has one dataset, and this model has several ({', '.join(names)}): "
+            "it cannot go back further than 0.12.0"
+        )
+    return names[0]
+
 
 operations = [
     op.ConvertItem(
@@ -27,40 +78,5 @@ operations = [
         aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
         optional=True,
     ),
-    op.At(
-        ["hyper_parameters.config", "hyper_parameters.metadata.config"],
-        [
-            op.MoveItem("data.forcing", "data.datasets.data.forcing", optional=True),
-            op.MoveItem("data.diagnostic", "data.datasets.data.diagnostic", optional=True),
-            op.MoveItem("data.target", "data.datasets.data.target", optional=True),
-            op.MoveItem("data.processors", "data.datasets.data.processors", optional=True),
-            op.DropItem("data.normalizer", optional=True),
-            op.MoveItem("dataloader.training.dataset", "dataloader.training.datasets.data.dataset", optional=True),
-            op.MoveItem("dataloader.training.start", "dataloader.training.datasets.data.start", optional=True),
-            op.MoveItem("dataloader.training.end", "dataloader.training.datasets.data.end", optional=True),
-            op.MoveItem("dataloader.training.frequency", "dataloader.training.datasets.data.frequency", optional=True),
-            op.MoveItem("dataloader.training.drop", "dataloader.training.datasets.data.drop", optional=True),
-            op.MoveItem("dataloader.validation.dataset", "dataloader.validation.datasets.data.dataset", optional=True),
-            op.MoveItem("dataloader.validation.start", "dataloader.validation.datasets.data.start", optional=True),
-            op.MoveItem("dataloader.validation.end", "dataloader.validation.datasets.data.end", optional=True),
-            op.MoveItem(
-                "dataloader.validation.frequency", "dataloader.validation.datasets.data.frequency", optional=True
-            ),
-            op.MoveItem("dataloader.validation.drop", "dataloader.validation.datasets.data.drop", optional=True),
-            op.MoveItem("dataloader.test.dataset", "dataloader.test.datasets.data.dataset", optional=True),
-            op.MoveItem("dataloader.test.start", "dataloader.test.datasets.data.start", optional=True),
-            op.MoveItem("dataloader.test.end", "dataloader.test.datasets.data.end", optional=True),
-            op.MoveItem("dataloader.test.frequency", "dataloader.test.datasets.data.frequency", optional=True),
-            op.MoveItem("dataloader.test.drop", "dataloader.test.datasets.data.drop", optional=True),
-            op.NestItem("dataloader.grid_indices", "datasets.data", optional=True),
-            op.NestItem("training.scalers", "datasets.data", optional=True),
-            op.NestItem("training.training_loss", "datasets.data", optional=True),
-            op.NestItem("training.validation_metrics", "datasets.data", optional=True),
-            op.NestItem("training.variable_groups", "datasets.data", optional=True),
-            op.NestItem("training.metrics", "datasets.data", optional=True),
-            op.SetItem("diagnostics.plot.datasets_to_plot", ["data"], overwrite=False, optional=True),
-        ],
-        records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
-        optional=True,
-    ),
+    op.Derive(by_dataset, for_one),
 ]

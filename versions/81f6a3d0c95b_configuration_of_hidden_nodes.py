@@ -1,8 +1,8 @@
 """hidden nodes belong to the model, in the configuration
 
-From anemoi-models 0.13.0 on, the model is told what its hidden nodes are called, and whether it skips them; each group of
-nodes has as many trainable parameters as are configured for it, where all had as many as the hidden ones. What is read of a dataset
-stands below `dataset_config`. Output may have several steps.
+From anemoi-models 0.13.0 on, the model is told what its hidden nodes are called, and whether it skips them; nodes of datasets
+and hidden ones have as many trainable parameters as are configured for each, where all had as many as the hidden ones. What is
+read of a dataset stands below `dataset_config`. Output may have several steps.
 
 The list of migrations that anemoi-models keeps no longer holds functions that undo them, and their class is gone.
 
@@ -11,7 +11,9 @@ Revises: c63d812fa07b
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import MigrationMetadata, op
+from typing import Any
+
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items, op
 
 revision = "81f6a3d0c95b"
 down_revision = "c63d812fa07b"
@@ -19,6 +21,51 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.13.0"})
+
+PLACES = ["hyper_parameters.config", "hyper_parameters.metadata.config"]
+RECORDS = {"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"}
+
+
+def told(ckpt: CkptType) -> list[op.Operation]:
+    """Tell the model what its hidden nodes are called, and whether it skips them; nodes of data have names of their own."""
+    own = [
+        op.MoveItem("graph.hidden", "model.model.hidden_nodes_name", optional=True),
+        op.SetItem("model.model.hidden_nodes_name", "hidden", overwrite=False, optional=True),
+        op.DropItem("graph.data", optional=True),
+        skipping(ckpt),
+    ]
+    return [op.At(PLACES, own, records=RECORDS, optional=True)]
+
+
+def untold(ckpt: CkptType) -> list[op.Operation]:
+    """Say of the graph what nodes are called, and nothing of skipping."""
+    back = [
+        skipping(ckpt).inverse(),
+        op.SetItem("graph.data", "data", overwrite=False, optional=True),
+        op.MoveItem("model.model.hidden_nodes_name", "graph.hidden", optional=True),
+    ]
+    return [op.At(PLACES, back, records=RECORDS, optional=True)]
+
+
+def skipping(ckpt: CkptType) -> op.Operation:
+    """Say what models did until then: those of several levels did not skip the processor, all others did."""
+    levels = "Hierarchical" in str(items.get(ckpt, f"{PLACES[0]}.model.model._target_"))
+    return op.SetItem("model.model.latent_skip", not levels, overwrite=False, optional=True)
+
+
+def by_kind(sizes: dict[str, Any], ckpt: CkptType) -> dict[str, Any]:
+    """Say how many trainable parameters nodes of datasets have, and hidden ones, where those of all lie side by side."""
+    if "hidden" not in sizes:
+        return sizes
+    indices = ckpt["hyper_parameters"].get("data_indices")
+    count = len(indices) if isinstance(indices, dict) else 1
+    return {**sizes, "data": sizes["hidden"], "hidden": sizes["hidden"] * count if count > 1 else sizes["hidden"]}
+
+
+def for_all(sizes: dict[str, Any], ckpt: CkptType) -> dict[str, Any]:
+    """Say how many all have."""
+    return {**sizes, "hidden": sizes.get("data", sizes.get("hidden", 0))}
+
 
 operations = [
     op.DropItem("migrations.*.rollback", optional=True),
@@ -33,14 +80,11 @@ operations = [
         aliases={"target_": "_target_", "convert_": "_convert_", "mean_std": "mean-std", "min_max": "min-max"},
         optional=True,
     ),
+    op.Derive("told", "untold"),
     op.At(
         ["hyper_parameters.config", "hyper_parameters.metadata.config"],
         [
-            op.MoveItem("graph.hidden", "model.model.hidden_nodes_name", optional=True),
-            op.SetItem("model.model.hidden_nodes_name", "hidden", overwrite=False, optional=True),
-            op.DropItem("graph.data", optional=True),
-            op.SetItem("model.model.latent_skip", True, overwrite=False, optional=True),
-            op.CopyItem("model.trainable_parameters.hidden", "model.trainable_parameters.data", optional=True),
+            op.Rewrite("by_kind", "for_all", "model.trainable_parameters", optional=True),
             op.MoveItem(
                 "dataloader.training.datasets.*.dataset",
                 "dataloader.training.datasets.*.dataset_config.dataset",

@@ -1,16 +1,14 @@
 """name the dataset data
 
 anemoi-models 0.12.0 keeps normalizers, node attributes, boundings, encoders, decoders and their edges in one dict for
-each dataset; where there was one dataset, its name is "data".
+each dataset; where there was one dataset, its name is "data", or what it was called before it came down here.
 
 Revision ID: b9054fc3d16e
 Revises: a28e6db4037f
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-import re
-
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, op
 
 revision = "b9054fc3d16e"
 down_revision = "a28e6db4037f"
@@ -26,38 +24,49 @@ known_as = {
     },
 }
 
-# What only some models have.
-WITHOUT = re.compile(
-    r"(model\.(?:(?:pre|post)_processors_tendencies|model\.(?:boundings|(?:en|de)coder_graph_provider))\.)"
+PARTS = (
+    "model.pre_processors.",
+    "model.post_processors.",
+    "model.pre_processors_tendencies.",
+    "model.post_processors_tendencies.",
+    "model.model.node_attributes.",
+    "model.model.boundings.",
+    "model.model.encoder.",
+    "model.model.encoder_graph_provider.",
+    "model.model.decoder.",
+    "model.model.decoder_graph_provider.",
 )
-WITH = re.compile(WITHOUT.pattern + r"data\.")
+"""What is kept by dataset; some models have only some of it."""
 
 
-def name_the_rest(ckpt: CkptType) -> CkptType:
-    """Insert the name of the dataset, where there is something."""
-    return rename(ckpt, WITHOUT, r"\1data.")
+def named(ckpt: CkptType) -> list[op.Operation]:
+    """Insert the name of the dataset, wherever there is something."""
+    return [op.RenamePrefix(part, f"{part}{dataset(ckpt)}.") for part in PARTS if has(ckpt, part)]
 
 
-def unname_the_rest(ckpt: CkptType) -> CkptType:
+def unnamed(ckpt: CkptType) -> list[op.Operation]:
     """Take it out again."""
-    return rename(ckpt, WITH, r"\1")
+    leads = {part: f"{part}{dataset(ckpt)}." for part in PARTS}
+    return [op.RenamePrefix(lead, part) for part, lead in leads.items() if has(ckpt, lead)]
 
 
-def rename(ckpt: CkptType, old: "re.Pattern[str]", new: str) -> CkptType:
-    """Replace the start of names, in the state dict and in copies of it, and keep their order."""
-    names = list(ckpt["state_dict"])
-    for copy in [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]:
-        for key in names:
-            found = old.match(key)
-            copy[key if found is None else found.expand(new) + key[found.end() :]] = copy.pop(key)
-    return ckpt
+def has(ckpt: CkptType, lead: str) -> bool:
+    """Tell whether a name begins so."""
+    return any(key.startswith(lead) for key in ckpt["state_dict"])
+
+
+def dataset(ckpt: CkptType) -> str:
+    """Return what the only dataset is called."""
+    indices = ckpt["hyper_parameters"].get("data_indices")
+    names = list(indices) if isinstance(indices, dict) else ["data"]
+    if len(names) != 1:
+        raise Refused(
+            f"anemoi-models before 0.12.0 has one dataset, and this model has several ({', '.join(names)}): "
+            "it cannot go back further than 0.12.0"
+        )
+    return names[0]
 
 
 operations = [
-    op.RenamePrefix("model.pre_processors.", "model.pre_processors.data."),
-    op.RenamePrefix("model.post_processors.", "model.post_processors.data."),
-    op.RenamePrefix("model.model.node_attributes.", "model.model.node_attributes.data."),
-    op.RenamePrefix("model.model.encoder.", "model.model.encoder.data."),
-    op.RenamePrefix("model.model.decoder.", "model.model.decoder.data."),
-    op.Run("name_the_rest", "unname_the_rest"),
+    op.Derive(named, unnamed),
 ]

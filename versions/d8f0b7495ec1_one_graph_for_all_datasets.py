@@ -1,13 +1,15 @@
 """one graph for all datasets
 
-anemoi-models 0.13.0 has one graph, with nodes for each dataset, where 0.12 had a graph for each. With one dataset,
-called "data" as its nodes are, they are the same. Graphs of several datasets cannot be joined without knowing which of
-their hidden nodes are to be kept: such a checkpoint is refused.
+anemoi-models 0.13.0 has one graph, with nodes for each dataset under its name, where 0.12 had a graph for each, with
+nodes called "data". Hidden nodes are those of the first: the model demands that all have the same. With one dataset
+that is called "data" the graphs are the same.
 
 Revision ID: d8f0b7495ec1
 Revises: 5c02e97b41ad
 Create Date: 2026-11-25 00:00:00+00:00
 """
+
+from typing import Any
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
@@ -20,32 +22,86 @@ metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0
 
 KEPT = "kept_by_anemoi_migrations"
 DATASET = "data"
-MODULE = "model.model.node_attributes."
 
 
 def migrate(ckpt: CkptType) -> CkptType:
-    """Take the graph out of the dict, if it is in one: a checkpoint that came from before 0.12 may have it bare."""
-    datasets = {key[len(MODULE) :].split(".")[0] for key in ckpt["state_dict"] if key.startswith(MODULE)}
-    if datasets != {DATASET}:
-        raise ValueError(f"there has to be one dataset, called {DATASET!r}, not {', '.join(sorted(datasets))}")
-    graph = ckpt["hyper_parameters"].get("graph_data")
-    in_dict = isinstance(graph, dict)
-    if in_dict:
-        ckpt["hyper_parameters"]["graph_data"] = graph[DATASET]
-    ckpt.setdefault(KEPT, {})[revision] = in_dict
+    """Join the graphs, and put them aside; a checkpoint that came from before 0.12 may have a bare one."""
+    hyper_parameters = ckpt["hyper_parameters"]
+    graphs = hyper_parameters.get("graph_data")
+    if isinstance(graphs, dict):
+        hyper_parameters["graph_data"] = joined(graphs, datasets(ckpt))
+    ckpt.setdefault(KEPT, {})[revision] = graphs if isinstance(graphs, dict) else None
     return ckpt
 
 
 def rollback(ckpt: CkptType) -> CkptType:
-    """Put it back into a dict."""
+    """Have a graph for each dataset again: those that were put aside, or parts of the one."""
+    hyper_parameters = ckpt["hyper_parameters"]
+    graph = hyper_parameters.get("graph_data")
     kept = ckpt.get(KEPT, {})
-    in_dict = kept.pop(revision, ckpt["hyper_parameters"].get("graph_data") is not None)
+    graphs = kept.pop(revision) if revision in kept else None if graph is None else parted(graph, datasets(ckpt))
     if not kept:
         ckpt.pop(KEPT, None)
-    encoder = "model.model.encoder."
-    datasets = {key[len(encoder) :].split(".")[0] for key in ckpt["state_dict"] if key.startswith(encoder)}
-    if datasets != {DATASET}:
-        raise ValueError(f"there has to be one dataset, called {DATASET!r}, not {', '.join(sorted(datasets))}")
-    if in_dict:
-        ckpt["hyper_parameters"]["graph_data"] = {DATASET: ckpt["hyper_parameters"]["graph_data"]}
+    if graphs is not None:
+        hyper_parameters["graph_data"] = graphs
     return ckpt
+
+
+def datasets(ckpt: CkptType) -> list[str]:
+    """Return the names of the datasets."""
+    indices = ckpt["hyper_parameters"].get("data_indices")
+    return list(indices) if isinstance(indices, dict) else [DATASET]
+
+
+def joined(graphs: dict[str, Any], names: list[str]) -> Any:
+    """Return one graph, with the nodes and edges of all, and the hidden ones of the first."""
+    if list(graphs) != names:
+        raise ValueError(f"the datasets are {', '.join(names)}, and there are graphs for {', '.join(graphs)}")
+    if names == [DATASET]:
+        return graphs[DATASET]
+    nodes: dict[Any, Any] = {}
+    edges: dict[Any, Any] = {}
+    for name, graph in graphs.items():
+        if DATASET not in graph._node_store_dict:
+            raise ValueError(f"the graph of {name} has no nodes that are called {DATASET!r}")
+        nodes[name] = graph._node_store_dict[DATASET]
+        for ends, store in graph._edge_store_dict.items():
+            edges.setdefault(tuple(name if end == DATASET else end for end in ends), store)
+    first = graphs[names[0]]
+    hidden = {key: store for key, store in first._node_store_dict.items() if key != DATASET}
+    return like(first, {**nodes, **hidden}, edges)
+
+
+def parted(graph: Any, names: list[str]) -> dict[str, Any]:
+    """Return a graph for each dataset, with the hidden nodes in each."""
+    return {name: graph if names == [DATASET] else part(graph, name, {*names} - {name}) for name in names}
+
+
+def part(graph: Any, name: str, others: set[str]) -> Any:
+    """Return what of a graph is about one dataset, whose nodes are called data then."""
+    called = {name: DATASET}
+    nodes = {called.get(key, key): store for key, store in graph._node_store_dict.items() if key not in others}
+    edges = {
+        tuple(called.get(end, end) for end in ends): store
+        for ends, store in graph._edge_store_dict.items()
+        if not others.intersection(ends)
+    }
+    return like(graph, nodes, edges)
+
+
+def like(graph: Any, nodes: dict[Any, Any], edges: dict[Any, Any]) -> Any:
+    """Return a graph like another, of other nodes and edges, whose content is shared."""
+    made = copied(graph)
+    vars(made).update(
+        _global_store=copied(graph._global_store, _parent=made),
+        _node_store_dict={key: copied(store, _key=key, _parent=made) for key, store in nodes.items()},
+        _edge_store_dict={key: copied(store, _key=key, _parent=made) for key, store in edges.items()},
+    )
+    return made
+
+
+def copied(thing: Any, **changes: Any) -> Any:
+    """Return an object of the same class with other attributes; no code of its class runs where it is not imported."""
+    made = type(thing).__new__(type(thing))
+    getattr(made, "__setstate__", vars(made).update)({**vars(thing), **changes})
+    return made

@@ -55,10 +55,7 @@ def by_name(model: dict[str, Any], ckpt: CkptType) -> dict[str, Any]:
         if model.get(part) and not (isinstance(model[part], dict) and "datasets" in model[part]):
             model[part] = {"datasets": {name: model[part] for name in names}}
     if "trainable_parameters" in model:
-        sizes = model.pop("trainable_parameters")
-        nodes = {"hidden", *names, *graph_nodes(ckpt)}
-        model["node_trainable_parameters"] = {key: size for key, size in sizes.items() if key in nodes}
-        model["edge_trainable_parameters"] = {key: size for key, size in sizes.items() if key not in nodes}
+        by_nodes(model, names)
     return model
 
 
@@ -79,9 +76,8 @@ def in_one(model: dict[str, Any], ckpt: CkptType) -> dict[str, Any]:
     for part in BY_DATASET:
         if isinstance(model.get(part), dict) and "datasets" in model[part]:
             model[part] = same(part, list(model[part]["datasets"].values()))
-    sizes = [model.pop(part, None) for part in ("node_trainable_parameters", "edge_trainable_parameters")]
-    if any(size is not None for size in sizes):
-        model["trainable_parameters"] = {**(sizes[0] or {}), **(sizes[1] or {})}
+    if "node_trainable_parameters" in model or "edge_trainable_parameters" in model:
+        by_kind(model, items.keys(ckpt, f"{CONFIG}.data.datasets") or ["data"])
     return model
 
 
@@ -99,6 +95,24 @@ def same(what: str, values: list[Any]) -> Any:
     return values[0]
 
 
-def graph_nodes(ckpt: CkptType) -> list[str]:
-    """Return what nodes of the graph are called."""
-    return list(getattr(items.get(ckpt, "hyper_parameters.graph_data"), "_node_store_dict", ()))
+def by_nodes(model: dict[str, Any], names: list[str]) -> None:
+    """Say of each group of nodes what was said of those of all datasets, and of all hidden ones."""
+    sizes = model.pop("trainable_parameters")
+    found = kinds(model, names)
+    nodes = {name: sizes[kind] for kind, own in found.items() if kind in sizes for name in own}
+    model["node_trainable_parameters"] = nodes
+    model["edge_trainable_parameters"] = {key: size for key, size in sizes.items() if key not in {*found, *nodes}}
+
+
+def by_kind(model: dict[str, Any], names: list[str]) -> None:
+    """Say it of all, if it is the same."""
+    nodes, edges = (model.pop(f"{kind}_trainable_parameters", {}) for kind in ("node", "edge"))
+    found = {kind: [nodes[name] for name in own if name in nodes] for kind, own in kinds(model, names).items()}
+    sizes = {kind: same(f"trainable parameters of {kind} nodes", each) for kind, each in found.items() if each}
+    model["trainable_parameters"] = {**sizes, **edges}
+
+
+def kinds(model: dict[str, Any], names: list[str]) -> dict[str, list[str]]:
+    """Return what nodes of datasets are called, and hidden ones."""
+    hidden = model.get("model", {}).get("hidden_nodes_name", "hidden")
+    return {"data": names, "hidden": hidden if isinstance(hidden, list) else [hidden]}
