@@ -23,6 +23,7 @@ class Derive(Run):
         A function of the script.
     rollback : function or str
         One that says which operations undo them, for a checkpoint to which they were never applied: a stamped one.
+        What `inverse` of an operation returns may be among them.
     """
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Derive(Run):
         """
         found = ask(self.migrate, tree)
         for each in found:
-            if not isinstance(each, Operation) or isinstance(each, Run) or not each.written:
+            if not isinstance(each, Operation) or isinstance(each, Run):
                 raise BadOperation(f"Derive: {self.migrate} returned {each!r:.60}, which cannot stand there")
             each.check_written()
         return found
