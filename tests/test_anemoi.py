@@ -1053,16 +1053,3 @@ def test_tendencies_are_named_by_dataset_too(anemoi: Folder, monkeypatch: pytest
     assert "truncation_data" not in after["hyper_parameters"]
     anemoi.ok("downgrade", "base", path, "--no-backup")
     assert equal(read(path), before)
-
-
-def test_several_datasets_are_refused(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graphs of 0.12 cannot be joined, and what is one dataset's cannot become that of none."""
-    path = anemoi.path / "small.ckpt"
-    tree = small(path, monkeypatch, ALL_TRANSFORMER)
-    tree["state_dict"] = OrderedDict(
-        (f"model.model.node_attributes.{dataset}.latlons_data", torch.ones(2)) for dataset in ("data", "other")
-    )
-    save(tree, path, monkeypatch)
-    anemoi.ok("stamp", "anemoi-models==0.12.0", path, "--no-backup")
-    refused = anemoi.run("upgrade", "head", path)
-    assert "there has to be one dataset, called 'data', not data, other" in refused.err
