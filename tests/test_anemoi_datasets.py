@@ -171,30 +171,39 @@ def test_datasets_share_what_they_had_of_their_own(
     assert is_as_before(path, before)
 
 
+@pytest.mark.parametrize("width", [3, 4])
 def test_each_encoder_makes_nothing_of_the_parameters_of_others(
-    project: Folder, monkeypatch: pytest.MonkeyPatch
+    project: Folder, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
+    """Nor mistakes the optimizer coordinates for parameters, which have four columns too."""
     path = project.path / "small.ckpt"
-    old = made(path, monkeypatch, "era", "cerra", width=3)["state_dict"]
+    old = made(path, monkeypatch, "era", "cerra", width=width)["state_dict"]
     stamped(project, path, "0.12.0")
-    after = move(project, path, "upgrade", "head")
+    after = move(project, path, "upgrade", "anemoi-models==0.13.0")
     new = after["state_dict"]
-    hidden = new[f"{ATTRIBUTES}trainable_tensors.hidden.trainable"]
+    moments = remembered_by_name(after)
+    hidden = f"{ATTRIBUTES}trainable_tensors.hidden.trainable"
     own = [old[f"{ATTRIBUTES}{name}.trainable_tensors.hidden.trainable"] for name in ("era", "cerra")]
-    assert hidden.equal(torch.cat(own, 1))
-    names = parameters(new)
-    moments = after["optimizer_states"][0]["state"]
-    assert sorted(moments) == list(range(len(names)))
-    for number, name in enumerate(("era", "cerra")):
-        key = f"{MODEL}encoder.{name}.emb_nodes_dst.weight"
-        mine = [0, 1, 2, 3, *range(4 + 3 * number, 7 + 3 * number)]
-        others = [column for column in range(10) if column not in mine]
+    assert new[hidden].equal(torch.cat(own, 1))
+    embeddings = [f"{MODEL}encoder.{name}.emb_nodes_dst.weight" for name in ("era", "cerra")]
+    for number, key in enumerate(embeddings):
+        mine = [*range(4), *range(4 + width * number, 4 + width * (number + 1))]
+        others = [column for column in range(4 + 2 * width) if column not in mine]
         assert new[key][:, mine].equal(old[key])
         assert (new[key][:, others] == 0).all()
-        remembered = moments[names.index(key)]
-        assert remembered["exp_avg"][:, mine].equal(old[key])
-        assert (remembered["exp_avg"][:, others] == 0).all()
-        assert remembered["exp_avg_sq"][:, others].isinf().all()  # Adam divides by its root: they stay
+        assert moments[key]["exp_avg"][:, mine].equal(old[key])
+        assert (moments[key]["exp_avg"][:, others] == 0).all()
+        assert moments[key]["exp_avg_sq"][:, others].isinf().all()  # Adam divides by its root: they stay
+    for key in moments.keys() - embeddings:
+        assert moments[key]["exp_avg"].equal(new[key]), key
+
+
+def remembered_by_name(tree: Any) -> dict[str, Any]:
+    """Return what the optimizer remembers of each parameter."""
+    names = parameters(tree["state_dict"])
+    (optimizer,) = tree["optimizer_states"]
+    assert sorted(optimizer["state"]) == optimizer["param_groups"][0]["params"] == list(range(len(names)))
+    return {name: optimizer["state"][number] for number, name in enumerate(names)}
 
 
 def test_what_was_trained_since_goes_back(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

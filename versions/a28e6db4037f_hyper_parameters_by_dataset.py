@@ -41,7 +41,8 @@ def migrate(ckpt: CkptType) -> CkptType:
 def rollback(ckpt: CkptType) -> CkptType:
     """Take each out again, if there is only one dataset, and remember what it was called."""
     hyper_parameters = ckpt["hyper_parameters"]
-    there = [name for name in NAMES if hyper_parameters.get(name) is not None]
+    # A graph may be bare, as it was before.
+    there = [name for name in NAMES if isinstance(hyper_parameters.get(name), dict) and hyper_parameters[name]]
     datasets = list(dict.fromkeys(dataset for name in there for dataset in hyper_parameters[name])) or [DATASET]
     if len(datasets) > 1:
         raise Refused(
