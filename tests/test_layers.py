@@ -48,7 +48,7 @@ differences.joining differences.planning
 differences.matching
 differences.explaining
 differences.folding
-deriving
+tracing
 planner drawing diagrams rollbacks ledger scripts.loader checkpoints.store
 checkpoints.opening adoption
 checkpoints

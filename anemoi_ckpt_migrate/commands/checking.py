@@ -18,12 +18,12 @@ from anemoi_ckpt_migrate.commands.moving import prove_rollback, upgrade
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
-from anemoi_ckpt_migrate.deriving import Gap
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.operations.structure import functions
 from anemoi_ckpt_migrate.scripts import headfile, loader, released
 from anemoi_ckpt_migrate.scripts.functions import load_module
+from anemoi_ckpt_migrate.tracing import Gap
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate import deriving, manifests, models
+from anemoi_ckpt_migrate import manifests, models, tracing
 from anemoi_ckpt_migrate.commands.expecting import Known
 from anemoi_ckpt_migrate.config import Config
-from anemoi_ckpt_migrate.deriving import Gap
 from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
 from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
 from anemoi_ckpt_migrate.models import Built
+from anemoi_ckpt_migrate.tracing import Gap
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def drift(config: Config, graph: Graph, known: Known, name: str) -> Drift:
         path = os.fspath(config.versions[0] / manifests.NAME)
         raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which is no revision here")
     heads = heads_of(graph, snapshot)
-    expected = None if snapshot is None else deriving.derived(graph, known.of(name), heads)
+    expected = None if snapshot is None else tracing.derived(graph, known.of(name), heads)
     made = models.built(config.models[name], folder=config.folder)
     if isinstance(expected, Gap) and expected.fits and snapshot is not None and snapshot.items == made.items:
         expected = snapshot  # functions in between that leave names and shapes alone

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anemoi_ckpt_migrate import deriving, executor, items, manifests, models
+from anemoi_ckpt_migrate import executor, items, manifests, models, tracing
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.commands.parameters import Own, own_of
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.config import Config
-from anemoi_ckpt_migrate.deriving import Gap
 from anemoi_ckpt_migrate.differences.misfits import Misfit
 from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
 from anemoi_ckpt_migrate.operations.places import find_optimizers
+from anemoi_ckpt_migrate.tracing import Gap
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Known:
 
     def at(self, name: str, graph: Graph, revisions: Iterable[str]) -> Snapshot | Gap:
         """Return what a model is at revisions; or why that is not known."""
-        return deriving.derived(graph, self.of(name), revisions)
+        return tracing.derived(graph, self.of(name), revisions)
 
 
 def known_of(config: Config) -> Known:
@@ -157,7 +157,7 @@ def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str
             unknown = True
             notes.append(f"it is not compared with the model {name}: {error.sentence}")
             continue
-        expected = deriving.derived(graph, snapshots, revisions)
+        expected = tracing.derived(graph, snapshots, revisions)
         if isinstance(expected, Gap):
             unknown = True
             continue

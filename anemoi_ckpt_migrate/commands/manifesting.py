@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anemoi_ckpt_migrate import deriving, manifests, recorder, resolving, targets
+from anemoi_ckpt_migrate import manifests, recorder, resolving, targets, tracing
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
 from anemoi_ckpt_migrate.commands.arguments import StrPath, naming
 from anemoi_ckpt_migrate.commands.drifting import Drift, configured, drift, gone
@@ -15,10 +15,10 @@ from anemoi_ckpt_migrate.commands.expecting import Known, known_of
 from anemoi_ckpt_migrate.commands.parameters import own_of
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.config import Config
-from anemoi_ckpt_migrate.deriving import Gap
 from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.tracing import Gap
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot
     old = known.models.get(name)
     if old is None or old.revisions == new.revisions:
         return
-    again = deriving.derived(graph, [new], old.revisions)
-    if isinstance(again, Gap) or not deriving.same(again, old):
+    again = tracing.derived(graph, [new], old.revisions)
+    if isinstance(again, Gap) or not tracing.same(again, old):
         manifests.write_bridge(config.versions[0], name, old)
 
 

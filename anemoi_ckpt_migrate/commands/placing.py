@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anemoi_ckpt_migrate import deriving, executor, manifests, recorder
+from anemoi_ckpt_migrate import executor, manifests, recorder, tracing
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.expecting import Known, known_of, known_of_checkpoint
@@ -101,7 +101,7 @@ def _everywhere(project: Project, known: Known, own: Own, tree: Any) -> Iterator
             snapshots = known_of_checkpoint(known, name, project.config, tree)
         except UsageError:
             snapshots = known.of(name)  # the code of today may not take hyper-parameters of then
-        for state in deriving.everywhere(project.graph, snapshots):
+        for state in tracing.everywhere(project.graph, snapshots):
             yield Fit(name, state.revisions, own.misfit(state.items))
 
 
