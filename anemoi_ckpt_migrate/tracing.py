@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.differences.items import Item
 from anemoi_ckpt_migrate.differences.simulating import Model
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.manifests import Snapshot
-from anemoi_ckpt_migrate.op import Run
+from anemoi_ckpt_migrate.op import Rewrite, Run
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _operations(revision: Revision, back: bool) -> list[Any]:
         raise _Stopped("it has functions, and only operations say what they do")
     found = []
     for operation in revision.operations or ():
-        if isinstance(operation, Run):
+        if isinstance(operation, Run) and not isinstance(operation, Rewrite):
             raise _Stopped(f"it runs `{operation.migrate}`, and only operations say what they do")
         if not operation.on_parameters:
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation
-from anemoi_ckpt_migrate.operations.structure import Run
+from anemoi_ckpt_migrate.operations.structure import Run, functions
 
 
 @operation
@@ -52,7 +52,8 @@ class Derive(Run):
         """
         found = ask(self.migrate, tree)
         for each in found:
-            if not isinstance(each, Operation) or isinstance(each, Run):
+            if not isinstance(each, Operation) or functions([each]):
                 raise BadOperation(f"Derive: {self.migrate} returned {each!r:.60}, which cannot stand there")
-            each.check_written()
+            for leaf in each.leaves():
+                leaf.check_written()
         return found

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.attached import Attached
-from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import KINDS, Operation, operation, set_fields
 
 
 @dataclass
@@ -132,6 +132,11 @@ class Run(TreeOperation):
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
         """Run the function."""
         return means.run(self.migrate, tree), [back for back in [self.inverse()] if back is not None]
+
+
+def takes_functions(kind: str | None) -> bool:
+    """Tell whether operations of a kind, by its name, are given functions of a script."""
+    return issubclass(KINDS.get(kind or "", Operation), Run)
 
 
 def functions(operations: Iterable[Operation]) -> list[Run]:

@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import paths
 from anemoi_ckpt_migrate.operations.attached import NotJson
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, operation, read, set_fields
+from anemoi_ckpt_migrate.operations.deriving import Derive
 from anemoi_ckpt_migrate.operations.items import AtPath, Nothing
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, Path, path_of, shown
 from anemoi_ckpt_migrate.operations.structure import Means, Run, TreeOperation
@@ -175,7 +176,8 @@ def _nested(operations: Any) -> tuple[Operation, ...]:
     if not isinstance(operations, (tuple, list)) or not operations:
         raise BadOperation(f"At: operations must be a list of operations, not {operations!r:.60}")
     found = tuple(map(read, operations))
-    wrong = next((each for each in found if not isinstance(each, (AtPath, Nothing, Run))), None)
+    right = [each for each in found if isinstance(each, (AtPath, Nothing, Run)) and not isinstance(each, Derive)]
+    wrong = next((each for each in found if each not in right), None)
     if wrong is not None:
         raise BadOperation(f"At: {type(wrong).__name__} is not about items; let it stand by itself")
     return found

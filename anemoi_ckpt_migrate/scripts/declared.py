@@ -9,6 +9,7 @@ from anemoi_ckpt_migrate.context import MigrationContext
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.op import Operation
 from anemoi_ckpt_migrate.operations.base import make
+from anemoi_ckpt_migrate.operations.structure import takes_functions
 
 _WRITTEN_OUT = "operations must be written out, as op.Rename(...) and so on: scripts are read without being run"
 _MORE = "what its migrate_setup says cannot be told without running it"
@@ -106,7 +107,7 @@ def _operation(call: ast.expr) -> Operation:
 
 
 def _argument(value: ast.expr, kind: str) -> Any:
-    if kind in ("Derive", "Rewrite", "Run") and isinstance(value, ast.Name):
+    if takes_functions(kind) and isinstance(value, ast.Name):
         return value.id
     if kind == "At" and isinstance(value, (ast.List, ast.Tuple)) and any(isinstance(e, ast.Call) for e in value.elts):
         return [_operation(each) for each in value.elts]

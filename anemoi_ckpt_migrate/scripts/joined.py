@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.setups import operations_of
-from anemoi_ckpt_migrate.operations.structure import Run, functions
+from anemoi_ckpt_migrate.operations.structure import Run, functions, takes_functions
 from anemoi_ckpt_migrate.operations.within import At
 from anemoi_ckpt_migrate.scripts.declared import read_operations, read_setup
 from anemoi_ckpt_migrate.scripts.parts import Part, cannot
@@ -146,7 +146,7 @@ def _renamed(value: ast.expr, number: int) -> Iterator[tuple[ast.expr, str]]:
     for call in (node for node in ast.walk(value) if isinstance(node, ast.Call)):
         kind = getattr(call.func, "attr", None) or getattr(call.func, "id", "")
         yield call.func, f"op.{kind}"
-        if kind in ("Rewrite", "Run"):
+        if takes_functions(kind):
             named = [each.value for each in call.keywords if each.arg in ("migrate", "rollback")]
             for each in (*call.args[:2], *named):
                 name = each.id if isinstance(each, ast.Name) else getattr(each, "value", None)
