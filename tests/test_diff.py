@@ -118,6 +118,15 @@ def test_guesses_are_marked(project: Folder) -> None:
     assert "% certain: look at it." in text
 
 
+def test_what_is_added_says_what_nobody_knows_of_it(project: Folder) -> None:
+    """Neither what is in it, nor whether an optimizer has it, can be told by names and shapes."""
+    paths = pair(project, {"w": torch.zeros(3, 4)}, {"w": torch.zeros(3, 4), "scale": torch.ones(5)})
+    made = project.ok("revision", "x", "--autogenerate", *paths)
+    comment, line = Path(made.out.split()[1]).read_text().splitlines()[-3:-1]
+    assert line.strip() == 'op.Add("scale", [5]),'
+    assert "Filled with zeros; `fill` or `init` says what else. A buffer needs buffer=True." in comment
+
+
 JOINED = ("attention fused", "attention split", "experts stacked", "grouped queries fused")
 
 

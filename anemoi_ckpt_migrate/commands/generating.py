@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess
 from anemoi_ckpt_migrate.differences.misfits import misfit
 from anemoi_ckpt_migrate.errors import Refused, UsageError
 from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.op import Add
 from anemoi_ckpt_migrate.operations.places import find_main
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.world import World
@@ -124,6 +125,8 @@ def _lines(guess: Guess) -> list[str]:
     comments += [f"# {plain(text)}" for text in guess.alternatives]  # names come from a file
     if not guess.operation.reversible:
         comments.append("# There is no way back from this; with keep=True there is.")
+    if isinstance(guess.operation, Add):
+        comments.append("# Filled with zeros; `fill` or `init` says what else. A buffer needs buffer=True.")
     return [*comments, f"op.{guess.operation!r},"]
 
 
