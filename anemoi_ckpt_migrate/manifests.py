@@ -121,16 +121,18 @@ def _write(path: Path, models: Models) -> Path:
 
 def _spelled(snapshot: Snapshot) -> str:
     afters = [None, *(item.name for item in snapshot.items)]
-    facts = (
-        (item.name, {"after": after, "dtype": item.dtype, "shape": list(item.shape)})
+    facts = {
+        item.name: {"after": after, **_buffer(item), "dtype": item.dtype, "shape": item.shape}
         for item, after in zip(snapshot.items, afters, strict=False)
-    )
-    lines = [
-        f"        {json.dumps(name)}: {json.dumps(fact)}" for name, fact in sorted(facts, key=lambda fact: fact[0])
-    ]
+    }
+    lines = [f"        {json.dumps(name)}: {json.dumps(facts[name])}" for name in sorted(facts)]
     head = f'{{\n      "revisions": {json.dumps(list(snapshot.revisions))},\n'
     sized = '      "sized": true,\n' if snapshot.sized else ""
     return f'{head}{sized}      "parameters": {{\n' + ",\n".join(lines) + "\n      }\n    }"
+
+
+def _buffer(item: Item) -> dict[str, bool]:
+    return {"buffer": True} if item.buffer else {}
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def _item(name: str, fact: Any) -> Item:
         raise ValueError(f"{name} has no shape and dtype")
     if not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"{name} cannot have the shape {shape}")
-    return Item(name, tuple(shape), dtype)
+    return Item(name, tuple(shape), dtype, buffer=fact.get("buffer") is True)
 
 
 def _ordered(model: str, facts: Mapping[str, tuple[Item, Any]]) -> list[Item]:

@@ -79,10 +79,14 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
         if not weight.is_meta:
             way = "leave the device to torch's default, so that no memory is needed here"
             raise UsageError(f"{text} puts {name} on {weight.device}: {way}")
-    states = {key: value for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    states = {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
     if not states:
         raise UsageError(f"{text} returns a model without any parameters")
-    items = (Item(key, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in states.items())
+    buffers = set(map(id, model.buffers()))
+    items = [
+        Item(key, tuple(value.shape), str(value.dtype).removeprefix("torch."), buffer=id(value) in buffers)
+        for key, value in states.items()
+    ]
     return Built(tuple(items), sized)
 
 

@@ -158,6 +158,13 @@ def _operations(revision: Revision, back: bool) -> list[Any]:
     return found[::-1] if back else found
 
 
+def is_before(graph: Graph, snapshot: Snapshot, revisions: Iterable[str]) -> bool:
+    """Tell whether revisions have all that a snapshot has."""
+    wanted = tuple(revisions)
+    graph = _seen(graph, [snapshot], wanted)
+    return _is_in(graph, snapshot) and graph.closure(snapshot.revisions) <= graph.closure(wanted)
+
+
 def same(one: Snapshot, other: Snapshot) -> bool:
     """Tell whether two say the same of a model, wherever they belong."""
     return replace(one, revisions=(), sized=False) == replace(other, revisions=(), sized=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anemoi_ckpt_migrate import manifests, models, tracing
 from anemoi_ckpt_migrate.commands.expecting import Known
 from anemoi_ckpt_migrate.config import Config
-from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
+from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess, explain
 from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
@@ -67,12 +67,16 @@ class Drift:
     def operations(self) -> tuple[str, ...]:
         """What would make the model of what was expected, as a script has it."""
         guesses = () if self.explanation is None else self.explanation.operations
-        return tuple(f"op.{guess.operation!r}" for guess in guesses)
+        return tuple(f"op.{guess.operation!r}{_doubt(guess)}" for guess in guesses)
 
     @property
     def snapshot(self) -> Snapshot:
         """The model as the manifest is to have it."""
         return Snapshot(self.heads, self.built.items, self.built.sized)
+
+
+def _doubt(guess: Guess) -> str:
+    return f"  # {guess.confidence:.0%} certain" if guess.confidence < 1 else ""
 
 
 def configured(config: Config, name: str | None = None) -> list[str]:

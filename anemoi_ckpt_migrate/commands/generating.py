@@ -113,12 +113,12 @@ def _generated(one: Side, other: Side, explanation: Explanation, parameters: str
         for name in side.left_out
     )[:_SHOWN]
     warnings += _unexplained(one, other, explanation, parameters)
-    lines = [line for guess in explanation.operations for line in _lines(guess)]
+    lines = [line for guess in explanation.operations for line in _lines(guess, other.file is None)]
     uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
     return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
 
 
-def _lines(guess: Guess) -> list[str]:
+def _lines(guess: Guess, of_model: bool) -> list[str]:
     comments = []
     if guess.confidence < 1:
         comments.append(f"# {guess.confidence:.0%} certain: look at it.")
@@ -126,7 +126,8 @@ def _lines(guess: Guess) -> list[str]:
     if not guess.operation.reversible:
         comments.append("# There is no way back from this; with keep=True there is.")
     if isinstance(guess.operation, Add):
-        comments.append("# Filled with zeros; `fill` or `init` says what else. A buffer needs buffer=True.")
+        unknown = "" if of_model else " A buffer needs buffer=True."  # which a model tells, and a file does not
+        comments.append(f"# Filled with zeros; `fill` or `init` says what else.{unknown}")
     return [*comments, f"op.{guess.operation!r},"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
@@ -31,9 +31,10 @@ class Own:
     items: list[Item]
     left_out: frozenset[str]
 
-    def misfit(self, expected: Iterable[Item]) -> Misfit:
-        """Say in what they are not what is expected."""
-        return misfit(self.items, [item for item in expected if item.name not in self.left_out])
+    def misfit(self, expected: Iterable[Item], shapes: bool = True) -> Misfit:
+        """Say in what they are not what is expected; in shapes too, unless told otherwise."""
+        found = misfit(self.items, [item for item in expected if item.name not in self.left_out])
+        return found if shapes else replace(found, reshaped=())
 
 
 def own_of(file: Checkpoint, tree: Any, parameters: str | None, content: bool = False) -> Own | None:

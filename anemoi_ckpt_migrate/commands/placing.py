@@ -87,6 +87,8 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
     if own is None:
         raise Refused("it is not known which of its parameters are those of a model; see `parameters`")
     fits = list(_everywhere(project, known, own, tree))
+    if all(fit.misfit.count for fit in fits):  # sizes may be of other hyper-parameters, which the code does not take
+        fits = list(_everywhere(project, known, own)) or fits
     right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
     if len(right) == 1:
         return right[0].target
@@ -95,14 +97,16 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
     raise _none(project.graph, file, fits, own)
 
 
-def _everywhere(project: Project, known: Known, own: Own, tree: Any) -> Iterator[Fit]:
-    for name in known.models:
+def _everywhere(project: Project, known: Known, own: Own, tree: Any = None) -> Iterator[Fit]:
+    """Compare with all that is known; without a tree, with models that have sizes as the manifest has them."""
+    for name, snapshot in known.models.items():
         try:
-            snapshots = known_of_checkpoint(known, name, project.config, tree)
+            snapshots = known.of(name) if tree is None else known_of_checkpoint(known, name, project.config, tree)
         except UsageError:
-            snapshots = known.of(name)  # the code of today may not take hyper-parameters of then
+            continue  # the code of today does not take hyper-parameters of then
+        shapes = tree is not None or not snapshot.sized
         for state in tracing.everywhere(project.graph, snapshots):
-            yield Fit(name, state.revisions, own.misfit(state.items))
+            yield Fit(name, state.revisions, own.misfit(state.items, shapes))
 
 
 def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:

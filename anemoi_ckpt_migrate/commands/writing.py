@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import adoption, executor, recorder, resolving, rollbacks, targets
+from anemoi_ckpt_migrate import adoption, executor, manifests, recorder, resolving, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.errors import (
     AmbiguousTarget,
+    CannotApply,
     DamagedRecord,
     NewerRecord,
     UnknownTarget,
@@ -129,7 +131,20 @@ def reading(
                 if not (purge or (stamping and isinstance(error, DamagedRecord))):
                     raise
                 record = DAMAGED
-            yield file, tree, record
+            try:
+                yield file, tree, record
+            except CannotApply as error:
+                raise CannotApply(error.faults, _hint(path, project, record)) from error.__cause__
+
+
+def _hint(path: StrPath, project: Project, record: Record) -> str:
+    """Say that a checkpoint was taken to be at base, if nothing said so."""
+    if record.lineage or record.log or project.config.recogniser is not None or project.graph.known_as:
+        return ""
+    known = (project.config.versions[0] / manifests.NAME).exists()
+    auto, does = ("auto", "finds") if known else ("REV", "says")
+    way = f"`ckpt-migrate stamp {auto} {shlex.quote(os.fspath(path))}` {does} where it stands"
+    return f"it holds no record, so it was taken to be at base: {way}"
 
 
 def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = (), package: str | None = None) -> Graph:

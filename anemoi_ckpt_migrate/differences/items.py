@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Step = tuple[str, Any]
@@ -25,12 +25,15 @@ class Item:
         Its dtype, without ``torch.``.
     digest : str or None
         Of its content: dtype and bytes. None where that is not known, as of a model without weights.
+    buffer : bool
+        Whether it is known to be a buffer, none of an optimizer's business. Nobody compares that.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     digest: str | None = None
+    buffer: bool = field(default=False, compare=False)
 
     @property
     def size(self) -> int:

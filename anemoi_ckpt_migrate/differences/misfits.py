@@ -34,6 +34,11 @@ class Misfit:
         return len(self.missing) + len(self.extra) + len(self.reshaped)
 
     @property
+    def only_sizes(self) -> bool:
+        """Whether the names are right, and only shapes are not."""
+        return self.count == len(self.reshaped) > 0
+
+    @property
     def exact(self) -> bool:
         """Whether nothing is: names, shapes, dtypes and order are those that are expected."""
         return self == Misfit()

@@ -166,11 +166,11 @@ class Adding:
                 self._left[item.name] = (item, after)
                 self._alike[self._kind(item, after)].append(item.name)
 
-    def _kind(self, item: Item, after: str | None) -> tuple[Parts, Parts, tuple[int, ...], str] | None:
+    def _kind(self, item: Item, after: str | None) -> tuple[Parts, Parts, tuple[int, ...], str, bool] | None:
         if after is None or self._plain:
             return None
         (one, numbers), (other, also) = template_of(item.name), template_of(after)
-        return (one, other, item.shape, item.dtype) if numbers and numbers == also else None
+        return (one, other, item.shape, item.dtype, item.buffer) if numbers and numbers == also else None
 
     def run(self) -> list[tuple[Add, list[str]]]:
         """Return operations, with the names that each adds."""
@@ -191,9 +191,9 @@ class Adding:
     def _alone(self, item: Item, after: str | None) -> Add:
         if after is None:
             first = 0 if self._there else None
-            return Add(item.name, item.shape, item.dtype, index=first)
+            return Add(item.name, item.shape, item.dtype, index=first, buffer=item.buffer)
         at_end = self._place[after] == self._last
-        return Add(item.name, item.shape, item.dtype, after=None if at_end else after)
+        return Add(item.name, item.shape, item.dtype, after=None if at_end else after, buffer=item.buffer)
 
     def _together(self, item: Item, after: str | None) -> tuple[Add, list[str]] | None:
         kind = self._kind(item, after)
@@ -206,4 +206,4 @@ class Adding:
         anchors = {self._left[name][1] for name in names}
         if {name for name, _ in pattern(anchor).among(self._there)} != anchors:
             return None
-        return Add(key, item.shape, item.dtype, after=anchor), names
+        return Add(key, item.shape, item.dtype, after=anchor, buffer=item.buffer), names

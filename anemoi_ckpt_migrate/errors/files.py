@@ -178,12 +178,12 @@ class NewerManifest(MigrateError):
 class NotAtBase(Refused):
     """A checkpoint without a record whose parameters are not those of base."""
 
-    def __init__(self, model: str, differences: Sequence[str], checkpoint: str) -> None:
+    def __init__(self, model: str, differences: Sequence[str], checkpoint: str, sizes: bool = False) -> None:
         self.model, self.differences = model, tuple(differences)
         way = f"`ckpt-migrate stamp auto {shlex.quote(checkpoint)}` finds where it stands"
         super().__init__(
             f"it holds no record, so it would be at base, and it is not what the model {model} is there "
-            f"({_several(differences)}): {way}"
+            f"({_several(differences)}): {way}{_sizes(sizes)}"
         )
 
 
@@ -200,10 +200,17 @@ class NotOnePlace(Refused):
 class NotAsExpected(Refused):
     """What would come of a checkpoint is not what is expected."""
 
-    def __init__(self, model: str, revision: str, differences: Sequence[str]) -> None:
+    def __init__(self, model: str, revision: str, differences: Sequence[str], sizes: bool = False) -> None:
         self.model, self.revision, self.differences = model, revision, tuple(differences)
         way = "mend the scripts or the manifest; --no-check-model writes it all the same"
-        super().__init__(f"it would not be what the model {model} is at {revision} ({_several(differences)}): {way}")
+        super().__init__(
+            f"it would not be what the model {model} is at {revision} ({_several(differences)}): {way}{_sizes(sizes)}"
+        )
+
+
+def _sizes(only: bool) -> str:
+    told = "; if sizes depend on hyper-parameters, the function that makes the model has to take `hyper_parameters`"
+    return told if only else ""
 
 
 def _several(sentences: Sequence[str]) -> str:

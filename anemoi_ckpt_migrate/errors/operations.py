@@ -41,15 +41,17 @@ class CannotApply(MigrateError):
 
     lines = True
 
-    def __init__(self, faults: Sequence[OperationFault]) -> None:
+    def __init__(self, faults: Sequence[OperationFault], hint: str = "") -> None:
         self.faults = tuple(faults)
         shown = [str(fault) for fault in faults[:_MOST]]
         if len(faults) > _MOST:
             shown.append(f"and {len(faults) - _MOST} more")
         if len(faults) == 1:
-            sentence = f"{shown[0]}; nothing was changed"
+            sentence = f"{shown[0]}; nothing was changed{hint and f'; {hint}'}"
         else:
-            sentence = "\n  ".join([f"{len(faults)} operations cannot be applied, and nothing was changed:", *shown])
+            sentence = "\n  ".join(
+                [f"{len(faults)} operations cannot be applied, and nothing was changed:", *shown, *filter(None, [hint])]
+            )
         super().__init__(sentence)
 
 
