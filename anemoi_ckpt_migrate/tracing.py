@@ -66,6 +66,9 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     """
     wanted = tuple(revisions)
     graph = _seen(graph, known, wanted)
+    foreign = [revision for revision in wanted if revision not in graph]  # which a checkpoint may have, and no script
+    if foreign:
+        return Gap("", f"{foreign[0]} is no revision here")
     there = graph.closure(wanted)
     starts = [(graph.closure(one.revisions), one) for one in known if _is_in(graph, one)]
     gaps = []
@@ -162,7 +165,9 @@ def is_before(graph: Graph, snapshot: Snapshot, revisions: Iterable[str]) -> boo
     """Tell whether revisions have all that a snapshot has."""
     wanted = tuple(revisions)
     graph = _seen(graph, [snapshot], wanted)
-    return _is_in(graph, snapshot) and graph.closure(snapshot.revisions) <= graph.closure(wanted)
+    return all(revision in graph for revision in (*snapshot.revisions, *wanted)) and graph.closure(
+        snapshot.revisions
+    ) <= graph.closure(wanted)
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:

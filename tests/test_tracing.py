@@ -131,6 +131,7 @@ def test_the_nearest_is_begun_with() -> None:
     assert [item.name for item in found.items] == ["y"]
     assert [one.revisions for one in everywhere(graph, [head, base])] == [("c",), ("b",), ("a",), ()]
     assert derived(graph, [], ["a"]) == Gap("", "nothing is known of it")
+    assert derived(graph, [head, base], ["a", "x"]) == Gap("", "x is no revision here")
 
 
 def test_a_barrier_ends_it() -> None:
