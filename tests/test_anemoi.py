@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import shutil
 import sys
 import types
@@ -786,9 +787,7 @@ def test_small_models(anemoi: Folder, monkeypatch: pytest.MonkeyPatch, name: str
     path = anemoi.path / "small.ckpt"
     tree = small(path, monkeypatch, text, nodes, edges)
     start = "base"
-    if text in (ENSEMBLE, CONDITIONED):  # which do not cross 0.11.0
-        ran = anemoi.run("upgrade", "head", path)
-        assert (ran.code, "it is an ensemble model" in ran.err) == (3, True)
+    if text in (ENSEMBLE, CONDITIONED):  # whose input changes at 0.11.0
         anemoi.ok("upgrade", "anemoi-models==0.10.0", path, "--no-backup")
         start = "anemoi-models==0.11.0"
         anemoi.ok("stamp", start, path, "--no-backup")
@@ -921,6 +920,85 @@ def grouped(state_dict: Any) -> Any:
     }
 
 
+WEIGHT = "model.model.encoder.emb_nodes_src.weight"
+# Two steps of a, b, f, g; the last a and b again, skipped; attributes of nodes and the step.
+INPUT, SKIPPED, REST = 8, 2, 8
+
+
+def ensemble(path: Path, monkeypatch: pytest.MonkeyPatch, **model: Any) -> Any:
+    """Save a small ensemble, and return its tree."""
+    tree = small(path, monkeypatch, CONDITIONED + f"    {WEIGHT.removeprefix('model.model.')} | -")
+    weight = torch.rand(4, INPUT + SKIPPED + REST)
+    position = parameters(tree["state_dict"]).index(WEIGHT)
+    moments = weight.clone()
+    moments[:, INPUT : INPUT + SKIPPED] = moments[:, 4:6]  # where gradients are the same, so is what is remembered
+    tree["state_dict"][WEIGHT] = weight
+    tree["optimizer_states"][0]["state"][position] = remembers(moments)
+    tree["hyper_parameters"]["config"]["model"] |= model
+    tree["hyper_parameters"]["config"]["training"] = {"multistep_input": 2}
+    save(tree, path, monkeypatch)
+    return tree
+
+
+def test_ensembles_are_given_once_what_they_skip(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = anemoi.path / "small.ckpt"
+    weight = ensemble(path, monkeypatch)["state_dict"][WEIGHT]
+    before = read(path)
+    ran = anemoi.ok("upgrade", "anemoi-models==0.11.0", path, "--no-backup", "--check-rollback")
+    assert "it trains on with one weight where there were two" in " ".join(ran.err.split())
+    after = read(path)
+    x, rest = torch.rand(INPUT), torch.rand(REST)
+    out = after["state_dict"][WEIGHT] @ torch.cat([x, rest])
+    assert torch.allclose(out, weight @ torch.cat([x, x[4:6], rest]))
+    assert after["hyper_parameters"]["config"]["model"]["condition_on_residual"] is False
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def test_ensembles_that_stay_conditioned(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = anemoi.path / "small.ckpt"
+    weight = ensemble(path, monkeypatch, condition_on_residual=True)["state_dict"][WEIGHT]
+    before = read(path)
+    anemoi.ok("upgrade", "anemoi-models==0.11.0", path, "--no-backup", "--check-rollback")
+    x, skipped, rest = weight.split([INPUT, SKIPPED, REST], dim=1)
+    assert equal(read(path)["state_dict"][WEIGHT], torch.cat([x, rest, skipped], dim=1))
+    anemoi.ok("downgrade", "base", path, "--no-backup")
+    assert equal(read(path), before)
+
+
+def test_ensembles_that_were_trained_since(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back, they make of their input what they do now."""
+    script = runpy.run_path(str(CHAIN / "4d8e0b62f9a7_ensembles_conditioned_once.py"))
+    tree = ensemble(anemoi.path / "small.ckpt", monkeypatch)
+    tree["hyper_parameters"]["data_indices"].prognostic = ["a", "b"]
+    with pytest.warns(UserWarning, match="one weight where there were two"):
+        script["migrate"](tree)
+    tree["state_dict"][WEIGHT] += torch.rand(4, INPUT + REST)
+    x, rest = torch.rand(INPUT), torch.rand(REST)
+    out = tree["state_dict"][WEIGHT] @ torch.cat([x, rest])
+    script["rollback"](tree)
+    assert torch.allclose(out, tree["state_dict"][WEIGHT] @ torch.cat([x, x[4:6], rest]), atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["truncation", "steps", "shapes"])
+def test_ensembles_whose_input_is_not_known(anemoi: Folder, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    path = anemoi.path / "small.ckpt"
+    tree = ensemble(path, monkeypatch)
+    if what == "truncation":
+        tree["hyper_parameters"]["truncation_data"] = {"down": torch.ones(2, 2)}
+        says = "it is an ensemble model with a truncation"
+    elif what == "steps":
+        del tree["hyper_parameters"]["config"]["training"]
+        says = "does not say of how many steps (multistep_input)"
+    else:
+        tree["state_dict"]["model.model.encoder.proc.other.weight"] = torch.ones(4, INPUT + SKIPPED + REST)
+        says = "what the optimizer remembers of model.model.encoder.proc.other.weight cannot be told"
+    save(tree, path, monkeypatch)
+    kept = digest(path)
+    ran = anemoi.run("upgrade", "head", path)
+    assert (ran.code, says in ran.err, digest(path)) == (3, True, kept), ran.err
+
+
 @pytest.mark.parametrize("since", ["0.11.0", "0.11.3"])
 def test_what_injects_noise_tells_the_release(project: Folder, monkeypatch: pytest.MonkeyPatch, since: str) -> None:
     path = project.path / "small.ckpt"
@@ -991,7 +1069,7 @@ def test_a_gate_is_refused(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> N
     path = anemoi.path / "small.ckpt"
     small(path, monkeypatch, GT.replace("node_dst_mlp.0.weight", "node_dst_mlp.1.projection.weight"))
     refused = anemoi.run("upgrade", "head", path)
-    assert refused.code == 1
+    assert refused.code == 3
     assert "belongs to an activation with a gate, which releases from 0.16.0 on do not have" in refused.err
     anemoi.ok("upgrade", "anemoi-models==0.15.0", path)
 

@@ -73,6 +73,10 @@ operations = [
                 overwrite=False,
                 optional=True,
             ),
+            op.MoveItem("model.layer_kernels.*.w_one_bias_zero_init", "model.layer_kernels.*.zero_init", optional=True),
+            op.MoveItem(
+                "model.*.layer_kernels.*.w_one_bias_zero_init", "model.*.layer_kernels.*.zero_init", optional=True
+            ),
             op.MoveItem("training.optimizer.kwargs.betas", "training.optimizer.betas", optional=True),
             op.DropItem("training.optimizer.kwargs", optional=True),
             op.DropItem("training.optimizer.zero", optional=True),

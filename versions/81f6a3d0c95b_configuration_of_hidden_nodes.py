@@ -4,6 +4,10 @@ From anemoi-models 0.13.0 on, the model is told what its hidden nodes are called
 and hidden ones have as many trainable parameters as are configured for each, where all had as many as the hidden ones. What is
 read of a dataset stands below `dataset_config`. Output may have several steps.
 
+Before, hierarchical models never skipped hidden nodes and all others always did: what does otherwise has no way back.
+
+Before, hierarchical models never skipped hidden nodes and all others always did: what does otherwise has no way back.
+
 The list of migrations that anemoi-models keeps no longer holds functions that undo them, and their class is gone.
 
 Revision ID: 81f6a3d0c95b
@@ -13,7 +17,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items, op
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items, op
 
 revision = "81f6a3d0c95b"
 down_revision = "c63d812fa07b"
@@ -38,7 +42,13 @@ def told(ckpt: CkptType) -> list[op.Operation]:
 
 
 def untold(ckpt: CkptType) -> list[op.Operation]:
-    """Say of the graph what nodes are called, and nothing of skipping."""
+    """Say of the graph what nodes are called, and nothing of skipping, if it is what was so."""
+    skips = items.get(ckpt, f"{PLACES[0]}.model.model.latent_skip")
+    if skips not in (None, always_skipped(ckpt)):
+        raise Refused(
+            f"its latent_skip is {skips}, and before anemoi-models 0.13.0 hierarchical models never skip hidden nodes and "
+            "all others always do: go on with it in a release from 0.13.0 on"
+        )
     back = [
         skipping(ckpt).inverse(),
         op.SetItem("graph.data", "data", overwrite=False, optional=True),
@@ -48,9 +58,13 @@ def untold(ckpt: CkptType) -> list[op.Operation]:
 
 
 def skipping(ckpt: CkptType) -> op.Operation:
-    """Say what models did until then: those of several levels did not skip the processor, all others did."""
-    levels = "Hierarchical" in str(items.get(ckpt, f"{PLACES[0]}.model.model._target_"))
-    return op.SetItem("model.model.latent_skip", not levels, overwrite=False, optional=True)
+    """Say what models did until then."""
+    return op.SetItem("model.model.latent_skip", always_skipped(ckpt), overwrite=False, optional=True)
+
+
+def always_skipped(ckpt: CkptType) -> bool:
+    """Tell whether such a model skipped its hidden nodes until then."""
+    return "Hierarchical" not in str(items.get(ckpt, f"{PLACES[0]}.model.model._target_"))
 
 
 def by_kind(sizes: dict[str, Any], ckpt: CkptType) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("b3e8f6205d1a", "targets in its data indices", holds("target")),
         ("93d1f60c8a24", "a configuration without data module", None),
         ("c91f4a7be036", "layers numbered through", told(r"processor\.proc\.\d+\.(?!blocks\.|emb_)", chunk)),
+        ("4d8e0b62f9a7", "ensembles conditioned once", None),
         ("d52a08f1c7e4", "no truncation data", False if "truncation_data" in hyper_parameters else None),
         ("7be41c05d9f3", "a configuration of the system", None),
         ("e06b93d7f218", "noise conditioning in the injector", conditioned(has)),

@@ -4,8 +4,8 @@ The perceptrons of graph transformer blocks (``node_dst_mlp``, ``node_src_mlp``)
 beside ``attention``) are of the class MLP in anemoi-models 0.16.0, which has its layers under ``mlp``. Message passing
 blocks had it before; pointwise blocks have a plain sequence still.
 
-Activations with a gate (GLU and its like) are gone: their weights exist in no later release, so models that have them
-are refused.
+Activations with a gate (GLU and its like) are gone. What came instead (``mlp_implementation``) has one layer where there
+were two in a row, so that no weights of one are those of the other: models that have either are refused.
 
 Revision ID: a95c2e71d8b4
 Revises: 3b7a1e90c5d8
@@ -15,7 +15,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused
 
 revision = "a95c2e71d8b4"
 down_revision = "3b7a1e90c5d8"
@@ -43,12 +43,21 @@ def migrate(ckpt: CkptType) -> CkptType:
     """Put the layers into another one, where there are such blocks."""
     gated = next((key for key in ckpt["state_dict"] if GATED.fullmatch(key)), None)
     if gated is not None:
-        raise ValueError(f"{gated} belongs to an activation with a gate, which releases from 0.16.0 on do not have")
+        raise Refused(
+            f"{gated} belongs to an activation with a gate, which releases from 0.16.0 on do not have: go on with it in one "
+            "before 0.16.0"
+        )
     return rename(ckpt, OUTER, TRANSFORMER, "mlp.")
 
 
 def rollback(ckpt: CkptType) -> CkptType:
     """Take them out again."""
+    gated = next((key for key in ckpt["state_dict"] if ".gate_proj." in key), None)
+    if gated is not None:
+        raise Refused(
+            f"{gated} belongs to layers with a gate (mlp_implementation), which releases before 0.16.0 do not have: go on "
+            "with it in one from 0.16.0 on"
+        )
     return rename(ckpt, INNER, INNER_TRANSFORMER, "")
 
 

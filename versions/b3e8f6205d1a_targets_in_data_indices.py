@@ -10,7 +10,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items
 
 revision = "b3e8f6205d1a"
 down_revision = "a7d1c04e9b52"
@@ -42,11 +42,13 @@ def migrate(ckpt: CkptType) -> CkptType:
 
 def rollback(ckpt: CkptType) -> CkptType:
     """Take them away; what indices listed before follows from forcing and diagnostic variables."""
+    if "PointWiseMLPProcessor" in str(items.get(ckpt, "hyper_parameters.config.model.processor._target_")):
+        raise Refused("its processor is a pointwise one, which releases before 0.9.6 do not have")
     collection = ckpt["hyper_parameters"].get("data_indices")
     if collection is None:
         return ckpt
     if collection.target:
-        raise ValueError(f"before 0.9.6 there were no target variables, and this model has {collection.target}")
+        raise Refused(f"before 0.9.6 there were no target variables, and this model has {collection.target}")
     del collection.target, collection.prognostic
     for (part, _), whole in zip(parts(collection), (True, False), strict=True):
         del part._target, part._prognostic

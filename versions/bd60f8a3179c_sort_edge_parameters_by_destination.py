@@ -51,7 +51,7 @@ def migrate(ckpt: CkptType) -> CkptType:
         order = edges[1].sort(stable=True).indices
         reorder(ckpt, f"{provider}{TRAINABLE}", order)
         for copy in copies(ckpt):
-            add(copy, f"{provider}{VERSION}", torch.tensor(1), f"{provider}{TRAINABLE}")
+            add(copy, provider, torch.tensor(1))
     return ckpt
 
 
@@ -71,12 +71,24 @@ def copies(ckpt: CkptType) -> list[dict[str, Any]]:
     return [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]
 
 
-def add(copy: dict[str, Any], key: str, value: Any, before: str) -> None:
-    """Add something before another name, or at the end where that is not there."""
+def add(copy: dict[str, Any], provider: str, value: Any) -> None:
+    """Add the version of a provider where a model has it: before what is trained, or where the provider is."""
     items = list(copy.items())
-    items.insert(list(copy).index(before) if before in copy else len(items), (key, value))
+    items.insert(place(list(copy), provider), (f"{provider}{VERSION}", value))
     copy.clear()
     copy.update(items)
+
+
+def place(names: list[str], provider: str) -> int:
+    """Return where a provider is: before the parts that it is for, or behind them at the levels of hierarchical models."""
+    if f"{provider}{TRAINABLE}" in names:
+        return names.index(f"{provider}{TRAINABLE}")
+    kind = provider.removeprefix(MODEL).partition("_graph_provider")[0]
+    own = [number for number, name in enumerate(names) if name.startswith(f"{MODEL}{kind}.")]
+    if f"{kind}_graph_providers." not in provider:
+        return own[0]
+    before = [number for number, name in enumerate(names) if name.startswith(f"{MODEL}{kind}_graph_providers.")]
+    return max(own + before) + 1
 
 
 # Where edges are.

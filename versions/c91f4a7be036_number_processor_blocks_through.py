@@ -12,7 +12,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items
 
 revision = "c91f4a7be036"
 down_revision = "93d1f60c8a24"
@@ -36,7 +36,6 @@ FLAT = re.compile(PROCESSOR + r"(\d+)\.(?!emb_edges\.)(.*)")
 
 def migrate(ckpt: CkptType) -> CkptType:
     """Count the layers through all chunks, and remember how many there were in one."""
-    refuse_ensembles(ckpt)
     length: dict[str, int] = {}
     for found in filter(None, map(CHUNKED.fullmatch, ckpt["state_dict"])):
         length[found[1]] = max(length.get(found[1], 0), int(found[3]) + 1)
@@ -52,7 +51,6 @@ def migrate(ckpt: CkptType) -> CkptType:
 
 def rollback(ckpt: CkptType) -> CkptType:
     """Cut the list of layers into chunks."""
-    refuse_ensembles(ckpt)
     kept = ckpt.get(KEPT, {})
     length = kept.pop(revision) if revision in kept else from_configuration(ckpt)
     if not kept:
@@ -67,16 +65,6 @@ def rollback(ckpt: CkptType) -> CkptType:
 
     rename(ckpt, chunked)
     return ckpt
-
-
-def refuse_ensembles(ckpt: CkptType) -> None:
-    """Refuse models of ensembles: from 0.11.0 on, what they are given is in another order, and other weights are for it."""
-    target = str(items.get(ckpt, "hyper_parameters.config.model.model._target_") or "")
-    if "AnemoiEnsModel" in target or any(key.startswith("model.model.noise_injector.") for key in ckpt["state_dict"]):
-        raise Refused(
-            "it is an ensemble model, which anemoi-models 0.11.0 gives its input in another order than releases before; "
-            "its weights do not follow that: go on with it in a release on the same side of 0.11.0"
-        )
 
 
 def rename(ckpt: CkptType, renamed: Any) -> None:

@@ -4,14 +4,14 @@ anemoi-models 0.11.0 has truncation in the residual connection, which reads its 
 ``truncation_data`` any more.
 
 Revision ID: d52a08f1c7e4
-Revises: c91f4a7be036
+Revises: 4d8e0b62f9a7
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata
 
 revision = "d52a08f1c7e4"
-down_revision = "c91f4a7be036"
+down_revision = "4d8e0b62f9a7"
 branch_labels = None
 depends_on = None
 

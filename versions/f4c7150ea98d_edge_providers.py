@@ -14,7 +14,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused
 
 revision = "f4c7150ea98d"
 down_revision = "e06b93d7f218"
@@ -60,6 +60,9 @@ def migrate(ckpt: CkptType) -> CkptType:
 
 def rollback(ckpt: CkptType) -> CkptType:
     """Move trainable parameters back, and have the number of nodes saved again."""
+    new = next((key for key in ckpt["state_dict"] if ".edge_pre_mlp." in key), None)
+    if new is not None:
+        raise Refused(f"{new} belongs to an option (edge_pre_mlp) that releases before 0.11.3 do not have")
     before = parameters(ckpt["state_dict"])
     everywhere = copies(ckpt)
     kept = ckpt.get(KEPT, {})

@@ -229,8 +229,9 @@ def load(variant: Variant, release: str, path: Path) -> None:
     checkpoint = torch.load(path, weights_only=False)
     kept, own = checkpoint["hyper_parameters"], hyper_parameters(variant, release)
     made_from = {name: own[name] if name == "metadata" else kept[name] for name in own}
-    # Of edges that nobody follows, releases up to 0.11.0 are told nothing, and later ones insist on it.
-    made_from["config"] = own["config"] if variant.needless else in_class(plain(kept["config"]), release)
+    # Left to users: options that releases before 0.12 do not know, and attributes of edges that no part follows.
+    known = number(release) >= number("0.12") and not variant.needless
+    made_from["config"] = in_class(plain(kept["config"]), release) if known else own["config"]
     training = Training(variant, release, made_from)
     training.load_state_dict(checkpoint["state_dict"], strict=True)
     trains = optimizer(training)

@@ -41,11 +41,15 @@ class Variant:
     """Whether the graph has edges that no part of the model follows."""
     options: tuple[tuple[str, Any], ...] = ()
     """Options of all mappers and processors that know them."""
+    gate: str = ""
+    """The gate of the layers between; an activation before 0.16."""
     bounding: str = "ReluBounding"
     tendencies: bool = False
     target: bool = False
     groups: bool = False
     noise: str = ""
+    conditioned: bool = False
+    """Whether an ensemble is also given what it skips; before 0.11 it always is."""
     skip: bool = True
     """Whether the processor is skipped too; hierarchical models of up to 0.12 never do, all others always."""
     since: str = RELEASES[0]
@@ -80,6 +84,7 @@ VARIANTS = {
     "qk-norm-transformer": Variant(
         mappers="Transformer", processor="Transformer", edges=(0, 0, 0), options=(("qk_norm", True),)
     ),
+    "gated": Variant(gate="SwiGLU", since="0.9.7"),
     "edge-pre-mlp": Variant(options=(("edge_pre_mlp", True),), since="0.11.3"),
     "no-trainables": Variant(nodes=0, edges=(0, 0, 0)),
     "no-trainables-gnn": Variant("GNN", "GNN", nodes=0, edges=(0, 0, 0)),
@@ -118,6 +123,15 @@ VARIANTS = {
     "ensemble-injected": Variant(
         model="AnemoiEnsModelEncProcDec", noise="NoiseInjector", since="0.9.7", broken=("0.12.0", "0.19.0")
     ),
+    "ensemble-conditioned": Variant(
+        processor="Transformer",
+        model="AnemoiEnsModelEncProcDec",
+        edges=(2, 0, 5),
+        noise="NoiseConditioning",
+        conditioned=True,
+        since="0.9.7",
+        broken=("0.11.0", "0.12.0", "0.13.0", "0.15.0", "0.16.0", "0.19.0"),
+    ),
     "another-name": Variant(datasets=("era",), since="0.12.0"),
     "another-name-gnn": Variant("GNN", "GNN", datasets=("era",), since="0.12.0"),
     "two-datasets": Variant(datasets=("era", "cerra"), nodes=0, since="0.12.0"),
@@ -139,9 +153,14 @@ def configuration(variant: Variant, release: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "data": {"datasets": {name: data(variant, name) for name in variant.datasets}},
         "model": model(variant, release),
-        "training" if since < number("0.14") else "task": {"multistep_input": 2, "multistep_output": 1},
+        "training": {},
         "graph": {},
     }
+    steps = {"multistep_input": 2, "multistep_output": 1}
+    if since < number("0.14"):
+        config["training"] = steps
+    else:
+        config |= {"task": steps, "training": {"weight_averaging": None}}
     if since < number("0.13"):
         config["graph"] = {"data": "data", "hidden": level_names(variant)}
     if since < number("0.12"):
@@ -191,7 +210,7 @@ def model(variant: Variant, release: str) -> dict[str, Any]:
         "bounding": [bounding(variant)],
         "enable_hierarchical_level_processing": True,
         "level_process_num_layers": 2,
-        "condition_on_residual": False,
+        "condition_on_residual": variant.conditioned,
         "noise_injector": noise(variant, release),
     }
     if since >= number("0.13"):
@@ -256,6 +275,8 @@ def part(variant: Variant, kind: str, role: str, release: str, trainable: int) -
         config |= {"softcap": 0, "use_alibi_slopes": False}
     elif number(release) >= number("0.11"):
         config["graph_attention_backend"] = "pyg"
+    if variant.gate and number(release) >= number("0.16"):
+        config["mlp_implementation"] = variant.gate.lower()
     known = {"edge_pre_mlp"} if kind == "GraphTransformer" else set()
     options = {key: value for key, value in variant.options if key in {"qk_norm", "num_heads", *known}}
     return {**config, **options}
@@ -267,11 +288,14 @@ def kernels(variant: Variant, release: str, conditioned: bool) -> dict[str, Any]
     if conditioned and variant.noise == "NoiseConditioning":
         zero = "w_one_bias_zero_init" if number(release) < number("0.11") else "zero_init"
         norm = {**NORMALISED, zero: True}
+    activation: dict[str, Any] = {"_target_": "torch.nn.GELU"}
+    if variant.gate and number(release) < number("0.16"):
+        activation = {"_target_": f"{LAYERS}.activations.{variant.gate}", "dim": 2 * CHANNELS}
     query = {"_target_": f"{LAYERS}.normalization.AutocastLayerNorm", "bias": False}
     return {
         "LayerNorm": norm,
         "Linear": {"_target_": "torch.nn.Linear"},
-        "Activation": {"_target_": "torch.nn.GELU"},
+        "Activation": activation,
         "QueryNorm": query,
         "KeyNorm": query,
     }
