@@ -62,24 +62,21 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
         It cannot be imported, needs other arguments, fails, puts weights on a real device, or returns no model, or one
         without parameters.
     """
-    import torch
-
-    with _from(folder or Path.cwd()), contextlib.redirect_stdout(sys.stderr):
+    torch = _torch(text)
+    with _undisturbed(torch, folder or Path.cwd()), contextlib.redirect_stdout(sys.stderr):
         factory = _imported(text)
         sized = _is_sized(text, factory, hyper_parameters is not None)
         given = {ARGUMENT: hyper_parameters} if sized and hyper_parameters is not None else {}
         try:
             with torch.device("meta"):
                 model = factory(**given)
+                states = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else {}
         except (Exception, SystemExit) as error:  # the code is the user's
             raise UsageError(f"{text} failed with {type(error).__name__}: {error}{_hint(error)}") from error
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"{text} returns a {type(model).__name__}, where a torch.nn.Module is needed")
-    for name, weight in model.named_parameters():
-        if not weight.is_meta:
-            way = "leave the device to torch's default, so that no memory is needed here"
-            raise UsageError(f"{text} puts {name} on {weight.device}: {way}")
-    states = {key: value for key, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+    _check_weights(text, model, torch)
+    states = {key: value for key, value in states.items() if isinstance(value, torch.Tensor)}
     if not states:
         raise UsageError(f"{text} returns a model without any parameters")
     buffers = set(map(id, model.buffers()))
@@ -88,6 +85,26 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
         for key, value in states.items()
     ]
     return Built(tuple(items), sized)
+
+
+def _torch(text: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError(f"{text} cannot be called here, as torch cannot be imported: {error}") from error
+    return torch
+
+
+def _check_weights(text: str, model: Any, torch: Any) -> None:
+    """Check that weights need no memory, and have shapes."""
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(weight):
+            way = "call the model once in the function, or give its layers their sizes"
+            raise UsageError(f"{text} leaves the shape of {name} to the first call of the model: {way}")
+    for name, weight in model.named_parameters():
+        if not weight.is_meta:
+            way = "leave the device to torch's default, so that no memory is needed here"
+            raise UsageError(f"{text} puts {name} on {weight.device}: {way}")
 
 
 def _hint(error: BaseException) -> str:
@@ -139,10 +156,13 @@ def _binds(signature: inspect.Signature) -> bool:
 
 
 @contextlib.contextmanager
-def _from(folder: Path) -> Iterator[None]:
-    before = list(sys.path)
+def _undisturbed(torch: Any, folder: Path) -> Iterator[None]:
+    """Find modules in a folder too, and leave nothing behind of what the user's code sets for the process."""
+    paths, current, dtype = list(sys.path), Path.cwd(), torch.get_default_dtype()
     sys.path.insert(0, os.fspath(folder))
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = paths
+        os.chdir(current)
+        torch.set_default_dtype(dtype)

@@ -344,6 +344,9 @@ FACTORIES = {
     "from torch import nn\ndef build(): return nn.Linear(2, 2).to('cpu')\n": "it is built without weights",
     "from torch import nn\ndef build(): return nn.Linear(2, 2).cuda()\n": "net:build failed with",
     "def other(): pass\n": "net has no function build",
+    "from torch import nn\ndef build(): return nn.LazyLinear(2)\n": "net:build leaves the shape of weight to the first call",
+    "from torch import nn\nclass build(nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n"
+    "    def get_extra_state(self): return self.weight.sum().item()\n": "net:build failed with",
     "def build(): return 5\n": "net:build returns a int, where a torch.nn.Module is needed",
 }
 
@@ -411,3 +414,13 @@ def test_a_manifest_that_cannot_be_written(models: Models, monkeypatch: pytest.M
     assert ran.code == 1
     assert "versions/manifest.json could not be written (No space left on device)" in ran.err
     assert digest(models.path / "versions" / "manifest.json") == before
+
+
+def test_code_that_sets_things_for_the_process(models: Models) -> None:
+    """Paths that were given, and functions of scripts, mean what they meant."""
+    build = "    os.chdir(tempfile.gettempdir()); torch.set_default_dtype(torch.float64)\n    return torch.nn.Linear(2, 2)\n"
+    (models.path / "net.py").write_text(f"import os, tempfile, torch\n\ndef build():\n{build}")
+    sys.modules.pop("net", None)
+    models.ok("manifest", "--update")
+    assert manifest(models)["models"]["net"]["parameters"]["weight"]["dtype"] == "float64"
+    assert (Path.cwd(), torch.get_default_dtype()) == (models.path, torch.float32)
