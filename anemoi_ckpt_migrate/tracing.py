@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,10 +70,8 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     if foreign:
         return Gap("", f"{foreign[0]} is no revision here")
     there = graph.closure(wanted)
-    starts = [(graph.closure(one.revisions), one) for one in known if _is_in(graph, one)]
     gaps = []
-    # The nearest; up rather than down, which says all of what comes about.
-    for have, one in sorted(starts, key=lambda start: (len(start[0] ^ there), len(start[0] - there))):
+    for have, one in _starts(graph, known, there):
         try:
             items = _moved(graph, one.items, graph.order(have - there)[::-1], graph.order(there - have))
         except _Stopped as stopped:
@@ -83,8 +81,45 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     return gaps[0] if gaps else Gap("", "nothing is known of it")
 
 
+def ahead(
+    graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str], items: Iterable[Item]
+) -> tuple[tuple[Item, ...], tuple[Item, ...]] | None:
+    """Return what parameters, and what is known of the model, become where both have what either has.
+
+    What a model was is a guess where sizes or names became one on the way up. This is none: both go up.
+
+    Parameters
+    ----------
+    revisions : iterable of str
+        Where the parameters are; none for base.
+    items : iterable of Item
+        The parameters.
+
+    Returns
+    -------
+    pair of tuple of Item, or None
+        What each becomes; None if nothing is known further on, or no way leads there.
+    """
+    wanted = tuple(revisions)
+    graph = _seen(graph, known, wanted)
+    there = graph.closure(wanted)
+    for have, one in _starts(graph, known, there):
+        try:
+            theirs = _moved(graph, one.items, [], graph.order(there - have))
+            return None if have <= there else (_moved(graph, tuple(items), [], graph.order(have - there)), theirs)
+        except _Stopped:
+            continue
+    return None
+
+
+def _starts(graph: Graph, known: Iterable[Snapshot], there: Set[str]) -> list[tuple[set[str], Snapshot]]:
+    """Return what is known, with the revisions it has, the nearest first; up rather than down, which is exact."""
+    found = [(graph.closure(one.revisions), one) for one in known if _is_in(graph, one)]
+    return sorted(found, key=lambda start: (len(start[0] ^ there), len(start[0] - there)))
+
+
 def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
-    """Return what a model is at each revision where that is known, the newest first, and at base last."""
+    """Return what a model is at each revision where that is known, the newest first: at all heads, and at base last."""
     graph = _seen(graph, known, ())
     told = {one.revisions: one for one in known}
     order = graph.order(revision.id for revision in graph)
@@ -103,7 +138,8 @@ def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
     first = [found[revision] for revision in order if not graph[revision].needs and revision in found]
     base = told.get(()) or derived(graph, [*first, *known], ())
     states = [found[revision] for revision in reversed(order) if revision in found]
-    return [*states, base] if isinstance(base, Snapshot) else states
+    several = [derived(graph, [*known, *states], graph.heads)] if len(graph.heads) > 1 else []
+    return [state for state in (*several, *states, base) if isinstance(state, Snapshot)]
 
 
 def _note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import shutil
 import subprocess
 import sys
@@ -298,3 +299,102 @@ def test_sizes_of_a_model_that_has_only_one(models: Models) -> None:
     assert ran.code == 3
     assert "(head.weight is [5, 4], not [2, 4])" in ran.err
     assert "the function that makes the model has to take `hyper_parameters`" in ran.err
+
+
+def test_an_enumeration_is_not_what_the_code_was_given(sized: Models) -> None:
+    """It is read without its class, so what the code builds from it is held against nobody."""
+    wide = sized.save("wide.ckpt", width=7)
+    _sized(sized, "layer_norm")
+    sized.ok("revision", "norm", "--autogenerate", "--rev-id", "aaa")
+    states = torch.load(wide)
+    states["hyper_parameters"] = {"width": 5, "layout": Layout.WIDE}
+    torch.save(states, wide)
+    ran = sized.ok("upgrade", "head", wide)
+    assert "it is not compared with the model net: hyper_parameters.layout is not plain data" in ran.err
+
+
+class Layout(enum.Enum):
+    WIDE = "wide"
+
+
+def test_a_model_of_sizes_that_nothing_makes_here(sized: Models) -> None:
+    """The manifest has the sizes of the default, which say nothing of others."""
+    wide = sized.save("wide.ckpt", width=7)
+    sized.operations("aaa", None, 'op.RenamePrefix("norm.", "layer_norm.")')
+    sized.configure()
+    ran = sized.ok("upgrade", "head", wide)
+    assert "it is not compared with the model net: its sizes depend on hyper-parameters, and " in ran.err
+
+
+def test_without_torch_nothing_is_built(sized: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = sized.save("wide.ckpt", width=7)
+    sized.operations("aaa", None, 'op.RenamePrefix("norm.", "layer_norm.")')
+    monkeypatch.setitem(sys.modules, "torch", None)
+    ran = sized.ok("upgrade", "head", wide)
+    assert (
+        "it is not compared with the model net: net:build cannot be called here, as torch cannot be imported" in ran.err
+    )
+    ran = sized.run("check")
+    assert ran.code == 1
+    assert "net:build cannot be called here, as torch cannot be imported" in ran.out
+
+
+GUESSES = {
+    # Of grouped heads, queries are larger than keys and values; one name says nothing of the sizes of three.
+    "sizes": (
+        {"q": "nn.Linear(4, 8)", "k": "nn.Linear(4, 2)", "v": "nn.Linear(4, 2)"},
+        {"qkv": "nn.Linear(4, 12)"},
+        'op.Fuse(["q.{i}", "k.{i}", "v.{i}"], "qkv.{i}")',
+    ),
+    # Some names began with `b.` before.
+    "names": (
+        {"a": "nn.ModuleDict({'y': nn.Linear(2, 3)})", "b": "nn.ModuleDict({'x': nn.Linear(2, 3)})"},
+        {"b": "nn.ModuleDict({'y': nn.Linear(2, 3), 'x': nn.Linear(2, 3)})"},
+        'op.RenamePrefix("a.", "b.")',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GUESSES)
+def test_what_a_model_was_is_a_guess_where_things_became_one(models: Models, case: str) -> None:
+    """The manifest began with the new model. What it was before is not held against a checkpoint that becomes it."""
+    before, after, operation = GUESSES[case]
+    (models.path / "versions" / "manifest.json").unlink()
+    for path in (models.path / "versions").glob("*.py"):
+        path.unlink()
+    models.code(before)
+    old, again, wrong = (models.save(name) for name in ("old.ckpt", "again.ckpt", "wrong.ckpt"))
+    models.operations("aaa", None, operation)
+    models.code(after)
+    models.ok("manifest", "--update")
+    first = torch.load(old)
+    assert not models.ok("upgrade", "head", old, "--check-rollback").err
+    assert not models.ok("downgrade", "base", old).err
+    assert list(torch.load(old)["state_dict"]) == list(first["state_dict"])
+    assert models.ok("stamp", "auto", again).out == f"{again}: already at base, nothing to do\n"
+    first["state_dict"]["more"] = torch.ones(3)
+    torch.save(first, wrong)
+    ran = models.run("upgrade", "head", wrong)
+    assert ran.code == 3
+    assert "more is left over" in ran.err
+
+
+def test_what_modules_save_of_their_own_is_nobodys_parameter(models: Models) -> None:
+    """It is a tensor of whatever size, as that of layers of eight bits, or none."""
+    for shape in ((7,), (0,)):
+        states = torch.load("old.ckpt")
+        states["state_dict"]["norm._extra_state"] = torch.ones(shape)
+        torch.save(states, "more.ckpt")
+        models.ok("upgrade", "head", "more.ckpt", "--no-backup")
+        states = {name: value for name, value in torch.load("more.ckpt").items() if "migrat" not in name}
+        assert states["state_dict"]["layer_norm._extra_state"].shape == shape
+        torch.save(states, "more.ckpt")
+        assert models.ok("stamp", "auto", "more.ckpt", "--json").lines[0]["to"] == ["ccc"]
+
+
+def test_several_heads_at_once(models: Models) -> None:
+    models.operations("ddd", "aaa", 'op.RenamePrefix("embed.", "first.")')
+    checkpoint = models.path / "both.ckpt"
+    models.ok("upgrade", "heads", "old.ckpt", "-o", checkpoint)
+    torch.save({name: value for name, value in torch.load(checkpoint).items() if "migrat" not in name}, checkpoint)
+    assert models.ok("stamp", "auto", checkpoint, "--json").lines[0]["to"] == ["ccc", "ddd"]

@@ -98,7 +98,7 @@ def test_up_it_is_exact_and_down_names_and_shapes_are(
 def test_everywhere_agrees_with_each(history: tuple[Graph, dict[str, Items]]) -> None:
     graph, states = history
     known = [at("", states)]
-    found = {one.revisions: one.items for one in everywhere(graph, known)}
+    found = {one.revisions: one.items for one in everywhere(graph, known) if len(one.revisions) < 2}
     assert found == {((rev,) if rev else ()): items for rev, items in states.items()}
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from anemoi_ckpt_migrate import executor, items, manifests, models, tracing
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.commands.parameters import Own, own_of
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.config import Config
-from anemoi_ckpt_migrate.differences.misfits import Misfit
+from anemoi_ckpt_migrate.differences.misfits import Misfit, misfit
 from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.operations import configs
 from anemoi_ckpt_migrate.operations.places import find_optimizers
 from anemoi_ckpt_migrate.tracing import Gap
 
@@ -60,8 +62,10 @@ def known_of_checkpoint(known: Known, name: str, config: Config, tree: Any) -> l
         The model cannot be built from them.
     """
     snapshot = known.models.get(name)
-    if snapshot is None or not snapshot.sized or name not in config.models:
+    if snapshot is None or not snapshot.sized:
         return known.of(name)
+    if name not in config.models:
+        raise UsageError(f"its sizes depend on hyper-parameters, and {config.path} does not name what makes it")
     found = items.plain(items.get(tree, config.hyper_parameters))
     if not isinstance(found, dict):
         raise UsageError(f"there are no hyper-parameters at {config.hyper_parameters}")
@@ -165,9 +169,35 @@ def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str
         if isinstance(expected, Gap):
             unknown = True
             continue
-        found = own.misfit(expected.items)
+        found = misfit_of(own, graph, snapshots, expected)
         if not found.count:
             return Verdict(name, found, False, [])
-        if nearest is None or found.count < nearest[1].count:
+        odd = _not_plain(items.get(tree, config.hyper_parameters)) if snapshot.sized else ""
+        if odd:
+            unknown = True
+            notes.append(f"it is not compared with the model {name}: {config.hyper_parameters}{odd} is not plain data")
+        elif nearest is None or found.count < nearest[1].count:
             nearest = name, found
     return Verdict(*(nearest or ("", Misfit())), unknown, notes)
+
+
+def _not_plain(value: Any, path: str = "") -> str:
+    """Find a hyper-parameter that the code is not given as it was: of a class, or what a configuration interpolates."""
+    if configs.content(value) is not None:
+        value = configs.plain(value)
+    if is_a(value, dict):
+        return next(filter(None, (_not_plain(each, f"{path}.{key}") for key, each in value.items())), "")
+    if is_a(value, (list, tuple)):
+        return next(filter(None, (_not_plain(each, f"{path}.{at}") for at, each in enumerate(value))), "")
+    is_plain = value is None or (is_a(value, (str, int, float, bool)) and "${" not in str(value))
+    return "" if is_plain else path
+
+
+def misfit_of(own: Own, graph: Graph, known: Sequence[Snapshot], expected: Snapshot) -> Misfit:
+    """Say in what the parameters of a checkpoint are not what is expected somewhere, of what is known of a model."""
+    found = own.misfit(expected.items)
+    if found.exact or own.left_out:
+        return found
+    both = tracing.ahead(graph, known, expected.revisions, own.items)
+    later = None if both is None else misfit(*both)
+    return found if later is None or later.count else later

@@ -11,7 +11,7 @@ from typing import Any
 from anemoi_ckpt_migrate import executor, manifests, recorder, tracing
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.commands import steps
-from anemoi_ckpt_migrate.commands.expecting import Known, known_of, known_of_checkpoint
+from anemoi_ckpt_migrate.commands.expecting import Known, known_of, known_of_checkpoint, misfit_of
 from anemoi_ckpt_migrate.commands.parameters import Own, own_of
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.differences.misfits import Misfit
@@ -85,10 +85,10 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
         raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes it")
     own = own_of(file, tree, project.config.parameters)
     if own is None:
-        raise Refused("it is not known which of its parameters are those of a model; see `parameters`")
-    fits = list(_everywhere(project, known, own, tree))
-    if all(fit.misfit.count for fit in fits):  # sizes may be of other hyper-parameters, which the code does not take
-        fits = list(_everywhere(project, known, own)) or fits
+        raise Refused(
+            "it is not known which of its parameters are those of a model: `parameters` in the configuration says"
+        )
+    fits = _fits(project, known, own, tree)
     right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
     if len(right) == 1:
         return right[0].target
@@ -97,7 +97,17 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
     raise _none(project.graph, file, fits, own)
 
 
-def _everywhere(project: Project, known: Known, own: Own, tree: Any = None) -> Iterator[Fit]:
+def _fits(project: Project, known: Known, own: Own, tree: Any) -> list[Fit]:
+    """Compare with all that is known, less strictly where nothing is right."""
+    fits = list(_everywhere(project, known, own, tree))
+    if all(fit.misfit.count for fit in fits):  # what a model was may be a guess: where does it go from here?
+        fits = list(_everywhere(project, known, own, tree, ahead=True))
+    if all(fit.misfit.count for fit in fits):  # sizes may be of other hyper-parameters, which the code does not take
+        fits = list(_everywhere(project, known, own)) or fits
+    return fits
+
+
+def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahead: bool = False) -> Iterator[Fit]:
     """Compare with all that is known; without a tree, with models that have sizes as the manifest has them."""
     for name, snapshot in known.models.items():
         try:
@@ -106,7 +116,8 @@ def _everywhere(project: Project, known: Known, own: Own, tree: Any = None) -> I
             continue  # the code of today does not take hyper-parameters of then
         shapes = tree is not None or not snapshot.sized
         for state in tracing.everywhere(project.graph, snapshots):
-            yield Fit(name, state.revisions, own.misfit(state.items, shapes))
+            found = misfit_of(own, project.graph, snapshots, state) if ahead else own.misfit(state.items, shapes)
+            yield Fit(name, state.revisions, found)
 
 
 def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
@@ -186,7 +197,8 @@ def _doing(revision: Revision) -> str:
 def _none(graph: Graph, file: Checkpoint, fits: Sequence[Fit], own: Own) -> NotOnePlace:
     names = {item.name for item in own.items}
     if not fits or all(len(fit.misfit.extra) == len(names) for fit in fits):
-        return NotOnePlace("it has nothing in common with what is known of the models of this project", ())
+        way = f"`ckpt-migrate stamp REV {shlex.quote(os.fspath(file.path))}` says where it stands all the same"
+        return NotOnePlace(f"it has nothing in common with what is known of the models of this project; {way}", ())
     nearest = min(fits, key=lambda fit: fit.misfit.count)
     title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifests.BASE
     lacking = len(graph) + 1 - len({fit.target for fit in fits})

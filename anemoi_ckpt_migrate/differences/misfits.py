@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.differences.items import Item
+from anemoi_ckpt_migrate.operations.places import is_extra
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ class Misfit:
 def misfit(own: Sequence[Item], expected: Sequence[Item]) -> Misfit:
     """Compare parameters with what is expected, by name.
 
+    What modules save of their own is left out: what it is differs from run to run, where it is a tensor at all.
+
     Parameters
     ----------
     own, expected : sequence of Item
         In order.
     """
-    mine, its = {item.name: item for item in own}, {item.name: item for item in expected}
+    mine, its = ({item.name: item for item in side if not is_extra(item.name)} for side in (own, expected))
     missing = tuple(item for name, item in its.items() if name not in mine)
     extra = tuple(item for name, item in mine.items() if name not in its)
     both = [(mine[name], item) for name, item in its.items() if name in mine]

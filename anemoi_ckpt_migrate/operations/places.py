@@ -51,7 +51,7 @@ class Place:
         return Table((name, (key, value) if name is None else value) for name, key, value in named)
 
     def _own(self, key: Any, value: Any) -> str | None:
-        if not isinstance(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not _is_extra(key)):
+        if not isinstance(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not is_extra(key)):
             return None
         return self.lacking + key[len(self.lead) :]
 
@@ -164,10 +164,10 @@ def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
 
 
 def _may_be_main(name: Any, value: Any) -> bool:
-    return is_parameters(value) and not is_optimizer(value) and not _is_extra(name)
+    return is_parameters(value) and not is_optimizer(value) and not is_extra(name)
 
 
-def _is_extra(key: Any) -> bool:
+def is_extra(key: Any) -> bool:
     """Tell whether a key is that of what a module saves of its own, `torch.nn.Module.get_extra_state`."""
     return isinstance(key, str) and key.endswith("_extra_state")
 
