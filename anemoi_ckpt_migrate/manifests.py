@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,16 @@ def read(folder: Path) -> dict[str, Snapshot]:
 
 def read_bridges(folder: Path) -> list[dict[str, Snapshot]]:
     """Read the manifests of earlier revisions; errors as of `read`."""
-    return [_read(path) for path in sorted((folder / BRIDGES).glob("*.json"))]
+    return [_read(path) for path in _bridges(folder)]
+
+
+def bridges_about(folder: Path, revisions: Collection[str]) -> list[Path]:
+    """Return the manifests of earlier revisions that are about one of these; errors as of `read`."""
+    return [
+        path
+        for path in _bridges(folder)
+        if any(revision in revisions for one in _read(path).values() for revision in one.revisions)
+    ]
 
 
 def write(folder: Path, models: Models) -> Path:
@@ -77,13 +86,24 @@ def write_bridge(folder: Path, name: str, snapshot: Snapshot) -> Path:
     return _write(path, {**_read(path), name: snapshot})
 
 
+def remove(paths: Iterable[Path]) -> None:
+    """Remove manifests of earlier revisions; errors as of `write`."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CannotWrite(
+                f"the manifest {path} could not be removed ({error.strerror}): it is about revisions that moved"
+            ) from error
+
+
 def spelled(models: Models) -> str:
     """Return the text of a manifest: sorted, one parameter a line."""
     parts = [f"    {json.dumps(name)}: {_spelled(models[name])}" for name in sorted(models)]
     return f'{{\n  "format": {FORMAT},\n  "models": {{\n' + ",\n".join(parts) + "\n  }\n}\n"
 
 
-def parsed(text: str, shown: str) -> dict[str, Snapshot]:
+def parsed(text: str, shown: str, earlier: bool = False) -> dict[str, Snapshot]:
     """Read the text of a manifest; errors as of `read`."""
     try:
         data = json.loads(text, object_pairs_hook=_once)
@@ -93,19 +113,36 @@ def parsed(text: str, shown: str) -> dict[str, Snapshot]:
             raise ValueError("it says of no format that it is of")
         return {str(name): _snapshot(name, found) for name, found in data["models"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        conflict = "it holds a conflict of version control" if "<<<<<<<" in text else ""
-        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise DamagedManifest(shown, conflict or missing) from error
+        raise DamagedManifest(shown, _wrong(text, error), earlier) from error
+
+
+def _wrong(text: str, error: Exception) -> str:
+    """Say what is wrong with the text of a manifest, which Python says for programmers only."""
+    if "<<<<<<<" in text:
+        return "it holds a conflict of version control"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error) if isinstance(error, ValueError) else "it is not built as a manifest is"
+
+
+def _bridges(folder: Path) -> list[Path]:
+    return sorted((folder / BRIDGES).glob("*.json"))
 
 
 def _read(path: Path) -> dict[str, Snapshot]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors mark what they save
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DamagedManifest(os.fspath(path), getattr(error, "strerror", None) or str(error)) from error
-    return parsed(text, os.fspath(path))
+        raise DamagedManifest(
+            os.fspath(path), getattr(error, "strerror", None) or str(error), _is_bridge(path)
+        ) from error
+    return parsed(text, os.fspath(path), _is_bridge(path))
+
+
+def _is_bridge(path: Path) -> bool:
+    return path.name != NAME
 
 
 def _write(path: Path, models: Models) -> Path:

@@ -81,6 +81,8 @@ def print_rebased(rebased: Rebased, as_json: bool) -> None:
     before, after = _ids(rebased.before), _ids(rebased.after)
     done = f"already follows {after}" if before == after else f"follows {after}, no more {before}"
     say(f"{rebased.revision} {done}: {shown_path(rebased.path)}")
+    for path in rebased.forgotten:
+        say(f"removed {shown_path(path)}, which said what models are at revisions that moved")
 
 
 def print_squashed(squashed: Squashed, as_json: bool) -> None:

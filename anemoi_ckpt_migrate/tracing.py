@@ -66,10 +66,10 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     """
     wanted = tuple(revisions)
     graph = _seen(graph, known, wanted)
-    foreign = [revision for revision in wanted if revision not in graph]  # which a checkpoint may have, and no script
-    if foreign:
+    foreign = [revision for revision in _standing(graph, wanted) if revision not in graph]
+    if foreign:  # which a checkpoint may have, and no script
         return Gap("", f"{foreign[0]} is no revision here")
-    there = graph.closure(wanted)
+    there = _all_of(graph, wanted)
     gaps = []
     for have, one in _starts(graph, known, there):
         try:
@@ -102,7 +102,7 @@ def ahead(
     """
     wanted = tuple(revisions)
     graph = _seen(graph, known, wanted)
-    there = graph.closure(wanted)
+    there = _all_of(graph, wanted)
     for have, one in _starts(graph, known, there):
         try:
             theirs = _moved(graph, one.items, [], graph.order(there - have))
@@ -114,14 +114,14 @@ def ahead(
 
 def _starts(graph: Graph, known: Iterable[Snapshot], there: Set[str]) -> list[tuple[set[str], Snapshot]]:
     """Return what is known, with the revisions it has, the nearest first; up rather than down, which is exact."""
-    found = [(graph.closure(one.revisions), one) for one in known if _is_in(graph, one)]
+    found = [(_all_of(graph, one.revisions), one) for one in known if _is_in(graph, one)]
     return sorted(found, key=lambda start: (len(start[0] ^ there), len(start[0] - there)))
 
 
 def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
     """Return what a model is at each revision where that is known, the newest first: at all heads, and at base last."""
     graph = _seen(graph, known, ())
-    told = {one.revisions: one for one in known}
+    told = {names: replace(one, revisions=names) for one in known for names in [_standing(graph, one.revisions)]}
     order = graph.order(revision.id for revision in graph)
     found: dict[str, Snapshot] = {}
     # One step each: up from what is before, which is exact; where nothing is known there, down from what is after.
@@ -157,7 +157,16 @@ def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Gra
 
 
 def _is_in(graph: Graph, snapshot: Snapshot) -> bool:
-    return all(revision in graph for revision in snapshot.revisions)
+    return all(revision in graph for revision in _standing(graph, snapshot.revisions))
+
+
+def _standing(graph: Graph, revisions: Iterable[str]) -> tuple[str, ...]:
+    """Return revisions as they are called here: a squashed one is its last part where it is opened."""
+    return tuple(revision if revision in graph else graph.standing(revision) for revision in revisions)
+
+
+def _all_of(graph: Graph, revisions: Iterable[str]) -> set[str]:
+    return graph.closure(_standing(graph, revisions))
 
 
 def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied: Sequence[str]) -> tuple[Item, ...]:
@@ -201,9 +210,9 @@ def is_before(graph: Graph, snapshot: Snapshot, revisions: Iterable[str]) -> boo
     """Tell whether revisions have all that a snapshot has."""
     wanted = tuple(revisions)
     graph = _seen(graph, [snapshot], wanted)
-    return all(revision in graph for revision in (*snapshot.revisions, *wanted)) and graph.closure(
-        snapshot.revisions
-    ) <= graph.closure(wanted)
+    if any(revision not in graph for revision in _standing(graph, (*snapshot.revisions, *wanted))):
+        return False
+    return _all_of(graph, snapshot.revisions) <= _all_of(graph, wanted)
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:

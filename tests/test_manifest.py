@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
+from anemoi_ckpt_migrate import manifests  # noqa: E402
+from anemoi_ckpt_migrate.errors import CannotWrite  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 from tests.modelling import FIRST, Models  # noqa: E402
 
@@ -326,6 +328,66 @@ def test_a_manifest_that_was_edited_by_hand(models: Models, before: str) -> None
         models.ok("check")
 
 
+def test_what_is_known_is_known_after_a_squash(models: Models) -> None:
+    """The kept manifest is about r1, a part; the head is known as the whole, and a checkpoint goes there."""
+    old, middle, bare = (models.save(name) for name in ("old.ckpt", "middle.ckpt", "bare.ckpt"))
+    models.code(RENAMED)
+    models.ok("revision", "one", "--autogenerate", "--rev-id", "r1")
+    models.ok("upgrade", "head", middle)
+    torch.save({"state_dict": torch.load(middle)["state_dict"]}, middle)
+    models.code({**RENAMED, "head": "nn.Linear(4, 2, bias=False)"})
+    models.ok("revision", "two", "--autogenerate", "--rev-id", "r2")
+    models.operations("r3", "r2", 'op.MoveItem("hyper_parameters", "config")')
+    models.ok("squash", "r1:r3", "three in one", "--rev-id", "sq")
+    assert [path.name for path in (models.path / "versions" / "manifests").iterdir()] == ["r1.json"]
+    models.ok("check")
+    assert shown(models, "--at", "sq") == shown(models, "--at", "r2") == shown(models)
+    assert "head.bias" in shown(models, "--at", "r1")
+    models.ok("upgrade", "head", old)
+    assert models.ok("stamp", "auto", middle, "--json").lines[0]["to"] == ["r1"]
+    torch.save({"state_dict": torch.load(old)["state_dict"]}, bare)
+    ran = models.run("stamp", "auto", bare)
+    assert ran.code == 3
+    assert [line.split(" (")[0] for line in ran.err.splitlines()[1:]] == ["    r3", "    r2"]
+
+
+def test_what_moves_is_no_longer_what_it_was(models: Models) -> None:
+    """Of aaa it was kept that the first layer is called embed; on top of ttt it is not."""
+    old = models.save("old.ckpt")
+    models.code(RENAMED)
+    models.ok("revision", "mine", "--autogenerate", "--rev-id", "aaa")
+    models.code({**RENAMED, "head": "nn.Linear(4, 2, bias=False)"})
+    models.ok("revision", "more of mine", "--autogenerate", "--rev-id", "bbb")
+    models.operations("ttt", None, 'op.RenamePrefix("embed.", "first.")', name="theirs")
+    ran = models.ok("rebase", "aaa", "--onto", "ttt")
+    assert "removed versions/manifests/aaa.json, which said what models are at revisions that moved" in ran.out
+    models.code({"first": FIRST["embed"], "layer_norm": FIRST["norm"], "head": "nn.Linear(4, 2, bias=False)"})
+    models.ok("manifest", "--update")
+    models.ok("upgrade", "aaa", old)
+    models.ok("upgrade", "head", old)
+
+
+def test_a_kept_manifest_that_makes_no_sense(models: Models) -> None:
+    """Nothing writes it anew, and what is right stays."""
+    path = models.path / "versions" / "manifests" / "base.json"
+    path.parent.mkdir()
+    path.write_text("[]")
+    models.script("aaa")
+    before = digest(models.path / "versions" / "manifest.json")
+    for words in (["manifest"], ["manifest", "--update"], ["upgrade", "head", models.save("old.ckpt")]):
+        ran = models.run(*words)
+        assert ran.code == 1
+        way = "it is not built as a manifest is); take it from version control, or remove it"
+        assert f"the manifest versions/manifests/base.json cannot be used ({way}" in ran.err
+    assert digest(models.path / "versions" / "manifest.json") == before
+
+
+def test_what_editors_do_to_a_manifest(models: Models) -> None:
+    path = models.path / "versions" / "manifest.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    models.ok("check")
+
+
 def test_what_was_removed_from_history_is_written_anew(models: Models) -> None:
     models.script("aaa")
     models.code(RENAMED)
@@ -414,6 +476,23 @@ def test_a_manifest_that_cannot_be_written(models: Models, monkeypatch: pytest.M
     assert ran.code == 1
     assert "versions/manifest.json could not be written (No space left on device)" in ran.err
     assert digest(models.path / "versions" / "manifest.json") == before
+
+
+def test_a_script_that_was_written_before_the_disk_was_full(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as it should be, and the manifest follows it when there is room."""
+
+    def full(folder: Path, *_: object) -> None:
+        raise CannotWrite(f"the manifest {folder / 'manifest.json'} could not be written (No space left on device)")
+
+    models.code(RENAMED)
+    with monkeypatch.context() as patched:
+        patched.setattr(manifests, "write", full)
+        ran = models.run("revision", "norm", "--autogenerate", "--rev-id", "aaa")
+    assert ran.code == 1
+    assert "the script is as it should be; `ckpt-migrate manifest --update` does the rest" in ran.err
+    models.ok("check")
+    models.ok("manifest", "--update")
+    assert manifest(models)["models"]["net"]["revisions"] == ["aaa"]
 
 
 def test_code_that_sets_things_for_the_process(models: Models) -> None:

@@ -60,7 +60,7 @@ def test_rebase_changes_two_lines_and_nothing_else(forked: Folder) -> None:
     script.write_bytes(text.encode("latin-1"))
     script.chmod(0o640)
     (found,) = forked.ok("rebase", "c", "--onto", "b", "--json").lines
-    assert found == {"revision": "c", "path": str(script), "before": ["a"], "after": ["b"]}
+    assert found == {"revision": "c", "path": str(script), "before": ["a"], "after": ["b"], "forgotten": []}
     expected = text.replace("Revises: a", "Revises: b").replace('    "a"  #', '    "b"  #')
     assert script.read_bytes().decode("latin-1") == expected
     assert script.stat().st_mode & 0o777 == 0o640

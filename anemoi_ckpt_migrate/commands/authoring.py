@@ -149,7 +149,11 @@ def _write_manifest(project: Project, drifts: Sequence[Drift]) -> None:
     config, graph = project.config, open_project(project.config.path).graph
     known = known_of(config)
     moved = [replace(each, heads=heads_of(graph, known.models.get(each.name))) for each in drifts]
-    write_manifest(config, graph, known, moved)
+    try:
+        write_manifest(config, graph, known, moved)
+    except CannotWrite as error:
+        way = "the script is as it should be; `ckpt-migrate manifest --update` does the rest when that is mended"
+        raise CannotWrite(f"{error.sentence}; {way}") from error.__cause__
 
 
 def merge(

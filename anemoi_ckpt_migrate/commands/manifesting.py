@@ -14,10 +14,12 @@ from anemoi_ckpt_migrate.commands.drifting import Drift, configured, drift, gone
 from anemoi_ckpt_migrate.commands.expecting import Known, known_of
 from anemoi_ckpt_migrate.commands.parameters import own_of
 from anemoi_ckpt_migrate.commands.project import Project, opened
+from anemoi_ckpt_migrate.commands.writing import seen_from
 from anemoi_ckpt_migrate.config import Config
 from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
+from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.tracing import Gap
 
 
@@ -89,7 +91,7 @@ def manifest(
     wanted = models or sorted(known.models)
     if at is None:
         return [Manifest(name, known.models[name]) for name in wanted]
-    revisions = resolving.resolve(found.graph, targets.parse(at), found.config.package)
+    revisions = _resolved(found, at)
     return [Manifest(name, _at(found.graph, known, name, revisions)) for name in wanted]
 
 
@@ -133,8 +135,8 @@ def update_manifest(
         return [_taken(found, _standing(found.graph, known_of(found.config)), models[0], checkpoint, at)]
     try:
         known = known_of(found.config)
-    except DamagedManifest:
-        if models:
+    except DamagedManifest as error:
+        if models or error.earlier:
             raise
         known = Known({}, [])  # it is written anew, whole
     names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
@@ -175,19 +177,25 @@ def _taken(project: Project, known: Known, name: str, checkpoint: StrPath, at: s
         if own is None:
             raise Refused("it is not known which parameters of it are those of the model; see `parameters`")
         told = record.heads if record.lineage else None
-        revisions = told if at is None else resolving.resolve(graph, targets.parse(at), config.package)
+        revisions = told if at is None else _resolved(project, at)
         if revisions is None:
             raise Refused("it carries no record: say with --at where it stands")
         if told is not None and revisions != told:
             raise Refused(f"it stands at {', '.join(told)}, not at {', '.join(revisions) or 'base'}")
     old = known.models.get(name)
     snapshot = Snapshot(tuple(revisions), tuple(own.items), old.sized if old is not None else False)
-    if old is None or old.revisions == snapshot.revisions or graph.closure(old.revisions) < graph.closure(revisions):
+    if old is None or tracing.is_before(graph, old, revisions):
         _bridge(config, graph, known, name, snapshot)
         path = manifests.write(config.versions[0], {**known.models, name: snapshot})
     else:
         path = manifests.write_bridge(config.versions[0], name, snapshot)
     return Manifest(name, snapshot, os.fspath(path))
+
+
+def _resolved(project: Project, at: str) -> tuple[str, ...]:
+    """Return the revisions that a text means; what a squashed one stands for too."""
+    target, package = targets.parse(at), project.config.package
+    return tuple(resolving.resolve(seen_from(project.graph, Record(), [target], package), target, package))
 
 
 def _at(graph: Graph, known: Known, name: str, revisions: Sequence[str]) -> Snapshot:

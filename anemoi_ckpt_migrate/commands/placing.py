@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate import executor, manifests, recorder, tracing
@@ -89,6 +89,7 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
             "it is not known which of its parameters are those of a model: `parameters` in the configuration says"
         )
     fits = _fits(project, known, own, tree)
+    project = replace(project, graph=project.graph.seen_from(rev for fit in fits for rev in fit.revisions))
     right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
     if len(right) == 1:
         return right[0].target

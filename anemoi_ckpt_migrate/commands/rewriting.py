@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import resolving, soundness, targets
+from anemoi_ckpt_migrate import manifests, resolving, soundness, targets
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.authoring import chosen_id, update_head_file
 from anemoi_ckpt_migrate.commands.project import Project, open_project, opened
@@ -31,16 +31,20 @@ class Rebased:
         Which script.
     before, after : tuple of str
         What it followed, and what it follows now; the same if there was nothing to do.
+    forgotten : tuple of str
+        Files that said what models are at revisions that moved, which is no longer so: they are gone.
     """
 
     revision: str
     path: str
     before: tuple[str, ...]
     after: tuple[str, ...]
+    forgotten: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {**asdict(self), "before": list(self.before), "after": list(self.after)}
+        lists = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
+        return {**asdict(self), **lists}
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,9 @@ def edit(target: str = "head", *, project: Project | StrPath | None = None) -> R
 
 
 def rebase(target: str, onto: str | None = None, *, project: Project | StrPath | None = None) -> Rebased:
-    """Have a script follow another revision: ``down_revision`` is rewritten, and nothing else.
+    """Have a script follow another revision: ``down_revision`` is rewritten.
+
+    What manifests said of earlier revisions, at those that move, is removed.
 
     What follows the script goes with it. Checkpoints that have it already and lack what it follows now are refused by
     `upgrade`, which says what to do with them.
@@ -157,12 +163,20 @@ def rebase(target: str, onto: str | None = None, *, project: Project | StrPath |
     for rev in (script.id, *(part.id for part in script.replaces)):
         if rev in noted:
             raise Refused(f"{rev} was released, and checkpoints have it where it is; merge the branches instead")
+    stale = manifests.bridges_about(config.versions[0], _moving(graph, script))
     try:
         editing.set_parents(Path(script.path), parents)
     except ReadOnly:
         raise Refused(f"{script.path} is read-only; allow writing with `chmod u+w`") from None
     update_head_file(config)
-    return Rebased(script.id, script.path, script.parents, parents)
+    manifests.remove(stale)
+    return Rebased(script.id, script.path, script.parents, parents, tuple(map(os.fspath, stale)))
+
+
+def _moving(graph: Graph, script: Revision) -> set[str]:
+    """Return a revision, what rests on it, and what these stand for."""
+    moving = graph.above([script.id])
+    return moving | {part.id for revision in moving for part in graph[revision].replaces}
 
 
 def squash(stretch: str, name: str, *, rev_id: str | None = None, project: Project | StrPath | None = None) -> Squashed:

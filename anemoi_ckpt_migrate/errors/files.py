@@ -157,11 +157,12 @@ class Unpicklable(MigrateError):
 
 
 class DamagedManifest(MigrateError):
-    """A manifest that makes no sense."""
+    """A manifest that makes no sense; one of earlier revisions can be known from nothing else."""
 
-    def __init__(self, manifest: str, what: str) -> None:
-        self.manifest, self.what = manifest, what
-        way = "`ckpt-migrate manifest --update` writes it anew"
+    def __init__(self, manifest: str, what: str, earlier: bool = False) -> None:
+        self.manifest, self.what, self.earlier = manifest, what, earlier
+        anew = "`ckpt-migrate manifest --update` writes it anew"
+        way = "take it from version control, or remove it" if earlier else anew
         super().__init__(f"the manifest {shown_path(manifest)} cannot be used ({what}); {way}")
 
 
