@@ -398,3 +398,18 @@ def test_several_heads_at_once(models: Models) -> None:
     models.ok("upgrade", "heads", "old.ckpt", "-o", checkpoint)
     torch.save({name: value for name, value in torch.load(checkpoint).items() if "migrat" not in name}, checkpoint)
     assert models.ok("stamp", "auto", checkpoint, "--json").lines[0]["to"] == ["ccc", "ddd"]
+
+
+def test_the_other_side_of_functions_is_not_known(models: Models) -> None:
+    """They move the configuration: the parameters of a checkpoint at base are those of aaa, and only those are known."""
+    (models.path / "versions" / "manifest.json").unlink()
+    models.script("aaa", None, "ckpt['config'] = ckpt.pop('hyper_parameters')", "pass")
+    models.operations("bbb", "aaa", 'op.RenamePrefix("norm.", "layer_norm.")')
+    (models.path / "versions" / "ccc_change.py").unlink()
+    models.code({**FIRST, "norm": "nn.Identity()", "layer_norm": FIRST["norm"]})
+    models.ok("manifest", "--update")
+    ran = models.ok("stamp", "auto", "old.ckpt", "--dry-run")
+    assert "old.ckpt: base -> aaa" in ran.out
+    assert "what the model net is on the other side of the functions of aaa is not known" in ran.err
+    new = models.save("new.ckpt")
+    assert not models.ok("stamp", "auto", new).err

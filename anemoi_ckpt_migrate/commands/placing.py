@@ -17,6 +17,7 @@ from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.differences.misfits import Misfit
 from anemoi_ckpt_migrate.errors import CannotApply, NotOnePlace, NoWayBack, Refused, UsageError
 from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.operations.structure import functions
 from anemoi_ckpt_migrate.record import Record
 
 _SHOWN = 10
@@ -46,7 +47,7 @@ class Fit:
         return ",".join(self.revisions) or manifests.BASE
 
 
-def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
+def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[str, tuple[str, ...]]:
     """Find out where a checkpoint stands, by its parameters.
 
     Names and shapes have to fit; where several places have these, the order, the dtypes and the operations of the
@@ -65,8 +66,8 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
 
     Returns
     -------
-    str
-        A target for `stamp`.
+    tuple of str and tuple of str
+        A target for `stamp`, and what the user should know of it.
 
     Raises
     ------
@@ -92,7 +93,7 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> str:
     project = replace(project, graph=project.graph.seen_from(rev for fit in fits for rev in fit.revisions))
     right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
     if len(right) == 1:
-        return right[0].target
+        return right[0].target, _unsure(project.graph, right[0], fits)
     if right:
         raise NotOnePlace(_several(file, right), [_told_apart(project.graph, fit, right) for fit in right][:_SHOWN])
     raise _none(project.graph, file, fits, own)
@@ -171,6 +172,24 @@ def _action(project: Project, revision: Revision, back: bool) -> executor.Action
         return None if entry.undo is None else steps.down(project.graph, entry)
     except NoWayBack:
         return None
+
+
+def _unsure(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> tuple[str, ...]:
+    """Say so if functions next to a place may leave parameters alone: then it may as well be on their other side."""
+    own = set(fit.revisions)
+    known = {revision for other in fits if other.model == fit.model for revision in other.revisions or [manifests.BASE]}
+    behind = [rev for rev in fit.revisions if not known.issuperset(graph[rev].needs or [manifests.BASE])]
+    before = [rev.id for rev in graph if own.issuperset(rev.needs) and bool(own) == bool(rev.needs)]
+    undecided = [*behind, *(rev for rev in before if rev not in known)]
+    told = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
+    way = "look whether it has what these do besides, and say with `stamp REV` if it stands elsewhere"
+    return (f"what the model {fit.model} is on the other side of the functions of {told} is not known: {way}",) * bool(
+        told
+    )
+
+
+def _has_functions(revision: Revision) -> bool:
+    return revision.migrates if revision.operations is None else bool(functions(revision.operations))
 
 
 def _several(file: Checkpoint, fits: Sequence[Fit]) -> str:

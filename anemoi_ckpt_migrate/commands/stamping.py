@@ -60,8 +60,9 @@ def stamp(
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options, stamping=True, purge=purge) as (file, tree, record):
         before = Record() if purge else record
+        noted: tuple[str, ...] = ()
         if auto:
-            target = placing.place(found, file, tree, record if not purge else before)
+            target, noted = placing.place(found, file, tree, record if not purge else before)
             wanted = list(targets.parse_several(target))
             tree, _ = recorder.unrecorded(file)  # revisions were tried on it
         graph = seen_from(found.graph, _without_squashed(found.graph, before), wanted, found.config.package)
@@ -73,7 +74,7 @@ def stamp(
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         recorded = not same or record is DAMAGED
         if dry_run or not recorded:
-            return replace(unchanged(file, plan, options, ()), recorded=recorded)
+            return replace(unchanged(file, plan, options, noted), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)
         # What another tool noted stays, and is looked at anew: from here on it belongs to what was told.
         after = replace(record.logged(log_entry("stamp", told, plan), lineage), ledger=None)
@@ -88,7 +89,7 @@ def stamp(
             executor.Settings(),
             lambda walk: after,
             options,
-            (),
+            noted,
         )
 
 
