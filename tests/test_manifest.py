@@ -253,6 +253,35 @@ def test_several_models(models: Models) -> None:
     assert "the revision bbb does not fit the model net: its operations do not fit: there is no out.bias" in ran.out
 
 
+def test_models_on_branches_of_their_own(models: Models) -> None:
+    r"""
+    base - n1       of the model net
+        \
+         - s1 - s2  of the model small
+    """
+    models.code({"a": "nn.Linear(2, 2)"}, "small")
+    models.configure(net="net:build", small="small:build")
+    path = models.path / "ckpt-migrate.toml"
+    path.write_text(f"several_heads = true\n{path.read_text()}")
+    models.ok("manifest", "--update")
+    net, small = models.save("net.ckpt"), models.save("small.ckpt", "small")
+    models.code(RENAMED)
+    models.ok("revision", "net", "--autogenerate", "--model", "net", "--rev-id", "n1")
+    assert "the revision n1 does not fit the model small" in models.run("check").out
+    models.code({"b": "nn.Linear(2, 2)"}, "small")
+    models.ok("revision", "small", "--autogenerate", "--model", "small", "--head", "base", "--rev-id", "s1")
+    models.ok("check")
+    models.code({"c": "nn.Linear(2, 2)"}, "small")
+    models.ok("revision", "small again", "--autogenerate", "--model", "small", "--head", "s1", "--rev-id", "s2")
+    models.ok("check")
+    assert {name: found["revisions"] for name, found in manifest(models)["models"].items()} == {
+        "net": ["n1"],
+        "small": ["s2"],
+    }
+    models.ok("upgrade", "n1", net)
+    models.ok("upgrade", "s2", small)
+
+
 def test_a_merge_leaves_parameters_alone(models: Models) -> None:
     r"""
           - aaa -

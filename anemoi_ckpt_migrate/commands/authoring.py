@@ -114,16 +114,19 @@ def revision(
     if final:
         raise UsageError("a barrier has no operations: leave out --final, or --autogenerate")
     writer.check_name(name)
-    made, drifts = _generated(found, autogenerate, model)
+    made, drifts = _generated(found, autogenerate, model, None if head is None else parents)
     new = _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, made.lines)
     if drifts:
-        _write_manifest(found, drifts)
+        _write_manifest(found, drifts, new)
     unsure = f"{made.uncertain} of {made.count} operations are guesses, and say so in the script"
     return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
 
 
 def _generated(
-    project: Project, sides: tuple[StrPath, StrPath] | tuple[()], model: str | None
+    project: Project,
+    sides: tuple[StrPath, StrPath] | tuple[()],
+    model: str | None,
+    parents: tuple[str, ...] | None,
 ) -> tuple[Generated, list[Drift]]:
     """Return operations for a new script, and the models that they are about, if they are about any."""
     from anemoi_ckpt_migrate.commands import drifting, generating
@@ -135,12 +138,12 @@ def _generated(
         return generating.generate(*sides, project), []
     config, known = project.config, known_of(project.config)
     names = drifting.configured(config, model)
-    drifts = [drifting.drift(config, project.graph, known, name) for name in names]
+    drifts = [drifting.drift(config, project.graph, known, name, parents) for name in names]
     made = generating.generate_of_models(drifts, os.fspath(config.versions[0] / manifests.NAME))
     return made, [each for each in drifts if not each.as_expected]
 
 
-def _write_manifest(project: Project, drifts: Sequence[Drift]) -> None:
+def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision) -> None:
     """Write down what models are after a revision that was made for them."""
     from anemoi_ckpt_migrate.commands.drifting import heads_of
     from anemoi_ckpt_migrate.commands.expecting import known_of
@@ -148,7 +151,12 @@ def _write_manifest(project: Project, drifts: Sequence[Drift]) -> None:
 
     config, graph = project.config, open_project(project.config.path).graph
     known = known_of(config)
-    moved = [replace(each, heads=heads_of(graph, known.models.get(each.name))) for each in drifts]
+    there = tuple(head for head in graph.heads if head in graph.above([new.revision]))
+    moved = [
+        # On a branch of its own, what others lead to is nothing to it.
+        replace(each, heads=there if each.heads == new.parents else heads_of(graph, known.models.get(each.name)))
+        for each in drifts
+    ]
     try:
         write_manifest(config, graph, known, moved)
     except CannotWrite as error:

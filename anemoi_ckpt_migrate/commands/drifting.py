@@ -95,13 +95,15 @@ def configured(config: Config, name: str | None = None) -> list[str]:
     return sorted(config.models) if name is None else [name]
 
 
-def drift(config: Config, graph: Graph, known: Known, name: str) -> Drift:
+def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[str, ...] | None = None) -> Drift:
     """Build a model, and compare it with what is known of it.
 
     Parameters
     ----------
     name : str
         One that the project configures.
+    parents : tuple of str, optional
+        Where a branch of its own is to begin, if the revisions since do not fit it: what it is there counts.
 
     Raises
     ------
@@ -116,6 +118,8 @@ def drift(config: Config, graph: Graph, known: Known, name: str) -> Drift:
         raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which is no revision here")
     heads = heads_of(graph, snapshot)
     expected = None if snapshot is None else tracing.derived(graph, known.of(name), heads)
+    if parents is not None and isinstance(expected, Gap) and not expected.fits:
+        heads, expected = parents, tracing.derived(graph, known.of(name), parents)
     made = models.built(config.models[name], folder=config.folder)
     if isinstance(expected, Gap) and expected.fits and snapshot is not None and snapshot.items == made.items:
         expected = snapshot  # functions in between that leave names and shapes alone
