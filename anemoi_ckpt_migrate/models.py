@@ -71,7 +71,9 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
             with torch.device("meta"):
                 model = factory(**given)
                 states = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else {}
-        except (Exception, SystemExit) as error:  # the code is the user's
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the code is the user's
             raise UsageError(f"{text} failed with {type(error).__name__}: {error}{_hint(error)}") from error
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"{text} returns a {type(model).__name__}, where a torch.nn.Module is needed")
@@ -118,7 +120,9 @@ def _imported(text: str) -> Callable[..., Any]:
     module, _, name = text.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the code is the user's
         raise UsageError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         found = getattr(found, part, None)

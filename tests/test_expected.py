@@ -413,3 +413,20 @@ def test_the_other_side_of_functions_is_not_known(models: Models) -> None:
     assert "what the model net is on the other side of the functions of aaa is not known" in ran.err
     new = models.save("new.ckpt")
     assert not models.ok("stamp", "auto", new).err
+
+
+def test_the_code_belongs_to_the_head_and_the_manifest_follows_later(sized: Models) -> None:
+    """The script was written by hand, and the manifest is still about base: `check` is content with that."""
+    wide, again, wrong = (sized.save(name, width=7) for name in ("wide.ckpt", "again.ckpt", "wrong.ckpt"))
+    _sized(sized, "layer_norm")
+    sized.operations("aaa", None, 'op.RenamePrefix("norm.", "layer_norm.")')
+    sized.ok("check")
+    states = torch.load(wrong)
+    states["state_dict"]["head.weight"] = torch.ones(2, 8)
+    torch.save(states, wrong)
+    assert not sized.ok("upgrade", "head", wide).err
+    assert not sized.ok("downgrade", "base", wide).err
+    assert sized.ok("stamp", "auto", again).out == f"{again}: already at base, nothing to do\n"
+    ran = sized.run("upgrade", "head", wrong)
+    assert ran.code == 3
+    assert "head.weight is [2, 8], not [2, 7]" in ran.err

@@ -411,6 +411,11 @@ def test_a_kept_manifest_that_makes_no_sense(models: Models) -> None:
     assert digest(models.path / "versions" / "manifest.json") == before
 
 
+def test_commands_that_are_proposed_can_be_typed(models: Models) -> None:
+    models.configure(**{'"my net"': "net:build"})
+    assert "`ckpt-migrate manifest 'my net' --update` adds it" in models.run("check").out
+
+
 def test_what_editors_do_to_a_manifest(models: Models) -> None:
     path = models.path / "versions" / "manifest.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -438,6 +443,7 @@ FACTORIES = {
     "from torch import nn\ndef build(): return nn.LazyLinear(2)\n": "net:build leaves the shape of weight to the first call",
     "from torch import nn\nclass build(nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n"
     "    def get_extra_state(self): return self.weight.sum().item()\n": "net:build failed with",
+    "class Skipped(BaseException): pass\ndef build(): raise Skipped()\n": "net:build failed with Skipped",
     "def build(): return 5\n": "net:build returns a int, where a torch.nn.Module is needed",
 }
 

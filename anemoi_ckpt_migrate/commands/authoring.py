@@ -145,8 +145,7 @@ def _generated(
 
 def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision) -> None:
     """Write down what models are after a revision that was made for them."""
-    from anemoi_ckpt_migrate.commands.drifting import heads_of
-    from anemoi_ckpt_migrate.commands.expecting import known_of
+    from anemoi_ckpt_migrate.commands.expecting import heads_of, known_of
     from anemoi_ckpt_migrate.commands.manifesting import write_manifest
 
     config, graph = project.config, open_project(project.config.path).graph

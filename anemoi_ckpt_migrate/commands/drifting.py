@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate import manifests, models, tracing
-from anemoi_ckpt_migrate.commands.expecting import Known
+from anemoi_ckpt_migrate.commands.expecting import Known, heads_of
 from anemoi_ckpt_migrate.config import Config
 from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess, explain
 from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
@@ -48,7 +49,8 @@ class Drift:
     @property
     def trouble(self) -> str:
         """What is wrong, and the way out; empty if nothing is."""
-        update = f"`ckpt-migrate manifest {self.name} --update`"
+        quoted = shlex.quote(self.name)
+        update = f"`ckpt-migrate manifest {quoted} --update`"
         if self.expected is None:
             return f"the manifest does not have the model {self.name} yet: {update} adds it as it is now"
         if isinstance(self.expected, Gap):
@@ -59,7 +61,7 @@ class Drift:
             return f"{since}: if it is as it should be, {update} writes it down"
         if self.explanation is None:
             return ""
-        autogenerate = f"`ckpt-migrate revision NAME --autogenerate --model {self.name}` writes one"
+        autogenerate = f"`ckpt-migrate revision NAME --autogenerate --model {quoted}` writes one"
         told = f"the model {self.name} is not what the manifest says, and no revision says why"
         return f"{told}: {autogenerate}, or {update} takes it as it is, if old checkpoints need no migration"
 
@@ -127,14 +129,6 @@ def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[
     if isinstance(expected, Snapshot) and expected.items != made.items:
         between = explain(expected.items, made.items)
     return Drift(name, heads, expected, made, between)
-
-
-def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
-    """Return the heads that what is known of a model has led to: all, where nothing is known."""
-    if snapshot is None or not snapshot.revisions:
-        return graph.heads
-    standing = [revision if revision in graph else graph.standing(revision) for revision in snapshot.revisions]
-    return tuple(head for head in graph.heads if head in graph.above(standing))
 
 
 def gone(graph: Graph, snapshot: Snapshot) -> list[str]:

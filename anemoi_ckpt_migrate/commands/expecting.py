@@ -53,8 +53,18 @@ def known_of(config: Config) -> Known:
     return Known(manifests.read(folder), manifests.read_bridges(folder))
 
 
-def known_of_checkpoint(known: Known, name: str, config: Config, tree: Any) -> list[Snapshot]:
+def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
+    """Return the heads that what is known of a model has led to: all, where nothing is known."""
+    if snapshot is None or not snapshot.revisions:
+        return graph.heads
+    standing = [revision if revision in graph else graph.standing(revision) for revision in snapshot.revisions]
+    return tuple(head for head in graph.heads if head in graph.above(standing))
+
+
+def known_of_checkpoint(known: Known, name: str, config: Config, graph: Graph, tree: Any) -> list[Snapshot]:
     """Return what is known of a model as a checkpoint has it: built from its own hyper-parameters, if they count.
+
+    What is built belongs to the heads, as the code does, even if the manifest does not yet.
 
     Raises
     ------
@@ -69,7 +79,8 @@ def known_of_checkpoint(known: Known, name: str, config: Config, tree: Any) -> l
     found = items.plain(items.get(tree, config.hyper_parameters))
     if not isinstance(found, dict):
         raise UsageError(f"there are no hyper-parameters at {config.hyper_parameters}")
-    return [Snapshot(snapshot.revisions, models.built(config.models[name], found, config.folder).items, True)]
+    built = models.built(config.models[name], found, config.folder)
+    return [Snapshot(heads_of(graph, snapshot), built.items, True)]
 
 
 @dataclass(frozen=True)
@@ -159,8 +170,9 @@ def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str
     for name, snapshot in known.models.items():
         try:
             # The code of today may not understand hyper-parameters of earlier revisions.
-            early = snapshot.sized and not tracing.is_before(graph, snapshot, revisions)
-            snapshots = [] if early else known_of_checkpoint(known, name, config, tree)
+            now = Snapshot(heads_of(graph, snapshot), ())
+            early = snapshot.sized and not tracing.is_before(graph, now, revisions)
+            snapshots = [] if early else known_of_checkpoint(known, name, config, graph, tree)
         except UsageError as error:
             unknown = True
             notes.append(f"it is not compared with the model {name}: {error.sentence}")

@@ -113,7 +113,10 @@ def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahea
     """Compare with all that is known; without a tree, with models that have sizes as the manifest has them."""
     for name, snapshot in known.models.items():
         try:
-            snapshots = known.of(name) if tree is None else known_of_checkpoint(known, name, project.config, tree)
+            own_sizes = tree is not None
+            snapshots = (
+                known_of_checkpoint(known, name, project.config, project.graph, tree) if own_sizes else known.of(name)
+            )
         except UsageError:
             continue  # the code of today does not take hyper-parameters of then
         shapes = tree is not None or not snapshot.sized
