@@ -63,8 +63,9 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
         without parameters.
     """
     torch = _torch(text)
-    with _undisturbed(torch, folder or Path.cwd()), contextlib.redirect_stdout(sys.stderr):
-        factory = _imported(text)
+    where = folder or Path.cwd()
+    with _undisturbed(torch, where), contextlib.redirect_stdout(sys.stderr):
+        factory = _imported(text, where)
         sized = _is_sized(text, factory, hyper_parameters is not None)
         given = {ARGUMENT: hyper_parameters} if sized and hyper_parameters is not None else {}
         try:
@@ -116,18 +117,21 @@ def _hint(error: BaseException) -> str:
     return ""
 
 
-def _imported(text: str) -> Callable[..., Any]:
+def _imported(text: str, folder: Path) -> Callable[..., Any]:
     module, _, name = text.partition(":")
     try:
         found: Any = importlib.import_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the code is the user's
-        raise UsageError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        where = f"; it is looked for where packages are installed, and in {folder}" if missing else ""
+        raise UsageError(f"{module} cannot be imported: {type(error).__name__}: {error}{where}") from error
+    path = getattr(found, "__file__", None) or "no file"
     for part in name.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise UsageError(f"{module} has no function {name}")
+        raise UsageError(f"{module} has no function {name} ({path})")
     function: Callable[..., Any] = found
     return function
 

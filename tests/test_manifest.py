@@ -411,6 +411,14 @@ def test_a_kept_manifest_that_makes_no_sense(models: Models) -> None:
     assert digest(models.path / "versions" / "manifest.json") == before
 
 
+def test_a_module_that_is_not_where_it_is_looked_for(models: Models) -> None:
+    models.configure(net="lib_of_src:build")
+    assert f"it is looked for where packages are installed, and in {models.path}" in models.run("check").out
+    (models.path / "torch.py").write_text("def build(): pass\n")
+    models.configure(net="torch:build")
+    assert f"torch has no function build ({torch.__file__})" in models.run("check").out
+
+
 def test_commands_that_are_proposed_can_be_typed(models: Models) -> None:
     models.configure(**{'"my net"': "net:build"})
     assert "`ckpt-migrate manifest 'my net' --update` adds it" in models.run("check").out
