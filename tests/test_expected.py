@@ -117,7 +117,7 @@ def test_a_checkpoint_that_cannot_be_at_base(models: Models) -> None:
     assert ran.err == (
         f"ckpt-migrate: error: {checkpoint}: it holds no record, so it would be at base, and it is not what the model net is "
         "there (norm.weight is missing, norm.bias is missing, layer_norm.weight is left over, layer_norm.bias is left over): "
-        f"`ckpt-migrate stamp auto {checkpoint}` finds where it stands\n"
+        f"`ckpt-migrate stamp auto {checkpoint}` finds where it stands; --no-check-model takes it as it is\n"
     )
     assert digest(checkpoint) == before
     assert models.run("sync", checkpoint).code == 3
@@ -430,3 +430,19 @@ def test_the_code_belongs_to_the_head_and_the_manifest_follows_later(sized: Mode
     ran = sized.run("upgrade", "head", wrong)
     assert ran.code == 3
     assert "head.weight is [2, 8], not [2, 7]" in ran.err
+
+
+def test_names_that_begin_otherwise(models: Models) -> None:
+    """Saved from within a wrapper: it is no model of ours, and the way out is named each time."""
+    states = torch.load("old.ckpt")
+    states["state_dict"] = {f"module.{name}": value for name, value in states["state_dict"].items()}
+    torch.save(states, "wrapped.ckpt")
+    models.script("aaa", None, "ckpt['epoch'] = 0", "pass")
+    ran = models.run("stamp", "auto", "wrapped.ckpt")
+    assert ran.code == 3
+    assert "`ckpt-migrate stamp REV wrapped.ckpt` says where it stands all the same" in ran.err
+    models.ok("manifest", "net", "--update", "--from", "old.ckpt", "--at", "base")
+    ran = models.run("upgrade", "aaa", "wrapped.ckpt")
+    assert ran.code == 3
+    assert "--no-check-model takes it as it is" in ran.err
+    models.ok("upgrade", "aaa", "wrapped.ckpt", "--no-check-model")

@@ -182,6 +182,7 @@ class NotAtBase(Refused):
     def __init__(self, model: str, differences: Sequence[str], checkpoint: str, sizes: bool = False) -> None:
         self.model, self.differences = model, tuple(differences)
         way = f"`ckpt-migrate stamp auto {shlex.quote(checkpoint)}` finds where it stands"
+        way += "; --no-check-model takes it as it is"
         super().__init__(
             f"it holds no record, so it would be at base, and it is not what the model {model} is there "
             f"({_several(differences)}): {way}{_sizes(sizes)}"
