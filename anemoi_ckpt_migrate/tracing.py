@@ -179,7 +179,12 @@ def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied
             model = model or (Model(items) if operations else None)
             for operation in operations:
                 if model is not None and not model.apply(operation):
-                    raise _Unfit(f"its operations do not fit: {model.faults[0]}")
+                    # What undoes them is as good as what they say of before: that is no fault of the model.
+                    raise (
+                        _Stopped("its operations do not say all of what was before")
+                        if back
+                        else _Unfit(f"its operations do not fit: {model.faults[0]}")
+                    )
         except _Stopped as stopped:
             raise _Stopped(
                 str(stopped), Gap(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))

@@ -346,3 +346,25 @@ def test_what_was_stamped_carries_inverses(project: Folder) -> None:
     refused = project.run("downgrade", "-1", "new.ckpt")
     assert (refused.code, "a1 has no rollback" in refused.err) == (3, True)
     assert digest(Path("new.ckpt")) == before
+
+
+def test_parts_of_other_sizes_are_cut_again_as_the_script_says(project: Folder) -> None:
+    """Grouped queries: what was stamped was never seen apart, so the script has to say how much each part has."""
+    parts = {"q": torch.arange(16.0).view(8, 2), "k": torch.ones(2, 2), "v": torch.zeros(2, 2)}
+    declare(project, "a", 'op.Fuse(["q", "k", "v"], "qkv", sizes=[8, 2, 2])')
+    torch.save({"state_dict": {"qkv": torch.cat(list(parts.values()))}}, "new.pt")
+    project.ok("stamp", "a", "new.pt")
+    project.ok("downgrade", "base", "new.pt")
+    assert equal(torch.load("new.pt")["state_dict"], parts)
+    torch.save({"state_dict": {"q": torch.ones(4, 2), "k": torch.ones(4, 2), "v": torch.zeros(4, 2)}}, "wide.pt")
+    before = torch.load("wide.pt")
+    project.ok("upgrade", "a", "wide.pt", "--check-rollback")  # what is applied is cut again as it was
+    project.ok("downgrade", "base", "wide.pt")
+    assert equal(torch.load("wide.pt")["state_dict"], before["state_dict"])
+    torch.save({"state_dict": {"qkv": torch.ones(15, 2)}}, "odd.pt")
+    project.ok("stamp", "a", "odd.pt")
+    ran = project.run("downgrade", "base", "odd.pt")
+    assert ran.code == 1
+    assert "its sizes [8, 2, 2] add up to 12, not to 15" in ran.err
+    declare(project, "b", 'op.Fuse(["x", "y"], "z", sizes=[1])', parents="a")
+    assert "Fuse: 2 sources need as many sizes, not 1" in project.run("check").out

@@ -37,6 +37,7 @@ EMBEDDINGS = ("emb_nodes_dst.weight", "emb_nodes_dst.mlp.0.weight")
 BUFFERS = {"_norm_mul", "_norm_add", "_input_idx", "_output_idx", "norm_min_val"}
 
 operations = [
+    op.Derive("share_one", "part_one"),
     op.Run("share_coordinates", "part_coordinates"),
     op.Derive("share_parameters", "part_parameters"),
 ]
@@ -54,7 +55,19 @@ def copies(ckpt: CkptType) -> list[dict[str, Any]]:
     return [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]
 
 
-# Coordinates, which no optimizer has.
+def share_one(ckpt: CkptType) -> list[op.Operation]:
+    """Leave the name of the only dataset out, if its nodes are called as it is."""
+    named = any(key.startswith(f"{PLACE}{DATASET}.") for key in ckpt["state_dict"])
+    return [op.RenamePrefix(f"{PLACE}{DATASET}.", PLACE)] if named and datasets(ckpt) == [DATASET] else []
+
+
+def part_one(ckpt: CkptType) -> list[op.Operation]:
+    """Put it in again."""
+    there = any(key.startswith(PLACE) for key in ckpt["state_dict"])
+    return [op.RenamePrefix(PLACE, f"{PLACE}{DATASET}.")] if there and datasets(ckpt) == [DATASET] else []
+
+
+# Coordinates of several, or of one that is called otherwise, which no optimizer has.
 
 
 def share_coordinates(ckpt: CkptType) -> CkptType:
@@ -71,24 +84,35 @@ def share_coordinates(ckpt: CkptType) -> CkptType:
                 )
             shared.setdefault(new, value)
         copy.clear()
-        copy.update(shared)
+        copy.update(datasets_first(shared, datasets(ckpt)))
     return ckpt
+
+
+def datasets_first(copy: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Have the nodes of several datasets stand before hidden ones, as those of their graph do."""
+    lead = f"{PLACE}latlons_"
+    there = [key for key in copy if key.startswith(lead)]
+    own_first = iter(sorted(there, key=lambda key: len(names) > 1 and key.removeprefix(lead) not in names))
+    keys = [next(own_first) if key in there else key for key in copy]
+    return {key: copy[key] for key in keys}
 
 
 def part_coordinates(ckpt: CkptType) -> CkptType:
     """Give each dataset its own again, and those of hidden nodes."""
     names, lead = datasets(ckpt), f"{PLACE}latlons_"
-    for copy in copies(ckpt):
+    for copy in copies(ckpt) if names != [DATASET] else []:
         nodes = [key.removeprefix(lead) for key in copy if key.startswith(lead)]
         order = [DATASET if each == names[0] else each for each in nodes if each not in names[1:]]
+        # Each before its own trainable parameters, if it has some.
+        starts = {next((key for key in copy if key.startswith(f"{PLACE}{name}.")), lead + name): name for name in names}
         parted: dict[str, Any] = {}
         for key, value in copy.items():
-            name = key.removeprefix(lead)
-            if name in names:
-                own = {each: value if each == DATASET else copy[lead + each] for each in order}
+            if key in starts:
+                name = starts[key]
+                own = {each: copy[lead + (name if each == DATASET else each)] for each in order}
                 own = {each: one.clone() if each != DATASET and name != names[0] else one for each, one in own.items()}
                 parted |= {f"{PLACE}{name}.latlons_{each}": one for each, one in own.items()}
-            elif not key.startswith(lead):
+            if not key.startswith(lead):
                 parted[key] = value
         copy.clear()
         copy.update(parted)
@@ -165,8 +189,8 @@ def part_parameters(ckpt: CkptType) -> list[op.Operation]:
             "anemoi-models before 0.13.0 has trainable parameters of hidden nodes for each dataset, and in this model "
             f"{', '.join(names)} share them: it cannot go back further than 0.13.0"
         )
-    found = [(shared(name), own(name, DATASET)) for name in names]
-    found += [(shared(level), own(names[0], level)) for level in hidden]
+    found = [(shared(name), own(name, DATASET)) for name in names] if names != [DATASET] else []
+    found += [(shared(level), own(names[0], level)) for level in hidden if names != [DATASET]]
     return [op.Rename(old, new) for old, new in found if old in state_dict]
 
 

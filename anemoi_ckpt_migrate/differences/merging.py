@@ -47,13 +47,13 @@ def merges(
 
 
 def _sizes(link: Link) -> tuple[int, ...]:
-    return link.sizes if link.kind == "narrow" and len(set(link.sizes)) > 1 else ()
+    return link.sizes if link.kind in ("cat", "narrow") and len(set(link.sizes)) > 1 else ()
 
 
 def _operation(texts: _Texts, kind: str, dim: int, sizes: tuple[int, ...]) -> Operation:
     sources, targets = texts
     if kind == "cat":
-        return Fuse(sources, targets[0], dim)
+        return Fuse(sources, targets[0], dim, sizes if len(sizes) == len(sources) else None)
     if kind == "stack":
         return Stack(sources, targets[0], dim)
     if kind == "select":

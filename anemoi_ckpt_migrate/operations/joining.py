@@ -202,16 +202,28 @@ class Fuse(_Joining):
         The name of what comes about; it stands where the first source stood.
     dim : int
         The dimension.
+    sizes : sequence of int, optional
+        How much of it each source has, where that is not the same. What was applied is cut again as it was; what was
+        only stamped, or saved by training, by what the script says.
     """
 
     sources: tuple[str, ...]
     target: str
     dim: int = 0
+    sizes: tuple[int, ...] | None = None
     kind = "cat"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sizes is not None:
+            set_fields(self, sizes=integers_of(self, "sizes", self.sizes))
+            if len(self.sizes or ()) != len(self.sources):
+                raise BadOperation(f"Fuse: {len(self.sources)} sources need as many sizes, not {len(self.sizes or ())}")
+
     def inverse(self) -> Operation | None:
-        """Return what cuts it into equal parts."""
-        return Split(self.target, self.sources, self.dim) if turns(self.target, *self.sources) else None
+        """Return what cuts it into parts: equal ones, unless sizes are said."""
+        there = turns(self.target, *self.sources)
+        return Split(self.target, self.sources, self.dim, self.sizes) if there else None
 
     def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
         """Return what takes the one apart again."""
@@ -251,7 +263,8 @@ class Split(_Parting):
 
     def inverse(self) -> Operation | None:
         """Return what puts them together again."""
-        return Fuse(self.targets, self.source, self.dim) if turns(self.source, *self.targets) else None
+        sizes = self.sizes if len(set(self.sizes or ())) > 1 else None
+        return Fuse(self.targets, self.source, self.dim, sizes) if turns(self.source, *self.targets) else None
 
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
         """Return where each part begins, and how much it has."""
