@@ -20,7 +20,7 @@ from measuring import Row
 
 HERE = Path(__file__).parent
 PROGRAM = str(Path(sys.executable).parent / "ckpt-migrate")
-LAYERS, TENSORS, REVISIONS = 80, 5000, 1000
+LAYERS, TENSORS, REVISIONS = 80, 5000, 100
 CODE = f"""
 from torch import nn
 
