@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from anemoi_ckpt_migrate import executor, items, manifests, models, tracing
@@ -19,6 +20,7 @@ from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
 from anemoi_ckpt_migrate.operations import configs
 from anemoi_ckpt_migrate.operations.places import find_optimizers
+from anemoi_ckpt_migrate.record import Record
 from anemoi_ckpt_migrate.tracing import Gap
 
 
@@ -110,57 +112,79 @@ class Verdict:
         return bool(self.model) and self.misfit.count > 0 and not self.unknown
 
 
-def check_base(project: Project, file: Checkpoint, tree: Any) -> None:
-    """Check that a checkpoint without a record may be at base, as far as it is known what models are there.
+@dataclass(frozen=True)
+class ModelCheck:
+    """The check that a checkpoint is what it is expected to be, as far as that is known; the manifest is read once.
 
-    Raises
-    ------
-    NotAtBase
-        It cannot be.
-    """
-    known = known_of(project.config)
-    own = own_of(file, tree, project.config.parameters) if known.models else None
-    if own is not None:
-        verdict = compared(known, project.config, project.graph, (), own, tree)
-        if verdict.refused:
-            wrong = verdict.misfit
-            raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(file.path), wrong.only_sizes)
-
-
-def checking(
-    project: Project, graph: Graph, revisions: Sequence[str], file: Checkpoint, wanted: bool
-) -> Callable[[executor.Walk], list[str]]:
-    """Return what checks that what came of a checkpoint is what is expected at revisions, as far as that is known.
-
-    Parameters
+    Attributes
     ----------
+    project : Project
+        Whose models.
+    graph : Graph
+        The revisions, as they are for the checkpoint.
+    revisions : tuple of str
+        Where it is to stand.
+    file : Checkpoint
+        The open checkpoint.
     wanted : bool
-        Whether that is checked at all.
-
-    Returns
-    -------
-    callable
-        Returns what the user should know of a walk; raises `NotAsExpected`.
+        Whether anything is checked at all.
     """
-    return lambda walk: _checked(project, graph, revisions, file, walk) if wanted else []
 
+    project: Project
+    graph: Graph
+    revisions: tuple[str, ...]
+    file: Checkpoint
+    wanted: bool
 
-def _checked(
-    project: Project, graph: Graph, revisions: Sequence[str], file: Checkpoint, walk: executor.Walk
-) -> list[str]:
-    known = known_of(project.config)
-    tree = walk.world.tree
-    own = own_of(file, tree, project.config.parameters, walk.content) if known.models else None
-    if own is None:
-        return []
-    verdict = compared(known, project.config, graph, revisions, own, tree)
-    if verdict.refused:
-        wrong, place = verdict.misfit, ", ".join(revisions) or "base"
-        raise NotAsExpected(verdict.model, place, wrong.sentences(), wrong.only_sizes)
-    if verdict.misfit.moved and find_optimizers(tree):
-        told = f"the parameters are in another order than those of the model {verdict.model}"
-        return [*verdict.notes, f"{told}, and what optimizers remember goes by the order"]
-    return verdict.notes
+    @cached_property
+    def known(self) -> Known:
+        """What is known of the models."""
+        return known_of(self.project.config)
+
+    def before(self, tree: Any, record: Record) -> None:
+        """Check that a checkpoint without a record may be at base.
+
+        Raises
+        ------
+        NotAtBase
+            It cannot be.
+        """
+        if not self.wanted or record.lineage or record.log:
+            return
+        verdict = self._verdict(self.project.graph, (), tree)
+        if verdict is not None and verdict.refused:
+            wrong = verdict.misfit
+            raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(self.file.path), wrong.only_sizes)
+
+    def result(self, walk: executor.Walk) -> list[str]:
+        """Check what came of it.
+
+        Returns
+        -------
+        list of str
+            What the user should know.
+
+        Raises
+        ------
+        NotAsExpected
+            It is not what is expected.
+        """
+        tree = walk.world.tree
+        verdict = self._verdict(self.graph, self.revisions, tree, walk.content) if self.wanted else None
+        if verdict is None:
+            return []
+        if verdict.refused:
+            wrong, place = verdict.misfit, ", ".join(self.revisions) or "base"
+            raise NotAsExpected(verdict.model, place, wrong.sentences(), wrong.only_sizes)
+        if verdict.misfit.moved and find_optimizers(tree):
+            told = f"the parameters are in another order than those of the model {verdict.model}"
+            return [*verdict.notes, f"{told}, and what optimizers remember goes by the order"]
+        return verdict.notes
+
+    def _verdict(self, graph: Graph, revisions: Sequence[str], tree: Any, content: bool = False) -> Verdict | None:
+        config = self.project.config
+        own = own_of(self.file, tree, config.parameters, content) if self.known.models else None
+        return None if own is None else compared(self.known, config, graph, revisions, own, tree)
 
 
 def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str], own: Own, tree: Any) -> Verdict:

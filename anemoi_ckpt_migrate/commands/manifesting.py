@@ -140,8 +140,10 @@ def update_manifest(
             raise
         known = Known({}, [])  # it is written anew, whole
     names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
-    drifts = [drift(found.config, found.graph, _standing(found.graph, known), name) for name in names]
-    return write_manifest(found.config, found.graph, _standing(found.graph, known), drifts)
+    known = _standing(found.graph, known)
+    return write_manifest(
+        found.config, found.graph, known, [drift(found.config, found.graph, known, name) for name in names]
+    )
 
 
 def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[Drift]) -> list[Manifest]:

@@ -8,7 +8,7 @@ from anemoi_ckpt_migrate import executor, planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
 from anemoi_ckpt_migrate.commands import proving, steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
-from anemoi_ckpt_migrate.commands.expecting import check_base, checking
+from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
@@ -93,11 +93,11 @@ def upgrade(
         revisions = [graph[step.revision] for step in plan.steps]
         actions = [steps.up(revision) for revision in revisions]
         settings = executor.Settings(found.config.parameters)
-        check = checking(found, graph, plan.end, file, check_model)
-        if check_model and plan.steps and not (record.lineage or record.log):
-            check_base(found, file, tree)
+        check = ModelCheck(found, graph, plan.end, file, check_model)
+        if plan.steps:
+            check.before(tree, record)
         if dry_run:
-            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check))
+            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check.result))
         if check_rollback and plan.steps:
             proving.prove(file, graph, record, revisions, settings)
             tree, _ = recorder.unrecorded(file)
@@ -110,7 +110,7 @@ def upgrade(
         def after(walk: executor.Walk) -> Record:
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
             lineage = steps.with_undo(applied, graph, walk, parameters)
-            walk.warnings += [*steps.notes(graph, lineage, walk), *check(walk)]
+            walk.warnings += [*steps.notes(graph, lineage, walk), *check.result(walk)]
             return replace(record.logged(entry, (*record.lineage, *lineage)), ledger=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings)
@@ -195,9 +195,9 @@ def downgrade(
         warnings = (*noted, *loader.changed_since(graph, record))
         actions = [] if earlier is not None else [steps.down(graph, entries[step.revision]) for step in plan.steps]
         settings = executor.Settings(steps.parameters_of(record, undone, found.config.parameters), discard_changes)
-        check = checking(found, graph, plan.end, file, check_model)
+        check = ModelCheck(found, graph, plan.end, file, check_model)
         if dry_run:
-            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check))
+            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check.result))
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         if earlier is not None:
@@ -206,7 +206,7 @@ def downgrade(
         actions, noted_elsewhere = keeping(file, tree, record, actions, shrunk)
 
         def after(walk: executor.Walk) -> Record:
-            walk.warnings += check(walk)
+            walk.warnings += check.result(walk)
             return replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings)

@@ -186,9 +186,8 @@ def _unsure(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> tuple[str, ...]:
     undecided = [*behind, *(rev for rev in before if rev not in known)]
     told = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
     way = "look whether it has what these do besides, and say with `stamp REV` if it stands elsewhere"
-    return (f"what the model {fit.model} is on the other side of the functions of {told} is not known: {way}",) * bool(
-        told
-    )
+    sentence = f"what the model {fit.model} is on the other side of the functions of {told} is not known: {way}"
+    return (sentence,) if told else ()
 
 
 def _has_functions(revision: Revision) -> bool:

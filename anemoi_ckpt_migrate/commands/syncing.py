@@ -7,7 +7,7 @@ from dataclasses import replace
 from anemoi_ckpt_migrate import executor, planner
 from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
-from anemoi_ckpt_migrate.commands.expecting import check_base, checking
+from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
@@ -77,11 +77,11 @@ def sync(
         actions = [*(steps.down(graph, entry) for entry in undone), *map(steps.up, revisions)]
         gone = [entry.revision for entry in undone]
         settings = executor.Settings(steps.parameters_of(record, gone, parameters), discard_changes)
-        check = checking(found, graph, plan.end, file, check_model)
-        if check_model and plan.steps and not (record.lineage or record.log):
-            check_base(found, file, tree)
+        check = ModelCheck(found, graph, plan.end, file, check_model)
+        if plan.steps:
+            check.before(tree, record)
         if dry_run:
-            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check))
+            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check.result))
         if dry_run or not plan.steps:
             return unchanged(file, plan, options, warnings)
         applied = steps.applied(revisions)
@@ -90,7 +90,7 @@ def sync(
 
         def after(walk: executor.Walk) -> Record:
             lineage = steps.with_undo(applied, graph, walk, parameters)
-            walk.warnings += [*steps.notes(graph, lineage, walk), *check(walk)]
+            walk.warnings += [*steps.notes(graph, lineage, walk), *check.result(walk)]
             entry = log_entry("sync", "", plan)
             return replace(record.logged(entry, (*between.lineage, *lineage)), ledger=noted_elsewhere)
 
