@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Folder
 
 FIRST = {"embed": "nn.Linear(3, 4)", "norm": "nn.LayerNorm(4)", "head": "nn.Linear(4, 2)"}
@@ -53,3 +55,12 @@ class Models(Folder):
             f'metadata = MigrationMetadata(versions={{"migration": "1.0.0"}})\noperations = [\n{lines}]\n'
         )
         (self.path / "versions" / f"{revision}_change.py").write_text(text)
+
+
+def begun(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
+    """Begin a project in a folder, which is the current one from then on, with a model called net."""
+    monkeypatch.chdir(path)
+    (path / "versions").mkdir()
+    found = Models(path, capsys)
+    found.configure(net="net:build")
+    return found

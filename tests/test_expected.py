@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from tests.conftest import backups, digest, leftovers  # noqa: E402
-from tests.modelling import FIRST, Models  # noqa: E402
+from tests.modelling import FIRST, Models, begun  # noqa: E402
 
 WRONG = "ckpt['state_dict']['layer_norm.weight'] = ckpt['state_dict'].pop('norm.weight')"
 BACK = "ckpt['state_dict']['norm.weight'] = ckpt['state_dict'].pop('layer_norm.weight')"
@@ -28,10 +28,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             |     '- head is top
             '- norm is layer_norm
     """
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "versions").mkdir()
-    found = Models(tmp_path, capsys)
-    found.configure(net="net:build")
+    found = begun(tmp_path, monkeypatch, capsys)
     found.code(FIRST)
     found.ok("manifest", "--update")
     found.save("old.ckpt")
@@ -214,10 +211,7 @@ def test_another_order_is_said_where_there_is_an_optimizer(models: Models) -> No
 @pytest.fixture
 def sized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
     """A project whose model is as wide as hyper-parameters say."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "versions").mkdir()
-    found = Models(tmp_path, capsys)
-    found.configure(net="net:build")
+    found = begun(tmp_path, monkeypatch, capsys)
     _sized(found, "norm")
     found.ok("manifest", "--update")
     return found

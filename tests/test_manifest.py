@@ -16,7 +16,7 @@ import anemoi_ckpt_migrate as cm  # noqa: E402
 from anemoi_ckpt_migrate import manifests  # noqa: E402
 from anemoi_ckpt_migrate.errors import CannotWrite  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
-from tests.modelling import FIRST, Models  # noqa: E402
+from tests.modelling import FIRST, Models, begun  # noqa: E402
 
 RENAMED = {"embed": FIRST["embed"], "layer_norm": FIRST["norm"], "head": FIRST["head"]}
 MANIFEST = """\
@@ -42,10 +42,7 @@ MANIFEST = """\
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
     """A project with the first model, written down at base."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "versions").mkdir()
-    found = Models(tmp_path, capsys)
-    found.configure(net="net:build")
+    found = begun(tmp_path, monkeypatch, capsys)
     found.code(FIRST)
     found.ok("manifest", "--update")
     return found
