@@ -24,7 +24,7 @@ CALLS = (
 )
 EXPECTED = {
     "atomic": {"flock", "pwrite64", "copy_file_range", "fsync", "link", "unlink"},
-    "in place": {"flock", "pwrite64", "fsync", "rename", "unlink"},
+    "in place": {"flock", "pwrite64", "fsync", "link", "unlink"},
 }
 
 

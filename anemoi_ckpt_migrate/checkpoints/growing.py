@@ -17,7 +17,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.checkpoints.archive import checksum
 from anemoi_ckpt_migrate.checkpoints.copying import write_at
-from anemoi_ckpt_migrate.checkpoints.locking import beside, locked, name_beside
+from anemoi_ckpt_migrate.checkpoints.locking import beside, create, locked, name_anew, name_beside
 from anemoi_ckpt_migrate.checkpoints.publish import changed_meanwhile, check_writable, sync_folder, why_unwritable
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal, HalfWritten, HasOtherNames
 
@@ -138,8 +138,8 @@ def growing(target: Path, before: os.stat_result, old: Mark) -> Iterator[int]:
         It could not be put back; `recover` does that.
     """
     with _opened(target, before) as descriptor:
+        _write(target, old)
         try:
-            _write(target, old)
             yield descriptor
             os.fsync(descriptor)
             os.unlink(journal_of(target))
@@ -169,8 +169,8 @@ def cut(target: Path, before: os.stat_result, earlier: Mark) -> None:
         The system did not confirm the cut; `recover` sees to it.
     """
     with _opened(target, before) as descriptor:
+        _write(target, earlier)  # a long stretch may be given back in steps, and the power go between two of them
         try:
-            _write(target, earlier)  # a long stretch may be given back in steps, and the power go between two of them
             os.ftruncate(descriptor, earlier.length)
         except BaseException:
             with contextlib.suppress(OSError):  # if it stays, the next run does what was asked for here
@@ -256,26 +256,31 @@ def _sync_folder(target: Path) -> None:
 
 
 def _write(target: Path, old: Mark) -> None:
-    """Write the journal beside the file, whole under its name or not at all."""
-    written = beside(target)
-    descriptor = os.open(written, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    """Write the journal beside the file, whole under its name or not at all; whatever has its name stays."""
+    journal, written = journal_of(target), beside(target)
+    descriptor = create(written, 0o644)
     try:
         write_at(descriptor, old.to_json(), 0)
         os.fsync(descriptor)
-        os.replace(written, journal_of(target))
-    except OSError:
+        name_anew(written, journal)
+    except FileExistsError:
+        raise ForeignJournal(os.fspath(journal)) from None
+    finally:
         with contextlib.suppress(OSError):  # what stays is removed by the next run
             os.unlink(written)
-        raise
-    finally:
         os.close(descriptor)
-    sync_folder(target.parent)
+    try:
+        sync_folder(target.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):  # if it stays, it says that the file is whole as it is
+            os.unlink(journal)
+        raise
 
 
 def _read(journal: Path) -> Mark | None:
     """Return what a journal says; None if it is missing, or anything else than a small file."""
     try:
-        descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -6,17 +6,25 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import stat
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import Busy
+from anemoi_ckpt_migrate.errors import Busy, InTheWay
 
 _TEMPORARY = ".tmp"
+_TOKEN = re.compile(r"[0-9a-f]{8}")
 # Names may have 255 bytes, and those of files beside are longer.
 _LONGEST = 240
 # The file system has no such locks.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""The file system has no hard links, or not here."""
+# A lock says who holds it, or nothing, or (after a power cut) a part of that, or zeros.
+_HOLDER, _LONGEST_HOLDER = b"process ", 400
 
 
 def beside(target: Path) -> Path:
@@ -31,6 +39,29 @@ def name_beside(target: Path, suffix: str) -> Path:
     return target.with_name(f"{stem}{suffix}")
 
 
+def create(path: Path, mode: int) -> int:
+    """Make a file that is not there yet, and return its descriptor; never one behind a symbolic link."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def name_anew(path: Path, name: Path) -> None:
+    """Give a file a second name, which nothing may have yet; where there are no hard links, another name.
+
+    Raises
+    ------
+    FileExistsError
+        Something has that name.
+    """
+    try:
+        os.link(path, name)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(name)) from None
+        os.replace(path, name)
+
+
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock of a checkpoint; and remove what a writer left that died while it held it.
@@ -42,62 +73,104 @@ def locked(target: Path) -> Iterator[None]:
     ------
     Busy
         Somebody else holds it.
+    InTheWay
+        Something else has the name of the lock: a link, a folder, a file that holds anything.
     OSError
         The folder does not take the file.
     """
-    descriptor, files = _acquire(target.with_name(f"{_hidden(target)}.lock"))
-    try:
-        for left in target.parent.glob(f"{_literally(_hidden(target))}.????????{_TEMPORARY}"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+    with contextlib.ExitStack() as held:
+        _acquire(target.with_name(f"{_hidden(target)}.lock"), held)
+        _remove_left(target)
         yield
-    finally:
-        for path in files:
-            with contextlib.suppress(OSError):  # a file without its lock is none
-                os.unlink(path)
-        os.close(descriptor)
 
 
-def _acquire(path: Path) -> tuple[int, list[Path]]:
-    """Return the descriptor that holds the lock, and the files that go with it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+@dataclass(frozen=True)
+class _File:
+    """A file of ours, open, beside a checkpoint."""
+
+    path: Path
+    descriptor: int
+
+    def is_named(self) -> bool:
+        """Tell whether the name still means this file."""
         try:
-            held = _lock(path, descriptor)
-            if _is_still(path, descriptor):
+            return os.path.samestat(os.lstat(self.path), os.fstat(self.descriptor))
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Take the name away, unless it means another file by now."""
+        with contextlib.suppress(OSError):  # a file without its lock is none
+            if self.is_named():
+                os.unlink(self.path)
+
+
+def _acquire(path: Path, held: contextlib.ExitStack) -> None:
+    """Take the lock; `held` is to give it back."""
+    while True:
+        with contextlib.ExitStack() as trying:
+            lock = _File(path, _opened(path))
+            trying.callback(os.close, lock.descriptor)
+            _lock(lock, trying)
+            if lock.is_named():  # else its holder removed it between our opening and our locking it
                 with contextlib.suppress(OSError):  # a lock that does not say whose it is locks too
-                    os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-                return descriptor, held
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # its holder removed it between our opening and our locking it
+                    os.pwrite(lock.descriptor, _HOLDER + f"{os.getpid()} on {os.uname().nodename}".encode(), 0)
+                held.push(trying.pop_all())
+                return
 
 
-def _lock(path: Path, descriptor: int) -> list[Path]:
+def _opened(path: Path) -> int:
+    """Open the file of a lock, or make it; what else has its name stays untouched."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise InTheWay(os.fspath(path), "lock") from error
+        raise
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not is_file or not _is_holder(os.pread(descriptor, _LONGEST_HOLDER, 0)):
+            raise InTheWay(os.fspath(path), "lock")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_holder(content: bytes) -> bool:
+    said = content.rstrip(b"\0")
+    begins = said.startswith(_HOLDER) or _HOLDER.startswith(said)
+    return begins and b"\n" not in said and len(content) < _LONGEST_HOLDER
+
+
+def _lock(lock: _File, held: contextlib.ExitStack) -> None:
     """Lock the file; where the file system has no such locks, make another one that only one can make."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
-        raise Busy(os.fspath(path), holder) from None
+        holder = os.pread(lock.descriptor, _LONGEST_HOLDER, 0).rstrip(b"\0").decode(errors="replace")
+        raise Busy(os.fspath(lock.path), holder) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        held = path.with_name(f"{path.name}.held")
+        path = lock.path.with_name(f"{lock.path.name}.held")
         try:
-            os.close(os.open(held, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            made = _File(path, create(path, 0o644))
         except FileExistsError:
-            raise Busy(os.fspath(held), stale=True) from None
-        return [path, held]
-    return [path]
+            raise Busy(os.fspath(path), stale=True) from None
+        held.callback(os.close, made.descriptor)
+        held.callback(made.remove)
+    held.callback(lock.remove)
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def _remove_left(target: Path) -> None:
+    """Remove half-written files of ours: regular files, named as `beside` names them."""
+    start = f"{_hidden(target)}."
+    for left in target.parent.glob(f"{_literally(start)}*{_TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            token = left.name.removeprefix(start).removesuffix(_TEMPORARY)
+            if _TOKEN.fullmatch(token) and stat.S_ISREG(left.lstat().st_mode):
+                left.unlink()
 
 
 def _hidden(target: Path) -> str:

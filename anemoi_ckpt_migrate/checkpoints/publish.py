@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.checkpoints.copying import copy_range
-from anemoi_ckpt_migrate.checkpoints.locking import beside, locked
+from anemoi_ckpt_migrate.checkpoints.locking import NO_LINKS, beside, create, locked, name_anew
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
 
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 
 
@@ -104,7 +103,7 @@ class Replacement:
         self._check_unchanged()
         if before is not None:
             check_writable(target)
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.descriptor = create(path, 0o600)
 
     def discard(self) -> None:
         """Remove the new file, unless it was published."""
@@ -140,7 +139,7 @@ class Replacement:
         kept = keep_backup(self._target) if backup else None
         try:
             os.replace(self._beside, self._target)
-        except OSError:
+        except BaseException:  # Ctrl-C too: a backup of a file that stays would only be another name of it
             if kept is not None:
                 os.unlink(kept)
             raise
@@ -161,18 +160,14 @@ class Replacement:
 
     def _publish_new(self) -> None:
         try:
-            os.link(self._beside, self._target)  # unlike a rename, fails if something stands there
+            name_anew(self._beside, self._target)
         except FileExistsError:
             raise CannotWrite(f"{self._target} exists already; remove it or write elsewhere") from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            os.replace(self._beside, self._target)
         self._sync_folder()
 
 
 def keep_backup(path: Path) -> Path:
-    """Give the file at `path` a second name that no file has yet: ``NAME.bak``, ``NAME.bak1`` and so on.
+    """Give the file at `path` a second name that nothing has yet: ``NAME.bak``, ``NAME.bak1`` and so on.
 
     A hard link where the file system has them, so that no bytes are copied; else a copy.
     """
@@ -180,15 +175,21 @@ def keep_backup(path: Path) -> Path:
     while True:
         kept = path.with_name(f"{path.name}.bak{number or ''}")
         try:
-            os.link(path, kept)
+            _second(path, kept)
         except FileExistsError:
             number += 1
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            return _copied(path, kept)
         else:
             return kept
+
+
+def _second(path: Path, kept: Path) -> None:
+    """Link a file to a name that nothing has, or copy it there."""
+    try:
+        os.link(path, kept)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _copy(path, kept)
 
 
 def keep_modes(source: int, target: int) -> None:
@@ -243,27 +244,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _copied(path: Path, kept: Path) -> Path:
-    number = 0
-    while kept.exists():
-        number += 1
-        kept = path.with_name(f"{path.name}.bak{number}")
+def _copy(path: Path, kept: Path) -> None:
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    target = -1
     try:
-        target = os.open(kept, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        copy_range(source, target, 0, os.fstat(source).st_size, 0)
-        keep_modes(source, target)
-        os.fsync(target)
-    except OSError:
-        if target >= 0:
+        target = create(kept, 0o600)
+        try:
+            copy_range(source, target, 0, os.fstat(source).st_size, 0)
+            keep_modes(source, target)
+            os.fsync(target)
+        except BaseException:
             os.unlink(kept)
-        raise
+            raise
+        finally:
+            os.close(target)
     finally:
         os.close(source)
-        if target >= 0:
-            os.close(target)
-    return kept
 
 
 def _why_unreadable(error: OSError) -> str:

@@ -69,8 +69,19 @@ class ForeignJournal(MigrateError):
     def __init__(self, journal: str) -> None:
         self.journal = journal
         super().__init__(
-            f"the journal {shown_path(journal)} tells of an interrupted run, but not on this file as it is now; "
-            "if the file was replaced since, remove the journal"
+            f"{shown_path(journal)} is not the journal of an interrupted run on this file as it is now; "
+            "if the file was replaced since, or this is something else, remove it or move it away"
+        )
+
+
+class InTheWay(MigrateError):
+    """Something that is not ours has the name of a file that has to be made beside a checkpoint."""
+
+    def __init__(self, path: str, role: str) -> None:
+        self.path, self.role = path, role
+        super().__init__(
+            f"{shown_path(path)} has the name of this checkpoint's {role}, but ckpt-migrate did not make it; "
+            "nothing was changed: remove it or move it away"
         )
 
 
