@@ -109,7 +109,10 @@ def find_config(given: Path | None = None) -> Config:
         if found is None:
             raise NoConfiguration(f"{given} holds no configuration of ckpt-migrate; `ckpt-migrate init` makes one")
         return found
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise NoConfiguration("the current folder was removed; go to another one, or name one with --config") from None
     for folder in (here, *here.parents):
         found = in_folder(folder)
         if found is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.drawing import as_text
 from anemoi_ckpt_migrate.errors import shown_path
-from anemoi_ckpt_migrate.output import print_json, say, warn
+from anemoi_ckpt_migrate.output import print_json, put, say, warn
 from anemoi_ckpt_migrate.plain import plain
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def print_history(history: History, as_json: bool, graph: bool = False, verbose:
         return
     if graph:
         for line in as_text(history.entries, lambda entry: plain(_described(entry))):
-            print(line)
+            put(line)
     else:
         width = max((len(entry.revision) for entry in history.entries), default=0)
         for entry in history.entries:
@@ -147,7 +147,7 @@ def print_shown(shown: Shown, as_json: bool) -> None:
     say(f"rollback  {_rollback(shown)}")
     say(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
     source = "the checkpoint carries no source of it" if shown.source is None else shown.source.rstrip()
-    print(f"\n{plain(source, keep=chr(10) + chr(9))}")
+    put(f"\n{plain(source, keep=chr(10) + chr(9))}")
 
 
 def _head_line(head: Head) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError, shown_path
+from anemoi_ckpt_migrate.errors import CannotPrint, CannotWrite, MigrateError, shown_path
 from anemoi_ckpt_migrate.plain import plain, sized
 
 if TYPE_CHECKING:
@@ -24,10 +25,29 @@ if TYPE_CHECKING:
 _LONGEST = 900  # a sentence: names come from checkpoints, and those from anywhere
 
 
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Have what the output refuses (a full disk behind it, for example) said as such; a reader that left is no error.
+
+    Raises
+    ------
+    CannotPrint
+        The output was refused.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence()
+        raise CannotPrint(error.strerror or str(error)) from error
+
+
 def flush() -> None:
     """Bring everything out that was printed."""
     if sys.stdout is not None:
-        sys.stdout.flush()
+        with printing():
+            sys.stdout.flush()
 
 
 def silence() -> None:
@@ -107,7 +127,7 @@ def print_release(release: Release, as_json: bool) -> None:
 def print_file(content: str, path: Path | None) -> None:
     """Print the content of a file, or write it."""
     if path is None:
-        print(content, end="" if content.endswith("\n") else "\n")
+        put(content, end="" if content.endswith("\n") else "\n")
         return
     try:
         path.write_text(content, encoding="utf-8")
@@ -184,7 +204,8 @@ def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
     else:
         from anemoi_ckpt_migrate.pictures import picture
 
-        picture(found, depth)
+        with printing():
+            picture(found, depth)
     if found.damaged:
         names = ", ".join(damage.record for damage in found.damaged)
         flush()
@@ -203,9 +224,15 @@ def warn(warnings: Iterable[str]) -> None:
 
 def say(text: str) -> None:
     """Print a line."""
-    print(plain(text))
+    put(plain(text))
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Print text as it is."""
+    with printing():
+        print(text, end=end)
 
 
 def print_json(data: Any) -> None:
     """Print a line of JSON."""
-    print(json.dumps(data))
+    put(json.dumps(data))

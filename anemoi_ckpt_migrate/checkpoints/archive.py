@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from anemoi_ckpt_migrate.checkpoints.kinds import kind_of_archive, kind_of_file
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 
 ALIGNMENT = 64
@@ -35,7 +36,6 @@ _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
 _USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
 _CHUNK = 1 << 20
 _SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
-_TAR_MAGIC = 257  # where POSIX tar says what it is
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class Archive:
     dead: int
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     small: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """Where the first record starts, in bytes."""
+        return min((record.offset for record in self.records.values()), default=0)
 
     @property
     def is_zip(self) -> bool:
@@ -154,13 +159,13 @@ def read_archive(stream: BinaryIO) -> Archive:
         with zipfile.ZipFile(stream) as opened:
             directory, infos = opened.start_dir, opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
-        raise NotACheckpoint(_what_is_it(stream)) from error
+        raise NotACheckpoint(kind_of_file(stream, stream.seek(0, io.SEEK_END))) from error
     infos.sort(key=lambda info: info.header_offset)
     ends = [info.header_offset for info in infos[1:]] + [directory]
     pickles = [info.filename for info in infos if info.filename.endswith("/data.pkl")]
     roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
     if not roots:
-        raise NotACheckpoint("it is a zip archive without data.pkl, which no torch.save wrote")
+        raise NotACheckpoint(kind_of_archive({info.filename for info in infos}))
     names = {info.filename.removeprefix(f"{roots[0]}/") for info in infos}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise NotACheckpoint(
@@ -182,6 +187,12 @@ def read_archive(stream: BinaryIO) -> Archive:
     if "version" not in records:
         raise NotACheckpoint("the archive lacks its version record")
     return Archive(roots[0], records, directory, _dead(stream, records.values(), directory))
+
+
+def begins(stream: BinaryIO) -> bool:
+    """Tell whether a file begins with a record: only then does torch take it for a zip archive."""
+    stream.seek(0)
+    return stream.read(4) == b"PK\3\4"
 
 
 def payload_offset(stream: BinaryIO, record: Record) -> int:
@@ -336,20 +347,3 @@ def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:
         raise NotACheckpoint("bytes are missing before its first record (was its beginning cut off?)")
     if info.header_offset + info.file_size > end:
         raise NotACheckpoint(f"record {info.filename} overlaps what follows it")
-
-
-def _what_is_it(stream: BinaryIO) -> str:
-    """Say what a file that is no readable archive looks like."""
-    stream.seek(0)
-    start = stream.read(16)
-    if not start:
-        return "it is empty"
-    if start.startswith(b"PK\3\4"):
-        return "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"
-    stream.seek(_TAR_MAGIC)
-    if stream.read(5) == b"ustar":
-        return (
-            "it is a tar file, as torch wrote them in its first year; load it with torch.load (which runs what the "
-            "file says: only if you trust it) and save it again with torch.save"
-        )
-    return "it is not a checkpoint that torch.save wrote"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from anemoi_ckpt_migrate.checkpoints import kinds
 from anemoi_ckpt_migrate.checkpoints.copying import copy_range
 from anemoi_ckpt_migrate.checkpoints.locking import NO_LINKS, beside, create, locked, name_anew
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
@@ -45,13 +46,13 @@ def opened(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise CannotRead(_why_unreadable(error)) from error
+        raise CannotRead(_why_unreadable(error, path)) from error
     except ValueError as error:
         raise CannotRead(f"it is no file name ({error})") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-            raise CannotRead("it is a directory, give the checkpoint file" if is_folder else "it is not a regular file")
+            raise CannotRead(kinds.kind_of_folder(path) if is_folder else "it is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -261,9 +262,9 @@ def _copy(path: Path, kept: Path) -> None:
         os.close(source)
 
 
-def _why_unreadable(error: OSError) -> str:
+def _why_unreadable(error: OSError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return kinds.URL if kinds.is_url(os.fspath(path)) else "there is no such file"
     if isinstance(error, PermissionError):
         return "it is not readable for you (permission denied)"
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"

@@ -23,8 +23,9 @@ from anemoi_ckpt_migrate.checkpoints.making import Source, places_in
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, replacement
 from anemoi_ckpt_migrate.checkpoints.recipes import Maker, plain_of
+from anemoi_ckpt_migrate.checkpoints.sets import check_whole, distributed
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, is_stored
-from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace
+from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace, SeveralArchives
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
@@ -55,6 +56,7 @@ class Checkpoint:
                 self._archive, self._data = legacy.read_legacy(stream, length)
             else:
                 self._archive = zipped.read_archive(stream)
+                self._check_start(stream)
                 self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
@@ -308,6 +310,7 @@ class Checkpoint:
         """
         contents, old = self._contents(pickled, attachments), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
+        check_whole(self.path)
         with growing(self._target, self._before, old) as descriptor:
             append(contents, self._descriptor, descriptor, self.length)
         return Written(self.path, None)
@@ -339,6 +342,7 @@ class Checkpoint:
 
     def cut(self, earlier: Checkpoint) -> Written:
         """Cut the file back, in place, to what it was: an object that `earlier` returned."""
+        check_whole(self.path)
         cut(self._target, self._before, earlier._mark())
         return Written(self.path, None)
 
@@ -354,6 +358,23 @@ class Checkpoint:
             copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
             return self._published(new, output, backup)
 
+    def _check_start(self, stream: io.BufferedReader) -> None:
+        """Refuse a file in which anything stands before the archive; torch would read that first.
+
+        A file that was written in place has its first record later on. But then one begins where the file ended before.
+        """
+        start, records = self._archive.start, self._archive.records
+        if not zipped.begins(stream):
+            raise NotACheckpoint(
+                f"{start:,} bytes stand before its first record, and torch.load would read, and run, those as a pickle"
+            )
+        if not start:
+            return
+        previous = zipped.read_record(stream, records[_PREVIOUS]) if _PREVIOUS in records else b""
+        mark = Mark.from_json(previous)
+        if mark is None or all(record.offset != mark.length for record in records.values()):
+            raise SeveralArchives(distributed(os.fspath(self.path.parent)).way)
+
     def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
         kept = new.publish(backup)
         if kept is not None and not self.path.is_symlink():
@@ -364,6 +385,7 @@ class Checkpoint:
         return mark(self._descriptor, self.length, self._archive.directory)
 
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
+        check_whole(self.path)
         if output is None:
             return replacement(self._target, self._descriptor, self._before)
         return replacement(Path(os.path.realpath(output)), self._descriptor, None)

@@ -13,7 +13,7 @@ from typing import NoReturn
 from anemoi_ckpt_migrate import output
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.cli import authoring, moving, reading
-from anemoi_ckpt_migrate.cli.common import chain_of
+from anemoi_ckpt_migrate.cli.common import chain_of, told
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError
 
 _TARGETS = """\
@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.chain is not None:
             args.config = chain_of(args)
-        code: int = args.run(args)
+        with told():
+            code: int = args.run(args)
         output.flush()
         return code
     except MigrateError as error:
@@ -80,19 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("interrupted; nothing more was changed\n")
-        return 128 + (signal.SIGTERM if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
+        return 128 + (interrupt.number if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output has seen enough
         output.silence()
-        return ERROR
-    except OSError as error:  # a full disk behind it, for example
-        output.silence()
-        sys.stderr.write(f"ckpt-migrate: error: the output cannot be written ({error.strerror}); the rest is done\n")
         return ERROR
 
 
 def entry() -> int:
-    """Run the command line as a process of its own: a polite kill cleans up as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """Run the command line as a process of its own: a polite kill, or the end of its terminal, cleans up as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored, and that stays
+            signal.signal(number, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
@@ -100,8 +99,18 @@ def entry() -> int:
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """Somebody asked the process to end."""
+    """Somebody asked the process to end.
+
+    Attributes
+    ----------
+    number : int
+        With which signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise _TerminatedError
+    raise _TerminatedError(number)

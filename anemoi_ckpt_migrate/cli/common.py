@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from anemoi_ckpt_migrate import output
-from anemoi_ckpt_migrate.errors import ERROR, MigrateError, UsageError
+from anemoi_ckpt_migrate.errors import (
+    ERROR,
+    PENDING,
+    REFUSED,
+    USAGE,
+    CannotPrint,
+    MigrateError,
+    OutOfMemory,
+    SystemRefused,
+    UsageError,
+)
+
+_WORST_FIRST = (ERROR, USAGE, REFUSED, PENDING, 0)
+# How the dynamic linker says that there is no memory for a library.
+_NO_MEMORY = ("cannot allocate", "failed to map segment")
 
 
 def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = False) -> argparse.ArgumentParser:
@@ -40,19 +57,48 @@ def chain_of(args: argparse.Namespace) -> Any:
     return open_chain(args.chain)
 
 
-def for_each(args: argparse.Namespace, do: Callable[[str], None]) -> int:
-    """Do one thing to each checkpoint; one that fails does not stop the others."""
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code of several that counts: an error more than a refusal, that more than what is pending."""
+    return min(codes, key=_WORST_FIRST.index, default=0)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Have what the system denies (memory, a file) said in one sentence.
+
+    Raises
+    ------
+    MigrateError
+        It denied something.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory from error
+    except BrokenPipeError:  # the reader of our output has seen enough
+        raise
+    except (ImportError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM or any(said in str(error).lower() for said in _NO_MEMORY):
+            raise OutOfMemory(str(error)) from error
+        if isinstance(error, ImportError):
+            raise
+        raise SystemRefused(error.strerror or str(error), os.fsdecode(error.filename or "")) from error
+
+
+def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
+    """Do one thing to each checkpoint; one that fails does not stop the others. Return the worst exit code."""
     if getattr(args, "output", None) is not None and len(args.checkpoints) > 1:
         raise UsageError("--output takes one checkpoint at a time")
     codes = []
     for checkpoint in args.checkpoints:
         try:
-            do(checkpoint)
+            with told():
+                codes.append(do(checkpoint) or 0)
+        except CannotPrint:  # nor what the others are
+            raise
         except MigrateError as error:
             output.complain(error, args.json, checkpoint)
             codes.append(error.exit_code)
             if isinstance(error, UsageError):  # the others would be told the same
                 break
-        else:
-            codes.append(0)
-    return codes[0] if len(set(codes)) == 1 else ERROR
+    return worst(codes)

@@ -90,16 +90,15 @@ def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import reading
     from anemoi_ckpt_migrate.commands.project import opened
 
-    behind = []
     # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
     project = opened(args.config) if args.check_heads else args.config
 
-    def current(checkpoint: str) -> None:
+    def current(checkpoint: str) -> int:
         found = reading.current(checkpoint, project=project)
         listing.print_current(found, args.json, args.verbose)
-        behind.append(found.at_head is False)
+        return PENDING if args.check_heads and found.at_head is False else 0
 
-    return for_each(args, current) or (PENDING if args.check_heads and any(behind) else 0)
+    return for_each(args, current)
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -173,15 +172,13 @@ def _show(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import inspecting
 
-    codes = []
-
-    def inspect(checkpoint: str) -> None:
+    def inspect(checkpoint: str) -> int:
         with pictures.progress(checkpoint, args.json or not args.verify) as progress:
             found = inspecting.inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
         output.print_inspection(found, args.json, args.depth)
-        codes.append(ERROR if found.damaged else 0)
+        return ERROR if found.damaged else 0
 
-    return for_each(args, inspect) or max(codes, default=0)
+    return for_each(args, inspect)
 
 
 def _level(text: str) -> int:

@@ -19,10 +19,14 @@ def checked_output(output: StrPath | None) -> Path | None:
     Raises
     ------
     CannotWrite
-        Something stands there, or there is no such folder.
+        Something stands there, there is no such folder, or it is a URL.
     """
     if output is None:
         return None
+    from anemoi_ckpt_migrate.checkpoints.kinds import is_url  # only commands that write need it
+
+    if is_url(os.fspath(output)):
+        raise CannotWrite(f"{output} is a URL; write to a file of this machine, and upload that")
     path = os.path.abspath(output)
     if os.path.lexists(path):
         raise CannotWrite(f"{output} exists already; remove it or write elsewhere")

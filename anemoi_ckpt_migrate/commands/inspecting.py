@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate import ledger, recorder
-from anemoi_ckpt_migrate.checkpoints import Facts, open_checkpoint, survey
+from anemoi_ckpt_migrate.checkpoints import Facts, membership, open_checkpoint, survey
 from anemoi_ckpt_migrate.checkpoints.names import standing
 from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
@@ -148,6 +148,7 @@ def inspect(
     with naming(checkpoint), open_checkpoint(checkpoint) as file:
         tree = file.load()
         record, warnings = _record(tree, file.attachment(recorder.ATTACHMENT))
+        part = membership(checkpoint)
         root = survey.survey(tree)
         tensors = tuple(survey.tensors(root))
         names = (
@@ -163,7 +164,7 @@ def inspect(
             record,
             tuple(names),
             _damage(file.damaged(progress), tensors) if verify else None,
-            warnings,
+            warnings if part is None else (*warnings, str(part)),
             _noted(tree),
             ledger.found_history(tree),
         )

@@ -10,7 +10,6 @@ from typing import Any
 from anemoi_ckpt_migrate import checkpoints
 from anemoi_ckpt_migrate.checkpoints import open_checkpoint
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output, naming
-from anemoi_ckpt_migrate.errors import CannotRead
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ def recover(checkpoint: StrPath) -> Recovered:
         The run is still at work; the journal belongs to another file; the system does not let us.
     """
     with naming(checkpoint):
-        if not os.path.isfile(checkpoint):
-            raise CannotRead("there is no such file")
+        with checkpoints.opened(Path(checkpoint)):
+            checkpoints.check_whole(checkpoint)
         return Recovered(os.fspath(checkpoint), checkpoints.recover(Path(checkpoint)))
 
 
@@ -111,6 +110,7 @@ def compact(
     """
     path = checked_output(output)
     with naming(checkpoint):
+        checkpoints.check_whole(checkpoint)
         if output is None:
             checkpoints.recover(Path(checkpoint))
         with open_checkpoint(checkpoint) as file:

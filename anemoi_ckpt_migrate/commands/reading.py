@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate import planner, resolving, targets
+from anemoi_ckpt_migrate.checkpoints import membership
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, config_of, opened
 from anemoi_ckpt_migrate.commands.records import adopted_record, read_record
@@ -232,6 +233,8 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         contradictions = _contradictions(scripts, record)
         at_head = at_head and not contradictions
         warnings += (*loader.changed_since(scripts, record), *contradictions)
+    part = membership(checkpoint)
+    warnings += () if part is None else (str(part),)
     heads = tuple(_head_of(record, head, scripts) for head in at)
     recorded = found is not None and not notes
     return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings)

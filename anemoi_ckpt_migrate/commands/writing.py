@@ -13,7 +13,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import adoption, executor, manifests, recorder, resolving, rollbacks, targets
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, open_checkpoint, recover
+from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.errors import (
@@ -119,6 +119,7 @@ def reading(
 ) -> Iterator[tuple[Checkpoint, Any, Record]]:
     """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
     with naming(path):
+        check_whole(path)
         if options.output is None and not options.dry_run:
             recover(Path(path))
         with open_checkpoint(path, project.config.trusted) as file:

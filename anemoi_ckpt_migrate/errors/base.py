@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
+from typing import Any
 
 ERROR, USAGE, REFUSED, PENDING = 1, 2, 3, 4
 
 
 def shown_path(path: str) -> str:
     """Return a path as messages show it: relative where that is shorter."""
-    return path if path.startswith("<") else min(path, os.path.relpath(path), key=len)
+    if path.startswith("<"):
+        return path
+    try:
+        return min(path, os.path.relpath(path), key=len)
+    except FileNotFoundError:  # the current folder was removed
+        return path
 
 
 class MigrateError(Exception):
@@ -42,6 +49,37 @@ class MigrateError(Exception):
 
     def __str__(self) -> str:
         return f"{self.checkpoint}: {self.sentence}" if self.checkpoint else self.sentence
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled and copied by fields: a process pool hands errors on, and a constructor wants other arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+class OutOfMemory(MigrateError):
+    """The system has no more memory for this process."""
+
+    def __init__(self, why: str = "") -> None:
+        self.why = why
+        super().__init__(
+            f"there is not enough memory{f' ({why})' if why else ''}; nothing was changed: free some, or raise the limit "
+            "of this process (`ulimit -v`)"
+        )
+
+
+class SystemRefused(MigrateError):
+    """A call of the system failed where that has no meaning of its own."""
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        self.reason, self.path = reason, path
+        super().__init__(f"{f'{shown_path(path)}: ' if path else ''}the system refused ({reason})")
+
+
+class CannotPrint(MigrateError):
+    """The output does not take what is printed; the rest is done."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the output cannot be written ({reason}); the rest is done")
 
 
 class UsageError(MigrateError):

@@ -85,6 +85,25 @@ class InTheWay(MigrateError):
         )
 
 
+class MemberOfSet(Refused):
+    """A file that is a checkpoint only together with others."""
+
+    def __init__(self, kind: str, name: str, way: str) -> None:
+        self.kind, self.name, self.way = kind, name, way
+        super().__init__(f"it is part of {kind} ({shown_path(name)}) and cannot be migrated alone; {way}")
+
+
+class SeveralArchives(Refused):
+    """A file of several zip archives, of which the last one is all that can be seen."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+        super().__init__(
+            "it holds several archives, one after the other, as the files of a distributed checkpoint "
+            f"(torch.distributed.checkpoint) do; {way}"
+        )
+
+
 class ReadOnly(Refused):
     """The file is protected from being changed."""
 

@@ -1,0 +1,155 @@
+"""Formats that are not ours, told by how a file begins, by what a folder holds, or by how a path is spelled."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+_MOST_NAMES = 10_000  # of a folder that are looked at
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath makes one slash of two
+URL = "it is a URL, and only files of this machine can be read and written: download it, and give the path of the copy"
+"""What is said of a URL."""
+
+_SAVE_AGAIN = "load it and save it again with torch.save"
+_UNPACK = "unpack it first"
+_TAR_MAGIC = 257  # where POSIX tar says what it is
+_OLD_TAR = (b"sys_info", b"pickle", b"tensors", b"storages")  # what the tar files of torch's first year begin with
+
+_MAGICS: tuple[tuple[bytes, str], ...] = (
+    (b"PK\3\4", "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"),
+    (b"GGUF", "it is a GGUF file, made for inference; migrate the checkpoint that it was made from"),
+    (b"\x89HDF\r\n\x1a\n", f"it is an HDF5 file; {_SAVE_AGAIN}"),
+    (b"\x93NUMPY", f"it is an array of numpy (.npy); {_SAVE_AGAIN}"),
+    (b"\x1f\x8b", f"it is compressed with gzip; {_UNPACK} with gunzip"),
+    (b"BZh", f"it is compressed with bzip2; {_UNPACK} with bunzip2"),
+    (b"\xfd7zXZ\0", f"it is compressed with xz; {_UNPACK} with unxz"),
+    (b"\x28\xb5\x2f\xfd", f"it is compressed with zstd; {_UNPACK} with unzstd"),
+    (b"\x04\x22\x4d\x18", f"it is compressed with lz4; {_UNPACK} with unlz4"),
+    (b"7z\xbc\xaf\x27\x1c", f"it is a 7z archive; {_UNPACK}"),
+    (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`"),
+)
+
+
+def kind_of_file(stream: BinaryIO, length: int) -> str:
+    """Say what a file is that is no checkpoint of torch, and the way out where there is one.
+
+    Parameters
+    ----------
+    stream : BinaryIO
+        The file.
+    length : int
+        How long it is, in bytes.
+    """
+    stream.seek(0)
+    start = stream.read(_TAR_MAGIC + 8)
+    if not start:
+        return "it is empty"
+    for magic, sentence in _MAGICS:
+        if start.startswith(magic):
+            return sentence
+    for looks_so, sentence in _LOOKS:
+        if looks_so(start, length):
+            return sentence
+    return "it is not a checkpoint that torch.save wrote"
+
+
+def kind_of_archive(names: Collection[str]) -> str:
+    """Say what a zip archive is that torch.save did not write, given the names of its records."""
+    if names and all(name.endswith(".npy") for name in names):
+        return f"it is a file of numpy arrays (.npz); {_SAVE_AGAIN}"
+    return "it is a zip archive without data.pkl, which no torch.save wrote"
+
+
+def kind_of_folder(folder: Path) -> str:
+    """Say what a folder is, and that a file is wanted."""
+    with os.scandir(folder) as entries:
+        names = {entry.name for entry in itertools.islice(entries, _MOST_NAMES)}
+    for wanted, kind in _FOLDERS:
+        if any(wanted.fullmatch(name) for name in names):
+            return f"it is a directory, {kind}"
+    return "it is a directory, give the checkpoint file"
+
+
+def is_url(path: str) -> bool:
+    """Tell whether a path is spelled as a URL."""
+    return _URL.match(path) is not None
+
+
+def _is_safetensors(start: bytes, length: int) -> bool:
+    header = int.from_bytes(start[:8], "little")
+    return start[8:9] == b"{" and 2 <= header <= length - 8
+
+
+def _is_onnx(start: bytes, length: int) -> bool:
+    """Tell whether a protobuf begins with a small version number and a field that ONNX has next."""
+    return start[:1] == b"\x08" and 1 <= int.from_bytes(start[1:2], "little") <= 32 and start[2:3] in b"\x12\x1a\x3a\x42"
+
+
+def _is_old_tar(start: bytes, length: int) -> bool:
+    return _is_tar(start, length) and start[:100].rstrip(b"\0").split(b"/")[-1] in _OLD_TAR
+
+
+def _is_tar(start: bytes, length: int) -> bool:
+    return start[_TAR_MAGIC:].startswith(b"ustar")
+
+
+def _is_page(start: bytes, length: int) -> bool:
+    return start.lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _is_json(start: bytes, length: int) -> bool:
+    return re.match(rb'\s*\{\s*"', start) is not None
+
+
+def _is_pickle(start: bytes, length: int) -> bool:
+    return start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5"
+
+
+_LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
+    (
+        _is_safetensors,
+        "it is a safetensors file; save what safetensors.torch.load_file makes of it with torch.save, and migrate that",
+    ),
+    (
+        _is_old_tar,
+        "it is a tar file, as torch wrote them in its first year; load it with torch.load (which runs what the "
+        "file says: only if you trust it) and save it again with torch.save",
+    ),
+    (_is_tar, f"it is a tar archive; {_UNPACK} with tar -xf"),
+    (_is_page, "it is an HTML page, perhaps the answer of a server that refused the download; download the file again"),
+    (_is_json, "it is a JSON file, not a checkpoint"),
+    (
+        _is_pickle,
+        "it is a plain pickle, which torch.save did not write; load it with pickle.load (which runs what the file "
+        "says: only if you trust it) and save it again with torch.save",
+    ),
+    (_is_onnx, "it is an ONNX model, made for inference; migrate the checkpoint that it was made from"),
+)
+
+_FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
+    (
+        re.compile(r"\.metadata|.*\.distcp"),
+        "a distributed checkpoint (torch.distributed.checkpoint); make one file of it with "
+        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`, and migrate that",
+    ),
+    (
+        re.compile(r"zero_to_fp32\.py|.*_(model|optim)_states\.pt"),
+        "a checkpoint of DeepSpeed; join its files into one first (its zero_to_fp32.py does that), and migrate that",
+    ),
+    (
+        re.compile(r".*\.index\.json"),
+        "a sharded checkpoint; load all its shards, save them as one file with torch.save, and migrate that",
+    ),
+    (
+        re.compile(r"latest_checkpointed_iteration\.txt|(mp|tp)_rank_\d+.*"),
+        "a checkpoint of Megatron, whose ranks belong together; join its files into one first, and migrate that",
+    ),
+    (
+        re.compile(r"pytorch_model\.bin|(model|adapter_model)\.safetensors"),
+        "a checkpoint of Hugging Face; give the file in it that holds the weights",
+    ),
+)

@@ -1,0 +1,169 @@
+"""Files that are one checkpoint together: shards and their index, files of ranks, folders of torch.distributed.
+
+A member must not be changed alone: what names its tensors, or holds the others, would not follow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
+
+_LONGEST_INDEX = 256 << 20  # in bytes
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
+_LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
+_DEEPSPEED = re.compile(r"(?=.*(rank|layer|expert|model)_\d).*[-_](model|optim)_states\.pt")
+_RANK_FOLDER = re.compile(r"(mp|tp|pp|ep)_rank_\d+(_.*)?")
+_RANK = re.compile(r"(?P<before>.*(?:rank|shard|model_part)[-_]?)(?P<number>\d+)(?P<after>(?:[-_.].*)?)", re.IGNORECASE)
+_UNIVERSAL = re.compile(r"(fp32|exp_avg|exp_avg_sq|step)\.pt")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Which set a file is a member of.
+
+    Attributes
+    ----------
+    kind : str
+        Whose set it is, as a message names it.
+    name : str
+        The set: a folder, an index, or the pattern of its files.
+    way : str
+        How to make one file of the set.
+    """
+
+    kind: str
+    name: str
+    way: str
+
+    def __str__(self) -> str:
+        return f"it is part of {self.kind} ({shown_path(self.name)})"
+
+
+def membership(path: str | os.PathLike[str]) -> Membership | None:
+    """Tell which set a file belongs to, by its name and by what lies beside it; None if it is whole by itself.
+
+    A link counts by its own name and by that of the file that it leads to.
+    """
+    named = Path(os.path.abspath(path))
+    for place in dict.fromkeys((named, Path(os.path.realpath(named)))):
+        for look in _LOOKS:
+            found = look(place)
+            if found is not None:
+                return found
+    return None
+
+
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that is a checkpoint only together with others: it must not be changed alone.
+
+    Raises
+    ------
+    MemberOfSet
+        It is one.
+    """
+    found = membership(path)
+    if found is not None:
+        raise MemberOfSet(found.kind, found.name, found.way)
+
+
+_LOAD_ALL = "load all its files, save them as one with torch.save, and migrate that"
+
+
+def distributed(folder: str) -> Membership:
+    """Return a set of torch.distributed.checkpoint."""
+    way = f"make one file of it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE`"
+    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"{way}, and migrate that")
+
+
+def _distributed(path: Path) -> Membership | None:
+    # Lightning puts what is no tensor into meta.pt, beside the metadata.
+    beside = path.name == "meta.pt" and (path.parent / ".metadata").is_file()
+    return distributed(os.fspath(path.parent)) if path.suffix == ".distcp" or beside else None
+
+
+def _indexed(path: Path) -> Membership | None:
+    """Find the index that names the file."""
+    for index in sorted(path.parent.glob("*.index.json")):
+        if path.name in _indexed_by(index):
+            return Membership("a sharded checkpoint", os.fspath(index), _LOAD_ALL)
+    return None
+
+
+def _indexed_by(index: Path) -> set[str]:
+    try:
+        if not index.is_file() or index.stat().st_size > _LONGEST_INDEX:
+            return set()
+        listed = json.loads(index.read_bytes())["weight_map"].values()
+        return {os.path.basename(name) for name in listed if isinstance(name, str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()  # no index of shards
+
+
+def _numbered(path: Path) -> Membership | None:
+    """Recognise ``NAME-00001-of-00002.bin``; one of one is whole."""
+    found = _SHARD.fullmatch(path.name)
+    if found is None or int(found["count"]) < 2:
+        return None
+    pattern = f"{found['stem']}-*-of-{found['count']}{found['end'] or ''}"
+    return Membership("a sharded checkpoint", os.fspath(path.parent / pattern), _LOAD_ALL)
+
+
+def _llama(path: Path) -> Membership | None:
+    found = _LLAMA.fullmatch(path.name)
+    if found is None or (int(found["number"]) == 0 and not (path.parent / "consolidated.01.pth").exists()):
+        return None
+    way = "join the parts that its files have of each tensor, and migrate the result"
+    return Membership("a checkpoint of Llama in parallel parts", os.fspath(path.parent / "consolidated.*.pth"), way)
+
+
+def _deepspeed(path: Path) -> Membership | None:
+    universal = _UNIVERSAL.fullmatch(path.name) and path.parent.parent.name == "zero"
+    if not universal and not _DEEPSPEED.fullmatch(path.name):
+        return None
+    way = "join its files into one first (DeepSpeed's zero_to_fp32.py does that), and migrate that"
+    return Membership("a checkpoint of DeepSpeed", os.fspath(path.parent), way)
+
+
+def _megatron(path: Path) -> Membership | None:
+    if not _RANK_FOLDER.fullmatch(path.parent.name):
+        return None
+    way = "join the files of its ranks; if there is only one, copy it out of its folder and migrate the copy"
+    return Membership("a checkpoint of Megatron", os.fspath(path.parent.parent), way)
+
+
+def _ranks(path: Path) -> Membership | None:
+    """Recognise ``NAME_rank0.pt`` beside the same with another number."""
+    found = _RANK.fullmatch(path.name)
+    if found is None:
+        return None
+    sibling = re.compile(rf"{re.escape(found['before'])}(\d+){re.escape(found['after'])}")
+    numbers = (match[1] for match in map(sibling.fullmatch, _names(path.parent)) if match)
+    if all(number == found["number"] for number in numbers):
+        return None
+    pattern = path.with_name(f"{found['before']}*{found['after']}")
+    way = "join the files of its ranks into one, and migrate that"
+    return Membership("a checkpoint with a file for each rank", os.fspath(pattern), way)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+_LOOKS: tuple[Callable[[Path], Membership | None], ...] = (
+    _distributed,
+    _indexed,
+    _numbered,
+    _llama,
+    _deepspeed,
+    _megatron,
+    _ranks,
+)
