@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate import releases
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, instance
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a
+from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
 from anemoi_ckpt_migrate.errors import DamagedLedger
 from anemoi_ckpt_migrate.record import Applied, Kept, Ledger, Record
 
@@ -282,4 +282,4 @@ def _inside(holder: Any, key: str) -> Any:
     """Return an item of a dict, or of something of a class that is not imported; None if there is none."""
     if is_a(holder, dict):
         return holder.get(key)
-    return getattr(holder, key, None)
+    return None if is_stored(holder) else getattr(holder, key, None)  # a stand-in takes that for a wish for content

@@ -223,7 +223,9 @@ def test_a_journal_of_another_file(chain: Folder, command: tuple[str, ...]) -> N
     before = digest(checkpoint)
     ran = chain.run(*command, checkpoint)
     assert ran.code == 1
-    assert "is not the journal of an interrupted run on this file as it is now; if the file was replaced since" in ran.err
+    assert (
+        "is not the journal of an interrupted run on this file as it is now; if the file was replaced since" in ran.err
+    )
     assert digest(checkpoint) == before
     chain.ok("current", checkpoint)
     journal.write_bytes(b"{}")

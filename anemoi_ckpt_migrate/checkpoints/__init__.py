@@ -8,4 +8,14 @@ from anemoi_ckpt_migrate.checkpoints.publish import Written, opened
 from anemoi_ckpt_migrate.checkpoints.sets import check_whole, membership
 from anemoi_ckpt_migrate.checkpoints.store import Checkpoint
 
-__all__ = ["Checkpoint", "Facts", "Pickled", "Written", "check_whole", "membership", "open_checkpoint", "opened", "recover"]
+__all__ = [
+    "Checkpoint",
+    "Facts",
+    "Pickled",
+    "Written",
+    "check_whole",
+    "membership",
+    "open_checkpoint",
+    "opened",
+    "recover",
+]

@@ -86,7 +86,7 @@ def _is_safetensors(start: bytes, length: int) -> bool:
 
 def _is_onnx(start: bytes, length: int) -> bool:
     """Tell whether a protobuf begins with a small version number and a field that ONNX has next."""
-    return start[:1] == b"\x08" and 1 <= int.from_bytes(start[1:2], "little") <= 32 and start[2:3] in b"\x12\x1a\x3a\x42"
+    return re.match(rb"\x08[\x01-\x20][\x12\x1a\x3a\x42]", start) is not None
 
 
 def _is_old_tar(start: bytes, length: int) -> bool:

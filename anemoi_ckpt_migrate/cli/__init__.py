@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> int:
-    """Run the command line as a process of its own: a polite kill, or the end of its terminal, cleans up as Ctrl-C does."""
+    """Run the command line as a process of its own: SIGTERM and SIGHUP clean up as Ctrl-C does."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored, and that stays
             signal.signal(number, _terminated)

@@ -61,8 +61,8 @@ class OutOfMemory(MigrateError):
     def __init__(self, why: str = "") -> None:
         self.why = why
         super().__init__(
-            f"there is not enough memory{f' ({why})' if why else ''}; nothing was changed: free some, or raise the limit "
-            "of this process (`ulimit -v`)"
+            f"there is not enough memory{f' ({why})' if why else ''}; free some, or raise the limit of this process "
+            "(`ulimit -v`), and run the command again"
         )
 
 
