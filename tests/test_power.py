@@ -6,6 +6,7 @@ is laid out as it may look after the power is back, in several ways, and must ho
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from anemoi_ckpt_migrate.checkpoints import copying, growing
+from anemoi_ckpt_migrate.checkpoints import copying, growing, open_checkpoint
 from tests.conftest import RENAME, Folder, names
 
 Names = dict[str, int]  # what files of the folder are called: inodes
@@ -110,51 +111,143 @@ def lay_out(folder: Path, names_kept: Names, content: dict[int, bytes]) -> None:
         (folder / name).write_bytes(content[inode])
 
 
-@pytest.mark.parametrize("way", ["upgrade", "upgrade in place", "downgrade in place", "compact", "elsewhere"])
-def test_the_power_goes(project: Folder, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    project.script("a1", None, **RENAME)
+WAYS = (
+    "upgrade",
+    "upgrade without hard links",
+    "upgrade in place",
+    "upgrade in place that fails",
+    "downgrade in place",
+    "compact",
+    "elsewhere",
+    "recover",
+)
+
+
+@dataclass
+class Run:
+    """A run that was watched.
+
+    Attributes
+    ----------
+    disk : Disk
+        How the folder may look, at any moment.
+    checkpoint, target : Path
+        The file that is read, and the one that is written.
+    old, new : bytes
+        What the target is to be: before and after.
+    """
+
+    disk: Disk
+    checkpoint: Path
+    target: Path
+    old: bytes
+    new: bytes
+
+
+def watched_run(project: Folder, monkeypatch: pytest.MonkeyPatch, way: str, without_sync: int | None = None) -> Run:
+    """Run a command, and watch; `without_sync` is the number of an fsync that is left out."""
     runs = project.path / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir()
     checkpoint = project.copy(to="runs/last.ckpt")
     words = {
-        "upgrade": ["upgrade", "head"],
-        "upgrade in place": ["upgrade", "head", "--in-place"],
         "downgrade in place": ["downgrade", "base", "--in-place"],
         "compact": ["compact"],
         "elsewhere": ["upgrade", "head", "-o", runs / "new.ckpt"],
-    }[way]
+        "recover": ["recover"],
+    }.get(way, ["upgrade", "head", *(["--in-place"] if "in place" in way else [])])
     if way in ("downgrade in place", "compact"):
         project.ok("upgrade", "head", "--in-place", checkpoint)
     old = checkpoint.read_bytes()
+    if way == "recover":
+        interrupted(checkpoint)
     disk = Disk(runs)
     disk.confirm_all()
     with monkeypatch.context() as patch:
+        if way == "upgrade without hard links":
+            patch.setattr(os, "link", refused)
+        if way == "upgrade in place that fails":
+            patch.setattr(os, "pwrite", failing(os.pwrite))
         watch(disk, patch)
-        project.ok(*words, checkpoint)
+        if without_sync is not None:
+            patch.setattr(os, "fsync", leaving_out(os.fsync, without_sync))
+        assert project.run(*words, checkpoint).code == (1 if way.endswith("fails") else 0)
     target = runs / "new.ckpt" if way == "elsewhere" else checkpoint
-    new = target.read_bytes()
-    assert len(disk.moments) > 8
+    return Run(disk, checkpoint, target, old, target.read_bytes())
+
+
+def interrupted(checkpoint: Path) -> None:
+    """Leave a file as a run in place does that is killed: longer than it was, and a journal beside it."""
+    with open_checkpoint(checkpoint) as opened:
+        growing.journal_of(checkpoint).write_bytes(opened._mark().to_json())
+    with checkpoint.open("ab") as file:
+        file.write(bytes(range(256)) * 300)
+
+
+def refused(*args: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def failing(real: Callable[..., Any], wanted: int = 5) -> Callable[..., Any]:
+    """Have a call fail, but the first ones."""
+    calls = itertools.count(1)
+    return lambda *args: real(*args) if next(calls) < wanted else refused()
+
+
+def leaving_out(real: Callable[..., Any], left_out: int) -> Callable[..., Any]:
+    """Have one call do nothing."""
+    calls = itertools.count()
+    return lambda *args: None if next(calls) == left_out else real(*args)
+
+
+def hold(project: Folder, run: Run) -> set[bool]:
+    """Check each way in which the folder may come back, and return whether the file was the new one, or the old one."""
+    disk, checkpoint, target = run.disk, run.checkpoint, run.target
     final_names, final_content = disk.moments[-1][1][0]
-    assert final_content[final_names[target.name]] == new  # done means durable, before the lock goes
+    assert final_content[final_names[target.name]] == run.new  # done means durable, before the lock goes
+    assert growing.journal_of(target).name not in final_names
     seen = set()
     unique = {
         (tuple(sorted(kept.items())), tuple(sorted(content.items()))): (kept, content)
         for kept, content in itertools.chain.from_iterable(states for _, states in disk.moments)
     }
     for kept, content in unique.values():
-        lay_out(runs, kept, content)
-        assert checkpoint.read_bytes() == old or way != "elsewhere"
+        lay_out(disk.folder, kept, content)
+        assert checkpoint.read_bytes() == run.old or target == checkpoint
         project.ok("inspect", checkpoint)  # reading works at once
         if growing.journal_of(checkpoint).exists():
             project.ok("recover", checkpoint)
-        if target.exists() or way != "elsewhere":
+        if target.exists() or target == checkpoint:
             found = target.read_bytes()
-            assert found in (old, new), way
-            seen.add(found == new)
-        for backup in runs.glob("*.bak*"):
-            assert backup.read_bytes() == old
+            assert found in (run.old, run.new)
+            seen.add(found == run.new)
+        for backup in disk.folder.glob("*.bak*"):
+            # Where there are no hard links, a copy that is under way has the name already.
+            assert backup.read_bytes() == run.old or target.read_bytes() == run.old
         project.ok("upgrade", "head", checkpoint)
         assert "y.weight" in names(checkpoint)
         project.ok("downgrade", "base", checkpoint)  # which writes in any case, and tidies up
-        assert [path.name for path in runs.glob(".last*")] == []
-    assert seen == ({True} if way == "elsewhere" else {True, False})
+        assert [path.name for path in disk.folder.glob(".last*")] == []
+    return seen
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_power_goes(project: Folder, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    project.script("a1", None, **RENAME)
+    run = watched_run(project, monkeypatch, way)
+    assert len(run.disk.moments) > 5
+    only_new = way in ("elsewhere", "recover", "upgrade in place that fails")
+    assert hold(project, run) == ({True} if only_new else {True, False})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_sync_is_needed(project: Folder, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """With any one of them left out, there is a moment at which a power cut does harm."""
+    project.script("a1", None, **RENAME)
+    whole = watched_run(project, monkeypatch, way)
+    syncs = sum(call == "fsync" for call, _ in whole.disk.moments)
+    assert syncs >= 2
+    for number in range(syncs):
+        run = watched_run(project, monkeypatch, way, without_sync=number)
+        with pytest.raises(AssertionError, match=""):
+            hold(project, run)

@@ -44,8 +44,7 @@ def kind_of_file(stream: BinaryIO, length: int) -> str:
     length : int
         How long it is, in bytes.
     """
-    stream.seek(0)
-    start = stream.read(_TAR_MAGIC + 8)
+    start = _start(stream)
     if not start:
         return "it is empty"
     for magic, sentence in _MAGICS:
@@ -55,6 +54,16 @@ def kind_of_file(stream: BinaryIO, length: int) -> str:
         if looks_so(start, length):
             return sentence
     return "it is not a checkpoint that torch.save wrote"
+
+
+def is_tar(stream: BinaryIO) -> bool:
+    """Tell whether a file is a tar archive, whatever it ends with."""
+    return _is_tar(_start(stream), 0)
+
+
+def _start(stream: BinaryIO) -> bytes:
+    stream.seek(0)
+    return stream.read(_TAR_MAGIC + 8)
 
 
 def kind_of_archive(names: Collection[str]) -> str:

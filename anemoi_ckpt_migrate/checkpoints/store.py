@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints import archive as zipped
-from anemoi_ckpt_migrate.checkpoints import legacy
+from anemoi_ckpt_migrate.checkpoints import kinds, legacy
 from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
 from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of, same_attached
@@ -364,6 +364,8 @@ class Checkpoint:
         A file that was written in place has its first record later on. But then one begins where the file ended before.
         """
         start, records = self._archive.start, self._archive.records
+        if kinds.is_tar(stream):
+            raise NotACheckpoint(kinds.kind_of_file(stream, self.length))
         if not zipped.begins(stream):
             raise NotACheckpoint(
                 f"{start:,} bytes stand before its first record, and torch.load would read, and run, those as a pickle"
