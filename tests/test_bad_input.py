@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,6 +208,67 @@ def test_no_configuration(
     refused(chain, "heads", says="`ckpt-migrate init` makes one")
     refused(chain, "heads", "--config", chain.path / "nowhere.toml", says="cannot be read")
     assert "a1" not in chain.ok("current", checkpoint).out  # needs no project
+
+
+@pytest.mark.parametrize("command", [["upgrade", "head"], ["current"], ["inspect"], ["compact"], ["stamp", "head"]])
+def test_one_bad_file_does_not_stop_the_others(chain: Folder, command: list[str]) -> None:
+    """Whatever is wrong with it. The exit code is that of the worst."""
+    (chain.path / "bad.ckpt").write_bytes(b"hello")
+    os.mkfifo(chain.path / "fifo.ckpt")
+    first, last = chain.copy(to="first.ckpt"), chain.copy(to="last.ckpt")
+    ran = chain.run(*command, first, "bad.ckpt", "fifo.ckpt", "gone.ckpt", chain.path, last)
+    assert (ran.code, ran.err.count("ckpt-migrate: error: ")) == (1, 4), ran.err
+    assert "last.ckpt" in ran.out
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, os.strerror(errno.EIO))], ids=["memory", "disk"])
+@pytest.mark.parametrize("command", [["upgrade", "head"], ["current"], ["inspect"]])
+def test_what_the_system_denies_for_one_file(
+    chain: Folder, command: list[str], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory, or a disk that does not read: one sentence that names the file, and the next one is done."""
+    first, last = chain.copy(to="first.ckpt"), chain.copy(to="last.ckpt")
+    denied, real = os.stat(first).st_ino, os.preadv
+
+    def preadv(descriptor: int, *args: Any) -> int:
+        if os.fstat(descriptor).st_ino == denied:
+            raise error
+        return real(descriptor, *args)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    ran = chain.run(*command, first, last)
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+    assert f"{first}: " in ran.err
+    assert "last.ckpt" in ran.out
+
+
+def test_little_memory(chain: Folder) -> None:
+    """torch does not fit into the memory that the process may have."""
+    chain.script("a4", "a3", 'ckpt["state_dict"]["y.weight"] += 1')
+    checkpoint = chain.copy()
+    before = digest(checkpoint)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (300_000_000, 300_000_000))
+
+    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
+    ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    assert f"{checkpoint}: there is not enough memory" in ran.stderr
+    assert digest(checkpoint) == before
+
+
+def test_a_current_folder_that_was_removed(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = chain.copy()
+    gone = chain.path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (["history"], ["upgrade", "head", checkpoint], ["heads"]):
+        ran = chain.run(*words)
+        assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+        assert "the current folder was removed; go to another one, or name one with --config" in ran.err
+    chain.ok("--config", chain.path, "upgrade", "head", checkpoint)
 
 
 def test_several_that_are_refused_and_some_that_are_not(chain: Folder) -> None:

@@ -213,6 +213,19 @@ def test_what_took_the_name_of_a_lock_meanwhile_stays(
     assert Path(name).read_bytes() == PRECIOUS
 
 
+class Stopping:
+    """A call before which somebody presses Ctrl-C, once."""
+
+    def __init__(self, real: Callable[..., object], moment: int) -> None:
+        self.real, self.moment, self.calls = real, moment, 0
+
+    def __call__(self, *args: object, **options: object) -> object:
+        self.calls += 1
+        if self.calls == self.moment:
+            raise KeyboardInterrupt
+        return self.real(*args, **options)
+
+
 @pytest.mark.parametrize("words", IN_PLACE, ids=["in place", "beside"])
 @pytest.mark.parametrize("call", ["fsync", "link", "unlink", "pwrite", "replace"])
 def test_an_interruption_at_any_call_leaves_nothing_behind(
@@ -221,21 +234,13 @@ def test_an_interruption_at_any_call_leaves_nothing_behind(
     """Ctrl-C comes before the first call, the second, and so on, until one run gets through."""
     old, real = digest(checkpoint), getattr(os, call)
     for moment in range(1, 40):
-        calls = 0
-
-        def interrupted(*args: object, **options: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == moment:
-                raise KeyboardInterrupt
-            return real(*args, **options)
-
+        stopping = Stopping(real, moment)
         with monkeypatch.context() as patch:
-            patch.setattr(os, call, interrupted)
+            patch.setattr(os, call, stopping)
             code = project.run("upgrade", "head", checkpoint, "--no-backup", *words).code
         left = [path.name for path in Path().glob(".*") if path.name != ".c.ckpt.lock"]
         assert len(left) <= (call == "unlink"), (moment, left)  # what cannot be removed is removed by the next run
-        if calls < moment:
+        if stopping.calls < moment:
             assert code == 0
             break
         assert code == 130

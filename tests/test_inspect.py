@@ -247,3 +247,50 @@ def test_a_damaged_record_is_a_warning(project: Folder) -> None:
     torch.save({"a": 1, "w": torch.ones(1), "ckpt_migrate": {"format": "?"}}, "odd.ckpt")
     ran = project.ok("inspect", "odd.ckpt")
     assert "the migration record in the checkpoint is damaged" in ran.err
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "before torch 1.6"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tensor",
+        "parameter",
+        "buffer",
+        "sparse",
+        "list",
+        "number",
+        "text",
+        "None",
+        "storage",
+        "dtype",
+        "class",
+        "module",
+    ],
+)
+def test_a_file_that_is_no_dict(project: Folder, kind: str, old: bool) -> None:
+    torch = pytest.importorskip("torch")
+    made = {
+        "tensor": lambda: torch.zeros(3, 4),
+        "parameter": lambda: torch.nn.Parameter(torch.zeros(3, 4)),
+        "buffer": lambda: torch.nn.Buffer(torch.zeros(3, 4)),
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "list": lambda: [torch.zeros(3, 4), 5],
+        "number": lambda: 5,
+        "text": lambda: "hello",
+        "None": lambda: None,
+        "storage": lambda: torch.zeros(3).untyped_storage(),
+        "dtype": lambda: torch.float32,
+        "class": lambda: torch.nn.Linear,
+        "module": lambda: torch.nn.Linear(2, 2),
+    }[kind]()
+    torch.save(made, "bare.pt", _use_new_zipfile_serialization=not old)
+    project.ok("inspect", "bare.pt")
+    project.ok("inspect", "--verify", "bare.pt")
+    (line,) = project.ok("inspect", "--json", "bare.pt").lines
+    shapes = [tensor["shape"] for tensor in line["tensors"]]
+    assert shapes == {"sparse": [[3, 3]], "module": [[2, 2], [2]]}.get(kind, [[3, 4]] if is_tensor(kind) else [])
+    project.ok("current", "bare.pt")
+
+
+def is_tensor(kind: str) -> bool:
+    return kind in ("tensor", "parameter", "buffer", "list")
