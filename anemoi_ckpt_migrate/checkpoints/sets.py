@@ -51,7 +51,11 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
     A link counts by its own name and by that of the file that it leads to.
     """
     named = Path(os.path.abspath(path))
-    for place in dict.fromkeys((named, Path(os.path.realpath(named)))):
+    try:
+        places = dict.fromkeys((named, Path(os.path.realpath(named))))
+    except ValueError:  # no file name; who opens it will say so
+        return None
+    for place in places:
         for look in _LOOKS:
             found = look(place)
             if found is not None:

@@ -63,8 +63,8 @@ def worst(codes: Iterable[int]) -> int:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Have what the system denies (memory, a file) said in one sentence.
+def told(checkpoint: str | None = None) -> Iterator[None]:
+    """Have what the system denies (memory, a file) said in one sentence, and about which checkpoint it is.
 
     Raises
     ------
@@ -73,16 +73,24 @@ def told() -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:
-        raise OutOfMemory from error
     except BrokenPipeError:  # the reader of our output has seen enough
         raise
-    except (ImportError, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOMEM or any(said in str(error).lower() for said in _NO_MEMORY):
-            raise OutOfMemory(str(error)) from error
-        if isinstance(error, ImportError):
+    except (MemoryError, ImportError, OSError) as error:
+        said = _denied(error)
+        if said is None:
             raise
-        raise SystemRefused(error.strerror or str(error), os.fsdecode(error.filename or "")) from error
+        raise said.about(checkpoint) if checkpoint is not None else said from error
+
+
+def _denied(error: MemoryError | ImportError | OSError) -> MigrateError | None:
+    """Return what the system denied; None for an import that failed for another reason."""
+    if isinstance(error, MemoryError):
+        return OutOfMemory()
+    if getattr(error, "errno", None) == errno.ENOMEM or any(said in str(error).lower() for said in _NO_MEMORY):
+        return OutOfMemory(str(error))
+    if isinstance(error, ImportError):
+        return None
+    return SystemRefused(error.strerror or str(error), os.fsdecode(error.filename or ""))
 
 
 def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
@@ -92,7 +100,7 @@ def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
     codes = []
     for checkpoint in args.checkpoints:
         try:
-            with told():
+            with told(checkpoint):
                 codes.append(do(checkpoint) or 0)
         except CannotPrint:  # nor what the others are
             raise
