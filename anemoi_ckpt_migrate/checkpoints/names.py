@@ -22,7 +22,7 @@ _LISTED = ("torch", "numpy")  # beside Python, those of which whatever is not li
 _DANGEROUS_MODULES = frozenset(
     """
 anemoi_ckpt_migrate requests httpx aiohttp pip setuptools pkg_resources _distutils_hack cffi _cffi_backend cloudpickle
-dill joblib pandas.read_pickle pandas.eval pandas.io.pickle pandas.core.computation
+dill joblib jsonpickle yaml pexpect mako hydra.utils hydra._internal tensorflow pandas.read_pickle pandas.eval pandas.io.pickle pandas.core.computation
 """.split()
 )
 # torch.load reads these of its own old module as of another.
