@@ -17,7 +17,7 @@ import logging
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -29,6 +29,18 @@ from anemoi_ckpt_migrate import inspect  # noqa: E402
 from anemoi_ckpt_migrate.errors import MigrateError  # noqa: E402
 from tests.harmless_files import make  # noqa: E402
 from tests.hostile_files import archive, gadgets, pickled, spellings  # noqa: E402
+
+HEAD = """# Hostile files, detected
+
+`python benchmarks/detection.py` says what is counted, and how. Refused: called damaged or hostile as a whole.
+
+| | half that was tuned on | half that was not | false alarms |
+|---|---|---|---|"""
+BLIND = (
+    "Before detection was tuned, with the rule for Python, torch and numpy and a short list of other libraries, `inspect` "
+    "found 300 of 314 and 330 of 344; the libraries that the tuned half showed made that 314 and 333. Others of their "
+    "kind were added after that, so the figures above no longer say how much of other libraries is missed."
+)
 
 
 def ours(path: Path) -> str:
@@ -63,45 +75,49 @@ def share(counted: Counter[str]) -> str:
     return f"{detected} of {counted.total()} ({detected / counted.total():.1%}; {counted['refused']} refused)"
 
 
+def hostile(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Make the hostile files one by one: the half, what it is, and where."""
+    path = folder / "hostile.pt"
+    for gadget in gadgets():
+        for spelling in spellings(gadget):
+            path.write_bytes(archive(pickled(gadget, spelling)))
+            yield gadget.half, f"{gadget.module}.{gadget.name} ({spelling})", path
+
+
+def measure(ask: Callable[[Path], str], folder: Path, benign: list[Path]) -> tuple[str, dict[str, list[str]]]:
+    """Return a row of the table, and what was told wrongly."""
+    counted = {half: Counter[str]() for half in ("tune", "report", "benign")}
+    wrong: dict[str, list[str]] = {half: [] for half in counted}
+    for half, what, path in hostile(folder):
+        found = ask(path)
+        counted[half][found] += 1
+        if found not in ("dangerous", "refused"):
+            wrong[half].append(what)
+    for path in benign:
+        if ask(path) in ("dangerous", "refused"):
+            wrong["benign"].append(path.stem)
+    cells = [share(counted["tune"]), share(counted["report"]), f"{len(wrong['benign'])} of {len(benign)}"]
+    return " | ".join(cells), wrong
+
+
 def main() -> None:
     """Make the files, ask both, write the result."""
-    scanners: dict[str, Callable[[Path], str] | None] = {"ckpt-migrate inspect": ours, "picklescan": theirs()}
-    found = {name: {half: Counter[str]() for half in ("tune", "report", "benign")} for name in scanners}
-    missed: dict[str, list[str]] = {"tune": [], "report": []}
-    alarms: list[str] = []
+    lines = [HEAD]
     with tempfile.TemporaryDirectory() as folder:
-        for gadget in gadgets():
-            for spelling in spellings(gadget):
-                path = Path(folder) / "hostile.pt"
-                path.write_bytes(archive(pickled(gadget, spelling)))
-                for name, ask in scanners.items():
-                    if ask is not None:
-                        found[name][gadget.half][ask(path)] += 1
-                if ours(path) not in ("dangerous", "refused"):
-                    missed[gadget.half].append(f"{gadget.module}.{gadget.name} ({spelling})")
         benign = make(Path(folder))
-        for path in benign:
-            for name, ask in scanners.items():
-                if ask is not None:
-                    found[name]["benign"][ask(path)] += 1
-            if ours(path) in ("dangerous", "refused"):
-                alarms.append(path.stem)
-    lines = ["# Hostile files, detected\n", "`python benchmarks/detection.py`; what is counted, and how, is said there.\n"]
-    lines += ["| | half that was tuned on | half that was not | false alarms |", "|---|---|---|---|"]
-    for name, halves in found.items():
-        if scanners[name] is None:
-            lines.append(f"| {name} | not installed | | |")
-            continue
-        wrong = halves["benign"]["dangerous"] + halves["benign"]["refused"]
-        cells = f"{share(halves['tune'])} | {share(halves['report'])} | {wrong} of {halves['benign'].total()}"
-        lines.append(f"| {name} | {cells} |")
-    lines.append(f"\n{len(gadgets())} callables. Refused: the file is called damaged or hostile as a whole.\n")
-    for half, names in missed.items():
-        lines.append(f"Missed in the {half} half ({len(names)}): {', '.join(names) or 'none'}.\n")
-    lines.append(f"False alarms of inspect: {', '.join(alarms) or 'none'}, among {', '.join(p.stem for p in benign)}.")
-    (HERE / "DETECTION.md").write_text("\n".join(lines) + "\n")
-    shown = [line for line in lines if not ("--quiet-report" in sys.argv and "Missed in the report" in line)]
-    print("\n".join(shown))
+        row, wrong = measure(ours, Path(folder), benign)
+        lines.append(f"| ckpt-migrate inspect | {row} |")
+        other = theirs()
+        row = "not installed | | " if other is None else measure(other, Path(folder), benign)[0]
+        lines.append(f"| picklescan | {row} |")
+    count = sum(1 for gadget in gadgets())
+    lines.append(f"\n{count} callables. {BLIND}\n")
+    for half, names in wrong.items():
+        lines.append(f"`inspect`, told wrongly in {half} ({len(names)}): {', '.join(names) or 'none'}.\n")
+    lines.append(f"The harmless files: {', '.join(path.stem for path in benign)}.")
+    text = "\n".join(lines) + "\n"
+    (HERE / "DETECTION.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

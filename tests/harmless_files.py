@@ -78,7 +78,10 @@ def _tensors() -> Kinds:
         "before_1.6": (layer.state_dict, {"_use_new_zipfile_serialization": False}),
         "protocol_4": (lambda: {"w": torch.ones(2), "n": np.ones(2)}, {"pickle_protocol": 4}),
         "protocol_5": (lambda: {"w": torch.ones(2), "n": np.ones(2), "b": bytearray(b"1")}, {"pickle_protocol": 5}),
-        "dtypes": (lambda: [torch.Size([1]), torch.device("cpu"), torch.bfloat16, torch.strided, torch.float8_e5m2], {}),
+        "dtypes": (
+            lambda: [torch.Size([1]), torch.device("cpu"), torch.bfloat16, torch.strided, torch.float8_e5m2],
+            {},
+        ),
         "sparse": (lambda: [torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr()], {}),
         "quantised": (lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), {}),
         "nested": (lambda: torch.nested.nested_tensor([torch.ones(2)]), {}),
@@ -112,7 +115,10 @@ def _training() -> Kinds:
     scheduled = schedulers.LambdaLR(optimizer, functools.partial(warm_up, steps=10))
     return {
         **kinds,
-        "schedulers": (lambda: [each.state_dict() for each in [*steps, schedulers.SequentialLR(optimizer, steps[:2], [1])]], {}),
+        "schedulers": (
+            lambda: [each.state_dict() for each in [*steps, schedulers.SequentialLR(optimizer, steps[:2], [1])]],
+            {},
+        ),
         "scheduler_of_partial": (lambda: [scheduled.state_dict(), functools.partial(warm_up, steps=10)], {}),
         "whole_optimizer": (lambda: [optimizer, *steps], {}),
         "scaler": (lambda: [torch.amp.GradScaler("cpu").state_dict(), torch.amp.GradScaler("cpu")], {}),
@@ -135,9 +141,15 @@ def _models() -> Kinds:
     data = TensorDataset(torch.ones(3))
     return {
         "model": (lambda: small, {}),
-        "transformer": (lambda: [nn.TransformerEncoderLayer(8, 2), nn.TransformerEncoderLayer(8, 2, activation=torch.tanh)], {}),
+        "transformer": (
+            lambda: [nn.TransformerEncoderLayer(8, 2), nn.TransformerEncoderLayer(8, 2, activation=torch.tanh)],
+            {},
+        ),
         "recurrent": (lambda: [nn.LSTM(2, 2), nn.utils.weight_norm(nn.Linear(2, 2))], {}),
-        "activations": (lambda: [nn.functional.relu, functools.partial(nn.functional.gelu, approximate="tanh"), torch.sigmoid], {}),
+        "activations": (
+            lambda: [nn.functional.relu, functools.partial(nn.functional.gelu, approximate="tanh"), torch.sigmoid],
+            {},
+        ),
         "averaged": (lambda: torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2)), {}),
         "quantised_model": (lambda: dynamic, {}),
         "distribution": (lambda: torch.distributions.Normal(0.0, 1.0), {}),
@@ -154,8 +166,8 @@ def _python() -> Kinds:
     config = OmegaConf.create({"a": 1, "b": [1, {"c": "${a}"}]})
     typed = OmegaConf.structured(Settings)
     when = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)
-    hints = [type(None), Any, typing.Optional[int], dict[str, int], typing.Callable[[int], int], int | None, Ellipsis]
-    named = collections.namedtuple("named", "a b")  # noqa: PYI024
+    hints = [type(None), Any, typing.Optional[int], dict[str, int], typing.Callable[[int], int], int | None, Ellipsis]  # noqa: UP045
+    named = collections.namedtuple("named", "a b")
     named.__module__, named.__qualname__ = __name__, "named"
     globals()["named"] = named
     return {

@@ -73,7 +73,16 @@ def from_stack(module: str, name: str) -> bytes:
 
 def from_memo(module: str, name: str) -> bytes:
     """Spell a name as protocol 4 does, out of words that were remembered, and overwritten, before."""
-    words = text("collections") + b"q\x07" + text(module) + b"q\x07" + text("OrderedDict") + b"q\x08" + text(name) + b"q\x08"
+    words = (
+        text("collections")
+        + b"q\x07"
+        + text(module)
+        + b"q\x07"
+        + text("OrderedDict")
+        + b"q\x08"
+        + text(name)
+        + b"q\x08"
+    )
     return words + 4 * pickle.POP + b"h\x07h\x08" + pickle.STACK_GLOBAL
 
 

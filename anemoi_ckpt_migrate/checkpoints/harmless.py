@@ -91,9 +91,7 @@ HARMLESS: dict[str, str] = {
         per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric
         per_channel_affine_float_qparams contiguous_format channels_last channels_last_3d preserve_format""",
     "torch.cuda": f"{_STORAGES} {_TENSORS}",
-    "torch._C": " ".join(
-        f"{owner}.{name}" for owner in _OWNERS.split() for name in _ELEMENTARY.split()
-    )
+    "torch._C": " ".join(f"{owner}.{name}" for owner in _OWNERS.split() for name in _ELEMENTARY.split())
     + f" Generator {_OWNERS}",
     "torch._C._nn": "gelu gelu_ silu silu_ softplus leaky_relu hardtanh hardswish mish relu6 linear elu_ log_sigmoid",
     "torch._utils": """_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter
@@ -128,14 +126,14 @@ HARMLESS: dict[str, str] = {
     "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
 }
 
-# Of torch and numpy: classes of which whole models, optimizers and their like are made. What they do when they are built
-# is up to them, as it is for those of other libraries; none of them runs what it is given.
+# Of torch and numpy: where the classes are of which whole models, optimizers and their like are made. What they do when
+# they are built is up to them, as it is for those of other libraries; none of them runs what it is given.
 CLASSES = """
 torch.nn torch.optim torch.amp torch.cuda.amp torch.ao.nn torch.ao.quantization.observer
-torch.ao.quantization.fake_quantize torch.ao.quantization.qconfig torch.ao.quantization.stubs torch.nested._internal.nested_tensor
-torch.distributions torch.utils.data.dataset torch.utils.data.sampler torch.utils.data.dataloader
-torch.utils.data.distributed torch.utils.hooks torch.distributed.tensor._api torch.distributed.tensor._dtensor_spec
-torch.distributed.tensor.placement_types torch.distributed._tensor.api torch.distributed._tensor.placement_types
+torch.ao.quantization.fake_quantize torch.ao.quantization.qconfig torch.ao.quantization.stubs
+torch.nested._internal.nested_tensor torch.distributions torch.utils.data.dataset torch.utils.data.sampler
+torch.utils.data.dataloader torch.utils.data.distributed torch.utils.hooks torch.distributed.tensor._api
+torch.distributed.tensor._dtensor_spec torch.distributed.tensor.placement_types torch.distributed._tensor.api torch.distributed._tensor.placement_types
 torch.distributed.device_mesh torch.distributed._mesh_layout torch.distributed._shard.sharded_tensor
 torch.distributed._shard.sharding_spec torch.distributed._shard.metadata torch.distributed.fsdp.api
 torch.distributed.fsdp.fully_sharded_data_parallel torch.distributed.checkpoint.metadata numpy.dtypes numpy.polynomial

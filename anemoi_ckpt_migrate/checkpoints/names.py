@@ -14,21 +14,22 @@ from anemoi_ckpt_migrate.checkpoints.harmless import CLASSES, FUNCTIONS, HARMLES
 
 KNOWN, TRUSTED, OPAQUE, DANGEROUS = "known", "trusted", "opaque", "dangerous"
 
+# Of other libraries: those that are there to run, import, unpickle or fetch something. With all that lies below them.
+_LIBRARIES = """
+anemoi_ckpt_migrate requests httpx aiohttp pip setuptools pkg_resources _distutils_hack cffi _cffi_backend cloudpickle
+dill joblib jsonpickle yaml pexpect mako hydra.utils hydra._internal tensorflow pandas.read_pickle pandas.eval
+pandas.io.pickle pandas.core.computation
+"""
+# What leads from a function, a frame or a generator to all that its module has imported.
+_NAMESPACES = "func_globals f_globals f_locals f_builtins f_back gi_frame cr_frame ag_frame tb_frame"
+# torch.load reads these of its own old module as of another.
+_MOVED = {"torch.tensor": "torch._tensor"}
+_LISTED = ("torch", "numpy")  # beside Python, those of which whatever is not listed as harmless is dangerous
+
 _HARMLESS = {module: frozenset(names.split()) for module, names in HARMLESS.items()}
 _CLASSES, _FUNCTIONS, _SINGLE = (frozenset(names.split()) for names in (CLASSES, FUNCTIONS, SINGLE))
 _PYTHON = frozenset(sys.stdlib_module_names) | frozenset(PYTHON.split())
-_LISTED = ("torch", "numpy")  # beside Python, those of which whatever is not listed is dangerous
-# Of other libraries: those that are there to run, import, unpickle or fetch something. With all that lies below them.
-_DANGEROUS_MODULES = frozenset(
-    """
-anemoi_ckpt_migrate requests httpx aiohttp pip setuptools pkg_resources _distutils_hack cffi _cffi_backend cloudpickle
-dill joblib jsonpickle yaml pexpect mako hydra.utils hydra._internal tensorflow pandas.read_pickle pandas.eval pandas.io.pickle pandas.core.computation
-""".split()
-)
-# torch.load reads these of its own old module as of another.
-_MOVED = {"torch.tensor": "torch._tensor"}
-# What leads from a function, a frame or a generator to all that its module has imported.
-_NAMESPACES = frozenset("func_globals f_globals f_locals f_builtins f_back gi_frame cr_frame ag_frame tb_frame".split())
+_DANGEROUS, _LEADING = frozenset(_LIBRARIES.split()), frozenset(_NAMESPACES.split())
 
 
 def standing(module: str, name: str, known: bool, trusted: Collection[str] = ()) -> str:
@@ -113,7 +114,7 @@ def _standing(module: str, name: str) -> str:
         return DANGEROUS
     if root in _LISTED:
         return OPAQUE if _is_model_part(module, name) else DANGEROUS
-    return DANGEROUS if _below(f"{module}.{name}", _DANGEROUS_MODULES) else OPAQUE
+    return DANGEROUS if _below(f"{module}.{name}", _DANGEROUS) else OPAQUE
 
 
 def _is_exception(name: str) -> bool:
@@ -144,7 +145,7 @@ def _leads_out(name: str) -> bool:
     return (
         any(part in _PYTHON or part in _LISTED for part in parts[:-1])
         or any(part.startswith("__") and part.endswith("__") for part in parts)
-        or any(part in _NAMESPACES for part in parts)
+        or any(part in _LEADING for part in parts)
     )
 
 

@@ -226,7 +226,7 @@ class TreeUnpickler(pickle.Unpickler):
     def _member(self, module: str, *args: Any) -> Any:
         """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted.
 
-        A method of an object is harmless as long as the object is; what a method, a function or a module can see is not.
+        A method of an object is as harmless as the object; what a method, a function or a module can see is not.
         """
         if len(args) == 2 and is_a(args[0], type) and type(args[1]) is str and args[1].isidentifier():
             home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
