@@ -133,10 +133,11 @@ torch.nn torch.optim torch.amp torch.cuda.amp torch.ao.nn torch.ao.quantization.
 torch.ao.quantization.fake_quantize torch.ao.quantization.qconfig torch.ao.quantization.stubs
 torch.nested._internal.nested_tensor torch.distributions torch.utils.data.dataset torch.utils.data.sampler
 torch.utils.data.dataloader torch.utils.data.distributed torch.utils.hooks torch.distributed.tensor._api
-torch.distributed.tensor._dtensor_spec torch.distributed.tensor.placement_types torch.distributed._tensor.api torch.distributed._tensor.placement_types
-torch.distributed.device_mesh torch.distributed._mesh_layout torch.distributed._shard.sharded_tensor
-torch.distributed._shard.sharding_spec torch.distributed._shard.metadata torch.distributed.fsdp.api
-torch.distributed.fsdp.fully_sharded_data_parallel torch.distributed.checkpoint.metadata numpy.dtypes numpy.polynomial
+torch.distributed.tensor._dtensor_spec torch.distributed.tensor.placement_types torch.distributed._tensor.api
+torch.distributed._tensor.placement_types torch.distributed.device_mesh torch.distributed._mesh_layout
+torch.distributed._shard.sharded_tensor torch.distributed._shard.sharding_spec torch.distributed._shard.metadata
+torch.distributed.fsdp.api torch.distributed.fsdp.fully_sharded_data_parallel torch.distributed.checkpoint.metadata
+numpy.dtypes numpy.polynomial
 """
 FUNCTIONS = "torch.nn.functional torch.nn.init torch.return_types"
 SINGLE = """

@@ -16,9 +16,14 @@ KNOWN, TRUSTED, OPAQUE, DANGEROUS = "known", "trusted", "opaque", "dangerous"
 
 # Of other libraries: those that are there to run, import, unpickle or fetch something. With all that lies below them.
 _LIBRARIES = """
-anemoi_ckpt_migrate requests httpx aiohttp pip setuptools pkg_resources _distutils_hack cffi _cffi_backend cloudpickle
-dill joblib jsonpickle yaml pexpect mako hydra.utils hydra._internal tensorflow pandas.read_pickle pandas.eval
-pandas.io.pickle pandas.core.computation
+anemoi_ckpt_migrate pip setuptools pkg_resources _distutils_hack virtualenv distlib cffi _cffi_backend pyximport
+Cython six requests httpx aiohttp urllib3 websockets boto3 botocore huggingface_hub gdown wget fsspec.open fsspec.core
+cloudpickle dill joblib jsonpickle hickle klepto pickle5 pickleshare yaml ruamel pandas.read_pickle pandas.io.pickle
+pexpect ptyprocess sh plumbum invoke fabric paramiko asyncssh execnet psutil git docker IPython gevent eventlet
+anyio.run_process anyio.open_process trio.run_process mako jinja2 chameleon numexpr asteval simpleeval pandas.eval
+pandas.core.computation sympy.sympify sympy.core.sympify sympy.parsing sympy.lambdify sympy.utilities hydra.utils
+hydra._internal tensorflow keras mlflow ray celery django.utils.module_loading werkzeug.utils sqlalchemy.create_engine
+sqlalchemy.engine torchvision.datasets.utils transformers.dynamic_module_utils lightning_utilities.core.imports
 """
 # What leads from a function, a frame or a generator to all that its module has imported.
 _NAMESPACES = "func_globals f_globals f_locals f_builtins f_back gi_frame cr_frame ag_frame tb_frame"
