@@ -71,7 +71,7 @@ HARMLESS: dict[str, str] = {
     "operator": "getitem or_ add sub mul truediv floordiv mod neg pos eq ne lt le gt ge and_ not_ xor",
     "math": """acos asin atan atan2 ceil copysign cos cosh degrees erf exp expm1 fabs floor fmod gcd hypot isclose
         isfinite isinf isnan log log10 log1p log2 radians sin sinh sqrt tan tanh trunc""",
-    "enum": "Enum IntEnum StrEnum Flag IntFlag EnumMeta EnumType auto",
+    "enum": "Enum IntEnum StrEnum Flag IntFlag auto",
     "dataclasses": "_MISSING_TYPE _HAS_DEFAULT_FACTORY_CLASS",
     "inspect": "_empty _ParameterKind Parameter Signature",
     "logging": "getLogger Logger RootLogger",

@@ -18,6 +18,7 @@ from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
 from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of, same_attached
 from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark
+from anemoi_ckpt_migrate.checkpoints.handed import handed_on
 from anemoi_ckpt_migrate.checkpoints.layout import Content, Contents, append, changed, write_new
 from anemoi_ckpt_migrate.checkpoints.making import Source, places_in
 from anemoi_ckpt_migrate.checkpoints.names import DANGEROUS, meant, standing
@@ -70,6 +71,9 @@ class Checkpoint:
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names that the pickle gave to the last tree, and whether what they stand for is harmless."""
+        called = [name for name, known in self._names.items() if known and name[1] in ("getattr", "type")]
+        if called and handed_on(self._data, called):
+            return {**self._names, **dict.fromkeys(called, False)}
         return self._names
 
     def facts(self) -> Facts:
