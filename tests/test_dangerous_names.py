@@ -380,3 +380,16 @@ def test_a_journal_that_says_less_than_torch_reads(project: Folder) -> None:
     assert f"only the first {earlier:,} bytes count; torch.load reads it whole, as shown here" in ran.err
     project.ok("recover", "x.pt")
     assert project.ok("inspect", "--json", "x.pt").lines[0]["record"] is None
+
+
+def test_entries_that_zipfile_and_torch_read_differently(project: Folder) -> None:
+    content = archive(in_dict(pickle.NONE), x_y=b"1")
+    longer = bytearray(content)
+    struct.pack_into("<I", longer, content.index(b"PK\1\2") + 20, 1)
+    for name, changed, says in (
+        ("zero.pt", content.replace(b"x_y", b"x\0y"), "goes on behind a zero byte"),
+        ("length.pt", bytes(longer), "says two lengths"),
+    ):
+        (project.path / name).write_bytes(changed)
+        ran = project.run("inspect", name)
+        assert (ran.code, says in ran.err) == (1, True)
