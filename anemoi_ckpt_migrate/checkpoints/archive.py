@@ -153,16 +153,9 @@ def read_archive(stream: BinaryIO) -> Archive:
     try:
         with zipfile.ZipFile(stream) as opened:
             directory, infos = opened.start_dir, opened.infolist()
-        _check_read_alike(stream, directory, len(infos))
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
         raise NotACheckpoint(_what_is_it(stream)) from error
     infos.sort(key=lambda info: info.header_offset)
-    stream.seek(0)
-    if stream.read(4) != b"PK\3\4":
-        raise NotACheckpoint(
-            "other bytes stand before its first record; torch.load does not look for an archive behind them, and would "
-            "run what they say as a pickle"
-        )
     ends = [info.header_offset for info in infos[1:]] + [directory]
     pickles = [info.filename for info in infos if info.filename.endswith("/data.pkl")]
     roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
@@ -183,6 +176,16 @@ def read_archive(stream: BinaryIO) -> Archive:
         found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
         slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
         records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
+    stream.seek(0)
+    if stream.read(4) != b"PK\3\4":
+        raise NotACheckpoint(
+            "other bytes stand before its first record; torch.load does not look for an archive behind them, and would "
+            "run what they say as a pickle"
+        )
+    try:
+        _check_read_alike(stream, directory, len(infos))
+    except struct.error as error:
+        raise NotACheckpoint("the end of the archive is damaged") from error
     for name in _SHORT:
         if name in records and records[name].size > _CHUNK:
             raise NotACheckpoint(f"record {name} has {records[name].size:,} bytes, where torch writes a word")
