@@ -197,8 +197,6 @@ def print_compacted(compacted: Compacted, as_json: bool) -> None:
 def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
     """Print what is in a checkpoint."""
     warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
-    if found.facts.interrupted:
-        warn([f"{found.checkpoint}: a run in place was interrupted, this is the file of before; `recover` it"])
     if as_json:
         print_json(found.to_data())
     else:

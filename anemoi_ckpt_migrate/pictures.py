@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from anemoi_ckpt_migrate.checkpoints.survey import Node
-    from anemoi_ckpt_migrate.commands.inspecting import Inspection
+    from anemoi_ckpt_migrate.commands.inspecting import Inspection, PickledName
 
 # Below that, a file is copied before anybody could read a progress bar.
 _LARGE = 1 << 30
@@ -24,10 +24,10 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MOST = 12  # children that are shown of one node, before the rest is counted
 _COLOURS = {"known": "green", "trusted": "cyan", "opaque": "yellow", "dangerous": "bold red"}
 _MEANING = {
-    "known": "plain data and parts of tensors",
+    "known": "harmless: plain data and parts of tensors",
     "trusted": "built for real, as the configuration says",
-    "opaque": "kept, not imported",
-    "dangerous": "torch.load(weights_only=False) could be made to run anything",
+    "opaque": "not imported here; torch.load(weights_only=False) runs their code: their author decides what it does",
+    "dangerous": "torch.load(weights_only=False) can be made to run anything with these: load it only if you trust it",
 }
 
 
@@ -177,6 +177,12 @@ def _bar(node: Node, root: Node) -> Text:
     return Text("█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip(), "cyan" if node.tensor else "blue")
 
 
+def _imported(name: PickledName) -> str:
+    """Spell a name, with what torch imports for it where that matters and is another."""
+    same = name.imported == name.name or name.standing == "known"
+    return name.name if same else f"{name.name} (imported as {name.imported})"
+
+
 def _noted(found: Inspection) -> Iterator[str]:
     """Give what another tool noted."""
     if found.migrations:
@@ -204,7 +210,7 @@ def _below(found: Inspection) -> Iterator[Any]:
         )
     yield from _noted(found)
     for standing, meaning in _MEANING.items():
-        names = plain(", ".join(name.name for name in found.names if name.standing == standing))
+        names = plain(", ".join(_imported(name) for name in found.names if name.standing == standing))
         if names:
             yield Text.assemble((f"{standing:10} ", _COLOURS[standing]), names, (f"  ({meaning})", "dim"))
     if found.damaged is not None and not found.damaged:

@@ -230,7 +230,7 @@ def test_an_interrupted_run_shows(project: Folder) -> None:
     interrupted(checkpoint, os.urandom(70_000))
     ran = project.ok("inspect", "--json", checkpoint)
     assert (ran.lines[0]["interrupted"], ran.lines[0]["size"]) == (True, size)
-    assert "`recover` it" in ran.err
+    assert "What follows cannot be read: `recover` the file before you load it" in ran.err
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 and no end", b"\x80\x02}."], ids=["empty", "cut", "a bare pickle"])

@@ -20,6 +20,7 @@ LAYERS = """
 _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
+checkpoints.harmless checkpoints.handed
 metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table
 checkpoints.archive
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading

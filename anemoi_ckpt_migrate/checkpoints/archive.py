@@ -324,6 +324,39 @@ def _trimmed(stream: BinaryIO, record: Record) -> Record:
     return replace(record, end=end)
 
 
+def check_read_alike(stream: BinaryIO, archive: Archive) -> None:
+    """Refuse a file whose table of contents torch would find elsewhere than `zipfile` does.
+
+    That one looks right before the end of the archive, whatever the end says; torch goes where the end says.
+
+    Raises
+    ------
+    NotACheckpoint
+        They would read different tables, or the end is damaged.
+    """
+    try:
+        _check_end(stream, archive.directory, len(archive.records))
+    except struct.error as error:
+        raise NotACheckpoint("the end of the archive is damaged") from error
+
+
+def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, size - _MAX16 - _END.size - _LOCATOR64.size - _END64.size))
+    tail = stream.read()
+    at = tail.rfind(b"PK\5\6")
+    *_, said, _, said_directory, _ = _END.unpack(tail[at : at + _END.size])
+    before = tail[max(0, at - _LOCATOR64.size) : at]
+    if before.startswith(b"PK\6\7"):
+        _, _, said_end, _ = _LOCATOR64.unpack(before)
+        fields = tail[max(0, at - _LOCATOR64.size - _END64.size) : at - _LOCATOR64.size]
+        *_, said, _, said_directory = _END64.unpack(fields)
+        if said_end != size - len(tail) + at - _LOCATOR64.size - _END64.size:
+            raise NotACheckpoint("the end of the archive is not where the archive says")
+    if (said_directory, said) != (directory, count):
+        raise NotACheckpoint("its table of contents is not where the archive says, so torch would read another one")
+
+
 def _dead(stream: BinaryIO, records: Iterable[Record], directory: int) -> int:
     """Count what lies between records; short stretches of zeros are padding, with which `layout` aligns payload."""
     found = at = 0
@@ -339,10 +372,14 @@ def _dead(stream: BinaryIO, records: Iterable[Record], directory: int) -> int:
 def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:
     if known:
         raise NotACheckpoint(f"the archive holds two records named {info.filename}")
+    if info.orig_filename != info.filename:
+        raise NotACheckpoint(f"the name of record {info.filename} goes on behind a zero byte")
     if not info.filename.startswith(f"{root}/"):
         raise NotACheckpoint(f"record {info.filename} lies outside the folder {root}")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise NotACheckpoint(f"record {info.filename} is compressed or encrypted, which torch never does")
+    if info.compress_size != info.file_size:
+        raise NotACheckpoint(f"record {info.filename} says two lengths")
     if info.header_offset < 0 or info.file_size < 0:
         raise NotACheckpoint("bytes are missing before its first record (was its beginning cut off?)")
     if info.header_offset + info.file_size > end:

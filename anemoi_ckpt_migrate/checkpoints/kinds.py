@@ -115,7 +115,7 @@ def _is_json(start: bytes, length: int) -> bool:
 
 
 def _is_pickle(start: bytes, length: int) -> bool:
-    return start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5"
+    return start[:1] in b"\x80(c]}"
 
 
 _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
@@ -133,7 +133,7 @@ _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
     (_is_json, "it is a JSON file, not a checkpoint"),
     (
         _is_pickle,
-        "it is a plain pickle, which torch.save did not write; load it with pickle.load (which runs what the file "
+        "it is a plain pickle, which torch.save did not write, though torch.load may run it; load it with pickle.load (which runs what the file "
         "says: only if you trust it) and save it again with torch.save",
     ),
     (_is_onnx, "it is an ONNX model, made for inference; migrate the checkpoint that it was made from"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import tarfile
 from typing import Any, BinaryIO
 
 from anemoi_ckpt_migrate.checkpoints.archive import Archive
@@ -55,10 +56,12 @@ def read_legacy(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
 
 def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
     at, pickles = 0, list[bytes]()
+    if _is_tar(stream):
+        raise NotACheckpoint("it is a tar file too, and as such torch.load would read it")
     for _ in range(5):
         pickles.append(_pickle_at(stream, at))
         at += len(pickles[-1])
-    magic, version, _, keys = (TreeUnpickler(pickles[index]).load() for index in (0, 1, 2, 4))
+    magic, version, _, keys = (_plain(pickles[index]) for index in (0, 1, 2, 4))
     if (magic, version) != (_MAGIC, _VERSION):
         raise NotACheckpoint(f"it was saved by torch before 1.6, but in no format that is known (only {_VERSION} is)")
     sizes = _Sizes(pickles[3])
@@ -75,6 +78,16 @@ def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
             raise NotACheckpoint(f"the payload {key} is shorter than the tensors in it")
     small = {"byteorder": b"little", "version": b"3\n"}  # whatever the machine was, torch wrote these files so
     return Archive("archive", {}, length, 0, loose, small), pickles[3]
+
+
+def _plain(data: bytes) -> Any:
+    """Load one of the pickles around that of the tree; a class or function in it would be called like any other."""
+    unpickler = TreeUnpickler(data)
+    found = unpickler.load()
+    if unpickler.names:
+        named = ".".join(next(iter(unpickler.names)))
+        raise NotACheckpoint(f"it was saved by torch before 1.6, but names {named} beside its tree, as torch never did")
+    return found
 
 
 class _Sizes(TreeUnpickler):
@@ -107,6 +120,16 @@ def _checked(keys: Any, sizes: dict[str, int]) -> list[str]:
 def _number(spelled: bytes) -> int:
     found: int = struct.unpack("<q", spelled)[0]
     return found
+
+
+def _is_tar(stream: BinaryIO) -> bool:
+    """Tell whether a file is a tar file to torch, which looks for that first; it may start as anything."""
+    stream.seek(0)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:"):
+            return True
+    except tarfile.TarError:
+        return False
 
 
 def _pickle_at(stream: BinaryIO, at: int) -> bytes:

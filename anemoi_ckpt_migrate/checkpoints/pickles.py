@@ -15,8 +15,8 @@ import reprlib
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
-from anemoi_ckpt_migrate.checkpoints.names import imported, is_trusted
-from anemoi_ckpt_migrate.checkpoints.opaque import Calls, Opaque, OpaqueName, opaque_name, settle
+from anemoi_ckpt_migrate.checkpoints.names import OPAQUE, imported, is_plain_member, is_trusted, standing
+from anemoi_ckpt_migrate.checkpoints.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
 from anemoi_ckpt_migrate.checkpoints.scan import scan
 from anemoi_ckpt_migrate.checkpoints.tensors import (
     REBUILD_MODULES,
@@ -209,6 +209,8 @@ class TreeUnpickler(pickle.Unpickler):
             build = functools.partial(self._container, StoredSize)
         if (plain, name) == ("builtins", "getattr"):
             build = functools.partial(self._member, module)
+        if (plain, name) == ("builtins", "type"):
+            build = functools.partial(self._type, module)
         if build is not None:
             return Builder(module, name, build)
         return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
@@ -222,12 +224,25 @@ class TreeUnpickler(pickle.Unpickler):
         return kind(*args)
 
     def _member(self, module: str, *args: Any) -> Any:
-        """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted."""
+        """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted.
+
+        A method of an object whose class is opaque is up to its author, as that is. What a method, a function or a
+        module can see is not, nor what an object of Python's own can do that is harmless as data (a path can write).
+        """
         if len(args) == 2 and is_a(args[0], type) and type(args[1]) is str and args[1].isidentifier():
             home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
             return self.find_class(home[0], f"{home[1]}.{args[1]}")
-        self.names[(module, "getattr")] = False
-        return opaque_name(module, "getattr", self._calls)(*args)
+        of_object = len(args) == 2 and is_a(args[0], Opaque) and standing(*class_of(args[0]), False) == OPAQUE
+        return self._noted(module, "getattr", of_object and type(args[1]) is str and is_plain_member(args[1]), args)
+
+    def _type(self, module: str, *args: Any) -> Any:
+        """Note a call of `type`: of None and its like it gives a class, as type hints hold it; else it may make one."""
+        return self._noted(module, "type", len(args) == 1 and (args[0] is None or args[0] is NotImplemented), args)
+
+    def _noted(self, module: str, name: str, harmless: bool, args: tuple[Any, ...]) -> Any:
+        if not harmless:
+            self.names[(module, name)] = False
+        return opaque_name(module, name, self._calls)(*args)
 
 
 _COUNTED = (list, tuple, dict, set, frozenset)

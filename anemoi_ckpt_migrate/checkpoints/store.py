@@ -18,8 +18,10 @@ from anemoi_ckpt_migrate.checkpoints.copying import Progress, copy_range
 from anemoi_ckpt_migrate.checkpoints.dumping import Pickled, dumped, short
 from anemoi_ckpt_migrate.checkpoints.facts import Facts, facts_of, same_attached
 from anemoi_ckpt_migrate.checkpoints.growing import Mark, check_own, cut, growing, mark
+from anemoi_ckpt_migrate.checkpoints.handed import handed_on
 from anemoi_ckpt_migrate.checkpoints.layout import Content, Contents, append, changed, write_new
 from anemoi_ckpt_migrate.checkpoints.making import Source, places_in
+from anemoi_ckpt_migrate.checkpoints.names import DANGEROUS, meant, standing
 from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, replacement
 from anemoi_ckpt_migrate.checkpoints.recipes import Maker, plain_of
@@ -57,6 +59,7 @@ class Checkpoint:
             else:
                 self._archive = zipped.read_archive(stream)
                 self._check_start(stream)
+                zipped.check_read_alike(stream, self._archive)
                 self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
@@ -71,6 +74,9 @@ class Checkpoint:
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names that the pickle gave to the last tree, and whether what they stand for is harmless."""
+        called = [name for name, known in self._names.items() if known and name[1] in ("getattr", "type")]
+        if called and handed_on(self._data, called):
+            return {**self._names, **dict.fromkeys(called, False)}
         return self._names
 
     def facts(self) -> Facts:
@@ -331,6 +337,19 @@ class Checkpoint:
         except NotACheckpoint:
             return None
 
+    def whole(self) -> Checkpoint | None:
+        """Return the file with all its bytes, as torch reads it whatever a journal says; None if it is no other.
+
+        Raises
+        ------
+        NotACheckpoint
+            It goes on behind what the journal says, and cannot be read so.
+        """
+        length = os.fstat(self._descriptor).st_size
+        if length == self.length:
+            return None
+        return Checkpoint(self.path, self._descriptor, self._before, length, self._trusted)
+
     def has_what(self, later: Checkpoint) -> bool:
         """Tell whether the next state has what others put beside the pickle, but for what was written with that."""
         end = later._archive.records[_PREVIOUS].offset
@@ -405,7 +424,9 @@ class Checkpoint:
         try:
             tree = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
-            raise NotACheckpoint(f"its data.pkl is damaged or hostile ({short(error)})") from error
+            named = ", ".join(".".join(meant(*name)) for name, known in unpickler.names.items() if _runs(*name, known))
+            so = f"; it names {named:.200}, with which torch.load could run anything" if named else ""
+            raise NotACheckpoint(f"its data.pkl is damaged or hostile ({short(error)}){so}") from error
         there = self._archive.records or self._archive.loose
         ours = self._unwritten.keys() | self._maker.recipes.keys()
         missing = [key for key in unpickler.keys if f"data/{key}" not in there and key not in ours]
@@ -440,3 +461,7 @@ class Checkpoint:
 
     def _stream(self) -> io.BufferedReader:
         return zipped.window(self._descriptor, self.length)
+
+
+def _runs(module: str, name: str, known: bool) -> bool:
+    return standing(module, name, known) == DANGEROUS

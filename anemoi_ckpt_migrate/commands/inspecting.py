@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate import ledger, recorder
-from anemoi_ckpt_migrate.checkpoints import Facts, membership, open_checkpoint, survey
-from anemoi_ckpt_migrate.checkpoints.names import standing
+from anemoi_ckpt_migrate.checkpoints import Checkpoint, Facts, membership, open_checkpoint, survey
+from anemoi_ckpt_migrate.checkpoints.names import meant, standing
 from anemoi_ckpt_migrate.checkpoints.survey import Node, Optimizer, Tensor
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
 from anemoi_ckpt_migrate.commands.project import Project, config_of
-from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord
+from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord, NotACheckpoint
 from anemoi_ckpt_migrate.ledger import Done
 from anemoi_ckpt_migrate.record import Record, to_data
 
@@ -27,10 +27,13 @@ class PickledName:
         Module and name, joined by a dot.
     standing : str
         ``known``, ``trusted``, ``opaque`` or ``dangerous``.
+    imported : str
+        What `torch.load` imports for it: the same, unless it is a name of Python 2.
     """
 
     name: str
     standing: str
+    imported: str
 
 
 @dataclass(frozen=True)
@@ -145,18 +148,20 @@ def inspect(
         The checkpoint, or the configuration, cannot be read.
     """
     trusted = _trusted(project)
-    with naming(checkpoint), open_checkpoint(checkpoint) as file:
+    with naming(checkpoint), open_checkpoint(checkpoint) as opened:
+        file, journal = _as_torch_reads(opened)
         tree = file.load()
         record, warnings = _record(tree, file.attachment(recorder.ATTACHMENT))
         part = membership(checkpoint)
         root = survey.survey(tree)
         tensors = tuple(survey.tensors(root))
         names = (
-            PickledName(".".join(name), standing(*name, known, trusted)) for name, known in sorted(file.names.items())
+            PickledName(".".join(name), standing(*name, known, trusted), ".".join(meant(*name)))
+            for name, known in sorted(file.names.items())
         )
         return Inspection(
             os.fspath(checkpoint),
-            file.facts(),
+            replace(file.facts(), interrupted=bool(journal)),
             root,
             tensors,
             survey.shared(tensors),
@@ -164,10 +169,22 @@ def inspect(
             record,
             tuple(names),
             _damage(file.damaged(progress), tensors) if verify else None,
-            warnings if part is None else (*warnings, str(part)),
+            (*journal, *warnings) if part is None else (*journal, *warnings, str(part)),
             _noted(tree),
             ledger.found_history(tree),
         )
+
+
+def _as_torch_reads(file: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Return the file with all its bytes if that can be read, and what to say where a journal beside it says less."""
+    said = f"a journal beside it says that a run was interrupted, and that only the first {file.length:,} bytes count"
+    try:
+        whole = file.whole()
+    except NotACheckpoint:
+        return file, (f"{said}; these are shown. What follows cannot be read: `recover` the file before you load it",)
+    if whole is None:
+        return file, ()
+    return whole, (f"{said}; torch.load reads it whole, as shown here. `recover` cuts it back",)
 
 
 def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[str, ...]]:

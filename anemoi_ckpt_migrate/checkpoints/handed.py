@@ -1,0 +1,94 @@
+"""Whether a pickle only calls `getattr` and `type`, or hands them to something that calls them out of sight.
+
+A call with arguments in the pickle can be judged. `functools.partial(getattr, path, "write_text")` cannot, nor can an
+item of a list that is called later; so such a pickle has to be told from one that only calls them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+
+def handed_on(data: bytes, names: Collection[tuple[str, str]]) -> bool:
+    """Tell whether one of these names becomes anything but the function of a call. Nothing is imported or called.
+
+    Parameters
+    ----------
+    data : bytes
+        A pickle that was loaded without an error.
+    names : collection of (str, str)
+        Modules and names, as the pickle spells them.
+    """
+    unpickler = _Counter(io.BytesIO(data), names)
+    try:
+        unpickler.load()
+    except Exception:  # it depends on what things are: nobody can tell
+        return True
+    return unpickler.left != 0
+
+
+class _Thing:
+    """What stands for everything that a pickle builds; it takes whatever is done to it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Thing:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any) -> _Thing:
+        return _Thing()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Take an item."""
+
+    def extend(self, items: Any) -> None:
+        """Take items."""
+
+
+# The pure Python unpickler: only that one lets us see its stack. The type checker takes it for the one in C.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Counter(_PythonUnpickler):
+    """Counts how often the names come onto the stack, less how often they leave it as the function of a call."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+
+    def __init__(self, stream: io.BytesIO, names: Collection[tuple[str, str]]) -> None:
+        super().__init__(stream, fix_imports=False, encoding="utf-8")
+        self._names, self._watched, self.left = names, _Thing(), 0
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name."""
+        if (module, name) not in self._names:
+            return _Thing
+        self.left += 1
+        return self._watched
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return what stands for a storage."""
+        return _Thing()
+
+    def load_again(self, load: Any) -> None:
+        """Push what was there before."""
+        load(self)
+        self.left += self.stack[-1] is self._watched
+
+    def load_reduce(self) -> None:
+        """Call something."""
+        self.left -= self.stack[-2] is self._watched
+        super().load_reduce()
+
+    for _code in (pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.DUP):
+        dispatch[_code[0]] = lambda self, load=dispatch[_code[0]]: self.load_again(load)
+    dispatch[pickle.REDUCE[0]] = load_reduce
