@@ -52,6 +52,7 @@ from anemoi_ckpt_migrate.errors.operations import (
 from anemoi_ckpt_migrate.errors.revisions import (
     AmbiguousTarget,
     BarrierInTheWay,
+    DangerousNames,
     Fault,
     FaultyScripts,
     HistoryConflict,
@@ -90,6 +91,7 @@ __all__ = [
     "DamagedLedger",
     "DamagedManifest",
     "DamagedRecord",
+    "DangerousNames",
     "Fault",
     "FaultyScripts",
     "ForeignJournal",

@@ -64,6 +64,10 @@ class Operation:
         """Give the operations that it is made of; one that is made of none gives itself."""
         yield self
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of classes and functions that it spells out, as patterns; see `names.covers`."""
+        return ()
+
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data: its kind under ``op``, and what differs from the defaults."""
         found: dict[str, Any] = {"op": type(self).__name__}
