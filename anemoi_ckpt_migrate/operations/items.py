@@ -220,6 +220,7 @@ class MoveItem(AtEachPlace):
         Whether nothing is wrong if it is not there.
     """
 
+    noted = ("before", "placed")
     path: tuple[Any, ...]
     new: tuple[Any, ...]
     before: Any = None
