@@ -49,7 +49,8 @@ def way_back(graph: Graph, entry: Applied) -> Way:
         return own
     if script.sets_up and script.migrates:
         # The rollback undoes what migrate did, which no operation tells: nothing stands in for it.
-        return Way.RECORD if script.reversible and _calls(recorded) == [_ROLLBACK] else own
+        whole = any(type(each) is Run for each in recorded)  # and not of a part of the checkpoint
+        return Way.RECORD if script.reversible and whole and _calls(recorded) == [_ROLLBACK] else own
     return Way.CHECKPOINT if _strange(script, recorded) else Way.RECORD
 
 
