@@ -511,3 +511,64 @@ def test_what_only_a_record_holds_is_refused_in_a_script(project: Folder, checkp
     assert project.run("check").code == 1
     ran = project.run("upgrade", "head", checkpoint)
     assert (ran.code, digest(checkpoint)) == (1, before)
+
+
+def laughs(levels: int) -> list[Any]:
+    """Return a list of a few entries that would take two to the power of `levels` to be written out."""
+    found: list[Any] = ["ha"]
+    for _ in range(levels):
+        found = [found, found]
+    return found
+
+
+def nested(levels: int, inner: Any) -> Any:
+    for _ in range(levels):
+        inner = {"op": "Apart", "operations": [inner], "others": {}}
+    return inner
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "no operation": {"op": "Explode"},
+    "no name": {"op": ["Run"]},
+    "a field that there is not": {"op": "Nothing", "migrate": "plant"},
+    "a function without a name": {"op": "Run", "migrate": ["plant"]},
+    "a function of a module": {"op": "Run", "migrate": "os.system"},
+    "a number that nothing has": {"op": "PutItem", "path": ["hp"], "number": 9, "before": None, "placed": False},
+    "an endless number": {"op": "Cut", "keys": ["l.weight"], "size": 10**5000, "dim": 0, "at": None, "fill": 0},
+    "the place of the record": {"op": "SetItem", "path": [KEY], "value": 1},
+    "stars that nothing stands for": {"op": "CopyItem", "path": ["hp"], "new": ["*"]},
+    "an object": {"op": "SetItem", "path": ["hp"], "value": opaque_name("posix", "system", Calls())("touch planted")},
+    "a class": {"op": "SetItem", "path": ["hp"], "value": opaque_name("posix", "system", Calls())},
+    "brackets in brackets": {"op": "SetItem", "path": ["hp"], "value": laughs(90)},
+    "deep": {"op": "SetItem", "path": ["hp"], "value": nested(400, 0)},
+    "deep operations": nested(400, {"op": "Nothing"}),
+    "functions where there are none": nested(1, {"op": "Run", "migrate": "halve"}),
+}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("attack", FIELDS)
+def test_fields_that_make_no_sense(project: Folder, checkpoint: Path, attack: str, known: bool) -> None:
+    script = declare(project, "a1", "op.Run(double, halve)", top=TOP)
+    project.ok("upgrade", "head", checkpoint)
+    with_undo(checkpoint, FIELDS[attack], source=SOURCE)
+    if not known:
+        script.unlink()
+    before = digest(checkpoint)
+    for more in ([], ["--dry-run"]):
+        ran = project.run("downgrade", "base", checkpoint, TRUST, *more)
+        assert (ran.code, digest(checkpoint)) == (1, before), ran
+        assert len(ran.err) < 1000
+    assert not Path("planted").exists()
+
+
+def test_a_tensor_among_fields(project: Folder, checkpoint: Path) -> None:
+    declare(project, "a1", 'op.SetItem("new", 1)')
+    project.ok("upgrade", "head", checkpoint)
+
+    def change(record: dict[str, Any], tree: Any) -> None:
+        record["lineage"][-1]["undo"]["operations"][0]["value"] = tree["state_dict"]["l.weight"]
+
+    rewritten(checkpoint, change)
+    assert "hold a StoredTensor, which is no plain data" in project.run("current", checkpoint).err
+    assert project.run("downgrade", "base", checkpoint).code == 1
