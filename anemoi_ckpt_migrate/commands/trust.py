@@ -97,10 +97,10 @@ _ANEW = "`ckpt-migrate stamp --purge TARGET CKPT` writes the record anew, as the
 
 
 def marked(graph: Graph, steps: Iterable[Step], entries: Mapping[str, Applied]) -> tuple[Step, ...]:
-    """Return the steps of a plan, with those marked that run code of the checkpoint."""
+    """Return the steps of a plan, of which those on the way down say whether they run code of the checkpoint."""
     return tuple(
-        step._replace(carried=True)
-        if step.direction == "downgrade" and way_back(graph, entries[step.revision]) is Way.CHECKPOINT
+        step._replace(carried=way_back(graph, entries[step.revision]) is Way.CHECKPOINT)
+        if step.direction == "downgrade"
         else step
         for step in steps
     )
