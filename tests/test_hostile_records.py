@@ -187,6 +187,14 @@ def test_a_script_of_functions_is_undone_by_its_own(
     assert (found["by"], found["hp"]) == ("the script", {"lr": 1})
 
 
+def test_a_record_cannot_say_that_such_a_script_has_no_way_back(project: Folder, checkpoint: Path) -> None:
+    project.script("a1", None, "pass", 'ckpt["by"] = "the script"')
+    project.ok("upgrade", "head", checkpoint)
+    with_undo(checkpoint, operations=None, lost="nothing does")
+    project.ok("downgrade", "base", checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["by"] == "the script"
+
+
 def test_a_script_of_functions_without_a_way_back(project: Folder, checkpoint: Path) -> None:
     script = project.script("a1", None, "pass", 'ckpt["by"] = "the checkpoint"')
     project.ok("upgrade", "head", checkpoint)
@@ -366,6 +374,20 @@ def test_no_name_becomes_one_that_runs_code(project: Folder, attack: str, known:
     assert not Path("planted").exists()
 
 
+class Outer:
+    class Inner:
+        """What a pickle of protocol 2 spells with `getattr`, which is harmless there."""
+
+
+def test_a_name_that_is_harmless_where_it_stands_is_not_so_elsewhere(project: Folder) -> None:
+    path = harmless(project.path / "a.ckpt", [Config(), Outer.Inner])
+    declare(project, "a1", 'op.SetItem("new", 1)')
+    project.ok("upgrade", "head", path)
+    assert standings(path)["__builtin__.getattr"] == "known"
+    with_undo(path, {"op": "MoveClass", "old": "my.models.Config", "new": "__builtin__.getattr"})
+    refused(project, path, "would make the checkpoint name __builtin__.getattr")
+
+
 def test_sync_does_not_let_one_through(project: Folder) -> None:
     path = harmless(project.path / "a.ckpt")
     script = declare(project, "a1", 'op.SetItem("new", 1)')
@@ -459,11 +481,13 @@ def attached(project: Folder, path: Path, **records: bytes) -> Path:
 @pytest.mark.parametrize("name", [ATTACHMENT, "ckpt_migrate/previous.json", "version", "data.pkl", "data/0", "../x"])
 def test_only_what_others_keep_beside_the_pickle_is_changed(project: Folder, checkpoint: Path, name: str) -> None:
     declare(project, "a1", 'op.SetItem("new", 1)')
-    project.ok("upgrade", "head", checkpoint, "--in-place")
-    content = zipped(checkpoint).get(name, b"")
+    project.ok("upgrade", "head", checkpoint)
+    content = zipped(checkpoint).get(name, b'{"length": 1}')
     back = {"op": "RecordBack", "record": name, "path": [], "number": 0, "operations": [{"op": "Nothing"}]}
     with_undo(checkpoint, back | {"digest": hashlib.sha256(content).hexdigest()})
     rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[0, "{}", 0]]}))
+    if name.startswith("ckpt_migrate/"):
+        attached(project, checkpoint, **{name: content})
     before = zipped(checkpoint)
     ran = project.run("downgrade", "base", checkpoint)
     assert ran.code in (0, 1), ran
@@ -479,6 +503,10 @@ def test_what_is_put_back_beside_the_pickle_is_json(project: Folder, checkpoint:
         before = digest(checkpoint)
         assert project.run("downgrade", "base", checkpoint).code == 1
         assert digest(checkpoint) == before
+    rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[7, "1" * 1000, 1]]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anemoi_ckpt_migrate.operations.attached.MOST", 1000)  # what it is, a test has no time to write
+        assert "would have 1,008 bytes" in project.run("downgrade", "base", checkpoint).err
     rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[7, "1", 1]]}))
     project.ok("downgrade", "base", checkpoint)
     assert zipped(checkpoint)["about.json"] == b'{"lr": 1}'
