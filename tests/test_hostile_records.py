@@ -388,6 +388,17 @@ def test_a_name_that_is_harmless_where_it_stands_is_not_so_elsewhere(project: Fo
     refused(project, path, "would make the checkpoint name __builtin__.getattr")
 
 
+def test_a_name_within_another_is_one_name(project: Folder) -> None:
+    """Protocol 2 spells it by way of the outer one, which the file need not name by itself."""
+    path = harmless(project.path / "a.ckpt")
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.namelist():
+            dotted = b"X\x06\0\0\0shutilX\x09\0\0\0os.system\x93"
+            new.writestr(entry, old.read(entry).replace(b"cmy.models\nConfig\n", dotted))
+    declare(project, "a1", 'op.SetItem("new", 1)')
+    assert project.ok("upgrade", "head", path, "--json").lines[0]["new_names"] == []
+
+
 def test_sync_does_not_let_one_through(project: Folder) -> None:
     path = harmless(project.path / "a.ckpt")
     script = declare(project, "a1", 'op.SetItem("new", 1)')

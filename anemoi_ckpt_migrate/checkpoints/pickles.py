@@ -307,7 +307,9 @@ class TreePickler(_PythonPickler):
             self.names[module, name] = None
         if self.proto < 4 and "." in name:  # as Python itself spells a class within a class
             outer, _, inner = name.rpartition(".")
+            named = self.names.copy()  # the outer one is only how this one is spelled
             self.save_reduce(_GETATTR[self.proto], (opaque_name(module, outer, Calls()), inner), obj=obj)
+            self.names = named
             return
         if self.proto >= 4:
             self.save(module)
