@@ -154,6 +154,9 @@ def print_result(result: Result, as_json: bool) -> None:
         note = "" if step.reversible else "  (irreversible)"
         note += "  (code from the checkpoint)" if step.carried else ""
         say(f"  {step.direction} {step.revision}  {step.name}{note}")
+    for name in result.names:
+        if name.dangerous:
+            say(f"  the file will name {name.name}, which is dangerous: loading it could run anything")
     if result.restored:
         say("  the bytes of then were still in the file: no rollback was run")
     if result.written not in (None, result.checkpoint):

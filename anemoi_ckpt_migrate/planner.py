@@ -349,8 +349,9 @@ def _final(graph: Graph, entry: Applied) -> bool:
 
 
 def _reversible(graph: Graph, entry: Applied) -> bool:
-    if entry.undo is not None and (entry.undo.lost or entry.undo.operations is not None):
-        return not entry.undo.lost  # what operations left on this very checkpoint
-    if entry.revision in graph:
-        return graph[entry.revision].reversible
-    return entry.undo is not None
+    """Tell whether something undoes a revision; whether that may run is asked later."""
+    script, undo = graph.get(entry.revision), entry.undo
+    own = script is not None and script.reversible
+    if undo is None or (script is not None and not script.undone_by_operations and own):
+        return own
+    return not undo.lost  # what operations left on this very checkpoint

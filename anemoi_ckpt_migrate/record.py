@@ -306,6 +306,7 @@ def _undo_from_data(data: Any) -> Undo:
         operations = tuple(fields.get("operations", list))
         if not all(isinstance(each, dict) for each in operations):
             raise DamagedRecord("operations in undo are no dicts")
+        _Weighing().check(list(operations))
     python, pickled, path, lost = (fields.maybe(name) for name in ("python", "pickle", "parameters", "lost"))
     return Undo(fields.get("source", str), python, pickled, operations, path, lost)
 
@@ -339,6 +340,48 @@ def _check(record: Record) -> None:
         for parent in (*entry.parents, *entry.depends_on):
             if place.get(parent, -1) > place[entry.revision]:
                 raise DamagedRecord(f"{entry.revision} stands before its parent {parent} in the lineage")
+
+
+_DEEPEST, _MOST, _SHARED = 100, 1_000_000, 4
+
+
+class _Weighing:
+    """Checks that data is plain, is not nested deeply, and says itself how long it is.
+
+    A list may stand in many places of a few bytes, and be written out or compared in each: how much there is then is
+    not to be much more than the record holds.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[int, int] = {}  # with all that something holds, each time that it does
+        self._own = 0  # everything once
+
+    def check(self, data: list[Any]) -> None:
+        """Raise `DamagedRecord` if it is not so."""
+        if self._weight(data, 0) > max(_MOST, _SHARED * self._own):
+            raise DamagedRecord("operations in undo repeat the same data too often")
+
+    def _weight(self, value: Any, depth: int) -> int:
+        kind = type(value)
+        if depth > _DEEPEST:
+            raise DamagedRecord("operations in undo are nested too deeply")
+        if kind in (str, bytes):
+            return self._counted(value, 1 + len(value) // 16)
+        if value is None or kind in (bool, int, float, complex):
+            return self._counted(value, 1)
+        if kind not in (dict, list, tuple, set, frozenset):
+            raise DamagedRecord(f"operations in undo hold a {kind.__name__}, which is no plain data")
+        if id(value) not in self._weights:
+            held = [*value.keys(), *value.values()] if kind is dict else list(value)
+            self._own += 1
+            self._weights[id(value)] = 1 + sum(self._weight(each, depth + 1) for each in held)
+        return self._weights[id(value)]
+
+    def _counted(self, value: Any, weight: int) -> int:
+        if id(value) not in self._weights:
+            self._weights[id(value)] = weight
+            self._own += weight
+        return weight
 
 
 class _Fields:

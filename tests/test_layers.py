@@ -57,7 +57,8 @@ checkpoints
 recorder
 executor
 commands
-commands.arguments
+commands.arguments commands.names
+commands.trust
 commands.parameters commands.project
 commands.sides
 commands.expecting

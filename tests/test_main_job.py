@@ -91,6 +91,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(project: Folder) -> None:
         "written": None,
         "backup": None,
         "dry_run": True,
+        "new_names": [],
     }
     assert (digest(checkpoint), sorted(project.path.iterdir())) == before
 

@@ -97,7 +97,7 @@ def test_no_code_is_run_and_no_torch_imported(project: Folder) -> None:
     [
         ('op.Rename("count", "number")', {"count": "number"}),
         ('op.RenamePrefix("embed.", "tokens.")', {"embed.weight": "tokens.weight"}),
-        ('op.RenameEach([("one.0.weight", "one.0.w"), ("same.0.weight", "same.0.w")])', {}),
+        (r'op.RenameRegex(r"(one|same)[.]0[.]weight", r"\1.0.w")', {}),
         ('op.Cast(["embed.weight", "head.weight"], "float64")', {}),
         ('op.Add("scale", [3], fill=2.0)', {}),
         ('op.Add("embed.bias", [4], after="embed.weight")', {}),
@@ -204,7 +204,11 @@ def test_functions_beside_operations_get_the_modules(project: Folder) -> None:
         (['op.Rename("count", "passing")'], "has a passing already, which is no parameter"),
         (['op.Rename("count", "one")'], "has a one already, which is no parameter"),
         (
-            ['op.RenameEach([("one.0.weight", "embed.weight"), ("embed.weight", "one.0.weight")])'],
+            [
+                'op.Rename("one.0.weight", "aside")',
+                'op.Rename("embed.weight", "one.0.weight")',
+                'op.Rename("aside", "embed.weight")',
+            ],
             "are one module",
         ),
     ],
@@ -225,7 +229,9 @@ def test_modules_are_not_swapped(project: Folder) -> None:
     declare(
         project,
         "a1",
-        'op.RenameEach([("a.weight", "b.weight"), ("a.bias", "b.bias"), ("b.weight", "a.weight"), ("b.bias", "a.bias")])',
+        'op.RenamePrefix("a.", "aside.")',
+        'op.RenamePrefix("b.", "a.")',
+        'op.RenamePrefix("aside.", "b.")',
     )
     refused = project.run("upgrade", "head", path)
     assert refused.code == 1

@@ -29,11 +29,14 @@ class Pickled:
         Keys of the storages that it refers to.
     payloads : mapping of str to memoryview or Streamed
         Content of those storages that the old file does not have in this form.
+    names : frozenset of (str, str)
+        Modules and names that it gives; not those that are harmless, nor those of real objects that a function made.
     """
 
     data: bytes
     keys: Mapping[str, None]
     payloads: Mapping[str, Content] = field(default_factory=dict)
+    names: frozenset[tuple[str, str]] = frozenset()
 
 
 def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePickler, bytes]:

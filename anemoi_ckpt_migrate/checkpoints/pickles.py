@@ -271,6 +271,8 @@ class TreePickler(_PythonPickler):
     ----------
     keys : dict of str to None
         Keys of the storages that the pickle refers to, in its order.
+    names : dict of (str, str) to None
+        Modules and names that are written without being imported, other than those that are harmless.
     """
 
     dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
@@ -278,6 +280,7 @@ class TreePickler(_PythonPickler):
     def __init__(self, stream: io.BytesIO, protocol: int) -> None:
         super().__init__(stream, protocol)
         self.keys: dict[str, None] = {}
+        self.names: dict[tuple[str, str], None] = {}
         self._done: set[int] = set()
 
     def save_reduce(
@@ -315,9 +318,13 @@ class TreePickler(_PythonPickler):
     def save_name(self, obj: OpaqueName | RebuildFunction | Builder) -> None:
         """Write a name that is not imported."""
         module, name = obj.pickled_name
+        if type(obj) is not Builder:
+            self.names[module, name] = None
         if self.proto < 4 and "." in name:  # as Python itself spells a class within a class
             outer, _, inner = name.rpartition(".")
+            named = self.names.copy()  # the outer one is only how this one is spelled
             self.save_reduce(_GETATTR[self.proto], (opaque_name(module, outer, Calls()), inner), obj=obj)
+            self.names = named
             return
         if self.proto >= 4:
             self.save(module)

@@ -18,7 +18,7 @@ KEY = "missing_class"
 """The attribute of a placeholder that says what it stands for."""
 
 Name = tuple[str, str]
-_NAMESPACE, _PARTIAL = ("types", "SimpleNamespace"), ("functools", "partial")
+_NAMESPACE, _PARTIAL = MADE_OF = ("types", "SimpleNamespace"), ("functools", "partial")
 _CALLED = ("function", "setter")
 _EMPTY: dict[str, Any] = {"args": (), "kwargs": {}, "items": [], "pairs": {}, "setter": None, "function": None}
 

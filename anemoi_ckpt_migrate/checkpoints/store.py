@@ -256,7 +256,7 @@ class Checkpoint:
 
             payloads |= {key: content_of(storage) for key, storage in made.items()}
         payloads |= {key: self._source().made(key) for key in pickler.keys if key in self._maker.recipes}
-        return Pickled(data, pickler.keys, payloads)
+        return Pickled(data, pickler.keys, payloads, frozenset(pickler.names))
 
     def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
         """Return what `write` would make of the file, without writing it: to be loaded, changed, and compared."""

@@ -18,9 +18,11 @@ def add_commands(adding: Any) -> None:
     up = _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
     check = "first go up and back down on the very file, and compare: nothing is written if the way back is none"
     up.add_argument("--check-rollback", action="store_true", help=check)
+    names = "let the file name what can run code when it is loaded, though it did not before"
+    up.add_argument("--trust-checkpoint-code", action="store_true", help=names)
     _add_check_model(up)
     down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
-    trust = "run the rollbacks that the checkpoint carries, where no script here has them"
+    trust = f"run the rollbacks that the checkpoint carries, where no script here has them; {names}"
     down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     discard = "let go of what was changed since in what operations added or cast"
     down.add_argument("--discard-changes", action="store_true", help=discard)
@@ -72,7 +74,8 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 def _upgrade(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import moving
 
-    return _move(args, moving.upgrade, check_rollback=args.check_rollback, check_model=args.check_model)
+    options = {name: getattr(args, name) for name in ("check_rollback", "trust_checkpoint_code", "check_model")}
+    return _move(args, moving.upgrade, **options)
 
 
 def _downgrade(args: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ def load(
     *,
     project: Project | StrPath | None = None,
     chain: str | Iterable[str] = (),
+    trust_checkpoint_code: bool = False,
     **options: Any,
 ) -> Any:
     """Return what `torch.load` would return after an upgrade. The file stays as it is.
@@ -36,6 +37,8 @@ def load(
         As for `upgrade`.
     project, chain
         As for `Stamper`.
+    trust_checkpoint_code : bool
+        As for `upgrade`.
     **options
         Go to `torch.load`.
 
@@ -51,7 +54,9 @@ def load(
     """
     import torch
 
-    with upgraded(checkpoint, target, project=project, chain=chain) as path:
+    with upgraded(
+        checkpoint, target, project=project, chain=chain, trust_checkpoint_code=trust_checkpoint_code
+    ) as path:
         return torch.load(path, **options)
 
 
@@ -61,6 +66,7 @@ def upgraded(
     *,
     project: Project | StrPath | None = None,
     chain: str | Iterable[str] = (),
+    trust_checkpoint_code: bool = False,
 ) -> AbstractContextManager[Path]:
     """Give the path of an upgraded copy of a checkpoint; its own path if there is nothing to do.
 
@@ -68,7 +74,7 @@ def upgraded(
 
     Parameters
     ----------
-    checkpoint, target, project, chain
+    checkpoint, target, project, chain, trust_checkpoint_code
         As for `load`.
 
     Raises
@@ -76,29 +82,29 @@ def upgraded(
     MigrateError
         As for `upgrade`.
     """
-    return upgraded_by(opened_all(project, chain), checkpoint, target)
+    return upgraded_by(opened_all(project, chain), checkpoint, target, trust_checkpoint_code)
 
 
 @contextmanager
-def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str) -> Iterator[Path]:
+def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str, trusted: bool = False) -> Iterator[Path]:
     """Give the path of a checkpoint that each of some projects has brought up, as `upgraded` does."""
     with ExitStack() as copies:
         path = Path(checkpoint)
         for project in projects:
-            path = _upgraded(path, target, project, copies, checkpoint)
+            path = _upgraded(path, target, project, copies, checkpoint, trusted)
         yield path
 
 
-def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath) -> Path:
+def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath, trusted: bool) -> Path:
     """Return the path of what a chain makes of a file; that of the file, if it has nothing to do."""
     try:
-        planned = upgrade(path, target, project=project, dry_run=True)
+        planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted)
         for warning in planned.warnings:
             _LOGGER.warning("%s: %s", checkpoint, warning)
         if not planned.steps:
             return path
         output = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-migrate-")), path.name)
-        upgrade(path, target, project=project, output=output)
+        upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted)
     except (CannotWrite, OSError) as error:
         reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
         where = "it lies where temporary files do, and TMPDIR says where that is"

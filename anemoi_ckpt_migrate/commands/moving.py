@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, planner, recorder, targets
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written
-from anemoi_ckpt_migrate.commands import proving, steps
+from anemoi_ckpt_migrate.commands import proving, steps, trust
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
+from anemoi_ckpt_migrate.commands.names import NameCheck, NewName
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
 from anemoi_ckpt_migrate.commands.writing import (
@@ -23,6 +24,8 @@ from anemoi_ckpt_migrate.commands.writing import (
     unchanged,
     write,
 )
+from anemoi_ckpt_migrate.graph import Graph
+from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
 from anemoi_ckpt_migrate.scripts import loader
 
@@ -41,6 +44,7 @@ def upgrade(
     check_model: bool = True,
     dry_run: bool = False,
     check_rollback: bool = False,
+    trust_checkpoint_code: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint up to a target.
@@ -70,6 +74,8 @@ def upgrade(
         Only plan; operations are tried on names, shapes and dtypes.
     check_rollback : bool
         Before anything is written, go up and back down on this very checkpoint, and compare with what was there.
+    trust_checkpoint_code : bool
+        Let the pickle name what can run code when it is loaded, though it did not before.
     progress : callable, optional
         Told how many bytes were copied, from time to time.
 
@@ -94,15 +100,18 @@ def upgrade(
         actions = [steps.up(revision) for revision in revisions]
         settings = executor.Settings(found.config.parameters)
         check = ModelCheck(found, graph, plan.end, file, check_model)
+        names = _names(file, found, graph, plan, trust_checkpoint_code)
+        added: tuple[NewName, ...] = ()
         if plan.steps:
             check.before(tree, record)
         if dry_run:
-            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check.result))
+            said, added = foresee(file, tree, record, actions, settings, check.result, names)
+            warnings = (*warnings, *said)
         if check_rollback and plan.steps:
             proving.prove(file, graph, record, revisions, settings)
             tree, _ = recorder.unrecorded(file)
         if dry_run or not plan.steps:
-            return unchanged(file, plan, options, warnings)
+            return replace(unchanged(file, plan, options, warnings), names=added)
         applied = steps.applied(revisions)
         parameters = found.config.parameters
         actions, noted_elsewhere = keeping(file, tree, record, actions, steps.grown(record.lineage, applied))
@@ -113,7 +122,7 @@ def upgrade(
             walk.warnings += [*steps.notes(graph, lineage, walk), *check.result(walk)]
             return replace(record.logged(entry, (*record.lineage, *lineage)), ledger=noted_elsewhere)
 
-        return write(file, tree, record, plan, actions, settings, after, options, warnings)
+        return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
 
 
 def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | StrPath | None = None) -> int:
@@ -174,7 +183,8 @@ def downgrade(
         ``base``, ``barrier``, ``-N`` (the last N applied), ``REV-N``, ``LABEL@TARGET``, a specifier of the tracked
         package, a full or partial revision id, a label or a name.
     trust_checkpoint_code : bool
-        Run the rollbacks that the checkpoint carries, for revisions that no script here knows.
+        Run the rollbacks that the checkpoint carries where the scripts here have none, and let the pickle name what can
+        run code when it is loaded, though it did not before.
     discard_changes : bool
         Let go of what was changed since in what operations added or cast: it has no place in what was before.
 
@@ -190,18 +200,24 @@ def downgrade(
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         earlier = next((before for then, before in kept if then == left), None)
         entries = {entry.revision: entry for entry in record.lineage}
-        if not trust_checkpoint_code and earlier is None:
-            steps.check_own_code(graph, [entries[step.revision] for step in plan.steps], checkpoint)
+        names = _names(file, found, graph, plan, trust_checkpoint_code)
+        added = () if earlier is None else names.added(earlier.names)
+        undoing = [] if earlier is not None else [entries[step.revision] for step in plan.steps]
+        if undoing:
+            trust.check_own_code(graph, undoing, checkpoint, trust_checkpoint_code)
+            plan = replace(plan, steps=trust.marked(graph, plan.steps, entries))
         warnings = (*noted, *loader.changed_since(graph, record))
-        actions = [] if earlier is not None else [steps.down(graph, entries[step.revision]) for step in plan.steps]
+        actions = [steps.down(graph, entry, trust_checkpoint_code) for entry in undoing]
         settings = executor.Settings(steps.parameters_of(record, undone, found.config.parameters), discard_changes)
         check = ModelCheck(found, graph, plan.end, file, check_model)
         if dry_run:
-            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check.result))
+            said, more = foresee(file, tree, record, actions, settings, check.result, names)
+            warnings, added = (*warnings, *said), (*added, *more)
         if dry_run or not plan.steps:
-            return unchanged(file, plan, options, warnings)
+            return replace(unchanged(file, plan, options, warnings), names=added)
         if earlier is not None:
-            return replace(result_of(file, plan, options, warnings, _back(file, earlier, options)), restored=True)
+            written = _back(file, earlier, options)
+            return replace(result_of(file, plan, options, warnings, written), restored=True, names=added)
         shrunk = steps.shrunk(record.lineage, [step.revision for step in plan.steps])
         actions, noted_elsewhere = keeping(file, tree, record, actions, shrunk)
 
@@ -209,7 +225,11 @@ def downgrade(
             walk.warnings += check.result(walk)
             return replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
 
-        return write(file, tree, record, plan, actions, settings, after, options, warnings)
+        return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
+
+
+def _names(file: Checkpoint, project: Project, graph: Graph, plan: Plan, trusted: bool) -> NameCheck:
+    return NameCheck(file, project.config.trusted, trusted, lambda: steps.class_names(graph, plan.steps))
 
 
 def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:

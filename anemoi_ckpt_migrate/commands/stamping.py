@@ -72,7 +72,8 @@ def stamp(
         plan = Plan(record.heads, heads, ())
         lineage = _stamped(graph, record, revisions, wanted, found.config, purge)
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
-        recorded = not same or record is DAMAGED
+        # What was there is not looked at: it may be the very thing that is to be forgotten.
+        recorded = not same or record is DAMAGED or (purge and record.lineage != lineage)
         if dry_run or not recorded:
             return replace(unchanged(file, plan, options, noted), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)

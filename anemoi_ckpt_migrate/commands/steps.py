@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate import executor, rollbacks
-from anemoi_ckpt_migrate.commands.arguments import StrPath
+from anemoi_ckpt_migrate.commands.trust import Way, check_own_code, recorded_operations, way_back
 from anemoi_ckpt_migrate.commands.writing import applied_of
-from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, MigrationFailed, NoWayBack, UntrustedCode
+from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.operations import placeholders, setups
-from anemoi_ckpt_migrate.operations.base import Operation, from_data
+from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.structure import functions
+from anemoi_ckpt_migrate.planner import Step
 from anemoi_ckpt_migrate.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, set_up
 from anemoi_ckpt_migrate.scripts.sources import source_of
@@ -46,47 +46,54 @@ def operations_of(revision: Revision) -> tuple[Operation, ...] | None:
         raise MigrationFailed(revision.path, revision.line("migrate_setup"), error.sentence) from error
 
 
-def down(graph: Graph, entry: Applied) -> executor.Action:
+def class_names(graph: Graph, steps: Iterable[Step]) -> list[str]:
+    """Return the patterns of names that the scripts of steps spell out in their operations; a setup is run for it."""
+    scripts = [graph[step.revision] for step in steps if step.revision in graph]
+    leaves = (leaf for script in scripts for each in operations_of(script) or () for leaf in each.leaves())
+    return [name for leaf in leaves for name in leaf.class_names()]
+
+
+def down(graph: Graph, entry: Applied, trusted: bool = False) -> executor.Action:
     """Return what undoes a revision of a checkpoint.
 
-    Raises
-    ------
-    NoWayBack
-        Nothing does: the record says what was applied, but not how it is undone.
-    """
-    script = graph.get(entry.revision)
-    if entry.undo is not None and entry.undo.operations is not None:
-        shown = script.path if script is not None else rollbacks.shown_carried(entry.revision)
-        return executor.Applying(entry.revision, _read(entry), shown, _back_loader(entry, script), back=True)
-    if script is None:
-        return executor.Calling(lambda: rollbacks.carried(entry), "rollback", rollbacks.shown_carried(entry.revision))
-    if script.undone_by_operations:
-        load = _loader(lambda: load_module(script), script.path)
-        return executor.Applying(entry.revision, _inverses(script), script.path, load, back=True)
-    return _calling(script, "rollback")
-
-
-def is_foreign(graph: Graph, entry: Applied) -> bool:
-    """Tell whether undoing a revision runs code that the checkpoint carries."""
-    if entry.revision in graph:
-        return False
-    if entry.undo is None or entry.undo.operations is None:
-        return True
-    return bool(functions(_read(entry)))
-
-
-def check_own_code(graph: Graph, undone: Iterable[Applied], checkpoint: StrPath) -> None:
-    """Check that undoing revisions runs no code that the checkpoint carries.
+    Parameters
+    ----------
+    graph : Graph
+        The scripts.
+    entry : Applied
+        What the record says of the revision.
+    trusted : bool
+        Whether code that the checkpoint carries may run.
 
     Raises
     ------
     UntrustedCode
-        It does.
+        It is code that the checkpoint carries.
+    NoWayBack
+        Nothing does: the record says what was applied, but not how it is undone.
     """
-    foreign = [entry for entry in undone if is_foreign(graph, entry)]
-    if foreign:
-        readable = all(entry.undo is not None and entry.undo.source for entry in foreign)
-        raise UntrustedCode([entry.revision for entry in foreign], os.fspath(checkpoint), readable)
+    script, way = graph.get(entry.revision), way_back(graph, entry)
+    check_own_code(graph, [entry], trusted=trusted)
+    if script is None or way is Way.CHECKPOINT:
+        return _carried_back(entry)
+    load = _loader(lambda: load_module(script), script.path)
+    if way is Way.RECORD:
+        return executor.Applying(entry.revision, recorded_operations(entry) or (), script.path, load, back=True)
+    if script.undone_by_operations:
+        return executor.Applying(entry.revision, _inverses(script), script.path, load, back=True)
+    return _calling(script, "rollback")
+
+
+def _carried_back(entry: Applied) -> executor.Action:
+    """Return what undoes a revision by what the checkpoint carries alone."""
+    shown, operations = rollbacks.shown_carried(entry.revision), recorded_operations(entry)
+    if operations is None:
+        return executor.Calling(lambda: rollbacks.carried(entry), "rollback", shown)
+    source = "" if entry.undo is None else entry.undo.source
+    if not source:
+        return executor.Applying(entry.revision, operations, shown, lambda name: rollbacks.carried(entry), back=True)
+    load = _loader(lambda: load_source(source, entry.revision, shown), shown)
+    return executor.Applying(entry.revision, operations, shown, load, back=True)
 
 
 def parameters_of(record: Record, undone: Collection[str], configured: str | None) -> str | None:
@@ -198,23 +205,6 @@ def _function(module: Any, name: str, shown: str) -> Function:
 
 def _loader(module: Callable[[], Any], shown: str) -> Callable[[str], Function]:
     return lambda name: _function(module(), name, shown)
-
-
-def _back_loader(entry: Applied, script: Revision | None) -> Callable[[str], Function]:
-    if script is not None:
-        return _loader(lambda: load_module(script), script.path)
-    shown = rollbacks.shown_carried(entry.revision)
-    source = "" if entry.undo is None else entry.undo.source
-    if not source:
-        return lambda name: rollbacks.carried(entry)
-    return _loader(lambda: load_source(source, entry.revision, shown), shown)
-
-
-def _read(entry: Applied) -> tuple[Operation, ...]:
-    try:
-        return tuple(from_data(data) for data in (entry.undo.operations if entry.undo else None) or ())
-    except (BadOperation, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise DamagedRecord(f"what undoes {entry.revision}: {error}") from error
 
 
 def _inverses(script: Revision) -> tuple[Operation, ...]:

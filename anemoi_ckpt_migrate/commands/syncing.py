@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, planner
-from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate.commands import steps, trust
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
+from anemoi_ckpt_migrate.commands.names import NameCheck, NewName
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
 from anemoi_ckpt_migrate.commands.writing import (
@@ -48,7 +49,8 @@ def sync(
     Parameters
     ----------
     trust_checkpoint_code : bool
-        Run the rollbacks that the checkpoint carries, for revisions that no script here knows.
+        Run the rollbacks that the checkpoint carries where the scripts here have none, and let the pickle name what can
+        run code when it is loaded, though it did not before.
     discard_changes : bool
         As for `downgrade`.
 
@@ -70,20 +72,25 @@ def sync(
         plan = Plan(record.heads, up.end, (*down.steps, *up.steps))
         entries = {entry.revision: entry for entry in record.lineage}
         undone = [entries[step.revision] for step in down.steps]
-        if not trust_checkpoint_code:
-            steps.check_own_code(graph, undone, checkpoint)
+        trust.check_own_code(graph, undone, checkpoint, trust_checkpoint_code)
+        plan = replace(plan, steps=trust.marked(graph, plan.steps, entries))
         warnings = (*noted, *loader.changed_since(graph, between))
         revisions = [graph[step.revision] for step in up.steps]
-        actions = [*(steps.down(graph, entry) for entry in undone), *map(steps.up, revisions)]
+        actions = [*(steps.down(graph, entry, trust_checkpoint_code) for entry in undone), *map(steps.up, revisions)]
         gone = [entry.revision for entry in undone]
         settings = executor.Settings(steps.parameters_of(record, gone, parameters), discard_changes)
         check = ModelCheck(found, graph, plan.end, file, check_model)
+        names = NameCheck(
+            file, found.config.trusted, trust_checkpoint_code, lambda: steps.class_names(graph, plan.steps)
+        )
+        added: tuple[NewName, ...] = ()
         if plan.steps:
             check.before(tree, record)
         if dry_run:
-            warnings = (*warnings, *foresee(file, tree, record, actions, settings, check.result))
+            said, added = foresee(file, tree, record, actions, settings, check.result, names)
+            warnings = (*warnings, *said)
         if dry_run or not plan.steps:
-            return unchanged(file, plan, options, warnings)
+            return replace(unchanged(file, plan, options, warnings), names=added)
         applied = steps.applied(revisions)
         lineages = [*steps.shrunk(record.lineage, gone), *steps.grown(between.lineage, applied)]
         actions, noted_elsewhere = keeping(file, tree, record, actions, lineages)
@@ -94,4 +101,4 @@ def sync(
             entry = log_entry("sync", "", plan)
             return replace(record.logged(entry, (*between.lineage, *lineage)), ledger=noted_elsewhere)
 
-        return write(file, tree, record, plan, actions, settings, after, options, warnings)
+        return write(file, tree, record, plan, actions, settings, after, options, warnings, names)

@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate import adoption, executor, manifests, recorder, resolvi
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.checkpoints import Checkpoint, Written, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, naming
+from anemoi_ckpt_migrate.commands.names import NameCheck, NewName
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.errors import (
     AmbiguousTarget,
@@ -87,6 +88,9 @@ class Result:
         Whether the record changes, though the heads may not: a stamp notes what the scripts say by now.
     restored : bool
         Whether the way back was to the very bytes of before, still in the file, and no rollback was run.
+    names : tuple of NewName
+        Classes and functions that the new pickle names, and the old one does not. With `dry_run`, as far as operations
+        tell: what functions will do is not known.
     """
 
     checkpoint: str
@@ -99,6 +103,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     recorded: bool = False
     restored: bool = False
+    names: tuple[NewName, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -110,6 +115,7 @@ class Result:
             "written": self.written,
             "backup": self.backup,
             "dry_run": self.dry_run,
+            "new_names": [name._asdict() for name in self.names],
         }
 
 
@@ -192,8 +198,9 @@ def write(
     after: Callable[[executor.Walk], Record],
     options: Options,
     warnings: tuple[str, ...],
+    names: NameCheck | None = None,
 ) -> Result:
-    """Do what a plan says, and write what comes of it.
+    """Do what a plan says, and write what comes of it, with the names that it may add.
 
     Errors are those of the command.
     """
@@ -209,11 +216,12 @@ def write(
         return made
 
     pickled, attachments = executor.run(file, tree, kept, actions, settings, remembered)
+    added = () if names is None else names.added(dict.fromkeys(pickled.names, False))
     if options.in_place:
         written = file.write_in_place(pickled, attachments)
     else:
         written = file.write(pickled, attachments, options.output, options.backup, options.progress)
-    return replace(result_of(file, plan, options, (*warnings, *noted), written), recorded=True)
+    return replace(result_of(file, plan, options, (*warnings, *noted), written), recorded=True, names=added)
 
 
 def foresee(
@@ -223,31 +231,36 @@ def foresee(
     actions: Sequence[executor.Action],
     settings: executor.Settings,
     check: Callable[[executor.Walk], list[str]],
-) -> list[str]:
+    names: NameCheck,
+) -> tuple[list[str], tuple[NewName, ...]]:
     """Try operations, up to the first function, on names, shapes and dtypes.
 
     Parameters
     ----------
     check : callable
         What is asked of the result, if there is no function.
+    names : NameCheck
+        What may be added to the names of the pickle.
 
     Returns
     -------
-    list of str
-        What it said.
+    tuple of list of str and tuple of NewName
+        What it said, and the names that are added.
 
     Raises
     ------
     CannotApply
         They do not fit the checkpoint: all that is wrong.
+    DangerousNames
+        They add names that may not be added.
     """
     first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
     if not first:
-        return []
+        return [], ()
     walk = executor.walked(file, tree, dict(record.kept), actions[:first], settings)
     found = check(walk) if first == len(actions) else []
     recorder.put(walk.world.tree, replace(record, kept=walk.world.kept))  # which may find no place for it
-    return found
+    return found, names.added(dict.fromkeys(file.pickled(walk.world.tree).names, False))
 
 
 def result_of(

@@ -58,6 +58,7 @@ from anemoi_ckpt_migrate.errors.operations import (
 from anemoi_ckpt_migrate.errors.revisions import (
     AmbiguousTarget,
     BarrierInTheWay,
+    DangerousNames,
     Fault,
     FaultyScripts,
     HistoryConflict,
@@ -97,6 +98,7 @@ __all__ = [
     "DamagedLedger",
     "DamagedManifest",
     "DamagedRecord",
+    "DangerousNames",
     "Fault",
     "FaultyScripts",
     "ForeignJournal",

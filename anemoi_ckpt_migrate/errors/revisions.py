@@ -221,12 +221,25 @@ class Irreversible(Refused):
 class UntrustedCode(Refused):
     """The way back is code that the checkpoint carries, and nobody said that it may run."""
 
-    def __init__(self, revisions: Sequence[str], checkpoint: str, readable: bool = True) -> None:
+    def __init__(self, revisions: Sequence[str], checkpoint: str, why: str, readable: bool = True) -> None:
         self.revisions = tuple(revisions)
         shows = f"look at it first with `ckpt-migrate show {revisions[0]} --from {shlex.quote(checkpoint)}`"
         super().__init__(
-            f"no script here knows {', '.join(revisions)}, and the rollback that the checkpoint carries runs only with "
+            f"{why}, and the rollback that the checkpoint carries runs only with "
             f"--trust-checkpoint-code; {shows if readable else 'it is a pickle, which cannot be looked at first'}"
+        )
+
+
+class DangerousNames(Refused):
+    """The pickle would name what can run code when it is loaded, and does not name it now."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+        shown = ", ".join(f"{name:.80}" for name in names[:_MOST])
+        super().__init__(
+            f"this would make the checkpoint name {shown}{more}, which can run any code when the file is loaded, "
+            "and which no operation of a script spells out; --trust-checkpoint-code allows it"
         )
 
 

@@ -151,6 +151,27 @@ class Attached:
         return self._documents[name]
 
     def put(self, name: str, text: str) -> None:
-        """Have a record be written, as JSON that somebody wrote before."""
-        self._documents.pop(name, None)
-        self.changed[name] = text.encode()
+        """Have a record be written, as JSON that somebody wrote before.
+
+        Raises
+        ------
+        NotJson
+            It is none, or too large.
+        """
+        self.write(name, text)
+        self._documents[name] = Document(name, self.changed[name])
+
+    def write(self, name: str, text: str) -> None:
+        """Have the text of a document be written.
+
+        Raises
+        ------
+        NotJson
+            It is too large to be read again.
+        """
+        content = text.encode()
+        if len(content) > MOST:
+            raise NotJson(
+                f"record {name} of the archive would have {len(content):,} bytes; no more than {MOST:,} are read"
+            )
+        self.changed[name] = content

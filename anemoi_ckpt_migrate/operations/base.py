@@ -36,11 +36,14 @@ class Operation:
         Whether it makes tensors of others.
     written : bool
         Whether it may stand in a script; others only stand in a record, as what undoes one of those.
+    noted : tuple of str
+        Fields that only a record fills in: what was seen on a checkpoint.
     """
 
     on_parameters: ClassVar[bool] = True
     makes: ClassVar[bool] = False
     written: ClassVar[bool] = True
+    noted: ClassVar[tuple[str, ...]] = ()
 
     @property
     def reversible(self) -> bool:
@@ -63,6 +66,10 @@ class Operation:
     def leaves(self) -> Iterator[Operation]:
         """Give the operations that it is made of; one that is made of none gives itself."""
         yield self
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of classes and functions that it spells out, as patterns; see `names.covers`."""
+        return ()
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data: its kind under ``op``, and what differs from the defaults."""
@@ -137,6 +144,9 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
         if name in given:
             raise BadOperation(f"{kind} was given {name} twice")
         given[name] = value
+    for name in found.noted:
+        if only_written and name in given:
+            raise BadOperation(f"{kind}: {name} is for records only; leave it out")
     missing = [field.name for field in fields if field.name not in given and field.default is dataclasses.MISSING]
     if missing:
         raise BadOperation(f"{kind} needs {' and '.join(missing)}")

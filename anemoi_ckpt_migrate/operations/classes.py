@@ -37,6 +37,10 @@ class MoveClass(TreeOperation):
         """Return it the other way around."""
         return MoveClass(self.new, self.old)
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the old name and the new one."""
+        return self.old, self.new
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the class."""
         old, new = split(self, "old", self.old), split(self, "new", self.new)
@@ -71,6 +75,10 @@ class MoveModule(TreeOperation):
         """Return it the other way around."""
         return MoveModule(self.new, self.old)
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return all that is in the old module and in the new one."""
+        return f"{self.old}.**", f"{self.new}.**"
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the module."""
         found = names_in(tree)
@@ -99,6 +107,10 @@ class DropClass(TreeOperation):
 
     def __post_init__(self) -> None:
         split(self, "name", self.name)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the name, which is there again on the way back."""
+        return (self.name,)
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Take them away."""

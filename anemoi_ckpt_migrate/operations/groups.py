@@ -39,6 +39,7 @@ class ParameterGroups(Operation):
     """
 
     on_parameters = False
+    noted = ("own_order",)
     groups: tuple[tuple[str, ...], ...]
     optimizer: int = 0
     own_order: tuple[int, ...] = ()

@@ -13,6 +13,20 @@ from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
 from anemoi_ckpt_migrate.operations.structure import TreeOperation
 
 
+def new_path_of(kind: Operation, path: paths.Path, new: Any) -> paths.Path:
+    """Read the path to which something goes: each ``*`` in it is what that of the old path stands for.
+
+    Raises
+    ------
+    BadOperation
+        It is none, or has more of them, or less.
+    """
+    found = path_of(kind, "new", new)
+    if found.count(paths.ANY) != path.count(paths.ANY):
+        raise BadOperation(f"{type(kind).__name__}: path and new must have the same number of *")
+    return found
+
+
 def is_plain(value: Any) -> bool:
     """Tell whether a value can stand in a record as it is."""
     if type(value) is dict:
@@ -220,6 +234,7 @@ class MoveItem(AtEachPlace):
         Whether nothing is wrong if it is not there.
     """
 
+    noted = ("before", "placed")
     path: tuple[Any, ...]
     new: tuple[Any, ...]
     before: Any = None
@@ -228,9 +243,7 @@ class MoveItem(AtEachPlace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_fields(self, new=path_of(self, "new", self.new))
-        if self.new.count(paths.ANY) != self.path.count(paths.ANY):
-            raise BadOperation("MoveItem: path and new must have the same number of *")
+        set_fields(self, new=new_path_of(self, self.path, self.new))
 
     def inverse(self) -> Operation | None:
         """Return it the other way around."""

@@ -21,13 +21,13 @@ from anemoi_ckpt_migrate.operations.table import Places
 
 
 def _placed(kind: Operation, places: Any) -> Places | None:
-    """Check places that a record holds."""
+    """Check places, which a record holds."""
     if places is None:
         return None
     if not isinstance(places, (tuple, list)) or not all(
         isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) for pair in places
     ):
-        raise BadOperation(f"{type(kind).__name__}: places are what a record holds, not for a script")
+        raise BadOperation(f"{type(kind).__name__}: places must be pairs of names, not {places!r:.60}")
     return tuple((name, before) for name, before in places)
 
 
@@ -97,6 +97,7 @@ class _Parting(Operation):
     source: str
     targets: tuple[str, ...]
     dim: int
+    noted = ("places",)
     places: Places | None
     makes = True
 

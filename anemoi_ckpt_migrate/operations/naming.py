@@ -250,6 +250,7 @@ class RenameEach(_Naming):
         Old names and new ones.
     """
 
+    written = False
     names: tuple[tuple[str, str], ...]
 
     def __post_init__(self) -> None:

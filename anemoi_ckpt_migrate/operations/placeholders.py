@@ -36,6 +36,10 @@ class PutPlaceholders(TreeOperation):
         """Return what takes them away again."""
         return TakePlaceholders(self.gone)
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return what is gone, and is there again on the way back, and what placeholders are made of."""
+        return *self.gone, *map(spelled, placeholders.MADE_OF)
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Put them."""
         found: dict[Name, None] = {}

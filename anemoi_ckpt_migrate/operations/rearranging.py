@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import configs, paths
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
-from anemoi_ckpt_migrate.operations.items import AtEachPlace, Nothing, SetItem, is_plain
+from anemoi_ckpt_migrate.operations.items import AtEachPlace, Nothing, SetItem, is_plain, new_path_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
 
 
@@ -32,7 +32,7 @@ class CopyItem(AtEachPlace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_fields(self, new=path_of(self, "new", self.new))
+        set_fields(self, new=new_path_of(self, self.path, self.new))
 
     def inverse(self) -> Operation | None:
         """Return what is done on the way back of a checkpoint that was made with both: nothing."""

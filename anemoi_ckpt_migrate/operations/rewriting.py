@@ -32,6 +32,7 @@ class Rewrite(Run):
         Whether nothing is wrong if it is not there.
     """
 
+    noted = ("number", "digest")
     path: tuple[Any, ...] = ()
     optional: bool = False
     number: int | None = None

@@ -95,6 +95,11 @@ class MoveNames(TreeOperation):
             return None
         return MoveNames(_turned(self.classes), _turned(self.modules))
 
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of before and after, and all that is in the modules."""
+        modules = (f"{name}.**" for pair in self.modules for name in pair)
+        return *(name for pair in self.classes for name in pair), *modules
+
     def loss(self, tree: Any) -> str:
         """Say so if two names would be one from here on."""
         before: dict[Name, Name] = {}

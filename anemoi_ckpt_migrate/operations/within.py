@@ -129,7 +129,7 @@ class At(TreeOperation):
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
         if new != before:
-            means.attached.changed[name] = new.encode()
+            means.attached.write(name, new)
         if not back:
             return []
         means.kept.append(_difference(before, new))
@@ -148,6 +148,7 @@ class RecordBack(TreeOperation):
     digest: str
 
     def __post_init__(self) -> None:
+        _record_of(self, self.record)
         set_fields(self, path=_inner(self, self.path), operations=_nested(self.operations))
 
     def leaves(self) -> Iterator[Operation]:
@@ -158,15 +159,14 @@ class RecordBack(TreeOperation):
         """Do so; where the record is gone since, there is nothing to be undone."""
         try:
             content = means.attached.content(self.record)
+            if content is None:
+                return tree, []
+            same = _digest(content) == self.digest
+            if same:
+                means.attached.put(self.record, _before(content.decode(), *means.kept[self.number]))
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
-        if content is None:
-            return tree, []
-        if _digest(content) == self.digest:
-            start, text, end = means.kept[self.number]
-            now = content.decode()
-            means.attached.put(self.record, now[:start] + text + now[len(now) - end :])
-        else:
+        if not same:
             At((), self.operations, {self.record: self.path}, optional=True).on(tree, means)
         return tree, []
 
@@ -186,7 +186,7 @@ def _nested(operations: Any) -> tuple[Operation, ...]:
 def _record_of(kind: Operation, name: Any) -> str:
     found = name_of(kind, "the name of a record", name)
     if found.partition("/")[0] == KEY:
-        raise BadOperation(f"At: {found} is where the record of the checkpoint stands")
+        raise BadOperation(f"{type(kind).__name__}: {found} is where the record of the checkpoint stands")
     return found
 
 
@@ -200,6 +200,19 @@ def _difference(old: str, new: str) -> list[Any]:
     start = _alike(old, new)
     end = _alike(old[start:][::-1], new[start:][::-1])
     return [start, old[start : len(old) - end], end]
+
+
+def _before(new: str, start: int, text: str, end: int) -> str:
+    """Return the old text, of which `_difference` told the new one.
+
+    Raises
+    ------
+    ValueError
+        That was another text.
+    """
+    if min(start, end) < 0 or start + end > len(new):
+        raise ValueError("the text that was put aside is of another record")
+    return new[:start] + text + new[len(new) - end :]
 
 
 def _alike(one: str, other: str) -> int:
