@@ -133,8 +133,8 @@ _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
     (_is_json, "it is a JSON file, not a checkpoint"),
     (
         _is_pickle,
-        "it is a plain pickle, which torch.save did not write, though torch.load may run it; load it with pickle.load (which runs what the file "
-        "says: only if you trust it) and save it again with torch.save",
+        "it is a plain pickle, which torch.save did not write, though torch.load may run it; load it with pickle.load "
+        "(which runs what the file says: only if you trust it) and save it again with torch.save",
     ),
     (_is_onnx, "it is an ONNX model, made for inference; migrate the checkpoint that it was made from"),
 )
