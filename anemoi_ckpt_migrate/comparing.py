@@ -134,8 +134,7 @@ class _Comparing:
 
     def _of_storages(self, before: StoredStorage, after: StoredStorage, shown: str) -> Difference | None:
         """Compare all that two storages hold: what it is for is known only to what is rebuilt with them."""
-        facts = zip(("dtype", "device", "number of elements"), _storage_facts(before), _storage_facts(after), strict=True)
-        for what, one, other in facts:
+        for what, one, other in zip(_STORAGE_FACTS, _storage_facts(before), _storage_facts(after), strict=True):
             if one != other:
                 return Difference(shown, f"the {what} of its storage was {one}, and is {other}")
         if not before.numel:
@@ -230,6 +229,9 @@ _FACTS = ("shape", "dtype", "device", "requires_grad")
 def _facts(tensor: StoredTensor) -> tuple[Any, ...]:
     args = reduced(tensor)[1]
     return list(tensor.shape), dtype_of(tensor), storage_of(tensor).location, args[4] if len(args) > 4 else False
+
+
+_STORAGE_FACTS = ("dtype", "device", "number of elements")
 
 
 def _storage_facts(storage: StoredStorage) -> tuple[Any, ...]:
