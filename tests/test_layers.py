@@ -33,7 +33,8 @@ operations.aside operations.copies
 operations.guessing operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
 operations.deriving operations.items operations.placeholders operations.presence operations.following operations.ties
-operations.classes operations.setups operations.rewriting operations.converting operations.rearranging operations.within
+operations.setups
+operations.classes operations.rewriting operations.converting operations.rearranging operations.within
 operations.world
 op comparing items
 scripts.declared
