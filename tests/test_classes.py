@@ -29,9 +29,9 @@ def saved(monkeypatch: pytest.MonkeyPatch, **classes: str) -> Path:
             for part in range(module.count(".") + 1):
                 outer = ".".join(module.split(".")[: part + 1])
                 then.setitem(sys.modules, outer, sys.modules.get(outer) or types.ModuleType(outer))
-            made = type(last, (), {"__module__": module})
-            setattr(sys.modules[module], last, made)
-            tree[key] = made()
+            if not hasattr(sys.modules[module], last):
+                setattr(sys.modules[module], last, type(last, (), {"__module__": module}))
+            tree[key] = getattr(sys.modules[module], last)()
         torch.save(tree, "x.pt")
     return Path("x.pt")
 
@@ -101,17 +101,15 @@ def test_two_classes_that_become_one_cannot_be_told_apart_again(
 
 
 @pytest.mark.parametrize(
-    ("operation", "after"),
-    [('op.MoveClass("a.A", "b.A")', ["a.B", "b.A"]), ('op.MoveModule("a", "b")', ["b.A", "b.B"])],
+    "operation", ['op.MoveClass("a.A", "b.A")', 'op.MoveModule("a", "b")', 'op.MoveNames([["a.A", "b.A"]])']
 )
-def test_what_was_put_aside_moves_too(
-    project: Folder, monkeypatch: pytest.MonkeyPatch, operation: str, after: list[str]
+def test_what_the_revision_put_aside_before_comes_back_as_it_was(
+    project: Folder, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    """Otherwise the checkpoint could not be loaded without the old module."""
-    checkpoint = saved(monkeypatch, one="a.A", other="a.B")
-    declare(project, "a1", 'op.DropItem("one")')
-    declare(project, "a2", operation, parents="a1")
+    """drop "one" --> move the class of "one" and "two" --> drop "two" --> and all the way back"""
+    checkpoint = saved(monkeypatch, one="a.A", two="a.A")
+    declare(project, "a1", 'op.DropItem("one")', operation, 'op.DropItem("two")')
     project.ok("upgrade", "head", checkpoint, "--check-rollback", "--no-backup")
-    assert named(checkpoint) == after  # with what stands in the record
+    assert named(checkpoint) == []
     project.ok("downgrade", "base", checkpoint, "--no-backup")
-    assert named(checkpoint) == ["a.A", "a.B"]
+    assert named(checkpoint) == ["a.A"]

@@ -210,7 +210,7 @@ class World:
         means = Means(self.tree, self.attached, kept, run, self._forced, undo.losses)
         try:
             if operation.everywhere:
-                return operation.carry_out([self.tree, self.kept], means)[1]
+                return operation.carry_out([self.tree, self.kept, kept], means)[1]
             self.tree, back = operation.carry_out(self.tree, means)
         except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
             self._fault(shown, operation, str(error))
