@@ -30,8 +30,8 @@ checkpoints.computing
 checkpoints.making operations.tensors
 operations.names operations.places operations.slots
 operations.aside operations.copies
-operations.guessing operations.reaching
-operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
+operations.groups operations.guessing operations.reaching
+operations.casting operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
 operations.deriving operations.items operations.placeholders operations.presence operations.following operations.ties
 operations.setups
 operations.classes operations.rewriting operations.converting operations.rearranging operations.within
