@@ -111,6 +111,15 @@ def test_the_others_are_tried_all_the_same(line: Folder, broken: str) -> None:
     assert f"the rollback of {broken} is not the inverse" in ran.out
 
 
+@pytest.mark.parametrize("target", ["base", "head"])
+def test_what_loses_something_and_does_not_say_so_is_a_problem(project: Folder, target: str) -> None:
+    torch.save({"state_dict": {"w": torch.ones(2), "v": torch.ones(2)}, "epoch": 0}, "x.pt")
+    declare(project, "a1", 'op.Drop("w")')
+    ran = project.run("check", "--rollback", at(project, target))
+    assert ran.code == 1
+    assert "a1 cannot be undone" in ran.out
+
+
 def test_an_upgrade_that_wants_the_proof_of_it_all_is_refused(line: Folder) -> None:
     irreversible(line, "a3", "a2")
     path = at(line, "base")

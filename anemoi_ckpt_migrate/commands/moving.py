@@ -153,6 +153,7 @@ def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Pro
         revisions = [graph[step.revision] for step in plan.steps]
         down, skipped = proving.prove_down(file, graph, record, found.config.parameters)
         proving.prove(file, graph, record, revisions, executor.Settings(found.config.parameters))
+        proving.check_reversible(revisions, but_declared=True)
         behind = planner.behind_barriers(graph, record, plan) if wanted == targets.Named("barrier") else []
         unproven = [proving.Skipped(each.id, each.name, proving.why_skipped(each)) for each in revisions]
         unproven += [proving.Skipped(each.id, each.name, "it is, or lies above, a barrier") for each in behind]

@@ -53,8 +53,15 @@ class Proof:
     skipped: tuple[Skipped, ...]
 
 
-def check_reversible(revisions: Iterable[Revision]) -> None:
+def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) -> None:
     """Check that each of some revisions has a way back.
+
+    Parameters
+    ----------
+    revisions : iterable of Revision
+        Which.
+    but_declared : bool
+        Whether those may have none whose scripts say so.
 
     Raises
     ------
@@ -62,7 +69,7 @@ def check_reversible(revisions: Iterable[Revision]) -> None:
         One of them has none.
     """
     for revision in revisions:
-        if not revision.reversible:
+        if not revision.reversible and not (but_declared and why_skipped(revision)):
             raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
 
 
@@ -156,9 +163,13 @@ def why_skipped(revision: Revision) -> str:
     """Say why a revision cannot be undone by what its script says; empty if it can."""
     if revision.final:
         return "it is a barrier"
-    if not revision.reversible:
-        return "it is declared irreversible" if revision.declared else "it has no rollback"
-    return ""
+    return "it is declared irreversible" if _is_declared_irreversible(revision) else ""
+
+
+def _is_declared_irreversible(revision: Revision) -> bool:
+    """Tell whether the script says so: operations that lose something do not say it by themselves."""
+    said = revision.declared and (revision.operations is None or "rollback" in revision.lines)
+    return said and not revision.reversible
 
 
 def _stuck(graph: Graph, entry: Applied) -> str:
@@ -166,6 +177,7 @@ def _stuck(graph: Graph, entry: Applied) -> str:
     why = why_skipped(graph[entry.revision]) or ("it is a barrier" if entry.final else "")
     if why:
         return why
+    check_reversible([graph[entry.revision]])
     if entry.undo is not None and entry.undo.lost:
         raise NoWayBack(entry.revision, entry.undo.lost)
     try:
