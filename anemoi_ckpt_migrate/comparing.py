@@ -9,8 +9,17 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
-from anemoi_ckpt_migrate.checkpoints.recipes import PLAIN, identity, storage_of
-from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, dtype_of, is_a, is_stored, reduced
+from anemoi_ckpt_migrate.checkpoints.recipes import PLAIN, bytes_of, identity, storage_of
+from anemoi_ckpt_migrate.checkpoints.tensors import (
+    STORAGES,
+    StoredStorage,
+    StoredTensor,
+    dtype_of,
+    is_a,
+    is_stored,
+    reduced,
+    without_type,
+)
 
 _PARTS = ("function", "args", "kwargs", "state", "items", "pairs", "setter")
 
@@ -58,6 +67,8 @@ class _Comparing:
         shown = where or "the checkpoint"
         if is_stored(before) and is_stored(after):
             return self._of_tensors(before, after, where)
+        if is_a(before, StoredStorage) and is_a(after, StoredStorage):
+            return self._of_storages(before, after, shown)
         if is_a(before, OpaqueName) and is_a(after, OpaqueName):
             one, other = before.pickled_name, after.pickled_name
             return None if one == other else Difference(shown, f"it was {'.'.join(one)}, and is {'.'.join(other)}")
@@ -103,7 +114,7 @@ class _Comparing:
         if function.pickled_name != its.pickled_name:
             return Difference(shown, f"it was {_article(name)}, and is {_article(its.pickled_name[1])}")
         if name not in PLAIN:
-            pairs = [*zip(args, others, strict=False), (state, other_state)]
+            pairs = [*zip(without_type(before), without_type(after), strict=False), (state, other_state)]
             wrong = [self.difference(one, other, where) for one, other in pairs]
             if len(args) != len(others):
                 wrong.append(Difference(shown, "it is rebuilt in another way"))
@@ -121,16 +132,31 @@ class _Comparing:
                 return found
         return self._of_memory(before, after, shown)
 
+    def _of_storages(self, before: StoredStorage, after: StoredStorage, shown: str) -> Difference | None:
+        """Compare all that two storages hold: what it is for is known only to what is rebuilt with them."""
+        for what, one, other in zip(_STORAGE_FACTS, _storage_facts(before), _storage_facts(after), strict=True):
+            if one != other:
+                return Difference(shown, f"the {what} of its storage was {one}, and is {other}")
+        if not before.numel:
+            return None
+        return self._of_content(bytes_of(before), bytes_of(after), (before.key, after.key), shown)
+
     def _of_memory(self, before: StoredTensor, after: StoredTensor, shown: str) -> Difference | None:
         if 0 in before.shape:
             return None
-        one, other = identity(before), identity(after)
-        if not self._are_twins(one, other):
+        twins = identity(before), identity(after)
+        return self._of_content(_unconjugated(before), _unconjugated(after), twins, shown)
+
+    def _of_content(
+        self, before: StoredTensor, after: StoredTensor, twins: tuple[Any, Any], shown: str
+    ) -> Difference | None:
+        """Compare what lies in the memory of two tensors, once for each memory."""
+        if not self._are_twins(*twins):
             return Difference(shown, "it shares its memory with another tensor than it did")
-        if (one, other) in self._compared:
+        if twins in self._compared:
             return None
-        self._compared.add((one, other))
-        same = self._same(_unconjugated(before), _unconjugated(after))
+        self._compared.add(twins)
+        same = self._same(before, after)
         return None if same else Difference(shown, "its content is not what it was")
 
 
@@ -203,6 +229,14 @@ _FACTS = ("shape", "dtype", "device", "requires_grad")
 def _facts(tensor: StoredTensor) -> tuple[Any, ...]:
     args = reduced(tensor)[1]
     return list(tensor.shape), dtype_of(tensor), storage_of(tensor).location, args[4] if len(args) > 4 else False
+
+
+_STORAGE_FACTS = ("dtype", "device", "number of elements")
+
+
+def _storage_facts(storage: StoredStorage) -> tuple[Any, ...]:
+    kind = getattr(storage.kind, "pickled_name", ("", "?"))[1]
+    return STORAGES[kind][0] if kind in STORAGES else kind, storage.location, storage.numel
 
 
 def _article(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, NoConfiguration
 from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
+from anemoi_ckpt_migrate.zones import zone
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
@@ -43,7 +44,7 @@ class Config:
     file_template : str
         What new scripts are called: a pattern of `FILE_TOKENS`, without the ending.
     timezone : str
-        Whose time new scripts note, as the tz database names it.
+        Whose time new scripts note, as the tz database names it, in any case.
     slug_length : int
         How many letters of its name the file name of a new script has at most.
     hooks : tuple of Hook
@@ -204,13 +205,8 @@ def _no_models(value: Any) -> str | None:
 
 
 def _no_zone(value: Any) -> str | None:
-    import zoneinfo
-
-    try:
-        zoneinfo.ZoneInfo(value)
-    except (TypeError, ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        return 'the name of a time zone, as "Europe/Berlin"'
-    return None
+    known = isinstance(value, str) and zone(value) is not None
+    return None if known else 'the name of a time zone, as "Europe/Berlin"'
 
 
 def _no_file_names(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.drawing import as_text
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.manifesting import Manifest
     from anemoi_ckpt_migrate.commands.reading import Branches, Current, Head, Shown
     from anemoi_ckpt_migrate.entries import HistoryEntry
+
+_MOST = 5
 
 
 def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
@@ -97,6 +100,15 @@ def print_checked(checked: Checked, as_json: bool) -> None:
         say(str(problem))
         for line in problem.details:
             say(f"    {line}")
+    for proof in checked.proofs:
+        shown = shown_path(proof.checkpoint)
+        for why, skipped in groupby(proof.skipped, lambda each: each.why):
+            names = [f"{revision} ({name})" for revision, name, _ in skipped]
+            more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+            say(f"{shown}: not tried: {', '.join(names[:_MOST])}{more}: {why}")
+        if not (proof.up or proof.down):
+            why = "" if proof.skipped else ": it has no revision, and none is ahead"
+            say(f"{shown}: no rollback was tried{why}")
     looked_at = f"{checked.revisions} revision{'s' * (checked.revisions != 1)}"
     if checked.checkpoints:
         looked_at += f" and {checked.checkpoints} checkpoint{'s' * (checked.checkpoints != 1)}"

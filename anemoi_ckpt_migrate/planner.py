@@ -274,6 +274,12 @@ def check_recorded(graph: Graph, record: Record) -> None:
             raise HistoryConflict(later, rev, _highest(graph, record), late=True)
 
 
+def behind_barriers(graph: Graph, record: Record, plan: Plan) -> list[Revision]:
+    """Return what a checkpoint lacks and a plan that goes as far as it can does not bring, in order."""
+    there = descent.applied_revisions(graph, record).union(step.revision for step in plan.steps)
+    return [graph[rev] for rev in graph.order(revision.id for revision in graph if revision.id not in there)]
+
+
 def heads_of(graph: Graph, record: Record) -> tuple[str, ...]:
     """Return the heads of a checkpoint as the scripts see them; what they do not know, as it is recorded."""
     return descent.tips(graph, record.lineage)

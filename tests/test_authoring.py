@@ -157,6 +157,16 @@ def test_file_names(project: Folder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("zone", "offset"),
+    [("utc", r"\+00:00"), ("est5edt", "-0[45]:00"), ("asia/tokyo", r"\+09:00"), ("ETC/gmt-2", r"\+02:00")],
+)
+def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None:
+    configured(project, f'timezone = "{zone}"')
+    _, text = made(project, "revision", "one")
+    assert re.search(rf"Create Date: 20\d\d-.*{offset}", text)
+
+
+@pytest.mark.parametrize(
     ("line", "says"),
     [
         ("recursive = 1", "recursive must be true or false, not 1"),
@@ -169,6 +179,9 @@ def test_file_names(project: Folder) -> None:
             "timezone must be the name of a time zone, as \"Europe/Berlin\", not 'Mars/Olympus'",
         ),
         ('timezone = "../etc"', "timezone must be the name of a time zone"),
+        ('timezone = "local"', "timezone must be the name of a time zone"),
+        ('timezone = "+02:00"', "timezone must be the name of a time zone"),
+        ('timezone = ""', "timezone must be the name of a time zone"),
         ("timezone = 3", "timezone must be the name of a time zone"),
         (
             'file_template = "%(revision)s"',

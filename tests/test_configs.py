@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import dataclasses
 import enum
 import sys
 import types
@@ -479,6 +482,166 @@ class TestConverting:
         project.ok("upgrade", "head", path)
         config = torch.load(path, weights_only=True)["hp"]["config"]
         assert config == {"model": {"target_": "pkg.Model", "kind": "gpu", "layers": []}, "data": {"x": [1]}}
+
+
+@dataclasses.dataclass
+class Layer:
+    width: int = 8
+
+
+@dataclasses.dataclass
+class Settings:
+    layers: list[Layer] = dataclasses.field(default_factory=lambda: [Layer(), Layer(4)])
+    rate: float = 0.1
+
+
+class Slotted:
+    __slots__ = ("rate", "steps")
+
+    def __init__(self) -> None:
+        self.rate, self.steps = 0.1, [1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slotted) and (self.rate, self.steps) == (other.rate, other.steps)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Doubled(dict):  # type: ignore[type-arg]
+    """A dict that keeps each item as an attribute too."""
+
+    def __init__(self, **items: Any) -> None:
+        for name, value in items.items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        vars(self)[name] = value
+        super().__setitem__(name, value)
+
+
+class Updated(dict):  # type: ignore[type-arg]
+    """A dict whose state is itself."""
+
+    def __getstate__(self) -> Any:
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.update(state)
+
+
+Pair = collections.namedtuple("Pair", "a b")
+HELD = {
+    "omegaconf": (lambda: omegaconf.OmegaConf.create({"width": 8, "l": [1, {"a": None}]}), {"width": 8, "l": [1, {"a": None}]}),
+    "list of omegaconf": (lambda: omegaconf.OmegaConf.create([1, {"a": 2}]), [1, {"a": 2}]),
+    "namespace of arguments": (
+        lambda: argparse.Namespace(rate=0.1, layers=[1, 2], inner=argparse.Namespace(x=None)),
+        {"rate": 0.1, "layers": [1, 2], "inner": {"x": None}},
+    ),
+    "simple namespace": (
+        lambda: types.SimpleNamespace(rate=0.1, inner=types.SimpleNamespace(x=1)),
+        {"rate": 0.1, "inner": {"x": 1}},
+    ),
+    "dataclass": (Settings, {"layers": [{"width": 8}, {"width": 4}], "rate": 0.1}),
+    "slots": (Slotted, {"rate": 0.1, "steps": [1]}),
+    "dict with attributes": (lambda: DotDict({"a": {"b": 1}}), {"a": {"b": 1}}),
+    "dict with each item twice": (lambda: Doubled(a=1, b=[2]), {"a": 1, "b": [2]}),
+    "dict whose state is itself": (lambda: Updated(a=1), {"a": 1}),
+    "with what stays of a class": (
+        lambda: argparse.Namespace(rate=0.1, device=torch.device("cpu", 0)),
+        {"rate": 0.1, "device": torch.device("cpu", 0)},
+    ),
+}  # fmt: skip
+
+
+class TestAnyClass:
+    @pytest.mark.parametrize("kind", HELD)
+    def test_to_dicts_and_back(self, project: Folder, kind: str) -> None:
+        make, plain = HELD[kind]
+        path = save(project, make())
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict")')
+        project.ok("upgrade", "head", path, "--check-rollback")
+        found = config_in(path)
+        assert found == plain
+        assert type(found) is type(plain)
+        project.ok("downgrade", "base", path)
+        back = config_in(path)
+        assert type(back) is type(make())
+        assert back == make()
+
+    @pytest.mark.parametrize(
+        "kind", [kind for kind in HELD if kind not in ("list of omegaconf", "dict with each item twice")]
+    )
+    def test_items_of_it(self, project: Folder, kind: str) -> None:
+        make, plain = HELD[kind]
+        first, *others = plain
+        path = save(project, make())
+        operations = [f'op.SetItem("hp.config.{first}", 7)', f'op.MoveItem("hp.config.{first}", "hp.config.moved")']
+        operations += [f'op.DropItem("hp.config.{other}")' for other in others]
+        if kind == "slots":
+            operations[1] = 'op.SetItem("hp.config.rate", 7)'
+        declare(project, "a1", *operations, 'op.ConvertItem("hp.config", "dict")')
+        project.ok("upgrade", "head", path, "--check-rollback")
+        assert config_in(path) == {"rate" if kind == "slots" else "moved": 7}
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == make()
+
+    def test_only_what_is_of_a_class(self, project: Folder) -> None:
+        path = save(project, argparse.Namespace(rate=0.1))
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict", classes=["types.SimpleNamespace"], optional=True)')
+        declare(project, "a2", 'op.ConvertItem("hp.config", "dict", classes=["argparse.Namespace"])', parents="a1")
+        project.ok("upgrade", "a1", path)
+        assert config_in(path) == argparse.Namespace(rate=0.1)
+        project.ok("upgrade", "a2", path)
+        assert config_in(path) == {"rate": 0.1}
+
+    def test_what_was_changed_since_stays(self, project: Folder) -> None:
+        path = save(project, argparse.Namespace(rate=1, device=torch.device("cpu", 0)))
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict")')
+        project.ok("upgrade", "head", path)
+        tree = torch.load(path, weights_only=False)
+        tree["hp"]["config"]["rate"] = True  # equal to 1, and something else
+        torch.save(tree, path)
+        project.ok("downgrade", "base", path)
+        assert config_in(path) == {"rate": True, "device": torch.device("cpu", 0)}
+
+    @pytest.mark.parametrize(
+        ("make", "says"),
+        [
+            (lambda: Pair(1, 2), "what tests.test_configs.Pair holds is known to its class only"),
+            (lambda: torch.nn.Linear(1, 1), "what torch.nn.modules.linear.Linear holds is known to its class only"),
+            (lambda: torch.device("cpu"), "what torch.device holds is known to its class only"),
+        ],
+    )
+    def test_what_only_a_class_knows(self, project: Folder, make: Any, says: str) -> None:
+        path = save(project, make())
+        before = digest(path)
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict")')
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert says in ran.err
+        assert digest(path) == before
+
+    def test_what_holds_itself(self, project: Folder) -> None:
+        made = argparse.Namespace(rate=1)
+        made.again = made
+        path = save(project, made)
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict")')
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert "a argparse.Namespace that holds itself cannot be a dict" in ran.err
+
+    @pytest.mark.parametrize(
+        "operation", ['SetItem("hp.config.a", 2)', 'SetItem("hp.config.n", 2)', 'DropItem("hp.config.a")']
+    )
+    def test_what_is_kept_twice(self, project: Folder, operation: str) -> None:
+        """One of the two would stay as it was; behind ConvertItem there is one."""
+        path = save(project, Doubled(a=1, b=[2]))
+        declare(project, "a1", f"op.{operation}")
+        ran = project.run("upgrade", "head", path)
+        assert ran.code == 1
+        assert "keeps each item as an attribute too; make it a dict with ConvertItem first" in ran.err
+        declare(project, "a1", 'op.ConvertItem("hp.config", "dict")', f"op.{operation}")
+        project.ok("upgrade", "head", path, "--check-rollback")
 
 
 class Gone:

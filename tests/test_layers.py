@@ -21,7 +21,7 @@ _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
 checkpoints.harmless checkpoints.handed
-metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table
+metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table zones
 checkpoints.archive
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.placeholders checkpoints.recipes operations.configs
@@ -32,10 +32,11 @@ checkpoints.computing
 checkpoints.making operations.tensors
 operations.names operations.places operations.slots
 operations.aside operations.copies
-operations.guessing operations.reaching
-operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
+operations.groups operations.guessing operations.reaching
+operations.casting operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
 operations.deriving operations.items operations.placeholders operations.presence operations.following operations.ties
-operations.classes operations.setups operations.rewriting operations.converting operations.rearranging operations.within
+operations.setups
+operations.classes operations.rewriting operations.converting operations.rearranging operations.within
 operations.world
 op comparing items
 scripts.declared

@@ -39,7 +39,7 @@ def test_names_shapes_and_the_way_back(project: Folder, name: str) -> None:
     first, *_, last = names(checkpoint)
     declare(project, "a1", None, op.RenamePrefix("x.", "encoder.x."), op.Drop(last, keep=True))
     declare(project, "b2", "a1", op.Rename("encoder.x.{leaf}", "z.{leaf}"), op.Reorder(["z.bias", "z.weight"]))
-    assert prove_rollback(checkpoint) == 2
+    assert len(prove_rollback(checkpoint).up) == 2
     project.ok("upgrade", "head", checkpoint, "--check-rollback")
     assert names(checkpoint)[:2] == ["z.bias", "z.weight"]
     assert first not in names(checkpoint)

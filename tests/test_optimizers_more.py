@@ -108,6 +108,66 @@ def test_said_once_on_one_way_down(project: Folder) -> None:
     assert_goes_back(project, path, before)
 
 
+class Buffered(nn.Module):
+    """Two layers around a batch norm, tied, with a buffer of its own and a frozen bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+        self.register_buffer("mask", torch.ones(4, 4))
+        self.register_buffer("steps", torch.zeros(4, dtype=torch.int64))
+        self.two.bias.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.norm(self.one(x))) * self.mask[0]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        '[["one.*", "norm.*", "two.weight"]]',
+        '[["*"]], exclude=["mask", "two.bias"]',
+        '[["*"]], exclude=["ma*", "two.bias"]',
+    ],
+)
+def test_patterns_select_parameters_only(project: Folder, groups: str) -> None:
+    path = project.path / "last.ckpt"
+    model = Buffered()
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad])
+    step(model, optimizer)
+    before = saved(path, model, optimizer)
+    declare(project, "a1", f"op.ParameterGroups({groups})", 'op.Drop("norm.*", keep=True)')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert [tuple(each["exp_avg"].shape) for each in load(path)["opt"]["state"].values()] == [(4, 4), (4,)]
+    assert_goes_back(project, path, before)
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ('[["*"]]', "has 4 parameters, and ParameterGroups names 6 for it; exclude=[...] leaves out"),
+        ('[["*"]], exclude=["mask", "two"]', "ParameterGroups excludes two, which the state dict does not have"),
+        ('[["*"]], exclude=["mask", "x.*"]', "ParameterGroups excludes x.*, which the state dict does not have"),
+        ('[["one.*", "norm.weight", "norm.running_mean"]]', "names norm.running_mean, which is a buffer"),
+        ('[["one.*", "norm.weight", "norm.num_batches_tracked"]]', "names norm.num_batches_tracked, which is a buffer"),
+        ('[["one.*"]], exclude=3', "ParameterGroups: exclude must be a name or a list of names, not 3"),
+    ],
+)
+def test_groups_that_cannot_be(project: Folder, groups: str, says: str) -> None:
+    path = project.path / "last.ckpt"
+    model = Buffered()
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad])
+    step(model, optimizer)
+    saved(path, model, optimizer)
+    before = digest(path)
+    declare(project, "a1", f"op.ParameterGroups({groups})", 'op.Drop("norm.*", keep=True)')
+    ran = project.run("upgrade", "head", path)
+    assert ran.code == 1
+    assert says in ran.err
+    assert digest(path) == before
+
+
 def test_said_late_it_is_about_what_is_there_by_then(project: Folder) -> None:
     """enc and mid, shapes tell; out.bias is gone before the script says it of what is left."""
     path = project.path / "last.ckpt"

@@ -161,7 +161,7 @@ def test_from_python(project: Folder) -> None:
     declare(project, "a1", 'op.Transpose("a")')
     declare(project, "a2", 'op.Cast("a", "float64")', parents="a1")
     before: Path = checkpoint
-    assert prove_rollback(before, project=project.path) == 2
+    assert prove_rollback(before, project=project.path).up == ("a1", "a2")
 
 
 def test_parameters_that_are_stacked_and_what_functions_make(project: Folder) -> None:

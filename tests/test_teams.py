@@ -37,7 +37,7 @@ def test_check_fails_with_both_names_and_the_command_that_mends_it(forked: Folde
     forked.ok("rebase", "c", "--onto", "b")
     assert forked.ok("check").out == "4 revisions: all is well\n"
     (found,) = forked.ok("check", "--json").lines
-    assert found == {"revisions": 4, "checkpoints": 0, "problems": [], "models": 0}
+    assert found == {"revisions": 4, "checkpoints": 0, "problems": [], "models": 0, "proofs": []}
 
 
 def test_merging_mends_it_too(forked: Folder) -> None:

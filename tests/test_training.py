@@ -206,6 +206,42 @@ def test_code_of_an_earlier_release(named: Folder) -> None:
         stamper.resume(later)
 
 
+DEPENDING = 'depends_on = "m1"\n'
+
+
+@pytest.mark.parametrize("target", ["d2", "d1+1"])
+def test_more_of_a_branch_that_the_code_only_depends_on(project: Folder, target: str) -> None:
+    """d1 depends on m1, so code at d2 has m1; a checkpoint may have m2 too.
+
+    d1 -> d2
+    : (depends on)
+    m1 -> m2
+    """
+    project.script("m1")
+    project.script("m2", "m1")
+    project.script("d1", top=DEPENDING)
+    project.script("d2", "d1")
+    project.script("d3", "d2")
+    torch.save({"state_dict": {}, "epoch": 1}, "both.ckpt")
+    project.ok("upgrade", "d2", "both.ckpt")
+    project.ok("upgrade", "m2", "both.ckpt")
+    both = torch.load("both.ckpt")
+    again = cm.stamped({"state_dict": {}, "epoch": 2}, target, resumed=both)
+    assert again["ckpt_migrate"]["heads"] == both["ckpt_migrate"]["heads"] == ["d2", "m2"]
+    with pytest.raises(NotAtTarget, match="has d2, which the code lacks"):
+        cm.stamped({"state_dict": {}, "epoch": 2}, "d1", resumed=both)
+
+
+def test_a_release_has_all_its_heads(project: Folder) -> None:
+    """m2 came after the release, though d1, which depends on m1, is in it."""
+    project.script("m1", version="1.0")
+    project.script("m2", "m1", version="2.0")
+    project.script("d1", version="1.0", top=DEPENDING)
+    later = cm.stamped({"state_dict": {}, "epoch": 1}, "heads")
+    with pytest.raises(NotAtTarget, match="has m2, which the code lacks"):
+        cm.Stamper("pkg==1.5").resume(later)
+
+
 def test_a_file_without_a_record_is_taken_for_one_of_this_code(named: Folder, caplog: pytest.LogCaptureFixture) -> None:
     stamper = cm.Stamper()
     stamper.resume(torch.load(old(named.path)))

@@ -187,9 +187,9 @@ class Maker:
         """Return where in the file the bytes of a tensor lie, one after the other; None if they have to be computed."""
         storage = storage_of(tensor)
         recipe = self.recipes.get(storage.key)
-        if not is_contiguous(tensor):
+        size = SIZES.get(known_dtype(tensor))
+        if size is None or not is_contiguous(tensor):
             return None
-        size = SIZES[known_dtype(tensor)]
         start, length = reduced(tensor)[1][1] * size, math.prod(tensor.shape) * size
         if recipe is None and storage.key in self.elsewhere:
             return None
@@ -292,6 +292,15 @@ def storage_of(tensor: StoredTensor) -> StoredStorage:
     """Return the storage of a plain tensor."""
     storage: StoredStorage = reduced(tensor)[1][0]
     return storage
+
+
+def bytes_of(storage: StoredStorage) -> StoredTensor:
+    """Return the tensor of all the bytes of a storage of the file."""
+    kind = getattr(storage.kind, "pickled_name", ("", ""))[1]
+    count = storage.numel * STORAGES.get(kind, ("", 1))[1]
+    own = StoredStorage(opaque_name("torch", "ByteStorage", Calls()), storage.key, storage.location, count)
+    function = RebuildFunction(("torch._utils", "_rebuild_tensor_v2"), [])
+    return StoredTensor(function, (own, 0, (count,), (1,), False, OrderedDict()))
 
 
 def requires_grad(tensor: StoredTensor) -> bool:

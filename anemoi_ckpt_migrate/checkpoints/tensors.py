@@ -219,6 +219,17 @@ def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
     return tuple(tensor._parts)
 
 
+def without_type(tensor: StoredTensor) -> tuple[Any, ...]:
+    """Return the arguments that a stand-in is rebuilt with; of one with a type or attributes of its own, the tensor.
+
+    torch saves such a one as a function, a type, the function's arguments, and the attributes.
+    """
+    function, args, _ = tensor._parts
+    if function.pickled_name[1] == "_rebuild_from_type_v2" and len(args) > 2 and isinstance(args[0], RebuildFunction):
+        return (StoredTensor(args[0], args[2]), args[1], *args[3:])
+    return tuple(args)
+
+
 def storages_of(value: Any) -> list[StoredStorage]:
     """Return the storages that a stand-in, or the arguments of one, refers to, in order."""
     found, waiting, seen = [], [value], set[int]()

@@ -37,7 +37,7 @@ def _add_about_checkpoints(adding: Any) -> None:
     add_json(diff)
     check = add(adding, "check", _check, "look for what would hurt later, in the scripts and in checkpoints")
     add_checkpoints(check, "*")
-    rollback = "go up to head and back down on each checkpoint, in memory, and compare; nothing is written"
+    rollback = "go up and back down on each checkpoint, and down and up again, and compare; nothing is written"
     check.add_argument("--rollback", action="store_true", help=rollback)
     model = "look only at the project's models, or one of them: are they what the manifest says?"
     check.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)

@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.expecting import known_of
 from anemoi_ckpt_migrate.commands.moving import prove_rollback, upgrade
 from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.commands.proving import Proof
 from anemoi_ckpt_migrate.commands.reading import current
 from anemoi_ckpt_migrate.config import Config, find_config
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
@@ -70,12 +71,15 @@ class Checked:
         How many were looked at.
     problems : tuple of Problem
         All that is wrong.
+    proofs : tuple of Proof
+        Of each checkpoint whose ways back hold, which were tried, and which were not.
     """
 
     revisions: int
     checkpoints: int
     problems: tuple[Problem, ...]
     models: int = 0
+    proofs: tuple[Proof, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -86,7 +90,8 @@ class Checked:
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {**asdict(self), "problems": [asdict(problem) for problem in self.problems]}
+        proofs = [{**asdict(each), "skipped": [each._asdict() for each in each.skipped]} for each in self.proofs]
+        return {**asdict(self), "problems": [asdict(problem) for problem in self.problems], "proofs": proofs}
 
 
 def check(
@@ -109,7 +114,7 @@ def check(
     checkpoints : sequence of path
         The files.
     rollback : bool
-        Go up to head and back down on each checkpoint, in memory, and compare with what is there. Nothing is written.
+        Try the ways back on each checkpoint, as `prove_rollback` does, instead. Nothing is written.
     model : str, optional
         Look only at this model, or, if it is empty, at all models; neither at what scripts do, nor at checkpoints.
     project : Project or path, optional
@@ -134,12 +139,17 @@ def check(
     if model is not None:
         names = drifting.configured(config, model or None)
         return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
-    problems = [
-        *_of_scripts(config, graph),
-        *_of_models(config, graph, sorted(config.models)),
-        *(p for path in checkpoints for p in _of_checkpoint(path, opened, rollback)),
-    ]
-    return Checked(len(graph), len(checkpoints), tuple(problems), len(config.models))
+    problems, proofs = [*_of_scripts(config, graph), *_of_models(config, graph, sorted(config.models))], list[Proof]()
+    for path in checkpoints:
+        try:
+            if rollback:
+                proofs.append(prove_rollback(path, project=opened))
+            else:
+                problems += _of_checkpoint(path, opened)
+        except MigrateError as error:
+            kind = "rollback" if rollback else "checkpoint"
+            problems.append(Problem(kind, error.sentence, os.fspath(path), pending=False))
+    return Checked(len(graph), len(checkpoints), tuple(problems), len(config.models), tuple(proofs))
 
 
 def _of_models(config: Config, graph: Graph, names: Sequence[str]) -> Iterator[Problem]:
@@ -234,22 +244,11 @@ def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
                 yield Problem("script", message, revision.path, revision.line("operations"), pending=False)
 
 
-def _of_checkpoint(path: StrPath, project: Project, rollback: bool) -> Iterator[Problem]:
-    shown = os.fspath(path)
-    try:
-        found = current(path, project=project)
-    except MigrateError as error:
-        yield Problem("checkpoint", error.sentence, shown, pending=False)
-        return
-    if rollback:
-        try:
-            prove_rollback(path, project=project)
-        except MigrateError as error:
-            yield Problem("rollback", error.sentence, shown, pending=False)
-        return
+def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
+    found = current(path, project=project)
     if found.at_head is False:
         at = ", ".join(head.revision for head in found.heads) or "base"
-        yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", shown)
+        yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", os.fspath(path))
 
 
 def _way_to_head(path: StrPath, project: Project) -> str:

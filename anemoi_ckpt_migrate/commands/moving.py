@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from anemoi_ckpt_migrate import executor, planner, recorder, targets
@@ -12,6 +13,7 @@ from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
 from anemoi_ckpt_migrate.commands.names import NameCheck, NewName
 from anemoi_ckpt_migrate.commands.project import Project, opened
+from anemoi_ckpt_migrate.commands.proving import Proof
 from anemoi_ckpt_migrate.commands.recognising import recognised
 from anemoi_ckpt_migrate.commands.writing import (
     Options,
@@ -108,6 +110,7 @@ def upgrade(
             said, added = foresee(file, tree, record, actions, settings, check.result, names)
             warnings = (*warnings, *said)
         if check_rollback and plan.steps:
+            proving.check_reversible(revisions)
             proving.prove(file, graph, record, revisions, settings)
             tree, _ = recorder.unrecorded(file)
         if dry_run or not plan.steps:
@@ -125,39 +128,46 @@ def upgrade(
         return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
 
 
-def prove_rollback(checkpoint: StrPath, target: str = "", *, project: Project | StrPath | None = None) -> int:
-    """Go up to a target and back down on a checkpoint, in memory, and compare with what is there; nothing is written.
+def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Project | StrPath | None = None) -> Proof:
+    """Try the ways back of a checkpoint, in memory; nothing is written.
+
+    Go up to a target and back down, and down from where it is and up again; compare each time with what is there.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     target : str
-        As for `upgrade`; by default all heads.
+        As for `upgrade`; by default as far as can be reached, on all branches.
     project : Project or path, optional
         Whose scripts.
 
     Returns
     -------
-    int
-        How many revisions were tried.
+    Proof
+        Which revisions were tried, and which were not, as they are declared irreversible.
 
     Raises
     ------
     NotProven
-        The way back does not lead to what is there.
+        A way back does not lead to what is there.
     MigrateError
-        As for `upgrade`.
+        As for `upgrade` and `downgrade`.
     """
-    found = opened(project)
-    wanted = targets.parse(target or ("heads" if len(found.graph.heads) > 1 else "head"))
+    found, wanted = opened(project), targets.parse(target)
     with reading(checkpoint, found, Options(dry_run=True)) as (file, tree, record):
         _, record, _ = recognised(found, file, tree, record)
         graph = seen_from(found.graph, record, [wanted], found.config.package)
         plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
         revisions = [graph[step.revision] for step in plan.steps]
+        down, skipped = proving.prove_down(file, graph, record, found.config.parameters)
         proving.prove(file, graph, record, revisions, executor.Settings(found.config.parameters))
-        return len(revisions)
+        proving.check_reversible(revisions, but_declared=True)
+        behind = planner.behind_barriers(graph, record, plan) if wanted == targets.Named("barrier") else []
+        unproven = [proving.Skipped(each.id, each.name, proving.why_skipped(each)) for each in revisions]
+        unproven += [proving.Skipped(each.id, each.name, "it is, or lies above, a barrier") for each in behind]
+        up = tuple(revision.id for revision in revisions if revision.reversible)
+        return Proof(os.fspath(checkpoint), up, down, (*skipped, *(each for each in unproven if each.why)))
 
 
 def downgrade(

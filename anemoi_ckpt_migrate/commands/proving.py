@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate import executor, recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
@@ -12,13 +14,71 @@ from anemoi_ckpt_migrate.commands import steps
 from anemoi_ckpt_migrate.comparing import Difference, first_difference
 from anemoi_ckpt_migrate.errors import NotProven, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.record import Record
+from anemoi_ckpt_migrate.record import Applied, Record
+
+
+class Skipped(NamedTuple):
+    """A revision whose way back was not tried.
+
+    Attributes
+    ----------
+    revision, name : str
+        Which.
+    why : str
+        Why not.
+    """
+
+    revision: str
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was tried on a checkpoint, with success.
+
+    Attributes
+    ----------
+    checkpoint : str
+        Which.
+    up, down : tuple of str
+        Revisions that were applied and undone; undone and applied again.
+    skipped : tuple of Skipped
+        Those that were not tried.
+    """
+
+    checkpoint: str
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) -> None:
+    """Check that each of some revisions has a way back.
+
+    Parameters
+    ----------
+    revisions : iterable of Revision
+        Which.
+    but_declared : bool
+        Whether those may have none whose scripts say so.
+
+    Raises
+    ------
+    NoWayBack
+        One of them has none.
+    """
+    for revision in revisions:
+        if not revision.reversible and not (but_declared and why_skipped(revision)):
+            raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
 
 
 def prove(
     file: Checkpoint, graph: Graph, record: Record, revisions: Sequence[Revision], settings: executor.Settings
 ) -> None:
     """Check that the rollbacks of revisions are the inverse of their migrations, on a checkpoint; nothing is written.
+
+    Those without a way back are applied, and what lies between them is tried.
 
     Parameters
     ----------
@@ -38,20 +98,103 @@ def prove(
     NotProven
         They are not; it says which, and what is the first difference.
     NoWayBack
-        One of them has no rollback.
+        One of them loses something of this very checkpoint.
     """
-    for revision in revisions:
-        if not revision.reversible:
-            raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
-    wrong = _difference(file, graph, record, revisions, len(revisions), settings) if revisions else None
-    if wrong is None:
-        return
-    # Which one it is costs more, and is only asked for then: up to it and one step back, against up to the one before.
-    for count in range(1, len(revisions) + 1):
-        own = _difference(file, graph, record, revisions[:count], 1, settings)
-        if own is not None:
-            raise NotProven(revisions[count - 1].id, own.where, own.what)
-    raise NotProven(revisions[0].id, wrong.where, wrong.what)
+    end = 0
+    for reversible, stretch in groupby(revisions, lambda revision: revision.reversible):
+        start, end = end, end + len(list(stretch))
+        if not reversible:
+            continue
+        wrong = _difference(file, graph, record, revisions[:end], end - start, settings)
+        if wrong is None:
+            continue
+        # Which one it is costs more, and is only asked for then: up to it and one step back, against the one before.
+        for count in range(start + 1, end + 1):
+            own = _difference(file, graph, record, revisions[:count], 1, settings)
+            if own is not None:
+                raise NotProven(revisions[count - 1].id, own.where, own.what)
+        raise NotProven(revisions[start].id, wrong.where, wrong.what)
+
+
+def prove_down(
+    file: Checkpoint, graph: Graph, record: Record, configured: str | None
+) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
+    """Go down from where a checkpoint is, as a downgrade does, and up again, and compare with what is there.
+
+    Parameters
+    ----------
+    file, graph, record
+        As for `prove`.
+    configured : str or None
+        Where the state dict is, by the configuration.
+
+    Returns
+    -------
+    tuple of str, tuple of Skipped
+        What was undone and applied again; and what could not be: the first that has no way back, and all below it.
+
+    Raises
+    ------
+    NotProven, NoWayBack
+        As for `prove`.
+    """
+    undone, why = list[Applied](), ""
+    for entry in reversed(record.lineage):
+        why = _stuck(graph, entry)
+        if why:
+            break
+        undone.append(entry)
+    steps.check_own_code(graph, undone, file.path)
+    ids = [entry.revision for entry in undone]
+    settings = executor.Settings(steps.parameters_of(record, ids, configured))
+    wrong = _gone_and_back(file, graph, undone, settings)
+    if wrong is not None:
+        for count in range(1, len(undone)):
+            own = _gone_and_back(file, graph, undone[:count], settings)
+            if own is not None:
+                raise NotProven(ids[count - 1], own.where, own.what)
+        raise NotProven(ids[-1], wrong.where, wrong.what)
+    left = [graph[entry.revision] for entry in reversed(record.lineage)][len(undone) :]
+    reasons = [why, *[f"{each.id} is above" for each in left[:1] for _ in left[1:]]]
+    return tuple(ids), tuple(Skipped(each.id, each.name, why) for each, why in zip(left, reasons, strict=False))
+
+
+def why_skipped(revision: Revision) -> str:
+    """Say why a revision cannot be undone by what its script says; empty if it can."""
+    if revision.final:
+        return "it is a barrier"
+    return "it is declared irreversible" if _is_declared_irreversible(revision) else ""
+
+
+def _is_declared_irreversible(revision: Revision) -> bool:
+    """Tell whether the script says so: operations that lose something do not say it by themselves."""
+    said = revision.declared and (revision.operations is None or "rollback" in revision.lines)
+    return said and not revision.reversible
+
+
+def _stuck(graph: Graph, entry: Applied) -> str:
+    """Say why a checkpoint cannot go down over a revision that it has; empty if it can."""
+    why = why_skipped(graph[entry.revision]) or ("it is a barrier" if entry.final else "")
+    if why:
+        return why
+    check_reversible([graph[entry.revision]])
+    if entry.undo is not None and entry.undo.lost:
+        raise NoWayBack(entry.revision, entry.undo.lost)
+    try:
+        steps.down(graph, entry)
+    except NoWayBack as error:
+        return error.why
+    return ""
+
+
+def _gone_and_back(
+    file: Checkpoint, graph: Graph, undone: Sequence[Applied], settings: executor.Settings
+) -> Difference | None:
+    """Go down over some revisions and up again; compare with what there was."""
+    down = [steps.down(graph, entry) for entry in undone]
+    up = [steps.up(graph[entry.revision]) for entry in reversed(undone)]
+    before, below = _draft(file, [], settings, _nothing), _draft(file, down, settings)
+    return _compared(before, _draft(below, up, executor.Settings(settings.parameters), _nothing))
 
 
 def _difference(
@@ -81,8 +224,10 @@ def _difference(
         if entry.undo is not None and entry.undo.lost:
             raise NoWayBack(entry.revision, entry.undo.lost)
     down = [steps.down(graph, entry) for entry in reversed(lineage[-back:])]
-    found = _draft(upgraded, down, settings)
+    return _compared(expected, _draft(upgraded, down, settings))
 
+
+def _compared(expected: Checkpoint, found: Checkpoint) -> Difference | None:
     def same(one: StoredTensor, other: StoredTensor) -> bool:
         return expected.same(one, other, found)
 
@@ -101,6 +246,11 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
 def _kept_alone(walk: executor.Walk) -> Record:
     """Return what is compared of a record: what is put aside, and not how it came about."""
     return Record(kept=walk.world.kept)
+
+
+def _nothing(walk: executor.Walk) -> Record:
+    """Return what is compared of a record after the way down and up: nothing, since all is put aside anew."""
+    return Record()
 
 
 def _draft(

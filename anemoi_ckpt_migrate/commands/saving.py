@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, opened_all
 from anemoi_ckpt_migrate.commands.writing import log_entry, seen_from
 from anemoi_ckpt_migrate.errors import NotAtTarget
+from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Record
 
@@ -125,11 +126,22 @@ class Stamper:
         graph = seen_from(found.graph, record, [self._wanted], package)
         missing = [step.revision for step in planner.plan_upgrade(graph, record, self._wanted, package).steps]
         state = resolving.state(graph, self._wanted, package)
-        later = graph.above(graph.tips(state)) - state
+        later = graph.above(_ends(graph, state, self._wanted)) - state
         beyond = [entry.revision for entry in record.lineage if entry.revision in later]
         if missing or beyond:
             raise NotAtTarget(missing, beyond, self.target, found.config.chain)
         return record
+
+
+def _ends(graph: Graph, state: set[str], target: targets.Target) -> set[str]:
+    """Return the revisions of a target whose children the code lacks.
+
+    These are all heads that a release had. Any other target may include a revision only because another one depends on
+    it, and a checkpoint may have more of that branch.
+    """
+    if isinstance(target, targets.Released):
+        return set(graph.tips(state))
+    return state.difference(*(graph[revision].needs for revision in state))
 
 
 def stamped(

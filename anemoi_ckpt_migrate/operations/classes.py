@@ -11,14 +11,31 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import paths
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, operation
 from anemoi_ckpt_migrate.operations.items import PutItem
-from anemoi_ckpt_migrate.operations.names import inside, names_in, near, rename, split
+from anemoi_ckpt_migrate.operations.names import Name, inside, names_in, near, split
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
+from anemoi_ckpt_migrate.operations.setups import MoveNames, merged, moved_back
 from anemoi_ckpt_migrate.operations.structure import TreeOperation
 
 
+class Moving(TreeOperation):
+    """An operation that moves names, wherever the checkpoint has them."""
+
+    everywhere = True
+
+    def moved(self, name: Name) -> Name:
+        """Return what a name becomes."""
+        raise NotImplementedError
+
+    def loss(self, tree: Any) -> str:
+        """Say so if two names would be one from here on."""
+        return merged(names_in(tree), self.moved)
+
+
 @operation
-class MoveClass(TreeOperation):
+class MoveClass(Moving):
     """Have objects be of a class of another name, wherever the checkpoint names it; nothing is imported.
+
+    If the checkpoint names both classes, they become one, and the revision cannot be undone on it.
 
     Parameters
     ----------
@@ -41,21 +58,24 @@ class MoveClass(TreeOperation):
         """Return the old name and the new one."""
         return self.old, self.new
 
+    def moved(self, name: Name) -> Name:
+        """Return what a name becomes."""
+        return split(self, "new", self.new) if name == split(self, "old", self.old) else name
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the class."""
-        old, new = split(self, "old", self.old), split(self, "new", self.new)
         found = names_in(tree)
-        if not any(name.pickled_name == old for name in found):
+        if not any(name.pickled_name == split(self, "old", self.old) for name in found):
             raise NoSuchPath(f"the checkpoint names no class {self.old}{near(self.old, found)}")
-        if any(name.pickled_name == new for name in found):
-            raise NoSuchPath(f"the checkpoint names {self.new} too, and the way back could not tell them apart")
-        rename(found, lambda name: new if name == old else name)
+        moved_back(found, self.moved)
         return [MoveClass(self.new, self.old)]
 
 
 @operation
-class MoveModule(TreeOperation):
+class MoveModule(Moving):
     """Have all classes and functions of a module, and of those below it, be in another; nothing is imported.
+
+    If the checkpoint names something in the other module too, only what was moved goes back.
 
     Parameters
     ----------
@@ -79,18 +99,19 @@ class MoveModule(TreeOperation):
         """Return all that is in the old module and in the new one."""
         return f"{self.old}.**", f"{self.new}.**"
 
+    def moved(self, name: Name) -> Name:
+        """Return what a name becomes."""
+        return (self.new + name[0][len(self.old) :], name[1]) if inside(name[0], self.old) else name
+
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the module."""
         found = names_in(tree)
         modules = {name.pickled_name[0] for name in found}
         if not any(inside(module, self.old) for module in modules):
             raise NoSuchPath(f"the checkpoint names nothing in {self.old}{near(self.old, found)}")
-        if any(inside(module, self.new) and not inside(module, self.old) for module in modules):
-            raise NoSuchPath(f"the checkpoint names {self.new} too, and the way back could not tell them apart")
-        rename(
-            found, lambda name: (self.new + name[0][len(self.old) :], name[1]) if inside(name[0], self.old) else name
-        )
-        return [MoveModule(self.new, self.old)]
+        shared = any(inside(module, self.new) and not inside(module, self.old) for module in modules)
+        back = moved_back(found, self.moved)
+        return [MoveNames(back) if shared else MoveModule(self.new, self.old)]
 
 
 @operation

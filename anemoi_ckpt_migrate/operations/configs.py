@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of, opaque_name
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
@@ -19,6 +19,7 @@ NODES = "omegaconf.nodes"
 ANY_NODE = (NODES, "AnyNode")
 METADATA = ("omegaconf.base", "Metadata")
 CONTAINER_METADATA = ("omegaconf.base", "ContainerMetadata")
+SIMPLE_NAMESPACE = ("types", "SimpleNamespace")
 FIELDS, EXTRA = "__dict__", "__pydantic_extra__"
 
 
@@ -82,7 +83,7 @@ def nested(value: Any, like: Any) -> Any:
     return value
 
 
-def plain(value: Any, aliases: Mapping[str, str] | None = None) -> Any:
+def plain(value: Any, aliases: Mapping[str, str] | None = None, objects: bool = False) -> Any:
     """Return a configuration as plain dicts and lists; members of enumerations become their values, paths text.
 
     Parameters
@@ -91,11 +92,10 @@ def plain(value: Any, aliases: Mapping[str, str] | None = None) -> Any:
         Of whatever class.
     aliases : mapping of str to str, optional
         What fields of pydantic are called outside: ``{"target_": "_target_"}``.
+    objects : bool
+        Whether objects that hold attributes and nothing else, as `argparse.Namespace`, become dicts too.
     """
-    value = bare(value)
-    if is_a(value, Opaque):
-        return _plain_opaque(value, aliases)
-    return _plain_of(value, aliases) if is_a(value, (dict, list, tuple)) else value
+    return _Plain(aliases or {}, objects).of(value)
 
 
 def detached(value: Any, parent: Any) -> Any:
@@ -134,20 +134,42 @@ def dict_config(value: Mapping[str, Any], like: Opaque) -> Opaque:
     return _container(value, None, None, like)
 
 
-def _plain_of(inner: Any, aliases: Mapping[str, str] | None) -> Any:
-    if is_a(inner, dict):
-        return {key: plain(item, aliases) for key, item in inner.items()}
-    return [plain(item, aliases) for item in inner]
+class _Plain(NamedTuple):
+    aliases: Mapping[str, str]
+    objects: bool
+
+    def of(self, value: Any) -> Any:
+        value = bare(value)
+        if is_a(value, Opaque):
+            return self._of_opaque(value)
+        return self._of_inner(value) if is_a(value, (dict, list, tuple)) else value
+
+    def _of_inner(self, inner: Any) -> Any:
+        if is_a(inner, dict):
+            return {key: self.of(item) for key, item in inner.items()}
+        return [self.of(item) for item in inner]
+
+    def _of_opaque(self, value: Opaque) -> Any:
+        inner, parts = content(value), value.__opaque_parts__
+        if inner is not None and not _is_container(value):
+            fields = {**inner, **(parts.state.get(EXTRA) or {})}
+            return {self.aliases.get(key, key): self.of(item) for key, item in fields.items()}
+        if inner is not None or parts.pairs or _nests(value):
+            return self._of_inner(parts.pairs if inner is None else inner)
+        attributes = _attributes(value) if self.objects else None
+        return _simple(value) if attributes is None else self._of_inner(attributes)
 
 
-def _plain_opaque(value: Opaque, aliases: Mapping[str, str] | None) -> Any:
-    inner, parts = content(value), value.__opaque_parts__
-    if inner is not None and not _is_container(value):
-        fields = {**inner, **(parts.state.get(EXTRA) or {})}
-        return {(aliases or {}).get(key, key): plain(item, aliases) for key, item in fields.items()}
-    if inner is not None or parts.pairs or _nests(value):
-        return _plain_of(parts.pairs if inner is None else inner, aliases)
-    return _simple(value)
+def _attributes(value: Opaque) -> dict[str, Any] | None:
+    """Return the attributes of an object that holds nothing else; None for any other, and for modules of torch."""
+    parts = value.__opaque_parts__
+    bare_made = parts.function is None or class_of(value) == SIMPLE_NAMESPACE
+    if not bare_made or parts.args or parts.kwargs or parts.items or parts.pairs or parts.setter is not None:
+        return None
+    found: dict[str, Any] = {}
+    for attributes in parts.attributes():
+        found |= attributes
+    return found if found and "_modules" not in found else None
 
 
 def _simple(value: Opaque) -> Any:

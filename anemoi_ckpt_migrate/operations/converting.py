@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque
+from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName, class_of
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations import configs, paths
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, read, set_fields
 from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, Nothing
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath, shown
+from anemoi_ckpt_migrate.operations.places import is_tensor
+from anemoi_ckpt_migrate.operations.tensors import memory_of
 
 
 @operation
 class ConvertItem(AtEachPlace):
     """Have a configuration be of another class, with the same content; its own is kept for the way back.
+
+    Objects that hold attributes and nothing else are configurations too: `argparse.Namespace`, `types.SimpleNamespace`,
+    dataclasses. Those within it become dicts with it.
 
     Parameters
     ----------
@@ -25,7 +30,7 @@ class ConvertItem(AtEachPlace):
     to : str
         ``"dict"`` for plain dicts and lists, or ``"omegaconf.DictConfig"``.
     classes : list of str, optional
-        Only what is of one of these classes; otherwise whatever it is of, unless it is what it is to be.
+        Only what is of one of these classes; otherwise whatever it is of, unless it is a dict or what it is to be.
     aliases : dict of str to str, optional
         What fields of a model of pydantic are called outside: ``{"target_": "_target_"}``.
     optional : bool
@@ -41,7 +46,7 @@ class ConvertItem(AtEachPlace):
     def __post_init__(self) -> None:
         super().__post_init__()
         set_fields(self, classes=names_of(self, "classes", self.classes, 0))
-        if self.to not in ("dict", "omegaconf.DictConfig"):
+        if self.to not in _ALREADY:
             raise BadOperation(f'ConvertItem: to must be "dict" or "omegaconf.DictConfig", not {self.to!r:.60}')
         if self.aliases is not None and not isinstance(self.aliases, Mapping):
             raise BadOperation(f"ConvertItem: aliases must be a dict, not {self.aliases!r:.60}")
@@ -71,18 +76,25 @@ class ConvertItem(AtEachPlace):
 
     def made(self, value: Any) -> Any:
         """Return the content of a configuration as it is to be."""
-        found = configs.plain(value, self.aliases)
+        try:
+            found = configs.plain(value, self.aliases, objects=True)
+        except RecursionError:
+            raise NoSuchPath(f"a {configs.named(value)} that holds itself cannot be a {self.to}") from None
+        if self.to == "dict" and is_a(found, (dict, list)):
+            return found
         if not is_a(found, dict):
             raise NoSuchPath(f"what {configs.named(value)} holds is known to its class only")
-        if self.to == "dict":
-            return found
         if not is_a(value, Opaque):
             raise NoSuchPath("plain dicts are made a configuration of OmegaConf by no operation")
         return configs.dict_config(found, value)
 
     def _is_concerned(self, value: Any) -> bool:
         name = configs.named(value)
-        return name in self.classes if self.classes else name not in ("dict", "omegaconf.dictconfig.DictConfig")
+        return name in self.classes if self.classes else name not in _ALREADY[self.to]
+
+
+_ALREADY = {"dict": ("dict", "list"), "omegaconf.DictConfig": ("dict", ".".join(configs.DICT_CONFIG))}
+"""Classes of what is left as it is, by what it is to be."""
 
 
 @operation
@@ -102,6 +114,25 @@ class Unconvert(AtPath):
         before = kept[self.number]
         then = read(self.conversion)
         made = then.made(before) if isinstance(then, ConvertItem) else None
-        if forced or configs.plain(paths.get(tree, self.path)) == configs.plain(made):
+        if forced or _same(configs.plain(paths.get(tree, self.path)), configs.plain(made)):
             paths.put(paths.parent(tree, self.path), self.path[-1], before)
         return []
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two plain configurations hold the same; what is of a class of its own, by what it is made of."""
+    if is_tensor(one) or is_tensor(other):
+        return is_tensor(one) and is_tensor(other) and memory_of(one) == memory_of(other)
+    if is_a(one, OpaqueName) and is_a(other, OpaqueName):
+        return one.pickled_name == other.pickled_name
+    if is_a(one, Opaque) and is_a(other, Opaque):
+        mine, its = one.__opaque_parts__, other.__opaque_parts__
+        pairs = [(getattr(mine, part), getattr(its, part)) for part in ("args", "kwargs", "state", "items", "pairs")]
+        return class_of(one) == class_of(other) and all(_same(*pair) for pair in pairs)
+    if type(one) is not type(other):
+        return False
+    if is_a(one, dict):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    if is_a(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return repr(one) == repr(other)

@@ -29,10 +29,14 @@ class ParameterGroups(Operation):
     Parameters
     ----------
     groups : sequence of sequence of str
-        For each group of the optimizer, names or patterns in its order. What a pattern selects that an earlier one
+        For each group of the optimizer, names or patterns in its order. A pattern selects what may be a parameter: a
+        floating-point or complex tensor that is no buffer of a batch norm. What a pattern selects that an earlier one
         selected too is left out: ``[["*.weight"], ["*"]]``.
     optimizer : int
         Which optimizer, if there are several, from 0.
+    exclude : sequence of str
+        Names or patterns of what none of the groups has, though a pattern selects it: buffers of your own, frozen
+        parameters.
     own_order : sequence of int
         Groups that have an order of their own, though what is in them happens to stand in that of the state dict: what
         a record says where something comes back into such a group.
@@ -42,6 +46,7 @@ class ParameterGroups(Operation):
     noted = ("own_order",)
     groups: tuple[tuple[str, ...], ...]
     optimizer: int = 0
+    exclude: tuple[str, ...] = ()
     own_order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,6 +54,7 @@ class ParameterGroups(Operation):
         if not isinstance(self.groups, (tuple, list)) or any(isinstance(group, str) for group in self.groups):
             raise BadOperation("ParameterGroups: groups must be a list with a list of names for each group")
         set_fields(self, groups=tuple(names_of(self, "groups", group, 0) for group in self.groups))
+        set_fields(self, exclude=names_of(self, "exclude", self.exclude, 0))
         set_fields(self, own_order=integers_of(self, "own_order", self.own_order))
 
     def inverse(self) -> Operation | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from operator import is_
 from typing import Any
 
@@ -98,18 +98,33 @@ def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]
     found = []
     for name in main:
         value = main[name]
-        if not is_tensor(value):
+        if not _may_be_one(value, tensors):
             continue
         memory = memory_of(value)
-        dtype = tensors.dtype(value)
-        if (memory is not None and memory in seen) or not (is_floating(dtype) or dtype.startswith("complex")):
+        if memory is not None and memory in seen:
             continue
         seen.add(memory)
         found.append((name, plain_shape(value, tensors)))
     return found
 
 
-def _is_known_buffer(name: str, names: Iterable[str]) -> bool:
+def parameters(main: Table, tensors: Tensors) -> list[str]:
+    """Return the names of what may be parameters, without the buffers that are known; tied ones by each of theirs."""
+    return [name for name in main if _may_be_one(main[name], tensors) and not _is_known_buffer(name, main)]
+
+
+def is_buffer(name: str, names: Container[str]) -> bool:
+    """Tell whether a name is that of a buffer of a batch norm, beyond doubt: it counts batches."""
+    module, dot, _ = name.rpartition(".")
+    return _is_known_buffer(name, names) and f"{module}{dot}{_BUFFERS[2]}" in names
+
+
+def _may_be_one(value: Any, tensors: Tensors) -> bool:
+    dtype = tensors.dtype(value) if is_tensor(value) else ""
+    return is_floating(dtype) or dtype.startswith("complex")
+
+
+def _is_known_buffer(name: str, names: Container[str]) -> bool:
     """Tell whether a name is that of a buffer of torch's normalisations over batches."""
     module, _, leaf = name.rpartition(".")
     lead = f"{module}." if module else ""

@@ -12,7 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.operations.guessing import SAY, Unknown, from_shapes, moment_shape, plain_shape
+from anemoi_ckpt_migrate.operations.groups import ParameterGroups
+from anemoi_ckpt_migrate.operations.guessing import (
+    SAY,
+    Unknown,
+    from_shapes,
+    is_buffer,
+    moment_shape,
+    parameters,
+    plain_shape,
+)
 from anemoi_ckpt_migrate.operations.patterns import pattern
 from anemoi_ckpt_migrate.operations.places import is_tensor
 from anemoi_ckpt_migrate.operations.slots import Slot, Slots
@@ -75,9 +84,8 @@ class State:
         self,
         main: Table,
         tensors: Tensors,
-        declared: Sequence[Sequence[str]] | None = None,
+        declared: ParameterGroups | None = None,
         known: Known | None = None,
-        own_order: Sequence[int] = (),
     ) -> None:
         """Find out which parameter each position stands for.
 
@@ -87,12 +95,10 @@ class State:
             The state dict.
         tensors : Tensors
             What can be done with its tensors.
-        declared : sequence of sequences of str, optional
+        declared : ParameterGroups, optional
             What the script says.
         known : Known, optional
             What was known before something else was done to the tree.
-        own_order : sequence of int
-            Groups that are said to have an order of their own.
 
         Raises
         ------
@@ -117,10 +123,11 @@ class State:
         self.declared = declared is not None or (known is not None and known.declared)
         place = _order(main)
         in_order = [sorted(own, key=place) == list(own) for own in names]
+        own_order = () if declared is None else declared.own_order
         self._in_order = [ordered and number not in own_order for number, ordered in enumerate(in_order)]
 
     def _names(
-        self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None, known: Known | None
+        self, main: Table, tensors: Tensors, declared: ParameterGroups | None, known: Known | None
     ) -> Sequence[Sequence[str]]:
         numbers = [position for group in self.groups for position in group["params"]]
         if not self.by_name and (
@@ -130,7 +137,7 @@ class State:
                 f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it"
             )
         if declared is not None:
-            return self._declared(declared, main)
+            return self._declared(declared, main, tensors)
         followed = None if known is None else self._followed(known, main)
         if followed is not None:
             return followed
@@ -211,26 +218,30 @@ class State:
         self.slots.lead = new
         return lead
 
-    def _declared(self, declared: Sequence[Sequence[str]], main: Table) -> Sequence[Sequence[str]]:
-        if len(declared) != len(self.groups):
+    def _declared(self, declared: ParameterGroups, main: Table, tensors: Tensors) -> Sequence[Sequence[str]]:
+        if len(declared.groups) != len(self.groups):
             raise Unknown(
-                f"the optimizer at {self.path} has {len(self.groups)} groups, ParameterGroups names {len(declared)}"
+                f"the optimizer at {self.path} has {len(self.groups)} groups, ParameterGroups names "
+                f"{len(declared.groups)}"
             )
-        taken: set[str] = set()
+        excluded, taken = _excluded(declared.exclude, main), set[Any]()
+        likely = {name: main[name] for name in parameters(main, tensors)}
         found: list[list[str]] = []
-        for texts, group in zip(declared, self.groups, strict=True):
-            own: dict[str, None] = {}
-            for text in texts:
-                names = [text] if text in main else [name for name, _ in pattern(text).among(main)]
-                own |= {name: None for name in names if name not in taken}
-            if len(own) != len(group["params"]):
-                wanted = len(group["params"])
+        for texts, group in zip(declared.groups, self.groups, strict=True):
+            own: list[str] = []
+            for name in (name for text in texts for name in _selected(text, main, likely)):
+                memory = memory_of(main[name]) or name  # an optimizer has tied ones once
+                if name not in excluded and memory not in taken:
+                    own.append(name)
+                    taken.add(memory)
+            wanted = len(group["params"])
+            if len(own) != wanted:
+                more = "; exclude=[...] leaves out what is no parameter of it" if len(own) > wanted else ""
                 raise Unknown(
                     f"group {len(found)} of the optimizer at {self.path} has {wanted} parameters, "
-                    f"and ParameterGroups names {len(own)} for it"
+                    f"and ParameterGroups names {len(own)} for it{more}"
                 )
-            taken.update(own)
-            found.append(list(own))
+            found.append(own)
         return found
 
     def holds(self, content: dict[Any, Any]) -> bool:
@@ -336,6 +347,27 @@ def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Kn
     own = [each for each in known if state.holds(each.content)]
     said = (each for each in known if each.declared and not any(other.holds(each.content) for other in every))
     return own[0] if own else next(said, None)
+
+
+def _excluded(texts: Sequence[str], main: Table) -> set[str]:
+    """Return the names that are said to be none of an optimizer's."""
+    found = set[str]()
+    for text in texts:
+        names = [text] if text in main else [name for name, _ in pattern(text).among(main)]
+        if not names:
+            raise Unknown(f"ParameterGroups excludes {text}, which the state dict does not have")
+        found.update(names)
+    return found
+
+
+def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
+    """Return what a name or a pattern selects: a name whatever it is called, but for buffers; a pattern parameters."""
+    if text not in main and pattern(text).open:
+        return [name for name, _ in pattern(text).among(likely)]
+    name = text if text in main else pattern(text).fill({})
+    if is_buffer(name, main):
+        raise Unknown(f"ParameterGroups names {name}, which is a buffer, and no optimizer has buffers")
+    return [name] if name in main else []
 
 
 def _is_lead(text: str) -> bool:

@@ -141,6 +141,7 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
         Nothing can be put there.
     """
     holder, own = _holder(parent, key), key if placed and not is_a(parent, (list, Opaque)) else _key(parent, key)
+    _check_single(parent)
     value = configs.fitting(value, parent, own)
     if holder is None or is_a(holder, tuple):
         raise NoSuchPath(f"nothing can be put into a {type(parent).__name__}")
@@ -175,6 +176,7 @@ def set_new(parent: Any, key: Any, value: Any) -> None:
 def take(parent: Any, key: Any) -> tuple[Any, Any]:
     """Take out what stands under a key; return it, and the key before it."""
     holder, own = _holder(parent, key), _key(parent, key)
+    _check_single(parent)
     if is_a(holder, tuple):
         raise NoSuchPath("nothing can be taken out of a tuple")
     if is_a(holder, list):
@@ -182,6 +184,14 @@ def take(parent: Any, key: Any) -> tuple[Any, Any]:
     keys = list(holder)
     place = keys.index(own)
     return holder.pop(own), keys[place - 1] if place else None
+
+
+def _check_single(parent: Any) -> None:
+    """Check that an object does not keep things twice, as an attribute and as an item: both would have to change."""
+    parts = parent.__opaque_parts__ if is_a(parent, Opaque) else None
+    if parts is not None and any(key in parts.pairs for attributes in parts.attributes() for key in attributes):
+        name = configs.named(parent)
+        raise NoSuchPath(f"a {name} keeps each item as an attribute too; make it a dict with ConvertItem first")
 
 
 def _holder(parent: Any, key: Any) -> Any:

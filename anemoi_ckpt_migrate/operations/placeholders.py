@@ -119,9 +119,11 @@ def _named(value: Any) -> Name | None:
 
 def _place(path: Path) -> str:
     """Spell a path whose first key says whether it is in the checkpoint, or in what is put aside."""
-    aside, keys = path[0], path[1:]
-    if aside:
+    holder, keys = path[0], path[1:]
+    if holder == 1:
         return f"what {keys[0]} put aside"
+    if holder == 2:
+        return "what this revision put aside"
     return shown(keys) or "the checkpoint itself"
 
 

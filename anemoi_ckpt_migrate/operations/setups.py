@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from anemoi_ckpt_migrate.checkpoints.opaque import OpaqueName
 from anemoi_ckpt_migrate.context import MigrationContext
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
@@ -102,20 +103,11 @@ class MoveNames(TreeOperation):
 
     def loss(self, tree: Any) -> str:
         """Say so if two names would be one from here on."""
-        before: dict[Name, Name] = {}
-        for name in dict.fromkeys(each.pickled_name for each in names_in(tree)):
-            other = before.setdefault(self.moved(name), name)
-            if other != name:
-                both = " and ".join(sorted(map(spelled, (other, name))))
-                return f"the checkpoint named both {both}, which are one now"
-        return ""
+        return merged(names_in(tree), self.moved)
 
     def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
         """Rename them."""
-        found = names_in(tree)
-        moved = {name: self.moved(name) for name in dict.fromkeys(each.pickled_name for each in found)}
-        rename(found, moved.__getitem__)
-        back = tuple((spelled(new), spelled(old)) for old, new in moved.items() if old != new)
+        back = moved_back(names_in(tree), self.moved)
         return [MoveNames(back)] if back else []
 
     def moved(self, name: Name) -> Name:
@@ -137,6 +129,24 @@ class MoveNames(TreeOperation):
     def _class_moved(self, name: Name, start: str) -> Name:
         module, end = split(self, "classes", dict(self.classes)[start])
         return module, end + ".".join(name)[len(start) :]
+
+
+def merged(found: Iterable[OpaqueName], moved: Callable[[Name], Name]) -> str:
+    """Say which two names of a tree would be one after a move; empty if no two would."""
+    before: dict[Name, Name] = {}
+    for name in dict.fromkeys(each.pickled_name for each in found):
+        other = before.setdefault(moved(name), name)
+        if other != name:
+            both = " and ".join(sorted(map(spelled, (other, name))))
+            return f"the checkpoint named both {both}, which are one now"
+    return ""
+
+
+def moved_back(found: list[OpaqueName], moved: Callable[[Name], Name]) -> Pairs:
+    """Move names that were found in a tree; return what each is called now, and was called."""
+    names = {name: moved(name) for name in dict.fromkeys(each.pickled_name for each in found)}
+    rename(found, names.__getitem__)
+    return tuple((spelled(new), spelled(old)) for old, new in names.items() if old != new)
 
 
 def _is_pair(value: Any) -> bool:

@@ -45,7 +45,7 @@ class TreeOperation(Operation):
     Attributes
     ----------
     everywhere : bool
-        Whether it is about what other revisions put aside too: what is changed then is a list of the tree and of that.
+        Whether it is about what revisions put aside too: what is changed then is a list of the tree and of that.
     """
 
     on_parameters = False

@@ -210,7 +210,7 @@ class World:
         means = Means(self.tree, self.attached, kept, run, self._forced, undo.losses)
         try:
             if operation.everywhere:
-                return operation.carry_out([self.tree, self.kept], means)[1]
+                return operation.carry_out([self.tree, self.kept, kept], means)[1]
             self.tree, back = operation.carry_out(self.tree, means)
         except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
             self._fault(shown, operation, str(error))
@@ -365,8 +365,7 @@ class World:
             said = declared if declared is not None and declared.optimizer == number else None
             known = known_of(state, self._known, [state for _, state in optimizers])
             try:
-                groups, own_order = (None, ()) if said is None else (said.groups, said.own_order)
-                state.name_slots(self._main.copy.table, self._tensors, groups, known, own_order)
+                state.name_slots(self._main.copy.table, self._tensors, said, known)
                 opened.copy.table, opened.unknown = state.table, ""
             except Unknown as error:
                 opened.unknown = str(error)
@@ -406,5 +405,5 @@ class World:
             touched = (main.changed or state.table.changed) and not opened.unknown
             if touched and state.needs_names(main, self._tensors):
                 groups = tuple(map(literals, state.names(main)))
-                found.append(ParameterGroups(groups, number, state.own_order(main)))
+                found.append(ParameterGroups(groups, number, own_order=state.own_order(main)))
         return found

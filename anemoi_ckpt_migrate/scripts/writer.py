@@ -12,6 +12,7 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError, UsageError
 from anemoi_ckpt_migrate.plain import slug
 from anemoi_ckpt_migrate.targets import CURRENT, ID_PATTERN, LABEL_PATTERN, WORDS
+from anemoi_ckpt_migrate.zones import zone
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,7 @@ def write_new(path: Path, text: str) -> None:
 
 def now(timezone: str) -> datetime.datetime:
     """Return the time in a time zone."""
-    if timezone == "UTC":
-        return datetime.datetime.now(datetime.timezone.utc)
-    import zoneinfo
-
-    return datetime.datetime.now(zoneinfo.ZoneInfo(timezone))
+    return datetime.datetime.now(zone(timezone))
 
 
 def new_id() -> str:
