@@ -116,6 +116,12 @@ class Lists:
             found = reshape(found, *arg) if step == "reshape" else made[step](found, arg)
         return found == self.new[new]
 
+    def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
+        found = self.new[new]
+        for dim, (start, size) in enumerate(zip(starts, self.old[old].shape, strict=True)):
+            found = narrow(found, dim, start, size)
+        return found == self.old[old]
+
 
 class Weights:
     """Makes tensors, no two of which are the same."""

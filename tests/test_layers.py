@@ -20,7 +20,7 @@ LAYERS = """
 _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
-metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table
+metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.initialisers operations.matching operations.patterns operations.table
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.placeholders checkpoints.recipes operations.configs
 operations.paths operations.pickled
@@ -29,10 +29,10 @@ descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile s
 checkpoints.computing
 checkpoints.making operations.tensors
 operations.names operations.places operations.slots
-operations.aside operations.copies
+operations.aside operations.copies operations.ties
 operations.guessing operations.reaching
 operations.casting operations.groups operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
-operations.deriving operations.items operations.placeholders operations.presence operations.following operations.ties
+operations.deriving operations.items operations.placeholders operations.presence operations.following
 operations.classes operations.setups operations.rewriting operations.converting operations.rearranging operations.within
 operations.world
 op comparing items
@@ -43,7 +43,7 @@ differences differences.items differences.names
 models manifests differences.misfits
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
 differences.board differences.merging differences.ordering differences.rules
-differences.families differences.renaming
+differences.families differences.growth differences.renaming
 differences.joining differences.planning
 differences.matching
 differences.explaining

@@ -101,10 +101,28 @@ class _Contents:
                 made = one.file.maker.make(step, (arg,), [made])
         except Mismatch:
             return False
-        wanted = other.table[new]
-        if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
+        return _is(one.file, one.shown, made, other.file, other.shown, other.table[new])
+
+    def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Tell whether an old parameter stands in a larger new one, from an index of each dimension on."""
+        one, other = self._old, self._new
+        if one.file is None or other.file is None or one.table is None or other.table is None:
             return False
-        with naming(other.shown):
-            content = other.file.content(wanted)
-        with naming(one.shown):
-            return one.file.same(made, content)
+        wanted = one.table[old]
+        try:
+            made = other.table[new]
+            for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
+                made = other.file.maker.make("narrow", (dim, start, size), [made])
+        except Mismatch:
+            return False
+        return _is(other.file, other.shown, made, one.file, one.shown, wanted)
+
+
+def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown: str, wanted: Any) -> bool:
+    """Tell whether what is made of one file is what another one has."""
+    if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
+        return False
+    with naming(other_shown):
+        content = other.content(wanted)
+    with naming(shown):
+        return file.same(made, content)

@@ -28,8 +28,8 @@ class Change:
     Attributes
     ----------
     kind : str
-        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``fused``, ``split``, ``stacked``,
-        ``unstacked``, ``added``, ``dropped`` or ``changed``.
+        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``fused``, ``split``,
+        ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
     old, new : tuple of str
         Their names.
     detail : str
@@ -88,9 +88,15 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds, news)
     changes = _changes(olds, news, links, dropped, added)
     sizes = sum(item.size for item in new)
-    missing = sum(news[loss.name].size for loss in added)
+    missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
     related = 1 - missing / sizes if sizes else float(not new or not added)
     return Explanation(tuple(changes), tuple(_operations(old, new, links, dropped, added)), related)
+
+
+def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:
+    """Return by how many elements a parameter was made larger."""
+    larger = any(kind == "pad" for kind, _ in link.steps)
+    return news[link.new[0]].size - olds[link.old[0]].size if larger else 0
 
 
 def _losses(

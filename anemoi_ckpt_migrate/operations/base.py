@@ -36,11 +36,14 @@ class Operation:
         Whether it makes tensors of others.
     written : bool
         Whether it may stand in a script; others only stand in a record, as what undoes one of those.
+    remedy : str
+        What has to be given to one that cannot be undone, so that it can be.
     """
 
     on_parameters: ClassVar[bool] = True
     makes: ClassVar[bool] = False
     written: ClassVar[bool] = True
+    remedy: ClassVar[str] = "a rollback"
 
     @property
     def reversible(self) -> bool:
