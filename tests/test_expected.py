@@ -159,8 +159,8 @@ def test_no_place_fits(models: Models) -> None:
     ran = models.run("stamp", "auto", "more.ckpt")
     assert ran.code == 3
     assert ran.err.splitlines() == [
-        "ckpt-migrate: error: more.ckpt: it is none of what the models of this project were; the nearest is net at aaa "
-        "(norm is layer_norm), but for what follows; `ckpt-migrate stamp aaa more.ckpt` says that it is that all the same:",
+        "ckpt-migrate: error: more.ckpt: it is at no revision that is known; the nearest is net at aaa (norm is "
+        "layer_norm), but for what follows; `ckpt-migrate stamp REV more.ckpt` says where it stands all the same:",
         "    more is left over",
     ]
     torch.save({"state_dict": {"quite.other": torch.ones(3)}}, "other.ckpt")

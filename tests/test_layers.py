@@ -59,15 +59,17 @@ commands.arguments
 commands.parameters commands.project
 commands.sides
 commands.expecting
+commands.remainder
 commands.writing
 commands.differing commands.drifting
 commands.generating commands.manifesting
 commands.authoring
 commands.steps
 commands.adopting commands.keeping
+commands.recognising
 commands.records
 commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
-commands.placing commands.proving commands.recognising
+commands.placing commands.proving
 commands.stamping
 commands.moving commands.saving commands.syncing
 commands.checking commands.histories commands.loading

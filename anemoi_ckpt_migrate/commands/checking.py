@@ -169,7 +169,7 @@ def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
     for revision in graph:
         yield from _loads(revision)
         if not (revision.final or revision.declared):
-            line = 1 if revision.operations is None else revision.line("operations")
+            line = None if revision.operations is None else revision.line("operations")
             yield Problem("rollback", _without_rollback(revision), revision.path, line)
     for found in released.problems(config.versions[0], graph):
         path, line = (found.script.path, found.script.line(found.name)) if found.script else (None, None)
@@ -260,6 +260,7 @@ def _of_checkpoint(path: StrPath, project: Project, rollback: bool) -> Iterator[
         return
     if found.at_head is False:
         at = ", ".join(head.revision for head in found.heads) or "base"
+        at += ", recognised and not recorded" * found.recognised
         yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", shown)
 
 

@@ -53,7 +53,7 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
     """Open both, and explain what lies between them; errors as of `diff`."""
     if models.is_factory(old):
         raise UsageError(f"{old} is a model, which only the second can be: the first is the checkpoint of before")
-    path = _parameters(project)
+    path = parameters_of(project)
     is_model = models.is_factory(new)
     with _checkpoint(old, path, not is_model) as one:
         if is_model:
@@ -65,7 +65,8 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
             yield one, other, explain(one.items, other.items, _Contents(one, other))
 
 
-def _parameters(project: Project | StrPath | None) -> str | None:
+def parameters_of(project: Project | StrPath | None) -> str | None:
+    """Return where a project's configuration says that the state dict is; None to find it."""
     config = config_of(project)
     return None if config is None else config.parameters
 

@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.differences.analogy import turned_alike, with_adapters
 from anemoi_ckpt_migrate.differences.items import Contents, Item, Link
 from anemoi_ckpt_migrate.differences.matching import matched
 from anemoi_ckpt_migrate.differences.planning import Guess, Loss, Plan
+from anemoi_ckpt_migrate.differences.simulating import losses
 from anemoi_ckpt_migrate.differences.wording import detail_of, kind_of
 from anemoi_ckpt_migrate.op import RenameRegex
 from anemoi_ckpt_migrate.operations.patterns import pattern
@@ -60,11 +61,14 @@ class Explanation:
         What makes the new names, shapes, dtypes and order of the old ones, one after the other.
     related : float
         The share of the new elements that come from the old checkpoint.
+    losses : tuple of str
+        Which values the operations lose.
     """
 
     changes: tuple[Change, ...]
     operations: tuple[Guess, ...]
     related: float = 1.0
+    losses: tuple[str, ...] = ()
 
 
 def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None) -> Explanation:
@@ -90,7 +94,9 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     sizes = sum(item.size for item in new)
     missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
     related = 1 - missing / sizes if sizes else float(not new or not added)
-    return Explanation(tuple(changes), tuple(_operations(old, new, links, dropped, added)), related)
+    operations = tuple(_operations(old, new, links, dropped, added))
+    lost = losses((guess.operation for guess in operations), old)
+    return Explanation(tuple(changes), operations, related, tuple(lost))
 
 
 def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:

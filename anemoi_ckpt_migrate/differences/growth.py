@@ -42,7 +42,7 @@ def _is_grown(old: Item, new: Item) -> bool:
 
 
 def _ends(old: Item, new: Item) -> Iterator[tuple[bool, ...]]:
-    """Give where what is new may stand, for each dimension: at the end, which is the usual place, or at the beginning."""
+    """Give for each dimension whether what is new stands at the end, which is usual, or at the beginning."""
     grown = [size < larger for size, larger in zip(old.shape, new.shape, strict=True)]
     yield from product(*((True, False) if each else (True,) for each in grown))
 

@@ -137,8 +137,8 @@ class Cut(Operation):
         if copy.optimizer or copy.forced:
             return True
         values, value, (dim, at, size, *_) = copy.values, copy.table[name], args
-        there, then = (values.make("narrow", (dim, at, size), [one]) for one in (value, values.make("pad", args, [made])))
-        if values.same(there, then):
+        then = values.make("pad", args, [made])
+        if values.same(*(values.make("narrow", (dim, at, size), [each]) for each in (value, then))):
             return True
         what = f"{size} of dimension {dim} were added to {name}, and have changed since, which would be lost"
         copy.fault(f"{what}; --discard-changes removes them")

@@ -133,7 +133,9 @@ class _Reader:
 
     def _declared(self, operations: tuple[Any, ...] | None) -> bool:
         """Tell whether the script says whether it can be undone; operations that can be say so themselves."""
-        return "rollback" in self._lines or self._only_sets_up() or (operations is not None and self._reversible(operations))
+        if "rollback" in self._lines or self._only_sets_up():
+            return True
+        return operations is not None and self._reversible(operations)
 
     def _fault(self, name: str, message: str, line: int | None = None) -> None:
         self._faults.append(Fault(self._shown, line or self._lines.get(name, 1), message))
