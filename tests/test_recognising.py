@@ -107,7 +107,7 @@ def test_commands_that_read_say_where_it_stands_and_that_this_is_not_recorded(ch
     checkpoint = at(chain, "c")
     before = digest(checkpoint)
     ran = chain.ok("current", checkpoint)
-    assert ran.out == f"{checkpoint}: a2  x (not at head), recognised, not recorded\n"
+    assert ran.out == f"{checkpoint}: a2  b to c (not at head), recognised, not recorded\n"
     assert "it has no record; by what it holds it is at a2" in ran.err
     found = json.loads(chain.ok("current", checkpoint, "--json").out)
     assert (found["recorded"], found["recognised"], found["heads"][0]["revision"]) == (False, True, "a2")
@@ -124,7 +124,7 @@ def test_commands_that_read_say_where_it_stands_and_that_this_is_not_recorded(ch
 def test_upgrade_and_current_agree_that_it_is_at_head(chain: Folder) -> None:
     checkpoint = at(chain, "d")
     assert "already at a3, nothing to do" in chain.ok("upgrade", "head", checkpoint).out
-    assert "a3  x (head)" in chain.ok("current", "--check-heads", checkpoint).out
+    assert "a3  c to d (head)" in chain.ok("current", "--check-heads", checkpoint).out
     chain.ok("check", checkpoint)
 
 
