@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.output import print_json, say
+from anemoi_ckpt_migrate.differences.wording import together
+from anemoi_ckpt_migrate.output import print_json, say, warn
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.differing import Diff
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
     """Print what became of what, folded, and operations that do it."""
+    lost = ", ".join(together(found.explanation.losses))
+    warn([f"the operations lose values of {found.old}: {lost}"] if lost else [])
     if as_json:
         print_json(found.to_data())
         return
@@ -31,6 +34,8 @@ def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
         say("by names, shapes, dtypes and order: a model has no content to compare")
     if found.left_out:
         say(f"not compared, for they are no dense tensors: {', '.join(found.left_out)}")
+    for sentence in found.rest:
+        say(sentence)
     if found.explanation.operations:
         say("")
         say("as operations (`ckpt-migrate revision NAME --autogenerate` writes them into a script):")

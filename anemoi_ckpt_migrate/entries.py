@@ -27,6 +27,8 @@ class HistoryEntry:
         Whether the checkpoint has it; None where none was asked about.
     here : bool
         Whether it is one of the heads of the checkpoint.
+    recognised : bool
+        Whether the checkpoint does not record that it has it: it is recognised.
     path : str or None
         Its script, if there is one here.
     versions : mapping of str to str
@@ -49,6 +51,7 @@ class HistoryEntry:
     path: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     sets_up: bool = False
+    recognised: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""

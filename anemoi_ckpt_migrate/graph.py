@@ -34,7 +34,8 @@ class Revision:
     migrates, reversible : bool
         Whether it has a ``migrate``, and a ``rollback``.
     declared : bool
-        Whether it says whether it can be undone: it has a ``rollback``, or says that it has none.
+        Whether it says whether it can be undone: it has a ``rollback``, or says that it has none; or all of its
+        operations can be undone.
     signature : str
         Digest of what the script did that this revision had, for one that a squashed revision replaces.
     path : str

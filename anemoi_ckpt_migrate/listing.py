@@ -31,7 +31,7 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
     if not found.heads:
         say(f"{found.checkpoint}: base{'' if found.recorded else ', it carries no record'}{note}")
     for head in found.heads:
-        say(f"{found.checkpoint}: {_head_line(head)}{note}")
+        say(f"{found.checkpoint}: {_head_line(head)}{note}{', recognised, not recorded' * found.recognised}")
         _say_path(head.path if verbose else None)
     for entry in found.log if verbose else ():
         count = len(entry.steps)
@@ -190,7 +190,7 @@ def _details(entry: HistoryEntry) -> Iterator[str]:
 
 def _notes(entry: HistoryEntry) -> str:
     notes = [
-        "the checkpoint is here" if entry.here else "",
+        f"the checkpoint is here{', recognised, not recorded' * entry.recognised}" if entry.here else "",
         "head" if entry.head else "",
         f"needs {', '.join(entry.depends_on)}" if entry.depends_on else "",
         "barrier" if entry.final else "",

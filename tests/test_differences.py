@@ -116,6 +116,12 @@ class Lists:
             found = reshape(found, *arg) if step == "reshape" else made[step](found, arg)
         return found == self.new[new]
 
+    def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
+        found = self.new[new]
+        for dim, (start, size) in enumerate(zip(starts, self.old[old].shape, strict=True)):
+            found = narrow(found, dim, start, size)
+        return found == self.old[old]
+
 
 class Weights:
     """Makes tensors, no two of which are the same."""
@@ -588,9 +594,20 @@ def test_buffers_gone(with_digests: bool) -> None:
 
 @both
 def test_head_of_another_size(with_digests: bool) -> None:
-    found = explained(linears(), linears() | {"head.weight": Weights()(13, 4)}, with_digests)
-    assert listed(found) == [op.Drop("head.weight"), op.Add("head.weight", [13, 4])]
+    found = explained(linears(), linears() | {"head.weight": Weights()(7, 4)}, with_digests)
+    assert listed(found) == [op.Drop("head.weight"), op.Add("head.weight", [7, 4])]
     assert "its shape was [9, 4]" in found.operations[1].alternatives[0]
+    assert found.losses == ("head.weight is dropped",)
+
+
+@both
+def test_head_that_grew(with_digests: bool) -> None:
+    """Other values beside the same weights are less certain to be the old ones, trained."""
+    found = explained(linears(), linears() | {"head.weight": Weights()(13, 4)}, with_digests)
+    assert listed(found) == [op.Pad("head.weight", 4)]
+    assert found.operations[0].confidence == (0.6 if with_digests else 0.9)
+    assert "it grew from [9, 4] to [13, 4]" in found.operations[0].alternatives[0]
+    assert found.losses == ()
 
 
 @both

@@ -159,8 +159,8 @@ def test_no_place_fits(models: Models) -> None:
     ran = models.run("stamp", "auto", "more.ckpt")
     assert ran.code == 3
     assert ran.err.splitlines() == [
-        "ckpt-migrate: error: more.ckpt: it is none of what the models of this project were; the nearest is net at aaa "
-        "(norm is layer_norm), but for what follows; `ckpt-migrate stamp aaa more.ckpt` says that it is that all the same:",
+        "ckpt-migrate: error: more.ckpt: it is at no revision that is known; the nearest is net at aaa (norm is "
+        "layer_norm), but for what follows; `ckpt-migrate stamp REV more.ckpt` says where it stands all the same:",
         "    more is left over",
     ]
     torch.save({"state_dict": {"quite.other": torch.ones(3)}}, "other.ckpt")
@@ -440,3 +440,23 @@ def test_names_that_begin_otherwise(models: Models) -> None:
     assert ran.code == 3
     assert "--no-check-model takes it as it is" in ran.err
     models.ok("upgrade", "aaa", "wrapped.ckpt", "--no-check-model")
+
+
+def test_the_way_out_where_it_is_not_known_what_a_model_was(models: Models) -> None:
+    """Nothing leads back over the order of before: a checkpoint of base is the one that tells."""
+    models.operations("aaa", None, 'op.RenamePrefix("norm.", "layer_norm.")', 'op.Drop("head.*")', name="no head")
+    models.operations("bbb", "aaa", name="nothing")
+    models.operations("ccc", "bbb", name="nothing either")
+    models.code({"embed": FIRST["embed"], "layer_norm": FIRST["norm"]})
+    models.ok("manifest", "--update")
+    before = digest(models.path / "old.ckpt")
+    ran = models.run("stamp", "auto", "old.ckpt")
+    assert ran.code == 3
+    assert "ckpt-migrate stamp" not in ran.err
+    way = "`ckpt-migrate manifest net --update --from old.ckpt --at base`"
+    assert f"what net is at base is not known; if it stands there, {way} writes down what it holds" in ran.err
+    assert digest(models.path / "old.ckpt") == before
+    models.ok(*way.strip("`").split()[1:])
+    assert "already at base" in models.ok("stamp", "auto", "old.ckpt").out
+    models.ok("upgrade", "head", "old.ckpt")
+    assert "layer_norm.weight" in torch.load("old.ckpt")["state_dict"]

@@ -21,7 +21,7 @@ _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
 checkpoints.harmless checkpoints.handed
-metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table zones
+metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table zones operations.initialisers
 checkpoints.archive
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.placeholders checkpoints.recipes operations.configs
@@ -31,10 +31,10 @@ descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile s
 checkpoints.computing
 checkpoints.making operations.tensors
 operations.names operations.places operations.slots
-operations.aside operations.copies
+operations.aside operations.copies operations.ties
 operations.groups operations.guessing operations.reaching
 operations.casting operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
-operations.deriving operations.items operations.placeholders operations.presence operations.following operations.ties
+operations.deriving operations.items operations.placeholders operations.presence operations.following
 operations.setups
 operations.classes operations.rewriting operations.converting operations.rearranging operations.within
 operations.world
@@ -46,7 +46,7 @@ differences differences.items differences.names
 models manifests differences.misfits
 differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
 differences.board differences.merging differences.ordering differences.rules
-differences.families differences.renaming
+differences.families differences.growth differences.renaming
 differences.joining differences.planning
 differences.matching
 differences.explaining
@@ -63,15 +63,17 @@ commands.trust
 commands.parameters commands.project
 commands.sides
 commands.expecting
+commands.remainder
 commands.writing
 commands.differing commands.drifting
 commands.generating commands.manifesting
 commands.authoring
 commands.steps
 commands.adopting commands.keeping
+commands.recognising
 commands.records
 commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
-commands.placing commands.proving commands.recognising
+commands.placing commands.proving
 commands.stamping
 commands.moving commands.saving commands.syncing
 commands.checking commands.histories commands.loading

@@ -43,6 +43,7 @@ def test_history(chain: Folder) -> None:
         "path": str(chain.path / "versions" / "a2_change.py"),
         "versions": {"migration": "1.0.0"},
         "sets_up": False,
+        "recognised": False,
     }
 
 

@@ -101,3 +101,48 @@ def test_refused(chain: Folder, text: str | None, says: str) -> None:
     assert says in ran.err
     assert "_recognise.py" in ran.err
     assert digest(checkpoint) == before
+
+
+def test_commands_that_read_say_where_it_stands_and_that_this_is_not_recorded(chain: Folder) -> None:
+    checkpoint = at(chain, "c")
+    before = digest(checkpoint)
+    ran = chain.ok("current", checkpoint)
+    assert ran.out == f"{checkpoint}: a2  b to c (not at head), recognised, not recorded\n"
+    assert "it has no record; by what it holds it is at a2" in ran.err
+    found = json.loads(chain.ok("current", checkpoint, "--json").out)
+    assert (found["recorded"], found["recognised"], found["heads"][0]["revision"]) == (False, True, "a2")
+    assert chain.run("current", "--check-heads", checkpoint).code == 4
+    lines = chain.ok("history", checkpoint).out.splitlines()
+    assert [line[:4] for line in lines] == ["  a3", "* a2", "* a1"]
+    assert "the checkpoint is here, recognised, not recorded" in lines[1]
+    entries = json.loads(chain.ok("history", checkpoint, "--json").out)
+    assert [entry["recognised"] for entry in entries] == [False, True, True]
+    assert "it is at a2, recognised and not recorded, not at head" in chain.run("check", checkpoint).out
+    assert digest(checkpoint) == before
+
+
+def test_upgrade_and_current_agree_that_it_is_at_head(chain: Folder) -> None:
+    checkpoint = at(chain, "d")
+    assert "already at a3, nothing to do" in chain.ok("upgrade", "head", checkpoint).out
+    assert "a3  c to d (head)" in chain.ok("current", "--check-heads", checkpoint).out
+    chain.ok("check", checkpoint)
+
+
+def test_what_is_recorded_is_read_without_asking(chain: Folder) -> None:
+    """Also where nothing is applied any more: that it is at base is recorded."""
+    checkpoint = at(chain, "a")
+    chain.ok("upgrade", "a1", checkpoint)
+    (chain.path / "versions" / "_recognise.py").write_text("1 / 0")
+    found = json.loads(chain.ok("current", checkpoint, "--json").out)
+    assert (found["recorded"], found["recognised"]) == (True, False)
+    chain.ok("downgrade", "base", checkpoint)
+    found = json.loads(chain.ok("current", checkpoint, "--json").out)
+    assert (found["recorded"], found["recognised"], found["heads"]) == (True, False, [])
+
+
+def test_what_is_not_recognised_is_an_error_for_commands_that_read_too(chain: Folder) -> None:
+    checkpoint = make(chain, {"y": 1})
+    for command in (["current"], ["history"], ["upgrade", "head"]):
+        ran = chain.run(*command, checkpoint)
+        assert (ran.code, "this is no checkpoint of this project" in ran.err) == (1, True)
+    assert "this is no checkpoint of this project" in chain.run("check", checkpoint).out

@@ -142,3 +142,70 @@ def test_one_sentence(project: Folder, operation: str, says: str) -> None:
     ran = project.run("upgrade", "head", path)
     assert (ran.code, says in ran.err, "Traceback" in ran.err) == (1, True, False), ran.err
     assert digest(path) == before
+
+
+def test_new_rows_may_be_the_mean_of_the_others(project: Folder) -> None:
+    words = torch.randn(5, 3)
+    after = up_and_down(project, OrderedDict(w=words), op.Pad("w", 2, init="mean"))["w"]
+    assert equal(after, torch.cat([words, words.mean(0, keepdim=True).expand(2, 3)]))
+    after = up_and_down(project, OrderedDict(w=words), op.Pad("w", 1, dim=1, at=0, init="mean"))["w"]
+    assert equal(after, torch.cat([words.mean(1, keepdim=True), words], 1))
+
+
+def test_new_rows_may_be_what_torch_initialises(project: Folder) -> None:
+    words = torch.randn(500, 30)
+    normal = op.Pad("w", 200, init=["normal_", {"std": 0.02}])
+    after = up_and_down(project, OrderedDict(w=words), normal)["w"]
+    assert equal(after[:500], words)
+    assert after[500:].std() == pytest.approx(0.02, rel=0.05)
+    assert equal(up_and_down(project, OrderedDict(w=words), normal)["w"], after)  # the same whenever it is made
+    other = up_and_down(project, OrderedDict(v=words), op.Pad("v", 200, init=["normal_", {"std": 0.02}]))["v"]
+    assert not equal(other[500:], after[500:])  # each parameter has its own
+
+
+def test_tied_parameters_stay_tied_whatever_their_new_rows_are(project: Folder) -> None:
+    words = torch.randn(5, 3)
+    after = up_and_down(project, OrderedDict(a=words, b=words), op.Pad(["a", "b"], 2, init="normal_"))
+    assert after["a"].data_ptr() == after["b"].data_ptr()
+
+
+def test_new_rows_that_were_trained_are_not_cut_off_unless_you_say_so(project: Folder) -> None:
+    declare(project, "a1", 'op.Pad("w", 2, init="mean")')
+    path = project.path / "x.pt"
+    torch.save({"state_dict": {"w": torch.randn(5, 3)}}, path)
+    project.ok("upgrade", "head", path)
+    content = torch.load(path, weights_only=False)
+    content["state_dict"]["w"][5:] += 1
+    torch.save(content, path)
+    before = digest(path)
+    ran = project.run("downgrade", "base", path)
+    assert "2 of dimension 0 were added to w, and have changed since" in ran.err
+    assert digest(path) == before
+    project.ok("downgrade", "base", path, "--discard-changes")
+    assert torch.load(path, weights_only=False)["state_dict"]["w"].shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    {
+        'op.Pad("w", 2, init="average")': "Pad: init is one of mean, uniform_",
+        'op.Pad("w", 2, init=["mean", {"dim": 1}])': "Pad: init is one of mean, uniform_",
+        'op.Pad("w", 2, fill=1, init="mean")': "Pad: say fill or init, not both",
+    }.items(),
+)
+def test_an_init_that_there_is_not(project: Folder, written: str, said: str) -> None:
+    declare(project, "a1", written)
+    assert said in project.run("history").err
+
+
+@pytest.mark.parametrize(
+    ("value", "init"), [(torch.arange(3), "mean"), (torch.ones(3), "orthogonal_")], ids=["integers", "one dimension"]
+)
+def test_an_init_that_makes_nothing_of_the_parameter(project: Folder, value: Any, init: str) -> None:
+    declare(project, "a1", f'op.Pad("w", 2, init="{init}")')
+    path = project.path / "x.pt"
+    torch.save({"state_dict": {"w": value}}, path)
+    before = digest(path)
+    ran = project.run("upgrade", "head", path)
+    assert f"for which {init} makes nothing" in ran.err
+    assert digest(path) == before

@@ -63,11 +63,17 @@ def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -
     return source.clone()
 
 
-def _padded(source: torch.Tensor, dim: int, at: int, size: int, fill: float) -> torch.Tensor:
+def _padded(source: torch.Tensor, dim: int, at: int, size: int, how: Any) -> torch.Tensor:
     shape = list(source.shape)
     shape[dim] = size
+    if not isinstance(how, (tuple, list)):
+        new = source.new_full(shape, how)
+    elif how[0] == "mean":
+        new = source.mean(dim, keepdim=True).expand(shape) if source.shape[dim] else source.new_zeros(shape)
+    else:
+        new = _new("init", shape, str(source.dtype).removeprefix("torch."), *how)
     before, behind = source.narrow(dim, 0, at), source.narrow(dim, at, source.shape[dim] - at)
-    return torch.cat([before, source.new_full(shape, fill), behind], dim)
+    return torch.cat([before, new, behind], dim)
 
 
 _RANDOM = threading.Lock()

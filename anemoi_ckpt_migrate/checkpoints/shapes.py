@@ -20,9 +20,9 @@ def outcome(
     ----------
     kind : str
         ``cat`` (along a dimension), ``narrow`` (a dimension, the first index, how many), ``pad`` (a dimension, the
-        index of what is new, how many, a number, whether optimizers leave it), ``stack`` (along a new dimension),
-        ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a shape, one
-        size of which may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
+        index of what is new, how many, a number or an initialiser, whether optimizers leave it), ``stack`` (along a new
+        dimension), ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a
+        shape, one size of which may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
     args : sequence
         What stands in parentheses.
     shapes, dtypes : sequence

@@ -179,14 +179,25 @@ def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
     for revision in graph:
         yield from _loads(revision)
         if not (revision.final or revision.declared):
-            message = f"{revision.id} ({revision.name}) has no rollback; write one, or say `rollback = None`"
-            yield Problem("rollback", message, revision.path)
+            line = None if revision.operations is None else revision.line("operations")
+            yield Problem("rollback", _without_rollback(revision), revision.path, line)
     for found in released.problems(config.versions[0], graph):
         path, line = (found.script.path, found.script.line(found.name)) if found.script else (None, None)
         yield Problem("released", found.sentence, path, line)
     wrong = headfile.problem(config.versions[0], graph) if config.head_file else None
     if wrong is not None:
         yield Problem("head file", wrong)
+
+
+def _without_rollback(revision: Revision) -> str:
+    """Say that a script cannot be undone, and does not say so."""
+    title = f"{revision.id} ({revision.name})"
+    if revision.operations is None:
+        return f"{title} has no rollback; write one, or say `rollback = None`"
+    leaves = [leaf for each in revision.operations for leaf in each.leaves() if not leaf.reversible]
+    more = f" and {len(leaves) - 1} more" if len(leaves) > 1 else ""
+    told = f"{title} cannot be undone: op.{leaves[0]!r:.80}{more} loses what was there"
+    return f"{told}; give it {leaves[0].remedy}, or write `rollback = None` below `operations` if that is intended"
 
 
 def fork(graph: Graph, noted: Collection[str] = ()) -> str:
@@ -248,6 +259,7 @@ def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
     found = current(path, project=project)
     if found.at_head is False:
         at = ", ".join(head.revision for head in found.heads) or "base"
+        at += ", recognised and not recorded" * found.recognised
         yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", os.fspath(path))
 
 

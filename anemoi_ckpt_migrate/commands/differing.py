@@ -8,7 +8,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project
-from anemoi_ckpt_migrate.commands.sides import sides
+from anemoi_ckpt_migrate.commands.remainder import remainder
+from anemoi_ckpt_migrate.commands.sides import parameters_of, sides
 from anemoi_ckpt_migrate.differences.explaining import Change, Explanation
 
 
@@ -26,6 +27,8 @@ class Diff:
         Whether contents were compared; a model has none.
     left_out : tuple of str
         What was not compared: tensors of either that are not dense, or of a class of their own.
+    rest : tuple of str
+        What the operations would not make of the old one: in its parameters, in copies of them, in its optimizers.
     """
 
     old: str
@@ -33,6 +36,7 @@ class Diff:
     explanation: Explanation
     contents: bool
     left_out: tuple[str, ...] = ()
+    rest: tuple[str, ...] = ()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -46,6 +50,8 @@ class Diff:
             "new": self.new,
             "contents": self.contents,
             "left_out": list(self.left_out),
+            "losses": list(self.explanation.losses),
+            "rest": list(self.rest),
             "related": self.explanation.related,
             "changes": [{**vars(change)} for change in self.explanation.changes],
             "operations": [
@@ -79,4 +85,6 @@ def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None
     with sides(old, new, project) as (one, other, explanation):
         contents = one.file is not None and other.file is not None
         left_out = tuple(f"{name} in {side.shown}" for side in (one, other) for name in side.left_out)
-        return Diff(os.fspath(old), os.fspath(new), explanation, contents, left_out)
+        operations = [guess.operation for guess in explanation.operations]
+        rest = remainder(one, other, operations, parameters_of(project))
+        return Diff(os.fspath(old), os.fspath(new), explanation, contents, left_out, rest)

@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate import manifests, models, tracing
 from anemoi_ckpt_migrate.commands.expecting import Known, heads_of
 from anemoi_ckpt_migrate.config import Config
 from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess, explain
+from anemoi_ckpt_migrate.differences.wording import together
 from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
 from anemoi_ckpt_migrate.graph import Graph
 from anemoi_ckpt_migrate.manifests import Snapshot
@@ -69,7 +70,9 @@ class Drift:
     def operations(self) -> tuple[str, ...]:
         """What would make the model of what was expected, as a script has it."""
         guesses = () if self.explanation is None else self.explanation.operations
-        return tuple(f"op.{guess.operation!r}{_doubt(guess)}" for guess in guesses)
+        lost = () if self.explanation is None else together(self.explanation.losses)
+        said = (f"# values are lost: {', '.join(lost)}",) if lost else ()
+        return (*(f"op.{guess.operation!r}{_doubt(guess)}" for guess in guesses), *said)
 
     @property
     def snapshot(self) -> Snapshot:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from anemoi_ckpt_migrate import recorder
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.drifting import Drift
-from anemoi_ckpt_migrate.commands.parameters import items_of
 from anemoi_ckpt_migrate.commands.project import Project
+from anemoi_ckpt_migrate.commands.remainder import remainder
 from anemoi_ckpt_migrate.commands.sides import Side, sides
 from anemoi_ckpt_migrate.differences.explaining import Explanation, Guess
-from anemoi_ckpt_migrate.differences.misfits import misfit
+from anemoi_ckpt_migrate.differences.wording import together
 from anemoi_ckpt_migrate.errors import Refused, UsageError
 from anemoi_ckpt_migrate.manifests import Snapshot
-from anemoi_ckpt_migrate.op import Add
-from anemoi_ckpt_migrate.operations.places import find_main
-from anemoi_ckpt_migrate.operations.tensors import Tensors
-from anemoi_ckpt_migrate.operations.world import World
+from anemoi_ckpt_migrate.op import Add, Pad
 from anemoi_ckpt_migrate.plain import plain
 
 _RELATED = 0.05  # of the elements: below that, there is nothing to migrate
@@ -103,19 +98,36 @@ def _generated(one: Side, other: Side, explanation: Explanation, parameters: str
             f"{new} has next to nothing to do with {old}: only {explanation.related:.0%} of its elements can come "
             f"from there; `ckpt-migrate diff` shows what was compared"
         )
+    rest = remainder(one, other, [guess.operation for guess in explanation.operations], parameters)
     if not explanation.operations:
-        others = any(change.kind == "changed" for change in explanation.changes)
-        only = ", and only other values, which no operation explains" if others else ""
-        raise UsageError(f"{old} and {new} have the same parameters{only}: there is nothing to migrate")
+        raise UsageError(_same(old, new, explanation, rest))
     warnings = tuple(
         f"{plain(name)} of {side.shown} is no dense tensor, so nothing is said of it"
         for side in (one, other)
         for name in side.left_out
     )[:_SHOWN]
-    warnings += _unexplained(one, other, explanation, parameters)
+    warnings += (*_loss(explanation), *rest)
     lines = [line for guess in explanation.operations for line in _lines(guess, other.file is None)]
     uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
     return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
+
+
+def _same(old: str, new: str, explanation: Explanation, rest: Sequence[str]) -> str:
+    """Say that there is nothing that operations could do, and what else differs."""
+    others = any(change.kind == "changed" for change in explanation.changes)
+    only = ", and only other values, which no operation explains" if others else ""
+    same = f"{old} and {new} have the same parameters{only}"
+    if not rest:
+        return f"{same}: there is nothing to migrate"
+    way = "`ckpt-migrate revision NAME` makes a script of functions, which can change that"
+    return f"{same}; what differs besides is not for operations: {'; '.join(rest)}; {way}"
+
+
+def _loss(explanation: Explanation) -> tuple[str, ...]:
+    """Say which values the operations lose, and what the author is to write."""
+    lost = ", ".join(together(explanation.losses))
+    ways = "keep=True puts them aside in the checkpoint; `rollback = None` below `operations` says that it is intended"
+    return (f"the script loses values: {lost}; {ways}; until it has one of them, `check` fails",) if lost else ()
 
 
 def _lines(guess: Guess, of_model: bool) -> list[str]:
@@ -124,32 +136,10 @@ def _lines(guess: Guess, of_model: bool) -> list[str]:
         comments.append(f"# {guess.confidence:.0%} certain: look at it.")
     comments += [f"# {plain(text)}" for text in guess.alternatives]  # names come from a file
     if not guess.operation.reversible:
-        comments.append("# There is no way back from this; with keep=True there is.")
+        comments.append(f"# Values are lost here: say {guess.operation.remedy}, or `rollback = None` below the list.")
+    if isinstance(guess.operation, Pad):
+        comments.append('# What is new is zeros; `fill` or `init` says what else: init="mean".')
     if isinstance(guess.operation, Add):
         unknown = "" if of_model else " A buffer needs buffer=True."  # which a model tells, and a file does not
         comments.append(f"# Filled with zeros; `fill` or `init` says what else.{unknown}")
     return [*comments, f"op.{guess.operation!r},"]
-
-
-def _unexplained(one: Side, other: Side, explanation: Explanation, path: str | None) -> tuple[str, ...]:
-    """Apply the operations to the old checkpoint as `upgrade` would, and say what is not as in the new one."""
-    if one.file is None:
-        return ()
-    file = one.file
-    tree, _ = recorder.unrecorded(file)
-    tensors = Tensors(file.maker, file.same)
-    world = World(tree, tensors, {}, path)
-    operations = [guess.operation for guess in explanation.operations if guess.operation.on_parameters]
-    world.apply("", operations, "<the new script>", _none, _none)
-    world.close()
-    if world.faults:
-        return tuple(f"on {file.path} the script still needs a hand: {fault}" for fault in world.faults[:_SHOWN])
-    place = find_main(world.tree, path)
-    if isinstance(place, str):
-        return (place,)
-    own = items_of(place.table(), tensors)[0]
-    return tuple(f"not explained: {what}" for what in misfit(own, other.items).sentences())[:_SHOWN]
-
-
-def _none(name: str, tree: Any) -> Any:
-    raise NotImplementedError(name)  # no function is ever guessed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from anemoi_ckpt_migrate import descent, planner, resolving, targets
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, opened
-from anemoi_ckpt_migrate.commands.records import adopted_record
+from anemoi_ckpt_migrate.commands.records import standing
 from anemoi_ckpt_migrate.diagrams import FORMATS
 from anemoi_ckpt_migrate.entries import HistoryEntry
 from anemoi_ckpt_migrate.errors import UsageError
@@ -57,7 +57,7 @@ def history(
         The project, or the checkpoint, cannot be read; the range makes no sense.
     """
     found = opened(project)
-    record, notes = (None, ()) if checkpoint is None else adopted_record(checkpoint, found)
+    record, notes = (None, ()) if checkpoint is None else standing(checkpoint, found)
     record = record or (None if checkpoint is None else Record())
     lineage = () if record is None else record.lineage
     graph = found.graph.seen_from(entry.revision for entry in lineage)
@@ -65,7 +65,7 @@ def history(
         shown = graph.order(revision.id for revision in graph)
     else:
         shown = _Ends(graph, record, found.config.package).between(rev_range)
-    entries = _entries(graph, reversed(shown), record)
+    entries = _entries(graph, reversed(shown), record, bool(notes))
     if record is None:
         return History(entries)
     here = _here(graph, record)
@@ -155,7 +155,7 @@ class _Ends:
         return applied
 
 
-def _entries(graph: Graph, shown: Iterable[str], record: Record | None) -> tuple[HistoryEntry, ...]:
+def _entries(graph: Graph, shown: Iterable[str], record: Record | None, recognised: bool) -> tuple[HistoryEntry, ...]:
     applied = set() if record is None else descent.applied_revisions(graph, record)
     labels = {rev: graph.labels_of(rev) for rev in shown} if graph.labels else dict.fromkeys(shown, ())
     heads, here = set(graph.heads), _here(graph, record)
@@ -174,6 +174,7 @@ def _entries(graph: Graph, shown: Iterable[str], record: Record | None) -> tuple
             path=graph[rev].path,
             versions=graph[rev].versions,
             sets_up=graph[rev].sets_up,
+            recognised=recognised and rev in applied,
         )
         for rev in labels
     )

@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate.commands.expecting import Known, known_of, known_of_che
 from anemoi_ckpt_migrate.commands.parameters import Own, own_of
 from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.differences.misfits import Misfit
+from anemoi_ckpt_migrate.differences.wording import together
 from anemoi_ckpt_migrate.errors import CannotApply, NotOnePlace, NoWayBack, Refused, UsageError
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.operations.structure import functions
@@ -217,16 +218,25 @@ def _doing(revision: Revision) -> str:
 
 
 def _none(graph: Graph, file: Checkpoint, fits: Sequence[Fit], own: Own) -> NotOnePlace:
-    names = {item.name for item in own.items}
-    if not fits or all(len(fit.misfit.extra) == len(names) for fit in fits):
-        way = f"`ckpt-migrate stamp REV {shlex.quote(os.fspath(file.path))}` says where it stands all the same"
-        return NotOnePlace(f"it has nothing in common with what is known of the models of this project; {way}", ())
+    """Say that a checkpoint is at no place that is known, and the ways out."""
+    shown, names = shlex.quote(os.fspath(file.path)), {item.name for item in own.items}
+    by_hand = f"`ckpt-migrate stamp REV {shown}` says where it stands all the same"
+    nothing = "it has nothing in common with what is known of the models of this project"
+    if not fits:
+        return NotOnePlace(f"{nothing}; {by_hand}", ())
     nearest = min(fits, key=lambda fit: fit.misfit.count)
+    known = {fit.target for fit in fits if fit.model == nearest.model}
+    unknown = [place for place in (manifests.BASE, *graph.order(rev.id for rev in graph)) if place not in known]
+    told, ways = "", [by_hand]
+    if unknown:
+        there = unknown[0] if len(unknown) == 1 else "REV"
+        adds = f"`ckpt-migrate manifest {shlex.quote(nearest.model)} --update --from {shown} --at {there}`"
+        told = f"; what {nearest.model} is at {', '.join(together(unknown))} is not known"
+        ways = [f"if it stands there, {adds} writes down what it holds, and `stamp auto` finds it then"]
+    if all(len(fit.misfit.extra) == len(names) for fit in fits):
+        return NotOnePlace(f"{nothing}{told}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
     title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifests.BASE
-    lacking = len(graph) + 1 - len({fit.target for fit in fits})
-    unknown = f" ({lacking} revisions are not known)" if lacking > 0 else ""
-    told = f"it is none of what the models of this project were{unknown}; the nearest is {nearest.model} at {title}"
-    way = f"`ckpt-migrate stamp {nearest.target} {shlex.quote(os.fspath(file.path))}` says that it is that all the same"
+    near = f"it is at no revision that is known; the nearest is {nearest.model} at {title}, but for what follows"
     sentences = nearest.misfit.sentences()
     more = [f"and {len(sentences) - _SHOWN} more"] if len(sentences) > _SHOWN else []
-    return NotOnePlace(f"{told}, but for what follows; {way}:", [*sentences[:_SHOWN], *more])
+    return NotOnePlace(f"{near}{told}; {ways[0]}:", [*sentences[:_SHOWN], *more])

@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate import planner, resolving, targets
 from anemoi_ckpt_migrate.checkpoints import membership
 from anemoi_ckpt_migrate.commands.arguments import StrPath
 from anemoi_ckpt_migrate.commands.project import Project, config_of, opened
-from anemoi_ckpt_migrate.commands.records import adopted_record, read_record
+from anemoi_ckpt_migrate.commands.records import read_record, standing
 from anemoi_ckpt_migrate.errors import (
     HistoryConflict,
     MigrateError,
@@ -60,7 +60,7 @@ class Current:
     checkpoint : str
         The file.
     recorded : bool
-        Whether it carries a record; without one it is at base.
+        Whether it carries a record; without one it is at base, unless it is recognised.
     heads : tuple of Head
         The revisions that it is at.
     at_head : bool or None
@@ -69,6 +69,8 @@ class Current:
         What was done to it.
     warnings : tuple of str
         What the user should know.
+    recognised : bool
+        Whether it carries no record, and stands there by what it holds, or by what another tool noted in it.
     """
 
     checkpoint: str
@@ -77,12 +79,14 @@ class Current:
     at_head: bool | None
     log: tuple[LogEntry, ...]
     warnings: tuple[str, ...]
+    recognised: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
         return {
             "checkpoint": self.checkpoint,
             "recorded": self.recorded,
+            "recognised": self.recognised,
             "heads": [head.to_data() for head in self.heads],
             "at_head": self.at_head,
             "log": to_data(Record(log=self.log))["log"],
@@ -206,6 +210,8 @@ class Shown:
 def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) -> Current:
     """Tell where a checkpoint stands. Works without a project too; no script is run.
 
+    Only for a checkpoint without a record, the `recognise` of the project is run, as the commands that move it do.
+
     Parameters
     ----------
     checkpoint : path
@@ -223,7 +229,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     if known is None:
         found = read_record(checkpoint, chain)
     else:
-        found, notes = adopted_record(checkpoint, known)
+        found, notes = standing(checkpoint, known)
     record, warnings = found or Record(), (*warnings, *notes)
     at, at_head = record.heads, None
     if scripts is not None:
@@ -237,7 +243,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     warnings += () if part is None else (str(part),)
     heads = tuple(_head_of(record, head, scripts) for head in at)
     recorded = found is not None and not notes
-    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings)
+    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings, bool(notes))
 
 
 def heads(*, project: Project | StrPath | None = None) -> list[Head]:

@@ -22,39 +22,35 @@ def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
         return record if record is None or chain is None else record.of_chain(chain)
 
 
-def adopted_record(checkpoint: StrPath, project: Project) -> tuple[Record | None, tuple[str, ...]]:
-    """Return what a checkpoint remembers of a project's revisions, or is taken to by what is noted in it; no code runs.
+def standing(checkpoint: StrPath, project: Project) -> tuple[Record | None, tuple[str, ...]]:
+    """Return what a checkpoint remembers of a project's revisions, or is taken to by commands that move it.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     project : Project
-        Whose revisions.
+        Whose revisions. Only if the checkpoint has no record of them, its `recognise` is run.
 
     Returns
     -------
     tuple of Record or None and tuple of str
-        The record, None if there is nothing to go by; and what the user should know.
+        The record, None if there is nothing to go by; and, where it is not recorded but recognised, how.
 
     Raises
     ------
     MigrateError
-        The checkpoint cannot be read, or what is noted in it is not how the scripts go on.
+        The checkpoint cannot be read, or not recognised; or what is noted in it is not how the scripts go on.
     """
-    chain = project.config.chain
-    with naming(checkpoint), open_checkpoint(checkpoint) as file:
-        tree = file.load()
-        record = recorder.find(tree, file.attachment(recorder.ATTACHMENT))
-        if record is not None:
-            return record.of_chain(chain), ()
-        if not project.graph.known_as or project.config.recogniser is not None:
-            return None, ()
-        # Most scripts stand for nothing of another tool, and what moves checkpoints is not needed to look at one.
-        from anemoi_ckpt_migrate.commands import adopting
+    config = project.config
+    found = read_record(checkpoint, config.chain)
+    if found is not None and (found.lineage or found.log):
+        return found, ()
+    if not project.graph.known_as and config.recogniser is None:
+        return found, ()  # most scripts know of nothing else, and what recognises is not needed
+    from anemoi_ckpt_migrate.commands.recognising import recognised
 
-        entries = adopting.noted(project.graph, tree)
-        if not entries:
-            return None, ()
-        record, said = adopting.adopted(project, tree, Record().of_chain(chain), entries)
-        return record, (said,)
+    with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
+        tree, _ = recorder.unrecorded(file)
+        _, record, said = recognised(project, file, tree, found or Record().of_chain(config.chain))
+        return (record, said) if said else (found, ())

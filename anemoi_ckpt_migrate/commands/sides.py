@@ -53,7 +53,7 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
     """Open both, and explain what lies between them; errors as of `diff`."""
     if models.is_factory(old):
         raise UsageError(f"{old} is a model, which only the second can be: the first is the checkpoint of before")
-    path = _parameters(project)
+    path = parameters_of(project)
     is_model = models.is_factory(new)
     with _checkpoint(old, path, not is_model) as one:
         if is_model:
@@ -65,7 +65,8 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
             yield one, other, explain(one.items, other.items, _Contents(one, other))
 
 
-def _parameters(project: Project | StrPath | None) -> str | None:
+def parameters_of(project: Project | StrPath | None) -> str | None:
+    """Return where a project's configuration says that the state dict is; None to find it."""
     config = config_of(project)
     return None if config is None else config.parameters
 
@@ -101,10 +102,28 @@ class _Contents:
                 made = one.file.maker.make(step, (arg,), [made])
         except Mismatch:
             return False
-        wanted = other.table[new]
-        if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
+        return _is(one.file, one.shown, made, other.file, other.shown, other.table[new])
+
+    def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Tell whether an old parameter stands in a larger new one, from an index of each dimension on."""
+        one, other = self._old, self._new
+        if one.file is None or other.file is None or one.table is None or other.table is None:
             return False
-        with naming(other.shown):
-            content = other.file.content(wanted)
-        with naming(one.shown):
-            return one.file.same(made, content)
+        wanted = one.table[old]
+        try:
+            made = other.table[new]
+            for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
+                made = other.file.maker.make("narrow", (dim, start, size), [made])
+        except Mismatch:
+            return False
+        return _is(other.file, other.shown, made, one.file, one.shown, wanted)
+
+
+def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown: str, wanted: Any) -> bool:
+    """Tell whether what is made of one file is what another one has."""
+    if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
+        return False
+    with naming(other_shown):
+        content = other.content(wanted)
+    with naming(shown):
+        return file.same(made, content)

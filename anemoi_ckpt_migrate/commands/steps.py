@@ -9,6 +9,7 @@ from typing import Any
 from anemoi_ckpt_migrate import executor, rollbacks
 from anemoi_ckpt_migrate.commands.trust import Way, check_own_code, recorded_operations, way_back
 from anemoi_ckpt_migrate.commands.writing import applied_of
+from anemoi_ckpt_migrate.differences.wording import together
 from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.operations import placeholders, setups
@@ -156,7 +157,7 @@ def with_undo(
         if undone is not None:
             undo = _undo_of(graph[entry.revision], undone.operations, parameters)
             if undone.losses:
-                undo = Undo("", lost=undone.losses[0])
+                undo = Undo("", lost=", ".join(together(undone.losses)))
             entry = replace(entry, undo=undo)
         found.append(entry)
     return tuple(found)
@@ -173,7 +174,7 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list
     found = [
         f"{entry.revision} ({entry.name}) cannot be undone here: {entry.undo.lost}"
         for entry in entries
-        if entry.undo is not None and entry.undo.lost and graph[entry.revision].reversible
+        if entry.undo is not None and entry.undo.lost and not _says_so(graph[entry.revision])
     ]
     gone = {name for undone in walk.undone.values() for each in undone.operations for name in _missing(each)}
     places = placeholders.standing(walk.world.tree, walk.world.kept) if gone else {}
@@ -182,6 +183,11 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list
         others = f", and {len(more)} more" if more else ""
         found.append(f"{name} is gone, and a placeholder stands at {first}{others}")
     return found
+
+
+def _says_so(revision: Revision) -> bool:
+    """Tell whether a script says itself that it cannot be undone."""
+    return revision.declared and not revision.reversible
 
 
 def _missing(operation: Operation) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.differences.analogy import turned_alike, with_adapters
 from anemoi_ckpt_migrate.differences.items import Contents, Item, Link
 from anemoi_ckpt_migrate.differences.matching import matched
 from anemoi_ckpt_migrate.differences.planning import Guess, Loss, Plan
+from anemoi_ckpt_migrate.differences.simulating import losses
 from anemoi_ckpt_migrate.differences.wording import detail_of, kind_of
 from anemoi_ckpt_migrate.op import RenameRegex
 from anemoi_ckpt_migrate.operations.patterns import pattern
@@ -28,8 +29,8 @@ class Change:
     Attributes
     ----------
     kind : str
-        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``fused``, ``split``, ``stacked``,
-        ``unstacked``, ``added``, ``dropped`` or ``changed``.
+        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``fused``, ``split``,
+        ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
     old, new : tuple of str
         Their names.
     detail : str
@@ -60,11 +61,14 @@ class Explanation:
         What makes the new names, shapes, dtypes and order of the old ones, one after the other.
     related : float
         The share of the new elements that come from the old checkpoint.
+    losses : tuple of str
+        Which values the operations lose.
     """
 
     changes: tuple[Change, ...]
     operations: tuple[Guess, ...]
     related: float = 1.0
+    losses: tuple[str, ...] = ()
 
 
 def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None) -> Explanation:
@@ -88,9 +92,17 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds, news)
     changes = _changes(olds, news, links, dropped, added)
     sizes = sum(item.size for item in new)
-    missing = sum(news[loss.name].size for loss in added)
+    missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
     related = 1 - missing / sizes if sizes else float(not new or not added)
-    return Explanation(tuple(changes), tuple(_operations(old, new, links, dropped, added)), related)
+    operations = tuple(_operations(old, new, links, dropped, added))
+    lost = losses((guess.operation for guess in operations), old)
+    return Explanation(tuple(changes), operations, related, tuple(lost))
+
+
+def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:
+    """Return by how many elements a parameter was made larger."""
+    larger = any(kind == "pad" for kind, _ in link.steps)
+    return news[link.new[0]].size - olds[link.old[0]].size if larger else 0
 
 
 def _losses(

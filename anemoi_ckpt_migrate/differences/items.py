@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Step = tuple[str, Any]
-"""What is done to one tensor: ``permute``, ``reshape`` or ``cast``, with its argument."""
+"""What is done to one tensor: ``permute``, ``reshape``, ``cast`` or ``pad`` (a dimension, by how much, the index or
+None for the end), with its argument."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Contents(Protocol):
 
     def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Step] = ()) -> bool:
         """Tell whether what `recipes` makes of old parameters, and steps of that, is the new one, bit for bit."""
+
+    def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Tell whether an old parameter stands in a larger new one, from an index of each dimension on."""
 
 
 @dataclass(frozen=True)

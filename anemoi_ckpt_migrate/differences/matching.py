@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from anemoi_ckpt_migrate.differences.board import Board
 from anemoi_ckpt_migrate.differences.families import link_families
+from anemoi_ckpt_migrate.differences.growth import link_grown
 from anemoi_ckpt_migrate.differences.items import Contents, Item, Link
 from anemoi_ckpt_migrate.differences.joining import link_joined
 from anemoi_ckpt_migrate.differences.names import Parts, common_end, likeness, parts_of, template_of
@@ -34,6 +35,7 @@ def matched(old: Sequence[Item], new: Sequence[Item], contents: Contents | None)
     link_families(board, least=0.85, margin=0.05)
     link_families(board, least=0.35, margin=0.6)  # what nothing else comes near to; it says where others belong
     link_joined(board, familiar=False)
+    link_grown(board)
     link_families(board, least=0.6, margin=0.05)
     link_families(board, least=0.35, margin=0.0)
     link_families(board, least=0.35, margin=0.0, one_by_one=True)

@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.differences.renaming import renamed
 from anemoi_ckpt_migrate.differences.selecting import selecting
 from anemoi_ckpt_migrate.differences.simulating import Model
 from anemoi_ckpt_migrate.differences.wording import doubts, together
-from anemoi_ckpt_migrate.op import Cast, Drop, Permute, Rename, Reshape, Transpose
+from anemoi_ckpt_migrate.op import Cast, Drop, Pad, Permute, Rename, Reshape, Transpose
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.dtypes import is_floating
 
@@ -151,6 +151,7 @@ class Plan:
                 for kind, arg in link.steps:
                     steps.setdefault((kind, tuple(arg) if kind != "cast" else arg), []).append(name)
         ways: Mapping[str, Callable[[Mapping[object, list[str]]], Iterable[tuple[Operation, list[str]]]]] = {
+            "pad": self._pads,
             "permute": self._permutes,
             "reshape": self._reshapes,
             "cast": self._casts,
@@ -160,6 +161,11 @@ class Plan:
                 links = [by_new[name] for name in names]
                 words = [word for link in links if link.old == link.new or link.note for word in doubts(link)]
                 self._apply(operation, min(link.confidence for link in links), words)
+
+    def _pads(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
+        for arg, names in steps.items():
+            dim, size, at = arg if isinstance(arg, tuple) else (0, 0, None)
+            yield Pad(self._selecting(names), size, dim, at), names
 
     def _permutes(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
         for order, names in steps.items():

@@ -80,10 +80,23 @@ class Model:
         """What was wrong with operations."""
         return self._copy.faults
 
+    @property
+    def losses(self) -> list[str]:
+        """Which values operations lost."""
+        return self._copy.losses
+
     def is_exactly(self, items: Sequence[Item]) -> bool:
         """Tell whether names, shapes, dtypes and order are those of parameters."""
         found = [(name, form) for name, form in self._copy.table.everything()]
         return not self._copy.faults and found == [(item.name, (item.shape, item.dtype)) for item in items]
+
+
+def losses(operations: Iterable[Operation], old: Sequence[Item]) -> list[str]:
+    """Return which values of old parameters operations lose, one after the other."""
+    model = Model(old)
+    for operation in operations:
+        model.apply(operation)
+    return model.losses
 
 
 def leads_to(operations: Iterable[Operation], old: Sequence[Item], new: Sequence[Item]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from anemoi_ckpt_migrate.differences.items import Item, Link
 
 _MOST = 3
-_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast"}
+_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded"}
 _KINDS = {"cat": "fused", "narrow": "split", "stack": "stacked", "select": "unstacked"}
 
 

@@ -38,12 +38,15 @@ class Operation:
         Whether it may stand in a script; others only stand in a record, as what undoes one of those.
     noted : tuple of str
         Fields that only a record fills in: what was seen on a checkpoint.
+    remedy : str
+        What has to be given to one that cannot be undone, so that it can be.
     """
 
     on_parameters: ClassVar[bool] = True
     makes: ClassVar[bool] = False
     written: ClassVar[bool] = True
     noted: ClassVar[tuple[str, ...]] = ()
+    remedy: ClassVar[str] = "a rollback"
 
     @property
     def reversible(self) -> bool:

@@ -27,6 +27,7 @@ class Cast(Operation):
     """
 
     makes = True
+    remedy = "keep=True"
     keys: tuple[str, ...]
     dtype: str
     keep: bool = False

@@ -22,26 +22,8 @@ from anemoi_ckpt_migrate.operations.base import (
 from anemoi_ckpt_migrate.operations.casting import Cast, Recast, Uncast
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.dtypes import DTYPES, is_floating, takes
+from anemoi_ckpt_migrate.operations.initialisers import fills, initialiser
 from anemoi_ckpt_migrate.operations.patterns import check_stars, literals, pattern
-
-_ANY = range(65)
-_DIMENSIONS = {
-    "uniform_": _ANY,
-    "normal_": _ANY,
-    "trunc_normal_": _ANY,
-    "constant_": _ANY,
-    "ones_": _ANY,
-    "zeros_": _ANY,
-    "eye_": range(2, 3),
-    "dirac_": range(3, 6),
-    "xavier_uniform_": _ANY[2:],
-    "xavier_normal_": _ANY[2:],
-    "kaiming_uniform_": _ANY[2:],
-    "kaiming_normal_": _ANY[2:],
-    "orthogonal_": _ANY[2:],
-    "sparse_": range(2, 3),
-}
-"""Functions of `torch.nn.init`, and of how many dimensions the tensors are that they fill; its documentation."""
 
 
 @operation
@@ -56,6 +38,7 @@ class Drop(Operation):
         Put them aside in the checkpoint, with what optimizers remember of them, for the way back.
     """
 
+    remedy = "keep=True"
     keys: tuple[str, ...]
     keep: bool = False
 
@@ -84,8 +67,8 @@ class Drop(Operation):
             from anemoi_ckpt_migrate.operations.naming import RenameEach
 
             back.insert(0, RenameEach(tuple((new, old) for old, new in renamed.items())))
-        if names and not self.keep:
-            copy.lost(f"{names[0]} is dropped")
+        for name in () if self.keep else names:
+            copy.lost(f"{name} is dropped")
         return back
 
 
@@ -165,10 +148,10 @@ class Add(Operation):
                 integer_of(self, what, value, 0)
         flag_of(self, "buffer", self.buffer)
         self._check_places()
-        set_fields(self, init=_initialiser(self.init))
+        set_fields(self, init=initialiser("Add", self.init))
         if self.init is not None and not is_floating(self.dtype):
             raise BadOperation(f"Add: {self.init[0]} makes floating point numbers, not {self.dtype}")
-        if self.init is not None and len(self.shape) not in _DIMENSIONS[self.init[0]]:
+        if self.init is not None and not fills(self.init[0], len(self.shape)):
             raise BadOperation(f"Add: {self.init[0]} makes nothing of the shape {list(self.shape)}")
 
     def check_written(self) -> None:
@@ -228,20 +211,6 @@ class Add(Operation):
         if not found:
             copy.missing(self.after, [self.key])
         return found
-
-
-def _initialiser(init: Any) -> Any:
-    if init is None:
-        return None
-    name, named = (init, {}) if isinstance(init, str) else init if _is_pair(init) else (None, {})
-    if name not in _DIMENSIONS:
-        raise BadOperation(f"Add: init is one of {', '.join(_DIMENSIONS)}, not {init!r:.60}")
-    pairs = named.items() if isinstance(named, dict) else named
-    return (name, tuple(sorted((str(word), value) for word, value in pairs)))
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], (dict, tuple, list))
 
 
 @operation

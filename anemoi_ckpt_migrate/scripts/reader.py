@@ -111,7 +111,7 @@ class _Reader:
             final=metadata["final"],
             migrates="migrate" in self._functions or operations is not None,
             reversible=self._reversible(operations),
-            declared="rollback" in self._lines or operations is not None or self._only_sets_up(),
+            declared=self._declared(operations),
             path=self._shown,
             lines=self._lines,
             replaces=replaces,
@@ -130,6 +130,12 @@ class _Reader:
         if operations is not None:
             return all(operation.reversible for operation in operations)
         return "rollback" in self._functions or self._only_sets_up()
+
+    def _declared(self, operations: tuple[Any, ...] | None) -> bool:
+        """Tell whether the script says whether it can be undone; operations that can be say so themselves."""
+        if "rollback" in self._lines or self._only_sets_up():
+            return True
+        return operations is not None and self._reversible(operations)
 
     def _fault(self, name: str, message: str, line: int | None = None) -> None:
         self._faults.append(Fault(self._shown, line or self._lines.get(name, 1), message))

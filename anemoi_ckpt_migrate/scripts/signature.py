@@ -28,7 +28,10 @@ def signature(module: ast.Module) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    meaningful = [statement for statement in module.body if not PLACE.issuperset(assigned(statement) or [""])]
+    # Beside operations, `rollback = None` does nothing: it can still be said after a release.
+    operations = any("operations" in assigned(statement) for statement in module.body)
+    ignored = PLACE | {"rollback"} if operations else PLACE
+    meaningful = [statement for statement in module.body if not ignored.issuperset(assigned(statement) or [""])]
     for word in _words(_without_docstring(meaningful)):
         digest.update(word.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()

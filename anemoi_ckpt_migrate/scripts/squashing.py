@@ -68,7 +68,7 @@ _OPERATIONS = """
 operations = [
 {operations}
 ]
-{functions}"""
+{lasting}{functions}"""
 
 _PARTS = """
 
@@ -195,7 +195,8 @@ def _operations(scripts: Sequence[Part]) -> tuple[str, list[dict[str, int]], Seq
         below = _PARTS.format(functions="\n\n\n".join(functions), parts=parts, names="\n".join(names))
     said = [{"operations": listed.count} for listed in found]
     imported = (*_IMPORTED, "op") if functions else ("MigrationMetadata", "op")
-    return _OPERATIONS.format(operations="\n".join(lines), functions=below).rstrip(), said, imported, features
+    text = _OPERATIONS.format(operations="\n".join(lines), lasting=_lasting(scripts), functions=below).rstrip()
+    return text, said, imported, features
 
 
 def _comment(script: Part, whole: bool) -> list[str]:
@@ -295,8 +296,13 @@ def _spelled(statements: list[ast.stmt]) -> str:
 
 
 def _way_back(scripts: Iterable[Part]) -> str:
+    return _lasting(scripts) or _ROLLBACK
+
+
+def _lasting(scripts: Iterable[Part]) -> str:
+    """Say that scripts cannot be undone, if there are such among them."""
     lasting = [script.revision for script in scripts if not script.reversible]
-    return f"rollback = None  # {' and '.join(lasting)} cannot be undone" if lasting else _ROLLBACK
+    return f"rollback = None  # {' and '.join(lasting)} cannot be undone" if lasting else ""
 
 
 def _listed(scripts: Iterable[Part]) -> str:
