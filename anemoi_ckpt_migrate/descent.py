@@ -169,9 +169,9 @@ def _find(graph: Graph, record: Record, text: str, branch: str = "") -> str:
 
 
 def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | None, branch: str = "") -> set[str]:
-    """Return what follows revisions that the checkpoint has, on the line of a branch if one is named; and what rests on it.
+    """Return what follows revisions that the checkpoint has, and what rests on that.
 
-    What only depends on them stays, as they do.
+    On a branch, only what follows on its line. What only depends on the given revisions stays, as they do.
     """
     ids = {entry.revision for entry in record.lineage}
     below = applied_revisions(graph, record) - ids

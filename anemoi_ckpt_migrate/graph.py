@@ -158,6 +158,10 @@ class Graph:
         """Return the given revisions and everything that comes before them."""
         return _reached(revisions, self._needs)
 
+    def leading_to(self, revisions: Iterable[str]) -> set[str]:
+        """Return the given revisions and all that they follow, dependencies aside."""
+        return _reached(revisions, self._parents)
+
     def above(self, revisions: Iterable[str]) -> set[str]:
         """Return the given revisions and everything that rests on them."""
         return _reached(revisions, self._dependents, known=self)
@@ -243,7 +247,7 @@ class Graph:
         So that is the branch, and the way to it from the base. Dependencies are no part of it. Parameters and errors
         are those of `branch`.
         """
-        return self.followers(name) | _reached([self.find(name)], self._parents)
+        return self.followers(name) | self.leading_to([self.find(name)])
 
     def followers(self, name: str) -> set[str]:
         """Return the revision that is named and all that follows it. Parameters and errors are those of `branch`."""

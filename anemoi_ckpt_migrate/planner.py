@@ -314,7 +314,7 @@ def _shown(target: targets.Target) -> str:
 
 
 def _ahead(graph: Graph, applied: set[str], target: targets.Target) -> Sequence[str]:
-    """Return the heads that a count of steps may lead to: no other branch than that of the checkpoint, or of the target."""
+    """Return the heads that a count of steps may lead to: those ahead of the checkpoint, or those of the branch."""
     if isinstance(target, targets.OnBranch):
         return resolving.heads_of_branch(graph, target.branch)
     pending = [head for head in graph.heads if head not in applied]

@@ -246,6 +246,8 @@ def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], branch: s
 def shared_steps(graph: Graph, applied: set[str], heads: Sequence[str]) -> list[str]:
     """Return the steps that lead to heads, whichever of them is meant: all steps, if there is one; in order.
 
+    They end where the ways part, which is before anything that leads to one head and does not rest on all of them.
+
     Parameters
     ----------
     graph : Graph
@@ -257,7 +259,10 @@ def shared_steps(graph: Graph, applied: set[str], heads: Sequence[str]) -> list[
     """
     if not heads:
         return []
-    return graph.order(set.intersection(*(graph.closure([head]) for head in heads)) - applied)
+    shared = set.intersection(*(graph.closure([head]) for head in heads))
+    apart = graph.leading_to(heads) - shared - applied
+    first = [rev for rev in apart if apart.isdisjoint(graph[rev].parents)]
+    return graph.order(shared.intersection(*(graph.closure([rev]) for rev in first)) - applied)
 
 
 def shown(place: targets.Beyond, branch: str = "") -> str:
