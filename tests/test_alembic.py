@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import resolving
-from anemoi_ckpt_migrate.errors import MigrateError, NotOnBranch
+from anemoi_ckpt_migrate.errors import MigrateError, NotApplied, NotOnBranch
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import plan_downgrade, plan_upgrade
 from anemoi_ckpt_migrate.record import Record
@@ -161,7 +161,8 @@ def places(draw: st.DrawFn, revisions: list[Revision], words: tuple[str, ...]) -
     branches = sorted({*ids, *(label for revision in revisions for label in revision.labels)})
     branch = draw(st.sampled_from(["", *(f"{branch}@" for branch in branches)]))
     place = draw(st.sampled_from(["", "base", *words, *ids]))
-    steps = draw(st.integers(-4, 4).filter(lambda steps: steps or place))
+    counts = [1, 2, 3, 4] + [-1, -2, -3, -4] * (place != "base")  # below base, they begin again at the heads
+    steps = draw(st.sampled_from([0, *counts] if place else counts))
     return f"{branch}{place}{steps:+}" if steps and place != "heads" else f"{branch}{place or 'head'}"
 
 
@@ -184,7 +185,7 @@ def test_steps_and_branches_mean_the_same_on_the_way_down(
 ) -> None:
     revisions, graph, record = drawn
     target = data.draw(places(revisions, ()))
-    assume(target != "-1" or len(record.heads) == 1)
+    assume(target[0] != "-" or len(record.heads) == 1)  # else they warn that it is ambiguous, and pick one
     expected = steps_down(revisions, record, target)
     if expected is None:
         return
@@ -193,8 +194,11 @@ def test_steps_and_branches_mean_the_same_on_the_way_down(
     except NotOnBranch as refused:  # they go down to it all the same, on the way up they refuse it too
         assert steps_up(revisions, record, target) is None
         assert refused.revision not in graph.line(refused.branch)
+    except NotApplied as refused:  # they count from it all the same
+        assert refused.revision not in {entry.revision for entry in record.lineage}
     else:
-        assert undone == expected
+        # Without a branch, they go down from REV-N with all that forks off there; ours go down from REV.
+        assert undone <= expected if "-" in target and "@" not in target else undone == expected
 
 
 @MANY
