@@ -9,7 +9,6 @@ from anemoi_ckpt_migrate import resolving, targets
 from anemoi_ckpt_migrate.errors import (
     BarrierInTheWay,
     NotApplied,
-    NotOnBranch,
     NotThatMany,
     SplitByTarget,
     UsageError,
@@ -105,33 +104,44 @@ def _last(graph: Graph, lineage: Sequence[Applied], steps: int, package: str | N
 
 def _on_branch(graph: Graph, record: Record, target: targets.OnBranch, package: str | None) -> set[str]:
     branch, place = target.branch, target.target
-    members = graph.branch(branch)
-    there = [entry.revision for entry in record.lineage if entry.revision in members]
+    line = _line(graph, record.lineage, branch)
+    there = [entry.revision for entry in record.lineage if entry.revision in line]
     if place == targets.Named("base"):
         return resting(graph, record.lineage, there)
     if isinstance(place, targets.Relative):
         if place.steps > 0:
             raise UsageError(f"{branch}@{place.steps:+} goes up: write `upgrade {branch}@{place.steps:+}`")
+        if line.isdisjoint(tips(graph, record.lineage)):  # all that is there of the line belongs to other branches too
+            raise NotThatMany(f"{branch}@{place.steps}", 0)
         if -place.steps > len(there):
             raise NotThatMany(f"{branch}@{place.steps}", len(there), f"downgrade {branch}@base")
         return resting(graph, record.lineage, there[place.steps :])
     if isinstance(place, targets.Beyond):
         return _beyond(graph, record, place, package, branch)
-    return _above(graph, record, _place(graph, record, place, branch), package)
+    return _above(graph, record, _place(graph, record, place, branch), package, branch)
+
+
+def _line(graph: Graph, lineage: Iterable[Applied], branch: str) -> set[str]:
+    """Return the line of a branch, and what follows the branch by the record though no script knows it."""
+    line, followers = graph.line(branch), graph.followers(branch)
+    for entry in lineage:
+        if entry.revision not in graph and followers.intersection(entry.parents):
+            followers.add(entry.revision)
+    return line | followers
 
 
 def _beyond(graph: Graph, record: Record, place: targets.Beyond, package: str | None, branch: str = "") -> set[str]:
-    """Count steps from a place, in the order in which they were applied; on a branch, its own."""
-    members = graph.branch(branch) if branch else None
+    """Count steps from a place, in the order in which they were applied; on a branch, those of its line."""
     lineage = record.lineage
     above, below = [entry.revision for entry in lineage], list[str]()
     if place.start != targets.Named("base"):
         start = _place(graph, record, place.start, branch, place.steps)
-        found = _above(graph, record, start, package)
+        found = _above(graph, record, start, package, branch)
         above = [rev for rev in above if rev in found]
         below = _leading_to(graph, lineage, start)
-    if members is not None:
-        above, below = ([rev for rev in some if rev in members] for some in (above, below))
+    if branch:
+        line = _line(graph, lineage, branch)
+        above, below = ([rev for rev in some if rev in line] for some in (above, below))
     if abs(place.steps) > len(above if place.steps > 0 else below):
         raise NotThatMany(resolving.shown(place, branch), len(above if place.steps > 0 else below))
     if place.steps > 0:
@@ -142,25 +152,27 @@ def _beyond(graph: Graph, record: Record, place: targets.Beyond, package: str | 
 def _place(graph: Graph, record: Record, place: targets.Target, branch: str = "", steps: int = 0) -> Sequence[str]:
     """Return the revisions that a place means, among those of a branch if one is named."""
     if isinstance(place, targets.Id):
-        found = _find(graph, record, place.text)
-        if branch and found not in graph.branch(branch):
-            raise NotOnBranch(found, branch)
-        return (found,)
+        return (_find(graph, record, place.text, branch),)
     heads = resolving.heads_of_branch(graph, branch) if branch else graph.heads
-    return resolving.head(graph, heads, branch, min(steps, 0)) if place == targets.Named("head") else heads
+    if place != targets.Named("head"):
+        return heads
+    return resolving.head(graph, heads, branch, f"head{steps:+}" if steps < 0 else "")
 
 
-def _find(graph: Graph, record: Record, text: str) -> str:
+def _find(graph: Graph, record: Record, text: str, branch: str = "") -> str:
     """Return the revision that a text means; not a whole in the place of one of its parts."""
-    found = graph.find(text, [entry.revision for entry in record.lineage])
+    found = resolving.found_on(graph, text, branch, [entry.revision for entry in record.lineage])
     parts = [part.id for part in graph[found].replaces] if found in graph else []
     if text in parts[:-1]:
         raise SplitByTarget(text, found, ", ".join(graph[found].parents) or "base")
     return found
 
 
-def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | None) -> set[str]:
-    """Return what rests on revisions that the checkpoint has."""
+def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | None, branch: str = "") -> set[str]:
+    """Return what follows revisions that the checkpoint has, and what rests on that.
+
+    On a branch, only what follows on its line. What only depends on the given revisions stays, as they do.
+    """
     ids = {entry.revision for entry in record.lineage}
     below = applied_revisions(graph, record) - ids
     chosen = list(wanted)
@@ -170,8 +182,11 @@ def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | N
             raise barrier_below(over[0], package)
         if revision not in ids:
             raise NotApplied(revision, record.heads)
+    following = {entry.revision for entry in record.lineage if _parents(graph, entry).intersection(chosen)}
+    if branch:
+        following &= _line(graph, record.lineage, branch)
     kept = _leading_to(graph, record.lineage, chosen)  # one of them may rest on another
-    return resting(graph, record.lineage, chosen).difference(kept)
+    return resting(graph, record.lineage, following.difference(kept))
 
 
 def resting(graph: Graph, lineage: Iterable[Applied], wanted: Collection[str]) -> set[str]:
@@ -202,3 +217,7 @@ def _leading_to(graph: Graph, lineage: Sequence[Applied], wanted: Iterable[str])
 def _needs(graph: Graph, entry: Applied) -> set[str]:
     own = {*entry.parents, *entry.depends_on}
     return own.union(graph[entry.revision].needs) if entry.revision in graph else own
+
+
+def _parents(graph: Graph, entry: Applied) -> set[str]:
+    return {*entry.parents, *(graph[entry.revision].parents if entry.revision in graph else ())}

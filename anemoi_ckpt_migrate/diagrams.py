@@ -121,8 +121,7 @@ def as_svg(entries: Sequence[HistoryEntry]) -> str:
     layout = laid_out(entries)
     left = _x(layout.width) + 4
     ids = max((_cells(plain(entry.revision)) for entry in entries), default=0)
-    tags = _tags(entries)
-    beside = [_beside(row, _Line(left, _y(number)), ids, tags[number]) for number, row in enumerate(layout.rows)]
+    beside = [_beside(row, _Line(left, _y(number)), ids) for number, row in enumerate(layout.rows)]
     width = max((line.x for line in beside), default=left) + _EDGE // 2
     height = _y(max(len(entries) - 1, 0)) + _EDGE
     lines = [
@@ -229,7 +228,7 @@ class _Line:
         self.x += width + 7
 
 
-def _beside(row: Row, line: _Line, ids: int, tags: Sequence[str]) -> _Line:
+def _beside(row: Row, line: _Line, ids: int) -> _Line:
     """Write what stands beside a node: the id, what is to be known of it, the name."""
     entry = row.entry
     look, head = "pale" if entry.applied is False else "ink", " head" * entry.head
@@ -239,8 +238,8 @@ def _beside(row: Row, line: _Line, ids: int, tags: Sequence[str]) -> _Line:
         line.tag("checkpoint", 'class="ink"', "ground")
     if entry.final:
         line.tag("barrier", f'fill="{_WALL}"', "light")
-    for tag in tags:
-        line.tag(tag, f'fill="none" stroke="{_colour(row.colour)}"')
+    for label in entry.labels:
+        line.tag(plain(label), f'fill="none" stroke="{_colour(row.colour)}"')
     line.text(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}...", look + head)
     line.text(" ".join(_notes(entry)), "pale")
     return line
@@ -253,8 +252,8 @@ def _cells(text: str) -> int:
 
 def _said(entries: Sequence[HistoryEntry]) -> Iterator[list[str]]:
     """Give the lines that stand in each node."""
-    for entry, tags in zip(entries, _tags(entries), strict=True):
-        notes = [*(f"[{tag}]" for tag in tags), *_notes(entry)]
+    for entry in entries:
+        notes = [*(f"[{plain(label)}]" for label in entry.labels), *_notes(entry)]
         yield [text for text in (plain(entry.revision), plain(entry.name), " ".join(notes)) if text.strip()]
 
 
@@ -267,17 +266,6 @@ def _classes(entry: HistoryEntry) -> list[str]:
 def _notes(entry: HistoryEntry) -> list[str]:
     irreversible = not (entry.reversible or entry.final)
     return ["(irreversible)"] * irreversible + ["(no script here)"] * (not entry.known)
-
-
-def _tags(entries: Sequence[HistoryEntry]) -> list[list[str]]:
-    """Return the labels to show beside each revision: a branch is named where it ends, not all the way along it."""
-    followed: dict[str, set[str]] = {}
-    for entry in entries:
-        for parent in entry.parents:
-            followed.setdefault(parent, set()).update(entry.labels)
-    return [
-        [plain(label) for label in entry.labels if label not in followed.get(entry.revision, ())] for entry in entries
-    ]
 
 
 def _parents(entry: HistoryEntry) -> tuple[str, ...]:

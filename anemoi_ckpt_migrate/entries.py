@@ -18,7 +18,7 @@ class HistoryEntry:
     parents, depends_on : tuple of str
         What it follows; what must be applied before it without being a parent.
     labels : tuple of str
-        Names of the branch that it belongs to.
+        Those that its script gives to its branch.
     head, final, reversible : bool
         Whether nothing follows it, it is a barrier, it can be undone.
     known : bool

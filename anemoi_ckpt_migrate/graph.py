@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -159,6 +159,10 @@ class Graph:
         """Return the given revisions and everything that comes before them."""
         return _reached(revisions, self._needs)
 
+    def leading_to(self, revisions: Iterable[str]) -> set[str]:
+        """Return the given revisions and all that they follow, dependencies aside."""
+        return _reached(revisions, self._parents)
+
     def above(self, revisions: Iterable[str]) -> set[str]:
         """Return the given revisions and everything that rests on them."""
         return _reached(revisions, self._dependents, known=self)
@@ -182,10 +186,15 @@ class Graph:
         return found
 
     def tips(self, revisions: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the given revisions that are parent of none of them, sorted."""
+        """Return those of the given revisions that are parent of none of them, sorted: heads, as they are recorded."""
         chosen = set(revisions)
         parents = {parent for revision in chosen for parent in self._revisions[revision].parents}
         return tuple(sorted(chosen - parents))
+
+    def highest(self, revisions: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the given revisions that none of them needs, as parent or as dependency, sorted."""
+        chosen = set(revisions)
+        return tuple(sorted(chosen.difference(*(self._needs[revision] for revision in chosen))))
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
@@ -197,33 +206,55 @@ class Graph:
         """The revision that stands for each migration of another tool, by the name of that."""
         return {name: revision.id for revision in self for name in revision.known_as}
 
-    @cached_property
-    def branches(self) -> Mapping[str, frozenset[str]]:
-        """The revisions of each labelled branch.
+    def labels_of(self, revision: str) -> tuple[str, ...]:
+        """Return the labels of the branches that a revision is on, sorted.
 
         A label is inherited by everything that follows; and by what comes before, down to where the branch leaves
         another one, so that it does not matter which revision of a branch was labelled.
         """
-        return {label: frozenset(self._followers(owner) | self._trunk(owner)) for label, owner in self.labels.items()}
+        return self._named_by(self._marks[revision])
 
-    def labels_of(self, revision: str) -> tuple[str, ...]:
-        """Return the labels of the branches that a revision is on, sorted."""
-        return tuple(sorted(label for label, members in self.branches.items() if revision in members))
+    def own_labels(self, head: str) -> tuple[str, ...]:
+        """Return the labels that a head has and no other head, sorted."""
+        return self._named_by(self._marks[head] & self._marks_of_one_head)
 
-    def branch(self, name: str) -> frozenset[str]:
-        """Return the revisions of a branch: by its label, or by a revision, those that lead to it or follow it.
+    @cached_property
+    def branch_sizes(self) -> Mapping[str, int]:
+        """How many revisions are on each labelled branch, by label, sorted."""
+        sizes: Counter[str] = Counter(dict.fromkeys(sorted(self.labels), 0))
+        for marks, count in Counter(self._marks.values()).items():  # few differ: only a label or a merge makes new ones
+            for label in self._named_by(marks):
+                sizes[label] += count
+        return sizes
+
+    def branch(self, name: str) -> set[str]:
+        """Return the revisions of a branch: what follows the one that is named, and what leads to it from a fork on.
+
+        Parameters
+        ----------
+        name : str
+            Its label; or one of its revisions.
 
         Raises
         ------
         UnknownTarget, AmbiguousTarget
             There is no such branch.
         """
-        if name in self.branches:
-            return self.branches[name]
-        revision = self.find(name)
-        return frozenset(_reached([revision], {r.id: r.parents for r in self}) | self._followers(revision))
+        return self.followers(name) | self._trunk(self.find(name))
 
-    def find(self, text: str, more: Iterable[str] = ()) -> str:
+    def line(self, name: str) -> set[str]:
+        """Return what ``NAME@`` chooses from: what follows the revision that is named, and all that leads to it.
+
+        So that is the branch, and the way to it from the base. Dependencies are no part of it. Parameters and errors
+        are those of `branch`.
+        """
+        return self.followers(name) | self.leading_to([self.find(name)])
+
+    def followers(self, name: str) -> set[str]:
+        """Return the revision that is named and all that follows it. Parameters and errors are those of `branch`."""
+        return _reached([self.find(name)], self.children, known=self)
+
+    def find(self, text: str, more: Iterable[str] = (), preferred: Collection[str] = ()) -> str:
         """Return the one revision that a text means.
 
         That is the one whose id it is; or that gives this label; or that stands for a migration of this name; or whose
@@ -236,6 +267,8 @@ class Graph:
             A full or partial id, a label or a name.
         more : iterable of str
             Ids to be looked at beside those of the graph.
+        preferred : collection of str
+            Where several fit, only these count.
 
         Raises
         ------
@@ -253,6 +286,8 @@ class Graph:
             return self.standing(text)
         fitting = [revision for revision in sorted(ids) if revision.startswith(text)] or self._named(text)
         if len(fitting) > 1:
+            fitting = [revision for revision in fitting if revision in preferred] or fitting
+        if len(fitting) > 1:
             raise AmbiguousTarget(text, [self._titled(revision) for revision in fitting])
         if not fitting:
             raise self._unknown(text, ids)
@@ -266,15 +301,59 @@ class Graph:
     def _dependents(self) -> Mapping[str, Sequence[str]]:
         return _inverted(self, lambda revision: revision.needs)
 
-    def _followers(self, revision: str) -> set[str]:
-        return _reached([revision], self.children, known=self)
+    @cached_property
+    def _parents(self) -> Mapping[str, tuple[str, ...]]:
+        return {revision.id: revision.parents for revision in self}
+
+    @cached_property
+    def _bits(self) -> Mapping[str, int]:
+        """A bit for each label: as sets, those of a line with many labels would grow with its square."""
+        return {label: 1 << place for place, label in enumerate(self.labels)}
+
+    @cached_property
+    def _marks(self) -> Mapping[str, int]:
+        """The labels of the branches that each revision is on, as bits."""
+        order = self.order(self._revisions) if self.labels else ()
+        marks = dict.fromkeys(self._revisions, 0)
+        given = {rev: sum(self._bits[label] for label in self[rev].labels) for rev in order}
+        for rev in order:
+            marks[rev] = given[rev]
+            for parent in self[rev].parents:
+                marks[rev] |= marks[parent]
+        for rev in reversed(order):
+            before = self._before(rev)
+            if before is not None:
+                given[before] |= given[rev]
+                marks[before] |= given[rev]
+        return marks
+
+    @cached_property
+    def _marks_of_one_head(self) -> int:
+        """The labels that one head has and no other, as bits."""
+        once = several = 0
+        for head in self.heads:
+            several |= once & self._marks[head]
+            once |= self._marks[head]
+        return once & ~several
+
+    def _named_by(self, marks: int) -> tuple[str, ...]:
+        if not marks:
+            return ()
+        return tuple(sorted(label for label, bit in self._bits.items() if marks & bit))
+
+    def _before(self, revision: str) -> str | None:
+        """Return what comes before a revision on the same branch: the one parent, where it is no fork and no merge."""
+        parents = self[revision].parents
+        if len(parents) == 1 and len(self.children[parents[0]]) == 1 and len(self[parents[0]].parents) < 2:
+            return parents[0]
+        return None
 
     def _trunk(self, revision: str) -> set[str]:
-        """Return what comes before a revision, as long as nothing else follows it and it is no merge."""
-        found, parents = set(), self[revision].parents
-        while len(parents) == 1 and len(self.children[parents[0]]) == 1 and len(self[parents[0]].parents) < 2:
-            found.add(parents[0])
-            parents = self[parents[0]].parents
+        """Return what comes before a revision on the same branch."""
+        found, before = set(), self._before(revision)
+        while before is not None:
+            found.add(before)
+            before = self._before(before)
         return found
 
     def _named(self, text: str) -> list[str]:

@@ -79,8 +79,8 @@ def print_branches(branches: Branches, as_json: bool, verbose: bool = False) -> 
         print_json(branches.to_data())
         return
     for branch in branches.labelled:
-        heads = ", ".join(head.revision for head in branch.heads) or "no head of its own"
-        say(f"{branch.label}: {branch.revisions} revision{'s' * (branch.revisions != 1)}, head {heads}")
+        heads = f"head{'s' * (len(branch.heads) != 1)} {', '.join(branch.heads)}"
+        say(f"{branch.label}: {branch.revisions} revision{'s' * (branch.revisions != 1)}, {heads}")
     for point in branches.points:
         say(f"{_head_line(point.revision)}, followed by")
         _say_path(point.revision.path if verbose else None)

@@ -85,19 +85,22 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     check_recorded(graph, record)
     applied = descent.applied_revisions(graph, record)
     count = _count(target)
-    ahead = _ahead(graph, applied, target, count) if count else ()
-    wanted = graph.closure(ahead) if count else _wanted(graph, target, package)
-    steps = graph.order(wanted - applied)
-    left = len(steps)
-    steps = steps[:count] if count else steps
+    if count:
+        ahead = _ahead(graph, applied, target)
+        possible = resolving.shared_steps(graph, applied, ahead)
+        if count > len(possible):
+            resolving.head(graph, ahead, place=f"{count:+}")
+        steps = possible[:count]
+    else:
+        steps = graph.order(_wanted(graph, target, package) - applied)
     reachable = _before_barriers(graph, steps)
     if target == targets.Named("barrier"):
         steps = reachable
     elif reachable != steps:
         raise _barrier_above(graph, steps, applied.union(reachable), package)
-    elif count and count > left:
+    elif count > len(steps):
         instead = resolving.name_of_head(graph, ahead[0]) if ahead else "heads"
-        raise NotThatMany(_shown(target), left, f"upgrade {instead}")
+        raise NotThatMany(_shown(target), len(steps), f"upgrade {instead}")
     lineage = [entry.revision for entry in record.lineage]
     end = graph.tips([*lineage, *steps]) if steps else record.heads
     revisions = map(graph.__getitem__, steps)
@@ -228,16 +231,16 @@ def _staying(
 ) -> set[str]:
     """Return what a checkpoint has that has nothing to do with what was told: other branches.
 
-    Those are the heads that lie neither below nor above it, nor on a branch that was named; and of a branch that is
-    said not to be there, all that does not rest on it.
+    Those are the heads that lie neither below nor above it, nor on the line of a branch that was named. Of a branch
+    that is said to be at its base, nothing stays but what others need that do not rest on it.
     """
     named = [target for target in wanted if isinstance(target, targets.OnBranch)]
-    left = [target for target in named if target.target == targets.Named("base")]
-    gone = graph.above(rev for target in left for rev in graph.branch(target.branch))
-    members = told.union(*(graph.branch(target.branch) for target in named))
-    tips = {rev for target in wanted if target not in left for rev in resolving.resolve(graph, target, package)}
-    heads = [head for head in record.heads if head not in members - gone and not tips & graph.closure([head])]
-    return graph.closure(heads) - gone
+    left = [target.branch for target in named if target.target == targets.Named("base")]
+    gone = graph.above(rev for branch in left for rev in graph.branch(branch)).union(*map(graph.line, left))
+    members = told.union(*(graph.line(target.branch) for target in named if target.branch not in left))
+    tips = {rev for target in wanted for rev in resolving.resolve(graph, target, package)}
+    heads = [head for head in record.heads if head not in members and not tips & graph.closure([head])]
+    return graph.closure(graph.closure(heads) - gone)
 
 
 def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:
@@ -316,14 +319,15 @@ def _shown(target: targets.Target) -> str:
     return f"{target.steps:+}" if isinstance(target, targets.Relative) else ""
 
 
-def _ahead(graph: Graph, applied: set[str], target: targets.Target, count: int) -> tuple[str, ...]:
-    """Return the one head ahead of a checkpoint: no count of steps leads into another branch."""
+def _ahead(graph: Graph, applied: set[str], target: targets.Target) -> Sequence[str]:
+    """Return the heads that a count of steps may lead to: those ahead of the checkpoint, or those of the branch."""
     if isinstance(target, targets.OnBranch):
-        return resolving.head(graph, resolving.heads_of_branch(graph, target.branch), target.branch, count)
-    at = graph.tips(applied)
+        return resolving.heads_of_branch(graph, target.branch)
     pending = [head for head in graph.heads if head not in applied]
-    ahead = [head for head in pending if not at or graph.closure([head]).intersection(at)]
-    return resolving.head(graph, ahead, steps=count)
+    if not applied:
+        return pending
+    above = graph.above(graph.tips(applied))
+    return [head for head in pending if head in above]
 
 
 def _wanted(graph: Graph, target: targets.Target, package: str | None) -> set[str]:

@@ -41,10 +41,10 @@ def resolve(graph: Graph, target: targets.Target, package: str | None = None) ->
     place = target.target if isinstance(target, targets.OnBranch) else target
     found = state(graph, target, package)  # which also checks the target
     if isinstance(place, targets.Id):
-        return (graph.find(place.text),)
+        return (found_on(graph, place.text, target.branch if isinstance(target, targets.OnBranch) else ""),)
     if place in (targets.Named("head"), targets.Named("heads")):
         return heads_of_branch(graph, target.branch) if isinstance(target, targets.OnBranch) else graph.heads
-    return graph.tips(found)
+    return graph.tips(found) if isinstance(target, targets.Released) else graph.highest(found)
 
 
 def one(graph: Graph, target: targets.Target, package: str | None = None) -> str:
@@ -52,14 +52,45 @@ def one(graph: Graph, target: targets.Target, package: str | None = None) -> str
 
     Parameters and errors are those of `state`; a `UsageError` if it stands for none or several.
     """
-    found = resolve(graph, target, package)
+    try:
+        found = resolve(graph, target, package)
+    except SeveralHeads as error:
+        raise SeveralHeads(error.heads, error.names, None, error.joined) from None
     if len(found) != 1:
         several = f"several revisions: {', '.join(found)}" if found else "no revision"
         raise UsageError(f"the target stands for {several}; name one")
     return found[0]
 
 
-def head(graph: Graph, heads: Sequence[str], branch: str = "", steps: int = 0) -> tuple[str, ...]:
+def found_on(graph: Graph, text: str, branch: str = "", more: Iterable[str] = ()) -> str:
+    """Return the one revision that a text means, among those that a branch chooses from if one is named.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    text : str
+        A full or partial id, a label or a name.
+    branch : str
+        A label or a revision; empty for none.
+    more : iterable of str
+        Ids to be looked at beside those of the graph.
+
+    Raises
+    ------
+    UnknownTarget, AmbiguousTarget, NotOnBranch
+        None fits; several fit; the one that fits is elsewhere.
+    """
+    if not branch:
+        return graph.find(text, more)
+    line = graph.line(branch)
+    found = graph.find(text, more, preferred=line)
+    if found not in line:
+        raise NotOnBranch(found, branch)
+    return found
+
+
+def head(graph: Graph, heads: Sequence[str], branch: str = "", place: str = "") -> tuple[str, ...]:
     """Return the one head there is, if any.
 
     Parameters
@@ -70,8 +101,8 @@ def head(graph: Graph, heads: Sequence[str], branch: str = "", steps: int = 0) -
         Those that are meant.
     branch : str
         The branch whose they are, if they are not all there are.
-    steps : int
-        How many steps towards it, or before it, were asked for.
+    place : str
+        Where to on the way to the one head, as the user wrote it: ``head-2``, ``+3`` or ``REV+3``; empty for the head.
 
     Raises
     ------
@@ -79,13 +110,18 @@ def head(graph: Graph, heads: Sequence[str], branch: str = "", steps: int = 0) -
         There are several; the error says what to write instead.
     """
     if len(heads) > 1:
-        instead = [name_of_head(graph, found, steps) for found in heads]
-        everything = None if steps else f"{branch}@heads" if branch else "heads"
-        raise SeveralHeads(heads, instead, everything)
+        instead = [name_of_head(graph, found, place) for found in heads]
+        everything = None if place else f"{branch}@heads" if branch else "heads"
+        raise SeveralHeads(heads, instead, everything, joined_by(graph, heads))
     return tuple(heads)
 
 
-def name_of_head(graph: Graph, revision: str, steps: int = 0) -> str:
+def joined_by(graph: Graph, heads: Sequence[str]) -> str:
+    """Return what `merge` has to be given to join some heads and no others."""
+    return "" if len(heads) == len(graph.heads) else f"{' '.join(heads)} "
+
+
+def name_of_head(graph: Graph, revision: str, place: str = "") -> str:
     """Return how a user may name a head: by a label that no other head has, else by its id.
 
     Parameters
@@ -94,17 +130,15 @@ def name_of_head(graph: Graph, revision: str, steps: int = 0) -> str:
         All revisions.
     revision : str
         The head.
-    steps : int
-        Name so many steps towards it (positive), or what is so many before it (negative), instead.
+    place : str
+        Name this place on the way to that head instead: as for `head`.
     """
-    others = [other for other in graph.heads if other != revision]
-    if not others and steps <= 0:
-        return f"head{steps:+}" if steps else "head"
-    own = [label for label in graph.labels_of(revision) if not graph.branches[label].intersection(others)]
-    if steps > 0:
-        return f"{own[0] if own else revision}@{steps:+}"
-    before = f"{steps:+}" if steps else ""
-    return f"{own[0]}@head{before}" if own else f"{revision}{before}"
+    if len(graph.heads) == 1 and not place:
+        return "head"
+    own = graph.own_labels(revision)[:1]
+    if place:
+        return f"{own[0] if own else revision}@{place}"
+    return f"{own[0]}@head" if own else revision
 
 
 def heads_of_branch(graph: Graph, branch: str) -> tuple[str, ...]:
@@ -115,8 +149,8 @@ def heads_of_branch(graph: Graph, branch: str) -> tuple[str, ...]:
     UnknownTarget, AmbiguousTarget
         There is no such branch.
     """
-    members = graph.branch(branch)
-    return tuple(revision for revision in graph.heads if revision in members)
+    followers = graph.followers(branch)
+    return tuple(revision for revision in graph.heads if revision in followers)
 
 
 def had_by(graph: Graph, target: targets.Released, package: str | None) -> set[str]:
@@ -166,56 +200,69 @@ def _remembering(fits: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 def _on_branch(graph: Graph, target: targets.OnBranch) -> set[str]:
-    members, place = graph.branch(target.branch), target.target
+    branch, place = target.branch, target.target
     if isinstance(place, targets.Relative):
-        raise UsageError(f"{target.branch}@{place.steps:+} depends on where a checkpoint is")
-    _check_on_branch(graph, target.branch, members, place)
-    first = [rev for rev in members if members.isdisjoint(graph[rev].parents)]
-    base = graph.closure(needed for rev in first for needed in graph[rev].needs) - graph.above(members)
-    return _placed(graph, place, heads_of_branch(graph, target.branch), base, target.branch)
+        raise UsageError(f"{branch}@{place.steps:+} depends on where a checkpoint is")
+    return _placed(graph, place, heads_of_branch(graph, branch), branch)
 
 
-def _check_on_branch(graph: Graph, branch: str, members: Collection[str], place: targets.Target) -> None:
-    start = place.start if isinstance(place, targets.Beyond) else place
-    if isinstance(start, targets.Id):
-        revision = graph.find(start.text)
-        if revision not in members:
-            raise NotOnBranch(revision, branch)
-
-
-def _placed(
-    graph: Graph, place: targets.Target, heads: Sequence[str], base: Collection[str] = frozenset(), branch: str = ""
-) -> set[str]:
-    """Return what a checkpoint has that is at a place, where these are the heads, and that is the base."""
+def _placed(graph: Graph, place: targets.Target, heads: Sequence[str], branch: str = "") -> set[str]:
+    """Return what a checkpoint has that is at a place, on a branch if one is named, where these are the heads."""
     if isinstance(place, targets.Id):
-        return graph.closure([graph.find(place.text)])
+        return graph.closure([found_on(graph, place.text, branch)])
     if isinstance(place, targets.Beyond):
-        return _beyond(graph, place, heads, base, branch)
+        return _beyond(graph, place, heads, branch)
     if place == targets.Named("head"):
         return graph.closure(head(graph, heads, branch))
     if place == targets.Named("heads"):
         return graph.closure(heads)
     if place == targets.Named("base"):
-        return set(base)
+        return set()
     raise UsageError("this target depends on where a checkpoint is")
 
 
-def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], base: Collection[str], branch: str) -> set[str]:
-    """Count steps from a place, in the order in which they would run."""
-    if place.start == targets.Named("head") and place.steps < 0:
-        start = graph.closure(head(graph, heads, branch, place.steps))
-    else:
-        start = _placed(graph, place.start, heads, base, branch)
+def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], branch: str) -> set[str]:
+    """Count steps from a place, in the order in which they would run; on a branch, those of its line."""
+    counted = graph.line(branch) if branch else graph
     if place.steps < 0:
-        order = graph.order(start)
-        if -place.steps > len(order):
-            raise NotThatMany(shown(place, branch), len(order))
-        return set(order[: place.steps])
-    ahead = [found for found in heads if start <= graph.closure([found])]
-    steps = graph.order(graph.closure(head(graph, ahead, branch)) - start)
+        if place.start == targets.Named("head"):
+            start = graph.closure(head(graph, heads, branch, shown(place)))
+        else:
+            start = _placed(graph, place.start, heads, branch)
+        below = [rev for rev in graph.order(start) if rev in counted]
+        if -place.steps > len(below):
+            raise NotThatMany(shown(place, branch), len(below))
+        return start - graph.above(below[place.steps :])
+    start = _placed(graph, place.start, heads, branch)
+    over = graph.highest(start)
+    ahead = [found for found in heads if graph.closure([found]).issuperset(over)]
+    steps = [rev for rev in shared_steps(graph, start, ahead) if rev in counted]
     if place.steps > len(steps):
+        head(graph, ahead, branch, shown(place))
         raise NotThatMany(shown(place, branch), len(steps))
-    return start.union(steps[: place.steps])
+    return start | graph.closure(steps[: place.steps])
+
+
+def shared_steps(graph: Graph, applied: set[str], heads: Sequence[str]) -> list[str]:
+    """Return the steps that lead to heads, whichever of them is meant: all steps, if there is one; in order.
+
+    They end where the ways part, which is before anything that leads to one head and does not rest on all of them.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    applied : set of str
+        What is there already, with all that it needs.
+    heads : sequence of str
+        Those that may be meant.
+    """
+    if not heads:
+        return []
+    shared = set.intersection(*(graph.closure([head]) for head in heads))
+    apart = graph.leading_to(heads) - shared - applied
+    first = [rev for rev in apart if apart.isdisjoint(graph[rev].parents)]
+    return graph.order(shared.intersection(*(graph.closure([rev]) for rev in first)) - applied)
 
 
 def shown(place: targets.Beyond, branch: str = "") -> str:
@@ -234,17 +281,33 @@ def split_by(graph: Graph, target: targets.Released, package: str | None) -> lis
     return [rev for rev, ids in parts.items() if ids & had and ids - had]
 
 
-def between(graph: Graph, start: Iterable[str] | None, end: set[str] | None) -> list[str]:
+def between(graph: Graph, start: Iterable[str], end: set[str] | None, line: Collection[str] | None = None) -> list[str]:
     """Return the revisions from some up to others, in order; both ends are among them.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
-    start : iterable of str or None
-        Where to begin: all that rests on one of these; None for the beginning.
+    start : iterable of str
+        Where to begin: all that rests on one of these, but for what comes before another; none for the beginning.
     end : set of str or None
         What a checkpoint has that is at the end; None for everything.
+    line : collection of str, optional
+        The revisions to choose from, where the range begins on a branch.
     """
     wanted = {revision.id for revision in graph} if end is None else end
-    return graph.order(wanted if start is None else wanted & graph.above(start))
+    begin = set(start)
+    if begin:
+        wanted = (wanted & graph.above(begin)) - (graph.closure(begin) - begin)
+    return graph.order(wanted if line is None else wanted.intersection(line))
+
+
+def line_of(graph: Graph, target: targets.Target | None) -> set[str] | None:
+    """Return the revisions that a target chooses from: those of `Graph.line` if it names a branch, else None for all.
+
+    Raises
+    ------
+    UnknownTarget, AmbiguousTarget
+        There is no such branch.
+    """
+    return graph.line(target.branch) if isinstance(target, targets.OnBranch) else None

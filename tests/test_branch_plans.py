@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import resolving
-from anemoi_ckpt_migrate.errors import MigrateError, NotThatMany, SeveralHeads
+from anemoi_ckpt_migrate.errors import MigrateError, NotApplied, NotOnBranch, NotThatMany, SeveralHeads
 from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.planner import Plan, check_recorded, plan_downgrade, plan_stamp, plan_upgrade
 from anemoi_ckpt_migrate.record import Record
@@ -42,17 +42,89 @@ def resting_on(revisions: list[Revision], wanted: set[str]) -> set[str]:
     return {r.id for r in revisions if wanted.intersection(closure(revisions, [r.id]))}
 
 
+def parental(revisions: list[Revision]) -> list[Revision]:
+    """The same without dependencies."""
+    return [replace(revision, depends_on=()) for revision in revisions]
+
+
+def line_of(revisions: list[Revision], rev: str) -> set[str]:
+    """What leads to a revision, or follows it."""
+    alone = parental(revisions)
+    return closure(alone, [rev]) | resting_on(alone, {rev})
+
+
+@given(checkpoints(), st.data())
+def test_down_to_a_revision_on_the_line_of_a_branch(drawn: Drawn, data: st.DataObject) -> None:
+    """Undone is what follows it there, and what rests on that; what only depends on it stays."""
+    revisions, graph, record = drawn
+    applied = {entry.revision for entry in record.lineage}
+    rev = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
+    names = {revision.id: revision.id for revision in revisions} | dict(graph.labels)
+    branch = data.draw(st.sampled_from(["", *sorted(names)]))
+    line = line_of(revisions, names[branch]) if branch else set(graph.closure(graph.heads))
+    try:
+        plan = plan_downgrade(graph, record, parse(f"{branch}@{rev}" if branch else rev))
+    except NotOnBranch:
+        assert rev not in line
+        return
+    except NotApplied:
+        assert rev not in applied
+        return
+    following = {r.id for r in revisions if rev in r.parents and r.id in line}
+    assert set(ids(plan)) == resting_on(revisions, following) & applied
+    assert rev in line.intersection(tips(revisions, set(plan.end)) | applied)
+
+
+@given(checkpoints(), st.data())
+def test_steps_before_ways_part_need_no_head(drawn: Drawn, data: st.DataObject) -> None:
+    """`+N` is refused if and only if there is something that leads to one head, and could come before the last step."""
+    revisions, graph, record = drawn
+    applied = {entry.revision for entry in record.lineage}
+    at = tips(revisions, applied)
+    ahead = [h for h in graph.heads if h not in applied and (not at or at & closure(revisions, [h]))]
+    count = data.draw(st.integers(1, 4))
+    try:
+        steps = ids(plan_upgrade(graph, record, Relative(count)))
+    except SeveralHeads as refused:
+        assert list(refused.heads) == ahead
+        steps = []
+    except NotThatMany:
+        assert len(ahead) < 2
+        return
+    shared = set.intersection(*(closure(revisions, [head]) for head in ahead)) - applied
+    apart = closure(parental(revisions), ahead) - shared - applied
+    sure = [rev for rev in graph.order(shared) if apart <= resting_on(revisions, {rev})]
+    assert steps == (sure[:count] if count <= len(sure) else [])
+
+
+@given(checkpoints(), st.data())
+def test_ranges_begin_where_they_say(drawn: Drawn, data: st.DataObject) -> None:
+    revisions, graph, _ = drawn
+    first = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
+    last = data.draw(st.sampled_from(["heads", *sorted(revision.id for revision in revisions)]))
+    end = {r.id for r in revisions} if last == "heads" else closure(revisions, [last])
+    start = resolving.resolve(graph, parse(first))
+    assert set(resolving.between(graph, start, end)) == resting_on(revisions, {first}) & end
+    label = data.draw(st.sampled_from(sorted({*graph.labels, first})))
+    line = line_of(revisions, graph.labels.get(label, label))
+    begin = parse(f"{label}@base")
+    found = resolving.between(graph, resolving.resolve(graph, begin), end, resolving.line_of(graph, begin))
+    assert set(found) == line & end
+    several = resolving.resolve(graph, parse("heads"))
+    assert set(resolving.between(graph, several, None)) == set(graph.heads)
+
+
 @given(checkpoints(), st.data())
 def test_down_on_a_branch(drawn: Drawn, data: st.DataObject) -> None:
     revisions, graph, record = drawn
     assume(graph.labels)
     label = data.draw(st.sampled_from(sorted(graph.labels)))
     applied = [entry.revision for entry in record.lineage]
-    there = [rev for rev in applied if rev in graph.branches[label]]
+    there = [rev for rev in applied if rev in line_of(revisions, graph.labels[label])]
     everything = resting_on(revisions, set(there)) & set(applied)
     assert set(ids(plan_downgrade(graph, record, parse(f"{label}@base")))) == everything
     count = data.draw(st.integers(1, 5))
-    if count > len(there):
+    if count > len(there) or not tips(revisions, set(applied)).intersection(there):
         try:
             plan_downgrade(graph, record, parse(f"{label}@-{count}"))
         except NotThatMany:
@@ -69,7 +141,7 @@ def test_up_on_a_branch(drawn: Drawn, data: st.DataObject) -> None:
     revisions, graph, record = drawn
     assume(graph.labels)
     label = data.draw(st.sampled_from(sorted(graph.labels)))
-    heads = tips(revisions, {r.id for r in revisions}) & graph.branches[label]
+    heads = tips(revisions, {r.id for r in revisions}) & graph.branch(label)
     applied = {entry.revision for entry in record.lineage}
     count = data.draw(st.integers(1, 4))
     try:
@@ -105,8 +177,10 @@ def test_steps_from_a_revision_on(drawn: Drawn, data: st.DataObject) -> None:
     except (SeveralHeads, NotThatMany) as error:
         assert len(ahead) != 1 or isinstance(error, NotThatMany)
         return
-    (head,) = ahead
-    assert found == {*ids(at), *ids(plan_upgrade(graph, there, parse(head)))[:count]}
+    ways = [found <= closure(revisions, [head]) for head in ahead]
+    assert all(ways) and len(found) == len(at.steps) + count
+    if len(ahead) == 1:
+        assert found == {*ids(at), *ids(plan_upgrade(graph, there, parse(ahead[0])))[:count]}
 
 
 @given(checkpoints(), st.data())
@@ -115,7 +189,8 @@ def test_down_from_a_revision_on(drawn: Drawn, data: st.DataObject) -> None:
     assume(record.lineage)
     applied = [entry.revision for entry in record.lineage]
     rev = data.draw(st.sampled_from(applied))
-    above = [one for one in applied if one != rev and rev in closure(revisions, [one])]
+    following = {r.id for r in revisions if rev in r.parents}
+    above = [one for one in applied if following & closure(revisions, [one])]
     below = [one for one in applied if one in closure(revisions, [rev])]
     up, down = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     if up <= len(above):

@@ -12,7 +12,6 @@ from anemoi_ckpt_migrate.errors import (
     MigrateError,
     NotApplied,
     NotThatMany,
-    SeveralHeads,
     UsageError,
 )
 from anemoi_ckpt_migrate.graph import Graph, Revision
@@ -89,7 +88,8 @@ def test_a_downgrade_undoes_what_rests_on_the_rest(
         with pytest.raises(NotApplied):
             plan_downgrade(graph, record, Id(target))
         return
-    undone = {rev for rev in applied if target in closure(revisions, [rev])} - {target}
+    following = {revision.id for revision in revisions if target in revision.parents}
+    undone = {rev for rev in applied if following & closure(revisions, [rev])}
     check_downgrade(revisions, graph, record, undone, Id(target))
 
 
@@ -113,10 +113,7 @@ def test_plus_n_runs_n_steps_towards_the_head_ahead(
     at = set(record.heads)
     ahead = [head for head in graph.heads if head not in applied and (not at or closure(revisions, [head]) & at)]
     count = data.draw(st.integers(1, 14))
-    if len(ahead) > 1:
-        with pytest.raises(SeveralHeads):
-            plan_upgrade(graph, record, Relative(count))
-        return
+    assume(len(ahead) < 2)  # what several heads share is compared in test_branch_plans.py
     order = graph.order(closure(revisions, ahead) - applied)
     if any(graph[rev].final for rev in order[:count]):
         with pytest.raises(BarrierInTheWay):

@@ -139,8 +139,8 @@ DIAMOND = Graph(
         ("main@head", "abcde"),
         ("side@head", "acfg"),
         ("side@g", "acfg"),
-        ("side@base", "ac"),
-        ("main@base", "a"),
+        ("side@base", ""),
+        ("side@a", "a"),
         ("g@head", "acfg"),
         ("rename_x_to_y", "ab"),
         ("Rename X to Y", "ab"),
@@ -149,9 +149,12 @@ DIAMOND = Graph(
         ("d-2", "ab"),
         ("d-4", ""),
         ("f+1", "acfg"),
-        ("main@base+2", "abc"),
+        ("main@base+2", "ab"),
         ("main@head-1", "abcd"),
+        ("main@base+3", "abcd"),
         ("side@f+1", "acfg"),
+        ("g@c", "ac"),
+        ("base+1", "a"),
     ],
 )
 def test_states(text: str, has: str) -> None:
@@ -162,11 +165,12 @@ def test_states(text: str, has: str) -> None:
     ("text", "kind", "says"),
     [
         ("head", SeveralHeads, "there are 2 heads: e, g; write `main@head`, `side@head`, or `heads` for all of them"),
-        ("a+1", SeveralHeads, "there are 2 heads: e, g"),
+        ("a+1", SeveralHeads, "there are 2 heads: e, g; write `main@a+1`, `side@a+1` (`ckpt-migrate merge NAME`"),
+        ("base+2", SeveralHeads, "write `main@base+2`, `side@base+2`"),
         ("c+1", SeveralHeads, "there are 2 heads"),
         ("d+2", NotThatMany, "d+2 asks for too much: only 1 step is left that way"),
         ("d-5", NotThatMany, "d-5 asks for too much: only 4 steps are left"),
-        ("side@d", NotOnBranch, "d is not on the branch side; write d alone, or side@head"),
+        ("side@d", NotOnBranch, "d neither leads to the branch side nor is on it; write d alone, or side@heads"),
         ("sied@head", UnknownTarget, "no revision is called 'sied'; did you mean side?"),
         ("renam x to z", UnknownTarget, "did you mean 'rename x to y'?"),
         ("heda", UnknownTarget, "did you mean head"),
@@ -242,7 +246,11 @@ def test_labels_are_inherited_by_descendants(revisions: list[Revision]) -> None:
     graph = Graph(revisions)
     for revision in revisions:
         for label in revision.labels:
-            members = graph.branches[label]
+            members = graph.branch(label)
+            assert members == {r.id for r in revisions if label in graph.labels_of(r.id)}
+            assert graph.branch_sizes[label] == len(members)
+            alone = [head for head in graph.heads if label in graph.own_labels(head)]
+            assert alone == (heads if len(heads := sorted(members.intersection(graph.heads))) == 1 else [])
             followers = {r.id for r in revisions if revision.id in parental_closure(revisions, r.id)}
             assert followers <= members
             # Those before it are a stretch without a fork that leads to it.

@@ -41,6 +41,7 @@ def _add_new(adding: Any) -> None:
     merge = add(adding, "merge", _merge, "make a script that joins branches", writes_scripts=True)
     merge.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
     merge.add_argument("name", metavar="NAME", help="what it is about, in a line")
+    merge.add_argument("--splice", action="store_true", help="join revisions that are no heads, too")
     _add_common(merge)
     what = "take over a folder of scripts of anemoi-models' own migration command"
     importing = add(adding, "import-scripts", _import_scripts, what, writes_scripts=True)
@@ -126,6 +127,7 @@ def _merge(args: argparse.Namespace) -> int:
         args.revisions or ["heads"],
         args.name,
         rev_id=args.rev_id,
+        splice=args.splice,
         branch_labels=args.branch_label,
         version_path=args.version_path,
         project=args.config,

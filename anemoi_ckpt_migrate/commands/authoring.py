@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,6 +168,7 @@ def merge(
     name: str = "merge branches",
     *,
     rev_id: str | None = None,
+    splice: bool = False,
     branch_labels: Sequence[str] = (),
     version_path: StrPath | None = None,
     project: Project | StrPath | None = None,
@@ -180,6 +181,8 @@ def merge(
         The heads to join; ``heads`` for all there are.
     name : str
         What the merge is about, in a line.
+    splice : bool
+        Join revisions that are no heads, too.
 
     The others are those of `revision`, as are the result and the errors.
     """
@@ -190,7 +193,10 @@ def merge(
     if len(parents) < 2:
         only = f"only {', '.join(parents)}" if parents else "nothing"
         raise UsageError(f"there is {only} to merge; a merge joins two heads or more")
-    _check_heads(found.graph, sorted(parents), "a merge joins heads")
+    if splice:
+        _check_apart(found.graph, parents)
+    else:
+        _check_heads(found.graph, sorted(parents), "a merge joins heads", "; --splice joins it all the same")
     return _make(found, name, tuple(sorted(parents)), rev_id, False, branch_labels, (), version_path)
 
 
@@ -304,6 +310,13 @@ def _check_heads(graph: Graph, revisions: Iterable[str], rule: str, way: str = "
         if graph.children[rev]:
             after = ", ".join(graph.children[rev])
             raise UsageError(f"{rule}, and {rev} is none: {after} follows it{way}")
+
+
+def _check_apart(graph: Graph, revisions: Collection[str]) -> None:
+    for rev in sorted(revisions):
+        after = sorted(graph.followers(rev).intersection(revisions) - {rev})
+        if after:
+            raise UsageError(f"{after[0]} comes after {rev} already, so there is nothing to join; leave out {rev}")
 
 
 def _check_label(graph: Graph, label: str) -> None:

@@ -114,36 +114,38 @@ class _Ends:
         if isinstance(start, targets.Relative) and isinstance(end, targets.Relative):
             raise UsageError(f"{text!r} has two relative ends; one of them has to say where it is")
         upper = None if end is None else self._end(end, start)
-        everything = {revision.id for revision in self._graph}
-        lower = self._start(start, everything if upper is None else upper)
-        found = resolving.between(self._graph, lower, upper)
+        lower = () if start is None else self._start(start, upper)
+        found = resolving.between(self._graph, lower, upper, resolving.line_of(self._graph, start))
         if not found and len(self._graph):
             raise UsageError(f"{text!r} holds no revision; the earlier end stands first")
         return found
 
-    def _start(self, start: targets.Target | None, end: set[str]) -> Iterable[str] | None:
+    def _start(self, start: targets.Target, end: set[str] | None) -> Iterable[str]:
         if isinstance(start, targets.Relative):
             if start.steps > 0:
                 raise UsageError(f"a range cannot begin at {start.steps:+}, above its end")
-            below = self._graph.order(end)[: start.steps]
-        else:
-            below = [] if start is None else sorted(self._state(start))
-        return self._graph.tips(below) or None
+            order = self._graph.order((revision.id for revision in self._graph) if end is None else end)
+            return (*self._graph.highest(order[: start.steps]), *order[start.steps :])
+        if _of_checkpoint(start):
+            return self._graph.tips(self._state(start))
+        return resolving.resolve(self._graph, start, self._package)
 
     def _end(self, end: targets.Target, start: targets.Target | None) -> set[str]:
         if not isinstance(end, targets.Relative):
             return self._state(end)
         if end.steps < 0:
             raise UsageError(f"a range cannot end at {end.steps}, below its start")
-        if not isinstance(start, (targets.Id, targets.Named)) and start is not None:
+        place = start.target if isinstance(start, targets.OnBranch) else start or targets.Named("base")
+        if not isinstance(place, (targets.Id, targets.Named)):
             raise UsageError(f"{end.steps:+} can be counted from a revision, head, base or current")
-        return self._state(targets.Beyond(start or targets.Named("base"), end.steps))
+        beyond = targets.Beyond(place, end.steps)
+        return self._state(targets.OnBranch(start.branch, beyond) if isinstance(start, targets.OnBranch) else beyond)
 
     def _state(self, target: targets.Target) -> set[str]:
         """Return what a checkpoint has that is at an end."""
-        steps = target.steps if isinstance(target, targets.Beyond) and target.start == targets.CURRENT else 0
-        if target != targets.CURRENT and not steps:
+        if not _of_checkpoint(target):
             return resolving.state(self._graph, target, self._package)
+        steps = target.steps if isinstance(target, targets.Beyond) else 0
         if self._record is None:
             raise UsageError("current is where a checkpoint is: name one")
         applied = descent.applied_revisions(self._graph, self._record) & {rev.id for rev in self._graph}
@@ -155,9 +157,13 @@ class _Ends:
         return applied
 
 
+def _of_checkpoint(target: targets.Target) -> bool:
+    """Tell whether a target is ``current``, or so many steps from there."""
+    return targets.CURRENT in (target, target.start if isinstance(target, targets.Beyond) else None)
+
+
 def _entries(graph: Graph, shown: Iterable[str], record: Record | None, recognised: bool) -> tuple[HistoryEntry, ...]:
     applied = set() if record is None else descent.applied_revisions(graph, record)
-    labels = {rev: graph.labels_of(rev) for rev in shown} if graph.labels else dict.fromkeys(shown, ())
     heads, here = set(graph.heads), _here(graph, record)
     return tuple(
         HistoryEntry(
@@ -165,7 +171,7 @@ def _entries(graph: Graph, shown: Iterable[str], record: Record | None, recognis
             graph[rev].name,
             graph[rev].parents,
             graph[rev].depends_on,
-            labels[rev],
+            graph[rev].labels,
             rev in heads,
             graph[rev].final,
             graph[rev].reversible,
@@ -176,7 +182,7 @@ def _entries(graph: Graph, shown: Iterable[str], record: Record | None, recognis
             sets_up=graph[rev].sets_up,
             recognised=recognised and rev in applied,
         )
-        for rev in labels
+        for rev in shown
     )
 
 

@@ -103,17 +103,17 @@ class Branch:
         Its name.
     revisions : int
         How many revisions it has.
-    heads : tuple of Head
-        The newest of them.
+    heads : tuple of str
+        Those of its revisions that nothing follows.
     """
 
     label: str
     revisions: int
-    heads: tuple[Head, ...]
+    heads: tuple[str, ...]
 
     def to_data(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
-        return {"label": self.label, "revisions": self.revisions, "heads": [head.to_data() for head in self.heads]}
+        return {"label": self.label, "revisions": self.revisions, "heads": list(self.heads)}
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,11 @@ def branches(*, project: Project | StrPath | None = None) -> Branches:
         The project cannot be read.
     """
     graph = opened(project).graph
-    labelled = (
-        Branch(label, len(members), tuple(_head(graph, head) for head in graph.heads if head in members))
-        for label, members in sorted(graph.branches.items())
-    )
+    ends: dict[str, list[str]] = {label: [] for label in graph.branch_sizes}
+    for head in graph.heads:
+        for label in graph.labels_of(head):
+            ends[label].append(head)
+    labelled = (Branch(label, size, tuple(ends[label])) for label, size in graph.branch_sizes.items())
     points = (
         BranchPoint(_head(graph, revision.id), tuple(_head(graph, child) for child in graph.children[revision.id]))
         for revision in graph

@@ -268,7 +268,9 @@ def _onto(graph: Graph, script: Revision, onto: str | None) -> tuple[str, ...]:
     others = [head for head in graph.heads if head not in above]
     if not others:
         raise UsageError(f"there is no other head for {script.id} to follow; say with --onto what it is to follow")
-    return resolving.head(graph, others)
+    if len(others) > 1:
+        raise UsageError(f"there are {len(others)} other heads: {', '.join(others)}; say with --onto which to follow")
+    return (others[0],)
 
 
 def _check_movable(graph: Graph, script: Revision, parents: tuple[str, ...]) -> None:
@@ -283,9 +285,9 @@ def _stretch(graph: Graph, text: str, package: str | None) -> list[str]:
     wanted = targets.parse_range(text)
     if targets.CURRENT in (wanted.start, wanted.end):
         raise UsageError("squash works on scripts; current is about a checkpoint")
-    start = None if wanted.start is None else resolving.resolve(graph, wanted.start, package)
+    start = () if wanted.start is None else resolving.resolve(graph, wanted.start, package)
     end = None if wanted.end is None else resolving.state(graph, wanted.end, package)
-    members = resolving.between(graph, start or None, end)
+    members = resolving.between(graph, start, end, resolving.line_of(graph, wanted.start))
     if len(members) < 2:
         held = f"{len(members)} revision{'s' * (len(members) != 1)}"
         raise UsageError(f"{text!r} holds {held}; a stretch is at least two, the first one first")

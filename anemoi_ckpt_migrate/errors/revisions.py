@@ -69,7 +69,9 @@ class NotOnBranch(MigrateError):
 
     def __init__(self, revision: str, branch: str) -> None:
         self.revision, self.branch = revision, branch
-        super().__init__(f"{revision} is not on the branch {branch}; write {revision} alone, or {branch}@head")
+        super().__init__(
+            f"{revision} neither leads to the branch {branch} nor is on it; write {revision} alone, or {branch}@heads"
+        )
 
 
 class NoRelease(MigrateError):
@@ -86,14 +88,16 @@ class NoRelease(MigrateError):
 class SeveralHeads(MigrateError):
     """`head` where there are several."""
 
-    def __init__(self, heads: Sequence[str], names: Sequence[str] = (), everything: str | None = "heads") -> None:
-        self.heads, self.names = tuple(heads), tuple(names or heads)
+    def __init__(
+        self, heads: Sequence[str], names: Sequence[str] = (), everything: str | None = "heads", joined: str = ""
+    ) -> None:
+        self.heads, self.names, self.joined = tuple(heads), tuple(names or heads), joined
         more = f" and {len(heads) - _MOST} more" if len(heads) > _MOST else ""
         instead = ", ".join(f"`{name}`" for name in self.names[:_MOST])
         last = f", or `{everything}` for all of them" if everything else ""
         super().__init__(
             f"there are {len(heads)} heads: {', '.join(heads[:_MOST])}{more}; write {instead}{last} "
-            "(`ckpt-migrate merge NAME` joins them)"
+            f"(`ckpt-migrate merge {joined}NAME` joins them)"
         )
 
 
