@@ -44,6 +44,10 @@ STORAGES = {
 }
 
 
+# What a tensor may have at most: dimensions, of which torch's own loops take no more; tensors within one another.
+_MOST_DIMENSIONS, _DEEPEST = 64, 20
+_FEW = 8  # arguments and sizes, as almost every tensor has them
+
 _Kind = TypeVar("_Kind")
 
 
@@ -115,19 +119,27 @@ class RebuildFunction:
         Module and name, as the pickle spells them.
     touched : list of str
         Shared by all stand-ins of a tree: what was asked for content.
+    unusual : list of StoredTensor
+        Shared by all stand-ins of a tree: those whose arguments are not the few numbers of a plain tensor.
     """
 
-    __slots__ = ("pickled_name", "touched")
+    __slots__ = ("pickled_name", "touched", "unusual")
 
-    def __init__(self, pickled_name: tuple[str, str], touched: list[str]) -> None:
+    def __init__(
+        self, pickled_name: tuple[str, str], touched: list[str], unusual: list[StoredTensor] | None = None
+    ) -> None:
         self.pickled_name = pickled_name
         self.touched = touched
+        self.unusual = [] if unusual is None else unusual
 
     __setstate__ = closed
 
     def __call__(self, *args: Any) -> StoredTensor:
         """Return a stand-in for the tensor that torch would rebuild."""
-        return StoredTensor(self, args)
+        made = StoredTensor(self, args)
+        if not _is_usual(args):
+            self.unusual.append(made)
+        return made
 
 
 class StoredTensor:
@@ -230,6 +242,50 @@ def storages_of(value: Any) -> list[StoredStorage]:
             seen.add(id(value))  # what is hostile may hold itself, or one thing a billion times
             waiting += reversed(value._parts[1] if type(value) is StoredTensor else value)
     return found
+
+
+def weight_of(tensor: StoredTensor, limit: float) -> int:
+    """Count what a stand-in is made of, with all that is nested in that; not much further than to a limit.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        No tensor has so many dimensions, or is made of tensors so deeply nested.
+    """
+    shape = _SHAPE_ARGUMENT.get(tensor._parts[0].pickled_name[1], -1)
+    args = tensor._parts[1]
+    if 0 <= shape < len(args) and is_a(args[shape], (tuple, list)) and len(args[shape]) > _MOST_DIMENSIONS:
+        raise pickle.UnpicklingError(f"a tensor in it has more than {_MOST_DIMENSIONS} dimensions")
+    found, waiting, seen = 0, [(tensor, 0)], set[int]()
+    while waiting and found <= limit:
+        value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise pickle.UnpicklingError(f"a tensor in it is made of tensors nested more than {_DEEPEST} levels deep")
+        if id(value) not in seen:
+            seen.add(id(value))
+            items: Any = value
+            if type(value) is StoredTensor:
+                items, depth = value._parts[1], depth + 1
+            found += len(items)
+            inner = items.values() if is_a(items, dict) else items
+            waiting += [(item, depth) for item in inner if type(item) is StoredTensor or is_a(item, _NESTED)]
+    return found
+
+
+_NESTED = (tuple, list, dict)
+
+
+def _is_usual(args: tuple[Any, ...]) -> bool:
+    """Tell whether arguments are those of a plain tensor: a storage, numbers, short tuples of numbers, no hooks."""
+    if len(args) > _FEW or not args or type(args[0]) is not StoredStorage:
+        return False
+    for arg in args:
+        if type(arg) is tuple:
+            if len(arg) > _FEW or not all(type(size) is int for size in arg):
+                return False
+        elif arg and is_a(arg, _NESTED):
+            return False
+    return True
 
 
 def dtype_of(tensor: StoredTensor) -> str | None:
