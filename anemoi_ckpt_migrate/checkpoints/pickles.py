@@ -224,6 +224,10 @@ class TreeUnpickler(pickle.Unpickler):
         """Return what a harmless name stands for; None for any other."""
         plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
         build = _BUILDERS.get(plain, {}).get(name)
+        if (plain, name) == ("builtins", "getattr"):
+            build = functools.partial(self._member, module)
+        if build is not None:
+            build = functools.partial(self._counted, build)
         if module == "datetime" and name in _WITH_ZONE:
             build = _with_zone(_WITH_ZONE[name], opaque_name(module, name, self._calls))
         for kind in _CONTAINERS.get(plain, ()):
@@ -231,25 +235,24 @@ class TreeUnpickler(pickle.Unpickler):
                 build = functools.partial(self._container, kind)
         if (module, name) == SIZE.pickled_name:
             build = functools.partial(self._container, StoredSize)
-        if (plain, name) == ("builtins", "getattr"):
-            build = functools.partial(self._member, module)
         if build is not None:
-            return Builder(module, name, functools.partial(self._build, build))
+            return Builder(module, name, build)
         return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
-    def _build(self, build: Callable[..., Any], *args: Any) -> Any:
+    def _counted(self, build: Callable[..., Any], *args: Any) -> Any:
         """Build a value; all that is copied for it counts."""
         for arg in args:
             self._calls.take(_weight(arg, self._calls.left))
         return build(*args)
 
     def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
-        """Build a container from others: what else could be gone through is not counted."""
-        given = args[1:] if kind is collections.defaultdict else args
-        if not all(is_a(arg, _COUNTED) for arg in given):
-            raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
+        """Build a container from others, all of which counts; nothing else is gone through."""
+        for arg in args[1:] if kind is collections.defaultdict else args:
+            if not is_a(arg, _COUNTED):
+                raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
+            self._calls.take(_weight(arg, self._calls.left))
         made = kind(*args)
-        if kind is collections.OrderedDict and self._ordered is not None:
+        if self._ordered is not None and kind is collections.OrderedDict:
             made.__setstate__ = functools.partial(self._set_state, vars(made))
             self._ordered.append(made)
         return made

@@ -26,7 +26,7 @@ _KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} 
 }
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
 _BUILD = pickle.BUILD[0]
-_AT_ONCE = 64  # bytes of text or of an integer, which a hash looks at, or a comparison, as fast as at an object
+_AT_ONCE = 6  # 64 bytes of text, or of an integer, cost a hash or a comparison as much as an object
 _HEAVY = 1 << 40  # more than a hash may look at in any file
 _UNSHARED = (1 << 100) - 1
 _SHARED = _UNSHARED + 1
@@ -125,7 +125,7 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one opcode after the other; c
         elif kind == _PUSH_COUNTED:
             length = int.from_bytes(data[at : at + count], "little")
             stack.append(0)
-            sizes.append(1 + length // _AT_ONCE)
+            sizes.append(1 + (length >> _AT_ONCE))
             at += count + length
         elif kind == _MARK:
             marks.append(len(stack))
@@ -151,13 +151,13 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one opcode after the other; c
         elif kind == _PUSH_LINES:
             end = _past_lines(data, at, count)
             stack.append(0)
-            sizes.append(1 + (end - at) // _AT_ONCE)
+            sizes.append(1 + ((end - at) >> _AT_ONCE))
             at = end
         elif kind == _LONG:
             end = at + count + int.from_bytes(data[at : at + count], "little")
             hashes.note(data[at + count : end])
             stack.append(0)
-            sizes.append(1 + (end - at) // _AT_ONCE)
+            sizes.append(1 + ((end - at) >> _AT_ONCE))
             at = end
         elif kind == _SKIP:
             at += count

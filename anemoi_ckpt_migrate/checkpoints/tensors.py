@@ -46,7 +46,7 @@ STORAGES = {
 
 # What a tensor may have at most: dimensions, of which torch's own loops take no more; tensors within one another.
 _MOST_DIMENSIONS, _DEEPEST = 64, 20
-_FEW = 8  # arguments and sizes, as almost every tensor has them
+_FEW = 8  # dimensions, as almost every tensor has them
 
 _Kind = TypeVar("_Kind")
 
@@ -275,17 +275,22 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
 _NESTED = (tuple, list, dict)
 
 
+_INTEGER = {int}
+
+
 def _is_usual(args: tuple[Any, ...]) -> bool:
-    """Tell whether arguments are those of a plain tensor: a storage, numbers, short tuples of numbers, no hooks."""
-    if len(args) > _FEW or not args or type(args[0]) is not StoredStorage:
+    """Tell whether arguments are those of almost every tensor: a storage, numbers, two short shapes, no hooks."""
+    if len(args) != 6:
         return False
-    for arg in args:
-        if type(arg) is tuple:
-            if len(arg) > _FEW or not all(type(size) is int for size in arg):
-                return False
-        elif arg and is_a(arg, _NESTED):
-            return False
-    return True
+    storage, offset, size, stride, grad, hooks = args
+    return (
+        type(storage) is StoredStorage
+        and type(size) is type(stride) is tuple
+        and len(size) <= _FEW
+        and _INTEGER.issuperset(map(type, (offset, *size, *stride)))
+        and type(grad) is bool
+        and not hooks
+    )
 
 
 def dtype_of(tensor: StoredTensor) -> str | None:

@@ -36,11 +36,14 @@ class Operation:
         Whether it makes tensors of others.
     written : bool
         Whether it may stand in a script; others only stand in a record, as what undoes one of those.
+    recorded : bool
+        Whether it may stand in a record; others only stand in a script, whose author answers for what they cost.
     """
 
     on_parameters: ClassVar[bool] = True
     makes: ClassVar[bool] = False
     written: ClassVar[bool] = True
+    recorded: ClassVar[bool] = True
 
     @property
     def reversible(self) -> bool:
@@ -106,6 +109,8 @@ def from_data(data: Any) -> Operation:
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
         raise BadOperation(f"{data!r:.60} is no operation")
+    if data["op"] in KINDS and not KINDS[data["op"]].recorded:
+        raise BadOperation(f"{data['op']} may stand in a script only")
     return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
 
 
