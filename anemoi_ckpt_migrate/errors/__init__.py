@@ -34,10 +34,12 @@ from anemoi_ckpt_migrate.errors.files import (
     NotACheckpoint,
     NotAsExpected,
     NotAtBase,
+    NoRoom,
     NotInPlace,
     NotOnePlace,
     NotUpgraded,
     ReadOnly,
+    TooMuchAsked,
     Unpicklable,
 )
 from anemoi_ckpt_migrate.errors.operations import (
@@ -111,6 +113,7 @@ __all__ = [
     "NotAsExpected",
     "NotAtBase",
     "NotAtTarget",
+    "NoRoom",
     "NotInPlace",
     "NotOnBranch",
     "NotOnePlace",
@@ -125,6 +128,7 @@ __all__ = [
     "SplitByTarget",
     "UnknownRecorded",
     "UnknownTarget",
+    "TooMuchAsked",
     "Unpicklable",
     "UntrustedCode",
     "UsageError",
