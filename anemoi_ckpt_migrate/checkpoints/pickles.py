@@ -32,7 +32,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
 
 LONGEST = 1000
 """Characters that a name, the key of a storage or a device may have: messages repeat them for each object."""
-# What calls may copy, as a multiple of the length of the pickle: text of protocol 2 becomes bytes, and those a bytearray.
+# What calls may copy, in lengths of the pickle: text of protocol 2 becomes bytes, and those a bytearray.
 _COPIES, _ALWAYS = 2, 1000
 
 
@@ -167,6 +167,8 @@ class TreeUnpickler(pickle.Unpickler):
             # Written as a line, what follows would be opcodes; and parts of a name are written one by one.
             if not module or not all(name.split(".")) or "\n" in module + name:
                 raise pickle.UnpicklingError("a name has no line, or several")
+            if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
+                raise pickle.UnpicklingError("a name has characters that cannot be written")
             if len(module) + len(name) > LONGEST:
                 raise pickle.UnpicklingError(f"a name has more than {LONGEST} characters")
             harmless = self._harmless(module, name)

@@ -127,7 +127,7 @@ _SPELLED: dict[str, Callable[[str], str]] = {
 
 
 def _globs(parts: Sequence[tuple[str, str]], name: str) -> bool:
-    """Tell whether a name matches text with stars: each piece where it first stands, which leaves most to the others."""
+    """Tell whether a name matches text with stars: each piece is looked for from the left, and never anew."""
     pieces = [""]
     for kind, value in parts:
         if kind == "star":
