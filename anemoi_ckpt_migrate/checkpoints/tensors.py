@@ -254,8 +254,11 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
     """
     shape = _SHAPE_ARGUMENT.get(tensor._parts[0].pickled_name[1], -1)
     args = tensor._parts[1]
-    if 0 <= shape < len(args) and is_a(args[shape], (tuple, list)) and len(args[shape]) > _MOST_DIMENSIONS:
+    sizes: Any = args[shape] if 0 <= shape < len(args) and is_a(args[shape], (tuple, list)) else ()
+    if len(sizes) > _MOST_DIMENSIONS:
         raise pickle.UnpicklingError(f"a tensor in it has more than {_MOST_DIMENSIONS} dimensions")
+    if any(type(size) is int and size.bit_length() >= _LARGE.bit_length() for size in sizes):
+        raise pickle.UnpicklingError("a tensor in it has a size that none can have")
     found, waiting, seen = 0, [(tensor, 0)], set[int]()
     while waiting and found <= limit:
         value, depth = waiting.pop()
@@ -275,7 +278,7 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
 _NESTED = (tuple, list, dict)
 
 
-_INTEGER = {int}
+_INTEGER, _LARGE = {int}, 1 << 63
 
 
 def _is_usual(args: tuple[Any, ...]) -> bool:
@@ -288,6 +291,7 @@ def _is_usual(args: tuple[Any, ...]) -> bool:
         and type(size) is type(stride) is tuple
         and len(size) <= _FEW
         and _INTEGER.issuperset(map(type, (offset, *size, *stride)))
+        and max(offset, *size, *stride) < _LARGE
         and type(grad) is bool
         and not hooks
     )
