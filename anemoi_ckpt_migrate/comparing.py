@@ -21,6 +21,9 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     without_type,
 )
 
+_LONG = 100  # of text that is compared once for all the places that hold it
+_Where = tuple[Any, Any] | None
+"""A place in a tree: the place that holds it, and the key there; spelled only where trees differ."""
 _PARTS = ("function", "args", "kwargs", "state", "items", "pairs", "setter")
 
 
@@ -53,7 +56,7 @@ def first_difference(before: Any, after: Any, same: Callable[[StoredTensor, Stor
     same : callable
         Tells whether two tensors of one shape and dtype have the same content.
     """
-    return _Comparing(same).difference(before, after, "")
+    return _Comparing(same).difference(before, after, None)
 
 
 class _Comparing:
@@ -63,65 +66,66 @@ class _Comparing:
         self._twins: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self._compared: set[Any] = set()
 
-    def difference(self, before: Any, after: Any, where: str) -> Difference | None:
-        shown = where or "the checkpoint"
+    def difference(self, before: Any, after: Any, where: _Where) -> Difference | None:
         if is_stored(before) and is_stored(after):
             return self._of_tensors(before, after, where)
         if is_a(before, StoredStorage) and is_a(after, StoredStorage):
-            return self._of_storages(before, after, shown)
+            return self._of_storages(before, after, where)
         if is_a(before, OpaqueName) and is_a(after, OpaqueName):
             one, other = before.pickled_name, after.pickled_name
-            return None if one == other else Difference(shown, f"it was {'.'.join(one)}, and is {'.'.join(other)}")
+            return (
+                None if one == other else Difference(_shown(where), f"it was {'.'.join(one)}, and is {'.'.join(other)}")
+            )
         if type(before) is not type(after) and not (is_a(before, Opaque) and is_a(after, Opaque)):
-            return Difference(shown, f"it was {_kind(before)}, and is {_kind(after)}")
+            return Difference(_shown(where), f"it was {_kind(before)}, and is {_kind(after)}")
         if (id(before), id(after)) in self._seen:
             return None
         if is_a(before, (dict, list, tuple, set, Opaque)):
             self._seen.add((id(before), id(after)))
             if _is_shared(before) and not self._are_twins(id(before), id(after)):
-                return Difference(shown, f"another {type(before).__name__} than before is one with it")
+                return Difference(_shown(where), f"another {type(before).__name__} than before is one with it")
             return self._of_containers(before, after, where)
         if _term(before) == _term(after):
+            if is_a(before, (str, bytes)) and len(before) > _LONG:
+                self._seen.add((id(before), id(after)))
             return None
-        return Difference(shown, f"it was {before!r:.60}, and is {after!r:.60}")
+        return Difference(_shown(where), f"it was {before!r:.60}, and is {after!r:.60}")
 
     def _are_twins(self, one: Any, other: Any) -> bool:
         known = self._twins[0].setdefault(one, other), self._twins[1].setdefault(other, one)
         return known == (other, one)
 
-    def _of_containers(self, before: Any, after: Any, where: str) -> Difference | None:
-        shown = where or "the checkpoint"
+    def _of_containers(self, before: Any, after: Any, where: _Where) -> Difference | None:
         if is_a(before, dict):
-            wrong = _of_keys(before, after, shown)
+            wrong = _of_keys(before, after, where)
             if wrong is not None:
                 return wrong
         elif is_a(before, set):
             same = {_term(item) for item in before} == {_term(item) for item in after}
-            return None if same else Difference(shown, f"it was {before!r:.60}, and is {after!r:.60}")
+            return None if same else Difference(_shown(where), f"it was {before!r:.60}, and is {after!r:.60}")
         elif is_a(before, (list, tuple)) and len(before) != len(after):
-            return Difference(shown, f"it had {len(before)} items, and has {len(after)}")
+            return Difference(_shown(where), f"it had {len(before)} items, and has {len(after)}")
         for name, one, other in _pairs(before, after):
-            found = self.difference(one, other, f"{where}.{name}" if where else str(name))
+            found = self.difference(one, other, (where, name))
             if found is not None:
                 return found
         return None
 
-    def _of_tensors(self, before: StoredTensor, after: StoredTensor, where: str) -> Difference | None:
+    def _of_tensors(self, before: StoredTensor, after: StoredTensor, where: _Where) -> Difference | None:
         """Compare how two tensors are rebuilt: plain ones by what they are, others by what that is made of."""
-        shown = where or "the checkpoint"
         (function, args, state), (its, others, other_state) = reduced(before), reduced(after)
         name = function.pickled_name[1]
         if function.pickled_name != its.pickled_name:
-            return Difference(shown, f"it was {_article(name)}, and is {_article(its.pickled_name[1])}")
+            return Difference(_shown(where), f"it was {_article(name)}, and is {_article(its.pickled_name[1])}")
         if name not in PLAIN:
             pairs = [*zip(without_type(before), without_type(after), strict=False), (state, other_state)]
             wrong = [self.difference(one, other, where) for one, other in pairs]
             if len(args) != len(others):
-                wrong.append(Difference(shown, "it is rebuilt in another way"))
+                wrong.append(Difference(_shown(where), "it is rebuilt in another way"))
             return next((found for found in wrong if found is not None), None)
         for what, one, other in zip(_FACTS, _facts(before), _facts(after), strict=True):
             if one != other:
-                return Difference(shown, f"its {what} was {one}, and is {other}")
+                return Difference(_shown(where), f"its {what} was {one}, and is {other}")
         rest = zip_longest(args[5:], others[5:])  # hooks, the dtype where the storage does not say it, conjugation
         for one, other in (*rest, (state, other_state)):
             both_empty = (
@@ -130,34 +134,42 @@ class _Comparing:
             found = None if both_empty else self.difference(one, other, where)
             if found is not None:
                 return found
-        return self._of_memory(before, after, shown)
+        return self._of_memory(before, after, where)
 
-    def _of_storages(self, before: StoredStorage, after: StoredStorage, shown: str) -> Difference | None:
+    def _of_storages(self, before: StoredStorage, after: StoredStorage, where: _Where) -> Difference | None:
         """Compare all that two storages hold: what it is for is known only to what is rebuilt with them."""
         for what, one, other in zip(_STORAGE_FACTS, _storage_facts(before), _storage_facts(after), strict=True):
             if one != other:
-                return Difference(shown, f"the {what} of its storage was {one}, and is {other}")
+                return Difference(_shown(where), f"the {what} of its storage was {one}, and is {other}")
         if not before.numel:
             return None
-        return self._of_content(bytes_of(before), bytes_of(after), (before.key, after.key), shown)
+        return self._of_content(bytes_of(before), bytes_of(after), (before.key, after.key), where)
 
-    def _of_memory(self, before: StoredTensor, after: StoredTensor, shown: str) -> Difference | None:
+    def _of_memory(self, before: StoredTensor, after: StoredTensor, where: _Where) -> Difference | None:
         if 0 in before.shape:
             return None
         twins = identity(before), identity(after)
-        return self._of_content(_unconjugated(before), _unconjugated(after), twins, shown)
+        return self._of_content(_unconjugated(before), _unconjugated(after), twins, where)
 
     def _of_content(
-        self, before: StoredTensor, after: StoredTensor, twins: tuple[Any, Any], shown: str
+        self, before: StoredTensor, after: StoredTensor, twins: tuple[Any, Any], where: _Where
     ) -> Difference | None:
         """Compare what lies in the memory of two tensors, once for each memory."""
         if not self._are_twins(*twins):
-            return Difference(shown, "it shares its memory with another tensor than it did")
+            return Difference(_shown(where), "it shares its memory with another tensor than it did")
         if twins in self._compared:
             return None
         self._compared.add(twins)
         same = self._same(before, after)
-        return None if same else Difference(shown, "its content is not what it was")
+        return None if same else Difference(_shown(where), "its content is not what it was")
+
+
+def _shown(where: _Where) -> str:
+    keys: list[str] = []
+    while where is not None:
+        where, key = where
+        keys.insert(0, str(key))
+    return ".".join(keys) or "the checkpoint"
 
 
 def _unconjugated(tensor: StoredTensor) -> StoredTensor:
@@ -166,19 +178,23 @@ def _unconjugated(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(function, tuple(arg for place, arg in enumerate(args) if place < 6 or not is_a(arg, dict)))
 
 
-def _of_keys(before: Any, after: Any, shown: str) -> Difference | None:
+def _of_keys(before: Any, after: Any, where: _Where) -> Difference | None:
     here, there = {_term(key): key for key in before}, {_term(key): key for key in after}
     lost = next((key for term, key in here.items() if term not in there), None)
     if lost is not None:
         twin = next((key for key in after if key == lost), None)
-        return Difference(shown, f"{lost} is missing" if twin is None else f"the key {lost!r} has become {twin!r}")
+        return Difference(
+            _shown(where), f"{lost} is missing" if twin is None else f"the key {lost!r} has become {twin!r}"
+        )
     new = next((key for term, key in there.items() if term not in here), None)
     if new is not None:
-        return Difference(shown, f"{new} was not there")
+        return Difference(_shown(where), f"{new} was not there")
     if is_a(before, OrderedDict):
         for place, (one, other) in enumerate(zip(before, after, strict=True)):
             if one != other:
-                return Difference(shown, f"the order of its keys differs: {one} was number {place + 1}, now {other} is")
+                return Difference(
+                    _shown(where), f"the order of its keys differs: {one} was number {place + 1}, now {other} is"
+                )
     return None
 
 

@@ -166,8 +166,12 @@ class Applying:
             def ask(name: str, tree: Any) -> list[Any]:
                 return calling(name).ask(walk, functions[name], tree)
 
+            maker = walk.checkpoint.maker
+            first = maker.next_key
             undo = walk.world.apply(self.revision, self.operations, self.shown, run, ask, not self.back)
             walk.undone[self.revision] = undo
+            if self.back:
+                maker.asked |= set(map(str, range(first, maker.next_key)))
 
         return apply
 

@@ -220,7 +220,8 @@ def _ids(heads: Iterable[str]) -> str:
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings, where they are not in the way of results."""
     for warning in warnings:
-        sys.stderr.write(f"ckpt-migrate: warning: {plain(warning)}\n")
+        said = plain(warning)
+        sys.stderr.write(f"ckpt-migrate: warning: {said if len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
 
 
 def say(text: str) -> None:

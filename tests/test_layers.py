@@ -23,7 +23,7 @@ errors plain
 checkpoints.harmless checkpoints.handed
 metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table zones operations.initialisers
 checkpoints.archive
-targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
+targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading checkpoints.space
 checkpoints.placeholders checkpoints.recipes operations.configs
 operations.paths operations.pickled
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles

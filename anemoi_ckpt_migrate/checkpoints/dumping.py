@@ -67,7 +67,7 @@ def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePi
         except RecursionError as error:
             raise Unpicklable("the checkpoint", "it is nested too deeply") from error
         except Exception as error:  # reducers of any class may raise anything
-            found = _culprit(tree, lambda part: make(io.BytesIO()).dump(part))
+            found = _culprit(tree, lambda part: make(io.BytesIO()).dump(part), set())
             where, culprit = found or ("", error)
             raise Unpicklable(f"ckpt{where}", short(culprit)) from error
     return pickler, stream.getvalue()
@@ -79,14 +79,12 @@ def short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _culprit(
-    tree: Any, dump: Callable[[Any], None], seen: frozenset[int] = frozenset()
-) -> tuple[str, Exception] | None:
-    """Find the innermost part of a tree that cannot be pickled, as a path from the tree, and why."""
+def _culprit(tree: Any, dump: Callable[[Any], None], seen: set[int]) -> tuple[str, Exception] | None:
+    """Find the innermost part of a tree that cannot be pickled, as a path from the tree, and why; each part once."""
+    seen.add(id(tree))
     try:
         dump(tree)
     except Exception as error:
-        seen = seen | {id(tree)}
         for place, child in _children(tree):
             found = None if id(child) in seen else _culprit(child, dump, seen)
             if found is not None:

@@ -139,7 +139,7 @@ def _pickle_at(stream: BinaryIO, at: int) -> bytes:
         stream.seek(at)
         data = stream.read(size)
         try:
-            return data[: scan(data)]
+            return data[: scan(data).length]
         except pickle.UnpicklingError:
             if len(data) < size or size >= _LARGEST:
                 raise

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import math
 import pickle
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 
+_FEW = 8  # arguments, which are not worth counting
+
 
 class Calls(list["Call"]):
-    """Calls that one pickle makes, noted while it is being loaded.
+    """Calls that one pickle makes, noted while it is being loaded; and how much more they may copy.
+
+    Parameters
+    ----------
+    allowed : float
+        How many items and characters all calls together may copy.
 
     Attributes
     ----------
@@ -26,7 +34,38 @@ class Calls(list["Call"]):
         Whether it still is: then what is set on an object is what the pickle says, and later what a migration says.
     """
 
-    loading = True
+    def __init__(self, allowed: float = math.inf) -> None:
+        super().__init__()
+        self.loading = True
+        self.left = allowed
+        self._held: dict[int, tuple[Any, int]] = {}
+
+    def take(self, count: int) -> None:
+        """Count what is copied.
+
+        Raises
+        ------
+        pickle.UnpicklingError
+            It is more than the pickle may copy.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise pickle.UnpicklingError("it copies more than it holds")
+
+    def take_arguments(self, args: Collection[Any]) -> None:
+        """Count the arguments of a call, which Python copies. A few are what every call has."""
+        if len(args) > _FEW:
+            self.take(len(args))
+
+    def note_held(self, value: Collection[Any]) -> None:
+        """Note that one more object holds a container that every walk over the tree goes through anew."""
+        self._held[id(value)] = value, self._held.get(id(value), (value, 0))[1] + 1
+
+    def take_held(self) -> None:
+        """Count the containers that several objects hold: only now is it known how long they have become."""
+        for value, count in self._held.values():
+            self.take((count - 1) * len(value))
+        self._held.clear()
 
 
 # A call of a two-argument function, as one pickle makes it: its result, the function, its arguments.
@@ -109,8 +148,11 @@ class Opaque(metaclass=OpaqueName):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
         """Note an object made by ``cls.__new__``, the pickle's NEWOBJ; a call goes through `OpaqueName.__call__`."""
+        calls = cls.__name_and_calls__[1]
+        calls.take_arguments(args)
+        calls.take_arguments(kwargs)
         made = object.__new__(cls)
-        object.__setattr__(made, "__opaque_parts__", Parts(None, args, kwargs, cls.__name_and_calls__[1]))
+        object.__setattr__(made, "__opaque_parts__", Parts(None, args, kwargs, calls))
         return made
 
     # What the unpickler calls while it builds the object, and the author of a migration may call later.
@@ -122,7 +164,10 @@ class Opaque(metaclass=OpaqueName):
     def __setstate__(self, state: Any) -> None:
         if self.__opaque_parts__.state is not None:
             raise pickle.UnpicklingError(f"the state of {self!r} is restored twice")
-        self.__opaque_parts__.state = state
+        parts = self.__opaque_parts__
+        parts.state = state
+        for attributes in parts.attributes() if parts.calls.loading else ():
+            parts.calls.note_held(attributes)
 
     def append(self, item: Any) -> None:
         """Add one list item."""
@@ -285,7 +330,8 @@ def settle(calls: Calls) -> None:
     Raises
     ------
     pickle.UnpicklingError
-        Such a call was made on something that is not opaque, where it could not be written back.
+        Such a call was made on something that is not opaque, where it could not be written back; or objects share
+        their attributes so often that all of them together are far longer than the pickle.
     """
     for result, function, (target, state) in calls:
         if result() is None:
@@ -293,7 +339,11 @@ def settle(calls: Calls) -> None:
             if parts is None or parts.setter is not None or parts.state is not None:
                 raise pickle.UnpicklingError(f"the state of a {type(target).__name__} is set by a call of {function!r}")
             parts.setter, parts.state = function, state
+            for attributes in parts.attributes():
+                calls.note_held(attributes)
+    calls.take_held()
     calls.clear()
+    calls.left = math.inf
     calls.loading = False
 
 
@@ -330,6 +380,7 @@ def _refuse_unknown_items(opaque: Opaque) -> None:
 
 
 def _called(function: Any, args: tuple[Any, ...], calls: Calls) -> Opaque:
+    calls.take_arguments(args)
     made = object.__new__(Opaque)
     object.__setattr__(made, "__opaque_parts__", Parts(function, args, {}, calls))
     if len(args) == 2:

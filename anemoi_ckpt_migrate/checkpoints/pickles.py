@@ -27,7 +27,13 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
     closed,
     is_a,
     reduced,
+    weight_of,
 )
+
+LONGEST = 1000
+"""Characters that a name, the key of a storage or a device may have: messages repeat them for each object."""
+# What calls may copy, in lengths of the pickle: text of protocol 2 becomes bytes, and those a bytearray.
+_COPIES, _ALWAYS = 2, 1000
 
 
 class Builder:
@@ -85,6 +91,13 @@ def _empty(kind: type) -> Callable[..., Any]:
     return build
 
 
+def _complex(*args: Any) -> complex:
+    """Build a complex number of numbers; text would be read anew each time."""
+    if not all(is_a(arg, (int, float)) for arg in args):
+        raise pickle.UnpicklingError("a complex number is spelled in an unknown way")
+    return complex(*args)
+
+
 def _with_zone(kind: Callable[..., Any], foreign: OpaqueName) -> Callable[..., Any]:
     """Build a date or time; one whose time zone is of a class that is not imported stays opaque."""
     return lambda *args: foreign(*args) if any(is_a(arg, Opaque) for arg in args) else kind(*args)
@@ -98,7 +111,6 @@ _GETATTR = {2: Builder("__builtin__", "getattr", getattr), 3: Builder("builtins"
 # Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
 _C_CLASSES = {
     "datetime": (datetime.date, datetime.timedelta, datetime.timezone),
-    "builtins": (complex,),
 }
 _CONTAINERS: dict[str, tuple[type, ...]] = {
     "collections": (collections.OrderedDict, collections.defaultdict),
@@ -109,6 +121,7 @@ _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
     "builtins": {
         "bytes": _bytes,
         "bytearray": _bytearray,
+        "complex": _complex,
         **{kind.__name__: _empty(kind) for kind in (bool, dict, float, int, list, str, tuple)},
     },
 }
@@ -138,12 +151,14 @@ class TreeUnpickler(pickle.Unpickler):
     def __init__(self, data: bytes, trusted: Collection[str] = ()) -> None:
         # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
         super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
-        self._data, self._left = data, len(data)
+        self._data = data
         self.touched: list[str] = []
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], bool] = {}
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
-        self._calls = Calls()
+        self._calls = Calls(_COPIES * len(data) + _ALWAYS)
+        self._unusual: list[StoredTensor] = []
+        self._ordered: list[collections.OrderedDict[Any, Any]] | None = None
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name; nothing is imported, unless it is trusted."""
@@ -152,6 +167,10 @@ class TreeUnpickler(pickle.Unpickler):
             # Written as a line, what follows would be opcodes; and parts of a name are written one by one.
             if not module or not all(name.split(".")) or "\n" in module + name:
                 raise pickle.UnpicklingError("a name has no line, or several")
+            if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
+                raise pickle.UnpicklingError("a name has characters that cannot be written")
+            if len(module) + len(name) > LONGEST:
+                raise pickle.UnpicklingError(f"a name has more than {LONGEST} characters")
             harmless = self._harmless(module, name)
             self.names[key] = harmless is not None
             real = None
@@ -165,7 +184,7 @@ class TreeUnpickler(pickle.Unpickler):
         if harmless := self._harmless(module, name):
             return harmless
         if module in REBUILD_MODULES and name.startswith("_rebuild_"):
-            return RebuildFunction((module, name), self.touched)
+            return RebuildFunction((module, name), self.touched, self._unusual)
         return opaque_name(module, name, self._calls)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -180,6 +199,8 @@ class TreeUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
         if not 0 <= pid[4] < 1 << 60 or type(pid[1]) is not OpaqueName:
             raise pickle.UnpicklingError("a storage has a size, or a class, that none can have")
+        if len(pid[2]) > LONGEST or len(pid[3]) > LONGEST:
+            raise pickle.UnpicklingError(f"the key or the device of a storage has more than {LONGEST} characters")
         self.keys[pid[2]] = None
         return StoredStorage(*pid[1:])
 
@@ -191,15 +212,24 @@ class TreeUnpickler(pickle.Unpickler):
         Exception
             Whatever the bytes bring about: a damaged pickle raises almost anything.
         """
-        scan(self._data)
+        if scan(self._data).shares_state:
+            self._ordered = []
         tree = super().load()
+        for tensor in self._unusual:
+            self._calls.take(weight_of(tensor, self._calls.left))
         settle(self._calls)
+        for made in self._ordered or ():
+            del vars(made)["__setstate__"]
         return tree
 
     def _harmless(self, module: str, name: str) -> Any:
         """Return what a harmless name stands for; None for any other."""
         plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
         build = _BUILDERS.get(plain, {}).get(name)
+        if (plain, name) == ("builtins", "getattr"):
+            build = functools.partial(self._member, module)
+        if build is not None:
+            build = functools.partial(self._counted, build)
         if module == "datetime" and name in _WITH_ZONE:
             build = _with_zone(_WITH_ZONE[name], opaque_name(module, name, self._calls))
         for kind in _CONTAINERS.get(plain, ()):
@@ -215,13 +245,31 @@ class TreeUnpickler(pickle.Unpickler):
             return Builder(module, name, build)
         return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
-    def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
-        """Build a container from others; all copies together are no larger than the pickle."""
+    def _counted(self, build: Callable[..., Any], *args: Any) -> Any:
+        """Build a value; all that is copied for it counts."""
         for arg in args:
-            self._left -= _weight(arg, self._left) if is_a(arg, _COUNTED) else 0
-            if self._left < 0:
-                raise pickle.UnpicklingError("it copies more than it holds")
-        return kind(*args)
+            self._calls.take(_weight(arg, self._calls.left))
+        return build(*args)
+
+    def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
+        """Build a container from others, all of which counts; nothing else is gone through."""
+        for arg in args[1:] if kind is collections.defaultdict else args:
+            if not is_a(arg, _COUNTED):
+                raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
+            self._calls.take(_weight(arg, self._calls.left))
+        made = kind(*args)
+        if self._ordered is not None and kind is collections.OrderedDict:
+            made.__setstate__ = functools.partial(self._set_state, vars(made))
+            self._ordered.append(made)
+        return made
+
+    def _set_state(self, attributes: dict[str, Any], state: Any) -> None:
+        """Give an `OrderedDict` its attributes, as the unpickler does; all that is copied for it counts."""
+        for part in state if is_a(state, tuple) and len(state) == 2 else (state,):
+            if part is not None and (not is_a(part, dict) or "__setstate__" in part):
+                raise pickle.UnpicklingError("the state of an OrderedDict is spelled in an unknown way")
+            self._calls.take(len(part or ()))
+            attributes.update(part or {})
 
     def _member(self, module: str, *args: Any) -> Any:
         """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted.
@@ -248,14 +296,27 @@ class TreeUnpickler(pickle.Unpickler):
 _COUNTED = (list, tuple, dict, set, frozenset)
 
 
-def _weight(value: Any, limit: int) -> int:
-    """Count what is copied or hashed where a container is made of another; not much further than to a limit."""
+def _weight(value: Any, limit: float) -> int:
+    """Count what is copied or hashed where one value is made of another; not much further than to a limit."""
+    if is_a(value, int):
+        return value.bit_length() // 8
+    if is_a(value, (str, bytes, bytearray)):
+        return len(value)
+    if not is_a(value, _COUNTED):
+        return 0
     found, waiting = 0, [tuple(value)]
     while waiting and found <= limit:
         items = waiting.pop()
         found += len(items)
-        waiting += [item for item in items if type(item) is tuple]
+        for item in items:
+            if type(item) is tuple:
+                waiting.append(item)
+            elif type(item) is int and item > _LARGE:
+                found += item.bit_length() // 8
     return found
+
+
+_LARGE = 1 << 64
 
 
 _STORAGE = "storage"  # one object, so that the pickler remembers it

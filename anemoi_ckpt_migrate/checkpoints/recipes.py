@@ -90,11 +90,14 @@ class Maker:
         The first number that names neither a storage of the file nor one that is to be made.
     elsewhere : set of str
         Keys of storages whose content is not, or no longer, that of the file.
+    asked : set of str
+        Keys of those that are made to undo something.
     """
 
     def __init__(self, first_key: int, touched: list[str]) -> None:
         self.recipes: dict[str, Recipe] = {}
         self.elsewhere: set[str] = set()
+        self.asked: set[str] = set()
         self.next_key, self._touched = first_key, touched
         self._known: dict[Any, StoredStorage] = {}
         self._names: dict[tuple[str, str], OpaqueName] = {}
@@ -109,7 +112,7 @@ class Maker:
     def forked(self, first_key: int, elsewhere: Iterable[str]) -> Maker:
         """Return one that knows what this one makes, and goes on beyond it."""
         made = Maker(max(first_key, self.next_key), [])
-        made.recipes, made.elsewhere = dict(self.recipes), set(elsewhere)
+        made.recipes, made.elsewhere, made.asked = dict(self.recipes), set(elsewhere), set(self.asked)
         return made
 
     def lives_at(self, location: str) -> None:

@@ -7,6 +7,7 @@ interpreter when it is hashed. Here the opcodes are walked with no more than the
 from __future__ import annotations
 
 import pickle
+from typing import NamedTuple
 
 DEEPEST = 10_000
 """How deeply objects may be nested. Far beyond what torch's own pickler manages to write."""
@@ -24,6 +25,11 @@ _KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} 
     code[0]: 1 for code in (pickle.ADDITEMS, pickle.FROZENSET)
 }
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
+_BUILD = pickle.BUILD[0]
+_AT_ONCE = 6  # 64 bytes of text, or of an integer, cost a hash or a comparison as much as an object
+_HEAVY = 1 << 40  # more than a hash may look at in any file
+_UNSHARED = (1 << 100) - 1
+_SHARED = _UNSHARED + 1
 
 _TABLE: dict[tuple[int, int], str] = {
     (_PUSH, 0): "NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET",
@@ -65,8 +71,23 @@ _CODES = {getattr(pickle, name)[0]: what for what, names in _TABLE.items() for n
 _OPCODES = [_CODES.get(code, (0, 0)) for code in range(256)]
 
 
-def scan(data: bytes) -> int:
-    """Look a pickle over, and return how long it is, in bytes: others may follow it.
+class Scanned(NamedTuple):
+    """What is known of a pickle before it is loaded.
+
+    Attributes
+    ----------
+    length : int
+        How long it is, in bytes: others may follow it.
+    shares_state : bool
+        Whether the state of an object is, or holds, something that stands elsewhere too, and may so be copied often.
+    """
+
+    length: int
+    shares_state: bool
+
+
+def scan(data: bytes) -> Scanned:
+    """Look a pickle over.
 
     Raises
     ------
@@ -79,10 +100,11 @@ def scan(data: bytes) -> int:
         raise pickle.UnpicklingError("it is cut off, or refers to what it does not have") from None
 
 
-def _walk(data: bytes) -> int:  # noqa: C901  (one opcode after the other; calls would cost more than they do)
-    # Of each object on the stack: its depth, and how many objects a hash of it looks at.
+def _walk(data: bytes) -> Scanned:  # noqa: C901  (one opcode after the other; calls would cost more than they do)
+    # Of each object on the stack: its depth, and how many objects a hash of it looks at; with `_SHARED` where it was
+    # remembered, or holds something that was.
     opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], dict[int, tuple[int, int]]()
-    hashes, at, size = _Hashes(len(data)), 0, len(data)
+    hashes, at, size, shares_state = _Hashes(len(data)), 0, len(data), False
     while at < size:
         code = data[at]
         kind, count = opcodes[code]
@@ -98,20 +120,25 @@ def _walk(data: bytes) -> int:  # noqa: C901  (one opcode after the other; calls
             at += count
         elif kind == _PUT:
             index = int.from_bytes(data[at : at + count], "little")
-            memo[_reasonable(index, size)] = stack[-1], sizes[-1]
+            memo[_reasonable(index, size)] = stack[-1], sizes[-1] | _SHARED
             at += count
         elif kind == _PUSH_COUNTED:
+            length = int.from_bytes(data[at : at + count], "little")
             stack.append(0)
-            sizes.append(1)
-            at += count + int.from_bytes(data[at : at + count], "little")
+            sizes.append(1 + (length >> _AT_ONCE))
+            at += count + length
         elif kind == _MARK:
             marks.append(len(stack))
         elif kind in (_JOIN_TO_MARK, _INTO_TO_MARK, _JOIN, _INTO):
             base = marks.pop() if kind in (_JOIN_TO_MARK, _INTO_TO_MARK) else len(stack) - count
             if code in _KEYS:
-                hashes.take(sum(sizes[base :: _KEYS[code]]))
+                hashes.take(sum(sizes[base :: _KEYS[code]]) & _UNSHARED)
             depth = 1 + max(stack[base:], default=0)
-            weight = 1 if code in _UNHASHABLE else 1 + sum(sizes[base:])
+            weight = sum(sizes[base:])
+            shares = weight > _UNSHARED
+            weight = 1 if code in _UNHASHABLE else min(1 + (weight & _UNSHARED), _HEAVY)
+            weight |= shares * _SHARED
+            shares_state |= shares and code == _BUILD
             if depth > DEEPEST:
                 raise pickle.UnpicklingError(f"it is nested more than {DEEPEST} levels deep")
             del stack[base:], sizes[base:]
@@ -122,24 +149,25 @@ def _walk(data: bytes) -> int:  # noqa: C901  (one opcode after the other; calls
                 sizes.append(weight)
                 at = _past_lines(data, at, count) if kind == _JOIN_TO_MARK else at
         elif kind == _PUSH_LINES:
+            end = _past_lines(data, at, count)
             stack.append(0)
-            sizes.append(1)
-            at = _past_lines(data, at, count)
+            sizes.append(1 + ((end - at) >> _AT_ONCE))
+            at = end
         elif kind == _LONG:
-            stack.append(0)
-            sizes.append(1)
             end = at + count + int.from_bytes(data[at : at + count], "little")
             hashes.note(data[at + count : end])
+            stack.append(0)
+            sizes.append(1 + ((end - at) >> _AT_ONCE))
             at = end
         elif kind == _SKIP:
             at += count
         elif kind == _PUT_NEXT:
-            memo[len(memo)] = stack[-1], sizes[-1]
+            memo[len(memo)] = stack[-1], sizes[-1] | _SHARED
         elif kind in (_PUT_TEXT, _GET_TEXT):
             end = data.index(b"\n", at)
             index = _reasonable(int(data[at : min(end, at + 20)]), size)
             if kind == _PUT_TEXT:
-                memo[index] = stack[-1], sizes[-1]
+                memo[index] = stack[-1], sizes[-1] | _SHARED
             else:
                 stack.append(memo[index][0])
                 sizes.append(memo[index][1])
@@ -153,10 +181,11 @@ def _walk(data: bytes) -> int:  # noqa: C901  (one opcode after the other; calls
             base = marks.pop()
             del stack[base:], sizes[base:]
         elif kind == _DUP:
+            sizes[-1] |= _SHARED
             stack.append(stack[-1])
             sizes.append(sizes[-1])
         elif kind == _STOP:
-            return at
+            return Scanned(at, shares_state)
         else:
             raise pickle.UnpicklingError(f"it holds the opcode {code:#x}, which no checkpoint has")
     raise pickle.UnpicklingError("it is cut off")

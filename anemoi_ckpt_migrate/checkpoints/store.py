@@ -26,6 +26,7 @@ from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler, 
 from anemoi_ckpt_migrate.checkpoints.publish import Replacement, Written, check_writable, replacement
 from anemoi_ckpt_migrate.checkpoints.recipes import Maker, plain_of
 from anemoi_ckpt_migrate.checkpoints.sets import check_whole, distributed
+from anemoi_ckpt_migrate.checkpoints.space import check_asked, check_room
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor, is_stored
 from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace, SeveralArchives
 
@@ -246,6 +247,8 @@ class Checkpoint:
         ------
         Unpicklable
             It holds something that cannot be saved.
+        TooMuchAsked
+            To undo operations, far more would have to be made than the file has.
         """
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, max(2, protocol_of(self._data))))
         payloads: dict[str, Content] = {}
@@ -256,6 +259,8 @@ class Checkpoint:
 
             payloads |= {key: content_of(storage) for key, storage in made.items()}
         payloads |= {key: self._source().made(key) for key in pickler.keys if key in self._maker.recipes}
+        asked = [len(content) for key, content in payloads.items() if key in self._maker.asked]
+        check_asked(sum(asked), self.length)
         return Pickled(data, pickler.keys, payloads, frozenset(pickler.names))
 
     def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
@@ -297,6 +302,9 @@ class Checkpoint:
             The system did not take the file; everything is as it was.
         """
         contents = self._contents(pickled, attachments)
+        made = sum(len(content) for content in contents.new.values())
+        kept = sum(record.size for record in contents.kept)
+        check_room(self._target if output is None else Path(os.path.realpath(output)), made, made + kept)
         with self._replacement(output) as new:
             write_new(contents, self._descriptor, new.descriptor, progress)
             return self._published(new, output, backup)
@@ -317,6 +325,8 @@ class Checkpoint:
         contents, old = self._contents(pickled, attachments), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
         check_whole(self.path)
+        made = sum(len(content) for content in contents.new.values())
+        check_room(self._target, made, self.length + made)
         with growing(self._target, self._before, old) as descriptor:
             append(contents, self._descriptor, descriptor, self.length)
         return Written(self.path, None)

@@ -22,6 +22,8 @@ from anemoi_ckpt_migrate.checkpoints.tensors import (
 )
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+# Characters that are shown of a key, and of a path: one long key may stand above a million tensors.
+_LONGEST_KEY, _LONGEST_PATH = 250, 500
 _DEEPEST = 200  # below that, nobody looks, and Python's own stack would end
 
 
@@ -150,7 +152,7 @@ class _Surveyor:
         self._entered.add(id(value))
         for key, child in _children(value):
             shown = _brief(key)
-            found.children.append(self.node(shown, f"{path}.{shown}" if path else shown, child, depth + 1))
+            found.children.append(self.node(shown, _joined(path, shown), child, depth + 1))
         found.size = sum(child.size for child in found.children)
         return found
 
@@ -189,9 +191,19 @@ def _what(value: Any) -> str:
 def _brief(key: Any) -> str:
     """Spell a key, as far as it fits."""
     try:
-        return key if is_a(key, str) else reprlib.repr(key)
+        return _shortened(key, _LONGEST_KEY) if is_a(key, str) else reprlib.repr(key)
     except ValueError:  # Python does not spell out an integer of more than some thousand digits
         return "a huge number"
+
+
+def _joined(path: str, key: str) -> str:
+    return _shortened(f"{path}.{key}" if path else key, _LONGEST_PATH)
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return text without its middle, if it is long."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def _children(value: Any) -> list[tuple[Any, Any]]:
@@ -223,7 +235,8 @@ def _dicts(value: Any, path: str, entered: set[int], depth: int) -> Iterator[tup
     if is_a(value, dict):
         yield path, value
     for key, child in _children(value):
-        yield from _dicts(child, f"{path}.{_brief(key)}" if path else _brief(key), entered, depth + 1)
+        if is_a(child, (*_CONTAINERS, Opaque)) and id(child) not in entered:
+            yield from _dicts(child, _joined(path, _brief(key)), entered, depth + 1)
 
 
 def _is_optimizer(value: dict[Any, Any]) -> bool:
@@ -238,6 +251,6 @@ def _is_optimizer(value: dict[Any, Any]) -> bool:
 def _optimizer(path: str, value: dict[str, Any]) -> Optimizer:
     groups = value["param_groups"]
     states = [state for state in value["state"].values() if is_a(state, dict)]
-    names = dict.fromkeys(str(name) for state in states for name in state)
+    names = dict.fromkeys(_brief(name) for state in states for name in state)
     held = {s.key: _size(s) for state in states for tensor in state.values() for s in storages_of(tensor)}
     return Optimizer(path, len(groups), sum(len(group["params"]) for group in groups), tuple(names), sum(held.values()))

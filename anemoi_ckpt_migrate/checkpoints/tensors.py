@@ -44,6 +44,10 @@ STORAGES = {
 }
 
 
+# What a tensor may have at most: dimensions, of which torch's own loops take no more; tensors within one another.
+_MOST_DIMENSIONS, _DEEPEST = 64, 20
+_FEW = 8  # dimensions, as almost every tensor has them
+
 _Kind = TypeVar("_Kind")
 
 
@@ -115,19 +119,27 @@ class RebuildFunction:
         Module and name, as the pickle spells them.
     touched : list of str
         Shared by all stand-ins of a tree: what was asked for content.
+    unusual : list of StoredTensor
+        Shared by all stand-ins of a tree: those whose arguments are not the few numbers of a plain tensor.
     """
 
-    __slots__ = ("pickled_name", "touched")
+    __slots__ = ("pickled_name", "touched", "unusual")
 
-    def __init__(self, pickled_name: tuple[str, str], touched: list[str]) -> None:
+    def __init__(
+        self, pickled_name: tuple[str, str], touched: list[str], unusual: list[StoredTensor] | None = None
+    ) -> None:
         self.pickled_name = pickled_name
         self.touched = touched
+        self.unusual = [] if unusual is None else unusual
 
     __setstate__ = closed
 
     def __call__(self, *args: Any) -> StoredTensor:
         """Return a stand-in for the tensor that torch would rebuild."""
-        return StoredTensor(self, args)
+        made = StoredTensor(self, args)
+        if not _is_usual(args):
+            self.unusual.append(made)
+        return made
 
 
 class StoredTensor:
@@ -241,6 +253,59 @@ def storages_of(value: Any) -> list[StoredStorage]:
             seen.add(id(value))  # what is hostile may hold itself, or one thing a billion times
             waiting += reversed(value._parts[1] if type(value) is StoredTensor else value)
     return found
+
+
+def weight_of(tensor: StoredTensor, limit: float) -> int:
+    """Count what a stand-in is made of, with all that is nested in that; not much further than to a limit.
+
+    Raises
+    ------
+    pickle.UnpicklingError
+        No tensor has so many dimensions, or is made of tensors so deeply nested.
+    """
+    shape = _SHAPE_ARGUMENT.get(tensor._parts[0].pickled_name[1], -1)
+    args = tensor._parts[1]
+    sizes: Any = args[shape] if 0 <= shape < len(args) and is_a(args[shape], (tuple, list)) else ()
+    if len(sizes) > _MOST_DIMENSIONS:
+        raise pickle.UnpicklingError(f"a tensor in it has more than {_MOST_DIMENSIONS} dimensions")
+    if any(type(size) is int and size.bit_length() >= _LARGE.bit_length() for size in sizes):
+        raise pickle.UnpicklingError("a tensor in it has a size that none can have")
+    found, waiting, seen = 0, [(tensor, 0)], set[int]()
+    while waiting and found <= limit:
+        value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise pickle.UnpicklingError(f"a tensor in it is made of tensors nested more than {_DEEPEST} levels deep")
+        if id(value) not in seen:
+            seen.add(id(value))
+            items: Any = value
+            if type(value) is StoredTensor:
+                items, depth = value._parts[1], depth + 1
+            found += len(items)
+            inner = items.values() if is_a(items, dict) else items
+            waiting += [(item, depth) for item in inner if type(item) is StoredTensor or is_a(item, _NESTED)]
+    return found
+
+
+_NESTED = (tuple, list, dict)
+
+
+_INTEGER, _LARGE = {int}, 1 << 63
+
+
+def _is_usual(args: tuple[Any, ...]) -> bool:
+    """Tell whether arguments are those of almost every tensor: a storage, numbers, two short shapes, no hooks."""
+    if len(args) != 6:
+        return False
+    storage, offset, size, stride, grad, hooks = args
+    return (
+        type(storage) is StoredStorage
+        and type(size) is type(stride) is tuple
+        and len(size) <= _FEW
+        and _INTEGER.issuperset(map(type, (offset, *size, *stride)))
+        and max(offset, *size, *stride) < _LARGE
+        and type(grad) is bool
+        and not hooks
+    )
 
 
 def dtype_of(tensor: StoredTensor) -> str | None:

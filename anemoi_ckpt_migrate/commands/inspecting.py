@@ -203,10 +203,11 @@ def _noted(tree: Any) -> tuple[str, ...] | None:
 
 
 def _damage(records: list[str], tensors: tuple[Tensor, ...]) -> tuple[Damage, ...]:
-    return tuple(
-        Damage(name, tuple(tensor.path for tensor in tensors if name.removeprefix("data/") in tensor.storages))
-        for name in records
-    )
+    found: dict[str, list[str]] = {f"data/{key}": [] for tensor in tensors for key in tensor.storages}
+    for tensor in tensors:
+        for key in tensor.storages:
+            found[f"data/{key}"].append(tensor.path)
+    return tuple(Damage(name, tuple(found.get(name, ()))) for name in records)
 
 
 def _trusted(project: Project | StrPath | None) -> tuple[str, ...]:

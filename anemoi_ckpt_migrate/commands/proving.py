@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anemoi_ckpt_migrate import executor, recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
 from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor
-from anemoi_ckpt_migrate.commands import steps
+from anemoi_ckpt_migrate.commands import steps, trust
 from anemoi_ckpt_migrate.comparing import Difference, first_difference
 from anemoi_ckpt_migrate.errors import NotProven, NoWayBack
 from anemoi_ckpt_migrate.graph import Graph, Revision
@@ -144,7 +144,7 @@ def prove_down(
         if why:
             break
         undone.append(entry)
-    steps.check_own_code(graph, undone, file.path)
+    trust.check_own_code(graph, undone, file.path)
     ids = [entry.revision for entry in undone]
     settings = executor.Settings(steps.parameters_of(record, ids, configured))
     wrong = _gone_and_back(file, graph, undone, settings)

@@ -36,6 +36,7 @@ from anemoi_ckpt_migrate.errors.files import (
     NewerManifest,
     NewerRecord,
     NoPlaceForRecord,
+    NoRoom,
     NotACheckpoint,
     NotAsExpected,
     NotAtBase,
@@ -44,6 +45,7 @@ from anemoi_ckpt_migrate.errors.files import (
     NotUpgraded,
     ReadOnly,
     SeveralArchives,
+    TooMuchAsked,
     Unpicklable,
 )
 from anemoi_ckpt_migrate.errors.operations import (
@@ -116,6 +118,7 @@ __all__ = [
     "NoConfiguration",
     "NoPlaceForRecord",
     "NoRelease",
+    "NoRoom",
     "NoWayBack",
     "NotACheckpoint",
     "NotApplied",
@@ -137,6 +140,7 @@ __all__ = [
     "SeveralHeads",
     "SplitByTarget",
     "SystemRefused",
+    "TooMuchAsked",
     "UnknownRecorded",
     "UnknownTarget",
     "Unpicklable",

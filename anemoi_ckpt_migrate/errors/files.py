@@ -42,6 +42,28 @@ class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is as it was."""
 
 
+class NoRoom(CannotWrite):
+    """There is too little space for what is to be written; nothing was written."""
+
+    def __init__(self, needed: int, free: int, where: str) -> None:
+        self.needed, self.free = needed, free
+        super().__init__(
+            f"it needs {needed:,} bytes, and {where} is {free:,} bytes; write to another disk with --output, or raise "
+            "the limit (nothing was written)"
+        )
+
+
+class TooMuchAsked(MigrateError):
+    """What undoes operations would make far more than the checkpoint has."""
+
+    def __init__(self, count: int, length: int) -> None:
+        self.count, self.length = count, length
+        super().__init__(
+            f"its record asks for {count:,} new bytes to undo what was applied to a checkpoint of {length:,} bytes; "
+            "it is damaged or hostile: inspect it, and `stamp --purge` it if you trust the tensors"
+        )
+
+
 class Busy(MigrateError):
     """Another run is writing the same checkpoint."""
 

@@ -40,6 +40,8 @@ class Operation:
         Fields that only a record fills in: what was seen on a checkpoint.
     remedy : str
         What has to be given to one that cannot be undone, so that it can be.
+    recorded : bool
+        Whether it may stand in a record; others only stand in a script, whose author answers for what they cost.
     """
 
     on_parameters: ClassVar[bool] = True
@@ -47,6 +49,7 @@ class Operation:
     written: ClassVar[bool] = True
     noted: ClassVar[tuple[str, ...]] = ()
     remedy: ClassVar[str] = "a rollback"
+    recorded: ClassVar[bool] = True
 
     @property
     def reversible(self) -> bool:
@@ -116,6 +119,8 @@ def from_data(data: Any) -> Operation:
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
         raise BadOperation(f"{data!r:.60} is no operation")
+    if data["op"] in KINDS and not KINDS[data["op"]].recorded:
+        raise BadOperation(f"{data['op']} may stand in a script only")
     return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
 
 

@@ -152,7 +152,7 @@ class Copy:
 
     def is_unknown(self, text: str) -> bool:
         """Tell whether names may be missing only because of something that was said already."""
-        return any(known.text == text or known.regex.fullmatch(text) for known in self.unknown)
+        return any(known.text == text or known.bind(text) is not None for known in self.unknown)
 
     def missing(self, text: str, targets: Iterable[str] = ()) -> None:
         """Note that there is no such name, where there has to be."""

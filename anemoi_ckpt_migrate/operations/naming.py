@@ -133,9 +133,10 @@ class RenamePrefix(_Naming):
         begin, other = pattern(self.old), pattern(self.new)
         found = {}
         for name in names:
-            bound = begin.regex.match(name)
-            if bound is not None:
-                found[name] = other.fill(bound.groupdict()) + name[bound.end() :]
+            begun = begin.begin(name)
+            if begun is not None:
+                bound, end = begun
+                found[name] = other.fill(bound) + name[end:]
         return found
 
     def missing(self, copy: Copy) -> None:
@@ -157,6 +158,7 @@ class RenameRegex(_Naming):
         ``RenameRegex(r"layers\.(\d+)\.self_attn", r"blocks.\1.attention")``.
     """
 
+    recorded = False  # it can take longer than the universe will last; what undoes it are pairs of names
     pattern: str
     replacement: str
 

@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.checkpoints.tensors import RebuildFunction, StoredTenso
 PARAMETERS, BUFFERS, MODULES = _HOLDERS = ("_parameters", "_buffers", "_modules")
 _PASSING = "_non_persistent_buffers_set"  # names of buffers that no state dict has
 _MOST = 1_000_000  # names: what is shared has several, and what is hostile as many as it likes
+_LONG = 1000  # characters
 _DEEPEST = 200
 
 
@@ -150,7 +151,9 @@ def opened(value: Any) -> Pickled | None:
     while waiting:
         path, module, above = waiting.pop()
         attributes = attributes_of(module)
-        count += 1 + sum(len(attributes[holder]) for holder in _HOLDERS if attributes)
+        names = [str(name) for holder in _HOLDERS if attributes for name in attributes[holder]]
+        # Each name is spelled with the path before it: long ones count for several.
+        count += 1 + len(names) * (1 + len(path) // _LONG) + sum(map(len, names)) // _LONG
         if path in modules or id(module) in above or len(above) > _DEEPEST or count > _MOST:
             return None
         modules[path] = module

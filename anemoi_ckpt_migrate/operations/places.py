@@ -114,9 +114,12 @@ def at(tree: Any, path: str) -> Any:
     if not path:
         return tree
     if is_a(tree, dict):
-        for key in [path, *(path[:place] for place in range(len(path)) if path[place] == ".")]:
-            if key in tree:
-                return at(tree[key], path[len(key) + 1 :])
+        # Of its keys, the whole path or else the shortest that it begins with.
+        begins = [key for key in tree if isinstance(key, str) and path.startswith(key)]
+        begins = [key for key in begins if path[len(key) : len(key) + 1] in ("", ".")]
+        if begins:
+            key = path if path in tree else min(begins, key=len)
+            return at(tree[key], path[len(key) + 1 :])
     if is_a(tree, (list, tuple)):
         first, _, rest = path.partition(".")
         return at(tree[int(first)], rest) if first.isdecimal() and int(first) < len(tree) else None
@@ -253,5 +256,5 @@ def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False
             yield path, held(tree)
         return
     for key, value in children:
-        if is_a(value, (dict, list, tuple)) or (models and is_module(value)):
+        if id(value) not in seen and (is_a(value, (dict, list, tuple)) or (models and is_module(value))):
             yield from _walk(value, f"{path}.{key}" if path else str(key), depth + 1, seen, models)
