@@ -108,7 +108,7 @@ class State:
                 if not is_tensor(value):
                     raise Unknown(f"{name}, which the optimizer at {self.path} would have, is no tensor; {SAY}")
                 shape = plain_shape(value, tensors) or ()  # where there is none, nothing is made of it
-                items.append((name, Slot(number, shape, tensors.dtype(value), state)))
+                items.append((name, Slot(number, shape, state)))
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")

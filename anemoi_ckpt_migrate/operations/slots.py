@@ -26,16 +26,13 @@ class Slot:
     group : int
         The group that it is in.
     shape : tuple of int
-        Its shape.
-    dtype : str
-        Its dtype.
+        Its shape. Its dtype is not of interest here: moments have their own, and are checked by it one by one.
     state : dict or None
         What is remembered, by name: ``exp_avg``, ``step`` and so on; None where there is nothing, as for a fresh one.
     """
 
     group: int
     shape: tuple[int, ...]
-    dtype: str
     state: dict[Any, Any] | None
 
 
@@ -65,8 +62,8 @@ class Slots:
         return value.shape
 
     def dtype(self, value: Slot) -> str:
-        """Return its dtype."""
-        return value.dtype
+        """Return no dtype: what is remembered of one parameter may be of several."""
+        return ""
 
     def same(self, one: Any, other: Any) -> bool:
         """Tell whether two are the same; what was changed since is seen on the parameters."""
@@ -76,25 +73,25 @@ class Slots:
         """Make the slot of a parameter that is made of others."""
         if kind in ("fill", "init"):
             return self._fresh(args)
-        shape, dtype = outcome(kind, args, [slot.shape for slot in values], [slot.dtype for slot in values])
+        shape, _ = outcome(kind, args, [slot.shape for slot in values], [self.dtype(slot) for slot in values])
         groups = {slot.group for slot in values}
         if len(groups) > 1:
             raise Mismatch(f"they are in groups {' and '.join(map(str, sorted(groups)))} of the optimizer")
         states = [slot.state for slot in values if slot.state is not None]
         if not states:
-            return Slot(values[0].group, shape, dtype, None)
+            return Slot(values[0].group, shape, None)
         if len(states) < len(values):
             raise Mismatch("the optimizer has moments for some of them and none for others")
         made = self._made(kind, args, "state", states, [slot.shape for slot in values])
-        return Slot(values[0].group, shape, dtype, made)
+        return Slot(values[0].group, shape, made)
 
     def _fresh(self, args: tuple[Any, ...]) -> Slot:
-        shape, dtype, group = args[0], args[1], args[-1]
+        shape, group = args[0], args[-1]
         if group is None and self._groups > 1:
             raise Mismatch(f"the optimizer has {self._groups} groups; say which one it belongs to, as group=0")
         if group is not None and group >= self._groups:
             raise Mismatch(f"the optimizer has {self._groups} groups, and no group {group}")
-        return Slot(group or 0, tuple(shape), dtype, None)
+        return Slot(group or 0, tuple(shape), None)
 
     def _made(
         self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
@@ -114,7 +111,7 @@ class Slots:
         if own == shapes and not counts:
             if kind == "pad":
                 args = (*args[:3], float("inf") if args[4] and name in _SQUARES else 0.0, False)
-            return self._tensors.make(kind, args, values)
+            return self._tensor(kind, args, name, values)
         if not any(own):
             first = values[0]
             if not all(self._tensors.same(first, value) for value in values[1:]):
@@ -124,6 +121,12 @@ class Slots:
         raise Mismatch(
             f"the optimizer's {name} has the shape {list(own[0])}, not that of the parameter {list(shapes[0])}"
         )
+
+    def _tensor(self, kind: str, args: tuple[Any, ...], name: str, values: list[Any]) -> Any:
+        try:
+            return self._tensors.make(kind, args, values)
+        except Mismatch as error:
+            raise Mismatch(f"in the optimizer's {name}, {error}") from None
 
     def _each(
         self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
@@ -152,12 +155,12 @@ class Slots:
 
     def keep(self, value: Slot) -> Any:
         """Return the slot as plain data and tensors."""
-        return {"group": value.group, "shape": list(value.shape), "dtype": value.dtype, "state": value.state}
+        return {"group": value.group, "shape": list(value.shape), "state": value.state}
 
     def kept(self, value: Any) -> Slot | None:
         """Return the slot that was put aside; None for a tensor that no optimizer has."""
         if is_a(value, dict):
-            return Slot(value["group"], tuple(value["shape"]), value["dtype"], value["state"])
+            return Slot(value["group"], tuple(value["shape"]), value["state"])
         self._tensors.shape(value)  # it is a tensor
         if not is_floating(self._tensors.dtype(value)):
             return None
