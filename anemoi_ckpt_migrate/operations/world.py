@@ -17,11 +17,19 @@ from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back
 from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups, by_place
 from anemoi_ckpt_migrate.operations.guessing import Unknown, candidates, differ
 from anemoi_ckpt_migrate.operations.modules import ModulesBack
-from anemoi_ckpt_migrate.operations.naming import Reorder
+from anemoi_ckpt_migrate.operations.naming import Reorder, StripPrefix
 from anemoi_ckpt_migrate.operations.optimizers import Known, State, known_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
-from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
+from anemoi_ckpt_migrate.operations.places import (
+    Place,
+    find_copies,
+    find_main,
+    find_optimizers,
+    find_wrapped_otherwise,
+    unwrapped,
+    wrappers_of,
+)
 from anemoi_ckpt_migrate.operations.presence import Add, is_of_optimizers, takes_back
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
 from anemoi_ckpt_migrate.operations.structure import Means, TreeOperation, functions
@@ -134,6 +142,9 @@ class World:
                 raise DamagedRecord(f"what undoes {revision} is not what was written ({error!r:.80})") from error
             if len(self.faults) == before:
                 undo.operations[:0] = back
+            if any(opened.is_wrapped_otherwise for opened in self._others) and not self.faults:
+                self._settle(undo)
+                self.close()  # wrappers may be where those of the state dict are by now
         self._settle(undo)
         if follow and kept:
             self.kept[revision] = packed(kept, [self.tree, *self.kept.values()])
@@ -234,6 +245,7 @@ class World:
         ties = Ties(main.copy.table if self._ties else {})
         tied = ties.names
         before = self._movable()
+        names_before = dict(main.copy.table)
         back = self._on(main, own, kept, shown, operation, tied, undo)
         if main.copy.faults:
             return []
@@ -243,7 +255,11 @@ class World:
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
-            if opened.unknown:
+            if opened.is_wrapped_otherwise and path not in others and not _takes_wrappers(own):
+                if differ(names_before, dict(main.copy.table), True):
+                    self._fault(shown, operation, opened.unknown)
+                continue
+            if opened.unknown and not opened.is_wrapped_otherwise:
                 if concerned:
                     self._check_unknown(opened, operation, before, shown)
                 continue
@@ -349,6 +365,7 @@ class World:
         self._tensors.live_with(main.table[name] for name in main.table)
         self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
         self._know(main)
+        self._others += self._wrapped_otherwise(place, main)
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
             copy = Copy(path, state.table, state.slots, main, optimizer=True)
@@ -375,6 +392,17 @@ class World:
         table = place.table()
         whole = all(name in table for name in main.table)
         return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
+
+    def _wrapped_otherwise(self, place: Place, main: Copy) -> list[Opened]:
+        """Open what would be copies but for wrappers in their names: what is done there has to be known first."""
+        known = [opened.place for opened in self._others if opened.place is not None]
+        said = () if self._hint is None else self._hint.others
+        found = []
+        for other in find_wrapped_otherwise(self.tree, place, main.table, known):
+            if other.path not in said:
+                copy = self._copy(other, main).copy
+                found.append(Opened(copy, other, unknown=_wrapped_otherwise(copy, main)))
+        return found
 
     def _reach(self, operation: Reached) -> None:
         """Open what a record says was reached, now or when it is needed."""
@@ -408,3 +436,19 @@ class World:
                 groups = tuple(map(literals, state.names(main)))
                 found.append(ParameterGroups(groups, number, state.own_order(main)))
         return found
+
+
+def _takes_wrappers(operations: Iterable[Operation]) -> bool:
+    """Tell whether operations take wrappers away wherever they are, so that they need not be at the same places."""
+    return all(isinstance(each, StripPrefix) and each.anywhere for each in operations)
+
+
+def _wrapped_otherwise(copy: Copy, main: Copy) -> str:
+    """Say that a dict has wrappers elsewhere in its names, and how they are taken away."""
+    own = {unwrapped(name): name for name in copy.table}
+    here, there = next((name, own[unwrapped(name)]) for name in main.table if unwrapped(name) in own)
+    strips = " and ".join(f'op.StripPrefix("{each}.", anywhere=True)' for each in wrappers_of([here, there]))
+    return (
+        f"{there} in {copy.path} seems to be {here} of the state dict, in other wrappers; take these away in "
+        f"both, with {strips}, before other operations"
+    )
