@@ -234,7 +234,8 @@ def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
     """Tell whether most tensors of a dict are some of these, by their names without wrappers and their shapes."""
     tensors = {key: value for key, value in content.items() if is_tensor(value)}
     there = {name: value for key, value in tensors.items() if (name := unwrapped(key)) in main}
-    return 2 * sum(_shape(main[name]) == _shape(value) for name, value in there.items()) > len(tensors)
+    same = [name for name, value in there.items() if _shape(main[name]) == _shape(value)]
+    return 2 * len(same) > len(tensors)
 
 
 def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:

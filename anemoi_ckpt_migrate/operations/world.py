@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
@@ -51,6 +51,13 @@ class Undone:
 
     operations: list[Operation] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
+
+
+class _Before(NamedTuple):
+    """What the state dict had before an operation: what optimizers may have of it, and all."""
+
+    movable: dict[str, Any]
+    names: dict[str, Any]
 
 
 class World:
@@ -244,27 +251,17 @@ class World:
         own, others = by_place(operation)
         ties = Ties(main.copy.table if self._ties else {})
         tied = ties.names
-        before = self._movable()
-        names_before = dict(main.copy.table)
+        wrapped = any(opened.is_wrapped_otherwise for opened in self._others)
+        before = _Before(self._movable(), dict(main.copy.table) if wrapped else {})
         back = self._on(main, own, kept, shown, operation, tied, undo)
         if main.copy.faults:
             return []
         if (broken := ties.broken(operation, main.copy.table)) is not None:
             self._fault(shown, operation, broken)
-        concerned = any(map(is_of_optimizers, own))
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
-            if opened.is_wrapped_otherwise and path not in others and not _takes_wrappers(own):
-                if differ(names_before, dict(main.copy.table), True):
-                    self._fault(shown, operation, opened.unknown)
-                continue
-            if opened.unknown and not opened.is_wrapped_otherwise:
-                if concerned:
-                    self._check_unknown(opened, operation, before, shown)
-                continue
-            if opened.state is None and path not in others and takes_back(own):
-                self._fault(shown, operation, f"of {path} nothing was put aside: it was no copy then, or elsewhere")
+            if self._is_left(opened, operation, before, shown):
                 continue
             names = list(opened.copy.table)
             mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
@@ -326,10 +323,29 @@ class World:
         table = self._main.copy.table
         return {name: table[name] for name, _ in candidates(table, self._tensors)}
 
-    def _check_unknown(self, opened: Opened, operation: Operation, before: dict[str, Any], shown: str) -> None:
+    def _is_left(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> bool:
+        """Tell whether a copy is left as it is; refuse that where it would have to follow."""
+        own, others = by_place(operation)
+        told = opened.copy.path in others
+        if opened.state is not None:
+            if opened.unknown and any(map(is_of_optimizers, own)):
+                self._check_unknown(opened, operation, before, shown)
+            return bool(opened.unknown)
+        if opened.unknown and not told and not _takes_wrappers(own):
+            if self._main is not None and differ(before.names, dict(self._main.copy.table), True):
+                self._fault(shown, operation, opened.unknown)
+            return True
+        if not told and takes_back(own):
+            self._fault(
+                shown, operation, f"of {opened.copy.path} nothing was put aside: it was no copy then, or elsewhere"
+            )
+            return True
+        return False
+
+    def _check_unknown(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> None:
         """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
         by_name = opened.state is not None and opened.state.called() is not None
-        moved = differ(before, self._movable(), by_name)
+        moved = differ(before.movable, self._movable(), by_name)
         if moved and not any(fault.what == opened.unknown for fault in self.faults):
             self._fault(shown, operation, opened.unknown)
 
