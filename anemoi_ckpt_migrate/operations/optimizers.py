@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from anemoi_ckpt_migrate.operations.flattened import flattened, is_flattened, strays, unflattened
 from anemoi_ckpt_migrate.operations.guessing import SAY, Unknown, from_shapes, moment_shape, plain_shape
 from anemoi_ckpt_migrate.operations.patterns import pattern
 from anemoi_ckpt_migrate.operations.places import is_tensor
@@ -62,9 +63,12 @@ class State:
     """
 
     def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
-        self.path, self._content = path, content
-        self.groups: list[dict[Any, Any]] = content["param_groups"]
-        self.slots = Slots(tensors, len(self.groups))
+        self.path, self._source, self._content = path, content, content
+        self.is_flattened = is_flattened(content)
+        if self.is_flattened:
+            self._content = unflattened(content, tensors.same_values)
+        self.groups: list[dict[Any, Any]] = self._content["param_groups"]
+        self.slots = Slots(tensors, self.groups, self.is_flattened)
         self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
         self.declared = False
@@ -114,6 +118,7 @@ class State:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
         self.slots.lead = self._lead(names)
         self.table, self._written = Table(items), names
+        self.slots.models = {slot.group: slot for _, slot in reversed(items) if slot.state}
         self.declared = declared is not None or (known is not None and known.declared)
         place = _order(main)
         in_order = [sorted(own, key=place) == list(own) for own in names]
@@ -122,6 +127,11 @@ class State:
     def _names(
         self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None, known: Known | None
     ) -> Sequence[Sequence[str]]:
+        if self.is_flattened and (of_none := strays(self._source)):
+            raise Unknown(
+                f"the optimizer at {self.path} has {of_none[0]}, and no parameter in param_groups to which that would "
+                "belong; op.Run can mend it"
+            )
         numbers = [position for group in self.groups for position in group["params"]]
         if not self.by_name and (
             numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more())
@@ -235,14 +245,14 @@ class State:
 
     def holds(self, content: dict[Any, Any]) -> bool:
         """Tell whether it is about this very dict."""
-        return self._content is content
+        return self._source is content
 
     def known(self, main: Table) -> Known:
         """Return what is known of it once it is written; it may be asked for again when names are others."""
         places = [
             [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
         ]
-        return Known(self._content, places, self.declared)
+        return Known(self._source, places, self.declared)
 
     def _followed(self, known: Known, main: Table) -> list[list[str]] | None:
         """Return what the parameters that were known are called now; None if not all are there as they were."""
@@ -283,6 +293,10 @@ class State:
             found = zip(keys, (self.table[name].state for name in own), strict=True)
             state |= {key: value for key, value in found if value is not None}
         self._content["state"] = _like(self._content["state"], state | more)
+        if self.is_flattened:
+            found = flattened(self._content)
+            self._source.clear()
+            self._source.update(found)
 
     def _more(self) -> dict[Any, Any]:
         """Return what is remembered of no parameter: torch lets an optimizer keep anything there."""
@@ -306,14 +320,15 @@ class State:
         found: list[list[str]] = [[] for _ in self.groups]
         for name in self.table:
             found[self.table[name].group].append(name)
-        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, self._in_order, strict=True)]
+        in_order = [*self._in_order, *[True] * len(self.groups)]  # groups may have come back
+        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, in_order, strict=False)]
 
     def own_order(self, main: Table) -> tuple[int, ...]:
         """Return which groups have an order of their own that can no longer be seen."""
         place, names = _order(main), self.names(main)
         return tuple(
             number
-            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=True))
+            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=False))
             if not ordered and sorted(own, key=place) == own
         )
 

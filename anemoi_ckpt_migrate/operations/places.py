@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.operations.flattened import is_flattened
 from anemoi_ckpt_migrate.operations.pickled import Pickled, held, identity, is_module
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import is_real
@@ -106,7 +107,9 @@ def is_parameters(value: Any) -> bool:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Tell whether a value of a tree is what an optimizer saved."""
+    """Tell whether a value of a tree is what an optimizer saved, flattened or not."""
+    if is_flattened(value):
+        return True
     if not is_a(value, dict) or not is_a(value.get("state"), dict):
         return False
     groups = value.get("param_groups")
@@ -226,7 +229,7 @@ def find_wrapped_otherwise(tree: Any, main: Place, names: Table, known: Iterable
     return [
         Place(path, value)
         for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled))
-        if not is_optimizer(value) and _are_most(value, own)
+        if _are_most(value, own)
     ]
 
 
@@ -280,7 +283,8 @@ def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
 
 
 def _dicts(tree: Any, path: str, depth: int, seen: set[int], models: bool) -> Iterable[tuple[str, dict[Any, Any]]]:
-    return (found for found in _walk(tree, path, depth, seen, models) if is_parameters(found[1]))
+    every = _walk(tree, path, depth, seen, models)
+    return (found for found in every if is_parameters(found[1]) and not is_optimizer(found[1]))
 
 
 def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False) -> Iterator[tuple[str, Any]]:
