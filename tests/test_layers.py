@@ -20,10 +20,10 @@ LAYERS = """
 _version collector errors.base
 errors.files errors.operations errors.revisions
 errors plain
-metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.flattened operations.matching operations.patterns operations.table
+metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.archive checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading
 checkpoints.placeholders checkpoints.recipes operations.configs
-operations.paths operations.pickled
+operations.paths operations.pickled operations.flattened
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
 descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing

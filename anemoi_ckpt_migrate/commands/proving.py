@@ -66,13 +66,14 @@ def _difference(
 
     What is in between is pickled and loaded, as it is between an upgrade and a downgrade.
     """
+    settings = replace(settings, optimizers=record.optimizers)
     up = [steps.up(revision) for revision in revisions]
     expected = _draft(file, up[: len(revisions) - back], settings)
     entries = steps.applied(revisions)
 
     def after(walk: executor.Walk) -> Record:
         lineage = steps.with_undo(entries, graph, walk, settings.parameters)
-        return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept)
+        return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept, optimizers=walk.world.orders)
 
     upgraded = _draft(file, up, settings, after)
     held = recorder.take(upgraded.load(), upgraded.attachment(recorder.ATTACHMENT))
@@ -81,7 +82,7 @@ def _difference(
         if entry.undo is not None and entry.undo.lost:
             raise NoWayBack(entry.revision, entry.undo.lost)
     down = [steps.down(graph, entry) for entry in reversed(lineage[-back:])]
-    found = _draft(upgraded, down, settings)
+    found = _draft(upgraded, down, replace(settings, optimizers=held.optimizers))
 
     def same(one: StoredTensor, other: StoredTensor) -> bool:
         return expected.same(one, other, found)

@@ -101,12 +101,16 @@ def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]
         if not is_tensor(value):
             continue
         memory = memory_of(value)
-        dtype = tensors.dtype(value)
-        if (memory is not None and memory in seen) or not (is_floating(dtype) or dtype.startswith("complex")):
+        if (memory is not None and memory in seen) or not may_be_parameter(tensors.dtype(value)):
             continue
         seen.add(memory)
         found.append((name, plain_shape(value, tensors)))
     return found
+
+
+def may_be_parameter(dtype: str) -> bool:
+    """Tell whether parameters may be of a dtype."""
+    return is_floating(dtype) or dtype.startswith("complex")
 
 
 def _is_known_buffer(name: str, names: Iterable[str]) -> bool:

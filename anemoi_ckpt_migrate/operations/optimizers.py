@@ -13,12 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.operations.flattened import flattened, is_flattened, strays, unflattened
-from anemoi_ckpt_migrate.operations.guessing import SAY, Unknown, from_shapes, moment_shape, plain_shape
+from anemoi_ckpt_migrate.operations.guessing import (
+    SAY,
+    Unknown,
+    from_shapes,
+    may_be_parameter,
+    moment_shape,
+    plain_shape,
+)
 from anemoi_ckpt_migrate.operations.patterns import pattern
 from anemoi_ckpt_migrate.operations.places import is_tensor
 from anemoi_ckpt_migrate.operations.slots import Slot, Slots
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
+from anemoi_ckpt_migrate.record import Order
 
 
 class Known(NamedTuple):
@@ -82,6 +90,7 @@ class State:
         declared: Sequence[Sequence[str]] | None = None,
         known: Known | None = None,
         own_order: Sequence[int] = (),
+        noted: Order | None = None,
     ) -> None:
         """Find out which parameter each position stands for.
 
@@ -97,13 +106,16 @@ class State:
             What was known before something else was done to the tree.
         own_order : sequence of int
             Groups that are said to have an order of their own.
+        noted : Order, optional
+            What the record says, if nothing else does: it is believed if it fits.
 
         Raises
         ------
         Unknown
             It cannot be told.
         """
-        names = self._names(main, tensors, declared, known)
+        names = self._names(main, tensors, declared, known, noted)
+        believed = noted is not None and known is None and declared is None and names == noted.groups
         items = []
         for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
             for position, name in zip(group["params"], own, strict=True):
@@ -119,13 +131,19 @@ class State:
         self.slots.lead = self._lead(names)
         self.table, self._written = Table(items), names
         self.slots.models = {slot.group: slot for _, slot in reversed(items) if slot.state}
-        self.declared = declared is not None or (known is not None and known.declared)
+        self.declared = declared is not None or believed or (known is not None and known.declared)
         place = _order(main)
         in_order = [sorted(own, key=place) == list(own) for own in names]
+        own_order = noted.own_order if noted is not None and believed else own_order
         self._in_order = [ordered and number not in own_order for number, ordered in enumerate(in_order)]
 
     def _names(
-        self, main: Table, tensors: Tensors, declared: Sequence[Sequence[str]] | None, known: Known | None
+        self,
+        main: Table,
+        tensors: Tensors,
+        declared: Sequence[Sequence[str]] | None,
+        known: Known | None,
+        noted: Order | None,
     ) -> Sequence[Sequence[str]]:
         if self.is_flattened and (of_none := strays(self._source)):
             raise Unknown(
@@ -155,6 +173,8 @@ class State:
         shapes = [
             [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
         ]
+        if noted is not None and _fits(noted.groups, shapes, main, tensors):
+            return noted.groups
         return from_shapes(self.path, main, tensors, shapes)
 
     def called(self) -> list[list[Any]] | None:
@@ -294,9 +314,9 @@ class State:
             state |= {key: value for key, value in found if value is not None}
         self._content["state"] = _like(self._content["state"], state | more)
         if self.is_flattened:
-            found = flattened(self._content)
+            flat = flattened(self._content)
             self._source.clear()
-            self._source.update(found)
+            self._source.update(flat)
 
     def _more(self) -> dict[Any, Any]:
         """Return what is remembered of no parameter: torch lets an optimizer keep anything there."""
@@ -332,6 +352,10 @@ class State:
             if not ordered and sorted(own, key=place) == own
         )
 
+    def order(self, main: Table) -> Order:
+        """Return which parameters it has once it is written, for the record."""
+        return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
+
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
         """Tell whether shapes would not tell again which parameter is which, and in which order."""
         if self.own_order(main):
@@ -351,6 +375,22 @@ def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Kn
     own = [each for each in known if state.holds(each.content)]
     said = (each for each in known if each.declared and not any(other.holds(each.content) for other in every))
     return own[0] if own else next(said, None)
+
+
+def _fits(groups: Sequence[Sequence[str]], shapes: Sequence[Sequence[Any]], main: Table, tensors: Tensors) -> bool:
+    """Tell whether an optimizer may have these parameters: as many, each once, of the shapes of the moments."""
+    every = [name for own in groups for name in own]
+    if [len(own) for own in groups] != [len(own) for own in shapes] or len(set(every)) != len(every):
+        return False
+    moments = [shape for own in shapes for shape in own]
+    return all(_may_have(name, shape, main, tensors) for name, shape in zip(every, moments, strict=True))
+
+
+def _may_have(name: str, moment: Any, main: Table, tensors: Tensors) -> bool:
+    value = main.get(name)
+    if not is_tensor(value) or not may_be_parameter(tensors.dtype(value)):
+        return False
+    return moment is None or moment == plain_shape(value, tensors)
 
 
 def _is_lead(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,8 +33,10 @@ from anemoi_ckpt_migrate.operations.places import (
 from anemoi_ckpt_migrate.operations.presence import Add, is_of_optimizers, takes_back
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
 from anemoi_ckpt_migrate.operations.structure import Means, TreeOperation, functions
+from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.ties import Ties
+from anemoi_ckpt_migrate.record import Order
 
 
 @dataclass
@@ -77,9 +79,13 @@ class World:
         Whether what was changed since may be lost on the way back.
     attached : Attached, optional
         What lies beside the pickle.
+    orders : mapping of str to Order, optional
+        What the record says of optimizers, by where they are.
 
     Attributes
     ----------
+    orders : dict of str to Order
+        What is to be remembered of optimizers for the next run: of those that do not tell it themselves.
     faults : list of OperationFault
         All that is wrong.
     """
@@ -92,9 +98,10 @@ class World:
         path: str | None = None,
         forced: bool = False,
         attached: Attached | None = None,
+        orders: Mapping[str, Order] | None = None,
     ) -> None:
         self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
-        self.attached = attached or Attached()
+        self.attached, self.orders = attached or Attached(), dict(orders or {})
         self._tensors, self._path, self._forced = tensors, path, forced
         self._main: Opened | None = None
         self._others: list[Opened] = []
@@ -181,23 +188,40 @@ class World:
             for sentence in misfits(self._main, self._others):
                 self._fault(self._at[0], self._at[1], sentence)
 
+    def finish(self) -> None:
+        """Write the tables back, and find out what is to be remembered of optimizers."""
+        if self._known or self.orders:
+            self._look()
+        self.close()
+
     def close(self) -> None:
         """Write the tables back into the tree."""
+        hint = next(iter(self._found), None)
+        if self._main is None and self.orders and not self._known:
+            hint = self._hint
+            self._look()  # somebody may change names next, and then it is known only by the tensors
         if self._main is None:
             return
         for opened in (self._main, *self._others):
             if opened.place is not None and opened.copy.table.changed:
                 opened.place.write(opened.copy.table)
-        self._known = []
-        for opened in self._others:
-            if opened.state is not None and not opened.unknown:
-                if opened.state.is_stale(self._main.copy.table):
-                    opened.state.write(self._main.copy.table)
-                self._known.append(opened.state.known(self._main.copy.table))
+        self._close_optimizers(self._main.copy.table)
         self._unknown = self._main.copy.unknown
         self._main, self._others = None, []
-        self._hint, self._found = next(iter(self._found), None), []
+        self._hint, self._found = hint, []
         self._tensors.forget()  # whoever has the tree now may change what was made
+
+    def _close_optimizers(self, main: Table) -> None:
+        """Write what optimizers remember, and note what is known of them."""
+        before = self.orders
+        self._known, self.orders = [], {}
+        for state in [opened.state for opened in self._others if opened.state is not None and not opened.unknown]:
+            touched = main.changed or state.table.changed or state.declared or state.path in before
+            if state.is_stale(main):
+                state.write(main)
+            self._known.append(state.known(main))
+            if touched and state.needs_names(main, self._tensors):
+                self.orders[state.path] = state.order(main)
 
     def _one(
         self, operation: Operation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
@@ -367,12 +391,20 @@ class World:
     def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> Opened | None:
         if self._main is not None:
             return self._main
-        said = None if self._hint is None else self._hint.places(self.tree)[0]
-        place = said or find_main(self.tree, self._path)
+        place = self._place()
         if isinstance(place, str):
             self._fault(shown, operation, place)
             return None
         return self._open_at(place, declared)
+
+    def _place(self) -> Place | str:
+        said = None if self._hint is None else self._hint.places(self.tree)[0]
+        return said or find_main(self.tree, self._path)
+
+    def _look(self) -> None:
+        """Open the parameters, if they are to be found, for what is known of optimizers."""
+        if self._main is None and not self.faults and isinstance(place := self._place(), Place):
+            self._open_at(place)
 
     def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> Opened:
         shown_path = place.path or "the state dict"
@@ -399,7 +431,8 @@ class World:
             known = known_of(state, self._known, [state for _, state in optimizers])
             try:
                 groups, own_order = (None, ()) if said is None else (said.groups, said.own_order)
-                state.name_slots(self._main.copy.table, self._tensors, groups, known, own_order)
+                noted = self.orders.get(state.path)
+                state.name_slots(self._main.copy.table, self._tensors, groups, known, own_order, noted)
                 opened.copy.table, opened.unknown = state.table, ""
             except Unknown as error:
                 opened.unknown = str(error)
