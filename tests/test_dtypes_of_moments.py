@@ -96,19 +96,20 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        same = self.chance.random() < 0.5
+        self.dtypes = self.chance.sample(list(DTYPES), 2)
+        moment = self.chance.choice([*DTYPES, None, None])  # None: that of the parameter, as torch makes them
         self.names: dict[str, tuple[str, str, int]] = {}
         for name in "abcd":
-            dtype = self.chance.choice(list(DTYPES))
-            self.names[name] = (dtype, dtype if same else self.chance.choice(["float32", "float32", "bfloat16"]), 1)
+            dtype = self.chance.choice(self.dtypes)
+            self.names[name] = (dtype, moment or dtype, 1)
         self.first = dict(self.names)
         self.operations: list[str] = []
         self.fits = True
-        for number in range(5):
+        for number in range(6):
             self.chance.choice([self.cast, self.cast, self.join, self.join, self.part])(f"n{number}")
 
     def cast(self, new: str) -> None:
-        name, dtype = self.chance.choice(list(self.names)), self.chance.choice(list(DTYPES))
+        name, dtype = self.chance.choice(list(self.names)), self.chance.choice(self.dtypes)
         _, moment, count = self.names[name]
         self.names[name] = (dtype, moment, count)
         self.operations.append(f"op.Cast({name!r}, {dtype!r}, keep=True)")
@@ -121,7 +122,9 @@ class Walk:
         first = self.chance.choice(alike)
         others = [name for name in alike if name != first]
         fitting = [name for name in others if self.names[name][:2] == self.names[first][:2]]
-        second = self.chance.choice(fitting if fitting and self.chance.random() < 0.9 else others)
+        if not fitting and self.chance.random() < 0.7:
+            return
+        second = self.chance.choice(fitting if fitting and self.chance.random() < 0.95 else others)
         self.fits = self.names[first][:2] == self.names[second][:2]
         dtype, moment, _ = self.names.pop(first)
         del self.names[second]
