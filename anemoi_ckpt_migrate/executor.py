@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.operations.attached import Attached
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.world import Undone, World
-from anemoi_ckpt_migrate.record import Kept, Record
+from anemoi_ckpt_migrate.record import Kept, Order, Record
 from anemoi_ckpt_migrate.scripts.functions import Function, failure
 
 
@@ -219,10 +219,13 @@ class Settings:
         Where the state dict is; None to find it.
     forced : bool
         Whether what was changed since may be lost on the way back.
+    optimizers : mapping of str to Order
+        What the record says of optimizers.
     """
 
     parameters: str | None = None
     forced: bool = False
+    optimizers: Mapping[str, Order] = field(default_factory=dict)
 
 
 def run(
@@ -306,12 +309,13 @@ def _walk(
     """Do all on a tree; of no use if a stand-in was asked for content."""
     tensors = Tensors(checkpoint.maker, checkpoint.same, content)
     attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-    world = World(tree, tensors, kept, settings.parameters, settings.forced, attached)
+    world = World(tree, tensors, kept, settings.parameters, settings.forced, attached, settings.optimizers)
     walk = Walk(checkpoint, world, content, check)
     for step in [action.prepare() for action in actions]:
         step(walk)
         if checkpoint.touched and not content:
             return walk
-    walk.world.close()
+    if actions:
+        walk.world.finish()
     walk.stop_if_faulty()
     return walk

@@ -132,6 +132,24 @@ class Ledger:
 
 
 @dataclass(frozen=True)
+class Order:
+    """Which parameters an optimizer has, in which order, where nothing else in the checkpoint tells.
+
+    It is a claim: whoever wrote the record made it, and the optimizer may be another by now.
+
+    Attributes
+    ----------
+    groups : tuple of tuple of str
+        For each group, the names of its parameters in the state dict.
+    own_order : tuple of int
+        Groups that have an order of their own, though what is in them stands in that of the state dict.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    own_order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Record:
     """The record of a checkpoint. Empty for one that was never stamped: that is at base.
 
@@ -153,6 +171,8 @@ class Record:
         What this chain is called; empty for that of a project.
     ledger : Ledger or None
         The list of another tool, once it was met.
+    optimizers : mapping of str to Order
+        What is known of optimizers, by where they are.
     """
 
     heads: tuple[str, ...] = ()
@@ -163,6 +183,7 @@ class Record:
     other_heads: tuple[str, ...] = ()
     chain: str = ""
     ledger: Ledger | None = field(default=None, compare=False)
+    optimizers: Mapping[str, Order] = field(default_factory=dict, compare=False)
 
     def of_chain(self, chain: str) -> Record:
         """Return the record as one chain sees it: what is of others is set aside."""
@@ -196,6 +217,7 @@ def to_data(record: Record) -> dict[str, Any]:
         "log": [_log_to_data(entry) for entry in record.log],
         **({"kept": record.kept} if record.kept else {}),
         **({} if record.ledger is None else {"ledger": _ledger_to_data(record.ledger)}),
+        **({"optimizers": _optimizers_to_data(record.optimizers)} if record.optimizers else {}),
     }
 
 
@@ -217,6 +239,7 @@ def from_data(data: Any) -> Record:
         tuple(_log_from_data(entry) for entry in fields.get("log", list)),
         kept_of(data),
         ledger=None if data.get("ledger") is None else _ledger_from_data(data["ledger"]),
+        optimizers=_optimizers_from_data(data.get("optimizers", {})),
     )
     _check(record)
     return record
@@ -262,6 +285,13 @@ def _undo_to_data(undo: Undo) -> dict[str, Any]:
 def _ledger_to_data(ledger: Ledger) -> dict[str, Any]:
     found, noted = (None if names is None else list(names) for names in (ledger.found, ledger.noted))
     return {"revisions": list(ledger.revisions), "found": found, "noted": noted, "done": ledger.done}
+
+
+def _optimizers_to_data(optimizers: Mapping[str, Order]) -> dict[str, Any]:
+    return {
+        path: {"groups": [list(group) for group in order.groups], "own_order": list(order.own_order)}
+        for path, order in optimizers.items()
+    }
 
 
 def _log_to_data(entry: LogEntry) -> dict[str, Any]:
@@ -316,6 +346,22 @@ def _ledger_from_data(data: Any) -> Ledger:
     found, noted = (None if data.get(name) is None else fields.words(name) for name in ("found", "noted"))
     done = None if data.get("done") is None else fields.get("done", int)
     return Ledger(fields.words("revisions"), found, noted, done)
+
+
+def _optimizers_from_data(data: Any) -> dict[str, Order]:
+    if not isinstance(data, dict) or not all(isinstance(path, str) for path in data):
+        raise DamagedRecord("optimizers are no dict by path")
+    return {path: _order_from_data(order) for path, order in data.items()}
+
+
+def _order_from_data(data: Any) -> Order:
+    fields = _Fields(data, "optimizers")
+    groups, own_order = fields.get("groups", list), fields.get("own_order", list)
+    if not all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in groups):
+        raise DamagedRecord("groups in optimizers are no lists of text")
+    if not all(type(number) is int for number in own_order):
+        raise DamagedRecord("own_order in optimizers is no list of numbers")
+    return Order(tuple(map(tuple, groups)), tuple(own_order))
 
 
 def _log_from_data(data: Any) -> LogEntry:

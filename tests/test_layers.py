@@ -25,7 +25,7 @@ metadata context releases record scripts.signature checkpoints.tensors checkpoin
 checkpoints.archive
 targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading checkpoints.space
 checkpoints.placeholders checkpoints.recipes operations.configs
-operations.paths operations.pickled
+operations.paths operations.pickled operations.flattened
 resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
 descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
 checkpoints.computing

@@ -281,7 +281,7 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
             if type(value) is StoredTensor:
                 items, depth = value._parts[1], depth + 1
             found += len(items)
-            inner = items.values() if is_a(items, dict) else items
+            inner: Any = items.values() if is_a(items, dict) else items
             waiting += [(item, depth) for item in inner if type(item) is StoredTensor or is_a(item, _NESTED)]
     return found
 

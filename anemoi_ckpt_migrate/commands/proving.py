@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate import executor, recorder
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
@@ -146,7 +146,7 @@ def prove_down(
         undone.append(entry)
     trust.check_own_code(graph, undone, file.path)
     ids = [entry.revision for entry in undone]
-    settings = executor.Settings(steps.parameters_of(record, ids, configured))
+    settings = executor.Settings(steps.parameters_of(record, ids, configured), optimizers=record.optimizers)
     wrong = _gone_and_back(file, graph, undone, settings)
     if wrong is not None:
         for count in range(1, len(undone)):
@@ -193,8 +193,15 @@ def _gone_and_back(
     """Go down over some revisions and up again; compare with what there was."""
     down = [steps.down(graph, entry) for entry in undone]
     up = [steps.up(graph[entry.revision]) for entry in reversed(undone)]
-    before, below = _draft(file, [], settings, _nothing), _draft(file, down, settings)
-    return _compared(before, _draft(below, up, executor.Settings(settings.parameters), _nothing))
+    orders: dict[str, Any] = {}
+
+    def noted(walk: executor.Walk) -> Record:
+        orders.update(walk.world.orders)
+        return _kept_alone(walk)
+
+    before, below = _draft(file, [], settings, _nothing), _draft(file, down, settings, noted)
+    again = executor.Settings(settings.parameters, optimizers=orders)
+    return _compared(before, _draft(below, up, again, _nothing))
 
 
 def _difference(
@@ -209,13 +216,14 @@ def _difference(
 
     What is in between is pickled and loaded, as it is between an upgrade and a downgrade.
     """
+    settings = replace(settings, optimizers=record.optimizers)
     up = [steps.up(revision) for revision in revisions]
     expected = _draft(file, up[: len(revisions) - back], settings)
     entries = steps.applied(revisions)
 
     def after(walk: executor.Walk) -> Record:
         lineage = steps.with_undo(entries, graph, walk, settings.parameters)
-        return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept)
+        return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept, optimizers=walk.world.orders)
 
     upgraded = _draft(file, up, settings, after)
     held = recorder.take(upgraded.load(), upgraded.attachment(recorder.ATTACHMENT))
@@ -224,7 +232,7 @@ def _difference(
         if entry.undo is not None and entry.undo.lost:
             raise NoWayBack(entry.revision, entry.undo.lost)
     down = [steps.down(graph, entry) for entry in reversed(lineage[-back:])]
-    return _compared(expected, _draft(upgraded, down, settings))
+    return _compared(expected, _draft(upgraded, down, replace(settings, optimizers=held.optimizers)))
 
 
 def _compared(expected: Checkpoint, found: Checkpoint) -> Difference | None:

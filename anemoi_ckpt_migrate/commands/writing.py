@@ -208,10 +208,11 @@ def write(
         file.check_writable(options.in_place)  # before the functions run, which may take long
     kept = {revision: list(values) for revision, values in record.kept.items()}
 
+    settings = replace(settings, optimizers=record.optimizers)
     noted: list[str] = []
 
     def remembered(walk: executor.Walk) -> Record:
-        made = replace(after(walk), kept=walk.world.kept)
+        made = replace(after(walk), kept=walk.world.kept, optimizers=walk.world.orders)
         noted.extend(walk.warnings)
         return made
 
@@ -257,6 +258,7 @@ def foresee(
     first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
     if not first:
         return [], ()
+    settings = replace(settings, optimizers=record.optimizers)
     walk = executor.walked(file, tree, dict(record.kept), actions[:first], settings)
     found = check(walk) if first == len(actions) else []
     recorder.put(walk.world.tree, replace(record, kept=walk.world.kept))  # which may find no place for it

@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.operations.patterns import Pattern, literal, pattern
 from anemoi_ckpt_migrate.operations.pickled import Pickled
-from anemoi_ckpt_migrate.operations.places import Place
+from anemoi_ckpt_migrate.operations.places import AVERAGED, Place
 from anemoi_ckpt_migrate.operations.table import Table
 
 _Bound = tuple[tuple[str, str], ...]
@@ -190,6 +190,12 @@ class Copy:
             return
         begin = next(new.removesuffix(rest) for rest, new in after.items())
         if all(new == begin + rest for rest, new in after.items()):
+            if self.place.lead not in ("", AVERAGED):
+                self.fault(
+                    f"names begin with {self.place.lead} where those of the state dict begin with {before}, and which "
+                    "wrapper of one is which of the other cannot be told; change both with op.Run"
+                )
+                return
             self.place.lacking = begin
 
     def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:

@@ -24,6 +24,11 @@ class Opened:
     state: State | None = None
     unknown: str = ""
 
+    @property
+    def is_wrapped_otherwise(self) -> bool:
+        """Whether it may be a copy of the parameters, but wrappers in its names are at other places."""
+        return bool(self.unknown) and self.state is None
+
 
 def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
     """Have the names of modules follow, and return what undoes that."""

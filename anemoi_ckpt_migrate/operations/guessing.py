@@ -121,6 +121,11 @@ def is_buffer(name: str, names: Container[str]) -> bool:
 
 def _may_be_one(value: Any, tensors: Tensors) -> bool:
     dtype = tensors.dtype(value) if is_tensor(value) else ""
+    return may_be_parameter(dtype)
+
+
+def may_be_parameter(dtype: str) -> bool:
+    """Tell whether parameters may be of a dtype."""
     return is_floating(dtype) or dtype.startswith("complex")
 
 

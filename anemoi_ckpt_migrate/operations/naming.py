@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.copies import Copy
 from anemoi_ckpt_migrate.operations.patterns import check_stars, literal, literals, pattern, turns
+from anemoi_ckpt_migrate.operations.places import is_of_average
 from anemoi_ckpt_migrate.operations.reaching import Lacks
 
 
@@ -49,7 +50,7 @@ class _Naming(Operation):
         names = {old: new for old, new in self.renamed(copy).items() if old != new}
         lacked = copy.lacking
         copy.relate(names)
-        if not names or not copy.free(names.values(), names, self.targets()):
+        if copy.faults or not names or not copy.free(names.values(), names, self.targets()):
             return []
         copy.table.rename(names)
         if copy.lacking != lacked:
@@ -190,6 +191,8 @@ class RenameRegex(_Naming):
 class StripPrefix(_Naming):
     """Take a beginning away from all names that have it; from none, if none has.
 
+    The ``module.`` of an `AveragedModel` stays: it is told by ``n_averaged`` beside it.
+
     Parameters
     ----------
     prefix : str
@@ -211,11 +214,19 @@ class StripPrefix(_Naming):
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
         """Return what has it, and what it is called then."""
-        if not self.anywhere:
-            begins = (name for name in names if name.startswith(self.prefix) and name != self.prefix)
-            return {name: name[len(self.prefix) :] for name in begins}
-        found = re.compile(rf"(?:^|(?<=\.)){re.escape(self.prefix)}")
-        return {name: found.sub("", name) for name in names if found.search(name)}
+        found = {}
+        for name in names:
+            new = self._stripped(name, names)
+            if new not in (name, ""):
+                found[name] = new
+        return found
+
+    def _stripped(self, name: str, names: Mapping[str, object]) -> str:
+        def taken(found: re.Match[str]) -> str:
+            return found[0] if is_of_average(name, found.start(), names) else ""
+
+        places = r"(?:^|(?<=\.))" if self.anywhere else "^"
+        return re.sub(places + re.escape(self.prefix), taken, name)
 
 
 @operation

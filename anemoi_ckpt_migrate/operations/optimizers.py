@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from anemoi_ckpt_migrate.operations.flattened import flattened, is_flattened, strays, unflattened
 from anemoi_ckpt_migrate.operations.groups import ParameterGroups
 from anemoi_ckpt_migrate.operations.guessing import (
     SAY,
     Unknown,
     from_shapes,
     is_buffer,
+    may_be_parameter,
     moment_shape,
     parameters,
     plain_shape,
@@ -27,6 +29,7 @@ from anemoi_ckpt_migrate.operations.places import is_tensor
 from anemoi_ckpt_migrate.operations.slots import Slot, Slots
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors, memory_of
+from anemoi_ckpt_migrate.record import Order
 
 
 class Known(NamedTuple):
@@ -71,9 +74,12 @@ class State:
     """
 
     def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
-        self.path, self._content = path, content
-        self.groups: list[dict[Any, Any]] = content["param_groups"]
-        self.slots = Slots(tensors, len(self.groups))
+        self.path, self._source, self._content = path, content, content
+        self.is_flattened = is_flattened(content)
+        if self.is_flattened:
+            self._content = unflattened(content, tensors.same_values)
+        self.groups: list[dict[Any, Any]] = self._content["param_groups"]
+        self.slots = Slots(tensors, self.groups, self.is_flattened)
         self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
         self.declared = False
@@ -86,6 +92,7 @@ class State:
         tensors: Tensors,
         declared: ParameterGroups | None = None,
         known: Known | None = None,
+        noted: Order | None = None,
     ) -> None:
         """Find out which parameter each position stands for.
 
@@ -99,13 +106,16 @@ class State:
             What the script says.
         known : Known, optional
             What was known before something else was done to the tree.
+        noted : Order, optional
+            What the record says, if nothing else does: it is believed if it fits.
 
         Raises
         ------
         Unknown
             It cannot be told.
         """
-        names = self._names(main, tensors, declared, known)
+        names = self._names(main, tensors, declared, known, noted)
+        believed = noted is not None and known is None and declared is None and names == noted.groups
         items = []
         for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
             for position, name in zip(group["params"], own, strict=True):
@@ -114,21 +124,33 @@ class State:
                 if not is_tensor(value):
                     raise Unknown(f"{name}, which the optimizer at {self.path} would have, is no tensor; {SAY}")
                 shape = plain_shape(value, tensors) or ()  # where there is none, nothing is made of it
-                items.append((name, Slot(number, shape, tensors.dtype(value), state)))
+                items.append((name, Slot(number, shape, state)))
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
         self.slots.lead = self._lead(names)
         self.table, self._written = Table(items), names
-        self.declared = declared is not None or (known is not None and known.declared)
+        self.slots.models = {slot.group: slot for _, slot in reversed(items) if slot.state}
+        self.declared = declared is not None or believed or (known is not None and known.declared)
         place = _order(main)
         in_order = [sorted(own, key=place) == list(own) for own in names]
-        own_order = () if declared is None else declared.own_order
+        own_order: Sequence[int] = () if declared is None else declared.own_order
+        own_order = noted.own_order if noted is not None and believed else own_order
         self._in_order = [ordered and number not in own_order for number, ordered in enumerate(in_order)]
 
     def _names(
-        self, main: Table, tensors: Tensors, declared: ParameterGroups | None, known: Known | None
+        self,
+        main: Table,
+        tensors: Tensors,
+        declared: ParameterGroups | None,
+        known: Known | None,
+        noted: Order | None,
     ) -> Sequence[Sequence[str]]:
+        if self.is_flattened and (of_none := strays(self._source)):
+            raise Unknown(
+                f"the optimizer at {self.path} has {of_none[0]}, and no parameter in param_groups to which that would "
+                "belong; op.Run can mend it"
+            )
         numbers = [position for group in self.groups for position in group["params"]]
         if not self.by_name and (
             numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more())
@@ -152,6 +174,8 @@ class State:
         shapes = [
             [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
         ]
+        if noted is not None and _fits(noted.groups, shapes, main, tensors):
+            return noted.groups
         return from_shapes(self.path, main, tensors, shapes)
 
     def called(self) -> list[list[Any]] | None:
@@ -246,14 +270,14 @@ class State:
 
     def holds(self, content: dict[Any, Any]) -> bool:
         """Tell whether it is about this very dict."""
-        return self._content is content
+        return self._source is content
 
     def known(self, main: Table) -> Known:
         """Return what is known of it once it is written; it may be asked for again when names are others."""
         places = [
             [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
         ]
-        return Known(self._content, places, self.declared)
+        return Known(self._source, places, self.declared)
 
     def _followed(self, known: Known, main: Table) -> list[list[str]] | None:
         """Return what the parameters that were known are called now; None if not all are there as they were."""
@@ -294,6 +318,10 @@ class State:
             found = zip(keys, (self.table[name].state for name in own), strict=True)
             state |= {key: value for key, value in found if value is not None}
         self._content["state"] = _like(self._content["state"], state | more)
+        if self.is_flattened:
+            flat = flattened(self._content)
+            self._source.clear()
+            self._source.update(flat)
 
     def _more(self) -> dict[Any, Any]:
         """Return what is remembered of no parameter: torch lets an optimizer keep anything there."""
@@ -317,16 +345,21 @@ class State:
         found: list[list[str]] = [[] for _ in self.groups]
         for name in self.table:
             found[self.table[name].group].append(name)
-        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, self._in_order, strict=True)]
+        in_order = [*self._in_order, *[True] * len(self.groups)]  # groups may have come back
+        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, in_order, strict=False)]
 
     def own_order(self, main: Table) -> tuple[int, ...]:
         """Return which groups have an order of their own that can no longer be seen."""
         place, names = _order(main), self.names(main)
         return tuple(
             number
-            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=True))
+            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=False))
             if not ordered and sorted(own, key=place) == own
         )
+
+    def order(self, main: Table) -> Order:
+        """Return which parameters it has once it is written, for the record."""
+        return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
 
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
         """Tell whether shapes would not tell again which parameter is which, and in which order."""
@@ -368,6 +401,22 @@ def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
     if is_buffer(name, main):
         raise Unknown(f"ParameterGroups names {name}, which is a buffer, and no optimizer has buffers")
     return [name] if name in main else []
+
+
+def _fits(groups: Sequence[Sequence[str]], shapes: Sequence[Sequence[Any]], main: Table, tensors: Tensors) -> bool:
+    """Tell whether an optimizer may have these parameters: as many, each once, of the shapes of the moments."""
+    every = [name for own in groups for name in own]
+    if [len(own) for own in groups] != [len(own) for own in shapes] or len(set(every)) != len(every):
+        return False
+    moments = [shape for own in shapes for shape in own]
+    return all(_may_have(name, shape, main, tensors) for name, shape in zip(every, moments, strict=True))
+
+
+def _may_have(name: str, moment: Any, main: Table, tensors: Tensors) -> bool:
+    value = main.get(name)
+    if not is_tensor(value) or not may_be_parameter(tensors.dtype(value)):
+        return False
+    return moment is None or moment == plain_shape(value, tensors)
 
 
 def _is_lead(text: str) -> bool:

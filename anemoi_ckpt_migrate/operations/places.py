@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.checkpoints.tensors import is_a, is_stored
+from anemoi_ckpt_migrate.operations.flattened import is_flattened
 from anemoi_ckpt_migrate.operations.pickled import Pickled, held, identity, is_module
 from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import is_real
@@ -17,6 +18,10 @@ AVERAGED = "module."
 Told = tuple[str, str, str]
 """What a record says of a dict of parameters: its path, what stands before the names there, and what is lacking."""
 
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What torch and Lightning call a model in a wrapper: DistributedDataParallel, torch.compile, FSDP, and so on."""
+
+_COUNTER = "n_averaged"  # torch.optim.swa_utils.AveragedModel counts there
 _DEEPEST = 6
 _TRIED = 8  # names from which the lead of a copy is guessed
 
@@ -102,7 +107,9 @@ def is_parameters(value: Any) -> bool:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Tell whether a value of a tree is what an optimizer saved."""
+    """Tell whether a value of a tree is what an optimizer saved, flattened or not."""
+    if is_flattened(value):
+        return True
     if not is_a(value, dict) or not is_a(value.get("state"), dict):
         return False
     groups = value.get("param_groups")
@@ -176,10 +183,32 @@ def is_extra(key: Any) -> bool:
 
 
 def _main(path: str, content: dict[Any, Any]) -> Place:
-    # A state dict of `torch.optim.swa_utils.AveragedModel`: the model is called `module` there.
-    rest = [key for key in content if key != "n_averaged"]
-    averaged = "n_averaged" in content and rest and all(key.startswith(AVERAGED) for key in rest)
-    return Place(path, content, AVERAGED if averaged else "")
+    return Place(path, content, AVERAGED if _own_lead(content) == AVERAGED else "")
+
+
+def _own_lead(names: Collection[str]) -> str:
+    """Return what stands before all names of the model in a state dict of `AveragedModel`; empty for any other."""
+    for counter in (name for name in names if name.rpartition(".")[2] == _COUNTER):
+        lead = counter.removesuffix(_COUNTER) + AVERAGED
+        if len(names) > 1 and all(name.startswith(lead) for name in names if name != counter):
+            return lead
+    return ""
+
+
+def is_of_average(name: str, place: int, names: Container[str]) -> bool:
+    """Tell whether what begins at a place in a name is what `AveragedModel` calls the model: it counts beside it."""
+    return name.startswith(AVERAGED, place) and name[:place] + _COUNTER in names
+
+
+def unwrapped(name: str) -> str:
+    """Return a name without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def wrappers_of(names: Iterable[str]) -> list[str]:
+    """Return what wrappers put into names."""
+    parts = {part for name in names for part in name.split(".")}
+    return [wrapper for wrapper in WRAPPERS if wrapper in parts]
 
 
 def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = ()) -> list[Place]:
@@ -196,11 +225,32 @@ def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = (
     return found
 
 
+def find_wrapped_otherwise(tree: Any, main: Place, names: Table, known: Iterable[Place]) -> list[Place]:
+    """Find dicts that would be copies of these names, were it not for wrappers at other places in their names."""
+    own = {unwrapped(name): names[name] for name in names}
+    seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
+    return [
+        Place(path, value)
+        for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled))
+        if _are_most(value, own)
+    ]
+
+
+def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
+    """Tell whether most tensors of a dict are some of these, by their names without wrappers and their shapes."""
+    tensors = {key: value for key, value in content.items() if is_tensor(value)}
+    there = {name: value for key, value in tensors.items() if (name := unwrapped(key)) in main}
+    same = [name for name, value in there.items() if _shape(main[name]) == _shape(value)]
+    return 2 * len(same) > len(tensors)
+
+
 def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:
     tensors = [key for key, value in content.items() if is_tensor(value)]
-    for lead, lacking in _leads(tensors, main):
-        own = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
-        same = sum(_shape(main[name]) == _shape(content[lead + name[len(lacking) :]]) for name in own if name in main)
+    own = _own_lead(content)  # stays, whatever becomes of a wrapper of that name in the state dict
+    for more, lacking in _leads([key[len(own) :] for key in tensors if key.startswith(own)], main):
+        lead = own + more
+        names = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
+        same = sum(_shape(main[name]) == _shape(content[lead + name[len(lacking) :]]) for name in names if name in main)
         if 2 * same > len(tensors):
             return Place(path, content, lead, lacking)
     return None
@@ -210,13 +260,14 @@ def _leads(keys: Sequence[str], main: Table) -> Iterator[tuple[str, str]]:
     yield "", ""
     for key in [key for key in keys if "." in key][:_TRIED]:
         parts = key.split(".")
-        for count in range(1, min(len(parts), 4)):
+        for count in range(1, len(parts)):
             if ".".join(parts[count:]) in main:
                 yield ".".join(parts[:count]) + ".", ""
+    there = set(keys)
     for name in list(main)[:_TRIED]:
         parts = name.split(".")
-        for count in range(1, min(len(parts), 4)):
-            if ".".join(parts[count:]) in keys[:_TRIED]:
+        for count in range(1, len(parts)):
+            if ".".join(parts[count:]) in there:
                 yield "", ".".join(parts[:count]) + "."
 
 
@@ -235,7 +286,8 @@ def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
 
 
 def _dicts(tree: Any, path: str, depth: int, seen: set[int], models: bool) -> Iterable[tuple[str, dict[Any, Any]]]:
-    return (found for found in _walk(tree, path, depth, seen, models) if is_parameters(found[1]))
+    every = _walk(tree, path, depth, seen, models)
+    return (found for found in every if is_parameters(found[1]) and not is_optimizer(found[1]))
 
 
 def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False) -> Iterator[tuple[str, Any]]:

@@ -122,9 +122,16 @@ class Table(Mapping[str, Any]):
         for name in [name for name, _ in places] if places else new:
             before = known.get(name, "")
             if name in known:
-                at = self._first if before is None else self._entries.get(before, at)
+                at = self._begin() if before is None else self._entries.get(before, at)
             at = self._link(_Entry(name, new[name], 0), at)
         self.changed = True
+
+    def _begin(self) -> _Entry:
+        """Return what stands before the first name: what has none may, as the counter of an average does."""
+        at = self._first
+        while at.after is not None and at.after.name is None:
+            at = at.after
+        return at
 
     def insert_at(
         self, name: str, value: Any, index: int | None, after: str | None = None, first: bool = False

@@ -76,6 +76,13 @@ class Tensors:
             return False
         return self._same(one, other)
 
+    def same_values(self, one: Any, other: Any) -> bool:
+        """Tell whether two values, tensors or not, are the same, of the same type."""
+        tensors = [is_stored(value) or is_real(value) for value in (one, other)]
+        if any(tensors):
+            return all(tensors) and (one is other or self.same(one, other))
+        return type(one) is type(other) and bool(one == other)
+
     def keep(self, value: Any) -> Any:
         """Return the tensor."""
         return value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints.shapes import Mismatch
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
@@ -17,16 +17,26 @@ from anemoi_ckpt_migrate.operations.following import Opened, follow, follow_back
 from anemoi_ckpt_migrate.operations.groups import Apart, OwnNames, ParameterGroups, by_place
 from anemoi_ckpt_migrate.operations.guessing import Unknown, candidates, differ
 from anemoi_ckpt_migrate.operations.modules import ModulesBack
-from anemoi_ckpt_migrate.operations.naming import Reorder
+from anemoi_ckpt_migrate.operations.naming import Reorder, StripPrefix
 from anemoi_ckpt_migrate.operations.optimizers import Known, State, known_of
 from anemoi_ckpt_migrate.operations.paths import NoSuchPath
 from anemoi_ckpt_migrate.operations.patterns import literals, pattern
-from anemoi_ckpt_migrate.operations.places import Place, find_copies, find_main, find_optimizers
+from anemoi_ckpt_migrate.operations.places import (
+    Place,
+    find_copies,
+    find_main,
+    find_optimizers,
+    find_wrapped_otherwise,
+    unwrapped,
+    wrappers_of,
+)
 from anemoi_ckpt_migrate.operations.presence import Add, is_of_optimizers, takes_back
 from anemoi_ckpt_migrate.operations.reaching import Reached, reached
 from anemoi_ckpt_migrate.operations.structure import Means, TreeOperation, functions
+from anemoi_ckpt_migrate.operations.table import Table
 from anemoi_ckpt_migrate.operations.tensors import Tensors
 from anemoi_ckpt_migrate.operations.ties import Ties
+from anemoi_ckpt_migrate.record import Order
 
 
 @dataclass
@@ -43,6 +53,13 @@ class Undone:
 
     operations: list[Operation] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
+
+
+class _Before(NamedTuple):
+    """What the state dict had before an operation: what optimizers may have of it, and all."""
+
+    movable: dict[str, Any]
+    names: dict[str, Any]
 
 
 class World:
@@ -62,9 +79,13 @@ class World:
         Whether what was changed since may be lost on the way back.
     attached : Attached, optional
         What lies beside the pickle.
+    orders : mapping of str to Order, optional
+        What the record says of optimizers, by where they are.
 
     Attributes
     ----------
+    orders : dict of str to Order
+        What is to be remembered of optimizers for the next run: of those that do not tell it themselves.
     faults : list of OperationFault
         All that is wrong.
     """
@@ -77,9 +98,10 @@ class World:
         path: str | None = None,
         forced: bool = False,
         attached: Attached | None = None,
+        orders: Mapping[str, Order] | None = None,
     ) -> None:
         self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
-        self.attached = attached or Attached()
+        self.attached, self.orders = attached or Attached(), dict(orders or {})
         self._tensors, self._path, self._forced = tensors, path, forced
         self._main: Opened | None = None
         self._others: list[Opened] = []
@@ -134,6 +156,9 @@ class World:
                 raise DamagedRecord(f"what undoes {revision} is not what was written ({error!r:.80})") from error
             if len(self.faults) == before:
                 undo.operations[:0] = back
+            if any(opened.is_wrapped_otherwise for opened in self._others) and not self.faults:
+                self._settle(undo)
+                self.close()  # wrappers may be where those of the state dict are by now
         self._settle(undo)
         if follow and kept:
             self.kept[revision] = packed(kept, [self.tree, *self.kept.values()])
@@ -163,23 +188,40 @@ class World:
             for sentence in misfits(self._main, self._others):
                 self._fault(self._at[0], self._at[1], sentence)
 
+    def finish(self) -> None:
+        """Write the tables back, and find out what is to be remembered of optimizers."""
+        if self._known or self.orders:
+            self._look()
+        self.close()
+
     def close(self) -> None:
         """Write the tables back into the tree."""
+        hint = next(iter(self._found), None)
+        if self._main is None and self.orders and not self._known:
+            hint = self._hint
+            self._look()  # somebody may change names next, and then it is known only by the tensors
         if self._main is None:
             return
         for opened in (self._main, *self._others):
             if opened.place is not None and opened.copy.table.changed:
                 opened.place.write(opened.copy.table)
-        self._known = []
-        for opened in self._others:
-            if opened.state is not None and not opened.unknown:
-                if opened.state.is_stale(self._main.copy.table):
-                    opened.state.write(self._main.copy.table)
-                self._known.append(opened.state.known(self._main.copy.table))
+        self._close_optimizers(self._main.copy.table)
         self._unknown = self._main.copy.unknown
         self._main, self._others = None, []
-        self._hint, self._found = next(iter(self._found), None), []
+        self._hint, self._found = hint, []
         self._tensors.forget()  # whoever has the tree now may change what was made
+
+    def _close_optimizers(self, main: Table) -> None:
+        """Write what optimizers remember, and note what is known of them."""
+        before = self.orders
+        self._known, self.orders = [], {}
+        for state in [opened.state for opened in self._others if opened.state is not None and not opened.unknown]:
+            touched = main.changed or state.table.changed or state.declared or state.path in before
+            if state.is_stale(main):
+                state.write(main)
+            self._known.append(state.known(main))
+            if touched and state.needs_names(main, self._tensors):
+                self.orders[state.path] = state.order(main)
 
     def _one(
         self, operation: Operation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
@@ -233,22 +275,17 @@ class World:
         own, others = by_place(operation)
         ties = Ties(main.copy.table if self._ties else {})
         tied = ties.names
-        before = self._movable()
+        wrapped = any(opened.is_wrapped_otherwise for opened in self._others)
+        before = _Before(self._movable(), dict(main.copy.table) if wrapped else {})
         back = self._on(main, own, kept, shown, operation, tied, undo)
         if main.copy.faults:
             return []
         if (broken := ties.broken(operation, main.copy.table)) is not None:
             self._fault(shown, operation, broken)
-        concerned = any(map(is_of_optimizers, own))
         apart: dict[str, list[Operation]] = {}
         for opened in self._others:
             path = opened.copy.path
-            if opened.unknown:
-                if concerned:
-                    self._check_unknown(opened, operation, before, shown)
-                continue
-            if opened.state is None and path not in others and takes_back(own):
-                self._fault(shown, operation, f"of {path} nothing was put aside: it was no copy then, or elsewhere")
+            if self._is_left(opened, operation, before, shown):
                 continue
             names = list(opened.copy.table)
             mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
@@ -310,10 +347,29 @@ class World:
         table = self._main.copy.table
         return {name: table[name] for name, _ in candidates(table, self._tensors)}
 
-    def _check_unknown(self, opened: Opened, operation: Operation, before: dict[str, Any], shown: str) -> None:
+    def _is_left(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> bool:
+        """Tell whether a copy is left as it is; refuse that where it would have to follow."""
+        own, others = by_place(operation)
+        told = opened.copy.path in others
+        if opened.state is not None:
+            if opened.unknown and any(map(is_of_optimizers, own)):
+                self._check_unknown(opened, operation, before, shown)
+            return bool(opened.unknown)
+        if opened.unknown and not told and not _takes_wrappers(own):
+            if self._main is not None and differ(before.names, dict(self._main.copy.table), True):
+                self._fault(shown, operation, opened.unknown)
+            return True
+        if not told and takes_back(own):
+            self._fault(
+                shown, operation, f"of {opened.copy.path} nothing was put aside: it was no copy then, or elsewhere"
+            )
+            return True
+        return False
+
+    def _check_unknown(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> None:
         """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
         by_name = opened.state is not None and opened.state.called() is not None
-        moved = differ(before, self._movable(), by_name)
+        moved = differ(before.movable, self._movable(), by_name)
         if moved and not any(fault.what == opened.unknown for fault in self.faults):
             self._fault(shown, operation, opened.unknown)
 
@@ -335,12 +391,20 @@ class World:
     def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> Opened | None:
         if self._main is not None:
             return self._main
-        said = None if self._hint is None else self._hint.places(self.tree)[0]
-        place = said or find_main(self.tree, self._path)
+        place = self._place()
         if isinstance(place, str):
             self._fault(shown, operation, place)
             return None
         return self._open_at(place, declared)
+
+    def _place(self) -> Place | str:
+        said = None if self._hint is None else self._hint.places(self.tree)[0]
+        return said or find_main(self.tree, self._path)
+
+    def _look(self) -> None:
+        """Open the parameters, if they are to be found, for what is known of optimizers."""
+        if self._main is None and not self.faults and isinstance(place := self._place(), Place):
+            self._open_at(place)
 
     def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> Opened:
         shown_path = place.path or "the state dict"
@@ -349,6 +413,7 @@ class World:
         self._tensors.live_with(main.table[name] for name in main.table)
         self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
         self._know(main)
+        self._others += self._wrapped_otherwise(place, main)
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
             copy = Copy(path, state.table, state.slots, main, optimizer=True)
@@ -365,7 +430,8 @@ class World:
             said = declared if declared is not None and declared.optimizer == number else None
             known = known_of(state, self._known, [state for _, state in optimizers])
             try:
-                state.name_slots(self._main.copy.table, self._tensors, said, known)
+                noted = self.orders.get(state.path)
+                state.name_slots(self._main.copy.table, self._tensors, said, known, noted)
                 opened.copy.table, opened.unknown = state.table, ""
             except Unknown as error:
                 opened.unknown = str(error)
@@ -374,6 +440,17 @@ class World:
         table = place.table()
         whole = all(name in table for name in main.table)
         return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
+
+    def _wrapped_otherwise(self, place: Place, main: Copy) -> list[Opened]:
+        """Open what would be copies but for wrappers in their names: what is done there has to be known first."""
+        known = [opened.place for opened in self._others if opened.place is not None]
+        said = () if self._hint is None else self._hint.others
+        found = []
+        for other in find_wrapped_otherwise(self.tree, place, main.table, known):
+            if other.path not in said:
+                copy = self._copy(other, main).copy
+                found.append(Opened(copy, other, unknown=_wrapped_otherwise(copy, main)))
+        return found
 
     def _reach(self, operation: Reached) -> None:
         """Open what a record says was reached, now or when it is needed."""
@@ -407,3 +484,19 @@ class World:
                 groups = tuple(map(literals, state.names(main)))
                 found.append(ParameterGroups(groups, number, own_order=state.own_order(main)))
         return found
+
+
+def _takes_wrappers(operations: Iterable[Operation]) -> bool:
+    """Tell whether operations take wrappers away wherever they are, so that they need not be at the same places."""
+    return all(isinstance(each, StripPrefix) and each.anywhere for each in operations)
+
+
+def _wrapped_otherwise(copy: Copy, main: Copy) -> str:
+    """Say that a dict has wrappers elsewhere in its names, and how they are taken away."""
+    own = {unwrapped(name): name for name in copy.table}
+    here, there = next((name, own[unwrapped(name)]) for name in main.table if unwrapped(name) in own)
+    strips = " and ".join(f'op.StripPrefix("{each}.", anywhere=True)' for each in wrappers_of([here, there]))
+    return (
+        f"{there} in {copy.path} seems to be {here} of the state dict, in other wrappers; take these away in "
+        f"both, with {strips}, before other operations"
+    )
