@@ -270,7 +270,8 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
         raise pickle.UnpicklingError(f"a tensor in it has more than {_MOST_DIMENSIONS} dimensions")
     if any(type(size) is int and size.bit_length() >= _LARGE.bit_length() for size in sizes):
         raise pickle.UnpicklingError("a tensor in it has a size that none can have")
-    found, waiting, seen = 0, [(tensor, 0)], set[int]()
+    found, seen = 0, set[int]()
+    waiting: list[tuple[Any, int]] = [(tensor, 0)]
     while waiting and found <= limit:
         value, depth = waiting.pop()
         if depth > _DEEPEST:
