@@ -226,8 +226,6 @@ class TreeUnpickler(pickle.Unpickler):
         """Return what a harmless name stands for; None for any other."""
         plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
         build = _BUILDERS.get(plain, {}).get(name)
-        if (plain, name) == ("builtins", "getattr"):
-            build = functools.partial(self._member, module)
         if build is not None:
             build = functools.partial(self._counted, build)
         if module == "datetime" and name in _WITH_ZONE:
@@ -237,10 +235,9 @@ class TreeUnpickler(pickle.Unpickler):
                 build = functools.partial(self._container, kind)
         if (module, name) == SIZE.pickled_name:
             build = functools.partial(self._container, StoredSize)
-        if (plain, name) == ("builtins", "getattr"):
-            build = functools.partial(self._member, module)
-        if (plain, name) == ("builtins", "type"):
-            build = functools.partial(self._type, module)
+        for kind, member in (("getattr", self._member), ("type", self._type)):
+            if (plain, name) == ("builtins", kind):
+                build = functools.partial(self._counted, functools.partial(member, module))
         if build is not None:
             return Builder(module, name, build)
         return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)

@@ -303,7 +303,7 @@ def _is_usual(args: tuple[Any, ...]) -> bool:
         and type(size) is type(stride) is tuple
         and len(size) <= _FEW
         and _INTEGER.issuperset(map(type, (offset, *size, *stride)))
-        and max(offset, *size, *stride) < _LARGE
+        and max((offset, *size, *stride)) < _LARGE
         and type(grad) is bool
         and not hooks
     )
