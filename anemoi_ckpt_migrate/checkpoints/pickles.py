@@ -235,8 +235,8 @@ class TreeUnpickler(pickle.Unpickler):
                 build = functools.partial(self._container, kind)
         if (module, name) == SIZE.pickled_name:
             build = functools.partial(self._container, StoredSize)
-        for kind, member in (("getattr", self._member), ("type", self._type)):
-            if (plain, name) == ("builtins", kind):
+        for called, member in (("getattr", self._member), ("type", self._type)):
+            if (plain, name) == ("builtins", called):
                 build = functools.partial(self._counted, functools.partial(member, module))
         if build is not None:
             return Builder(module, name, build)
