@@ -160,8 +160,7 @@ def test_a_disk_that_is_full(chain: Folder) -> None:
     command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
     ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert ran.returncode == 1
-    assert "the new file could not be written (file too large)" in ran.stderr
-    assert "nothing was changed" in ran.stderr
+    assert "4,096 bytes; write to another disk with --output, or raise the limit (nothing was written)" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert digest(checkpoint) == before
     assert leftovers(chain.path) == []
@@ -244,6 +243,7 @@ def test_what_the_system_denies_for_one_file(
 
 def test_little_memory(chain: Folder) -> None:
     """torch does not fit into the memory that the process may have."""
+    pytest.importorskip("torch")
     chain.script("a4", "a3", 'ckpt["state_dict"]["y.weight"] += 1')
     checkpoint = chain.copy()
     before = digest(checkpoint)

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("torch")
+
 from anemoi_ckpt_migrate import op
 from anemoi_ckpt_migrate.checkpoints.pickles import TreeUnpickler
 from anemoi_ckpt_migrate.errors import BadOperation

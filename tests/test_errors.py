@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
+pytest.importorskip("torch")
+
 import anemoi_ckpt_migrate as cm
 from anemoi_ckpt_migrate import errors
 from anemoi_ckpt_migrate.errors import Fault, MigrateError, OperationFault

@@ -20,17 +20,18 @@ from typing import Any
 
 import cloudpickle
 import pytest
-import torch
 
-from anemoi_ckpt_migrate import MigrateError, inspect, load, stamped
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.checkpoints.opaque import Calls, Opaque, opaque_name
-from anemoi_ckpt_migrate.operations.aside import packed
-from anemoi_ckpt_migrate.operations.placeholders import placeholders
-from anemoi_ckpt_migrate.recorder import ATTACHMENT, KEY
-from anemoi_ckpt_migrate.rollbacks import PYTHON
-from tests.conftest import Folder, digest
-from tests.operating import declare
+torch = pytest.importorskip("torch")
+
+from anemoi_ckpt_migrate import MigrateError, inspect, load, stamped  # noqa: E402
+from anemoi_ckpt_migrate.checkpoints import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.checkpoints.opaque import Calls, Opaque, opaque_name  # noqa: E402
+from anemoi_ckpt_migrate.operations.aside import packed  # noqa: E402
+from anemoi_ckpt_migrate.operations.placeholders import placeholders  # noqa: E402
+from anemoi_ckpt_migrate.recorder import ATTACHMENT, KEY  # noqa: E402
+from anemoi_ckpt_migrate.rollbacks import PYTHON  # noqa: E402
+from tests.conftest import Folder, digest  # noqa: E402
+from tests.operating import declare  # noqa: E402
 
 TRUST = "--trust-checkpoint-code"
 # A script of its author's: it imports more than its operations name, as every script does.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import resource
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NoRoom, TooMuchAsked
@@ -67,9 +67,5 @@ def check_room(target: Path, made: int, size: int) -> None:
 
 def _largest_file() -> int | None:
     """Return how large a file may be, as ``ulimit -f`` says; None if as large as the disk."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
     soft = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if soft == resource.RLIM_INFINITY else soft
