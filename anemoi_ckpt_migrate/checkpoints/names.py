@@ -64,6 +64,12 @@ def standing(module: str, name: str, known: bool, trusted: Collection[str] = ())
     return DANGEROUS if _root(module) in _PYTHON and _standing(module, name) == DANGEROUS else found
 
 
+def is_dangerous_throughout(module: str) -> bool:
+    """Tell whether a module is dangerous, and holds nothing that is listed as harmless, nor do those below it."""
+    listed = any(f"{each}.".startswith(f"{module}.") for each in _HARMLESS)
+    return not listed and standing(module, "Anything", False) == DANGEROUS
+
+
 def meant(module: str, name: str) -> tuple[str, str]:
     """Return the module and name that `torch.load` imports: those of Python 2 stand for others.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.checkpoints import Checkpoint
-from anemoi_ckpt_migrate.checkpoints.names import DANGEROUS, standing
+from anemoi_ckpt_migrate.checkpoints.names import DANGEROUS, is_dangerous_throughout, standing
 from anemoi_ckpt_migrate.errors import DangerousNames
 from anemoi_ckpt_migrate.operations.names import Name, covers
 
@@ -84,4 +84,4 @@ class NameCheck:
     def _means(self, pattern: str, name: Name) -> bool:
         """Tell whether who spells a pattern must have meant a name: a module has to be dangerous as a whole."""
         module, star, _ = pattern.partition(".*")
-        return covers(pattern, name) and (not star or standing(module, "Anything", False) == DANGEROUS)
+        return covers(pattern, name) and (not star or is_dangerous_throughout(module))
