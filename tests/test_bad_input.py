@@ -149,16 +149,21 @@ def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
     assert digest(checkpoint) == before
 
 
+def upgraded_within(limit: int, amount: int, checkpoint: Path) -> subprocess.CompletedProcess[str]:
+    """Upgrade a checkpoint in a process that may have so much of something."""
+    return subprocess.run(
+        [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(limit, (amount, amount)),
+    )
+
+
 def test_a_disk_that_is_full(chain: Folder) -> None:
     """The kernel refuses to let any file grow past 4 KiB."""
     checkpoint = chain.copy()
     before = digest(checkpoint)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
-    ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    ran = upgraded_within(resource.RLIMIT_FSIZE, 4096, checkpoint)
     assert ran.returncode == 1
     assert "4,096 bytes; write to another disk with --output, or raise the limit (nothing was written)" in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -247,12 +252,7 @@ def test_little_memory(chain: Folder) -> None:
     chain.script("a4", "a3", 'ckpt["state_dict"]["y.weight"] += 1')
     checkpoint = chain.copy()
     before = digest(checkpoint)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (300_000_000, 300_000_000))
-
-    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
-    ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    ran = upgraded_within(resource.RLIMIT_AS, 300_000_000, checkpoint)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
     assert f"{checkpoint}: there is not enough memory" in ran.stderr
     assert digest(checkpoint) == before

@@ -679,7 +679,7 @@ def test_two_tables_of_contents(chain: Folder, sound: Path) -> None:
     content = content[: end + 20] + struct.pack("<H", len(inner)) + inner
     sound.write_bytes(content)
     ran = attempt(chain, *UPGRADE, sound)
-    assert ran.code in (0, 1, 3)
+    assert ran.code in (0, 1) or (ran.code, "it holds several archives" in ran.err) == (3, True)
     assert not CANARY.exists()
 
 

@@ -244,8 +244,7 @@ def test_migrate_and_rollback_see_the_new_names(project: Folder, checkpoint: Pat
 
 def test_without_a_rollback_it_is_irreversible(project: Folder, checkpoint: Path) -> None:
     script(project, "a1", 'context.move_module("weather", "climate")', 'ckpt["new"] = 1')
-    ran = project.ok("upgrade", "head", checkpoint)
-    assert "a1 (change a1) cannot be undone here: migrate has no rollback" in ran.err
+    assert project.ok("upgrade", "head", checkpoint).err == ""
     ran = project.run("downgrade", "base", checkpoint)
     assert (ran.code, "a1" in ran.err) == (3, True)
     assert "irreversible" in project.ok("history").out

@@ -345,10 +345,11 @@ def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
     ends = _END.size + _LOCATOR64.size + _END64.size
     stream.seek(max(0, size - ends))
     tail = stream.read()
-    if not tail[-_END.size :].startswith(b"PK\5\6"):  # a comment follows
+    at = len(tail) - _END.size
+    if not tail.startswith(b"PK\5\6", at) or not tail.endswith(b"\0\0"):  # a comment follows
         stream.seek(max(0, size - _MAX16 - ends))
         tail = stream.read()
-    at = tail.rfind(b"PK\5\6")
+        at = tail.rfind(b"PK\5\6")
     *_, said, _, said_directory, _ = _END.unpack(tail[at : at + _END.size])
     before = tail[max(0, at - _LOCATOR64.size) : at]
     if before.startswith(b"PK\6\7"):

@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.commands import proving, steps, trust
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
-from anemoi_ckpt_migrate.commands.names import NameCheck, NewName
+from anemoi_ckpt_migrate.commands.names import NewName
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.proving import Proof
 from anemoi_ckpt_migrate.commands.recognising import recognised
@@ -26,8 +26,6 @@ from anemoi_ckpt_migrate.commands.writing import (
     unchanged,
     write,
 )
-from anemoi_ckpt_migrate.graph import Graph
-from anemoi_ckpt_migrate.planner import Plan
 from anemoi_ckpt_migrate.record import Applied, Record
 from anemoi_ckpt_migrate.scripts import loader
 
@@ -102,7 +100,7 @@ def upgrade(
         actions = [steps.up(revision) for revision in revisions]
         settings = executor.Settings(found.config.parameters)
         check = ModelCheck(found, graph, plan.end, file, check_model)
-        names = _names(file, found, graph, plan, trust_checkpoint_code)
+        names = steps.name_check(file, found, graph, plan, trust_checkpoint_code)
         added: tuple[NewName, ...] = ()
         if plan.steps:
             check.before(tree, record)
@@ -210,7 +208,7 @@ def downgrade(
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
         earlier = next((before for then, before in kept if then == left), None)
         entries = {entry.revision: entry for entry in record.lineage}
-        names = _names(file, found, graph, plan, trust_checkpoint_code)
+        names = steps.name_check(file, found, graph, plan, trust_checkpoint_code)
         added = () if earlier is None else names.added(earlier.names)
         undoing = [] if earlier is not None else [entries[step.revision] for step in plan.steps]
         if undoing:
@@ -236,10 +234,6 @@ def downgrade(
             return replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
-
-
-def _names(file: Checkpoint, project: Project, graph: Graph, plan: Plan, trusted: bool) -> NameCheck:
-    return NameCheck(file, project.config.trusted, trusted, lambda: steps.class_names(graph, plan.steps))
 
 
 def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:

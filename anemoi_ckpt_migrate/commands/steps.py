@@ -7,6 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate import executor, rollbacks
+from anemoi_ckpt_migrate.checkpoints import Checkpoint
+from anemoi_ckpt_migrate.commands.names import NameCheck
+from anemoi_ckpt_migrate.commands.project import Project
 from anemoi_ckpt_migrate.commands.trust import Way, check_own_code, recorded_operations, way_back
 from anemoi_ckpt_migrate.commands.writing import applied_of
 from anemoi_ckpt_migrate.differences.wording import together
@@ -15,7 +18,7 @@ from anemoi_ckpt_migrate.graph import Graph, Revision
 from anemoi_ckpt_migrate.operations import placeholders, setups
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.structure import functions
-from anemoi_ckpt_migrate.planner import Step
+from anemoi_ckpt_migrate.planner import Plan, Step
 from anemoi_ckpt_migrate.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.scripts.functions import Function, load_module, load_source, set_up
 from anemoi_ckpt_migrate.scripts.sources import source_of
@@ -52,6 +55,11 @@ def class_names(graph: Graph, steps: Iterable[Step]) -> list[str]:
     scripts = [graph[step.revision] for step in steps if step.revision in graph]
     leaves = (leaf for script in scripts for each in operations_of(script) or () for leaf in each.leaves())
     return [name for leaf in leaves for name in leaf.class_names()]
+
+
+def name_check(file: Checkpoint, project: Project, graph: Graph, plan: Plan, allowed: bool) -> NameCheck:
+    """Return what a plan may add to the names of a checkpoint; `allowed` lets it add dangerous ones."""
+    return NameCheck(file, project.config.trusted, allowed, lambda: class_names(graph, plan.steps))
 
 
 def down(graph: Graph, entry: Applied, trusted: bool = False) -> executor.Action:
@@ -186,8 +194,8 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list
 
 
 def _says_so(revision: Revision) -> bool:
-    """Tell whether a script says itself that it cannot be undone."""
-    return revision.declared and not revision.reversible
+    """Tell whether a script says itself that it cannot be undone: a missing function does, operations do not."""
+    return not revision.reversible and (revision.declared or revision.operations is None)
 
 
 def _missing(operation: Operation) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.commands import steps, trust
 from anemoi_ckpt_migrate.commands.arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.commands.expecting import ModelCheck
 from anemoi_ckpt_migrate.commands.keeping import keeping
-from anemoi_ckpt_migrate.commands.names import NameCheck, NewName
+from anemoi_ckpt_migrate.commands.names import NewName
 from anemoi_ckpt_migrate.commands.project import Project, opened
 from anemoi_ckpt_migrate.commands.recognising import recognised
 from anemoi_ckpt_migrate.commands.writing import (
@@ -80,9 +80,7 @@ def sync(
         gone = [entry.revision for entry in undone]
         settings = executor.Settings(steps.parameters_of(record, gone, parameters), discard_changes)
         check = ModelCheck(found, graph, plan.end, file, check_model)
-        names = NameCheck(
-            file, found.config.trusted, trust_checkpoint_code, lambda: steps.class_names(graph, plan.steps)
-        )
+        names = steps.name_check(file, found, graph, plan, trust_checkpoint_code)
         added: tuple[NewName, ...] = ()
         if plan.steps:
             check.before(tree, record)
