@@ -9,121 +9,155 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.metadata import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
-    from anemoi_ckpt_migrate import items, op
-    from anemoi_ckpt_migrate.callbacks import StampingCallback as StampingCallback
-    from anemoi_ckpt_migrate.checkpoints.placeholders import PickledState, pickled_state
-    from anemoi_ckpt_migrate.commands.authoring import (
-        NewRevision,
-        merge,
-        revision,
-    )
-    from anemoi_ckpt_migrate.commands.checking import (
-        Checked,
-        Problem,
-        check,
-    )
-    from anemoi_ckpt_migrate.commands.differing import (
-        Diff,
-        diff,
-    )
-    from anemoi_ckpt_migrate.commands.histories import (
-        History,
-        draw,
-        history,
-    )
-    from anemoi_ckpt_migrate.commands.importing import Import, ImportedScript, import_scripts
-    from anemoi_ckpt_migrate.commands.inspecting import (
-        Inspection,
-        inspect,
-    )
-    from anemoi_ckpt_migrate.commands.loading import load, upgraded
-    from anemoi_ckpt_migrate.commands.manifesting import Manifest, manifest, update_manifest
-    from anemoi_ckpt_migrate.commands.mending import (
-        Compacted,
-        Recovered,
-        compact,
-        recover,
-    )
-    from anemoi_ckpt_migrate.commands.moving import downgrade, prove_rollback, upgrade
-    from anemoi_ckpt_migrate.commands.project import (
-        Project,
-        init,
-        open_chain,
-        open_project,
-    )
-    from anemoi_ckpt_migrate.commands.reading import (
+    from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
         BranchPoint,
-        Current,
         Head,
-        Shown,
         branches,
-        current,
         heads,
-        show,
-    )
-    from anemoi_ckpt_migrate.commands.rewriting import (
-        Rebased,
-        Release,
-        Squashed,
-        edit,
-        rebase,
-        release,
-        squash,
         write_head_file,
     )
-    from anemoi_ckpt_migrate.commands.saving import Stamper, stamped
-    from anemoi_ckpt_migrate.commands.stamping import stamp
-    from anemoi_ckpt_migrate.commands.syncing import sync
-    from anemoi_ckpt_migrate.commands.writing import Result
-    from anemoi_ckpt_migrate.context import MigrationContext
-    from anemoi_ckpt_migrate.entries import (
-        HistoryEntry,
-    )
-    from anemoi_ckpt_migrate.errors import (
-        MigrateError,
-        Refused,
-    )
+    from anemoi_ckpt_migrate.commands.check import Checked, Problem, check
+    from anemoi_ckpt_migrate.commands.compact import Compacted, compact
+    from anemoi_ckpt_migrate.commands.current import Current, current
+    from anemoi_ckpt_migrate.commands.diff import Diff, diff
+    from anemoi_ckpt_migrate.commands.downgrade import downgrade
+    from anemoi_ckpt_migrate.commands.edit import edit
+    from anemoi_ckpt_migrate.commands.history import History, draw, history
+    from anemoi_ckpt_migrate.commands.import_scripts import Import, ImportedScript, import_scripts
+    from anemoi_ckpt_migrate.commands.inspect import Inspection, inspect
+    from anemoi_ckpt_migrate.commands.manifest import Manifest, manifest, update_manifest
+    from anemoi_ckpt_migrate.commands.merge import merge
+    from anemoi_ckpt_migrate.commands.rebase import Rebased, rebase
+    from anemoi_ckpt_migrate.commands.recover import Recovered, recover
+    from anemoi_ckpt_migrate.commands.release import Release, release
+    from anemoi_ckpt_migrate.commands.revision import NewRevision, revision
+    from anemoi_ckpt_migrate.commands.show import Shown, show
+    from anemoi_ckpt_migrate.commands.squash import Squashed, squash
+    from anemoi_ckpt_migrate.commands.stamp import stamp
+    from anemoi_ckpt_migrate.commands.sync import sync
+    from anemoi_ckpt_migrate.commands.upgrade import upgrade
+    from anemoi_ckpt_migrate.errors import MigrateError, Refused
+    from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
+    from anemoi_ckpt_migrate.project.project import Project, init, open_chain, open_project
+    from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
+    from anemoi_ckpt_migrate.runtime.session import Result
+    from anemoi_ckpt_migrate.runtime.verify_rollback import prove_rollback
+    from anemoi_ckpt_migrate.storage.pickle.placeholders import PickledState, pickled_state
+    from anemoi_ckpt_migrate.training.lightning import StampingCallback as StampingCallback
+    from anemoi_ckpt_migrate.training.load_upgraded import load, upgraded
+    from anemoi_ckpt_migrate.training.stamper import Stamper, stamped
+    from anemoi_ckpt_migrate.tree import items
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
-    "callbacks": ("StampingCallback",),
-    "checkpoints.placeholders": ("PickledState", "pickled_state"),
-    "commands.authoring": ("NewRevision", "merge", "revision"),
-    "commands.checking": ("Checked", "Problem", "check"),
-    "commands.differing": ("Diff", "diff"),
-    "commands.histories": ("History", "draw", "history"),
-    "commands.importing": ("Import", "ImportedScript", "import_scripts"),
-    "commands.inspecting": ("Inspection", "inspect"),
-    "commands.loading": ("load", "upgraded"),
-    "commands.manifesting": ("Manifest", "manifest", "update_manifest"),
-    "commands.mending": ("Compacted", "Recovered", "compact", "recover"),
-    "commands.moving": ("downgrade", "prove_rollback", "upgrade"),
-    "commands.project": ("Project", "init", "open_chain", "open_project"),
-    "commands.reading": (
+    "commands.branches": (
         "Branch",
         "BranchPoint",
         "Branches",
-        "Current",
         "Head",
-        "Shown",
         "branches",
-        "current",
         "heads",
+        "write_head_file",
+    ),
+    "commands.check": (
+        "Checked",
+        "Problem",
+        "check",
+    ),
+    "commands.compact": (
+        "Compacted",
+        "compact",
+    ),
+    "commands.current": (
+        "Current",
+        "current",
+    ),
+    "commands.diff": (
+        "Diff",
+        "diff",
+    ),
+    "commands.downgrade": ("downgrade",),
+    "commands.edit": ("edit",),
+    "commands.history": (
+        "History",
+        "draw",
+        "history",
+    ),
+    "commands.import_scripts": (
+        "Import",
+        "ImportedScript",
+        "import_scripts",
+    ),
+    "commands.inspect": (
+        "Inspection",
+        "inspect",
+    ),
+    "commands.manifest": (
+        "Manifest",
+        "manifest",
+        "update_manifest",
+    ),
+    "commands.merge": ("merge",),
+    "commands.rebase": (
+        "Rebased",
+        "rebase",
+    ),
+    "commands.recover": (
+        "Recovered",
+        "recover",
+    ),
+    "commands.release": (
+        "Release",
+        "release",
+    ),
+    "commands.revision": (
+        "NewRevision",
+        "revision",
+    ),
+    "commands.show": (
+        "Shown",
         "show",
     ),
-    "commands.rewriting": ("Rebased", "Release", "Squashed", "edit", "rebase", "release", "squash", "write_head_file"),
-    "commands.saving": ("Stamper", "stamped"),
-    "commands.stamping": ("stamp",),
-    "commands.syncing": ("sync",),
-    "commands.writing": ("Result",),
-    "context": ("MigrationContext",),
-    "entries": ("HistoryEntry",),
-    "errors": ("MigrateError", "Refused"),
+    "commands.squash": (
+        "Squashed",
+        "squash",
+    ),
+    "commands.stamp": ("stamp",),
+    "commands.sync": ("sync",),
+    "commands.upgrade": ("upgrade",),
+    "errors": (
+        "MigrateError",
+        "Refused",
+    ),
+    "operations.setup_context": ("MigrationContext",),
+    "project.project": (
+        "Project",
+        "init",
+        "open_chain",
+        "open_project",
+    ),
+    "revisions.history_entry": ("HistoryEntry",),
+    "runtime.session": ("Result",),
+    "runtime.verify_rollback": ("prove_rollback",),
+    "storage.pickle.placeholders": (
+        "PickledState",
+        "pickled_state",
+    ),
+    "training.lightning": ("StampingCallback",),
+    "training.load_upgraded": (
+        "load",
+        "upgraded",
+    ),
+    "training.stamper": (
+        "Stamper",
+        "stamped",
+    ),
 }
 
 # All but StampingCallback, so that `import *` needs no Lightning.
@@ -199,8 +233,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from where it lives (PEP 562)."""
-    if name in ("items", "op"):
-        return import_module(f"{__name__}.{name}")
+    if name == "op":
+        return import_module(f"{__name__}.op")
+    if name == "items":
+        return import_module(f"{__name__}.tree.items")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{home}"), name)

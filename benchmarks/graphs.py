@@ -129,7 +129,7 @@ print(time.perf_counter() - start, len(steps))
 GROW = """
 import sys, time
 from anemoi_ckpt_migrate import planner, record, targets
-from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 sys.path.insert(0, sys.argv[3])
 from graphs import shape
 graph = Graph(Revision(rev, parents, reversible=True) for rev, parents in shape(sys.argv[1], int(sys.argv[2])))

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from anemoi_ckpt_migrate import cli
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+from anemoi_ckpt_migrate.storage import open_checkpoint
 
 DATA = Path(__file__).parent / "data"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.record import Applied, Record
+from anemoi_ckpt_migrate.record.record import Applied, Record
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 
 @st.composite

@@ -20,7 +20,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import upgrade  # noqa: E402
-from anemoi_ckpt_migrate.scripts.digests import chosen, digests  # noqa: E402
+from anemoi_ckpt_migrate.anemoi.digests import chosen, digests  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 
 VERSIONS = {"a": "0.9.4", "b": "0.11.0", "c": "0.13.0"}

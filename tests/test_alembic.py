@@ -15,13 +15,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate import resolving
 from anemoi_ckpt_migrate.errors import MigrateError, NotApplied, NotOnBranch
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.planner import plan_downgrade, plan_upgrade
-from anemoi_ckpt_migrate.record import Record
-from anemoi_ckpt_migrate.soundness import faults
-from anemoi_ckpt_migrate.targets import Named, parse, parse_range
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions import resolve
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.planner import plan_downgrade, plan_upgrade
+from anemoi_ckpt_migrate.revisions.targets import Named, parse, parse_range
+from anemoi_ckpt_migrate.revisions.validate import faults
 from tests.graphs import closure, histories, recorded, tips
 
 pytest.importorskip("alembic")
@@ -243,8 +243,8 @@ def check_range(revisions: list[Revision], graph: Graph, first: str, last: str) 
     except RevisionError:
         return
     wanted = parse_range(f"{first}:{last}")
-    start, end = resolving.resolve(graph, wanted.start), resolving.state(graph, wanted.end)
-    found = resolving.between(graph, start, end, resolving.line_of(graph, wanted.start))
+    start, end = resolve.resolve(graph, wanted.start), resolve.state(graph, wanted.end)
+    found = resolve.between(graph, start, end, resolve.line_of(graph, wanted.start))
     assert set(found) == {revision.revision for revision in walked if revision}
 
 
@@ -266,10 +266,10 @@ def test_the_start_of_an_id_means_the_same_on_a_branch(revisions: list[Revision]
         expected = their_map.get_revision(f"{branch}@{text}")
     except RevisionError:
         with pytest.raises(MigrateError):
-            resolving.state(graph, parse(f"{branch}@{text}"))
+            resolve.state(graph, parse(f"{branch}@{text}"))
         return
     assert expected is not None
-    assert resolving.resolve(graph, parse(f"{branch}@{text}")) == (expected.revision,)
+    assert resolve.resolve(graph, parse(f"{branch}@{text}")) == (expected.revision,)
 
 
 @MANY

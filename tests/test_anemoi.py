@@ -419,7 +419,7 @@ def copied(project: Folder, release: str, kind: str) -> Path:
 )
 def test_what_no_release_saves_is_refused(project: Folder, spoil: Any, says: str) -> None:
     """A list of migrations in another order, one of a later release, and what upstream's own tool leaves behind."""
-    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     path = copied(project, "0.19.0", "gt")
     with open_checkpoint(path) as file:
@@ -435,7 +435,7 @@ def test_what_no_release_saves_is_refused(project: Folder, spoil: Any, says: str
 
 @real
 def test_a_script_that_was_renamed_upstream_is_known(project: Folder) -> None:
-    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     path = copied(project, "0.19.0", "gt")
     with open_checkpoint(path) as file:

@@ -18,7 +18,7 @@ from packaging.version import Version
 torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import items  # noqa: E402
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.storage import open_checkpoint  # noqa: E402
 from tests import test_anemoi as chain  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 

@@ -367,7 +367,7 @@ def test_names_that_no_terminal_can_show(chain: Folder) -> None:
 
 
 def test_deep_nesting_is_no_reason_to_refuse(chain: Folder) -> None:
-    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     nested: object = 1
     for _ in range(900):
@@ -509,7 +509,7 @@ def test_a_migration_that_swallows_everything_still_gets_tensors(chain: Folder) 
     ],
 )
 def test_a_damaged_record(chain: Folder, damage: str, says: str) -> None:
-    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     checkpoint = chain.copy()
     with open_checkpoint(checkpoint) as file:

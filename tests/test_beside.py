@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from anemoi_ckpt_migrate.checkpoints import growing, locking
+from anemoi_ckpt_migrate.storage import in_place
+from anemoi_ckpt_migrate.storage import lock as locking
 from tests.conftest import RENAME, Folder, digest, names
 
 PRECIOUS = b"precious content of another file\n"
@@ -109,7 +110,7 @@ def test_something_else_has_the_name_of_the_lock_without_locks(
 def test_something_else_has_the_name_of_the_journal(
     project: Folder, checkpoint: Path, way: Way, words: list[str]
 ) -> None:
-    journal = growing.journal_of(checkpoint)
+    journal = in_place.journal_of(checkpoint)
     way(journal)
     before, old = looks(journal), digest(checkpoint)
     project.ok("inspect", checkpoint)
@@ -124,13 +125,13 @@ def test_something_else_has_the_name_of_the_journal(
 def test_a_journal_that_appears_while_functions_run_stays(
     project: Folder, checkpoint: Path, way: Way, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal, lock = growing.journal_of(checkpoint), locking.locked
+    journal, lock = in_place.journal_of(checkpoint), locking.locked
 
     def locked_late(target: Path) -> object:
         way(journal)
         return lock(target)
 
-    monkeypatch.setattr(growing, "locked", locked_late)
+    monkeypatch.setattr(in_place, "locked", locked_late)
     if not links:
         without_links(monkeypatch)
     old = digest(checkpoint)
@@ -262,7 +263,7 @@ def test_a_signal_tidies_up(project: Folder, checkpoint: Path, number: signal.Si
     assert (ran.returncode, ran.stderr) == (128 + number, "interrupted; nothing more was changed\n")
     assert digest(checkpoint) == old
     assert list(Path().glob(".*")) == []
-    assert not growing.journal_of(checkpoint).exists()
+    assert not in_place.journal_of(checkpoint).exists()
 
 
 def test_nohup_is_heard(project: Folder, checkpoint: Path) -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate import resolving
 from anemoi_ckpt_migrate.errors import MigrateError, NotApplied, NotOnBranch, NotThatMany, SeveralHeads
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.planner import Plan, check_recorded, plan_downgrade, plan_stamp, plan_upgrade
-from anemoi_ckpt_migrate.record import Record
-from anemoi_ckpt_migrate.soundness import faults
-from anemoi_ckpt_migrate.targets import Named, Relative, parse
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions import resolve
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.planner import Plan, check_recorded, plan_downgrade, plan_stamp, plan_upgrade
+from anemoi_ckpt_migrate.revisions.targets import Named, Relative, parse
+from anemoi_ckpt_migrate.revisions.validate import faults
 from tests.graphs import closure, histories, recorded, tips
 
 Drawn = tuple[list[Revision], Graph, Record]
@@ -103,15 +103,15 @@ def test_ranges_begin_where_they_say(drawn: Drawn, data: st.DataObject) -> None:
     first = data.draw(st.sampled_from(sorted(revision.id for revision in revisions)))
     last = data.draw(st.sampled_from(["heads", *sorted(revision.id for revision in revisions)]))
     end = {r.id for r in revisions} if last == "heads" else closure(revisions, [last])
-    start = resolving.resolve(graph, parse(first))
-    assert set(resolving.between(graph, start, end)) == resting_on(revisions, {first}) & end
+    start = resolve.resolve(graph, parse(first))
+    assert set(resolve.between(graph, start, end)) == resting_on(revisions, {first}) & end
     label = data.draw(st.sampled_from(sorted({*graph.labels, first})))
     line = line_of(revisions, graph.labels.get(label, label))
     begin = parse(f"{label}@base")
-    found = resolving.between(graph, resolving.resolve(graph, begin), end, resolving.line_of(graph, begin))
+    found = resolve.between(graph, resolve.resolve(graph, begin), end, resolve.line_of(graph, begin))
     assert set(found) == line & end
-    several = resolving.resolve(graph, parse("heads"))
-    assert set(resolving.between(graph, several, None)) == set(graph.heads)
+    several = resolve.resolve(graph, parse("heads"))
+    assert set(resolve.between(graph, several, None)) == set(graph.heads)
 
 
 @given(checkpoints(), st.data())
@@ -168,12 +168,12 @@ def test_steps_from_a_revision_on(drawn: Drawn, data: st.DataObject) -> None:
     there = recorded(graph, ids(at))
     back = ids(at)[: len(at.steps) - count] if count <= len(at.steps) else None
     try:
-        assert resolving.state(graph, parse(f"{rev}-{count}")) == set(back or ())
+        assert resolve.state(graph, parse(f"{rev}-{count}")) == set(back or ())
     except NotThatMany:
         assert back is None
     ahead = [head for head in graph.heads if set(ids(at)) <= closure(revisions, [head])]
     try:
-        found = resolving.state(graph, parse(f"{rev}+{count}"))
+        found = resolve.state(graph, parse(f"{rev}+{count}"))
     except (SeveralHeads, NotThatMany) as error:
         assert len(ahead) != 1 or isinstance(error, NotThatMany)
         return
@@ -213,7 +213,7 @@ def test_what_a_release_had(drawn: Drawn, data: st.DataObject) -> None:
     late = resting_on(noted, {r.id for r in noted if r.versions.get("pkg", "") >= "1.1"})
     had = closure(noted, {r.id for r in noted if r.versions and r.id not in late})
     for text in ("pkg<1.1", "pkg==1.0", "pkg>=0.3,<1.1"):
-        assert resolving.state(graph, parse(text), "pkg") == had
+        assert resolve.state(graph, parse(text), "pkg") == had
     applied = {entry.revision for entry in record.lineage}
     assert set(ids(plan_upgrade(graph, record, parse("pkg<1.1"), "pkg"))) == had - applied
     assert set(ids(plan_downgrade(graph, record, parse("pkg<1.1"), "pkg"))) == applied - had

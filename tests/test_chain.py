@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.scripts.functions import load_module
+from anemoi_ckpt_migrate.scripts.load_functions import load_module
 from tests.conftest import Folder, digest
 
 VERSIONS = Path(str(resources.files("anemoi_ckpt_migrate.versions")))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from anemoi_ckpt_migrate import MigrateError, open_chain, upgrade
-from anemoi_ckpt_migrate.commands.reading import read_record
+from anemoi_ckpt_migrate.commands.current import read_record
 from tests.conftest import Folder, digest
 
 
@@ -60,7 +60,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tree(path: Path) -> Any:
-    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     with open_checkpoint(path) as file:
         found = file.load()

@@ -7,7 +7,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.checkpoints.checksums import combined
+from anemoi_ckpt_migrate.storage.crc32 import combined
 
 
 @given(one=st.binary(max_size=300), other=st.binary(max_size=3000))

@@ -14,8 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint  # noqa: E402
-from anemoi_ckpt_migrate.operations.names import names_in  # noqa: E402
+from anemoi_ckpt_migrate.storage import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.tree.class_names import names_in  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 from tests.operating import declare  # noqa: E402
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.checkpoints import copying, open_checkpoint
+from anemoi_ckpt_migrate.storage import copy_range, open_checkpoint
 from tests.conftest import digest
 
-BYTES = os.urandom(5 * copying.BLOCK + 77)
+BYTES = os.urandom(5 * copy_range.BLOCK + 77)
 
 
 @pytest.fixture(scope="module", params=["ext4 or so", "xfs", "btrfs"])
@@ -47,12 +47,12 @@ def copied(folder: Path, start: int, end: int, to: int) -> bytes:
     target.write_bytes(b"")
     with source.open("rb") as reading, target.open("r+b") as writing:
         counts: list[int] = []
-        copying.copy_range(reading.fileno(), writing.fileno(), start, end, to, counts.append)
+        copy_range.copy_range(reading.fileno(), writing.fileno(), start, end, to, counts.append)
         assert sum(counts) == end - start
     return target.read_bytes()
 
 
-OFFSETS = st.integers(0, len(BYTES)) | st.integers(0, 5).map(lambda blocks: blocks * copying.BLOCK)
+OFFSETS = st.integers(0, len(BYTES)) | st.integers(0, 5).map(lambda blocks: blocks * copy_range.BLOCK)
 
 
 @given(start=OFFSETS, end=OFFSETS, to=OFFSETS)
@@ -62,7 +62,7 @@ def test_any_range_to_any_offset(disk: Path, start: int, end: int, to: int) -> N
     assert found == (b"\0" * to + BYTES[start:end] if end > start else b"")
 
 
-@pytest.mark.parametrize("first", range(len(copying.WAYS)))
+@pytest.mark.parametrize("first", range(len(copy_range.WAYS)))
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP])
 def test_every_way_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, code: int) -> None:
     """The ways before the first are refused by the kernel; the rest is taken from there."""
@@ -70,12 +70,12 @@ def test_every_way_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, firs
     def refuse(*args: int) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(copying, "WAYS", (*[refuse] * first, *copying.WAYS[first:]))
+    monkeypatch.setattr(copy_range, "WAYS", (*[refuse] * first, *copy_range.WAYS[first:]))
     assert copied(tmp_path, 64, len(BYTES) - 3, 128)[128:] == BYTES[64:-3]
 
 
 def test_a_way_that_does_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "WAYS", (lambda *args: 0, *copying.WAYS[1:]))
+    monkeypatch.setattr(copy_range, "WAYS", (lambda *args: 0, *copy_range.WAYS[1:]))
     assert copied(tmp_path, 0, len(BYTES), 0) == BYTES
 
 
@@ -83,7 +83,7 @@ def test_real_errors_are_not_taken_for_a_missing_way(tmp_path: Path, monkeypatch
     def fail(*args: int) -> int:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(copying, "WAYS", (fail, *copying.WAYS[1:]))
+    monkeypatch.setattr(copy_range, "WAYS", (fail, *copy_range.WAYS[1:]))
     with pytest.raises(OSError, match="full"):
         copied(tmp_path, 0, len(BYTES), 0)
 

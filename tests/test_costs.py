@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import op
-from anemoi_ckpt_migrate.checkpoints.pickles import TreeUnpickler
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import from_data
-from anemoi_ckpt_migrate.operations.patterns import pattern
+from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreeUnpickler
 from tests.conftest import Folder
 from tests.operating import declare
 from tests.test_hostile import TENSOR, call, checkpoint, name, text, tree

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.checkpoints.growing import journal_of
-from anemoi_ckpt_migrate.checkpoints.names import standing
+from anemoi_ckpt_migrate.storage.in_place import journal_of
+from anemoi_ckpt_migrate.storage.pickle.class_safety import standing
 from tests import harmless_files
 from tests.conftest import Folder
 from tests.hostile_files import (

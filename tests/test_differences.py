@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import op
-from anemoi_ckpt_migrate.differences.explaining import Explanation, explain
-from anemoi_ckpt_migrate.differences.items import Item
-from anemoi_ckpt_migrate.differences.simulating import leads_to
+from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
+from anemoi_ckpt_migrate.autogenerate.simulate import leads_to
 from anemoi_ckpt_migrate.operations.base import Operation
 
 # Tensors small enough to be lists.

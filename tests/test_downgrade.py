@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from anemoi_ckpt_migrate import recorder
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.record import to_data
-from anemoi_ckpt_migrate.rollbacks import PYTHON
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record.record import to_data
+from anemoi_ckpt_migrate.runtime.carried_code import PYTHON
+from anemoi_ckpt_migrate.storage import open_checkpoint
 from tests.conftest import RENAME, Folder, digest, names
 
 
@@ -28,9 +28,9 @@ def rewrite_record(checkpoint: Path, **undo: str | None) -> None:
     """Change what a checkpoint carries, as a stranger might."""
     with open_checkpoint(checkpoint) as file:
         tree = file.load()
-        data = to_data(recorder.take(tree, None))
+        data = to_data(embed.take(tree, None))
         data["lineage"][0]["undo"] |= undo
-        tree[recorder.KEY] = data
+        tree[embed.KEY] = data
         file.write(file.pickled(tree), {}, backup=False)
 
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.diagrams import COLOURS, FORMATS, as_dot, as_mermaid, as_svg
-from anemoi_ckpt_migrate.drawing import as_text
-from anemoi_ckpt_migrate.entries import HistoryEntry
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.lanes import laid_out
-from anemoi_ckpt_migrate.plain import plain
+from anemoi_ckpt_migrate.revisions.draw_export import COLOURS, FORMATS, as_dot, as_mermaid, as_svg
+from anemoi_ckpt_migrate.revisions.draw_layout import laid_out
+from anemoi_ckpt_migrate.revisions.draw_text import as_text
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
+from anemoi_ckpt_migrate.util.text import plain
 from tests.graphs import histories
 
 # What would end a string, a line or a tag, begin a comment or a list, or is not allowed in a file.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from anemoi_ckpt_migrate.checkpoints import growing
+from anemoi_ckpt_migrate.storage import in_place
 from tests.conftest import RENAME, Folder, names
 
 CALLS = (
@@ -72,7 +72,7 @@ def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
         (project.path / "runs").mkdir()
         victim = project.copy(to="runs/victim.ckpt")
         ran = traced(victim, way, "-e", f"inject={call}:{fault}:when={number}")
-        if growing.journal_of(victim).exists():
+        if in_place.journal_of(victim).exists():
             project.ok("recover", victim)
         found = names(victim)
         assert found in (old, new), (call, number)
@@ -88,7 +88,7 @@ def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
         project.ok("downgrade", "base", victim)  # which writes, in any case
         assert sorted(names(victim)) == sorted(old)
         assert [path.name for path in victim.parent.glob(".*")] == [], (call, number)
-        assert not growing.journal_of(victim).exists()
+        assert not in_place.journal_of(victim).exists()
     assert outcomes["new"] > 0, outcomes
     if fault != "error=EINTR":
         assert outcomes["old"] > 0, outcomes

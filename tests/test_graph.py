@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.soundness import faults
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.validate import faults
 from tests.graphs import closure, histories, tips
 
 

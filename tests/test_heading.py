@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import anemoi_ckpt_migrate.scripts.loader as loader
-from anemoi_ckpt_migrate.scripts.heading import heading
-from anemoi_ckpt_migrate.scripts.reader import read_script
+from anemoi_ckpt_migrate.scripts import discover as loader
+from anemoi_ckpt_migrate.scripts.parse import read_script
+from anemoi_ckpt_migrate.scripts.parse_header import heading
 from tests.conftest import Folder
 
 PLAIN = '''"""rename x to y

@@ -39,9 +39,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import cli
-from anemoi_ckpt_migrate.checkpoints.archive import Record, directory, local_header, new_record, read_archive
-from anemoi_ckpt_migrate.checkpoints.growing import journal_of, mark
-from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.storage.in_place import journal_of, mark
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.storage.zip_archive import Record, directory, local_header, new_record, read_archive
 from tests.conftest import Folder, Ran, digest
 
 # Forking a process that has threads is fine as long as the child does not count on them.

@@ -24,12 +24,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import MigrateError, inspect, load, stamped  # noqa: E402
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint  # noqa: E402
-from anemoi_ckpt_migrate.checkpoints.opaque import Calls, Opaque, opaque_name  # noqa: E402
-from anemoi_ckpt_migrate.operations.aside import packed  # noqa: E402
-from anemoi_ckpt_migrate.operations.placeholders import placeholders  # noqa: E402
-from anemoi_ckpt_migrate.recorder import ATTACHMENT, KEY  # noqa: E402
-from anemoi_ckpt_migrate.rollbacks import PYTHON  # noqa: E402
+from anemoi_ckpt_migrate.operations.missing_classes import placeholders  # noqa: E402
+from anemoi_ckpt_migrate.record.embed import ATTACHMENT, KEY  # noqa: E402
+from anemoi_ckpt_migrate.runtime.carried_code import PYTHON  # noqa: E402
+from anemoi_ckpt_migrate.state.stash import packed  # noqa: E402
+from anemoi_ckpt_migrate.storage import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, opaque_name  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 from tests.operating import declare  # noqa: E402
 
@@ -517,7 +517,7 @@ def test_what_is_put_back_beside_the_pickle_is_json(project: Folder, checkpoint:
         assert digest(checkpoint) == before
     rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[7, "1" * 1000, 1]]}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anemoi_ckpt_migrate.operations.attached.MOST", 1000)  # what it is, a test has no time to write
+        patch.setattr("anemoi_ckpt_migrate.state.archive_json.MOST", 1000)  # what it is, a test has no time to write
         assert "would have 1,008 bytes" in project.run("downgrade", "base", checkpoint).err
     rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[7, "1", 1]]}))
     project.ok("downgrade", "base", checkpoint)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from anemoi_ckpt_migrate import MigrateError, import_scripts, open_project
-from anemoi_ckpt_migrate.scripts.digests import chosen, digests
+from anemoi_ckpt_migrate.anemoi.digests import chosen, digests
 from tests.conftest import Folder, digest, names
 
 LICENCE = "# (C) Somebody.\n# All of this stays.\n\n"

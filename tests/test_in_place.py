@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.checkpoints import growing, open_checkpoint
+from anemoi_ckpt_migrate.storage import in_place, open_checkpoint
 from tests.conftest import RENAME, Folder, backups, digest, load, names
 
 
@@ -24,7 +24,7 @@ def interrupted(checkpoint: Path, junk: bytes = b"half written") -> Path:
     """Leave a checkpoint as a run does that was killed in the middle of writing in place."""
     with open_checkpoint(checkpoint) as file:
         mark = file._mark()
-    journal = growing.journal_of(checkpoint)
+    journal = in_place.journal_of(checkpoint)
     journal.write_bytes(mark.to_json())
     with checkpoint.open("ab") as file:
         file.write(junk)
@@ -52,7 +52,7 @@ def test_up_and_back_to_the_same_bytes(chain: Folder) -> None:
     assert "no rollback was run" in ran.out
     assert (digest(checkpoint), checkpoint.stat().st_ino) == (old, inode)
     assert [path.name for path in chain.path.glob(".*")] == []
-    assert not growing.journal_of(checkpoint).exists()
+    assert not in_place.journal_of(checkpoint).exists()
 
 
 def test_back_without_in_place_gives_the_same_bytes_and_a_backup(chain: Folder) -> None:
@@ -296,7 +296,7 @@ def test_a_failure_leaves_the_old_bytes(chain: Folder, monkeypatch: pytest.Monke
     assert (ran.code, "nothing was changed" in ran.err) == (1, True), ran.err
     assert digest(checkpoint) == old
     chain.ok("upgrade", "head", "--in-place", checkpoint)
-    assert not growing.journal_of(checkpoint).exists()
+    assert not in_place.journal_of(checkpoint).exists()
 
 
 def test_a_failure_that_cannot_be_put_right(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

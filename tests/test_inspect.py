@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+from anemoi_ckpt_migrate.storage import open_checkpoint
 from tests.conftest import DATA, RENAME, Folder, digest
 
 
 def flip(checkpoint: Path, name: str) -> None:
     """Flip one bit in the content of a record."""
-    from anemoi_ckpt_migrate.checkpoints import archive
+    from anemoi_ckpt_migrate.storage import zip_archive
 
     with open_checkpoint(checkpoint) as file, file._stream() as stream:
-        at = archive.payload_offset(stream, file._archive.records[name])
+        at = zip_archive.payload_offset(stream, file._archive.records[name])
     with checkpoint.open("r+b") as raw:
         raw.seek(at)
         byte = raw.read(1)[0]

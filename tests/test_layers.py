@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx
 import pytest
 
 import anemoi_ckpt_migrate
@@ -15,91 +16,39 @@ import anemoi_ckpt_migrate
 PACKAGE = "anemoi_ckpt_migrate"
 ROOT = Path(anemoi_ckpt_migrate.__file__).parent
 
-# From the ground up; a module imports only from lines below its own.
-LAYERS = """
-_version collector errors.base
-errors.files errors.operations errors.revisions
-errors plain
-checkpoints.harmless checkpoints.handed
-metadata context releases record scripts.signature checkpoints.tensors checkpoints.copying checkpoints.locking checkpoints.scan checkpoints.names checkpoints.kinds checkpoints.sets checkpoints.checksums checkpoints.shapes operations operations.attached operations.base operations.dtypes operations.matching operations.patterns operations.table zones operations.initialisers
-checkpoints.archive
-targets graph scripts scripts.parts checkpoints.facts checkpoints.opaque checkpoints.publish checkpoints.layout scripts.hooks scripts.heading checkpoints.space
-checkpoints.placeholders checkpoints.recipes operations.configs
-operations.paths operations.pickled operations.flattened
-resolving soundness entries scripts.obstacles scripts.writer scripts.sources config checkpoints.pickles
-descent lanes scaffold chains scripts.digests scripts.editing scripts.headfile scripts.released scripts.functions checkpoints.content checkpoints.growing checkpoints.legacy checkpoints.survey checkpoints.dumping
-checkpoints.computing
-checkpoints.making operations.tensors
-operations.names operations.places operations.slots
-operations.aside operations.copies operations.ties
-operations.groups operations.guessing operations.reaching
-operations.casting operations.joining operations.modules operations.naming operations.optimizers operations.structure operations.turning operations.widening
-operations.deriving operations.items operations.placeholders operations.presence operations.following
-operations.setups
-operations.classes operations.rewriting operations.converting operations.rearranging operations.within
-operations.world
-op comparing items
-scripts.declared
-scripts.joined
-scripts.reader scripts.foreign scripts.squashing
-differences differences.items differences.names
-models manifests differences.misfits
-differences.analogy differences.moving differences.numbering differences.selecting differences.simulating differences.turning differences.wording
-differences.board differences.merging differences.ordering differences.rules
-differences.families differences.growth differences.renaming
-differences.joining differences.planning
-differences.matching
-differences.explaining
-differences.folding
-tracing
-planner drawing diagrams rollbacks ledger scripts.loader checkpoints.store
-checkpoints.opening adoption
-checkpoints
-recorder
-executor
-commands
-commands.arguments commands.names
-commands.trust
-commands.parameters commands.project
-commands.sides
-commands.expecting
-commands.remainder
-commands.writing
-commands.differing commands.drifting
-commands.generating commands.manifesting
-commands.authoring
-commands.steps
-commands.adopting commands.keeping
-commands.recognising
-commands.records
-commands.importing commands.reading commands.mending commands.inspecting commands.rewriting
-commands.placing commands.proving
-commands.stamping
-commands.moving commands.saving commands.syncing
-commands.checking commands.histories commands.loading
-callbacks
-.
-pictures
-output
-listing difftable
-cli.common
-cli.authoring cli.moving cli.reading
-cli
+# From the top down: a folder imports from itself and from lines below its own.
+FOLDERS = """
 __main__
+cli
+.
+console training
+commands
+runtime
+manifests
+project autogenerate anemoi
+engine scripts
+op
+operations
+state revisions
+record
+tree
+storage
+util errors
+_version
 """
-RANK = {module: rank for rank, line in enumerate(LAYERS.strip().splitlines()) for module in line.split()}
+RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines()) for folder in folders.split()}
 
 # Heavy things, and the modules that import each.
 HEAVY = {
-    "torch": "checkpoints.content checkpoints.computing commands.loading models",
-    "lightning": "callbacks",
-    "pytorch_lightning": "callbacks",
-    "lightning_fabric": "callbacks",
-    "networkx": "soundness",
-    "mako": "scripts.writer",
-    "cloudpickle": "rollbacks",
-    "rich": "pictures",
-    "packaging": "releases",
+    "torch": "storage.tensors.torch_content storage.tensors.evaluate training.load_upgraded manifests.build_model",
+    "lightning": "training.lightning",
+    "pytorch_lightning": "training.lightning",
+    "lightning_fabric": "training.lightning",
+    "networkx": "revisions.validate",
+    "mako": "scripts.create",
+    "cloudpickle": "runtime.carried_code",
+    "rich": "console.checkpoint_tree",
+    "packaging": "revisions.releases",
 }
 
 
@@ -125,24 +74,45 @@ def imported(tree: ast.AST) -> list[str]:
     return names
 
 
+def folder_of(module: str) -> str:
+    return module.partition(".")[0] or "."
+
+
 def own(name: str) -> str | None:
     """Return the module of this package that an imported name belongs to."""
     if not name.startswith(f"{PACKAGE}."):
         return None
     inner = name.removeprefix(f"{PACKAGE}.")
-    while inner and inner not in RANK:
+    while inner and inner not in modules():
         inner = inner.rpartition(".")[0]
     return inner or "."
 
 
-def test_every_module_has_its_layer() -> None:
-    assert set(modules()) == set(RANK)
+def test_every_folder_has_its_place() -> None:
+    assert {folder_of(module) for module in modules()} == set(RANK)
 
 
-@pytest.mark.parametrize("name", sorted(RANK))
-def test_modules_know_only_what_is_below_them(name: str) -> None:
-    for target in filter(None, map(own, imported(modules()[name]))):
-        assert RANK[target] < RANK[name], f"{name} imports {target}"
+@pytest.mark.parametrize("folder", sorted(RANK))
+def test_a_folder_knows_only_what_is_below_it(folder: str) -> None:
+    upwards = [
+        f"{name} imports {target}"
+        for name, tree in modules().items()
+        if folder_of(name) == folder
+        for target in filter(None, map(own, imported(tree)))
+        if folder_of(target) != folder and RANK[folder_of(target)] >= RANK[folder]
+    ]
+    assert upwards == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows = networkx.DiGraph(
+        (name, target)
+        for name, tree in modules().items()
+        if name != "."
+        for target in filter(None, map(own, imported(tree)))
+        if target not in (name, ".")
+    )
+    assert list(networkx.simple_cycles(arrows)) == []
 
 
 @pytest.mark.parametrize("heavy", sorted(HEAVY))

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from anemoi_ckpt_migrate.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from tests.conftest import Folder
 from tests.test_branches import note, ran
 

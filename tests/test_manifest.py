@@ -13,8 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
-from anemoi_ckpt_migrate import manifests  # noqa: E402
 from anemoi_ckpt_migrate.errors import CannotWrite  # noqa: E402
+from anemoi_ckpt_migrate.manifests import manifest_file  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 from tests.modelling import FIRST, Models, begun  # noqa: E402
 
@@ -526,7 +526,7 @@ def test_a_script_that_was_written_before_the_disk_was_full(models: Models, monk
 
     models.code(RENAMED)
     with monkeypatch.context() as patched:
-        patched.setattr(manifests, "write", full)
+        patched.setattr(manifest_file, "write", full)
         ran = models.run("revision", "norm", "--autogenerate", "--rev-id", "aaa")
     assert ran.code == 1
     assert "the script is as it should be; `ckpt-migrate manifest --update` does the rest" in ran.err

@@ -138,8 +138,8 @@ class TestTensors:
 
     def test_what_is_made_of_nothing_lives_where_the_others_did(self, project: Folder) -> None:
         """A checkpoint of a GPU: torch names the device of each storage in the pickle."""
-        from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-        from anemoi_ckpt_migrate.checkpoints.recipes import storage_of
+        from anemoi_ckpt_migrate.storage import open_checkpoint
+        from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
 
         path = saved(project, {"state_dict": {"a": torch.ones(2), "b": torch.zeros(3)}})
         with open_checkpoint(path) as file:

@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, class_of
-from anemoi_ckpt_migrate.checkpoints.pickles import TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 
 
 def read(data: bytes) -> Any:

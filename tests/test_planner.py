@@ -6,18 +6,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.errors import (
-    BarrierInTheWay,
-    Irreversible,
-    MigrateError,
-    NotApplied,
-    NotThatMany,
-    UsageError,
-)
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.planner import Plan, lineage_of, plan_downgrade, plan_stamp, plan_upgrade
-from anemoi_ckpt_migrate.record import Record
-from anemoi_ckpt_migrate.targets import Id, Named, Relative, parse
+from anemoi_ckpt_migrate.errors import BarrierInTheWay, Irreversible, MigrateError, NotApplied, NotThatMany, UsageError
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.planner import Plan, lineage_of, plan_downgrade, plan_stamp, plan_upgrade
+from anemoi_ckpt_migrate.revisions.targets import Id, Named, Relative, parse
 from tests.graphs import closure, histories, recorded, tips
 
 EMPTY = Record()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from anemoi_ckpt_migrate.checkpoints import copying, growing, open_checkpoint
+from anemoi_ckpt_migrate.storage import copy_range, in_place, open_checkpoint
 from tests.conftest import RENAME, Folder, names
 
 Names = dict[str, int]  # what files of the folder are called: inodes
@@ -91,7 +91,7 @@ class Disk:
 def watch(disk: Disk, patch: pytest.MonkeyPatch) -> None:
     """Have the disk look after each call that changes something."""
     # Blocks are not shared: ioctl is not watched.
-    patch.setattr(copying, "WAYS", copying.WAYS[1:])
+    patch.setattr(copy_range, "WAYS", copy_range.WAYS[1:])
     for name in ("pwrite", "copy_file_range", "fsync", "link", "replace", "unlink", "ftruncate", "open"):
         patch.setattr(os, name, watched(disk, name, getattr(os, name)))
 
@@ -181,7 +181,7 @@ def watched_run(project: Folder, monkeypatch: pytest.MonkeyPatch, way: str, with
 def interrupted(checkpoint: Path) -> None:
     """Leave a file as a run in place does that is killed: longer than it was, and a journal beside it."""
     with open_checkpoint(checkpoint) as opened:
-        growing.journal_of(checkpoint).write_bytes(opened._mark().to_json())
+        in_place.journal_of(checkpoint).write_bytes(opened._mark().to_json())
     with checkpoint.open("ab") as file:
         file.write(bytes(range(256)) * 300)
 
@@ -210,7 +210,7 @@ def hold(project: Folder, run: Run, goes_on: bool = False) -> set[bool]:
     disk, checkpoint, target = run.disk, run.checkpoint, run.target
     final_names, final_content = disk.moments[-1][1][0]
     assert final_content.get(final_names.get(target.name, -1)) == run.new  # done means durable, before the lock goes
-    assert growing.journal_of(target).name not in final_names
+    assert in_place.journal_of(target).name not in final_names
     seen = set()
     unique = {
         (tuple(sorted(kept.items())), tuple(sorted(content.items()))): (kept, content)
@@ -220,7 +220,7 @@ def hold(project: Folder, run: Run, goes_on: bool = False) -> set[bool]:
         lay_out(disk.folder, kept, content)
         assert checkpoint.read_bytes() == run.old or target == checkpoint
         project.ok("inspect", checkpoint)  # reading works at once
-        if growing.journal_of(checkpoint).exists():
+        if in_place.journal_of(checkpoint).exists():
             project.ok("recover", checkpoint)
         if target.exists() or target == checkpoint:
             found = target.read_bytes()

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from anemoi_ckpt_migrate.record import FORMAT_OF_FUNCTIONS
+from anemoi_ckpt_migrate.record.record import FORMAT_OF_FUNCTIONS
 from tests.conftest import RENAME, Folder
 
 torch = pytest.importorskip("torch")

@@ -13,10 +13,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
-from anemoi_ckpt_migrate import recorder  # noqa: E402
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint  # noqa: E402
-from anemoi_ckpt_migrate.checkpoints.tensors import StoredTensor  # noqa: E402
-from anemoi_ckpt_migrate.comparing import first_difference  # noqa: E402
+from anemoi_ckpt_migrate.record import embed  # noqa: E402
+from anemoi_ckpt_migrate.storage import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor  # noqa: E402
+from anemoi_ckpt_migrate.tree.first_difference import first_difference  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 from tests.operating import declare  # noqa: E402
 
@@ -176,7 +176,7 @@ def assert_as_before(path: Path | str, original: Path | str = "original.ckpt") -
     """Compare with what it was: every object, what is shared, every bit."""
     with open_checkpoint(original) as one, open_checkpoint(path) as other:
         before, after = one.load(), other.load()
-        recorder.remove(after, None)
+        embed.remove(after, None)
 
         def same(left: StoredTensor, right: StoredTensor) -> bool:
             return one.same(left, right, other)

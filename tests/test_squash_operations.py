@@ -161,12 +161,12 @@ def save(folder: Folder, name: str = "x.pt") -> Path:
 
 def names_and_tree(path: Path) -> tuple[list[tuple[str, str]], Any]:
     """Return what a checkpoint names and holds, without the record, whether or not its classes are there."""
-    from anemoi_ckpt_migrate import recorder
-    from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+    from anemoi_ckpt_migrate.record import embed
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     with open_checkpoint(path) as opened:
         tree = opened.load()
-        recorder.take(tree, None)
+        embed.take(tree, None)
         names = sorted(opened.names)
         moments = [opened.digest(each["exp_avg"]) for each in tree["optimizer_states"][0]["state"].values()]
         weights = {key: opened.digest(value) for key, value in tree["state_dict"].items()}

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate.errors import Refused, UsageError
-from anemoi_ckpt_migrate.scripts import squashing
-from anemoi_ckpt_migrate.scripts.functions import load_source
-from anemoi_ckpt_migrate.scripts.reader import read_script
-from anemoi_ckpt_migrate.scripts.sources import tail
+from anemoi_ckpt_migrate.scripts.load_functions import load_source
+from anemoi_ckpt_migrate.scripts.parse import read_script
+from anemoi_ckpt_migrate.scripts.source import tail
+from anemoi_ckpt_migrate.scripts.squash import render
 
 HEAD = '''"""change {0}"""
 
@@ -65,7 +65,7 @@ def facts(revision: str, source: str, reversible: bool = True) -> dict[str, Any]
 def squash(*sources: str, reversible: Sequence[bool] = (), **more: Any) -> str:
     can = reversible or [True] * len(sources)
     parts = [(facts(f"r{place}", source, can[place]), source) for place, source in enumerate(sources)]
-    return squashing.squashed("all of it", "s", None, parts, {"migration": "1.0.0"}, "2026-01-01", **more)
+    return render.squashed("all of it", "s", None, parts, {"migration": "1.0.0"}, "2026-01-01", **more)
 
 
 def module(source: str) -> types.ModuleType:
@@ -134,7 +134,7 @@ def rollback(ckpt: CkptType) -> CkptType:
         ({"revision": "r0", "down_revision": ("p", "q"), "name": "rename x to y", "reversible": True}, first),
         ({"revision": "r1", "down_revision": "r0", "name": 'drop "z"', "reversible": False}, second),
     ]
-    text = squashing.squashed(
+    text = render.squashed(
         "move on", "s", ("p", "q"), parts, {"pkg": "1.0"}, "2026-01-01", branch_labels="main", depends_on=("d",)
     )
     assert (
@@ -396,15 +396,15 @@ def test_a_docstring_keeps_its_text() -> None:
 def test_a_name_that_is_not_in_the_docstring() -> None:
     source = TWO[0].replace("change r0", "")
     parts = [({"revision": "r0", "name": "r0_file", "reversible": True}, source)]
-    assert '"""Revision r0: r0_file."""' in squashing.squashed("n", "s", "p", parts, {}, "now")
+    assert '"""Revision r0: r0_file."""' in render.squashed("n", "s", "p", parts, {}, "now")
     parts[0][0]["name"] = "is it?"
-    assert '"""Revision r0: is it?"""' in squashing.squashed("n", "s", "p", parts, {}, "now")
+    assert '"""Revision r0: is it?"""' in render.squashed("n", "s", "p", parts, {}, "now")
 
 
 @pytest.mark.parametrize("text", ['"', "'", "\"'", "\\", "\n", "Ω🙂", "\ud800", "{}", "", 'a"b"'])
 def test_facts_are_written_out(text: str) -> None:
     given = {"revision": "r0", "name": "n", "reversible": True, "versions": {text: text}, "depends_on": (text,)}
-    found = module(squashing.squashed("n", "s", None, [(given, TWO[0])], {text: text}, "now"))
+    found = module(render.squashed("n", "s", None, [(given, TWO[0])], {text: text}, "now"))
     assert found.replaces == (given,)
     assert found.metadata.versions == {text: text}
 
@@ -447,7 +447,7 @@ def test_what_would_be_something_else_in_a_function(body: str) -> None:
     source = script("r1", body, "\ndef migrate(ckpt):\n    return ckpt\n")
     parts = [(facts("r0", TWO[0]), TWO[0]), ({"revision": "r1", "name": "n", "reversible": False}, source)]
     with pytest.raises(Refused) as refused:
-        squashing.squashed("n", "s", None, parts, {}, "now")
+        render.squashed("n", "s", None, parts, {}, "now")
     assert str(refused.value).startswith(f"revision r1 cannot be squashed: {REFUSED[body]}")
     assert str(refused.value).endswith(", or squash only what comes before it or after it")
 
@@ -486,7 +486,7 @@ def test_what_is_written_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should a Python cut strings in a way that is not known here, nothing wrong is written."""
     source = script("r0", 'X = """a\nb"""\nvalue = lambda: X\n')
     squash(source)
-    monkeypatch.setattr(squashing, "_within_strings", lambda text: set())
+    monkeypatch.setattr(render, "_within_strings", lambda text: set())
     with pytest.raises(Refused, match="its text cannot be moved into a function as it is; format it"):
         squash(source)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.checkpoints.tensors import is_stored
+from anemoi_ckpt_migrate.storage import open_checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
 from tests.conftest import DATA, RENAME, Folder, digest, load
 
 torch = pytest.importorskip("torch")
@@ -257,7 +257,7 @@ def test_what_is_made_of_a_cuda_tensor_belongs_where_it_lived(project: Folder) -
     with zipfile.ZipFile(checkpoint) as archive:
         data = archive.read("cuda/data.pkl").replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
     with open_checkpoint(checkpoint) as file:
-        from anemoi_ckpt_migrate.checkpoints import Pickled
+        from anemoi_ckpt_migrate.storage import Pickled
 
         file.load()
         file.write(Pickled(data, {"0": None, "1": None}), {}, backup=False)

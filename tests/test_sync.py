@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import MigrateError, sync  # noqa: E402
-from anemoi_ckpt_migrate.ledger import revision_of  # noqa: E402
+from anemoi_ckpt_migrate.anemoi.migrations_list import revision_of  # noqa: E402
 from tests.conftest import Folder, backups, digest  # noqa: E402
 from tests.test_adopting import (  # noqa: E402
     MigrationMetadata,

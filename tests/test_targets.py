@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate import resolving
 from anemoi_ckpt_migrate.errors import (
     AmbiguousTarget,
     BadTarget,
@@ -18,8 +17,9 @@ from anemoi_ckpt_migrate.errors import (
     UnknownTarget,
     UsageError,
 )
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.targets import (
+from anemoi_ckpt_migrate.revisions import resolve
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.targets import (
     Beyond,
     Id,
     Named,
@@ -35,7 +35,7 @@ from tests.graphs import closure, histories
 
 
 def state(graph: Graph, text: str, package: str | None = None) -> str:
-    return "".join(graph.order(resolving.state(graph, parse(text), package)))
+    return "".join(graph.order(resolve.state(graph, parse(text), package)))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_labels_are_inherited_by_descendants(revisions: list[Revision]) -> None:
             for before in members - followers:
                 assert revision.id in followers_of(revisions, before)
                 assert len([r for r in revisions if before in r.parents]) == 1
-            assert resolving.heads_of_branch(graph, label) == tuple(sorted(set(graph.heads) & members))
+            assert resolve.heads_of_branch(graph, label) == tuple(sorted(set(graph.heads) & members))
 
 
 @given(histories(labels=True), st.data())
@@ -271,12 +271,12 @@ def test_what_a_target_has_is_closed_downwards(revisions: list[Revision], data: 
     texts += [f"{label}@{place}" for label in labels for place in ("head", "heads", "base", rev, "head-1", "base+1")]
     for text in texts:
         try:
-            has = resolving.state(graph, parse(text))
+            has = resolve.state(graph, parse(text))
         except MigrateError as error:
             assert str(error)
             continue
         assert has == closure(revisions, has)
-        tips = resolving.resolve(graph, parse(text))
+        tips = resolve.resolve(graph, parse(text))
         assert closure(revisions, tips) == has
 
 

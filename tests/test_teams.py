@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.scripts.editing import with_parents
+from anemoi_ckpt_migrate.scripts.edit_script import with_parents
 from tests.conftest import Folder, digest
 
 

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import op
-from anemoi_ckpt_migrate.differences.items import Item
-from anemoi_ckpt_migrate.differences.misfits import Misfit, misfit
-from anemoi_ckpt_migrate.differences.simulating import Model
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.manifests import Snapshot, parsed, spelled
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
+from anemoi_ckpt_migrate.autogenerate.simulate import Model
+from anemoi_ckpt_migrate.manifests.compare import Misfit, misfit
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot, parsed, spelled
+from anemoi_ckpt_migrate.manifests.trace import Gap, ahead, derived, everywhere
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.tracing import Gap, ahead, derived, everywhere
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 Items = tuple[Item, ...]
 

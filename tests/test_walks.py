@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.commands.reading import read_record
+from anemoi_ckpt_migrate.commands.current import read_record
 from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
-from anemoi_ckpt_migrate.planner import check_recorded
+from anemoi_ckpt_migrate.revisions.planner import check_recorded
 from tests.conftest import Folder, digest, load
 
 WALKS, STEPS = int(os.environ.get("WALKS", "25")), 25

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.checkpoints import locking
+from anemoi_ckpt_migrate.storage import lock as locking
 from tests.conftest import RENAME, Folder, digest, names
 
 

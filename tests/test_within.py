@@ -14,8 +14,8 @@ omegaconf = pytest.importorskip("omegaconf")
 
 from anemoi_ckpt_migrate import op  # noqa: E402
 from anemoi_ckpt_migrate.errors import BadOperation  # noqa: E402
-from anemoi_ckpt_migrate.operations import attached  # noqa: E402
 from anemoi_ckpt_migrate.operations.base import from_data  # noqa: E402
+from anemoi_ckpt_migrate.state import archive_json  # noqa: E402
 from tests.conftest import Folder, digest  # noqa: E402
 from tests.operating import declare  # noqa: E402
 
@@ -336,7 +336,7 @@ def test_what_is_damaged(project: Folder) -> None:
 
 
 def test_what_is_too_large(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attached, "MOST", 100)
+    monkeypatch.setattr(archive_json, "MOST", 100)
     path = save(project, json.dumps(about()))
     declare(project, "a1", IN_RECORD)
     refused = project.run("upgrade", "head", path)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from anemoi_ckpt_migrate import output
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.cli import authoring, moving, reading
+from anemoi_ckpt_migrate.cli import checkpoint_commands, info_commands, script_commands
 from anemoi_ckpt_migrate.cli.common import chain_of, told
+from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError
 
 _TARGETS = """\
@@ -49,9 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--chain", metavar="NAME", help="a chain that an installed package brings, instead of a project"
     )
     adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    authoring.add_commands(adding)
-    moving.add_commands(adding)
-    reading.add_commands(adding)
+    script_commands.add_commands(adding)
+    checkpoint_commands.add_commands(adding)
+    info_commands.add_commands(adding)
     return parser
 
 

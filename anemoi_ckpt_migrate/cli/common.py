@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from anemoi_ckpt_migrate import output
+from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.errors import (
     ERROR,
     PENDING,
@@ -48,7 +48,7 @@ def add_checkpoints(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
 
 def chain_of(args: argparse.Namespace) -> Any:
     """Return the chain that takes the place of a project; what makes or changes scripts has no business there."""
-    from anemoi_ckpt_migrate.commands.project import open_chain
+    from anemoi_ckpt_migrate.project.project import open_chain
 
     if args.config is not None:
         raise UsageError("a chain brings its own configuration: give --chain or --config")

@@ -1,1 +1,1 @@
-"""What the command line does, as functions with typed results. Nothing here prints."""
+"""The commands, one module each."""

@@ -1,1 +1,1 @@
-"""Declarative operations: what a migration does, as data, with an inverse that is known."""
+"""The operations of migration scripts."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, class_of
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations import paths
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, operation
 from anemoi_ckpt_migrate.operations.items import PutItem
-from anemoi_ckpt_migrate.operations.names import Name, inside, names_in, near, split
-from anemoi_ckpt_migrate.operations.paths import NoSuchPath
-from anemoi_ckpt_migrate.operations.setups import MoveNames, merged, moved_back
-from anemoi_ckpt_migrate.operations.structure import TreeOperation
+from anemoi_ckpt_migrate.operations.setup import MoveNames, merged, moved_back, split
+from anemoi_ckpt_migrate.operations.tree_operation import TreeOperation
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.tree import paths
+from anemoi_ckpt_migrate.tree.class_names import Name, inside, names_in
+from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 
 
 class Moving(TreeOperation):
@@ -170,3 +170,12 @@ def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[
     for key, value in children:
         if isinstance(key, (str, int)):
             yield from _places(value, (*path, key), seen)
+
+
+def near(text: str, found: list[OpaqueName]) -> str:
+    """Say what else there is, for a name that there is not."""
+    from difflib import get_close_matches
+
+    names = {".".join(name.pickled_name) for name in found} | {name.pickled_name[0] for name in found}
+    close = get_close_matches(text, sorted(names), 1, 0.6)
+    return f"; there is {close[0]}" if close else ""

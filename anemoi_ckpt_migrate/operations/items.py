@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from anemoi_ckpt_migrate.checkpoints.tensors import is_a
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations import configs, paths
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, operation, set_fields
-from anemoi_ckpt_migrate.operations.paths import NoSuchPath, path_of, shown
-from anemoi_ckpt_migrate.operations.structure import TreeOperation
+from anemoi_ckpt_migrate.operations.tree_operation import TreeOperation
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.tree import config_objects, paths
+from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
 
 
 def new_path_of(kind: Operation, path: paths.Path, new: Any) -> paths.Path:
@@ -118,7 +118,7 @@ class SetItem(AtEachPlace):
         paths.set_new(parent, key, _own(self.value))
         if is_plain(before):
             return [UnsetItem(path, self.value, True, before, optional=self.optional)]
-        kept.append(configs.detached(before, parent))
+        kept.append(config_objects.detached(before, parent))
         return [UnsetItem(path, self.value, True, None, len(kept) - 1, self.optional)]
 
 
@@ -129,7 +129,7 @@ def _own(value: Any) -> Any:
 
 def _is_still(now: Any, value: Any) -> bool:
     """Tell whether something is what was set; a record may have made a list of a tuple."""
-    now = configs.plain(now)
+    now = config_objects.plain(now)
     if is_a(now, dict) and isinstance(value, dict):
         return list(now) == list(value) and all(_is_still(now[key], value[key]) for key in value)
     if is_a(now, (list, tuple)) and isinstance(value, (list, tuple)):
@@ -159,7 +159,13 @@ class UnsetItem(AtPath):
             if self.optional and not there:
                 continue
             now = paths.get(tree, path) if there else None
-            if self.value == {} and not self.had and there and configs.plain(now) not in ({}, None) and not forced:
+            if (
+                self.value == {}
+                and not self.had
+                and there
+                and config_objects.plain(now) not in ({}, None)
+                and not forced
+            ):
                 continue
             if not forced and not (there and _is_still(now, self.value)):
                 raise NoSuchPath(f"{shown(path)} has changed since it was set; --discard-changes puts back the old")
@@ -196,7 +202,7 @@ class DropItem(AtEachPlace):
         path = paths.spelled(tree, path)
         parent = paths.parent(tree, path)
         value, before = paths.take(parent, path[-1])
-        kept.append(configs.detached(value, parent))
+        kept.append(config_objects.detached(value, parent))
         return [PutItem(path, len(kept) - 1, before, True, self.optional)]
 
 

@@ -1,1 +1,1 @@
-"""Migration scripts: read without being run, run, and written."""
+"""Migration scripts: read, write, edit."""

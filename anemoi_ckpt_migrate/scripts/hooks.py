@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, MigrateError
-from anemoi_ckpt_migrate.plain import plain
+from anemoi_ckpt_migrate.util.text import plain
 
 PLACEHOLDER = "REVISION_SCRIPT_FILENAME"
 # The kinds of hooks, and under which key each says what is to be run.

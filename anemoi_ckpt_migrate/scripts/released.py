@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError
-from anemoi_ckpt_migrate.graph import Graph, Revision
-from anemoi_ckpt_migrate.scripts.sources import signature_of
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.scripts.source import signature_of
 
 NAME = "RELEASED"
 _HEADING = "# What was released: revision, what it follows, signature. Written by `ckpt-migrate release`.\n"

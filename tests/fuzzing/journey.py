@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import cli
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
-from anemoi_ckpt_migrate.checkpoints.archive import Archive, payload_offset, read_archive
-from anemoi_ckpt_migrate.checkpoints.opaque import Opaque, OpaqueName
-from anemoi_ckpt_migrate.checkpoints.pickles import Builder
-from anemoi_ckpt_migrate.checkpoints.tensors import RebuildFunction, StoredStorage, StoredTensor, reduced
 from anemoi_ckpt_migrate.errors import MigrateError, NotACheckpoint
+from anemoi_ckpt_migrate.storage import open_checkpoint
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder
+from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, StoredStorage, StoredTensor, reduced
+from anemoi_ckpt_migrate.storage.zip_archive import Archive, payload_offset, read_archive
 
 NOT_KEPT = ("data.pkl", ".format_version", "ckpt_migrate/previous.json")  # records that writing makes anew
 # Trying an input out, in a process of its own.

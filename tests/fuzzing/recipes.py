@@ -20,7 +20,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate.checkpoints import open_checkpoint
+from anemoi_ckpt_migrate.storage import open_checkpoint
 from tests.fuzzing.changes import (
     _CENTRAL,
     _END,

@@ -194,7 +194,7 @@ class Workbench:
     def __init__(self, walk: Walk = journey, seconds: float = SECONDS) -> None:
         # Forked from one process that has everything imported, and no threads.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["anemoi_ckpt_migrate.checkpoints.content", "tests.fuzzing"])
+        self._context.set_forkserver_preload(["anemoi_ckpt_migrate.storage.tensors.torch_content", "tests.fuzzing"])
         self._walk, self._seconds = walk, seconds
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         (self._folder / "work").mkdir()

@@ -1,0 +1,86 @@
+"""Which revisions a checkpoint has that another tool noted migrations in. Pure: no files, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from anemoi_ckpt_migrate.anemoi.digests import chosen
+from anemoi_ckpt_migrate.anemoi.migrations_list import Entry
+from anemoi_ckpt_migrate.errors import LedgerConflict
+from anemoi_ckpt_migrate.revisions import planner
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+
+
+class Adopted(NamedTuple):
+    """What is made of the migrations that are noted in a checkpoint.
+
+    Attributes
+    ----------
+    revision : str or None
+        The last that the scripts know; None if they know none.
+    known : dict of str to Entry
+        The migrations that they know, by what those are called here.
+    extra : tuple of Entry
+        Those that follow, and that no script knows.
+    """
+
+    revision: str | None
+    known: dict[str, Entry]
+    extra: tuple[Entry, ...]
+
+
+def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted:
+    """Tell which revisions stand for migrations that are noted in a checkpoint.
+
+    A migration is known by its name, or, if it was called something else, by the signature of its script.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    entries : sequence of Entry
+        What is noted.
+    whole : bool
+        Whether a revision that stands for several migrations has to have all of them.
+
+    Raises
+    ------
+    LedgerConflict
+        They are not how the scripts go on from the base, or from a barrier: one misses, or they stand in another order.
+    """
+    if not entries:
+        return Adopted(None, {}, ())
+    called = _called(graph, entries)
+    known = {name: entry for name, entry in zip(called, entries, strict=True) if name is not None}
+    extra = tuple(entry for name, entry in zip(called, entries, strict=True) if name is None)
+    # Where none is known, it may be of after a barrier that is not known either: nothing can be said about it.
+    last = graph.known_as[next(reversed(known))] if known else None
+    lineage = planner.lineage_of(graph, [last] if last else graph.heads)
+    expected = [name for revision in lineage for name in revision.known_as]
+    found = called[: len(called) - len(extra)]
+    if last is None or found != expected[: len(found)] or (whole and len(found) < len(expected)):
+        raise LedgerConflict([entry.name for entry in entries], expected)
+    return Adopted(last, known, extra)
+
+
+def noted_as(revision: Revision, known: dict[str, Entry]) -> dict[str, str]:
+    """Return the migrations that a revision stands for in a checkpoint: as they are noted there."""
+    there = {name: known.get(name) for name in revision.known_as}
+    return {
+        name if entry is None else entry.name: chosen(revision.known_as[name]) if entry is None else entry.signature
+        for name, entry in there.items()
+    }
+
+
+def _called(graph: Graph, entries: Sequence[Entry]) -> list[str | None]:
+    """Return what each migration is called here; None for one that no script knows."""
+    there = {entry.name for entry in entries}
+    by_signature = {
+        signature: name
+        for revision in graph
+        for name, digests in revision.known_as.items()
+        if name not in there
+        for signature in digests.values()
+    }
+    return [entry.name if entry.name in graph.known_as else by_signature.get(entry.signature) for entry in entries]

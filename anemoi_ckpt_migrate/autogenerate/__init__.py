@@ -1,0 +1,1 @@
+"""Propose operations that make one state dict of another."""

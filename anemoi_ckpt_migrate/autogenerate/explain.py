@@ -1,0 +1,300 @@
+"""The difference between two checkpoints, explained: what became of what, and operations that do it."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from anemoi_ckpt_migrate.autogenerate.match import matched
+from anemoi_ckpt_migrate.autogenerate.match_by_structure import turned_alike, with_adapters
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
+from anemoi_ckpt_migrate.autogenerate.plan_operations import Guess, Loss, Plan
+from anemoi_ckpt_migrate.autogenerate.simulate import losses
+from anemoi_ckpt_migrate.autogenerate.wording import detail_of, kind_of
+from anemoi_ckpt_migrate.op import RenameRegex
+from anemoi_ckpt_migrate.state.name_patterns import pattern
+
+__all__ = ["Change", "Explanation", "Guess", "explain"]
+
+_MOST = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of parameters.
+
+    Attributes
+    ----------
+    kind : str
+        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``fused``, ``split``,
+        ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
+    old, new : tuple of str
+        Their names.
+    detail : str
+        Shapes and dtypes, as far as they differ.
+    confidence : float
+        1 if it is proven by content, or nothing else is possible.
+    alternatives : tuple of str
+        Names that it might have been instead.
+    """
+
+    kind: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    detail: str = ""
+    confidence: float = 1.0
+    alternatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What lies between two checkpoints.
+
+    Attributes
+    ----------
+    changes : tuple of Change
+        Every old and every new name, in exactly one.
+    operations : tuple of Guess
+        What makes the new names, shapes, dtypes and order of the old ones, one after the other.
+    related : float
+        The share of the new elements that come from the old checkpoint.
+    losses : tuple of str
+        Which values the operations lose.
+    """
+
+    changes: tuple[Change, ...]
+    operations: tuple[Guess, ...]
+    related: float = 1.0
+    losses: tuple[str, ...] = ()
+
+
+def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None) -> Explanation:
+    """Explain the difference between the parameters of two checkpoints.
+
+    Parameters
+    ----------
+    old, new : sequence of Item
+        The parameters, in order.
+    contents : Contents, optional
+        What answers questions about content, if both have weights.
+
+    Raises
+    ------
+    BadOperation
+        Something new has a dtype that nothing can be added with.
+    """
+    olds, news = {item.name: item for item in old}, {item.name: item for item in new}
+    board = matched(old, new, contents)
+    links = with_adapters(turned_alike(board.links, olds, news, contents), olds, news, board.old)
+    dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds, news)
+    changes = _changes(olds, news, links, dropped, added)
+    sizes = sum(item.size for item in new)
+    missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
+    related = 1 - missing / sizes if sizes else float(not new or not added)
+    operations = tuple(_operations(old, new, links, dropped, added))
+    lost = losses((guess.operation for guess in operations), old)
+    return Explanation(tuple(changes), operations, related, tuple(lost))
+
+
+def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:
+    """Return by how many elements a parameter was made larger."""
+    larger = any(kind == "pad" for kind, _ in link.steps)
+    return news[link.new[0]].size - olds[link.old[0]].size if larger else 0
+
+
+def _losses(
+    gone: Sequence[Item], come: Sequence[Item], strict: bool, olds: Mapping[str, Item], news: Mapping[str, Item]
+) -> tuple[list[Loss], list[Loss]]:
+    """Say of what is gone and what is new whether one might have been the other."""
+    alike: defaultdict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for side, items in enumerate((gone, come)):
+        for item in items:
+            alike[_form(item, strict)][side].append(item.name)
+    before, after = _forms(olds.values()), _forms(news.values())
+    digests = {item.digest: item.name for item in olds.values() if item.digest is not None}
+    if strict:  # then content has told already
+        before, after = set(), set()
+    dropped = [_blocks_alike(_loss(item, alike[_form(item, strict)][1]), item, after) for item in gone]
+    added = []
+    for item in come:
+        loss = _blocks_alike(_loss(item, alike[_form(item, strict)][0]), item, before)
+        if item.name in olds and olds[item.name].shape != item.shape:
+            loss = replace(loss, note=f"its shape was {list(olds[item.name].shape)}, and its values are lost")
+        elif item.digest in digests:
+            loss = replace(loss, note=f"its content is that of {digests[item.digest]}")
+        added.append(loss)
+    dropped, added = _of_parts(dropped, gone, come), _of_parts(added, come, gone)
+    return _as_others(dropped), _as_others(added)
+
+
+def _as_others(losses: Sequence[Loss]) -> list[Loss]:
+    """Have as little confidence in what became of one as in what became of others that differ by numbers."""
+    least: dict[str, Loss] = {}
+    for loss in losses:
+        least[_blocks(loss.name)] = min(loss, least.get(_blocks(loss.name), loss), key=lambda each: each.confidence)
+    found = []
+    for loss in losses:
+        doubtful = least[_blocks(loss.name)]
+        if loss.confidence == 1 and doubtful.confidence < 1:
+            loss = replace(loss, confidence=doubtful.confidence, note=loss.note or f"as with {doubtful.name}")
+        found.append(loss)
+    return found
+
+
+def _of_parts(losses: Sequence[Loss], items: Sequence[Item], others: Sequence[Item]) -> list[Loss]:
+    """Say which may be several of the other side together, or a part of one: neighbours, with as many elements."""
+    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
+    families: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
+    for item in others:
+        for family in _families(item.name):
+            families[family].append(item)
+    for item in items:
+        for family in _families(item.name):
+            sums[family] += item.size
+    found = []
+    for loss, item in zip(losses, items, strict=True):
+        same = [
+            families[family]
+            for family in _families(item.name)
+            if family in families and sums[family] == sum(other.size for other in families[family])
+        ]
+        near = same[0] if same else []
+        if near and not loss.alternatives:
+            names = tuple(other.name for other in near[:_MOST])
+            note = f"it may have to do with {', '.join(names)}: as many elements"
+            loss = replace(loss, confidence=min(loss.confidence, 0.6), alternatives=names, note=loss.note or note)
+        found.append(loss)
+    return found
+
+
+def _forms(items: Iterable[Item]) -> set[tuple[str, tuple[int, ...]]]:
+    """Return what there is of numbered blocks."""
+    return {(_blocks(item.name), item.shape) for item in items if _blocks(item.name) != item.name}
+
+
+def _families(name: str) -> list[tuple[str, str]]:
+    """Return what is around a module, or the module, with the last word of a name: what neighbours have in common."""
+    module, _, leaf = name.rpartition(".")
+    word = leaf.rpartition("_")[2]
+    return [(module.rpartition(".")[0], word), (module, word)]
+
+
+def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Loss:
+    """Say that it may have been another of the blocks."""
+    if (_blocks(item.name), item.shape) not in others:
+        return loss
+    note = "it may have been another of these blocks: only content would tell"
+    return replace(loss, note=note, confidence=min(loss.confidence, 0.8))
+
+
+def _form(item: Item, strict: bool) -> object:
+    """Return what might have become each other has in common: with other content, not even the name may differ."""
+    return (item.name if strict and item.digest is not None else "", item.shape, item.dtype)
+
+
+def _loss(item: Item, others: Sequence[str]) -> Loss:
+    sure = round(1 / (1 + min(len(others), _MOST)), 2) if others else 1.0
+    return Loss(item.name, sure, tuple(others[:_MOST]))
+
+
+def _blocks(name: str) -> str:
+    return re.sub(r"(?<![^.])\d+(?![^.])", "{}", name)
+
+
+def _changes(
+    olds: Mapping[str, Item],
+    news: Mapping[str, Item],
+    links: Sequence[Link],
+    dropped: Sequence[Loss],
+    added: Sequence[Loss],
+) -> Iterator[Change]:
+    """Return what became of all, in the order of the old names; then what is new."""
+    moved = _moved(olds, news, links)
+    by_old = {link.old[0]: link for link in links}
+    losses = {loss.name: loss for loss in dropped}
+    for name in olds:
+        if name in losses:
+            loss = losses[name]
+            yield Change("dropped", (name,), (), str(list(olds[name].shape)), loss.confidence, loss.alternatives)
+        elif name in by_old:
+            link = by_old[name]
+            kind, detail = kind_of(link, name in moved), detail_of(link, olds, news)
+            yield Change(kind, link.old, link.new, detail, link.confidence, link.alternatives)
+    for loss in added:
+        detail = str(list(news[loss.name].shape))
+        yield Change("added", (), (loss.name,), detail, loss.confidence, loss.alternatives)
+
+
+def _moved(olds: Mapping[str, Item], news: Mapping[str, Item], links: Iterable[Link]) -> set[str]:
+    """Return what has another place among the others: as few as possible."""
+    place = {name: at for at, name in enumerate(news)}
+    first = {name: at for at, name in enumerate(olds)}
+    pairs = sorted((first[link.old[0]], place[link.new[0]], link.old[0]) for link in links if link.kind == "one")
+    ends: list[int] = []
+    at_end: list[int] = []
+    before: list[int | None] = []
+    for at, (_, target, _) in enumerate(pairs):
+        length = bisect_left(ends, target)
+        before.append(at_end[length - 1] if length else None)
+        if length == len(ends):
+            ends.append(target)
+            at_end.append(at)
+        else:
+            ends[length], at_end[length] = target, at
+    stays: set[str] = set()
+    last = at_end[-1] if at_end else None
+    while last is not None:
+        stays.add(pairs[last][2])
+        last = before[last]
+    return {name for _, _, name in pairs if name not in stays}
+
+
+def _operations(
+    old: Sequence[Item], new: Sequence[Item], links: Sequence[Link], dropped: Sequence[Loss], added: Sequence[Loss]
+) -> list[Guess]:
+    """Return operations that are known to lead to the new parameters, the shortest that do."""
+    safe, before, after = _sanitised(old, new)
+    if safe:
+        old = [replace(item, name=safe.get(item.name, item.name)) for item in old]
+        new = [replace(item, name=safe.get(item.name, item.name)) for item in new]
+        links = [
+            replace(
+                link,
+                old=tuple(safe.get(name, name) for name in link.old),
+                new=tuple(safe.get(name, name) for name in link.new),
+            )
+            for link in links
+        ]
+        dropped = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in dropped]
+        added = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in added]
+    for plain in (False, True):
+        plan = Plan(old, new, links, dropped, added, plain)
+        if plan.run():
+            return [*before, *plan.guesses, *after]
+    everything = [Loss(item.name, 0.5) for item in old], [Loss(item.name, 0.5) for item in new]
+    plan = Plan(old, new, [], *everything)
+    plan.run()
+    return [*before, *plan.guesses, *after]
+
+
+def _sanitised(old: Sequence[Item], new: Sequence[Item]) -> tuple[dict[str, str], list[Guess], list[Guess]]:
+    """Return other names for those that no operation can have, as they read as patterns; and what gives them."""
+    names = dict.fromkeys(item.name for item in (*old, *new))
+    there, wanted = {item.name for item in old}, {item.name for item in new}
+    safe: dict[str, str] = {}
+    before, after = [], []
+    for name in names:
+        if name and not (("*" in name or "{" in name) and pattern(name).open):
+            continue
+        plain = re.sub(r"[*{}]", "_", name) or "_"
+        while plain in names or plain in safe.values():
+            plain += "_"
+        safe[name] = plain
+        if name in there:
+            before.append(Guess(RenameRegex(rf"\A{re.escape(name)}\Z", plain.replace("\\", r"\\"))))
+        if name in wanted:
+            after.append(Guess(RenameRegex(rf"\A{re.escape(plain)}\Z", name.replace("\\", r"\\"))))
+    return safe, before, after

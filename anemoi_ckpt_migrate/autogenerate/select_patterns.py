@@ -1,0 +1,123 @@
+"""Patterns that stand for some names and for no others."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+
+from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, parts_of, template_of
+from anemoi_ckpt_migrate.state.name_patterns import pattern
+
+PLACES = "ijklmn"
+"""What placeholders are called; one for each number in a name."""
+
+
+def placed(template: Sequence[str]) -> str | None:
+    """Return a template as a pattern; None if it has too many numbers."""
+    if template.count(NUMBER) > len(PLACES):
+        return None
+    letters = iter(PLACES)
+    return ".".join(f"{{{next(letters)}}}" if part == NUMBER else part for part in template)
+
+
+def shared_numbers(names: Iterable[str]) -> int:
+    """Return how many numbers all names have in common, from the first on."""
+    numbers = [template_of(name)[1] for name in names]
+    return len(list(takewhile(lambda each: len(set(each)) == 1, zip(*numbers, strict=False))))
+
+
+def with_places(name: str, count: int, letters: str = PLACES) -> str:
+    """Return a name with placeholders in the place of the first numbers."""
+    template, numbers = template_of(name)
+    found = iter([f"{{{letter}}}" for letter in letters[:count]] + list(numbers[min(count, len(letters)) :]))
+    return ".".join(next(found) if part == NUMBER else part for part in template)
+
+
+def selecting(wanted: Collection[str], names: Collection[str], spare: Collection[str] = ()) -> list[str]:
+    """Return few patterns that select some names.
+
+    Parameters
+    ----------
+    wanted : collection of str
+        What they have to select.
+    names : collection of str
+        All that there are.
+    spare : collection of str
+        What they may select beside those.
+    """
+    if len(wanted) > 1 and len(wanted) + len(spare) >= len(names):
+        return ["*"]
+    table = dict.fromkeys(names)
+    left, found = dict.fromkeys(wanted), []
+    allowed = {*wanted, *spare}
+    for text in _by_size(_candidates(wanted, names, allowed)):
+        if not left:
+            break
+        selects = [name for name, _ in pattern(text).among(table)] if pattern(text).open else [text]
+        covered = [name for name in selects if name in left]
+        if covered and allowed.issuperset(selects):
+            found.append((text, len(covered)))
+            for name in covered:
+                del left[name]
+    order = {name: place for place, name in enumerate(names)}
+    texts = [text for text, _ in found] + list(left)
+    firsts = {text: min((order[name] for name, _ in pattern(text).among(table)), default=0) for text in texts}
+    return sorted(texts, key=firsts.__getitem__)
+
+
+def _candidates(
+    wanted: Collection[str], names: Collection[str], allowed: Collection[str]
+) -> Mapping[str, tuple[int, set[str]]]:
+    """Return patterns that select wanted names and, as far as that is seen from parts of names, no others."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    ranks: dict[str, int] = {}
+    for name in wanted:
+        for text, rank in _patterns(name):
+            found[text].add(name)
+            ranks[text] = min(rank, ranks.get(text, rank))
+    for name in names:
+        if name not in allowed:
+            for text, _ in _patterns(name):
+                found.pop(text, None)
+    return {text: (ranks[text], selected) for text, selected in found.items()}
+
+
+def _patterns(name: str) -> Iterator[tuple[str, int]]:
+    """Return patterns that select a name, with how far they are from just naming it."""
+    yield name, 0
+    parts = parts_of(name)
+    template, numbers = template_of(name)
+    for count in range(1, len(parts)):
+        yield ".".join(parts[:count]) + ".*", 1
+        yield "*." + ".".join(parts[count:]), 4
+    for part in parts[1:-1]:
+        yield f"*.{part}.*", 5
+    if numbers:
+        for count in range(1, len(template)):
+            text = placed(template[:count])
+            if text is not None:
+                yield text + ".*", 3
+        text = placed(template)
+        if text is not None:
+            yield text, 2
+
+
+def _by_size(candidates: Mapping[str, tuple[int, set[str]]]) -> Iterator[str]:
+    """Return the one that selects most, again and again; simple ones first."""
+    heap = [(-len(names), rank, len(text), text) for text, (rank, names) in candidates.items()]
+    heapq.heapify(heap)
+    yield from (text for text in candidates if re.fullmatch(r"\*\.lora_\w+\.\*", text))  # what everybody calls them
+    done: set[str] = set()
+    while heap:
+        size, rank, length, text = heapq.heappop(heap)
+        left = len(candidates[text][1] - done)
+        if not left:
+            continue
+        if left < -size:
+            heapq.heappush(heap, (-left, rank, length, text))
+            continue
+        yield text
+        done |= candidates[text][1]

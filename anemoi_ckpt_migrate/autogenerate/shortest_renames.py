@@ -1,0 +1,289 @@
+"""The fewest renames that give names other names, each applied after the other."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from anemoi_ckpt_migrate.autogenerate.name_similarity import distance, parts_of, template_of
+from anemoi_ckpt_migrate.autogenerate.rename_rules import Rule, keys_of, numbers_in, rounded, rules
+from anemoi_ckpt_migrate.op import Rename, RenamePrefix
+from anemoi_ckpt_migrate.operations.base import Operation
+
+_MOST_WIDE = 400
+_WIDE_SCAN = 2000
+
+
+class Renamed(NamedTuple):
+    """One operation of renaming.
+
+    Attributes
+    ----------
+    operation : Operation
+        What is applied.
+    finished : list of str
+        What has its new name by that, by what it was called at first.
+    """
+
+    operation: Operation
+    finished: list[str]
+
+
+class _Effect(NamedTuple):
+    gain: int
+    finished: int
+    blocked: str | None
+
+
+_Class = tuple[str, str | None]
+"""What names have in common that every rule treats alike, unless it speaks of numbers."""
+
+
+class Renaming:
+    """Names on their way to others.
+
+    Parameters
+    ----------
+    targets : mapping of str to str or None
+        What names are to become; None where that does not matter.
+    greedy : bool
+        Take what does most first; otherwise what brings most to an end.
+    """
+
+    def __init__(self, targets: Mapping[str, str | None], greedy: bool = True) -> None:
+        self._targets = dict(targets)  # by what they are called now
+        self._origins = {name: name for name in targets}
+        self._index: defaultdict[tuple[str, str], dict[_Class, dict[str, None]]] = defaultdict(dict)
+        for name in targets:
+            self._file(name)
+        self._left = {name for name, target in targets.items() if target not in (None, name)}
+        self._greedy = greedy
+        self._aside: set[str] = set()
+        self._seen: set[Rule] = set()
+        self._heap: list[tuple[tuple[object, ...], Rule]] = []
+        self._waiting: defaultdict[str, list[Rule]] = defaultdict(list)
+        self.done: list[Renamed] = []
+
+    @property
+    def current(self) -> dict[str, str]:
+        """What is called how now, by what it was called at first."""
+        return {origin: name for name, origin in self._origins.items()}
+
+    def run(self) -> list[Renamed]:
+        """Find operations; afterwards all have the names that they are to have."""
+        while self._left:
+            progress = self._exhaust(literal=False) or self._exhaust(literal=True)
+            if not progress and self._left:
+                self._break_cycle()
+        return self.done
+
+    def _exhaust(self, literal: bool) -> bool:
+        """Apply rules as long as one does good; return whether any did."""
+        before = len(self.done)
+        self._seen.clear()
+        self._heap.clear()
+        self._waiting.clear()
+        self._propose(self._left, literal)
+        while self._heap and self._left:
+            stored, rule = heapq.heappop(self._heap)
+            effect = self._effect(rule)
+            if effect is None:
+                continue
+            if effect.blocked is not None:
+                self._waiting[effect.blocked].append(rule)
+                continue
+            if self._key(rule, effect) > stored:
+                heapq.heappush(self._heap, (self._key(rule, effect), rule))
+                continue
+            names = self._names(rule)
+            if names:
+                self._apply(rule, names)
+                self._propose([name for name in names.values() if name in self._left], literal)
+        return len(self.done) > before
+
+    def _propose(self, names: Iterable[str], literal: bool) -> None:
+        classes: dict[_Class, tuple[str, str]] = {}
+        for name in sorted(names):
+            target = self._targets[name] or name
+            classes.setdefault((name, target) if literal else self._class(name), (name, target))
+        wide = len(classes) <= _MOST_WIDE
+        for name, target in classes.values():
+            for rule in rules(name, target, literal, wide):
+                if rule not in self._seen:
+                    self._seen.add(rule)
+                    self._push(rule)
+
+    def _push(self, rule: Rule) -> None:
+        effect = self._effect(rule)
+        if effect is None:
+            return
+        if effect.blocked is not None:
+            self._waiting[effect.blocked].append(rule)
+        else:
+            heapq.heappush(self._heap, (self._key(rule, effect), rule))
+
+    def _key(self, rule: Rule, effect: _Effect) -> tuple[object, ...]:
+        if self._greedy:
+            return (-effect.gain, -effect.finished, *rule.order, rule.kind)
+        return (-effect.finished, -effect.gain, *rule.order, rule.kind)
+
+    def _effect(self, rule: Rule) -> _Effect | None:
+        """Return what a rule does, as far as an index shows; None if it does no good, or harm."""
+        renamed = rule.renaming()
+        gain = finished = 0
+        blocked = None
+        for name, count in self._samples(rule):
+            new = renamed(name)
+            if new is None or new == name:
+                continue
+            target = self._targets[name]
+            if target is not None:
+                nearer = _far(name, target) - _far(new, target)
+                if nearer <= 0:
+                    return None
+                gain += nearer * count
+                finished += (new == target) * count
+            if blocked is None and new in self._targets and renamed(new) in (None, new):
+                blocked = new
+        return _Effect(gain, finished, blocked) if gain else None
+
+    def _samples(self, rule: Rule) -> Iterator[tuple[str, int]]:
+        """Return names that a rule may be about; one for all that are alike, if it does not speak of numbers."""
+        for names in self._index[rule.where, rule.key].values():
+            if rule.generic:
+                yield next(iter(names)), len(names)
+            else:
+                for name in names:
+                    yield name, 1
+
+    def _known(self, rule: Rule) -> list[str]:
+        """Return all names that a rule may be about, as far as an index shows."""
+        return [name for names in self._index[rule.where, rule.key].values() for name in names]
+
+    def _names(self, rule: Rule) -> dict[str, str] | None:
+        """Return what a rule renames among all names, more than an index may show; None if that cannot be."""
+        renamed = rule.renaming()
+        names: dict[str, str] = {}
+        for name in self._targets if rule.open else self._known(rule):
+            new = renamed(name)
+            if new is not None and new != name:
+                names[name] = new
+        if len(set(names.values())) < len(names):
+            return None
+        for name, new in names.items():
+            target = self._targets[name]
+            if (new in self._targets and new not in names) or (target and _far(new, target) >= _far(name, target)):
+                return None
+        return names
+
+    def _apply(self, rule: Rule, names: Mapping[str, str]) -> None:
+        self._move(rule.operation, names)
+        for name in names:
+            for waiting in self._waiting.pop(name, ()):
+                self._push(waiting)
+
+    def _move(self, operation: Operation, names: Mapping[str, str]) -> None:
+        for name in names:
+            self._unfile(name)
+        moved = [(new, self._targets.pop(name), self._origins.pop(name)) for name, new in names.items()]
+        finished = []
+        for new, target, origin in moved:
+            self._targets[new], self._origins[new] = target, origin
+            self._file(new)
+            if target == new:
+                finished.append(origin)
+            elif target is not None:
+                self._left.add(new)
+        self.done.append(Renamed(operation, finished))
+
+    def _class(self, name: str) -> _Class:
+        target = self._targets[name]
+        if target is None:
+            return rounded(name), None
+        if numbers_in(name) == numbers_in(target):
+            return rounded(name), rounded(target)
+        (old, numbers), (new, also) = template_of(name), template_of(target)
+        return (".".join(old), ".".join(new)) if numbers == also else (name, target)
+
+    def _file(self, name: str) -> None:
+        own = self._class(name)
+        for key in keys_of(name):
+            self._index[key].setdefault(own, {})[name] = None
+
+    def _unfile(self, name: str) -> None:
+        self._left.discard(name)
+        own = self._class(name)
+        for key in keys_of(name):
+            classes = self._index[key]
+            del classes[own][name]
+            if not classes[own]:
+                del classes[own]
+
+    def _break_cycle(self) -> None:
+        """Give some of those that stand in each other's way another name for a while: as many as one rule can."""
+        found = min(self._detours(), key=lambda each: (-len(each[1]), str(each[0])), default=None)
+        if found is None:
+            self._one_by_one()
+            return
+        self._aside.update(self._origins[name] for name in found[1])
+        self._move(*found)
+
+    def _one_by_one(self) -> None:
+        """Bring what is left aside, all of it, and then where it belongs."""
+        goals = {target for name in self._left if (target := self._targets[name])}
+        for name in sorted(self._left | {goal for goal in goals if goal in self._targets}):
+            aside = self._unused(name)
+            self._move(Rename(name, aside), {name: aside})
+        for name in sorted(self._left):
+            target = self._targets[name] or name
+            self._move(Rename(name, target), {name: target})
+
+    def _detours(self) -> Iterator[tuple[Operation, dict[str, str]]]:
+        """Return what could be called something else for a while: what is in the way, or is to be renamed."""
+        for name in sorted(self._left)[:_WIDE_SCAN]:
+            target = self._targets[name] or name
+            for each in (name, target) if target in self._targets else (name,):
+                if self._may_wait(each):
+                    aside = self._unused(each)
+                    yield Rename(each, aside), {each: aside}
+            for rule in rules(name, target, literal=True, wide=False):
+                if rule.kind == "RenamePrefix":
+                    old, new = str(rule.args[0]), self._unused(str(rule.args[1])[:-1]) + "."
+                    found = [each for each in self._known(rule) if each.startswith(old)]
+                    if found and all(each in self._left and self._may_wait(each) for each in found):
+                        yield RenamePrefix(old, new), {each: new + each[len(old) :] for each in found}
+
+    def _may_wait(self, name: str) -> bool:
+        """Tell whether a name may be brought aside: what does not have its own yet, and has not been aside."""
+        return self._origins[name] not in self._aside and (name in self._left or self._targets[name] is None)
+
+    def _unused(self, name: str) -> str:
+        """Return a name like another one, that nothing begins with."""
+        found = f"{name}__"
+        taken = {*self._targets, *(target for target in self._targets.values() if target)}
+        while any(each.startswith(found) for each in taken):
+            found += "_"
+        return found
+
+
+def _far(name: str, target: str) -> int:
+    return distance(parts_of(name), parts_of(target))
+
+
+def renamed(targets: Mapping[str, str | None]) -> tuple[list[Renamed], dict[str, str]]:
+    """Return the fewest operations that were found, and what is called how afterwards.
+
+    Parameters
+    ----------
+    targets : mapping of str to str or None
+        What names are to become; None where that does not matter.
+    """
+    best = Renaming(targets)
+    best.run()
+    if 2 < len(best.done) <= _MOST_WIDE:
+        other = Renaming(targets, greedy=False)
+        other.run()
+        best = min(best, other, key=lambda each: len(each.done))
+    return best.done, best.current

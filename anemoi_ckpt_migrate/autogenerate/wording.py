@@ -1,0 +1,62 @@
+"""What is found out, in words: for the table that is printed, and for comments in a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link
+
+_MOST = 3
+_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded"}
+_KINDS = {"cat": "fused", "narrow": "split", "stack": "stacked", "select": "unstacked"}
+
+
+def kind_of(link: Link, moved: bool) -> str:
+    """Return what a link is called in a table."""
+    if link.kind != "one":
+        return _KINDS[link.kind]
+    if link.steps:
+        return _STEPS[link.steps[0][0]]
+    if link.old != link.new:
+        return "renamed"
+    if link.changed:
+        return "changed"
+    return "moved" if moved else "same"
+
+
+def detail_of(link: Link, old: Mapping[str, Item], new: Mapping[str, Item]) -> str:
+    """Return shapes and dtypes that differ, and what else is to be known."""
+    before, after = [old[name] for name in link.old], [new[name] for name in link.new]
+    found = []
+    if link.kind != "one" or before[0].shape != after[0].shape:
+        found.append(f"{_shapes(before)} -> {_shapes(after)}")
+    if before[0].dtype != after[0].dtype:
+        found.append(f"{before[0].dtype} -> {after[0].dtype}")
+    if link.changed:
+        found.append("other values")
+    return ", ".join(found)
+
+
+def _shapes(items: Sequence[Item]) -> str:
+    shapes = [str(list(item.shape)) for item in items]
+    if len(shapes) > 2 and len(set(shapes)) == 1:
+        return f"{len(shapes)} x {shapes[0]}"
+    return " + ".join(shapes)
+
+
+def doubts(link: Link) -> tuple[str, ...]:
+    """Return what a link might have been instead, in words."""
+    found = []
+    for name in link.alternatives[:_MOST]:
+        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)} is a guess; {name} is as likely")
+    if link.note:
+        found.append(f"{link.new[0] if len(link.new) == 1 else link.old[0]}: {link.note}")
+    if link.changed and (link.old != link.new or link.steps):
+        found.append(f"{link.new[0]}: its values are not those of {link.old[0]}, and no operation makes them so")
+    return tuple(found)
+
+
+def together(words: Iterable[str]) -> tuple[str, ...]:
+    """Return what is worth saying, once, and not too much of it."""
+    found = list(dict.fromkeys(words))
+    return (*found[:_MOST], f"and {len(found) - _MOST} more like these") if len(found) > _MOST else tuple(found)

@@ -1,0 +1,133 @@
+"""The commands that change checkpoints: upgrade, downgrade, sync, stamp, recover, compact."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+from anemoi_ckpt_migrate.console import checkpoint_tree, output
+
+_PLACE = "see the end of `ckpt-migrate --help`"
+
+
+def add_commands(adding: Any) -> None:
+    """Add the commands to a parser."""
+    up = _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
+    check = "first go up and back down on the very file, and compare: nothing is written if the way back is none"
+    up.add_argument("--check-rollback", action="store_true", help=check)
+    names = "let the file name what can run code when it is loaded, though it did not before"
+    up.add_argument("--trust-checkpoint-code", action="store_true", help=names)
+    _add_check_model(up)
+    down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
+    trust = f"run the rollbacks that the checkpoint carries, where no script here has them; {names}"
+    down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+    discard = "let go of what was changed since in what operations added or cast"
+    down.add_argument("--discard-changes", action="store_true", help=discard)
+    _add_check_model(down)
+    both = "bring checkpoints to the heads: down first, as far as no script knows what they have, then up"
+    sync = _add_moving(adding, "sync", _sync, both)
+    sync.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+    sync.add_argument("--discard-changes", action="store_true", help=discard)
+    _add_check_model(sync)
+    stamp = _add_moving(adding, "stamp", _stamp, "say what checkpoints are, without running anything")
+    stamp.add_argument(
+        "--purge", action="store_true", help="first forget what the checkpoint remembers, whatever it is"
+    )
+    recover = add(adding, "recover", _recover, "put files right on which an in-place run was interrupted")
+    add_checkpoints(recover)
+    add_json(recover)
+    compact = add(adding, "compact", _compact, "write files anew without the bytes that in-place runs left unused")
+    add_checkpoints(compact)
+    _add_writing(compact)
+    add_json(compact)
+
+
+def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
+    moving = add(adding, name, run, what)
+    where = f"where to; {_PLACE}"
+    what_it_is = "head, heads, base or revisions, with commas between them; what the file is, not how to get there"
+    if name != "sync":
+        moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
+    add_checkpoints(moving)
+    _add_writing(moving)
+    in_place = "write what is new at the end of the file, and move nothing: for files too large to copy"
+    moving.add_argument("--in-place", action="store_true", help=in_place)
+    moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan, write nothing")
+    add_json(moving)
+    return moving
+
+
+def _add_check_model(parser: argparse.ArgumentParser) -> None:
+    what = "do not compare the result with what the manifest says, or the project's model"
+    parser.add_argument("--no-check-model", dest="check_model", action="store_false", help=what)
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is")
+    parser.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
+    parser.add_argument("--verify", action="store_true", help="first check the CRC of everything in the file")
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import upgrade as moving
+
+    options = {name: getattr(args, name) for name in ("check_rollback", "trust_checkpoint_code", "check_model")}
+    return _move(args, moving.upgrade, **options)
+
+
+def _downgrade(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import downgrade
+
+    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
+    return _move(args, downgrade.downgrade, **options)
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import sync as syncing
+
+    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
+    return _move(args, syncing.sync, **options)
+
+
+def _stamp(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import stamp as stamping
+
+    return _move(args, stamping.stamp, purge=args.purge)
+
+
+def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
+    from anemoi_ckpt_migrate.project.project import opened
+
+    options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
+    options |= {"project": opened(args.config)} | ({"target": args.target} if "target" in args else {})
+
+    def move(checkpoint: str) -> None:
+        # What a script prints must not get between the lines of JSON.
+        printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
+        with printed, checkpoint_tree.progress(checkpoint, args.json) as progress:
+            result = command(checkpoint, progress=progress, **options)
+        output.print_result(result, args.json)
+
+    return for_each(args, move)
+
+
+def _recover(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import recover as mending
+
+    return for_each(args, lambda checkpoint: output.print_recovered(mending.recover(checkpoint), args.json))
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands.compact import compact as compact_
+
+    options = {name: getattr(args, name) for name in ("output", "backup", "verify")}
+
+    def compact(checkpoint: str) -> None:
+        with checkpoint_tree.progress(checkpoint, args.json) as progress:
+            result = compact_(checkpoint, progress=progress, **options)
+        output.print_compacted(result, args.json)
+
+    return for_each(args, compact)

@@ -1,0 +1,188 @@
+"""The commands that only read: current, inspect, diff, check, manifest, history, heads, branches, show, graph."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+from anemoi_ckpt_migrate.console import checkpoint_tree, diff_table, output, revision_tables
+from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
+
+_KINDS = ("mermaid", "dot", "svg")
+
+
+def add_commands(adding: Any) -> None:
+    """Add the commands to a parser."""
+    _add_about_checkpoints(adding)
+    _add_about_revisions(adding)
+
+
+def _add_about_checkpoints(adding: Any) -> None:
+    current = add(adding, "current", _current, "tell where checkpoints stand")
+    add_checkpoints(current)
+    current.add_argument("--check-heads", action="store_true", help="exit with 4 if one of them is not at head")
+    _add_verbose(current)
+    add_json(current)
+    inspect = add(adding, "inspect", _inspect, "show what is in checkpoints; nothing that they name is run")
+    add_checkpoints(inspect)
+    inspect.add_argument("--verify", action="store_true", help="check the CRC of everything in the file")
+    inspect.add_argument("--depth", metavar="N", type=_level, default=4, help="levels of the tree (default: 4)")
+    add_json(inspect)
+    diff = add(adding, "diff", _diff, "compare the parameters of two checkpoints, or of a checkpoint and a model")
+    diff.add_argument("old", metavar="A", help="a checkpoint")
+    diff.add_argument("new", metavar="B", help="a checkpoint, or package.module:factory, a function that makes a model")
+    diff.add_argument("-a", "--all", action="store_true", help="also list what is the same")
+    add_json(diff)
+    check = add(adding, "check", _check, "look for what would hurt later, in the scripts and in checkpoints")
+    add_checkpoints(check, "*")
+    rollback = "go up and back down on each checkpoint, and down and up again, and compare; nothing is written"
+    check.add_argument("--rollback", action="store_true", help=rollback)
+    model = "look only at the project's models, or one of them: are they what the manifest says?"
+    check.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
+    add_json(check)
+    manifest = add(adding, "manifest", _manifest, "show what models are at a revision, or write down what they are now")
+    manifest.add_argument("models", metavar="MODEL", nargs="*", help="their names (default: all)")
+    manifest.add_argument("--at", metavar="REV", help="at which revision, or `base` (default: that of the manifest)")
+    update = "write down what the code makes: the first time, or if old checkpoints need no migration"
+    manifest.add_argument("--update", dest="write", action="store_true", help=update)
+    manifest.add_argument(
+        "--from", dest="checkpoint", metavar="CKPT", help="with --update, what a checkpoint has instead"
+    )
+    add_json(manifest)
+
+
+def _add_about_revisions(adding: Any) -> None:
+    history = add(adding, "history", _history, "list revisions, newest first")
+    _add_stretch(history)
+    history.add_argument("--graph", action="store_true", help="draw how they follow each other")
+    _add_verbose(history)
+    add_json(history)
+    graph = add(adding, "graph", _graph, "draw the history into a file")
+    _add_stretch(graph)
+    graph.add_argument("-f", "--format", choices=_KINDS, default="mermaid", help="what kind (default: mermaid)")
+    graph.add_argument("-o", "--output", metavar="PATH", help="the file (default: print it)")
+    heads = add(adding, "heads", _heads, "list the revisions that nothing follows")
+    heads.add_argument("--write", action="store_true", help="write them into the head file")
+    _add_verbose(heads)
+    add_json(heads)
+    branches = add(adding, "branches", _branches, "list labelled branches, and where branches part")
+    _add_verbose(branches)
+    add_json(branches)
+    show = add(adding, "show", _show, "show one revision, with its source")
+    show.add_argument("revision", metavar="REV", help="a revision; see the end of `ckpt-migrate --help`")
+    show.add_argument("--from", dest="checkpoint", metavar="CKPT", help="show it as this checkpoint carries it")
+    add_json(show)
+
+
+def _add_stretch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CKPT", nargs="?", help="mark what this checkpoint has")
+    ends = "only these, both ends included; targets, `current`, A:+N, or -N:B (written -r-N:B)"
+    parser.add_argument("-r", "--rev-range", metavar="A:B", help=ends)
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more about each revision")
+
+
+def _current(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import current as reading
+    from anemoi_ckpt_migrate.project.project import opened
+
+    # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
+    project = opened(args.config) if args.check_heads else args.config
+
+    def current(checkpoint: str) -> int:
+        found = reading.current(checkpoint, project=project)
+        revision_tables.print_current(found, args.json, args.verbose)
+        return PENDING if args.check_heads and found.at_head is False else 0
+
+    return for_each(args, current)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import diff as differing
+
+    found = differing.diff(args.old, args.new, project=args.config)
+    diff_table.print_diff(found, args.json, args.all)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import check as checking
+
+    found = checking.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config)
+    revision_tables.print_checked(found, args.json)
+    return found.exit_code
+
+
+def _manifest(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import manifest as manifesting
+
+    if args.write:
+        options = {"checkpoint": args.checkpoint, "at": args.at, "project": args.config}
+        revision_tables.print_manifests(manifesting.update_manifest(args.models, **options), args.json)
+        return 0
+    if args.checkpoint is not None:
+        raise UsageError("--from says what to write down: give --update too")
+    revision_tables.print_manifests(manifesting.manifest(args.models, at=args.at, project=args.config), args.json)
+    return 0
+
+
+def _history(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import history as histories
+
+    found = histories.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
+    revision_tables.print_history(found, args.json, args.graph, args.verbose)
+    return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import history as histories
+
+    drawn = histories.draw(args.format, args.checkpoint, rev_range=args.rev_range, project=args.config)
+    output.print_file(drawn, None if args.output is None else Path(args.output))
+    return 0
+
+
+def _heads(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands.branches import heads as heads_
+    from anemoi_ckpt_migrate.commands.branches import write_head_file as write_head_file_
+
+    if args.write:
+        write_head_file_(project=args.config)
+    revision_tables.print_heads(heads_(project=args.config), args.json, args.verbose)
+    return 0
+
+
+def _branches(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands.branches import branches as branches_
+
+    revision_tables.print_branches(branches_(project=args.config), args.json, args.verbose)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands.show import show as show_
+
+    revision_tables.print_shown(show_(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands import inspect as inspecting
+
+    def inspect(checkpoint: str) -> int:
+        with checkpoint_tree.progress(checkpoint, args.json or not args.verify) as progress:
+            found = inspecting.inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
+        output.print_inspection(found, args.json, args.depth)
+        return ERROR if found.damaged else 0
+
+    return for_each(args, inspect)
+
+
+def _level(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels")
+    return int(text)

@@ -1,0 +1,173 @@
+"""Show heads, branches and branch points; write the head file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.record.record import Applied, Record
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.scripts import head_file
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+def write_head_file(*, project: Project | StrPath | None = None) -> str:
+    """Write the file that names the heads, and return its path.
+
+    Raises
+    ------
+    UsageError
+        The project has none.
+    MigrateError
+        The project cannot be read, or does not take the file.
+    """
+    found = opened(project)
+    if not found.config.head_file:
+        raise UsageError(f"the project has no head file; set `head_file = true` in {found.config.path}")
+    return os.fspath(head_file.write(found.config.versions[0], found.graph))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A revision that nothing follows.
+
+    Attributes
+    ----------
+    revision, name : str
+        Which.
+    labels : tuple of str
+        Of its branch.
+    final : bool
+        Whether it is a barrier.
+    path : str or None
+        Its script, if there is one here.
+    """
+
+    revision: str
+    name: str
+    labels: tuple[str, ...]
+    final: bool
+    path: str | None = field(default=None, compare=False)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {"revision": self.revision, "name": self.name, "labels": list(self.labels), "final": self.final}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch that has a label.
+
+    Attributes
+    ----------
+    label : str
+        Its name.
+    revisions : int
+        How many revisions it has.
+    heads : tuple of str
+        Those of its revisions that nothing follows.
+    """
+
+    label: str
+    revisions: int
+    heads: tuple[str, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {"label": self.label, "revisions": self.revisions, "heads": list(self.heads)}
+
+
+@dataclass(frozen=True)
+class BranchPoint:
+    """A revision that several follow.
+
+    Attributes
+    ----------
+    revision : Head
+        Which.
+    children : tuple of Head
+        What follows it.
+    """
+
+    revision: Head
+    children: tuple[Head, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {**self.revision.to_data(), "children": [child.to_data() for child in self.children]}
+
+
+@dataclass(frozen=True)
+class Branches:
+    """How the history branches.
+
+    Attributes
+    ----------
+    labelled : tuple of Branch
+        The branches that have a label.
+    points : tuple of BranchPoint
+        Where branches part.
+    """
+
+    labelled: tuple[Branch, ...]
+    points: tuple[BranchPoint, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "branches": [branch.to_data() for branch in self.labelled],
+            "points": [point.to_data() for point in self.points],
+        }
+
+
+def heads(*, project: Project | StrPath | None = None) -> list[Head]:
+    """List the revisions that nothing follows.
+
+    Raises
+    ------
+    ConfigurationError, FaultyScripts
+        The project cannot be read.
+    """
+    graph = opened(project).graph
+    return [_head(graph, head) for head in graph.heads]
+
+
+def branches(*, project: Project | StrPath | None = None) -> Branches:
+    """List the branches that have labels, and the revisions at which branches part.
+
+    Raises
+    ------
+    ConfigurationError, FaultyScripts
+        The project cannot be read.
+    """
+    graph = opened(project).graph
+    ends: dict[str, list[str]] = {label: [] for label in graph.branch_sizes}
+    for head in graph.heads:
+        for label in graph.labels_of(head):
+            ends[label].append(head)
+    labelled = (Branch(label, size, tuple(ends[label])) for label, size in graph.branch_sizes.items())
+    points = (
+        BranchPoint(_head(graph, revision.id), tuple(_head(graph, child) for child in graph.children[revision.id]))
+        for revision in graph
+        if len(graph.children[revision.id]) > 1
+    )
+    return Branches(tuple(labelled), tuple(points))
+
+
+def _head(graph: Graph, revision: str) -> Head:
+    found = graph[revision]
+    return Head(found.id, found.name, graph.labels_of(revision), found.final, found.path)
+
+
+def _head_of(record: Record, revision: str, scripts: Graph | None) -> Head:
+    if scripts is not None and revision in scripts:
+        return _head(scripts, revision)
+    entry = _recorded(record, revision)
+    return Head(revision, entry.name, (), entry.final)
+
+
+def _recorded(record: Record, revision: str) -> Applied:
+    return next(entry for entry in record.lineage if entry.revision == revision)

@@ -1,0 +1,273 @@
+"""The command that looks for what would hurt later: check."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.current import current
+from anemoi_ckpt_migrate.commands.upgrade import upgrade
+from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
+from anemoi_ckpt_migrate.manifests import drift, manifest_file
+from anemoi_ckpt_migrate.manifests.known import known_of
+from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.operations.tree_operation import functions
+from anemoi_ckpt_migrate.project.config import Config, find_config
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.revisions import validate
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.runtime import step_actions
+from anemoi_ckpt_migrate.runtime.verify_rollback import Proof, prove_rollback
+from anemoi_ckpt_migrate.scripts import discover, head_file, released
+from anemoi_ckpt_migrate.scripts.load_functions import load_module
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that `check` found.
+
+    Attributes
+    ----------
+    kind : str
+        ``script``: a script cannot be used. ``heads``: there are several. ``head file``, ``released``, ``rollback``,
+        ``checkpoint``, ``model``: that is not as it should be.
+    message : str
+        What is wrong, and the way out.
+    path : str or None
+        The file that is wrong.
+    line : int or None
+        Where in it, where that is known.
+    pending : bool
+        Whether nothing is broken, but something is left to be done.
+    details : tuple of str
+        More about it, line by line: the operations that would make a model of what the manifest says.
+    """
+
+    kind: str
+    message: str
+    path: str | None = None
+    line: int | None = None
+    pending: bool = True
+    details: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the sentence, with the place before it."""
+        place = f"{shown_path(self.path)}{f':{self.line}' if self.line else ''}: " if self.path else ""
+        return place + self.message
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found.
+
+    Attributes
+    ----------
+    revisions, checkpoints, models : int
+        How many were looked at.
+    problems : tuple of Problem
+        All that is wrong.
+    proofs : tuple of Proof
+        Of each checkpoint whose ways back hold, which were tried, and which were not.
+    """
+
+    revisions: int
+    checkpoints: int
+    problems: tuple[Problem, ...]
+    models: int = 0
+    proofs: tuple[Proof, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with: 1 if anything is broken, 4 if something is left to be done."""
+        if not all(problem.pending for problem in self.problems):
+            return ERROR
+        return PENDING if self.problems else 0
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        proofs = [{**asdict(each), "skipped": [each._asdict() for each in each.skipped]} for each in self.proofs]
+        return {**asdict(self), "problems": [asdict(problem) for problem in self.problems], "proofs": proofs}
+
+
+def check(
+    checkpoints: Sequence[StrPath] = (),
+    *,
+    rollback: bool = False,
+    model: str | None = None,
+    project: Project | StrPath | None = None,
+) -> Checked:
+    """Look for what would hurt later: in the scripts, each of which is run, and in checkpoints.
+
+    There has to be one head, unless the configuration allows several. Every script has to load, and what its
+    `migrate_setup` says has to make sense. None that was
+    released may have changed. None may lack a rollback without saying so. The head file, if the project has one, has
+    to name the heads. Checkpoints have to be at head. The models that are configured have to be what the manifest and
+    the revisions since say; no weights are made for that.
+
+    Parameters
+    ----------
+    checkpoints : sequence of path
+        The files.
+    rollback : bool
+        Try the ways back on each checkpoint, as `prove_rollback` does, instead. Nothing is written.
+    model : str, optional
+        Look only at this model, or, if it is empty, at all models; neither at what scripts do, nor at checkpoints.
+    project : Project or path, optional
+        Whose scripts; by default those of the current folder's project.
+
+    Raises
+    ------
+    ConfigurationError, UsageError
+        The project cannot be read; there is no such model. Whatever is wrong with scripts, models or checkpoints is a
+        problem, not an error.
+    """
+    if isinstance(project, Project):
+        config, revisions, faults = project.config, list(project.graph), list[Fault]()
+    else:
+        config = find_config(None if project is None else Path(project))
+        revisions, faults = discover.read_folders(config.versions, config.recursive)
+    broken = [Problem("script", fault.message, fault.path, fault.line, pending=False) for fault in sorted(faults)]
+    if broken:
+        return Checked(len(revisions), 0, tuple(broken))
+    graph = project.graph if isinstance(project, Project) else Graph(revisions)
+    opened = Project(config, graph)
+    if model is not None:
+        names = drift.configured(config, model or None)
+        return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
+    problems, proofs = [*_of_scripts(config, graph), *_of_models(config, graph, sorted(config.models))], list[Proof]()
+    for path in checkpoints:
+        try:
+            if rollback:
+                proofs.append(prove_rollback(path, project=opened))
+            else:
+                problems += _of_checkpoint(path, opened)
+        except MigrateError as error:
+            kind = "rollback" if rollback else "checkpoint"
+            problems.append(Problem(kind, error.sentence, os.fspath(path), pending=False))
+    return Checked(len(graph), len(checkpoints), tuple(problems), len(config.models), tuple(proofs))
+
+
+def _of_models(config: Config, graph: Graph, names: Sequence[str]) -> Iterator[Problem]:
+    """Compare models with what the manifest says of them."""
+    if not names:
+        return
+    path = os.fspath(config.versions[0] / manifest_file.NAME)
+    try:
+        known = known_of(config)
+    except MigrateError as error:
+        yield Problem("model", error.sentence, path, pending=False)
+        return
+    for name in names:
+        try:
+            found = drift.drift(config, graph, known, name)
+        except MigrateError as error:
+            yield Problem("model", f"the model {name}: {error.sentence}", os.fspath(config.path), pending=False)
+            continue
+        if not found.as_expected:
+            fits = not isinstance(found.expected, Gap) or found.expected.fits
+            yield Problem("model", found.trouble, path, pending=fits, details=found.operations)
+
+
+def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
+    if len(graph.heads) > 1 and not config.several_heads:
+        yield Problem("heads", fork(graph, released.read(config.versions[0])))
+    for revision in graph:
+        yield from _loads(revision)
+        if not (revision.final or revision.declared):
+            line = None if revision.operations is None else revision.line("operations")
+            yield Problem("rollback", _without_rollback(revision), revision.path, line)
+    for found in released.problems(config.versions[0], graph):
+        path, line = (found.script.path, found.script.line(found.name)) if found.script else (None, None)
+        yield Problem("released", found.sentence, path, line)
+    wrong = head_file.problem(config.versions[0], graph) if config.head_file else None
+    if wrong is not None:
+        yield Problem("head file", wrong)
+
+
+def _without_rollback(revision: Revision) -> str:
+    """Say that a script cannot be undone, and does not say so."""
+    title = f"{revision.id} ({revision.name})"
+    if revision.operations is None:
+        return f"{title} has no rollback; write one, or say `rollback = None`"
+    leaves = [leaf for each in revision.operations for leaf in each.leaves() if not leaf.reversible]
+    more = f" and {len(leaves) - 1} more" if len(leaves) > 1 else ""
+    told = f"{title} cannot be undone: op.{leaves[0]!r:.80}{more} loses what was there"
+    return f"{told}; give it {leaves[0].remedy}, or write `rollback = None` below `operations` if that is intended"
+
+
+def fork(graph: Graph, noted: Collection[str] = ()) -> str:
+    """Say that there are several heads, who they are, and how to have one.
+
+    Parameters
+    ----------
+    graph : Graph
+        All revisions.
+    noted : collection of str
+        Those that were released, and have to stay where they are.
+    """
+    names = " and ".join(f"{head} ({graph[head].name}, {shown_path(graph[head].path)})" for head in graph.heads)
+    aside = next((f", or `ckpt-migrate {way}` puts one after the other" for way in _rebases(graph, noted)), "")
+    return f"there are {len(graph.heads)} heads: {names}; `ckpt-migrate merge heads NAME` joins them{aside}"
+
+
+def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
+    """Give the commands that make one head of two."""
+    for onto, head in permutations(graph.heads, 2) if len(graph.heads) == 2 else ():
+        own = graph.order(graph.closure([head]) - graph.closure([onto]))
+        if not own:
+            continue  # the other one depends on it
+        lowest, script = own[0], graph[own[0]]
+        moved = [replace(script, parents=(onto,)) if rev is script else rev for rev in graph]
+        fixed = {lowest, *(part.id for part in script.replaces)}.intersection(noted)
+        if len(script.parents) < 2 and not fixed and not validate.faults(moved) and len(Graph(moved).heads) == 1:
+            yield f"rebase {lowest} --onto {onto}"
+
+
+def _loads(revision: Revision) -> Iterator[Problem]:
+    """Run a script, but none of its functions other than the one that only says what names become."""
+    try:
+        module = load_module(revision)
+        if revision.sets_up:
+            step_actions.operations_of(revision)
+    except MigrationFailed as error:
+        yield Problem("script", error.what, error.where, error.line, pending=False)
+        return
+    if revision.operations is not None:
+        yield from _runs(revision, module)
+        return
+    wanted = [*["migrate"] * revision.migrates, *["rollback"] * (revision.migrates and revision.reversible)]
+    for name in wanted:
+        if not callable(getattr(module, name, None)):
+            yield Problem("script", f"`{name}` is not a function", revision.path, revision.line(name), pending=False)
+
+
+def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
+    """Look whether the functions that operations run are there."""
+    for operation in functions(revision.operations or ()):
+        for name in (operation.migrate, operation.rollback):
+            if name is not None and not callable(getattr(module, name, None)):
+                message = f"{operation!r}: `{name}` is not a function"
+                yield Problem("script", message, revision.path, revision.line("operations"), pending=False)
+
+
+def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
+    found = current(path, project=project)
+    if found.at_head is False:
+        at = ", ".join(head.revision for head in found.heads) or "base"
+        at += ", recognised and not recorded" * found.recognised
+        yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", os.fspath(path))
+
+
+def _way_to_head(path: StrPath, project: Project) -> str:
+    target = "heads" if len(project.graph.heads) > 1 else "head"
+    try:
+        upgrade(path, target, project=project, dry_run=True)
+    except MigrateError as error:
+        return error.sentence
+    return f"`ckpt-migrate upgrade {target} {shlex.quote(os.fspath(path))}`"

@@ -1,0 +1,123 @@
+"""The commands that only read: current, heads, branches, show."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.branches import Head, _head_of
+from anemoi_ckpt_migrate.commands.read_record import read_record, standing
+from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
+from anemoi_ckpt_migrate.project.project import Project, config_of
+from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
+from anemoi_ckpt_migrate.revisions import planner
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.runtime import session
+from anemoi_ckpt_migrate.scripts import discover
+from anemoi_ckpt_migrate.storage import membership
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class Current:
+    """Where a checkpoint stands.
+
+    Attributes
+    ----------
+    checkpoint : str
+        The file.
+    recorded : bool
+        Whether it carries a record; without one it is at base, unless it is recognised.
+    heads : tuple of Head
+        The revisions that it is at.
+    at_head : bool or None
+        Whether those are the heads of the scripts here; None where there are no scripts.
+    log : tuple of LogEntry
+        What was done to it.
+    warnings : tuple of str
+        What the user should know.
+    recognised : bool
+        Whether it carries no record, and stands there by what it holds, or by what another tool noted in it.
+    """
+
+    checkpoint: str
+    recorded: bool
+    heads: tuple[Head, ...]
+    at_head: bool | None
+    log: tuple[LogEntry, ...]
+    warnings: tuple[str, ...]
+    recognised: bool = False
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "checkpoint": self.checkpoint,
+            "recorded": self.recorded,
+            "recognised": self.recognised,
+            "heads": [head.to_data() for head in self.heads],
+            "at_head": self.at_head,
+            "log": to_data(Record(log=self.log))["log"],
+        }
+
+
+def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) -> Current:
+    """Tell where a checkpoint stands. Works without a project too; no script is run.
+
+    Only for a checkpoint without a record, the `recognise` of the project is run, as the commands that move it do.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    project : Project or path, optional
+        Whose scripts to compare with; by default those of the current folder's project, if there is one.
+
+    Raises
+    ------
+    MigrateError
+        The checkpoint, or the configuration, cannot be read.
+    """
+    known, warnings, chain = _scripts(project)
+    scripts, notes = None if known is None else known.graph, tuple[str, ...]()
+    if known is None:
+        found = read_record(checkpoint, chain)
+    else:
+        found, notes = standing(checkpoint, known)
+    record, warnings = found or Record(), (*warnings, *notes)
+    at, at_head = record.heads, None
+    if scripts is not None:
+        scripts = scripts.seen_from(entry.revision for entry in record.lineage)
+        at = planner.heads_of(scripts, record)
+        at_head = set(at) == set(scripts.heads) if len(scripts) else None
+        contradictions = _contradictions(scripts, record)
+        at_head = at_head and not contradictions
+        warnings += (*session.changed_since(scripts, record), *contradictions)
+    part = membership(checkpoint)
+    warnings += () if part is None else (str(part),)
+    heads = tuple(_head_of(record, head, scripts) for head in at)
+    recorded = found is not None and not notes
+    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings, bool(notes))
+
+
+def _scripts(project: Project | StrPath | None) -> tuple[Project | None, tuple[str, ...], str | None]:
+    """Return the scripts, however faulty, and their chain: `current` is about the checkpoint."""
+    if isinstance(project, Project):
+        return project, (), project.config.chain
+    config = config_of(project)
+    if config is None:
+        return None, (), None
+    revisions, faults = discover.read_folders(config.versions, config.recursive)
+    if faults:
+        return None, ("some scripts are faulty, so they are not looked at: `ckpt-migrate heads` says more",), ""
+    return Project(config, Graph(revisions)), (), ""
+
+
+def _contradictions(scripts: Graph, record: Record) -> tuple[str, ...]:
+    try:
+        planner.check_recorded(scripts, record)
+    except HistoryConflict as conflict:
+        return (conflict.sentence,)
+    except UnknownRecorded:
+        return ()  # it is shown anyway, and `upgrade` says more
+    return ()

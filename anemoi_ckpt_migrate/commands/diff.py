@@ -1,0 +1,90 @@
+"""The command that compares two checkpoints, or a checkpoint and a model: diff."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.explain import Change, Explanation
+from anemoi_ckpt_migrate.commands.diff_sides import parameters_of, sides
+from anemoi_ckpt_migrate.commands.remaining_differences import remainder
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What lies between two checkpoints, or a checkpoint and a model.
+
+    Attributes
+    ----------
+    old, new : str
+        The two, as they were named.
+    explanation : Explanation
+        What became of what, and operations that do it.
+    contents : bool
+        Whether contents were compared; a model has none.
+    left_out : tuple of str
+        What was not compared: tensors of either that are not dense, or of a class of their own.
+    rest : tuple of str
+        What the operations would not make of the old one: in its parameters, in copies of them, in its optimizers.
+    """
+
+    old: str
+    new: str
+    explanation: Explanation
+    contents: bool
+    left_out: tuple[str, ...] = ()
+    rest: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What became of each parameter."""
+        return self.explanation.changes
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {
+            "old": self.old,
+            "new": self.new,
+            "contents": self.contents,
+            "left_out": list(self.left_out),
+            "losses": list(self.explanation.losses),
+            "rest": list(self.rest),
+            "related": self.explanation.related,
+            "changes": [{**vars(change)} for change in self.explanation.changes],
+            "operations": [
+                {**guess.operation.to_data(), "confidence": guess.confidence, "alternatives": list(guess.alternatives)}
+                for guess in self.explanation.operations
+            ],
+        }
+
+
+def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None) -> Diff:
+    """Compare the parameters of two checkpoints, or of a checkpoint and a model.
+
+    Contents are compared by their CRCs, where both are checkpoints: what the file says of itself, so that little of it
+    is read. What may have been put together of others is computed, one tensor at a time.
+
+    Parameters
+    ----------
+    old : path
+        A checkpoint.
+    new : path
+        A checkpoint; or ``package.module:factory``, a function without arguments that returns a model. It is called
+        with torch's default device being ``meta``, so that no memory is needed for the weights.
+    project : Project or path, optional
+        Whose configuration says where the state dict is; by default that of the current folder, if there is one.
+
+    Raises
+    ------
+    MigrateError
+        One of the two cannot be read, or holds no state dict; the factory does not return a model.
+    """
+    with sides(old, new, project) as (one, other, explanation):
+        contents = one.file is not None and other.file is not None
+        left_out = tuple(f"{name} in {side.shown}" for side in (one, other) for name in side.left_out)
+        operations = [guess.operation for guess in explanation.operations]
+        rest = remainder(one, other, operations, parameters_of(project))
+        return Diff(os.fspath(old), os.fspath(new), explanation, contents, left_out, rest)

@@ -1,0 +1,130 @@
+"""The two sides that are compared: a checkpoint, and another or a model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Step
+from anemoi_ckpt_migrate.errors import MigrateError, UsageError
+from anemoi_ckpt_migrate.manifests import build_model
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
+from anemoi_ckpt_migrate.project.project import Project, config_of
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.state.find_parameters import find_main
+from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.tensor_values import Tensors
+from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two.
+
+    Attributes
+    ----------
+    shown : str
+        As it was named.
+    items : list of Item
+        Its parameters.
+    left_out : list of str
+        Those that cannot be compared.
+    file : Checkpoint or None
+        The open file; None for a model.
+    table : Table or None
+        The tensors of the file.
+    """
+
+    shown: str
+    items: list[Item]
+    left_out: tuple[str, ...] = ()
+    file: Checkpoint | None = None
+    table: Table | None = None
+
+
+@contextlib.contextmanager
+def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iterator[tuple[Side, Side, Explanation]]:
+    """Open both, and explain what lies between them; errors as of `diff`."""
+    if build_model.is_factory(old):
+        raise UsageError(f"{old} is a model, which only the second can be: the first is the checkpoint of before")
+    path = parameters_of(project)
+    is_model = build_model.is_factory(new)
+    with _checkpoint(old, path, not is_model) as one:
+        if is_model:
+            text = os.fspath(new)
+            other = Side(text, list(build_model.built(text).items))
+            yield one, other, explain(one.items, other.items)
+            return
+        with _checkpoint(new, path, True) as other:
+            yield one, other, explain(one.items, other.items, _Contents(one, other))
+
+
+def parameters_of(project: Project | StrPath | None) -> str | None:
+    """Return where a project's configuration says that the state dict is; None to find it."""
+    config = config_of(project)
+    return None if config is None else config.parameters
+
+
+@contextlib.contextmanager
+def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterator[Side]:
+    with contextlib.ExitStack() as stack:
+        with naming(path):
+            file = stack.enter_context(open_checkpoint(path))
+            tree, _ = embed.unrecorded(file)
+            place = find_main(tree, parameters)
+            if isinstance(place, str):
+                raise MigrateError(place)
+            table = place.table()
+            items, left_out = items_of(table, Tensors(file.maker, file.same), file if contents else None)
+        yield Side(os.fspath(path), items, tuple(left_out), file, table)
+
+
+class _Contents:
+    """Answers questions about the content of parameters of two files."""
+
+    def __init__(self, old: Side, new: Side) -> None:
+        self._old, self._new = old, new
+
+    def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Step] = ()) -> bool:
+        """Tell whether what is made of old parameters, and steps of that, is the new one, bit by bit."""
+        one, other = self._old, self._new
+        if one.file is None or other.file is None or one.table is None or other.table is None:
+            return False
+        try:
+            made = one.file.maker.make(kind, args, [one.table[name] for name in old])
+            for step, arg in steps:
+                made = one.file.maker.make(step, (arg,), [made])
+        except Mismatch:
+            return False
+        return _is(one.file, one.shown, made, other.file, other.shown, other.table[new])
+
+    def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Tell whether an old parameter stands in a larger new one, from an index of each dimension on."""
+        one, other = self._old, self._new
+        if one.file is None or other.file is None or one.table is None or other.table is None:
+            return False
+        wanted = one.table[old]
+        try:
+            made = other.table[new]
+            for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
+                made = other.file.maker.make("narrow", (dim, start, size), [made])
+        except Mismatch:
+            return False
+        return _is(other.file, other.shown, made, one.file, one.shown, wanted)
+
+
+def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown: str, wanted: Any) -> bool:
+    """Tell whether what is made of one file is what another one has."""
+    if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
+        return False
+    with naming(other_shown):
+        content = other.content(wanted)
+    with naming(shown):
+        return file.same(made, content)

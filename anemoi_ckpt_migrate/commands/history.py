@@ -1,0 +1,207 @@
+"""The commands that show the whole history, or a stretch of it: history, and pictures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.commands.read_record import standing
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.record.record import Applied, Record
+from anemoi_ckpt_migrate.revisions import downgrade_set, planner, resolve, targets
+from anemoi_ckpt_migrate.revisions.draw_export import FORMATS
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
+from anemoi_ckpt_migrate.runtime import session
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class History:
+    """Revisions, newest first.
+
+    Attributes
+    ----------
+    entries : tuple of HistoryEntry
+        In order.
+    warnings : tuple of str
+        What the user should know.
+    """
+
+    entries: tuple[HistoryEntry, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def history(
+    checkpoint: StrPath | None = None,
+    *,
+    rev_range: str | None = None,
+    project: Project | StrPath | None = None,
+) -> History:
+    """List revisions, newest first; with a checkpoint, what it has of them.
+
+    Parameters
+    ----------
+    checkpoint : path, optional
+        The file.
+    rev_range : str, optional
+        ``A:B``, both ends included, either of which may be left out: targets, or ``current`` where a checkpoint is
+        given. ``-N:B`` begins N steps below B, ``A:+N`` ends N steps above A.
+    project : Project or path, optional
+        Whose scripts; by default those of the current folder's project.
+
+    Raises
+    ------
+    MigrateError
+        The project, or the checkpoint, cannot be read; the range makes no sense.
+    """
+    found = opened(project)
+    record, notes = (None, ()) if checkpoint is None else standing(checkpoint, found)
+    record = record or (None if checkpoint is None else Record())
+    lineage = () if record is None else record.lineage
+    graph = found.graph.seen_from(entry.revision for entry in lineage)
+    if rev_range is None:
+        shown = graph.order(revision.id for revision in graph)
+    else:
+        shown = _Ends(graph, record, found.config.package).between(rev_range)
+    entries = _entries(graph, reversed(shown), record, bool(notes))
+    if record is None:
+        return History(entries)
+    here = _here(graph, record)
+    foreign = (
+        [] if rev_range else [_foreign(e, e.revision in here) for e in reversed(lineage) if e.revision not in graph]
+    )
+    return History((*foreign, *entries), (*notes, *session.changed_since(graph, record)))
+
+
+def draw(
+    kind: str = "mermaid",
+    checkpoint: StrPath | None = None,
+    *,
+    rev_range: str | None = None,
+    project: Project | StrPath | None = None,
+) -> str:
+    """Draw the history.
+
+    Parameters
+    ----------
+    kind : str
+        ``mermaid``, ``dot`` or ``svg``.
+
+    The others are those of `history`, as are the errors.
+
+    Returns
+    -------
+    str
+        The content of a file of that kind.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"{kind!r} is no kind of picture; there are {', '.join(FORMATS)}")
+    return FORMATS[kind](history(checkpoint, rev_range=rev_range, project=project).entries)
+
+
+class _Ends:
+    """Knows what the ends of a range mean."""
+
+    def __init__(self, graph: Graph, record: Record | None, package: str | None) -> None:
+        self._graph, self._record, self._package = graph, record, package
+
+    def between(self, text: str) -> list[str]:
+        """Return the revisions of a range, in order."""
+        wanted = targets.parse_range(text)
+        start, end = wanted.start, wanted.end
+        if isinstance(start, targets.Relative) and isinstance(end, targets.Relative):
+            raise UsageError(f"{text!r} has two relative ends; one of them has to say where it is")
+        upper = None if end is None else self._end(end, start)
+        lower = () if start is None else self._start(start, upper)
+        found = resolve.between(self._graph, lower, upper, resolve.line_of(self._graph, start))
+        if not found and len(self._graph):
+            raise UsageError(f"{text!r} holds no revision; the earlier end stands first")
+        return found
+
+    def _start(self, start: targets.Target, end: set[str] | None) -> Iterable[str]:
+        if isinstance(start, targets.Relative):
+            if start.steps > 0:
+                raise UsageError(f"a range cannot begin at {start.steps:+}, above its end")
+            order = self._graph.order((revision.id for revision in self._graph) if end is None else end)
+            return (*self._graph.highest(order[: start.steps]), *order[start.steps :])
+        if _of_checkpoint(start):
+            return self._graph.tips(self._state(start))
+        return resolve.resolve(self._graph, start, self._package)
+
+    def _end(self, end: targets.Target, start: targets.Target | None) -> set[str]:
+        if not isinstance(end, targets.Relative):
+            return self._state(end)
+        if end.steps < 0:
+            raise UsageError(f"a range cannot end at {end.steps}, below its start")
+        place = start.target if isinstance(start, targets.OnBranch) else start or targets.Named("base")
+        if not isinstance(place, (targets.Id, targets.Named)):
+            raise UsageError(f"{end.steps:+} can be counted from a revision, head, base or current")
+        beyond = targets.Beyond(place, end.steps)
+        return self._state(targets.OnBranch(start.branch, beyond) if isinstance(start, targets.OnBranch) else beyond)
+
+    def _state(self, target: targets.Target) -> set[str]:
+        """Return what a checkpoint has that is at an end."""
+        if not _of_checkpoint(target):
+            return resolve.state(self._graph, target, self._package)
+        steps = target.steps if isinstance(target, targets.Beyond) else 0
+        if self._record is None:
+            raise UsageError("current is where a checkpoint is: name one")
+        applied = downgrade_set.applied_revisions(self._graph, self._record) & {rev.id for rev in self._graph}
+        if steps > 0:
+            plan = planner.plan_upgrade(self._graph, self._record, targets.Relative(steps), self._package)
+            return applied.union(step.revision for step in plan.steps)
+        if steps < 0:
+            return applied - downgrade_set.undone(self._graph, self._record, targets.Relative(steps), self._package)
+        return applied
+
+
+def _of_checkpoint(target: targets.Target) -> bool:
+    """Tell whether a target is ``current``, or so many steps from there."""
+    return targets.CURRENT in (target, target.start if isinstance(target, targets.Beyond) else None)
+
+
+def _entries(graph: Graph, shown: Iterable[str], record: Record | None, recognised: bool) -> tuple[HistoryEntry, ...]:
+    applied = set() if record is None else downgrade_set.applied_revisions(graph, record)
+    heads, here = set(graph.heads), _here(graph, record)
+    return tuple(
+        HistoryEntry(
+            rev,
+            graph[rev].name,
+            graph[rev].parents,
+            graph[rev].depends_on,
+            graph[rev].labels,
+            rev in heads,
+            graph[rev].final,
+            graph[rev].reversible,
+            applied=None if record is None else rev in applied,
+            here=rev in here,
+            path=graph[rev].path,
+            versions=graph[rev].versions,
+            sets_up=graph[rev].sets_up,
+            recognised=recognised and rev in applied,
+        )
+        for rev in shown
+    )
+
+
+def _here(graph: Graph, record: Record | None) -> set[str]:
+    """Return where a checkpoint stands, as `current` tells it."""
+    return set() if record is None else set(planner.heads_of(graph, record))
+
+
+def _foreign(entry: Applied, here: bool) -> HistoryEntry:
+    """Describe a revision that only the checkpoint knows."""
+    return HistoryEntry(
+        entry.revision,
+        entry.name,
+        entry.parents,
+        entry.depends_on,
+        final=entry.final,
+        reversible=entry.undo is not None,
+        known=False,
+        applied=True,
+        here=here,
+        versions=entry.versions or {},
+    )

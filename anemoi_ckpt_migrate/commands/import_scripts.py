@@ -1,0 +1,221 @@
+"""The command that takes over the scripts of anemoi-models' own migration command: import-scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.anemoi.convert_script import ForeignScript, read_foreign, released_as, translated
+from anemoi_ckpt_migrate.anemoi.migrations_list import revision_of
+from anemoi_ckpt_migrate.commands.revision import to_follow, update_head_file, versions_of
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, Fault, FaultyScripts, Refused
+from anemoi_ckpt_migrate.project.config import Config
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.revisions import validate
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.scripts import create, hooks
+from anemoi_ckpt_migrate.scripts.parse import read_text
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class ImportedScript:
+    """What became of one script.
+
+    Attributes
+    ----------
+    name : str
+        What it was called.
+    revision : str
+        Its id here.
+    path : str
+        The script here.
+    done : str
+        ``created``; ``kept``, since it was imported before; ``renamed`` or ``changed`` since then, and kept as it was.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    name: str
+    revision: str
+    path: str
+    done: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Import:
+    """What `import_scripts` did.
+
+    Attributes
+    ----------
+    scripts : tuple of ImportedScript
+        All scripts of the folder, in order.
+    """
+
+    scripts: tuple[ImportedScript, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {"scripts": [{**asdict(script), "notes": list(script.notes)} for script in self.scripts]}
+
+
+def import_scripts(
+    folder: StrPath, *, next_version: str | None = None, project: Project | StrPath | None = None
+) -> Import:
+    """Take over a folder of scripts of anemoi-models' own migration command, as a linear chain of revisions.
+
+    They follow each other in the order of their names; the first follows the head, if there is one. Ids follow from
+    the names, so they are the same everywhere. What was imported before is left as it is: only new scripts are added.
+
+    Parameters
+    ----------
+    folder : path
+        The scripts.
+    next_version : str, optional
+        The version that stands for that of the next release in scripts that were not released; by default that of the
+        tracked package, where it is installed.
+    project : Project or path, optional
+        Where to; by default that of the current folder.
+
+    Raises
+    ------
+    CannotRead
+        There is no such folder, or nothing in it.
+    FaultyScripts
+        With all that is wrong with any script; nothing was written.
+    Refused
+        A new script stands before one that was imported already.
+    UsageError
+        There are several heads to follow.
+    ConfigurationError, CannotWrite, MigrateError
+        The project cannot be read, or does not take the scripts; a hook failed after they were written.
+    """
+    found = opened(project)
+    scripts = _read(Path(folder))
+    states = [_state(found.graph, script, {each.name for each in scripts}) for script in scripts]
+    _check_order(states)
+    new = [script for script, state in zip(scripts, states, strict=True) if state.done == "created"]
+    if next_version is None:
+        next_version = versions_of(found.config.package)[0].get(found.config.package or "")
+    drafts = _drafts(found, new, next_version) if new else []
+    _check(found.graph, new, drafts)
+    _write(drafts)
+    if drafts:
+        update_head_file(found.config)
+    for draft in drafts:
+        hooks.run_hooks(found.config.hooks, draft.path)
+    made = {draft.done.name: draft.done for draft in drafts}
+    return Import(tuple(made.get(state.name, state) for state in states))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    path: Path
+    text: str
+    done: ImportedScript
+
+
+def _read(folder: Path) -> list[ForeignScript]:
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".py" and path.name[0] not in "_.")
+    except OSError as error:
+        raise CannotRead(f"the folder {folder} cannot be read ({error.strerror})") from error
+    if not paths:
+        raise CannotRead(f"the folder {folder} holds no scripts (*.py); name that of the package's migrations")
+    read = [read_foreign(os.fspath(path)) for path in paths]
+    faults = [fault for _, wrong in read for fault in wrong]
+    if faults:
+        raise FaultyScripts(faults)
+    return [script for script, _ in read if script is not None]
+
+
+def _state(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScript:
+    """Tell what is to become of a script."""
+    own = graph.get(graph.known_as.get(script.name, ""))
+    if own is None:
+        return _unknown(graph, script, names)
+    noted = dict(own.known_as[script.name])
+    found = ImportedScript(script.name, own.id, own.path, "kept")
+    if script.digests == noted or not noted:
+        return found
+    version = released_as(script, noted)
+    if version is not None:
+        return replace(found, notes=(f"it was released with {version} since: have the metadata of {own.path} say so",))
+    note = f"it has changed since it was imported: {own.path} stays as it is; see whether it has to change too"
+    return replace(found, done="changed", notes=(note,))
+
+
+def _unknown(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScript:
+    """Tell of a script whose name is new whether it is one that was called something else."""
+    for revision in graph:
+        before = [name for name, noted in revision.known_as.items() if dict(noted) == script.digests]
+        if before and before[0] not in names:
+            note = f"it was called {before[0]} when it was imported; {revision.path} stays as it is"
+            return ImportedScript(script.name, revision.id, revision.path, "renamed", (note,))
+    return ImportedScript(script.name, revision_of(script.name), "", "created")
+
+
+def _check_order(states: Sequence[ImportedScript]) -> None:
+    new: str | None = None
+    for state in states:
+        if state.done == "created":
+            new = new or state.name
+        elif new is not None:
+            raise Refused(
+                f"{new} is new and stands before {state.name}, which was imported already, and which checkpoints may "
+                "have had without it; rename it so that it stands last, or write the revision by hand"
+            )
+
+
+def _drafts(project: Project, scripts: Sequence[ForeignScript], next_version: str | None) -> list[_Draft]:
+    config, graph = project.config, project.graph
+    parents, drafts = to_follow(graph), list[_Draft]()
+    for script in scripts:
+        rev = revision_of(script.name)
+        text, notes = translated(script, rev, parents, next_version)
+        path = _folder(config, graph) / _file_name(config, script, rev, parents)
+        done = ImportedScript(script.name, rev, os.fspath(path), "created", tuple(notes))
+        drafts.append(_Draft(path, text, done))
+        parents = (rev,)
+    return drafts
+
+
+def _folder(config: Config, graph: Graph) -> Path:
+    """Return the folder of the newest script, or the first."""
+    newest = Path(graph[graph.heads[0]].path) if graph.heads else None
+    return next((each for each in config.versions if newest and each.absolute() in newest.parents), config.versions[0])
+
+
+def _file_name(config: Config, script: ForeignScript, revision: str, parents: tuple[str, ...]) -> str:
+    draft = create.Draft(revision, script.title, script.created, parents)
+    return create.file_name(config.file_template, draft, config.slug_length)
+
+
+def _check(graph: Graph, scripts: Sequence[ForeignScript], drafts: Sequence[_Draft]) -> None:
+    """Check the new scripts before any is written; what is wrong is said of the script that it comes from."""
+    revisions: list[Revision] = []
+    faults: list[Fault] = []
+    for script, draft in zip(scripts, drafts, strict=True):
+        revision, wrong = read_text(draft.text.encode(), script.path)
+        faults += [Fault(script.path, 1, fault.message) for fault in wrong]
+        revisions += [revision] if revision else []
+    faults += validate.faults([*graph, *revisions]) if not faults else []
+    if faults:
+        raise FaultyScripts(faults)
+
+
+def _write(drafts: Sequence[_Draft]) -> None:
+    """Write all, or none."""
+    written: list[Path] = []
+    try:
+        for draft in drafts:
+            create.write_new(draft.path, draft.text)
+            written.append(draft.path)
+    except CannotWrite:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,226 @@
+"""The command that shows what is in a checkpoint: inspect."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.anemoi import migrations_list
+from anemoi_ckpt_migrate.anemoi.migrations_list import Done
+from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord, NotACheckpoint
+from anemoi_ckpt_migrate.project.project import Project, config_of
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record.record import Record, to_data
+from anemoi_ckpt_migrate.storage import Checkpoint, Facts, membership, open_checkpoint
+from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, naming
+from anemoi_ckpt_migrate.storage.pickle.class_safety import meant, standing
+from anemoi_ckpt_migrate.tree import summary
+from anemoi_ckpt_migrate.tree.summary import Node, Optimizer, Tensor
+
+
+@dataclass(frozen=True)
+class PickledName:
+    """A class or function that the pickle names.
+
+    Attributes
+    ----------
+    name : str
+        Module and name, joined by a dot.
+    standing : str
+        ``known``, ``trusted``, ``opaque`` or ``dangerous``.
+    imported : str
+        What `torch.load` imports for it: the same, unless it is a name of Python 2.
+    """
+
+    name: str
+    standing: str
+    imported: str
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A record whose content is not what was written.
+
+    Attributes
+    ----------
+    record : str
+        Its name in the archive.
+    tensors : tuple of str
+        The tensors that lie in it.
+    """
+
+    record: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a checkpoint.
+
+    Attributes
+    ----------
+    checkpoint : str
+        The file.
+    facts : Facts
+        How it lies in its file: format, size, dead bytes and so on.
+    tree : Node
+        The structure.
+    tensors : tuple of Tensor
+        All tensors.
+    shared : dict of str to list of str
+        Storages that several tensors refer to, with the paths of those.
+    optimizers : tuple of Optimizer
+        States of optimizers.
+    record : Record or None
+        What the checkpoint remembers; None if it carries no record.
+    names : tuple of PickledName
+        Every class and function that the pickle names.
+    damaged : tuple of Damage or None
+        What is damaged; None if that was not looked for.
+    warnings : tuple of str
+        What the user should know.
+    migrations : tuple of str or None
+        What anemoi-models noted in it itself; None if there is no such list.
+    migration_history : tuple of Done
+        What it says was run on the file.
+    """
+
+    checkpoint: str
+    facts: Facts
+    tree: Node
+    tensors: tuple[Tensor, ...]
+    shared: dict[str, list[str]]
+    optimizers: tuple[Optimizer, ...]
+    record: Record | None
+    names: tuple[PickledName, ...]
+    damaged: tuple[Damage, ...] | None
+    warnings: tuple[str, ...]
+    migrations: tuple[str, ...] | None = None
+    migration_history: tuple[Done, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        record = None
+        if self.record is not None:
+            record = to_data(replace(self.record, kept={}))
+            # It may be anything; how much there is of each revision can be said.
+            record["kept"] = {revision: len(values) for revision, values in self.record.kept.items()}
+        return {
+            "checkpoint": self.checkpoint,
+            **asdict(self.facts),
+            "shared": self.shared,
+            "tensors": [asdict(tensor) for tensor in self.tensors],
+            "optimizers": [asdict(optimizer) for optimizer in self.optimizers],
+            "record": record,
+            "classes": [asdict(name) for name in self.names],
+            "tree": _tree_data(self.tree),
+            "damaged": None if self.damaged is None else [asdict(damage) for damage in self.damaged],
+            "warnings": list(self.warnings),
+            "migrations": None if self.migrations is None else list(self.migrations),
+            "migration_history": [
+                {"type": done.kind, "name": done.name, "signature": done.signature} for done in self.migration_history
+            ],
+        }
+
+
+def inspect(
+    checkpoint: StrPath,
+    *,
+    verify: bool = False,
+    project: Project | StrPath | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Tell what is in a checkpoint. Nothing that it names is imported or run, and no payload is read unless to verify.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    verify : bool
+        Read everything, and compare it with the CRCs of the archive.
+    project : Project or path, optional
+        Whose configuration says what is trusted; by default that of the current folder, if there is one.
+    progress : callable, optional
+        Told how many bytes were verified, from time to time.
+
+    Raises
+    ------
+    MigrateError
+        The checkpoint, or the configuration, cannot be read.
+    """
+    trusted = _trusted(project)
+    with naming(checkpoint), open_checkpoint(checkpoint) as opened:
+        file, journal = _as_torch_reads(opened)
+        tree = file.load()
+        record, warnings = _record(tree, file.attachment(embed.ATTACHMENT))
+        part = membership(checkpoint)
+        root = summary.survey(tree)
+        tensors = tuple(summary.tensors(root))
+        names = (
+            PickledName(".".join(name), standing(*name, known, trusted), ".".join(meant(*name)))
+            for name, known in sorted(file.names.items())
+        )
+        return Inspection(
+            os.fspath(checkpoint),
+            replace(file.facts(), interrupted=bool(journal)),
+            root,
+            tensors,
+            summary.shared(tensors),
+            tuple(summary.optimizers(tree)),
+            record,
+            tuple(names),
+            _damage(file.damaged(progress), tensors) if verify else None,
+            (*journal, *warnings) if part is None else (*journal, *warnings, str(part)),
+            _noted(tree),
+            migrations_list.found_history(tree),
+        )
+
+
+def _as_torch_reads(file: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Return the file with all its bytes if that can be read, and what to say where a journal beside it says less."""
+    said = f"a journal beside it says that a run was interrupted, and that only the first {file.length:,} bytes count"
+    try:
+        whole = file.whole()
+    except NotACheckpoint:
+        return file, (f"{said}; these are shown. What follows cannot be read: `recover` the file before you load it",)
+    if whole is None:
+        return file, ()
+    return whole, (f"{said}; torch.load reads it whole, as shown here. `recover` cuts it back",)
+
+
+def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[str, ...]]:
+    try:
+        return embed.find(tree, attachment), ()
+    except (DamagedRecord, NewerRecord) as error:
+        return None, (error.sentence,)
+
+
+def _noted(tree: Any) -> tuple[str, ...] | None:
+    try:
+        entries = migrations_list.read(tree)
+    except DamagedLedger:  # something else that goes by that name
+        return None
+    return None if entries is None else tuple(entry.name for entry in entries)
+
+
+def _damage(records: list[str], tensors: tuple[Tensor, ...]) -> tuple[Damage, ...]:
+    found: dict[str, list[str]] = {f"data/{key}": [] for tensor in tensors for key in tensor.storages}
+    for tensor in tensors:
+        for key in tensor.storages:
+            found[f"data/{key}"].append(tensor.path)
+    return tuple(Damage(name, tuple(found.get(name, ()))) for name in records)
+
+
+def _trusted(project: Project | StrPath | None) -> tuple[str, ...]:
+    config = config_of(project)
+    return () if config is None else config.trusted
+
+
+def _tree_data(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": node.name, "what": node.what, "size": node.size}
+    if node.tensor is not None:
+        found |= {"dtype": node.tensor.dtype, "shape": node.tensor.shape}
+    if node.children:
+        found["children"] = [_tree_data(child) for child in node.children]
+    return found

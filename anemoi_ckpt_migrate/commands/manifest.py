@@ -1,0 +1,216 @@
+"""The command that shows what models are, and writes it down: manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError
+from anemoi_ckpt_migrate.manifests import manifest_file, trace
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import own_of
+from anemoi_ckpt_migrate.manifests.drift import Drift, configured, drift, gone
+from anemoi_ckpt_migrate.manifests.known import Known, known_of
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
+from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.project.config import Config
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions import resolve, targets
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.runtime.session import seen_from
+from anemoi_ckpt_migrate.storage import open_checkpoint
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model is at a revision.
+
+    Attributes
+    ----------
+    model : str
+        Its name.
+    snapshot : Snapshot
+        Its parameters, and where it has these.
+    written : str or None
+        The file that was written, if one was.
+    changes : tuple of str
+        What was written down as it is, with no migration: operations that would be one.
+    """
+
+    model: str
+    snapshot: Snapshot
+    written: str | None = None
+    changes: tuple[str, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        items = self.snapshot.items
+        return {
+            "model": self.model,
+            "revisions": list(self.snapshot.revisions),
+            "sized": self.snapshot.sized,
+            "parameters": [{"name": item.name, "shape": list(item.shape), "dtype": item.dtype} for item in items],
+            "written": self.written,
+            "changes": list(self.changes),
+        }
+
+
+def manifest(
+    models: Sequence[str] = (), *, at: str | None = None, project: Project | StrPath | None = None
+) -> list[Manifest]:
+    """Tell what models are at a revision.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Which; all that the manifest has by default.
+    at : str, optional
+        A revision, or ``base``; by default where the manifest belongs. What is known of a model is followed from there
+        along the operations of revisions.
+    project : Project or path, optional
+        Whose; by default that of the current folder.
+
+    Raises
+    ------
+    UsageError
+        The manifest has no such model.
+    Refused
+        It is not known what it is there: functions stand in between. It says how far it is known.
+    UnknownTarget, AmbiguousTarget, DamagedManifest, NewerManifest
+        There is no such revision; the manifest cannot be read.
+    """
+    found = opened(project)
+    known = known_of(found.config)
+    for name in models:
+        if name not in known.models:
+            there = f"there are {', '.join(sorted(known.models))}" if known.models else "it has none yet"
+            way = "`ckpt-migrate manifest --update` adds what is configured"
+            raise UsageError(f"the manifest has no model {name!r}; {there}; {way}")
+    wanted = models or sorted(known.models)
+    if at is None:
+        return [Manifest(name, known.models[name]) for name in wanted]
+    revisions = _resolved(found, at)
+    return [Manifest(name, _at(found.graph, known, name, revisions)) for name in wanted]
+
+
+def update_manifest(
+    models: Sequence[str] = (),
+    *,
+    checkpoint: StrPath | None = None,
+    at: str | None = None,
+    project: Project | StrPath | None = None,
+) -> list[Manifest]:
+    """Write down what models are: the first time, or where a change needs no migration.
+
+    What the manifest said of an earlier revision is kept beside it, where no operations lead back to that.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Which; all that are configured by default.
+    checkpoint : path, optional
+        What to take one model from, instead of the function that makes it. It belongs where the checkpoint stands.
+    at : str, optional
+        Where it stands, if it carries no record. An earlier revision than that of the manifest adds to what is known.
+    project : Project or path, optional
+        Whose; by default that of the current folder.
+
+    Raises
+    ------
+    UsageError
+        There is no such model, or it cannot be built; arguments do not go together.
+    Refused
+        The checkpoint stands elsewhere.
+    MigrateError
+        The manifest or the checkpoint cannot be read, or the manifest not written.
+    """
+    found = opened(project)
+    if checkpoint is None and at is not None:
+        raise UsageError("the code says what a model is at head only: --at needs --from, a checkpoint of then")
+    if checkpoint is not None:
+        if len(models) != 1:
+            raise UsageError("a checkpoint is of one model: name that one")
+        return [_taken(found, _standing(found.graph, known_of(found.config)), models[0], checkpoint, at)]
+    try:
+        known = known_of(found.config)
+    except DamagedManifest as error:
+        if models or error.earlier:
+            raise
+        known = Known({}, [])  # it is written anew, whole
+    names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
+    known = _standing(found.graph, known)
+    return write_manifest(
+        found.config, found.graph, known, [drift(found.config, found.graph, known, name) for name in names]
+    )
+
+
+def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[Drift]) -> list[Manifest]:
+    """Write down what models are; errors as of `update_manifest`."""
+    for each in drifts:
+        _bridge(config, graph, known, each.name, each.snapshot)
+    path = os.fspath(manifest_file.write(config.versions[0], {**known.models, **{d.name: d.snapshot for d in drifts}}))
+    return [Manifest(each.name, each.snapshot, path, each.operations) for each in drifts]
+
+
+def _standing(graph: Graph, known: Known) -> Known:
+    """Leave out what is about revisions that no script has any more: it says nothing."""
+    return Known({name: one for name, one in known.models.items() if not gone(graph, one)}, known.bridges)
+
+
+def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot) -> None:
+    """Keep what is known of an earlier revision, if nothing leads back to it from what is written instead."""
+    old = known.models.get(name)
+    if old is None or old.revisions == new.revisions:
+        return
+    again = trace.derived(graph, [new], old.revisions)
+    if isinstance(again, Gap) or not trace.same(again, old):
+        manifest_file.write_bridge(config.versions[0], name, old)
+
+
+def _taken(project: Project, known: Known, name: str, checkpoint: StrPath, at: str | None) -> Manifest:
+    """Take a model from a checkpoint."""
+    config, graph = project.config, project.graph
+    with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
+        tree = file.load()
+        record = embed.take(tree, file.attachment(embed.ATTACHMENT)).of_chain(config.chain)
+        own = own_of(file, tree, config.parameters)
+        if own is None:
+            raise Refused("it is not known which parameters of it are those of the model; see `parameters`")
+        told = record.heads if record.lineage else None
+        revisions = told if at is None else _resolved(project, at)
+        if revisions is None:
+            raise Refused("it carries no record: say with --at where it stands")
+        if told is not None and revisions != told:
+            raise Refused(f"it stands at {', '.join(told)}, not at {', '.join(revisions) or 'base'}")
+    old = known.models.get(name)
+    snapshot = Snapshot(tuple(revisions), tuple(own.items), old.sized if old is not None else False)
+    if old is None or trace.is_before(graph, old, revisions):
+        _bridge(config, graph, known, name, snapshot)
+        path = manifest_file.write(config.versions[0], {**known.models, name: snapshot})
+    else:
+        path = manifest_file.write_bridge(config.versions[0], name, snapshot)
+    return Manifest(name, snapshot, os.fspath(path))
+
+
+def _resolved(project: Project, at: str) -> tuple[str, ...]:
+    """Return the revisions that a text means; what a squashed one stands for too."""
+    target, package = targets.parse(at), project.config.package
+    return tuple(resolve.resolve(seen_from(project.graph, Record(), [target], package), target, package))
+
+
+def _at(graph: Graph, known: Known, name: str, revisions: Sequence[str]) -> Snapshot:
+    state = known.at(name, graph, revisions)
+    if isinstance(state, Snapshot):
+        return state
+    where = ", ".join(revisions) or "base"
+    if not state.revision:
+        raise Refused(f"what the model {name} is at {where} is not known: {state.why}")
+    far = "back to" if state.back else "before"
+    title = f"{state.revision} ({graph.opened()[state.revision].name})"
+    then = f" --at {where} --from CKPT` takes it from a checkpoint of then"
+    way = f"`ckpt-migrate manifest {name} --update{then if state.back else '` takes it from the code of today'}"
+    raise Refused(f"what the model {name} is at {where} is not known, only {far} {title}, as {state.why}; {way}")

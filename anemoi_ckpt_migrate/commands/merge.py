@@ -1,0 +1,48 @@
+"""Merge heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anemoi_ckpt_migrate.commands.revision import NewRevision, _check_apart, _check_heads, _make
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.revisions import resolve, targets
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+def merge(
+    revisions: Sequence[str] = ("heads",),
+    name: str = "merge branches",
+    *,
+    rev_id: str | None = None,
+    splice: bool = False,
+    branch_labels: Sequence[str] = (),
+    version_path: StrPath | None = None,
+    project: Project | StrPath | None = None,
+) -> NewRevision:
+    """Make a script that joins branches, and changes nothing itself.
+
+    Parameters
+    ----------
+    revisions : sequence of str
+        The heads to join; ``heads`` for all there are.
+    name : str
+        What the merge is about, in a line.
+    splice : bool
+        Join revisions that are no heads, too.
+
+    The others are those of `revision`, as are the result and the errors.
+    """
+    found = opened(project)
+    parents: set[str] = set()
+    for text in revisions:
+        parents.update(resolve.resolve(found.graph, targets.parse(text), found.config.package))
+    if len(parents) < 2:
+        only = f"only {', '.join(parents)}" if parents else "nothing"
+        raise UsageError(f"there is {only} to merge; a merge joins two heads or more")
+    if splice:
+        _check_apart(found.graph, parents)
+    else:
+        _check_heads(found.graph, sorted(parents), "a merge joins heads", "; --splice joins it all the same")
+    return _make(found, name, tuple(sorted(parents)), rev_id, False, branch_labels, (), version_path)

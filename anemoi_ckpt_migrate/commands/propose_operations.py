@@ -1,0 +1,145 @@
+"""Operations for a new script, from the difference between two checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.autogenerate.explain import Explanation, Guess
+from anemoi_ckpt_migrate.autogenerate.wording import together
+from anemoi_ckpt_migrate.commands.diff_sides import Side, sides
+from anemoi_ckpt_migrate.commands.remaining_differences import remainder
+from anemoi_ckpt_migrate.errors import Refused, UsageError
+from anemoi_ckpt_migrate.manifests.drift import Drift
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
+from anemoi_ckpt_migrate.op import Add, Pad
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.text import plain
+
+_RELATED = 0.05  # of the elements: below that, there is nothing to migrate
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a new script is to hold.
+
+    Attributes
+    ----------
+    lines : tuple of str
+        The operations as they stand in the script, with comments about what is not certain.
+    count, uncertain : int
+        How many operations these are, and how many of them are not certain.
+    warnings : tuple of str
+        What could not be explained.
+    """
+
+    lines: tuple[str, ...]
+    count: int
+    uncertain: int
+    warnings: tuple[str, ...]
+
+
+def generate(old: StrPath, new: StrPath, project: Project) -> Generated:
+    """Write operations that turn the parameters of one checkpoint into those of another, or of a model.
+
+    Raises
+    ------
+    UsageError
+        There is no difference, or one of the two cannot be read.
+    Refused
+        They have nothing to do with each other.
+    """
+    with sides(old, new, project) as (one, other, explanation):
+        return _generated(one, other, explanation, project.config.parameters)
+
+
+def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
+    """Write operations that turn what the manifest says of models into what these are.
+
+    Parameters
+    ----------
+    drifts : sequence of Drift
+        The models, compared.
+    manifest : str
+        The file, for messages.
+
+    Raises
+    ------
+    UsageError
+        There is no difference, or it is not known what models are to be.
+    Refused
+        They have nothing to do with each other, or models changed in different ways.
+    """
+    changed = [each for each in drifts if not each.as_expected]
+    for each in changed:
+        if each.explanation is None:
+            raise UsageError(each.trouble)
+    if not changed:
+        names = ", ".join(each.name for each in drifts)
+        raise UsageError(f"{names}: what the manifest says is what the code makes, so there is nothing to migrate")
+    found = {}
+    for each in changed:
+        if isinstance(each.expected, Snapshot) and each.explanation is not None:
+            one, other = Side(manifest, list(each.expected.items)), Side(each.name, list(each.built.items))
+            found[each.name] = _generated(one, other, each.explanation, None)
+    first, *others = found.values()
+    if any(made.lines != first.lines for made in others):
+        way = "make a revision for each, with --model, on a branch of its own"
+        raise Refused(f"{' and '.join(found)} changed in different ways, and one script cannot do for all: {way}")
+    return first
+
+
+def _generated(one: Side, other: Side, explanation: Explanation, parameters: str | None) -> Generated:
+    old, new = one.shown, other.shown
+    if explanation.related < _RELATED:
+        raise Refused(
+            f"{new} has next to nothing to do with {old}: only {explanation.related:.0%} of its elements can come "
+            f"from there; `ckpt-migrate diff` shows what was compared"
+        )
+    rest = remainder(one, other, [guess.operation for guess in explanation.operations], parameters)
+    if not explanation.operations:
+        raise UsageError(_same(old, new, explanation, rest))
+    warnings = tuple(
+        f"{plain(name)} of {side.shown} is no dense tensor, so nothing is said of it"
+        for side in (one, other)
+        for name in side.left_out
+    )[:_SHOWN]
+    warnings += (*_loss(explanation), *rest)
+    lines = [line for guess in explanation.operations for line in _lines(guess, other.file is None)]
+    uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
+    return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
+
+
+def _same(old: str, new: str, explanation: Explanation, rest: Sequence[str]) -> str:
+    """Say that there is nothing that operations could do, and what else differs."""
+    others = any(change.kind == "changed" for change in explanation.changes)
+    only = ", and only other values, which no operation explains" if others else ""
+    same = f"{old} and {new} have the same parameters{only}"
+    if not rest:
+        return f"{same}: there is nothing to migrate"
+    way = "`ckpt-migrate revision NAME` makes a script of functions, which can change that"
+    return f"{same}; what differs besides is not for operations: {'; '.join(rest)}; {way}"
+
+
+def _loss(explanation: Explanation) -> tuple[str, ...]:
+    """Say which values the operations lose, and what the author is to write."""
+    lost = ", ".join(together(explanation.losses))
+    ways = "keep=True puts them aside in the checkpoint; `rollback = None` below `operations` says that it is intended"
+    return (f"the script loses values: {lost}; {ways}; until it has one of them, `check` fails",) if lost else ()
+
+
+def _lines(guess: Guess, of_model: bool) -> list[str]:
+    comments = []
+    if guess.confidence < 1:
+        comments.append(f"# {guess.confidence:.0%} certain: look at it.")
+    comments += [f"# {plain(text)}" for text in guess.alternatives]  # names come from a file
+    if not guess.operation.reversible:
+        comments.append(f"# Values are lost here: say {guess.operation.remedy}, or `rollback = None` below the list.")
+    if isinstance(guess.operation, Pad):
+        comments.append('# What is new is zeros; `fill` or `init` says what else: init="mean".')
+    if isinstance(guess.operation, Add):
+        unknown = "" if of_model else " A buffer needs buffer=True."  # which a model tells, and a file does not
+        comments.append(f"# Filled with zeros; `fill` or `init` says what else.{unknown}")
+    return [*comments, f"op.{guess.operation!r},"]

@@ -1,0 +1,119 @@
+"""The commands that change scripts that are there: edit, rebase, squash, release."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.revision import update_head_file
+from anemoi_ckpt_migrate.errors import ReadOnly, Refused, UsageError
+from anemoi_ckpt_migrate.manifests import manifest_file
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.revisions import resolve, targets, validate
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.scripts import edit_script, released
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class Rebased:
+    """What `rebase` did.
+
+    Attributes
+    ----------
+    revision, path : str
+        Which script.
+    before, after : tuple of str
+        What it followed, and what it follows now; the same if there was nothing to do.
+    forgotten : tuple of str
+        Files that said what models are at revisions that moved, which is no longer so: they are gone.
+    """
+
+    revision: str
+    path: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    forgotten: tuple[str, ...] = ()
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        lists = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
+        return {**asdict(self), **lists}
+
+
+def rebase(target: str, onto: str | None = None, *, project: Project | StrPath | None = None) -> Rebased:
+    """Have a script follow another revision: ``down_revision`` is rewritten.
+
+    What manifests said of earlier revisions, at those that move, is removed.
+
+    What follows the script goes with it. Checkpoints that have it already and lack what it follows now are refused by
+    `upgrade`, which says what to do with them.
+
+    Parameters
+    ----------
+    target : str
+        The revision.
+    onto : str, optional
+        What it is to follow; by default the one other head there is. ``base`` for nothing.
+    project : Project or path, optional
+        Where; by default that of the current folder.
+
+    Raises
+    ------
+    Refused
+        It was released; it is a merge, or something that another script stands for.
+    UsageError
+        It would come before itself; it is not clear what to follow.
+    MigrateError
+        The project cannot be read, or the script cannot be changed.
+    """
+    found = opened(project)
+    graph, config = found.graph, found.config
+    script = graph[resolve.one(graph, targets.parse(target))]
+    parents = _onto(graph, script, onto)
+    if parents == script.parents:
+        return Rebased(script.id, script.path, parents, parents)
+    _check_movable(graph, script, parents)
+    noted = released.read(config.versions[0])
+    for rev in (script.id, *(part.id for part in script.replaces)):
+        if rev in noted:
+            raise Refused(f"{rev} was released, and checkpoints have it where it is; merge the branches instead")
+    stale = manifest_file.bridges_about(config.versions[0], _moving(graph, script))
+    try:
+        edit_script.set_parents(Path(script.path), parents)
+    except ReadOnly:
+        raise Refused(f"{script.path} is read-only; allow writing with `chmod u+w`") from None
+    update_head_file(config)
+    manifest_file.remove(stale)
+    return Rebased(script.id, script.path, script.parents, parents, tuple(map(os.fspath, stale)))
+
+
+def _moving(graph: Graph, script: Revision) -> set[str]:
+    """Return a revision, what rests on it, and what these stand for."""
+    moving = graph.above([script.id])
+    return moving | {part.id for revision in moving for part in graph[revision].replaces}
+
+
+def _onto(graph: Graph, script: Revision, onto: str | None) -> tuple[str, ...]:
+    if onto == "base":
+        return ()
+    if onto is not None:
+        return (resolve.one(graph, targets.parse(onto)),)
+    above = graph.above([script.id])
+    others = [head for head in graph.heads if head not in above]
+    if not others:
+        raise UsageError(f"there is no other head for {script.id} to follow; say with --onto what it is to follow")
+    if len(others) > 1:
+        raise UsageError(f"there are {len(others)} other heads: {', '.join(others)}; say with --onto which to follow")
+    return (others[0],)
+
+
+def _check_movable(graph: Graph, script: Revision, parents: tuple[str, ...]) -> None:
+    if len(script.parents) > 1:
+        raise Refused(f"{script.id} is a merge of {', '.join(script.parents)}; rebase what it merges, then remove it")
+    moved = [dataclasses.replace(rev, parents=parents) if rev.id == script.id else rev for rev in graph]
+    if validate.faults(moved):
+        raise UsageError(f"{', '.join(parents)} needs {script.id}, which would come before itself")

@@ -1,0 +1,135 @@
+"""In what a checkpoint differs from another one after operations: parameters, copies of them, optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.wording import together
+from anemoi_ckpt_migrate.commands.diff_sides import Side
+from anemoi_ckpt_migrate.engine.apply import World
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
+from anemoi_ckpt_migrate.manifests.compare import misfit
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.state.find_parameters import (
+    Place,
+    at,
+    find_copies,
+    find_main,
+    find_optimizers,
+    is_parameters,
+    is_tensor,
+)
+from anemoi_ckpt_migrate.state.pickled_module import held
+from anemoi_ckpt_migrate.state.tensor_values import Tensors
+from anemoi_ckpt_migrate.storage import Checkpoint
+
+_SHOWN = 5
+_EXPECTED = {"params", "param_names", "lr"}  # of a group; a schedule changes the learning rate in every run
+
+
+def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str | None) -> tuple[str, ...]:
+    """Apply operations to the old checkpoint in memory, as `upgrade` would, and say what is not as in the new one.
+
+    Parameters
+    ----------
+    one, other : Side
+        The old checkpoint (nothing is said of a model), and the new one or a model.
+    operations : sequence of Operation
+        What is tried.
+    path : str or None
+        Where the state dict is; None to find it.
+
+    Returns
+    -------
+    tuple of str
+        Sentences.
+    """
+    if one.file is None:
+        return ()
+    file = one.file
+    tree, _ = embed.unrecorded(file)
+    tensors = Tensors(file.maker, file.same)
+    main = find_main(tree, path)
+    copies = [] if isinstance(main, str) else [place.path for place in find_copies(tree, main, main.table())]
+    world = World(tree, tensors, {}, path)
+    world.apply("", [each for each in operations if each.on_parameters], "<the new script>", _none, _none)
+    world.close()
+    if world.faults:
+        return tuple(f"on {file.path} the script still needs a hand: {fault}" for fault in world.faults[:_SHOWN])
+    place = find_main(world.tree, path)
+    if isinstance(place, str):
+        return (place,)
+    found = [f"not explained: {what}" for what in misfit(items_of(place.table(), tensors)[0], other.items).sentences()]
+    if other.file is None:
+        return tuple(found[:_SHOWN])
+    new, _ = embed.unrecorded(other.file)
+    return (
+        *found[:_SHOWN],
+        *_of_copies(copies, (file, world.tree), (other.file, new), other.shown),
+        *_of_optimizers(dict(find_optimizers(world.tree)), dict(find_optimizers(new)), other.shown),
+    )
+
+
+def _none(name: str, tree: Any) -> Any:
+    raise NotImplementedError(name)  # no function is ever guessed
+
+
+def _of_copies(
+    paths: Sequence[str], one: tuple[Checkpoint, Any], other: tuple[Checkpoint, Any], shown: str
+) -> Iterator[str]:
+    """Compare copies of the parameters, such as averages, by the names that they really have."""
+    for path in paths:
+        items = []
+        for file, tree in (one, other):
+            content = held(at(tree, path))
+            if is_parameters(content):
+                items.append(items_of(Place(path, content).table(), Tensors(file.maker, file.same))[0])
+        if len(items) == 2 and (said := misfit(*items).sentences()):
+            yield f"{path} does not become what {shown} has there: {', '.join(together(said))}"
+
+
+def _of_optimizers(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
+    """Compare the groups of optimizers that both have."""
+    for path, content in one.items():
+        if path in other:
+            said = list(_of_groups(content, other[path], shown))
+            yield from [f"the optimizer at {path} differs: {'; '.join(said)}"] if said else []
+
+
+def _of_groups(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
+    mine, its = one["param_groups"], other["param_groups"]
+    if _counts(mine) != _counts(its):
+        yield f"it has {_counts(mine)}, and {_counts(its)} in {shown}"
+    elif all("param_names" in group for group in (*mine, *its)):
+        pairs = zip(mine, its, strict=True)
+        for number, moved in enumerate([sorted(set(a["param_names"]) ^ set(b["param_names"])) for a, b in pairs]):
+            if moved:
+                yield f"group {number} has other parameters in {shown}: {', '.join(together(map(str, moved)))}"
+    for option in sorted({str(key) for key in mine[0]} - _EXPECTED if mine else ()):
+        values = [_values(groups, option, len(mine) == len(its)) for groups in (mine, its)]
+        if all(values) and values[0] != values[1]:
+            yield f"{option} is {' and '.join(values[0])}, and {' and '.join(values[1])} in {shown}"
+    states = [_states(content) for content in (one, other)]
+    if all(states) and states[0] != states[1]:
+        yield f"it remembers {', '.join(states[0])}, and {', '.join(states[1])} in {shown}"
+
+
+def _counts(groups: Sequence[Mapping[str, Any]]) -> str:
+    counts = " and ".join(str(len(group["params"])) for group in groups) or "no"
+    return f"{len(groups)} group{'s' * (len(groups) != 1)} of {counts} parameters"
+
+
+def _values(groups: Sequence[Mapping[str, Any]], option: str, each: bool) -> list[str]:
+    """Return an option of each group, or each value once; nothing where it is not one that can be compared."""
+    values = [group.get(option) for group in groups]
+    if any(option not in group for group in groups) or any(map(is_tensor, values)):
+        return []
+    shown = [f"{list(value) if isinstance(value, tuple) else value!r:.40}" for value in values]
+    return shown if each and len(set(shown)) > 1 else list(dict.fromkeys(shown))
+
+
+def _states(content: Mapping[str, Any]) -> list[str]:
+    """Return what an optimizer remembers of parameters, by name."""
+    return sorted({str(key) for state in content["state"].values() if isinstance(state, dict) for key in state})

@@ -1,0 +1,316 @@
+"""The commands that make new scripts: revision, merge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
+from anemoi_ckpt_migrate.manifests import manifest_file
+from anemoi_ckpt_migrate.project.config import Config
+from anemoi_ckpt_migrate.project.project import Project, open_project, opened
+from anemoi_ckpt_migrate.project.scaffold import read_template
+from anemoi_ckpt_migrate.revisions import resolve, targets
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.scripts import create, head_file, hooks
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.propose_operations import Generated
+    from anemoi_ckpt_migrate.manifests.drift import Drift
+
+SCRIPT_FORMAT = "1.0.0"
+
+
+@dataclass(frozen=True)
+class NewRevision:
+    """A script that was made.
+
+    Attributes
+    ----------
+    revision : str
+        Its id.
+    path : str
+        The file.
+    parents : tuple of str
+        What it follows.
+    warnings : tuple of str
+        What the author should know.
+    """
+
+    revision: str
+    path: str
+    parents: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def revision(
+    name: str,
+    *,
+    final: bool = False,
+    rev_id: str | None = None,
+    head: str | None = None,
+    splice: bool = False,
+    branch_labels: Sequence[str] = (),
+    depends_on: Sequence[str] = (),
+    version_path: StrPath | None = None,
+    autogenerate: tuple[StrPath, StrPath] | tuple[()] | None = None,
+    model: str | None = None,
+    with_setup: bool = False,
+    project: Project | StrPath | None = None,
+) -> NewRevision:
+    """Make a new script that follows the head.
+
+    Parameters
+    ----------
+    name : str
+        What changes, in a line.
+    final : bool
+        Make a barrier.
+    rev_id : str, optional
+        The id; by default a new one.
+    head : str, optional
+        The revision to follow, where there are several heads; ``base`` to begin a new root.
+    splice : bool
+        Follow a revision that is no head: begin a new branch there.
+    branch_labels : sequence of str
+        Names for the branch that the script is on.
+    depends_on : sequence of str
+        Revisions that must be applied first without being what it follows.
+    version_path : path, optional
+        Which of the project's folders it goes to; by default that of what it follows, or the first.
+    autogenerate : pair of path, optional
+        Two checkpoints, or a checkpoint and a model as ``package.module:factory``: the script gets operations that
+        turn the parameters of the first into those of the second. Empty, for what the manifest says of the project's
+        models, and what these are; the manifest is then written anew.
+    model : str, optional
+        Which of the models; by default all.
+    with_setup : bool
+        Give the script a ``migrate_setup`` too, to fill in: classes and modules that moved, or are gone.
+    project : Project or path, optional
+        Where; by default that of the current folder.
+
+    Raises
+    ------
+    UsageError
+        An argument will not do, or there are several heads to follow.
+    UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NotThatMany
+        `head` or `depends_on` does not name a revision.
+    ConfigurationError, FaultyScripts, CannotWrite, MigrateError
+        The project cannot be read, or does not take the script; a hook failed after it was written.
+    """
+    found = opened(project)
+    parents = _parents(found.graph, head, splice)
+    needed = [resolve.one(found.graph, targets.parse(text)) for text in depends_on]
+    if with_setup and (final or autogenerate is not None):
+        beside = "a barrier has no functions" if final else "a script has operations or functions"
+        raise UsageError(f"{beside}: leave out --with-setup, or {'--final' if final else '--autogenerate'}")
+    if model is not None and autogenerate is None:
+        raise UsageError("--model says what operations are written for: give --autogenerate too")
+    if autogenerate is None:
+        return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, setup=with_setup)
+    if final:
+        raise UsageError("a barrier has no operations: leave out --final, or --autogenerate")
+    create.check_name(name)
+    made, drifts = _generated(found, autogenerate, model, None if head is None else parents)
+    new = _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, made.lines)
+    if drifts:
+        _write_manifest(found, drifts, new)
+    unsure = f"{made.uncertain} of {made.count} operations are guesses, and say so in the script"
+    return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
+
+
+def _generated(
+    project: Project,
+    sides: tuple[StrPath, StrPath] | tuple[()],
+    model: str | None,
+    parents: tuple[str, ...] | None,
+) -> tuple[Generated, list[Drift]]:
+    """Return operations for a new script, and the models that they are about, if they are about any."""
+    from anemoi_ckpt_migrate.commands import propose_operations
+    from anemoi_ckpt_migrate.manifests import drift
+    from anemoi_ckpt_migrate.manifests.known import known_of
+
+    if sides:
+        if model is not None:
+            raise UsageError("what is compared was named already: leave out --model, or OLD and NEW")
+        return propose_operations.generate(*sides, project), []
+    config, known = project.config, known_of(project.config)
+    names = drift.configured(config, model)
+    drifts = [drift.drift(config, project.graph, known, name, parents) for name in names]
+    made = propose_operations.generate_of_models(drifts, os.fspath(config.versions[0] / manifest_file.NAME))
+    return made, [each for each in drifts if not each.as_expected]
+
+
+def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision) -> None:
+    """Write down what models are after a revision that was made for them."""
+    from anemoi_ckpt_migrate.commands.manifest import write_manifest
+    from anemoi_ckpt_migrate.manifests.known import heads_of, known_of
+
+    config, graph = project.config, open_project(project.config.path).graph
+    known = known_of(config)
+    there = tuple(head for head in graph.heads if head in graph.above([new.revision]))
+    moved = [
+        # On a branch of its own, what others lead to is nothing to it.
+        replace(each, heads=there if each.heads == new.parents else heads_of(graph, known.models.get(each.name)))
+        for each in drifts
+    ]
+    try:
+        write_manifest(config, graph, known, moved)
+    except CannotWrite as error:
+        way = "the script is as it should be; `ckpt-migrate manifest --update` does the rest when that is mended"
+        raise CannotWrite(f"{error.sentence}; {way}") from error.__cause__
+
+
+def update_head_file(config: Config) -> str | None:
+    """Write the head file anew, where the project has one, and return its path; errors as of `open_project`."""
+    if not config.head_file:
+        return None
+    try:
+        return os.fspath(head_file.write(config.versions[0], open_project(config.path).graph))
+    except CannotWrite as error:
+        way = "the scripts are as they should be; `ckpt-migrate heads --write` writes it when that is mended"
+        raise CannotWrite(f"{error.sentence}; {way}") from error.__cause__
+
+
+def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return what a new script notes of versions, and what its author should know about that."""
+    from importlib import metadata
+
+    versions = {"migration": SCRIPT_FORMAT}
+    if package is None:
+        return versions, ()
+    try:
+        versions[package] = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return versions, (f"{package} is not installed here, so the script notes no version of it",)
+    return versions, ()
+
+
+def to_follow(graph: Graph, way: str = "") -> tuple[str, ...]:
+    """Return what a new script follows: the head, if there is one.
+
+    Raises
+    ------
+    UsageError
+        There are several.
+    """
+    if len(graph.heads) > 1:
+        names = ", ".join(graph.heads)
+        raise UsageError(f"there are {len(graph.heads)} heads: {names}; {way}join them with `ckpt-migrate merge NAME`")
+    return graph.heads
+
+
+def chosen_id(graph: Graph, rev_id: str | None) -> str:
+    """Return the id of a new revision.
+
+    Raises
+    ------
+    UsageError, CannotWrite
+        The one that the user chose will not do; there is one of that id.
+    """
+    if rev_id is None:
+        return create.new_id()
+    create.check_id(rev_id)
+    if rev_id in graph:
+        raise CannotWrite(f"revision {rev_id} exists already: {graph[rev_id].path}")
+    if rev_id in graph.replaced or rev_id in graph.labels:
+        raise UsageError(f"{rev_id!r} cannot be a revision id: a squashed revision has it, or a label")
+    return rev_id
+
+
+def _make(
+    project: Project,
+    name: str,
+    parents: tuple[str, ...],
+    rev_id: str | None,
+    final: bool,
+    labels: Sequence[str],
+    depends_on: Iterable[str],
+    version_path: StrPath | None,
+    operations: tuple[str, ...] = (),
+    setup: bool = False,
+) -> NewRevision:
+    config, graph = project.config, project.graph
+    create.check_name(name)
+    for label in labels:
+        _check_label(graph, label)
+    versions, warnings = versions_of(config.package)
+    draft = create.Draft(
+        chosen_id(graph, rev_id),
+        name,
+        create.now(config.timezone),
+        parents,
+        tuple(dict.fromkeys(labels)),
+        tuple(dict.fromkeys(depends_on)),
+        versions,
+        final,
+        operations,
+        setup,
+    )
+    folder = _folder(config, graph, parents, version_path)
+    path = folder / create.file_name(config.file_template, draft, config.slug_length)
+    create.write_new(path, create.render(read_template(config.template), draft))
+    update_head_file(config)
+    hooks.run_hooks(config.hooks, path)
+    return NewRevision(draft.revision, os.fspath(path), parents, warnings)
+
+
+def _parents(graph: Graph, head: str | None, splice: bool) -> tuple[str, ...]:
+    if head is None:
+        return to_follow(graph, "say with --head which one to follow, or ")
+    if head == "base":
+        return ()
+    parents = (resolve.one(graph, targets.parse(head)),)
+    if not splice:
+        _check_heads(graph, parents, "a new revision follows a head", "; --splice begins a new branch there")
+    return parents
+
+
+def _check_heads(graph: Graph, revisions: Iterable[str], rule: str, way: str = "") -> None:
+    for rev in revisions:
+        if graph.children[rev]:
+            after = ", ".join(graph.children[rev])
+            raise UsageError(f"{rule}, and {rev} is none: {after} follows it{way}")
+
+
+def _check_apart(graph: Graph, revisions: Collection[str]) -> None:
+    for rev in sorted(revisions):
+        after = sorted(graph.followers(rev).intersection(revisions) - {rev})
+        if after:
+            raise UsageError(f"{after[0]} comes after {rev} already, so there is nothing to join; leave out {rev}")
+
+
+def _check_label(graph: Graph, label: str) -> None:
+    create.check_label(label)
+    if label in graph.labels:
+        other = graph[graph.labels[label]].path
+        raise UsageError(f"the label {label} is used by {other} already; a branch has a label once")
+    if label in graph or label in graph.replaced:
+        raise UsageError(f"{label!r} cannot be a label: it is the id of a revision")
+
+
+def _folder(config: Config, graph: Graph, parents: Sequence[str], given: StrPath | None) -> Path:
+    """Return the folder that a new script goes to."""
+    if given is not None:
+        return _given_folder(config, Path(given))
+    if len(config.versions) == 1:
+        return config.versions[0]
+    for parent in parents:
+        for folder in config.versions:
+            if folder.absolute() in Path(graph[parent].path).parents:
+                return folder
+    raise UsageError(f"there are {len(config.versions)} folders of scripts; say with --version-path which one to use")
+
+
+def _given_folder(config: Config, given: Path) -> Path:
+    for base in (Path.cwd(), config.folder):
+        path = (base / given).absolute()
+        known = [folder.absolute() for folder in config.versions]
+        if path in known or (config.recursive and path.is_dir() and any(folder in path.parents for folder in known)):
+            return path
+    folders = ", ".join(os.fspath(folder) for folder in config.versions)
+    raise UsageError(f"{given} is no folder of this project's scripts, which are {folders}")

@@ -1,0 +1,134 @@
+"""Show one revision."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.branches import _recorded
+from anemoi_ckpt_migrate.commands.read_record import read_record
+from anemoi_ckpt_migrate.errors import MigrateError, UnknownTarget, UsageError
+from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.record.record import Record, Undo
+from anemoi_ckpt_migrate.revisions import resolve, targets
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.scripts.source import source_of
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One revision, in full.
+
+    Attributes
+    ----------
+    revision, name : str
+        Which.
+    parents, depends_on, labels : tuple of str
+        What it follows, what must be applied first beside that, the labels of its branch.
+    versions : dict of str to str
+        What its metadata notes.
+    final, reversible : bool
+        Whether it is a barrier; whether it can be undone.
+    path : str or None
+        Its script; None for one that a checkpoint carries.
+    checkpoint : str or None
+        The checkpoint that carries it.
+    pickled_by : str or None
+        The Python whose pickled rollback the checkpoint carries: there that runs, elsewhere the source.
+    source : str or None
+        The script; None where a checkpoint carries none.
+    replaces : tuple of str
+        The revisions that a squashed one stands for.
+    sets_up : bool
+        Whether the script has a ``migrate_setup``.
+    """
+
+    revision: str
+    name: str
+    parents: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    labels: tuple[str, ...]
+    versions: dict[str, str]
+    final: bool
+    reversible: bool
+    path: str | None
+    checkpoint: str | None
+    pickled_by: str | None
+    source: str | None
+    replaces: tuple[str, ...] = ()
+    sets_up: bool = False
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def show(revision: str, *, checkpoint: StrPath | None = None, project: Project | StrPath | None = None) -> Shown:
+    """Show one revision, from its script or as a checkpoint carries it. Nothing is run.
+
+    Parameters
+    ----------
+    revision : str
+        A revision, as a target; with a checkpoint, a full or partial id or ``head``.
+    checkpoint : path, optional
+        Show what this checkpoint carries.
+    project : Project or path, optional
+        Where to look; not needed with a checkpoint.
+
+    Raises
+    ------
+    MigrateError
+        There is none, or project or checkpoint cannot be read.
+    """
+    target = targets.parse(revision)
+    if checkpoint is not None:
+        return _show_carried(target, checkpoint)
+    found = opened(project)
+    graph = found.graph.seen_from([revision])
+    if target == targets.Named("head") and not len(graph):
+        raise UsageError("there are no revisions to show yet; `ckpt-migrate revision NAME` makes one")
+    script = graph[resolve.one(graph, target, found.config.package)]
+    facts = (script.id, script.name, script.parents, script.depends_on, graph.labels_of(script.id))
+    more = (dict(script.versions), script.final, script.reversible)
+    replaces = tuple(part.id for part in script.replaces)
+    return Shown(*facts, *more, script.path, None, None, source_of(script), replaces, script.sets_up)
+
+
+def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
+    record = read_record(checkpoint) or Record()
+    ids = [entry.revision for entry in record.lineage]
+    if isinstance(target, targets.Id):
+        try:
+            found = Graph().find(target.text, ids)
+        except UnknownTarget as error:
+            raise UnknownTarget(error.target, error.near, "history CKPT").about(checkpoint) from None
+        except MigrateError as error:
+            raise error.about(checkpoint) from None
+    elif target == targets.Named("head"):
+        if not record.heads:
+            raise UsageError("the checkpoint records no revision").about(checkpoint)
+        found = record.heads[0]
+    else:
+        raise UsageError("of what a checkpoint carries, head or a revision id can be shown")
+    entry = _recorded(record, found)
+    facts = (entry.revision, entry.name, entry.parents, entry.depends_on, ())
+    more = (dict(entry.versions or {}), entry.final, entry.undo is not None)
+    carried = (None, None) if entry.undo is None else (entry.undo.python, _source(entry.undo))
+    return Shown(*facts, *more, None, os.fspath(checkpoint), *carried)
+
+
+def _source(undo: Undo) -> str:
+    """Return what a checkpoint carries, as a script would say it."""
+    if undo.operations is None:
+        return undo.source
+    from anemoi_ckpt_migrate import op  # noqa: F401  (so that all kinds are known)
+    from anemoi_ckpt_migrate.operations.base import from_data
+
+    try:
+        lines = [f"    op.{from_data(data)!r},\n" for data in undo.operations]
+    except MigrateError as error:
+        lines = [f"    # {error.sentence}\n"]
+    ways_back = f"# What undoes it here:\noperations = [\n{''.join(lines)}]\n"
+    return f"{undo.source}\n{ways_back}" if undo.source else ways_back

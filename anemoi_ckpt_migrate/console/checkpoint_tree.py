@@ -1,0 +1,220 @@
+"""What is easier to look at than to read: the inside of a checkpoint as a tree with bars, a copy as a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from anemoi_ckpt_migrate.util.text import plain, sized
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from anemoi_ckpt_migrate.commands.inspect import Inspection, PickledName
+    from anemoi_ckpt_migrate.tree.summary import Node
+
+# Below that, a file is copied before anybody could read a progress bar.
+_LARGE = 1 << 30
+_BAR = 16  # cells
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_MOST = 12  # children that are shown of one node, before the rest is counted
+_COLOURS = {"known": "green", "trusted": "cyan", "opaque": "yellow", "dangerous": "bold red"}
+_MEANING = {
+    "known": "harmless: plain data and parts of tensors",
+    "trusted": "built for real, as the configuration says",
+    "opaque": "not imported here; torch.load(weights_only=False) runs their code: their author decides what it does",
+    "dangerous": "torch.load(weights_only=False) can be made to run anything with these: load it only if you trust it",
+}
+
+
+def picture(found: Inspection, depth: int) -> None:
+    """Print what is in a checkpoint.
+
+    Parameters
+    ----------
+    found : Inspection
+        What `inspect` found.
+    depth : int
+        How many levels of the tree are shown.
+    """
+    from rich.console import Console
+
+    # Where nobody looks (a pipe, a file), lines are as long as they need to be.
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
+    console.print(_heading(found))
+    console.print(_tree(found.tree, depth))
+    for line in _below(found):
+        console.print(line, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(path: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """Give a callback that shows how far a large copy is, on a terminal; None elsewhere."""
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    if quiet or size < _LARGE or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(os.path.basename(path), total=size)
+        yield lambda count: bar.advance(task, count)
+
+
+def _heading(found: Inspection) -> Table:
+    from rich.table import Table
+
+    dead = f", {sized(found.facts.dead)} dead" if found.facts.dead else ""
+    unchecked = "no checksums" if found.facts.unchecked else "checksums"
+    file = found.facts
+    facts = {
+        "file": found.checkpoint,
+        "format": f"{file.format}, {file.byteorder}-endian, pickle protocol {file.protocol}, {unchecked}",
+        "size": f"{sized(found.facts.size)} in {len(found.tensors)} tensors{dead}",
+        "record": _record(found),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in facts.items():
+        table.add_row(name, plain(value))
+    return table
+
+
+def _record(found: Inspection) -> str:
+    if found.record is None:
+        return "none: at base"
+    names = {entry.revision: entry.name for entry in found.record.lineage}
+    heads = ", ".join(plain(f"{head} ({names[head]})") for head in found.record.heads) or "base"
+    return f"at {heads}, {len(found.record.lineage)} revisions applied"
+
+
+def _tree(root: Node, depth: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("structure", no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for lead, node in _lines(_grouped(root), "", depth):
+        table.add_row(_name(lead, node), plain(_what(node)), sized(node.size) if node.size else "", _bar(node, root))
+    return table
+
+
+def _lines(node: Node, lead: str, depth: int) -> Iterator[tuple[str, Node]]:
+    """Give the lines of the tree below a node, each with the guides before it."""
+    children = _shown(node)
+    for child in children:
+        last = child is children[-1]
+        yield f"{lead}{'└─ ' if last else '├─ '}", child
+        left = depth - (1 if child.size else 2)  # where there are no tensors, few want to look
+        if left > 0:
+            yield from _lines(child, lead + ("   " if last else "│  "), left)
+
+
+def _shown(node: Node) -> list[Node]:
+    """Return the children of a node; where there are too many, the first and the last, and how many lie between."""
+    from anemoi_ckpt_migrate.tree.summary import Node
+
+    children = node.children
+    if len(children) <= _MOST:
+        return children
+    between = children[_MOST - 2 : -1]
+    rest = Node(f"… {len(between)} more", "", size=sum(child.size for child in between))
+    return [*children[: _MOST - 2], rest, children[-1]]
+
+
+def _grouped(node: Node) -> Node:
+    """Group names with dots, as the parameters of a module have, into a tree of modules."""
+    from anemoi_ckpt_migrate.tree.summary import Node
+
+    grouped = Node(node.name, node.what, node.tensor, [], node.size)
+    groups: dict[str, Node] = {}
+    for child in node.children:
+        first, dot, rest = child.name.partition(".")
+        if not (dot and first and rest and child.tensor):
+            grouped.children.append(_grouped(child))
+            continue
+        if first not in groups:
+            groups[first] = Node(first, "")
+            grouped.children.append(groups[first])
+        groups[first].children.append(Node(rest, child.what, child.tensor, child.children, child.size))
+        groups[first].size += child.size
+    for group in groups.values():
+        group.children = _grouped(group).children
+    return grouped
+
+
+def _name(lead: str, node: Node) -> Text:
+    from rich.text import Text
+
+    return Text.assemble((lead, "dim"), (plain(node.name), "" if node.tensor else "bold"))
+
+
+def _what(node: Node) -> str:
+    if node.tensor is None:
+        return node.what
+    shape = "shape unknown" if node.tensor.shape is None else "x".join(map(str, node.tensor.shape)) or "scalar"
+    kind = "" if node.tensor.kind == "tensor" else f" {node.tensor.kind}"
+    device = "" if node.tensor.location == "cpu" else f" ({node.tensor.location})"
+    return f"{node.tensor.dtype or ''} {shape}{kind}{device}".strip()
+
+
+def _bar(node: Node, root: Node) -> Text:
+    from rich.text import Text
+
+    eighths = round(8 * _BAR * node.size / root.size) if root.size else 0
+    return Text("█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip(), "cyan" if node.tensor else "blue")
+
+
+def _imported(name: PickledName) -> str:
+    """Spell a name, with what torch imports for it where that matters and is another."""
+    same = name.imported == name.name or name.standing == "known"
+    return name.name if same else f"{name.name} (imported as {name.imported})"
+
+
+def _noted(found: Inspection) -> Iterator[str]:
+    """Give what another tool noted."""
+    if found.migrations:
+        yield plain(f"migrations {len(found.migrations)} noted by anemoi-models: {', '.join(found.migrations)}")
+    for done in found.migration_history:
+        yield plain(f"history    {done.kind} {done.name}")
+
+
+def _below(found: Inspection) -> Iterator[Any]:
+    """Give what is worth knowing beside the tree, a line each."""
+    from rich.text import Text
+
+    for optimizer in found.optimizers:
+        states = ", ".join(optimizer.states) or "nothing yet"
+        groups = f"{optimizer.parameters} parameters in {optimizer.groups} group{'s' * (optimizer.groups != 1)}"
+        yield plain(f"optimizer  {optimizer.path or 'the tree'}: {groups}, {sized(optimizer.size)} of {states}")
+    for key, paths in found.shared.items():
+        more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+        yield plain(f"shared     data/{key}: {', '.join(paths[:4])}{more}")
+    for name, size in found.facts.attached.items():
+        yield plain(f"attached   {name} ({sized(size)})")
+    if found.facts.unused:
+        yield plain(
+            f"unused     {len(found.facts.unused)} payloads that no tensor refers to, {found.facts.unused[0]} first"
+        )
+    yield from _noted(found)
+    for standing, meaning in _MEANING.items():
+        names = plain(", ".join(_imported(name) for name in found.names if name.standing == standing))
+        if names:
+            yield Text.assemble((f"{standing:10} ", _COLOURS[standing]), names, (f"  ({meaning})", "dim"))
+    if found.damaged is not None and not found.damaged:
+        yield Text("verified   all that has a checksum is whole", "green")
+    for damage in found.damaged or ():
+        tensors = f": {', '.join(damage.tensors)}" if damage.tensors else ""
+        yield Text(plain(f"damaged    {damage.record}{tensors}"), "bold red")

@@ -1,0 +1,243 @@
+"""How results look: lines of text for people, JSON for programs. Warnings and errors go to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anemoi_ckpt_migrate.errors import CannotPrint, CannotWrite, MigrateError, shown_path
+from anemoi_ckpt_migrate.util.text import plain, sized
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.compact import Compacted
+    from anemoi_ckpt_migrate.commands.import_scripts import Import
+    from anemoi_ckpt_migrate.commands.inspect import Inspection
+    from anemoi_ckpt_migrate.commands.rebase import Rebased
+    from anemoi_ckpt_migrate.commands.recover import Recovered
+    from anemoi_ckpt_migrate.commands.release import Release
+    from anemoi_ckpt_migrate.commands.revision import NewRevision
+    from anemoi_ckpt_migrate.commands.squash import Squashed
+    from anemoi_ckpt_migrate.project.scaffold import Laid
+    from anemoi_ckpt_migrate.runtime.session import Result
+
+_LONGEST = 900  # a sentence: names come from checkpoints, and those from anywhere
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Have what the output refuses (a full disk behind it, for example) said as such; a reader that left is no error.
+
+    Raises
+    ------
+    CannotPrint
+        The output was refused.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence()
+        raise CannotPrint(error.strerror or str(error)) from error
+
+
+def flush() -> None:
+    """Bring everything out that was printed."""
+    if sys.stdout is not None:
+        with printing():
+            sys.stdout.flush()
+
+
+def silence() -> None:
+    """Print to nowhere from now on: nobody reads it, and the interpreter would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
+    """Print an error; as JSON too, on stdout, where it is the answer about a checkpoint."""
+    flush()
+    lines = chr(10) if error.lines else ""
+    said = plain(str(error), keep=lines)
+    sys.stderr.write(f"ckpt-migrate: error: {said if lines or len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
+    if as_json and checkpoint is not None:
+        kind = {"type": type(error).__name__, "message": error.sentence}
+        print_json({"checkpoint": checkpoint, "error": kind})
+
+
+def print_laid(laid: Sequence[Laid]) -> None:
+    """Print what `init` did."""
+    for item in laid:
+        say(f"{item.done:8} {shown_path(os.fspath(item.path))}")
+    if any(item.done != "kept" for item in laid):
+        say('next: ckpt-migrate revision "what changes"')
+
+
+def print_revision(made: NewRevision, as_json: bool) -> None:
+    """Print what `revision` made."""
+    warn(made.warnings)
+    if as_json:
+        print_json({"revision": made.revision, "path": made.path, "parents": list(made.parents)})
+    else:
+        say(f"created {shown_path(made.path)}")
+
+
+def print_import(made: Import, as_json: bool) -> None:
+    """Print what `import-scripts` did."""
+    warn(f"{script.name}: {note}" for script in made.scripts for note in script.notes)
+    if as_json:
+        print_json(made.to_data())
+        return
+    for script in made.scripts:
+        say(f"{script.done:8} {script.revision}  {script.name}: {shown_path(script.path)}")
+
+
+def print_rebased(rebased: Rebased, as_json: bool) -> None:
+    """Print what `rebase` did."""
+    if as_json:
+        print_json(rebased.to_data())
+        return
+    before, after = _ids(rebased.before), _ids(rebased.after)
+    done = f"already follows {after}" if before == after else f"follows {after}, no more {before}"
+    say(f"{rebased.revision} {done}: {shown_path(rebased.path)}")
+    for path in rebased.forgotten:
+        say(f"removed {shown_path(path)}, which said what models are at revisions that moved")
+
+
+def print_squashed(squashed: Squashed, as_json: bool) -> None:
+    """Print what `squash` did."""
+    if as_json:
+        print_json(squashed.to_data())
+        return
+    say(f"created {shown_path(squashed.path)}, which stands for {', '.join(squashed.replaced)}")
+    for path in squashed.removed:
+        say(f"removed {shown_path(path)}")
+
+
+def print_release(release: Release, as_json: bool) -> None:
+    """Print what `release` did."""
+    if as_json:
+        print_json(release.to_data())
+        return
+    count = len(release.revisions)
+    say(f"{count} revision{'s' * (count != 1)} more noted as released in {shown_path(release.path)}")
+
+
+def print_file(content: str, path: Path | None) -> None:
+    """Print the content of a file, or write it."""
+    if path is None:
+        put(content, end="" if content.endswith("\n") else "\n")
+        return
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"{path} could not be written ({error.strerror})") from error
+    say(f"created {shown_path(str(path))}")
+
+
+def print_result(result: Result, as_json: bool) -> None:
+    """Print what was done to a checkpoint."""
+    warn(f"{result.checkpoint}: {warning}" for warning in result.warnings)
+    if as_json:
+        print_json(result.to_data())
+        return
+    start, end = _ids(result.start), _ids(result.end)
+    if result.start == result.end and not result.steps:
+        copied = f", copied to {shown_path(result.written)}" if result.written else ", nothing to do"
+        copied = ", recorded anew" if result.recorded else copied
+        say(f"{result.checkpoint}: already at {end}{copied}{_dry(result) if result.recorded else ''}")
+        _say_backup(result.backup)
+        return
+    say(f"{result.checkpoint}: {start} -> {end}{_dry(result)}")
+    for step in result.steps:
+        note = "" if step.reversible else "  (irreversible)"
+        note += "  (code from the checkpoint)" if step.carried else ""
+        say(f"  {step.direction} {step.revision}  {step.name}{note}")
+    for name in result.names:
+        if name.dangerous:
+            say(f"  the file will name {name.name}, which is dangerous: loading it could run anything")
+    if result.restored:
+        say("  the bytes of then were still in the file: no rollback was run")
+    if result.written not in (None, result.checkpoint):
+        say(f"  written to {shown_path(result.written or '')}")
+    _say_backup(result.backup)
+
+
+def _dry(result: Result) -> str:
+    return " (dry run, nothing written)" if result.dry_run else ""
+
+
+def _say_backup(backup: str | None) -> None:
+    if backup is not None:
+        say(f"  the old file is kept as {backup}")
+
+
+def print_recovered(recovered: Recovered, as_json: bool) -> None:
+    """Print what `recover` did."""
+    if as_json:
+        print_json(recovered.to_data())
+    elif recovered.removed is None:
+        say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
+    else:
+        say(f"{recovered.checkpoint}: the old file is back ({sized(recovered.removed)} of an interrupted run removed)")
+
+
+def print_compacted(compacted: Compacted, as_json: bool) -> None:
+    """Print what `compact` did."""
+    if as_json:
+        print_json(compacted.to_data())
+        return
+    if compacted.written is None:
+        say(f"{compacted.checkpoint}: nothing to gain, every byte is in use")
+        return
+    say(f"{compacted.checkpoint}: {sized(compacted.before)} -> {sized(compacted.after)}")
+    if compacted.written != compacted.checkpoint:
+        say(f"  written to {shown_path(compacted.written)}")
+    _say_backup(compacted.backup)
+
+
+def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
+    """Print what is in a checkpoint."""
+    warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
+    if as_json:
+        print_json(found.to_data())
+    else:
+        from anemoi_ckpt_migrate.console.checkpoint_tree import picture
+
+        with printing():
+            picture(found, depth)
+    if found.damaged:
+        names = ", ".join(damage.record for damage in found.damaged)
+        flush()
+        sys.stderr.write(plain(f"ckpt-migrate: error: {found.checkpoint}: damaged, by their CRCs: {names}") + "\n")
+
+
+def _ids(heads: Iterable[str]) -> str:
+    return ", ".join(heads) or "base"
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings, where they are not in the way of results."""
+    for warning in warnings:
+        said = plain(warning)
+        sys.stderr.write(f"ckpt-migrate: warning: {said if len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    put(plain(text))
+
+
+def put(text: str, end: str = "\n") -> None:
+    """Print text as it is."""
+    with printing():
+        print(text, end=end)
+
+
+def print_json(data: Any) -> None:
+    """Print a line of JSON."""
+    put(json.dumps(data))

@@ -1,1 +1,0 @@
-"""What lies between two checkpoints, as operations. Pure: no files, no torch."""

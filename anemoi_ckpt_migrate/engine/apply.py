@@ -1,0 +1,502 @@
+"""A checkpoint as operations change it: its tree, and the tables of its parameters while they are worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from anemoi_ckpt_migrate.engine.module_names import Opened, follow, follow_back, misfits
+from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
+from anemoi_ckpt_migrate.operations.add_drop import Add, is_of_optimizers, takes_back
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.derive import Derive
+from anemoi_ckpt_migrate.operations.find_hints import Reached, reached
+from anemoi_ckpt_migrate.operations.module_metadata import ModulesBack
+from anemoi_ckpt_migrate.operations.parameter_groups import Apart, OwnNames, ParameterGroups, by_place
+from anemoi_ckpt_migrate.operations.rename import Reorder, StripPrefix
+from anemoi_ckpt_migrate.operations.tied_weights import Ties
+from anemoi_ckpt_migrate.operations.tree_operation import Means, TreeOperation, functions
+from anemoi_ckpt_migrate.record.record import Order
+from anemoi_ckpt_migrate.state.archive_json import Attached
+from anemoi_ckpt_migrate.state.find_parameters import (
+    Place,
+    find_copies,
+    find_main,
+    find_optimizers,
+    find_wrapped_otherwise,
+    unwrapped,
+    wrappers_of,
+)
+from anemoi_ckpt_migrate.state.infer_optimizer import Unknown, candidates, differ
+from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
+from anemoi_ckpt_migrate.state.optimizer_state import Known, State, known_of
+from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.stash import packed, unpacked
+from anemoi_ckpt_migrate.state.tensor_values import Tensors
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.tree.paths import NoSuchPath
+
+
+@dataclass
+class Undone:
+    """What undoes a revision on the checkpoint that it was applied to.
+
+    Attributes
+    ----------
+    operations : list of Operation
+        In order.
+    losses : list of str
+        Why nothing does, if nothing does.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+
+
+class _Before(NamedTuple):
+    """What the state dict had before an operation: what optimizers may have of it, and all."""
+
+    movable: dict[str, Any]
+    names: dict[str, Any]
+
+
+class World:
+    """A checkpoint that operations are applied to.
+
+    Parameters
+    ----------
+    tree : object
+        The checkpoint, without a record.
+    tensors : Tensors
+        What can be done with its tensors.
+    kept : dict of str to list
+        What is put aside in it, by revision.
+    path : str, optional
+        Where the state dict is.
+    forced : bool
+        Whether what was changed since may be lost on the way back.
+    attached : Attached, optional
+        What lies beside the pickle.
+    orders : mapping of str to Order, optional
+        What the record says of optimizers, by where they are.
+
+    Attributes
+    ----------
+    orders : dict of str to Order
+        What is to be remembered of optimizers for the next run: of those that do not tell it themselves.
+    faults : list of OperationFault
+        All that is wrong.
+    """
+
+    def __init__(
+        self,
+        tree: Any,
+        tensors: Tensors,
+        kept: dict[str, list[Any]],
+        path: str | None = None,
+        forced: bool = False,
+        attached: Attached | None = None,
+        orders: Mapping[str, Order] | None = None,
+    ) -> None:
+        self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
+        self.attached, self.orders = attached or Attached(), dict(orders or {})
+        self._tensors, self._path, self._forced = tensors, path, forced
+        self._main: Opened | None = None
+        self._others: list[Opened] = []
+        self._ties = self._following = False
+        self._unknown: list[Any] = []
+        self._hint: Reached | None = None  # what would not be found as it was, when it is opened next
+        self._found: list[Reached] = []
+        self._known: list[Known] = []
+        self._at: tuple[str, Operation] | None = None
+
+    def apply(
+        self,
+        revision: str,
+        operations: Iterable[Operation],
+        shown: str,
+        run: Callable[..., Any],
+        ask: Callable[[str, Any], list[Any]],
+        follow: bool = True,
+    ) -> Undone:
+        """Apply the operations of a revision.
+
+        Parameters
+        ----------
+        revision : str
+            Its id.
+        operations : iterable of Operation
+            In order.
+        shown : str
+            Where they come from, as messages name it.
+        run : callable
+            Runs a function of the script, of a name, on a tree, and returns what becomes of it.
+        ask : callable
+            Runs one that leaves the tree as it is, and returns the list that it makes.
+        follow : bool
+            Whether names of modules in ``_metadata`` are to follow; the way back says itself what becomes of them.
+
+        Returns
+        -------
+        Undone
+            What undoes them. What is wrong is in `faults`.
+        """
+        self._following = follow
+        kept = unpacked(self.kept.pop(revision, [])) if not follow else []
+        undo = Undone()
+        for operation in self._derived(operations, ask, undo):
+            before, self._at = len(self.faults), (shown, operation)
+            try:
+                back = self._one(operation, kept, shown, run, undo)
+            except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+                if follow:
+                    raise
+                raise DamagedRecord(f"what undoes {revision} is not what was written ({error!r:.80})") from error
+            if len(self.faults) == before:
+                undo.operations[:0] = back
+            if any(opened.is_wrapped_otherwise for opened in self._others) and not self.faults:
+                self._settle(undo)
+                self.close()  # wrappers may be where those of the state dict are by now
+        self._settle(undo)
+        if follow and kept:
+            self.kept[revision] = packed(kept, [self.tree, *self.kept.values()])
+        return undo
+
+    def _derived(
+        self, operations: Iterable[Operation], ask: Callable[[str, Any], list[Any]], undo: Undone
+    ) -> Iterator[Operation]:
+        """Go through operations, and through what functions say in the place of some."""
+        for operation in operations:
+            if not isinstance(operation, Derive):
+                yield operation
+                continue
+            self._settle(undo)
+            self.close()
+            yield from [] if self.faults else operation.derived(self.tree, ask)
+
+    def _settle(self, undo: Undone) -> None:
+        """Have what goes by the names of parameters follow what became of these, if all can."""
+        if self._following:
+            undo.operations[:0] = follow(self._main, self._others)
+            undo.operations[:0] = self._named()
+            if self._main is not None:
+                self._found = reached(self.tree, self._main.copy, [opened.copy for opened in self._others])
+                undo.operations[:0] = self._found
+        if self._at is not None and not self.faults:
+            for sentence in misfits(self._main, self._others):
+                self._fault(self._at[0], self._at[1], sentence)
+
+    def finish(self) -> None:
+        """Write the tables back, and find out what is to be remembered of optimizers."""
+        if self._known or self.orders:
+            self._look()
+        self.close()
+
+    def close(self) -> None:
+        """Write the tables back into the tree."""
+        hint = next(iter(self._found), None)
+        if self._main is None and self.orders and not self._known:
+            hint = self._hint
+            self._look()  # somebody may change names next, and then it is known only by the tensors
+        if self._main is None:
+            return
+        for opened in (self._main, *self._others):
+            if opened.place is not None and opened.copy.table.changed:
+                opened.place.write(opened.copy.table)
+        self._close_optimizers(self._main.copy.table)
+        self._unknown = self._main.copy.unknown
+        self._main, self._others = None, []
+        self._hint, self._found = hint, []
+        self._tensors.forget()  # whoever has the tree now may change what was made
+
+    def _close_optimizers(self, main: Table) -> None:
+        """Write what optimizers remember, and note what is known of them."""
+        before = self.orders
+        self._known, self.orders = [], {}
+        for state in [opened.state for opened in self._others if opened.state is not None and not opened.unknown]:
+            touched = main.changed or state.table.changed or state.declared or state.path in before
+            if state.is_stale(main):
+                state.write(main)
+            self._known.append(state.known(main))
+            if touched and state.needs_names(main, self._tensors):
+                self.orders[state.path] = state.order(main)
+
+    def _one(
+        self, operation: Operation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+    ) -> list[Operation]:
+        """Apply one operation, and return what undoes it."""
+        if isinstance(operation, TreeOperation):
+            return self._on_tree(operation, kept, shown, run, undo)
+        if isinstance(operation, ParameterGroups):
+            return self._declare(operation, shown, undo)
+        if isinstance(operation, Reached):
+            self._reach(operation)
+            return []
+        main = self._open(operation, shown)
+        if main is None:
+            return []
+        if any(isinstance(each, ModulesBack) for each in by_place(operation)[0]):
+            follow_back(operation, main, self._others)
+            return []
+        return self._everywhere(main, operation, kept, shown, undo)
+
+    def _on_tree(
+        self, operation: TreeOperation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+    ) -> list[Operation]:
+        self._settle(undo)
+        self.close()
+        if self.faults and functions([operation]):
+            return []  # they would meet a tree that nobody has foreseen
+        means = Means(self.tree, self.attached, kept, run, self._forced, undo.losses)
+        try:
+            if operation.everywhere:
+                return operation.carry_out([self.tree, self.kept, kept], means)[1]
+            self.tree, back = operation.carry_out(self.tree, means)
+        except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
+            self._fault(shown, operation, str(error))
+            return []
+        return back
+
+    def _declare(self, operation: ParameterGroups, shown: str, undo: Undone) -> list[Operation]:
+        """Have positions stand for what the script says: positions as they are written, after all that was done."""
+        self._settle(undo)
+        self.close()
+        self._open(operation, shown, operation)
+        optimizers = [opened for opened in self._others if opened.state is not None]
+        if operation.optimizer < len(optimizers) and optimizers[operation.optimizer].unknown:
+            self._fault(shown, operation, optimizers[operation.optimizer].unknown)
+        return []
+
+    def _everywhere(
+        self, main: Opened, operation: Operation, kept: list[Any], shown: str, undo: Undone
+    ) -> list[Operation]:
+        own, others = by_place(operation)
+        ties = Ties(main.copy.table if self._ties else {})
+        tied = ties.names
+        wrapped = any(opened.is_wrapped_otherwise for opened in self._others)
+        before = _Before(self._movable(), dict(main.copy.table) if wrapped else {})
+        back = self._on(main, own, kept, shown, operation, tied, undo)
+        if main.copy.faults:
+            return []
+        if (broken := ties.broken(operation, main.copy.table)) is not None:
+            self._fault(shown, operation, broken)
+        apart: dict[str, list[Operation]] = {}
+        for opened in self._others:
+            path = opened.copy.path
+            if self._is_left(opened, operation, before, shown):
+                continue
+            names = list(opened.copy.table)
+            mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
+            mine += self._lead_followed(opened, operation, names, shown)
+            # What an optimizer has nothing of, it will have nothing of on the way back.
+            told = mine or opened.state is None or takes_back(back)
+            if mine != back and told:
+                apart[path] = mine
+        if apart:
+            return [Apart(tuple(back), {path: tuple(each) for path, each in apart.items()})]
+        return back
+
+    def _on(
+        self,
+        opened: Opened,
+        operations: Iterable[Operation],
+        kept: list[Any],
+        shown: str,
+        whole: Operation,
+        tied: dict[str, list[str]],
+        undo: Undone,
+    ) -> list[Operation]:
+        copy = opened.copy
+        copy.kept, copy.tied, copy.forced = kept, tied, self._forced
+        copy.faults, copy.losses = [], []
+        back: list[Operation] = []
+        for operation in operations:
+            wrong = self._order_lost(opened, operation)
+            if wrong:
+                copy.faults.append(wrong)
+            else:
+                back[:0] = self._applied(operation, copy)
+        for sentence in copy.faults:
+            self._fault(shown, whole, sentence)
+        if not copy.optimizer:
+            undo.losses += copy.losses if copy.main is None else [f"in {copy.path}, {what}" for what in copy.losses]
+        return back
+
+    def _applied(self, operation: Operation, copy: Copy) -> list[Operation]:
+        try:
+            back: list[Operation] = operation.apply(copy)  # type: ignore[attr-defined]
+        except Mismatch as error:
+            copy.faults.append(str(error))
+            return []
+        return back
+
+    def _order_lost(self, opened: Opened, operation: Operation) -> str:
+        state = opened.state
+        if state is None or state.keeps_order() or not is_of_optimizers(operation):
+            return ""
+        names = operation.names if isinstance(operation, Reorder) else ()
+        moved = any(True for text in names for _ in pattern(text).among(state.table))
+        return state.order_lost() if moved or isinstance(operation, Add) else ""
+
+    def _movable(self) -> dict[str, Any]:
+        """Return what an optimizer of which it is not known may have, in order; nothing if there is no such one."""
+        if self._main is None or not any(opened.unknown for opened in self._others):
+            return {}
+        table = self._main.copy.table
+        return {name: table[name] for name, _ in candidates(table, self._tensors)}
+
+    def _is_left(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> bool:
+        """Tell whether a copy is left as it is; refuse that where it would have to follow."""
+        own, others = by_place(operation)
+        told = opened.copy.path in others
+        if opened.state is not None:
+            if opened.unknown and any(map(is_of_optimizers, own)):
+                self._check_unknown(opened, operation, before, shown)
+            return bool(opened.unknown)
+        if opened.unknown and not told and not _takes_wrappers(own):
+            if self._main is not None and differ(before.names, dict(self._main.copy.table), True):
+                self._fault(shown, operation, opened.unknown)
+            return True
+        if not told and takes_back(own):
+            self._fault(
+                shown, operation, f"of {opened.copy.path} nothing was put aside: it was no copy then, or elsewhere"
+            )
+            return True
+        return False
+
+    def _check_unknown(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> None:
+        """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
+        by_name = opened.state is not None and opened.state.called() is not None
+        moved = differ(before.movable, self._movable(), by_name)
+        if moved and not any(fault.what == opened.unknown for fault in self.faults):
+            self._fault(shown, operation, opened.unknown)
+
+    def _lead_followed(
+        self, opened: Opened, operation: Operation, before: Sequence[str], shown: str
+    ) -> list[Operation]:
+        """Have the names that an optimizer has of its own follow, and return what undoes that."""
+        try:
+            lead = None if opened.state is None else opened.state.lead_followed(before)
+        except Unknown as error:
+            self._fault(shown, operation, str(error))
+            return []
+        return [] if lead is None else [OwnNames(lead)]
+
+    def _fault(self, shown: str, operation: Operation, what: str) -> None:
+        spelled = repr(operation)
+        self.faults.append(OperationFault(shown, spelled if len(spelled) < 120 else f"{spelled[:117]}...", what))
+
+    def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> Opened | None:
+        if self._main is not None:
+            return self._main
+        place = self._place()
+        if isinstance(place, str):
+            self._fault(shown, operation, place)
+            return None
+        return self._open_at(place, declared)
+
+    def _place(self) -> Place | str:
+        said = None if self._hint is None else self._hint.places(self.tree)[0]
+        return said or find_main(self.tree, self._path)
+
+    def _look(self) -> None:
+        """Open the parameters, if they are to be found, for what is known of optimizers."""
+        if self._main is None and not self.faults and isinstance(place := self._place(), Place):
+            self._open_at(place)
+
+    def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> Opened:
+        shown_path = place.path or "the state dict"
+        self._main = Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place)
+        main = self._main.copy
+        self._tensors.live_with(main.table[name] for name in main.table)
+        self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
+        self._know(main)
+        self._others += self._wrapped_otherwise(place, main)
+        for path, content in find_optimizers(self.tree):
+            state = State(path, content, self._tensors)
+            copy = Copy(path, state.table, state.slots, main, optimizer=True)
+            self._others.append(Opened(copy, None, state, "?"))
+        self._name_optimizers(declared)
+        self._ties = any(opened.state for opened in self._others) and bool(Ties(main.table).names)
+        return self._main
+
+    def _name_optimizers(self, declared: ParameterGroups | None) -> None:
+        if self._main is None:
+            return
+        optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
+        for number, (opened, state) in enumerate(optimizers):
+            said = declared if declared is not None and declared.optimizer == number else None
+            known = known_of(state, self._known, [state for _, state in optimizers])
+            try:
+                noted = self.orders.get(state.path)
+                state.name_slots(self._main.copy.table, self._tensors, said, known, noted)
+                opened.copy.table, opened.unknown = state.table, ""
+            except Unknown as error:
+                opened.unknown = str(error)
+
+    def _copy(self, place: Place, main: Copy) -> Opened:
+        table = place.table()
+        whole = all(name in table for name in main.table)
+        return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
+
+    def _wrapped_otherwise(self, place: Place, main: Copy) -> list[Opened]:
+        """Open what would be copies but for wrappers in their names: what is done there has to be known first."""
+        known = [opened.place for opened in self._others if opened.place is not None]
+        said = () if self._hint is None else self._hint.others
+        found = []
+        for other in find_wrapped_otherwise(self.tree, place, main.table, known):
+            if other.path not in said:
+                copy = self._copy(other, main).copy
+                found.append(Opened(copy, other, unknown=_wrapped_otherwise(copy, main)))
+        return found
+
+    def _reach(self, operation: Reached) -> None:
+        """Open what a record says was reached, now or when it is needed."""
+        self._hint = operation
+        place = operation.places(self.tree)[0]
+        if self._main is not None and place is not None and place != self._main.copy.place:
+            self.close()
+            self._hint = operation
+        if self._main is not None:
+            self._know(self._main.copy)
+
+    def _know(self, main: Copy) -> None:
+        """Take for copies what is said to be some, and for nothing what is said not to be."""
+        if self._hint is not None:
+            known = self._hint.places(self.tree)[1]
+            said = {*self._hint.others, *(place.path for place in known)}
+            self._others = [each for each in self._others if each.copy.path not in said or each.copy.table.changed]
+            said = {each.copy.path for each in self._others}
+            self._others += [self._copy(place, main) for place in known if place.path not in said]
+
+    def _named(self) -> list[Operation]:
+        """Return what tells the optimizers' parameters on the way back, where shapes alone would not."""
+        if self._main is None:
+            return []
+        main, found = self._main.copy.table, list[Operation]()
+        optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
+        for number, (opened, state) in enumerate(optimizers):
+            # Also where only what is none of the optimizer's is touched: the way back has to know that.
+            touched = (main.changed or state.table.changed) and not opened.unknown
+            if touched and state.needs_names(main, self._tensors):
+                groups = tuple(map(literals, state.names(main)))
+                found.append(ParameterGroups(groups, number, own_order=state.own_order(main)))
+        return found
+
+
+def _takes_wrappers(operations: Iterable[Operation]) -> bool:
+    """Tell whether operations take wrappers away wherever they are, so that they need not be at the same places."""
+    return all(isinstance(each, StripPrefix) and each.anywhere for each in operations)
+
+
+def _wrapped_otherwise(copy: Copy, main: Copy) -> str:
+    """Say that a dict has wrappers elsewhere in its names, and how they are taken away."""
+    own = {unwrapped(name): name for name in copy.table}
+    here, there = next((name, own[unwrapped(name)]) for name in main.table if unwrapped(name) in own)
+    strips = " and ".join(f'op.StripPrefix("{each}.", anywhere=True)' for each in wrappers_of([here, there]))
+    return (
+        f"{there} in {copy.path} seems to be {here} of the state dict, in other wrappers; take these away in "
+        f"both, with {strips}, before other operations"
+    )

@@ -1,0 +1,1 @@
+"""The manifest: parameters of each model of a project, compared with its code."""

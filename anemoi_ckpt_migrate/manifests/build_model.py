@@ -1,0 +1,176 @@
+"""The parameters of a model that a function makes: it is built where weights need no memory."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.project.config import FACTORY
+
+ARGUMENT = "hyper_parameters"
+"""What a function calls the argument in which it takes those."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model that was made.
+
+    Attributes
+    ----------
+    items : tuple of Item
+        Names, shapes and dtypes of its state dict, in order.
+    sized : bool
+        Whether the function takes hyper-parameters, on which these may depend.
+    """
+
+    items: tuple[Item, ...]
+    sized: bool = False
+
+
+def is_factory(text: object) -> bool:
+    """Tell whether a text is ``package.module:factory``, and not a file."""
+    return isinstance(text, str) and not os.path.exists(text) and FACTORY.fullmatch(text) is not None
+
+
+def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: Path | None = None) -> Built:
+    """Make a model, and return what its state dict is.
+
+    What the code prints goes to stderr: stdout may be somebody's JSON.
+
+    Parameters
+    ----------
+    text : str
+        ``package.module:factory``, a function that returns a `torch.nn.Module`. It is called with torch's default
+        device being ``meta``; with hyper-parameters if it has an argument `hyper_parameters`, and there are any.
+    hyper_parameters : mapping, optional
+        Those of a checkpoint.
+    folder : Path, optional
+        Where modules are found that are not installed; by default the current folder.
+
+    Raises
+    ------
+    UsageError
+        It cannot be imported, needs other arguments, fails, puts weights on a real device, or returns no model, or one
+        without parameters.
+    """
+    torch = _torch(text)
+    where = folder or Path.cwd()
+    with _undisturbed(torch, where), contextlib.redirect_stdout(sys.stderr):
+        factory = _imported(text, where)
+        sized = _is_sized(text, factory, hyper_parameters is not None)
+        given = {ARGUMENT: hyper_parameters} if sized and hyper_parameters is not None else {}
+        try:
+            with torch.device("meta"):
+                model = factory(**given)
+                states = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else {}
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the code is the user's
+            raise UsageError(f"{text} failed with {type(error).__name__}: {error}{_hint(error)}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"{text} returns a {type(model).__name__}, where a torch.nn.Module is needed")
+    _check_weights(text, model, torch)
+    states = {key: value for key, value in states.items() if isinstance(value, torch.Tensor)}
+    if not states:
+        raise UsageError(f"{text} returns a model without any parameters")
+    buffers = set(map(id, model.buffers()))
+    items = [
+        Item(key, tuple(value.shape), str(value.dtype).removeprefix("torch."), buffer=id(value) in buffers)
+        for key, value in states.items()
+    ]
+    return Built(tuple(items), sized)
+
+
+def _torch(text: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError(f"{text} cannot be called here, as torch cannot be imported: {error}") from error
+    return torch
+
+
+def _check_weights(text: str, model: Any, torch: Any) -> None:
+    """Check that weights need no memory, and have shapes."""
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(weight):
+            way = "call the model once in the function, or give its layers their sizes"
+            raise UsageError(f"{text} leaves the shape of {name} to the first call of the model: {way}")
+    for name, weight in model.named_parameters():
+        if not weight.is_meta:
+            way = "leave the device to torch's default, so that no memory is needed here"
+            raise UsageError(f"{text} puts {name} on {weight.device}: {way}")
+
+
+def _hint(error: BaseException) -> str:
+    """Say what to do about what is wrong with code that expects its weights to be real."""
+    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+        return " (it is built without weights, on torch's device `meta`: leave devices and values to the caller)"
+    return ""
+
+
+def _imported(text: str, folder: Path) -> Callable[..., Any]:
+    module, _, name = text.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the code is the user's
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        where = f"; it is looked for where packages are installed, and in {folder}" if missing else ""
+        raise UsageError(f"{module} cannot be imported: {type(error).__name__}: {error}{where}") from error
+    path = getattr(found, "__file__", None) or "no file"
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise UsageError(f"{module} has no function {name} ({path})")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _is_sized(text: str, factory: Callable[..., Any], have: bool) -> bool:
+    """Tell whether a function takes hyper-parameters, and check that it can be called."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        return False  # one in C has no signature to look at; calling it tells
+    sized = ARGUMENT in signature.parameters
+    try:
+        signature.bind(**({ARGUMENT: {}} if sized and have else {}))
+    except TypeError as error:
+        if sized and not have and _binds(signature):
+            way = "give them a default, which is what the manifest is about"
+            raise UsageError(
+                f"{text} needs hyper-parameters, and there is no checkpoint that has any: {way}"
+            ) from error
+        raise UsageError(f"{text} cannot be called without arguments: {error}; write a function that can") from error
+    return sized
+
+
+def _binds(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind(**{ARGUMENT: {}})
+    except TypeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _undisturbed(torch: Any, folder: Path) -> Iterator[None]:
+    """Find modules in a folder too, and leave nothing behind of what the user's code sets for the process."""
+    paths, current, dtype = list(sys.path), Path.cwd(), torch.get_default_dtype()
+    sys.path.insert(0, os.fspath(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = paths
+        os.chdir(current)
+        torch.set_default_dtype(dtype)

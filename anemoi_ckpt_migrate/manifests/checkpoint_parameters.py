@@ -1,0 +1,60 @@
+"""The parameters of a checkpoint, as they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
+from anemoi_ckpt_migrate.manifests.compare import Misfit, misfit
+from anemoi_ckpt_migrate.state.find_parameters import find_main
+from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.tensor_values import Tensors
+from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+
+@dataclass(frozen=True)
+class Own:
+    """The parameters of a checkpoint.
+
+    Attributes
+    ----------
+    items : list of Item
+        In order.
+    left_out : frozenset of str
+        Those that cannot be compared: of other layouts, or classes of their own.
+    """
+
+    items: list[Item]
+    left_out: frozenset[str]
+
+    def misfit(self, expected: Iterable[Item], shapes: bool = True) -> Misfit:
+        """Say in what they are not what is expected; in shapes too, unless told otherwise."""
+        found = misfit(self.items, [item for item in expected if item.name not in self.left_out])
+        return found if shapes else replace(found, reshaped=())
+
+
+def own_of(file: Checkpoint, tree: Any, parameters: str | None, content: bool = False) -> Own | None:
+    """Return the parameters of a checkpoint; None if it has none, or it is not known which they are."""
+    place = find_main(tree, parameters)
+    if isinstance(place, str):
+        return None
+    found, left_out = items_of(place.table(), Tensors(file.maker, file.same, content))
+    return Own(found, frozenset(left_out))
+
+
+def items_of(table: Table, tensors: Tensors, digested: Checkpoint | None = None) -> tuple[list[Item], list[str]]:
+    """Return what can be compared of a table of parameters, and the names of what cannot."""
+    items, left_out = [], []
+    for name in table:
+        value = table[name]
+        try:
+            shape, dtype = tensors.shape(value), tensors.dtype(value)
+        except Mismatch:
+            left_out += [name] if is_stored(value) else []  # what is no tensor is nobody's parameter
+            continue
+        items.append(Item(name, shape, dtype, None if digested is None else digested.digest(value)))
+    return items, left_out

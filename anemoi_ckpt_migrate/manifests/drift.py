@@ -1,0 +1,137 @@
+"""Whether the models of a project are what its manifest and its revisions say."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.autogenerate.explain import Explanation, Guess, explain
+from anemoi_ckpt_migrate.autogenerate.wording import together
+from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
+from anemoi_ckpt_migrate.manifests import build_model, manifest_file, trace
+from anemoi_ckpt_migrate.manifests.build_model import Built
+from anemoi_ckpt_migrate.manifests.known import Known, heads_of
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
+from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.project.config import Config
+from anemoi_ckpt_migrate.revisions.graph import Graph
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A model beside what is known of it.
+
+    Attributes
+    ----------
+    name : str
+        The model.
+    heads : tuple of str
+        Where it belongs by now: what the revisions that the manifest is about have led to.
+    expected : Snapshot, Gap or None
+        What it is to be there, or why that is not known; None if the manifest has no such model.
+    built : Built
+        What it is.
+    explanation : Explanation or None
+        What lies between the two; None if nothing does, or it is not known.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    expected: Snapshot | Gap | None
+    built: Built
+    explanation: Explanation | None = None
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether nothing is to be done."""
+        return isinstance(self.expected, Snapshot) and self.explanation is None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, and the way out; empty if nothing is."""
+        quoted = shlex.quote(self.name)
+        update = f"`ckpt-migrate manifest {quoted} --update`"
+        if self.expected is None:
+            return f"the manifest does not have the model {self.name} yet: {update} adds it as it is now"
+        if isinstance(self.expected, Gap):
+            gap = self.expected
+            if not gap.fits:
+                return f"the revision {gap.revision} does not fit the model {self.name}: {gap.why}"
+            since = f"what the model {self.name} is to be after {gap.revision} is not known, as {gap.why}"
+            return f"{since}: if it is as it should be, {update} writes it down"
+        if self.explanation is None:
+            return ""
+        autogenerate = f"`ckpt-migrate revision NAME --autogenerate --model {quoted}` writes one"
+        told = f"the model {self.name} is not what the manifest says, and no revision says why"
+        return f"{told}: {autogenerate}, or {update} takes it as it is, if old checkpoints need no migration"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What would make the model of what was expected, as a script has it."""
+        guesses = () if self.explanation is None else self.explanation.operations
+        lost = () if self.explanation is None else together(self.explanation.losses)
+        said = (f"# values are lost: {', '.join(lost)}",) if lost else ()
+        return (*(f"op.{guess.operation!r}{_doubt(guess)}" for guess in guesses), *said)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The model as the manifest is to have it."""
+        return Snapshot(self.heads, self.built.items, self.built.sized)
+
+
+def _doubt(guess: Guess) -> str:
+    return f"  # {guess.confidence:.0%} certain" if guess.confidence < 1 else ""
+
+
+def configured(config: Config, name: str | None = None) -> list[str]:
+    """Return the names of a project's models, or check that it has one.
+
+    Raises
+    ------
+    UsageError
+        It has none, or none of that name.
+    """
+    way = 'gt = "package.module:function" under [tool.ckpt-migrate.models] names what makes one'
+    if not config.models:
+        raise UsageError(f"{config.path} configures no models; {way}")
+    if name is not None and name not in config.models:
+        raise UsageError(f"{config.path} configures no model {name!r}; there are {', '.join(sorted(config.models))}")
+    return sorted(config.models) if name is None else [name]
+
+
+def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[str, ...] | None = None) -> Drift:
+    """Build a model, and compare it with what is known of it.
+
+    Parameters
+    ----------
+    name : str
+        One that the project configures.
+    parents : tuple of str, optional
+        Where a branch of its own is to begin, if the revisions since do not fit it: what it is there counts.
+
+    Raises
+    ------
+    UsageError
+        It cannot be built.
+    DamagedManifest
+        What is known is about revisions that there are not.
+    """
+    snapshot = known.models.get(name)
+    if snapshot is not None and gone(graph, snapshot):
+        path = os.fspath(config.versions[0] / manifest_file.NAME)
+        raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which is no revision here")
+    heads = heads_of(graph, snapshot)
+    expected = None if snapshot is None else trace.derived(graph, known.of(name), heads)
+    if parents is not None and isinstance(expected, Gap) and not expected.fits:
+        heads, expected = parents, trace.derived(graph, known.of(name), parents)
+    made = build_model.built(config.models[name], folder=config.folder)
+    between = None
+    if isinstance(expected, Snapshot) and expected.items != made.items:
+        between = explain(expected.items, made.items)
+    return Drift(name, heads, expected, made, between)
+
+
+def gone(graph: Graph, snapshot: Snapshot) -> list[str]:
+    """Return the revisions that what is known of a model is about, and that no script has any more."""
+    return [revision for revision in snapshot.revisions if revision not in graph and revision not in graph.replaced]

@@ -1,0 +1,77 @@
+"""What the manifests know of a checkpoint's models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.manifests import build_model as models
+from anemoi_ckpt_migrate.manifests import manifest_file, trace
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
+from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.project.config import Config
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.tree import items
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the models of a project.
+
+    Attributes
+    ----------
+    models : dict of str to Snapshot
+        The manifest.
+    bridges : list of dict
+        Manifests of earlier revisions.
+    """
+
+    models: dict[str, Snapshot]
+    bridges: list[dict[str, Snapshot]]
+
+    def of(self, name: str) -> list[Snapshot]:
+        """Return what is known of a model: the manifest first."""
+        earlier = [each[name] for each in self.bridges if name in each]
+        return [self.models[name], *earlier] if name in self.models else earlier
+
+    def at(self, name: str, graph: Graph, revisions: Iterable[str]) -> Snapshot | Gap:
+        """Return what a model is at revisions; or why that is not known."""
+        return trace.derived(graph, self.of(name), revisions)
+
+
+def known_of(config: Config) -> Known:
+    """Read what is known of the models of a project; errors are those of `manifests.read`."""
+    folder = config.versions[0]
+    return Known(manifest_file.read(folder), manifest_file.read_bridges(folder))
+
+
+def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
+    """Return the heads that what is known of a model has led to: all, where nothing is known."""
+    if snapshot is None or not snapshot.revisions:
+        return graph.heads
+    standing = [revision if revision in graph else graph.standing(revision) for revision in snapshot.revisions]
+    return tuple(head for head in graph.heads if head in graph.above(standing))
+
+
+def known_of_checkpoint(known: Known, name: str, config: Config, graph: Graph, tree: Any) -> list[Snapshot]:
+    """Return what is known of a model as a checkpoint has it: built from its own hyper-parameters, if they count.
+
+    What is built belongs to the heads, as the code does, even if the manifest does not yet.
+
+    Raises
+    ------
+    UsageError
+        The model cannot be built from them.
+    """
+    snapshot = known.models.get(name)
+    if snapshot is None or not snapshot.sized:
+        return known.of(name)
+    if name not in config.models:
+        raise UsageError(f"its sizes depend on hyper-parameters, and {config.path} does not name what makes it")
+    found = items.plain(items.get(tree, config.hyper_parameters))
+    if not isinstance(found, dict):
+        raise UsageError(f"there are no hyper-parameters at {config.hyper_parameters}")
+    built = models.built(config.models[name], found, config.folder)
+    return [Snapshot(heads_of(graph, snapshot), built.items, True)]

@@ -1,0 +1,225 @@
+"""What a model was at a revision: derived from what is known of it, along declarative operations. Pure: no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
+from anemoi_ckpt_migrate.autogenerate.simulate import Model
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
+from anemoi_ckpt_migrate.op import Rewrite, Run
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Why it is not known what a model was.
+
+    Attributes
+    ----------
+    revision : str
+        What stands in the way; empty if nothing is known at all.
+    why : str
+        The reason.
+    back : bool
+        Whether it was to be undone, so that the model is known there, and not before.
+    fits : bool
+        Whether it is only unknown; otherwise operations do not fit the model.
+    """
+
+    revision: str
+    why: str
+    back: bool = False
+    fits: bool = True
+
+
+class _Stopped(Exception):
+    """No way leads further; the gap is known where the revision is."""
+
+    def __init__(self, why: str, gap: Gap | None = None) -> None:
+        super().__init__(why)
+        self.gap = gap or Gap("", why)
+
+
+class _Unfit(_Stopped):
+    """Operations do not fit the model."""
+
+
+def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -> Snapshot | Gap:
+    """Return what a model is at revisions.
+
+    Parameters
+    ----------
+    graph : Graph
+        The revisions.
+    known : sequence of Snapshot
+        What is known of the model; the nearest is begun with.
+    revisions : iterable of str
+        Where; none for base.
+
+    Returns
+    -------
+    Snapshot or Gap
+        What it is there; or, if no way leads there from anything that is known, what stands in the nearest way.
+    """
+    wanted = tuple(revisions)
+    graph = _seen(graph, known, wanted)
+    foreign = [revision for revision in _standing(graph, wanted) if revision not in graph]
+    if foreign:  # which a checkpoint may have, and no script
+        return Gap("", f"{foreign[0]} is no revision here")
+    there = _all_of(graph, wanted)
+    gaps = []
+    for have, one in _starts(graph, known, there):
+        try:
+            items = _moved(graph, one.items, graph.order(have - there)[::-1], graph.order(there - have))
+        except _Stopped as stopped:
+            gaps.append(stopped.gap)
+        else:
+            return Snapshot(wanted, items, one.sized)
+    return gaps[0] if gaps else Gap("", "nothing is known of it")
+
+
+def ahead(
+    graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str], items: Iterable[Item]
+) -> tuple[tuple[Item, ...], tuple[Item, ...]] | None:
+    """Return what parameters, and what is known of the model, become where both have what either has.
+
+    What a model was is a guess where sizes or names became one on the way up. This is none: both go up.
+
+    Parameters
+    ----------
+    revisions : iterable of str
+        Where the parameters are; none for base.
+    items : iterable of Item
+        The parameters.
+
+    Returns
+    -------
+    pair of tuple of Item, or None
+        What each becomes; None if nothing is known further on, or no way leads there.
+    """
+    wanted = tuple(revisions)
+    graph = _seen(graph, known, wanted)
+    there = _all_of(graph, wanted)
+    for have, one in _starts(graph, known, there):
+        try:
+            theirs = _moved(graph, one.items, [], graph.order(there - have))
+            return None if have <= there else (_moved(graph, tuple(items), [], graph.order(have - there)), theirs)
+        except _Stopped:
+            continue
+    return None
+
+
+def _starts(graph: Graph, known: Iterable[Snapshot], there: Set[str]) -> list[tuple[set[str], Snapshot]]:
+    """Return what is known, with the revisions it has, the nearest first; up rather than down, which is exact."""
+    found = [(_all_of(graph, one.revisions), one) for one in known if _is_in(graph, one)]
+    return sorted(found, key=lambda start: (len(start[0] ^ there), len(start[0] - there)))
+
+
+def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return what a model is at each revision where that is known, the newest first: at all heads, and at base last."""
+    graph = _seen(graph, known, ())
+    told = {names: replace(one, revisions=names) for one in known for names in [_standing(graph, one.revisions)]}
+    order = graph.order(revision.id for revision in graph)
+    found: dict[str, Snapshot] = {}
+    # One step each: up from what is before, which is exact; where nothing is known there, down from what is after.
+    for revision in order:
+        needs = graph[revision].needs
+        before = (
+            [found[need] for need in needs if need in found] if needs else [one for one in known if not one.revisions]
+        )
+        _note(found, graph, told.get((revision,)), before, revision)
+    for revision in reversed(order):
+        if revision not in found:
+            after = [found[child] for child in graph.children[revision] if child in found]
+            _note(found, graph, None, [*after, *known], revision)
+    first = [found[revision] for revision in order if not graph[revision].needs and revision in found]
+    base = told.get(()) or derived(graph, [*first, *known], ())
+    states = [found[revision] for revision in reversed(order) if revision in found]
+    several = [derived(graph, [*known, *states], graph.heads)] if len(graph.heads) > 1 else []
+    return [state for state in (*several, *states, base) if isinstance(state, Snapshot)]
+
+
+def _note(
+    found: dict[str, Snapshot], graph: Graph, told: Snapshot | None, near: Sequence[Snapshot], revision: str
+) -> None:
+    state = told or derived(graph, near, [revision])
+    if isinstance(state, Snapshot):
+        found[revision] = state
+
+
+def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Graph:
+    """Return the graph with squashed revisions opened, where something is known or asked of a part of one."""
+    named = [*wanted, *(revision for one in known for revision in one.revisions)]
+    return graph.seen_from(named) if any(revision in graph.replaced for revision in named) else graph
+
+
+def _is_in(graph: Graph, snapshot: Snapshot) -> bool:
+    return all(revision in graph for revision in _standing(graph, snapshot.revisions))
+
+
+def _standing(graph: Graph, revisions: Iterable[str]) -> tuple[str, ...]:
+    """Return revisions as they are called here: a squashed one is its last part where it is opened."""
+    return tuple(revision if revision in graph else graph.standing(revision) for revision in revisions)
+
+
+def _all_of(graph: Graph, revisions: Iterable[str]) -> set[str]:
+    return graph.closure(_standing(graph, revisions))
+
+
+def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied: Sequence[str]) -> tuple[Item, ...]:
+    """Return what becomes of parameters when revisions are undone, and others applied."""
+    steps = [*((graph[revision], True) for revision in undone), *((graph[revision], False) for revision in applied)]
+    model: Model | None = None  # most revisions leave parameters alone
+    for revision, back in steps:
+        try:
+            operations = _operations(revision, back)
+            model = model or (Model(items) if operations else None)
+            for operation in operations:
+                if model is not None and not model.apply(operation):
+                    # What undoes them is as good as what they say of before: that is no fault of the model.
+                    raise (
+                        _Stopped("its operations do not say all of what was before")
+                        if back
+                        else _Unfit(f"its operations do not fit: {model.faults[0]}")
+                    )
+        except _Stopped as stopped:
+            raise _Stopped(
+                str(stopped), Gap(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))
+            ) from None
+    return items if model is None else model.items
+
+
+def _operations(revision: Revision, back: bool) -> list[Any]:
+    """Return what a revision does to parameters, or what undoes that."""
+    if revision.final:
+        raise _Stopped("it is a barrier")
+    if revision.operations is None and revision.migrates:
+        raise _Stopped("it has functions, and only operations say what they do")
+    found = []
+    for operation in revision.operations or ():
+        if isinstance(operation, Run) and not isinstance(operation, Rewrite):
+            raise _Stopped(f"it runs `{operation.migrate}`, and only operations say what they do")
+        if not operation.on_parameters:
+            continue
+        inverse = operation.inverse() if back else operation
+        if inverse is None:
+            raise _Stopped(f"{operation!r:.80} does not say what was before")
+        found.append(inverse)
+    return found[::-1] if back else found
+
+
+def is_before(graph: Graph, snapshot: Snapshot, revisions: Iterable[str]) -> bool:
+    """Tell whether revisions have all that a snapshot has."""
+    wanted = tuple(revisions)
+    graph = _seen(graph, [snapshot], wanted)
+    if any(revision not in graph for revision in _standing(graph, (*snapshot.revisions, *wanted))):
+        return False
+    return _all_of(graph, snapshot.revisions) <= _all_of(graph, wanted)
+
+
+def same(one: Snapshot, other: Snapshot) -> bool:
+    """Tell whether two say the same of a model, wherever they belong."""
+    return replace(one, revisions=(), sized=False) == replace(other, revisions=(), sized=False)

@@ -1,0 +1,257 @@
+"""Operations that add parameters, and take some away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import (
+    Operation,
+    flag_of,
+    from_data,
+    integer_of,
+    integers_of,
+    name_of,
+    names_of,
+    operation,
+    set_fields,
+)
+from anemoi_ckpt_migrate.operations.cast import Cast, Recast, Uncast
+from anemoi_ckpt_migrate.operations.initializers import fills, initialiser
+from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
+from anemoi_ckpt_migrate.state.name_patterns import check_stars, literals, pattern
+from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+
+@operation
+class Drop(Operation):
+    """Take parameters away.
+
+    Parameters
+    ----------
+    keys : str or sequence of str
+        Names or patterns.
+    keep : bool
+        Put them aside in the checkpoint, with what optimizers remember of them, for the way back.
+    """
+
+    remedy = "keep=True"
+    keys: tuple[str, ...]
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        set_fields(self, keys=names_of(self, "keys", self.keys))
+        flag_of(self, "keep", self.keep)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether they are put aside."""
+        return self.keep
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Take them away, and return what undoes it."""
+        names = copy.table.in_order(copy.select(self.keys))
+        renamed = {name: other for name in names if (other := copy.other_name(name)) is not None}
+        copy.table.rename(renamed)  # what an optimizer remembers of tied weights, it remembers of the one left
+        gone = [(name, copy.table.before(name)) for name in names if name not in renamed]
+        items = []
+        for name, before in gone:
+            value = copy.table.remove(name)
+            if self.keep:
+                items.append((name, copy.put_aside(value), before))
+        back: list[Any] = [Restore(tuple(items))] if items else []
+        if renamed:
+            from anemoi_ckpt_migrate.operations.rename import RenameEach
+
+            back.insert(0, RenameEach(tuple((new, old) for old, new in renamed.items())))
+        for name in () if self.keep else names:
+            copy.lost(f"{name} is dropped")
+        return back
+
+
+@operation
+class Restore(Operation):
+    """Put back what was put aside."""
+
+    written = False
+    items: tuple[tuple[str, int, str | None], ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, items=tuple((name, number, before) for name, number, before in self.items))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Put them back, each where it stood."""
+        if copy.free([name for name, *_ in self.items], ()):
+            for name, number, before in self.items:
+                try:
+                    value = copy.taken_back(number)
+                except Mismatch as error:
+                    copy.fault(f"{name} cannot be put back: {error}")
+                    continue
+                if value is not None:
+                    copy.table.insert({name: value}, [(name, before)])
+        return []
+
+
+@operation
+class Add(Operation):
+    """Add a parameter, or a buffer.
+
+    Parameters
+    ----------
+    key : str
+        Its name; a pattern with the placeholders of `after` adds one for each.
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its dtype.
+    fill : number
+        What its elements are.
+    init : str or sequence, optional
+        Instead of `fill`: a function of `torch.nn.init`, as ``"kaiming_uniform_"``, or its name with arguments, as
+        ``["normal_", {"std": 0.02}]``. Its random numbers depend on the name of the parameter and on nothing else.
+    index : int, optional
+        Where it stands among the parameters; without it, behind `after`, or at the end.
+    after : str, optional
+        Behind which one it stands: a name or a pattern.
+    group : int, optional
+        Which group of the optimizer it belongs to, if that has several.
+    buffer : bool
+        Whether it is a buffer: none of the optimizer's business.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    fill: float = 0
+    init: Any = None
+    index: int | None = None
+    after: str | None = None
+    group: int | None = None
+    buffer: bool = False
+
+    def __post_init__(self) -> None:
+        name_of(self, "key", self.key)
+        set_fields(self, shape=integers_of(self, "shape", self.shape))
+        if not isinstance(self.dtype, str) or self.dtype.removeprefix("torch.") not in DTYPES:
+            raise BadOperation(f"Add: {self.dtype!r:.60} is no dtype; there are {', '.join(DTYPES)}")
+        set_fields(self, dtype=self.dtype.removeprefix("torch."))
+        if isinstance(self.fill, bool) is (self.dtype != "bool") and not isinstance(self.fill, (int, float)):
+            raise BadOperation(f"Add: fill must be a number, not {self.fill!r:.60}")
+        if not takes(self.dtype, self.fill):
+            raise BadOperation(f"Add: {self.dtype} does not have the number {str(self.fill)[:40]}")
+        for what, value in (("index", self.index), ("group", self.group)):
+            if value is not None:
+                integer_of(self, what, value, 0)
+        flag_of(self, "buffer", self.buffer)
+        self._check_places()
+        set_fields(self, init=initialiser("Add", self.init))
+        if self.init is not None and not is_floating(self.dtype):
+            raise BadOperation(f"Add: {self.init[0]} makes floating point numbers, not {self.dtype}")
+        if self.init is not None and not fills(self.init[0], len(self.shape)):
+            raise BadOperation(f"Add: {self.init[0]} makes nothing of the shape {list(self.shape)}")
+
+    def check_written(self) -> None:
+        """Check that it says what comes about."""
+        check_stars("Add", [self.key])
+
+    def _check_places(self) -> None:
+        anchor = None if self.after is None else pattern(name_of(self, "after", self.after))
+        if anchor is not None and self.index is not None:
+            raise BadOperation("Add: say index or after, not both")
+        if set(pattern(self.key).places) != set(anchor.places if anchor else ()):
+            raise BadOperation(f"Add: {self.key} and after need the same placeholders")
+
+    def inverse(self) -> Operation | None:
+        """Return what takes it away, if it is still as it was added."""
+        return TakeBack(self.to_data(), None if pattern(self.key).places else (self.key,))
+
+    def recipe(self, name: str) -> tuple[str, tuple[Any, ...]]:
+        """Return how it is made."""
+        if self.init is None:
+            return "fill", (self.shape, self.dtype, self.fill)
+        return "init", (self.shape, self.dtype, self.init[0], self.init[1], name)
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Add it, and return what takes it away."""
+        if copy.optimizer and (self.buffer or not is_floating(self.dtype)):
+            return []
+        if copy.main is not None and not copy.whole and not copy.optimizer and self.buffer:
+            return []
+        added = []
+        for name, after in self._wanted(copy):
+            if not copy.free([name], ()):
+                continue
+            try:
+                kind, args = self.recipe(name)
+                made = copy.values.make(kind, (*args, self.group) if copy.optimizer else args, [])
+            except Mismatch as error:
+                copy.fault(f"{name} cannot be added: {error}")
+                continue
+            if not self.buffer and is_floating(self.dtype):
+                made = copy.parameter(made)
+            index = self.index if copy.main is None else None
+            copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
+            added.append(name)
+        copy.added = added
+        return [TakeBack(self.to_data(), literals(added))] if added else []
+
+    def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
+        """Return the names, and the one that each stands behind."""
+        if copy.main is not None:
+            return [(name, copy.anchor(name)) for name in copy.main.added if name not in copy.table]
+        if self.after is None:
+            return [(pattern(self.key).fill({}), None)]
+        found: list[tuple[str, str | None]] = [
+            (pattern(self.key).fill(bound), name) for name, bound in pattern(self.after).among(copy.table)
+        ]
+        if not found:
+            copy.missing(self.after, [self.key])
+        return found
+
+
+@operation
+class TakeBack(Operation):
+    """Take away what was added, if it is still as it was then."""
+
+    written = False
+    added: Any
+    names: tuple[str, ...] | None
+
+    def __post_init__(self) -> None:
+        set_fields(self, names=None if self.names is None else tuple(self.names))
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.added, sort_keys=True))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Take it away."""
+        added = from_data(self.added)
+        if not isinstance(added, Add):
+            raise BadOperation("TakeBack: only what was added can be taken back")
+        for name in copy.select([added.key] if self.names is None else self.names):
+            if not copy.optimizer and not copy.forced:
+                kind, args = added.recipe(name)
+                if not copy.values.same(copy.table[name], copy.values.make(kind, args, [])):
+                    copy.fault(
+                        f"{name} was added, and has changed since, which would be lost; --discard-changes removes it"
+                    )
+                    continue
+            copy.table.remove(name)
+        return []
+
+
+def takes_back(operations: Iterable[Operation]) -> bool:
+    """Tell whether operations take back what was put aside."""
+    return any(isinstance(operation, (Restore, Uncast)) for operation in operations)
+
+
+def is_of_optimizers(operation: Operation) -> bool:
+    """Tell whether an operation may be about what optimizers have: not buffers, and casts leave moments as they are."""
+    added = from_data(operation.added) if isinstance(operation, TakeBack) else operation
+    if isinstance(added, Add):
+        return not added.buffer and is_floating(added.dtype)
+    return not isinstance(operation, (Cast, Recast, Uncast))

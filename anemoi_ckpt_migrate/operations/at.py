@@ -1,0 +1,227 @@
+"""The operation that has others do something at several places: of the tree, and of JSON beside the pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, operation, read, set_fields
+from anemoi_ckpt_migrate.operations.derive import Derive
+from anemoi_ckpt_migrate.operations.items import AtPath, Nothing
+from anemoi_ckpt_migrate.operations.tree_operation import Means, Run, TreeOperation
+from anemoi_ckpt_migrate.state.archive_json import NotJson
+from anemoi_ckpt_migrate.tree import paths
+from anemoi_ckpt_migrate.tree.paths import KEY, NoSuchPath, Path, path_of, shown
+
+
+@operation
+class At(TreeOperation):
+    """Do the same at several places, as if what stands there were the checkpoint.
+
+    Parameters
+    ----------
+    paths : list of str or list
+        The places in the tree, each as for `SetItem`: ``["hyper_parameters.config", "metadata.config"]``.
+    operations : list of Operation
+        What is done there, with paths from there on: operations on items, `Rewrite`, whose function is given the whole
+        checkpoint too, and `Run`, whose function is given what stands there.
+    records : dict of str to str or list, optional
+        Places in JSON that lies in the archive beside the pickle: the name of the record, without the folder of the
+        archive, and the path in it, ``""`` for all of it: ``{"anemoi-metadata/anemoi.json": "config"}``.
+    optional : bool
+        Whether nothing is wrong if one of the places is not there.
+    """
+
+    paths: tuple[Path, ...]
+    operations: tuple[Operation, ...]
+    records: Mapping[str, Path] | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.paths, str) or not isinstance(self.paths, (tuple, list)):
+            raise BadOperation(f"At: paths must be a list of paths, not {self.paths!r:.60}")
+        records = {} if self.records is None else self.records
+        if not isinstance(records, Mapping):
+            raise BadOperation(f"At: records must be a dict of names and paths, not {records!r:.60}")
+        set_fields(
+            self,
+            paths=tuple(path_of(self, "paths", path) for path in self.paths),
+            operations=_nested(self.operations),
+            records={_record_of(self, name): _inner(self, path) for name, path in records.items()} or None,
+        )
+        flag_of(self, "optional", self.optional)
+        if not self.paths and not self.records:
+            raise BadOperation("At needs a place: paths, or records")
+
+    def __hash__(self) -> int:
+        return hash((self.paths, self.operations, repr(self.records)))
+
+    @property
+    def reversible(self) -> bool:
+        """Whether there is a way back for all that is done."""
+        return all(each.reversible for each in self.operations)
+
+    def inverse(self) -> Operation | None:
+        """Return what undoes it at each place, as far as that can be told without a checkpoint."""
+        back = [each.inverse() for each in reversed(self.operations)]
+        known = tuple(each for each in back if each is not None)
+        return None if None in back else At(self.paths, known, self.records, self.optional)
+
+    def check_written(self) -> None:
+        """Check what is done there."""
+        for each in self.operations:
+            if not each.written:
+                raise BadOperation(f"At: {type(each).__name__} stands in records only")
+            each.check_written()
+
+    def leaves(self) -> Iterator[Operation]:
+        """Give what is done there."""
+        yield from self.operations
+
+    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Do it at each place, in the order in which they are named."""
+        undo: list[Operation] = []
+        for path in self.paths:
+            places = [place for place in paths.matching(tree, path) if not self._passes(paths.there(tree, place), path)]
+            self._passes(bool(places), path)
+            for place in places:
+                back = self._below(tree, place, means, shown(place))
+                undo[:0] = [At((paths.spelled(tree, place),), tuple(back), optional=self.optional)] if back else []
+        for name, path in (self.records or {}).items():
+            undo[:0] = self._in_record(name, path, means)
+        return tree, undo
+
+    def _passes(self, there: bool, path: Sequence[Any]) -> bool:
+        """Tell whether a place is passed by, since nothing is there."""
+        if not there and not self.optional:
+            raise NoSuchPath(f"there is no {shown(path)}")
+        return not there
+
+    def _below(self, tree: Any, path: Path, means: Means, where: str) -> list[Operation]:
+        """Do it at one place, and return what undoes it there."""
+        value, undo = paths.get(tree, path), list[Operation]()
+        for each in self.operations:
+            try:
+                new, back = each.carry_out(value, means)  # type: ignore[attr-defined]
+            except NoSuchPath as error:
+                raise NoSuchPath(f"at {where}, {error}") from None
+            if new is not value:
+                paths.put(paths.parent(tree, path), path[-1], new)
+                value = new
+            undo[:0] = back
+        return undo
+
+    def _in_record(self, name: str, path: Path, means: Means) -> list[Operation]:
+        """Do it in the JSON of a record, which is written anew if that changes it."""
+        try:
+            document = means.attached.document(name)
+            if document is None:
+                self._passes(False, [f"record {name} in the archive"])
+                return []
+            before, whole = document.text, (0, *path)
+            if self._passes(paths.there(document.holder, whole), [f"{shown(path)} in record {name}"]):
+                return []
+            back = self._below(document.holder, whole, means, f"{shown(path) or 'all'} of record {name}")
+            new = document.rewritten()
+        except NotJson as error:
+            raise NoSuchPath(str(error)) from None
+        if new != before:
+            means.attached.write(name, new)
+        if not back:
+            return []
+        means.kept.append(_difference(before, new))
+        return [RecordBack(name, path, tuple(back), len(means.kept) - 1, _digest(new.encode()))]
+
+
+@operation
+class RecordBack(TreeOperation):
+    """Give a record of the archive the bytes that it had; one that has changed since keeps what is new in it."""
+
+    written = False
+    record: str
+    path: tuple[Any, ...]
+    operations: tuple[Operation, ...]
+    number: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        _record_of(self, self.record)
+        set_fields(self, path=_inner(self, self.path), operations=_nested(self.operations))
+
+    def leaves(self) -> Iterator[Operation]:
+        """Give what undoes it in one that has changed."""
+        yield from self.operations
+
+    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Do so; where the record is gone since, there is nothing to be undone."""
+        try:
+            content = means.attached.content(self.record)
+            if content is None:
+                return tree, []
+            same = _digest(content) == self.digest
+            if same:
+                means.attached.put(self.record, _before(content.decode(), *means.kept[self.number]))
+        except NotJson as error:
+            raise NoSuchPath(str(error)) from None
+        if not same:
+            At((), self.operations, {self.record: self.path}, optional=True).on(tree, means)
+        return tree, []
+
+
+def _nested(operations: Any) -> tuple[Operation, ...]:
+    """Read operations that stand in another one."""
+    if not isinstance(operations, (tuple, list)) or not operations:
+        raise BadOperation(f"At: operations must be a list of operations, not {operations!r:.60}")
+    found = tuple(map(read, operations))
+    right = [each for each in found if isinstance(each, (AtPath, Nothing, Run)) and not isinstance(each, Derive)]
+    wrong = next((each for each in found if each not in right), None)
+    if wrong is not None:
+        raise BadOperation(f"At: {type(wrong).__name__} is not about items; let it stand by itself")
+    return found
+
+
+def _record_of(kind: Operation, name: Any) -> str:
+    found = name_of(kind, "the name of a record", name)
+    if found.partition("/")[0] == KEY:
+        raise BadOperation(f"{type(kind).__name__}: {found} is where the record of the checkpoint stands")
+    return found
+
+
+def _inner(kind: Operation, path: Any) -> Path:
+    """Read a path that may be empty."""
+    return path_of(kind, "the path in a record", path) if path else ()
+
+
+def _difference(old: str, new: str) -> list[Any]:
+    """Return what makes the old text of the new one: what is the same before and behind, and the old between."""
+    start = _alike(old, new)
+    end = _alike(old[start:][::-1], new[start:][::-1])
+    return [start, old[start : len(old) - end], end]
+
+
+def _before(new: str, start: int, text: str, end: int) -> str:
+    """Return the old text, of which `_difference` told the new one.
+
+    Raises
+    ------
+    ValueError
+        That was another text.
+    """
+    if min(start, end) < 0 or start + end > len(new):
+        raise ValueError("the text that was put aside is of another record")
+    return new[:start] + text + new[len(new) - end :]
+
+
+def _alike(one: str, other: str) -> int:
+    """Return how many characters are the same at the beginning, by halves: texts may be long."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

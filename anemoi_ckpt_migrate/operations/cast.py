@@ -1,0 +1,128 @@
+"""Operations that give parameters another dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, flag_of, names_of, operation, set_fields
+from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_exact, is_floating
+from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
+from anemoi_ckpt_migrate.state.parameters import Copy
+
+
+@operation
+class Cast(Operation):
+    """Give parameters another dtype.
+
+    Parameters
+    ----------
+    keys : str or sequence of str
+        Names or patterns; of what a pattern with a star selects, only what is floating point goes to floating point.
+    dtype : str
+        The dtype: ``"bfloat16"``.
+    keep : bool
+        Put the tensors aside in the checkpoint, if the new dtype cannot hold all that the old one can.
+    """
+
+    makes = True
+    remedy = "keep=True"
+    keys: tuple[str, ...]
+    dtype: str
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        set_fields(self, keys=names_of(self, "keys", self.keys))
+        if not isinstance(self.dtype, str) or self.dtype.removeprefix("torch.") not in DTYPES:
+            raise BadOperation(f"Cast: {self.dtype!r:.60} is no dtype; there are {', '.join(DTYPES)}")
+        set_fields(self, dtype=self.dtype.removeprefix("torch."))
+        flag_of(self, "keep", self.keep)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether what is cast is put aside, or can be expected to fit; that it does is seen on the checkpoint."""
+        return self.keep or self.dtype in ("float32", "float64", "complex64", "complex128", "int64")
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Cast, and return what undoes it."""
+        undo: list[Any] = []
+        exact: dict[str, list[str]] = {}
+        kept: list[tuple[str, int]] = []
+        for name, old in self._chosen(copy):
+            before = copy.table[name]
+            made = copy.make("cast", (self.dtype,), [name], f"{name} cannot be cast")
+            if made is None:
+                continue
+            if is_exact(old, self.dtype):
+                exact.setdefault(old, []).append(name)
+            elif self.keep:
+                kept.append((name, copy.put_aside(before)))
+            else:
+                copy.lost(f"{name} is cast from {old} to {self.dtype}")
+            copy.table.set(name, made)
+        undo += [Recast(literals(names), old) for old, names in exact.items()]
+        if kept:
+            undo.append(Uncast(tuple(kept), self.dtype))
+        return undo
+
+    def _chosen(self, copy: Copy) -> Iterator[tuple[str, str]]:
+        if copy.optimizer:
+            return  # its moments keep their precision; torch casts them when it loads them
+        for text in self.keys:
+            names = [name for name, _ in pattern(text).among(copy.table)]
+            if not names:
+                copy.missing(text)
+            for name in names:
+                old = copy.values.dtype(copy.table[name]) if copy.has_shape(name) else ""
+                loose = pattern(text).stars and (not is_floating(old) or not is_floating(self.dtype))
+                if old != self.dtype and not loose:
+                    yield name, old
+
+
+@operation
+class Recast(Operation):
+    """Cast back what was cast to a wider dtype: exact, unless it was changed since."""
+
+    written = False
+    keys: tuple[str, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        set_fields(self, keys=names_of(self, "keys", self.keys))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Cast back."""
+        for name in () if copy.optimizer else copy.select(self.keys):
+            made = copy.make("cast", (self.dtype,), [name], f"{name} cannot be cast")
+            if made is not None:
+                copy.table.set(name, made)
+        return []
+
+
+@operation
+class Uncast(Operation):
+    """Take back what was put aside when it was cast."""
+
+    written = False
+    items: tuple[tuple[str, int], ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        set_fields(self, items=tuple((name, number) for name, number in self.items))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Take them back, if they are what they were."""
+        for name, number in () if copy.optimizer else self.items:
+            if name not in copy.table:
+                copy.missing(name)
+                continue
+            kept = copy.taken_back(number)
+            if not copy.forced and not copy.is_cast_of(name, kept, self.dtype):
+                copy.fault(
+                    f"{name} has changed since it was cast to {self.dtype}, and what was kept is older; "
+                    "--discard-changes takes that"
+                )
+                continue
+            copy.table.set(name, kept)
+        return []

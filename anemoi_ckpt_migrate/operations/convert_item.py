@@ -1,0 +1,138 @@
+"""Operations that have a configuration be of another class: of one that is still there, where its own is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, read, set_fields
+from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, Nothing
+from anemoi_ckpt_migrate.state.find_parameters import is_tensor
+from anemoi_ckpt_migrate.state.tensor_values import memory_of
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.tree import config_objects, paths
+from anemoi_ckpt_migrate.tree.paths import NoSuchPath, shown
+
+
+@operation
+class ConvertItem(AtEachPlace):
+    """Have a configuration be of another class, with the same content; its own is kept for the way back.
+
+    Objects that hold attributes and nothing else are configurations too: `argparse.Namespace`, `types.SimpleNamespace`,
+    dataclasses. Those within it become dicts with it.
+
+    Parameters
+    ----------
+    path : str or list
+        As for `SetItem`.
+    to : str
+        ``"dict"`` for plain dicts and lists, or ``"omegaconf.DictConfig"``.
+    classes : list of str, optional
+        Only what is of one of these classes; otherwise whatever it is of, unless it is a dict or what it is to be.
+    aliases : dict of str to str, optional
+        What fields of a model of pydantic are called outside: ``{"target_": "_target_"}``.
+    optional : bool
+        Whether nothing is wrong if it is not there, or of another class.
+    """
+
+    path: tuple[Any, ...]
+    to: str
+    classes: tuple[str, ...] = ()
+    aliases: Mapping[str, str] | None = None
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_fields(self, classes=names_of(self, "classes", self.classes, 0))
+        if self.to not in _ALREADY:
+            raise BadOperation(f'ConvertItem: to must be "dict" or "omegaconf.DictConfig", not {self.to!r:.60}')
+        if self.aliases is not None and not isinstance(self.aliases, Mapping):
+            raise BadOperation(f"ConvertItem: aliases must be a dict, not {self.aliases!r:.60}")
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.to, self.classes))
+
+    def inverse(self) -> Operation | None:
+        """Return what is done on the way back of a checkpoint that never had another class: nothing."""
+        return Nothing()
+
+    def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
+        """Tell whether there is something of another class."""
+        return paths.there(tree, path) and self._is_concerned(paths.get(tree, path))
+
+    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+        """Convert it at one place."""
+        before = paths.get(tree, path)
+        if not self._is_concerned(before):
+            raise NoSuchPath(f"{shown(path)} is a {config_objects.named(before)}")
+        made = self.made(before)
+        path = paths.spelled(tree, path)
+        parent = paths.parent(tree, path)
+        paths.put(parent, path[-1], made)
+        kept.append(config_objects.detached(before, parent))
+        return [Unconvert(path, len(kept) - 1, self)]
+
+    def made(self, value: Any) -> Any:
+        """Return the content of a configuration as it is to be."""
+        try:
+            found = config_objects.plain(value, self.aliases, objects=True)
+        except RecursionError:
+            raise NoSuchPath(f"a {config_objects.named(value)} that holds itself cannot be a {self.to}") from None
+        if self.to == "dict" and is_a(found, (dict, list)):
+            return found
+        if not is_a(found, dict):
+            raise NoSuchPath(f"what {config_objects.named(value)} holds is known to its class only")
+        if not is_a(value, Opaque):
+            raise NoSuchPath("plain dicts are made a configuration of OmegaConf by no operation")
+        return config_objects.dict_config(found, value)
+
+    def _is_concerned(self, value: Any) -> bool:
+        name = config_objects.named(value)
+        return name in self.classes if self.classes else name not in _ALREADY[self.to]
+
+
+_ALREADY = {"dict": ("dict", "list"), "omegaconf.DictConfig": ("dict", ".".join(config_objects.DICT_CONFIG))}
+"""Classes of what is left as it is, by what it is to be."""
+
+
+@operation
+class Unconvert(AtPath):
+    """Put back a configuration that was converted, unless it has changed since: then it stays as it is."""
+
+    written = False
+    path: tuple[Any, ...]
+    number: int
+    conversion: Any
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.number))
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Put it back."""
+        before = kept[self.number]
+        then = read(self.conversion)
+        made = then.made(before) if isinstance(then, ConvertItem) else None
+        if forced or _same(config_objects.plain(paths.get(tree, self.path)), config_objects.plain(made)):
+            paths.put(paths.parent(tree, self.path), self.path[-1], before)
+        return []
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two plain configurations hold the same; what is of a class of its own, by what it is made of."""
+    if is_tensor(one) or is_tensor(other):
+        return is_tensor(one) and is_tensor(other) and memory_of(one) == memory_of(other)
+    if is_a(one, OpaqueName) and is_a(other, OpaqueName):
+        return one.pickled_name == other.pickled_name
+    if is_a(one, Opaque) and is_a(other, Opaque):
+        mine, its = one.__opaque_parts__, other.__opaque_parts__
+        pairs = [(getattr(mine, part), getattr(its, part)) for part in ("args", "kwargs", "state", "items", "pairs")]
+        return class_of(one) == class_of(other) and all(_same(*pair) for pair in pairs)
+    if type(one) is not type(other):
+        return False
+    if is_a(one, dict):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    if is_a(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return repr(one) == repr(other)

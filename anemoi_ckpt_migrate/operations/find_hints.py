@@ -1,0 +1,84 @@
+"""What a record says of where parameters are, and what copies of them are called, where a checkpoint does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+from anemoi_ckpt_migrate.state.find_parameters import Place, Told, dicts_of, find_copies, is_tensor
+from anemoi_ckpt_migrate.state.parameters import Copy
+
+
+@operation
+class Lacks(Operation):
+    """Say what stands before the names in the state dict and not in a copy, of which no name changes."""
+
+    written = False
+    lacking: str
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Call what the copy has as the state dict does."""
+        if copy.place is not None:
+            keys = {name: copy.place.key(name) for name in copy.table}
+            copy.place.lead, copy.place.lacking = "", self.lacking
+            copy.table.rename({name: self.lacking + key for name, key in keys.items()})
+        return []
+
+
+@operation
+class Reached(Operation):
+    """Say which dicts were taken for parameters, where what became of them would not be taken for the same.
+
+    Parameters
+    ----------
+    main : tuple, optional
+        The state dict, if it is one of these.
+    copies : sequence of tuple
+        Copies of it.
+    others : sequence of str
+        Paths of what was no copy, though it looks like one now.
+    """
+
+    written = False
+    on_parameters = False
+    main: Told | None
+    copies: tuple[Told, ...]
+    others: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            main=None if self.main is None else _told(self.main),
+            copies=tuple(map(_told, self.copies)),
+            others=tuple(self.others),
+        )
+
+    def places(self, tree: Any) -> tuple[Place | None, list[Place]]:
+        """Return where the state dict is, if it is one of them, and the copies, as far as they are still there."""
+        dicts = dicts_of(tree)
+        main = None if self.main is None else _place(self.main, dicts)
+        return main, [place for place in (_place(told, dicts) for told in self.copies) if place is not None]
+
+
+def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[Reached]:
+    """Return what tells on the way back what was reached, if it would not be found so."""
+    if main.place is None or not main.table.changed:
+        return []
+    places = {copy.place.path: (copy.place, copy.table) for copy in copies if copy.place is not None}
+    lost = tuple(place.told() for place, table in places.values() if not place.is_found(table, main.table))
+    more = find_copies(tree, main.place, main.table, [place for place, _ in places.values()])
+    empty = not any(map(is_tensor, main.table.values()))
+    if not (empty or lost or more):
+        return []
+    return [Reached(main.place.told() if empty else None, lost, tuple(place.path for place in more))]
+
+
+def _place(told: Told, dicts: Mapping[str, dict[Any, Any]]) -> Place | None:
+    path, lead, lacking = told
+    return Place(path, dicts[path], lead, lacking) if path in dicts else None
+
+
+def _told(value: Any) -> Told:
+    path, lead, lacking = value
+    return path, lead, lacking

@@ -1,0 +1,204 @@
+"""Operations that put placeholders for what is gone, and take them away again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.tree_operation import TreeOperation
+from anemoi_ckpt_migrate.storage.pickle import placeholders
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
+from anemoi_ckpt_migrate.tree.class_names import Name, covers, inner, spelled
+from anemoi_ckpt_migrate.tree.paths import NoSuchPath, Path, shown
+
+
+@operation
+class PutPlaceholders(TreeOperation):
+    """Put placeholders for what is left of classes that are gone, so that the file loads without them.
+
+    Parameters
+    ----------
+    gone : list of str
+        Patterns of names; see `names.covers`.
+    """
+
+    everywhere = True
+    gone: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, gone=names_of(self, "gone", self.gone))
+
+    def inverse(self) -> Operation | None:
+        """Return what takes them away again."""
+        return TakePlaceholders(self.gone)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return what is gone, and is there again on the way back, and what placeholders are made of."""
+        return *self.gone, *map(spelled, placeholders.MADE_OF)
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Put them."""
+        found: dict[Name, None] = {}
+        known: dict[Name, OpaqueName] = {}
+
+        def swap(value: Any, path: Path, fixed: str) -> Any:
+            name = _named(value)
+            if name is None or not any(covers(pattern, name) for pattern in self.gone):
+                return value
+            if fixed:
+                raise NoSuchPath(
+                    f"{spelled(name)} is said to be gone, and is {fixed} in {_place(path)}, where no placeholder can "
+                    "stand; let `migrate` replace it"
+                )
+            found[name] = None
+            if is_a(value, OpaqueName):
+                return placeholders.of_name(name, known)
+            if placeholders.stands_for(value) is None:
+                placeholders.put(value, known)
+            return value
+
+        _swapped(tree, swap)
+        return [TakePlaceholders(tuple(map(spelled, found)))] if found else []
+
+
+@operation
+class TakePlaceholders(TreeOperation):
+    """Make placeholders again what they stand for.
+
+    Parameters
+    ----------
+    names : list of str
+        Patterns of what they stand for.
+    """
+
+    written = False
+    everywhere = True
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, names=names_of(self, "names", self.names))
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Take them away."""
+        known: dict[Name, OpaqueName] = {}
+
+        def swap(value: Any, path: Path, fixed: str) -> Any:
+            name = placeholders.stands_for(value)
+            if name is None or not any(covers(pattern, name) for pattern in self.names):
+                return value
+            return placeholders.take(value, known)
+
+        _swapped(tree, swap)
+        return [PutPlaceholders(self.names)]
+
+
+def standing(tree: Any, kept: Any) -> dict[str, list[str]]:
+    """Return what placeholders stand for, and where they do, in a tree and what is put aside; none within others."""
+    found: dict[str, list[str]] = {}
+
+    def note(value: Any, path: Path, fixed: str) -> Any:
+        name = placeholders.stands_for(value)
+        if name is not None and placeholders.KEY not in path:
+            found.setdefault(spelled(name), []).append(_place(path))
+        return value
+
+    _swapped([tree, kept], note)
+    return found
+
+
+def _named(value: Any) -> Name | None:
+    """Return the name that something is, or is made by, or stands for."""
+    if is_a(value, OpaqueName):
+        return value.pickled_name
+    return (placeholders.stands_for(value) or class_of(value)) if is_a(value, Opaque) else None
+
+
+def _place(path: Path) -> str:
+    """Spell a path whose first key says whether it is in the checkpoint, or in what is put aside."""
+    holder, keys = path[0], path[1:]
+    if holder == 1:
+        return f"what {keys[0]} put aside"
+    if holder == 2:
+        return "what this revision put aside"
+    return shown(keys) or "the checkpoint itself"
+
+
+Swap = Callable[[Any, Path, str], Any]
+"""Returns what is to stand in place of a value, given where it stands, and why it cannot be replaced there, if so."""
+
+
+def _swapped(tree: Any, swap: Swap) -> None:
+    """Replace values wherever they stand in a tree, which itself stays."""
+    try:
+        _Swapping(swap).of(tree, (), "")
+    except RecursionError:
+        raise NoSuchPath("the checkpoint is nested too deeply") from None
+
+
+class _Swapping:
+    """Replaces values wherever they stand in a tree, each once; what holds them stays what it is where it can.
+
+    Parameters
+    ----------
+    swap : callable
+        See `Swap`.
+    """
+
+    def __init__(self, swap: Swap) -> None:
+        self._swap = swap
+        # With the values themselves: an id is one's own only as long as that lives.
+        self._seen: dict[tuple[int, bool], tuple[Any, Any]] = {}
+
+    def of(self, value: Any, path: Path, fixed: str) -> Any:
+        """Return what is to stand in place of a value, with all that it holds."""
+        if is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
+            return value
+        key = (id(value), bool(fixed))
+        if key in self._seen:
+            return self._seen[key][1]
+        made = self._swap(value, path, fixed)
+        self._seen[key] = (value, made)
+        if is_stored(made):
+            self._all(inner(made), path, "part of a tensor")
+        elif is_a(made, Opaque):
+            self._opaque(made, path, fixed)
+        elif is_a(made, dict):
+            self._dict(made, path)
+        elif is_a(made, (set, frozenset)):
+            self._all(made, path, "a member of a set")
+        elif type(made) is list:
+            made[:] = self._items(made, path, fixed)
+        elif type(made) is tuple:
+            items = self._items(made, path, fixed)
+            if any(one is not other for one, other in zip(items, made, strict=True)):
+                made = tuple(items)
+                self._seen[key] = (value, made)
+        return made
+
+    def _all(self, values: Iterable[Any], path: Path, fixed: str) -> None:
+        for value in values:
+            self.of(value, path, fixed)
+
+    def _items(self, value: Sequence[Any], path: Path, fixed: str) -> list[Any]:
+        found = []
+        for place, item in enumerate(value):
+            found.append(self.of(item, (*path, place), fixed))
+        return found
+
+    def _dict(self, value: dict[Any, Any], path: Path) -> None:
+        self._all(value, path, "a key")
+        for holder in (value, getattr(value, "__dict__", {})):
+            for key, item in holder.items():
+                made = self.of(item, (*path, key), "")
+                if made is not item:
+                    holder[key] = made
+        if is_a(value, defaultdict):
+            value.default_factory = self.of(value.default_factory, path, "")
+
+    def _opaque(self, value: Opaque, path: Path, fixed: str) -> None:
+        parts = value.__opaque_parts__
+        for name in ("function", "args", "kwargs", "setter", "state", "items", "pairs"):
+            setattr(parts, name, self.of(getattr(parts, name), path, fixed if name == "args" else ""))

@@ -1,0 +1,324 @@
+"""Operations that give parameters other names, or another order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.find_hints import Lacks
+from anemoi_ckpt_migrate.state.find_parameters import is_of_average
+from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
+from anemoi_ckpt_migrate.state.parameters import Copy
+
+
+class _Naming(Operation):
+    """What renames: it says which names change, and knows what undoes that."""
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return which of some names it is about, and what they are called then.
+
+        Raises
+        ------
+        ValueError
+            That cannot be told; the message says why.
+        """
+        raise NotImplementedError
+
+    def renamed(self, copy: Copy) -> dict[str, str]:
+        """Return old names and new ones, and note it if there have to be some."""
+        try:
+            found = self.found(copy.table)
+        except ValueError as error:
+            copy.fault(str(error))
+            return {}
+        if not found:
+            self.missing(copy)
+        return found
+
+    def missing(self, copy: Copy) -> None:
+        """Note that it is about no name, if that is wrong."""
+
+    def targets(self) -> list[str]:
+        """Return patterns of what comes about."""
+        return []
+
+    def apply(self, copy: Copy) -> list[Operation]:
+        """Rename, and return what undoes it."""
+        names = {old: new for old, new in self.renamed(copy).items() if old != new}
+        lacked = copy.lacking
+        copy.relate(names)
+        if copy.faults or not names or not copy.free(names.values(), names, self.targets()):
+            return []
+        copy.table.rename(names)
+        if copy.lacking != lacked:
+            return [Lacks(lacked)]
+        each = RenameEach(tuple((new, old) for old, new in names.items()))
+        short = self.inverse()
+        right = isinstance(short, _Naming) and _changed(short, copy.table) == dict(each.names)
+        return [short if short is not None and right else each]
+
+
+def _changed(naming: _Naming, names: Mapping[str, object]) -> dict[str, str]:
+    return {old: new for old, new in naming.found(names).items() if old != new}
+
+
+@operation
+class Rename(_Naming):
+    """Rename a parameter, or all that match a pattern.
+
+    Parameters
+    ----------
+    old, new : str
+        Names, or patterns with the same placeholders: ``Rename("h.{i}.attn.*", ...)`` is `RenamePrefix`'s work.
+    """
+
+    old: str
+    new: str
+
+    def __post_init__(self) -> None:
+        set_fields(self, old=name_of(self, "old", self.old), new=name_of(self, "new", self.new))
+        old, new = pattern(self.old), pattern(self.new)
+        check_stars("Rename", [self.old, self.new])
+        if not set(new.places) <= set(old.places):
+            raise BadOperation(f"Rename: {self.new} has a placeholder that {self.old} does not have")
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around."""
+        return Rename(self.new, self.old) if turns(self.old, self.new) else None
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what matches, and what it is called then."""
+        new = pattern(self.new)
+        return {name: new.fill(bound) for name, bound in pattern(self.old).among(names)}
+
+    def missing(self, copy: Copy) -> None:
+        """Note that nothing matches."""
+        copy.missing(self.old, [self.new])
+
+    def targets(self) -> list[str]:
+        """Return what comes about."""
+        return [self.new]
+
+
+@operation
+class RenamePrefix(_Naming):
+    """Give all names that begin with something another beginning.
+
+    Parameters
+    ----------
+    old, new : str
+        The beginnings: ``RenamePrefix("encoder.", "model.encoder.")``. They may have placeholders.
+    """
+
+    old: str
+    new: str
+
+    def __post_init__(self) -> None:
+        set_fields(self, old=name_of(self, "old", self.old), new=name_of(self, "new", self.new))
+        if not set(pattern(self.new).places) <= set(pattern(self.old).places):
+            raise BadOperation(f"RenamePrefix: {self.new} has a placeholder that {self.old} does not have")
+
+    def check_written(self) -> None:
+        """Check that it says what the new beginning is."""
+        check_stars("RenamePrefix", [self.new])
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around."""
+        return RenamePrefix(self.new, self.old) if turns(f"{self.old}*", f"{self.new}*") else None
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what begins so, and what it is called then."""
+        begin, other = pattern(self.old), pattern(self.new)
+        found = {}
+        for name in names:
+            begun = begin.begin(name)
+            if begun is not None:
+                bound, end = begun
+                found[name] = other.fill(bound) + name[end:]
+        return found
+
+    def missing(self, copy: Copy) -> None:
+        """Note that nothing begins so."""
+        copy.missing(f"{self.old}*", [f"{self.new}*"])
+
+    def targets(self) -> list[str]:
+        """Return what comes about."""
+        return [f"{self.new}*"]
+
+
+@operation
+class RenameRegex(_Naming):
+    r"""Rename whatever a regular expression finds in a name, as `re.sub` does.
+
+    Parameters
+    ----------
+    pattern, replacement : str
+        ``RenameRegex(r"layers\.(\d+)\.self_attn", r"blocks.\1.attention")``.
+    """
+
+    recorded = False  # it can take longer than the universe will last; what undoes it are pairs of names
+    pattern: str
+    replacement: str
+
+    def __post_init__(self) -> None:
+        name_of(self, "pattern", self.pattern)
+        if not isinstance(self.replacement, str):
+            raise BadOperation(f"RenameRegex: replacement must be text, not {self.replacement!r:.60}")
+        try:
+            re.sub(self.pattern, self.replacement, "")
+            re.compile(self.pattern)
+        except (re.error, IndexError, OverflowError, RecursionError) as error:
+            raise BadOperation(f"RenameRegex: {error}") from error
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what changes, and what it is called then."""
+        try:
+            changed = {name: re.sub(self.pattern, self.replacement, name) for name in names}
+        except (re.error, IndexError) as error:
+            raise ValueError(f"{self.replacement} is no replacement: {error}") from error
+        return {name: new for name, new in changed.items() if new != name}
+
+    def missing(self, copy: Copy) -> None:
+        """Note that nothing changes."""
+        if copy.main is None and not copy.unknown:
+            copy.fault(f"no name changes by {self.pattern}")
+
+
+@operation
+class StripPrefix(_Naming):
+    """Take a beginning away from all names that have it; from none, if none has.
+
+    The ``module.`` of an `AveragedModel` stays: it is told by ``n_averaged`` beside it.
+
+    Parameters
+    ----------
+    prefix : str
+        ``"module."`` is what DistributedDataParallel puts there, ``"_orig_mod."`` what torch.compile does.
+    anywhere : bool
+        Also behind any dot, where only a part of the model was wrapped.
+    """
+
+    prefix: str
+    anywhere: bool = False
+
+    def __post_init__(self) -> None:
+        name_of(self, "prefix", self.prefix)
+        flag_of(self, "anywhere", self.anywhere)
+
+    def inverse(self) -> Operation | None:
+        """Return what puts it before every name."""
+        return None if self.anywhere else AddPrefix(self.prefix)
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what has it, and what it is called then."""
+        found = {}
+        for name in names:
+            new = self._stripped(name, names)
+            if new not in (name, ""):
+                found[name] = new
+        return found
+
+    def _stripped(self, name: str, names: Mapping[str, object]) -> str:
+        def taken(found: re.Match[str]) -> str:
+            return found[0] if is_of_average(name, found.start(), names) else ""
+
+        places = r"(?:^|(?<=\.))" if self.anywhere else "^"
+        return re.sub(places + re.escape(self.prefix), taken, name)
+
+
+@operation
+class AddPrefix(_Naming):
+    """Put something before all names.
+
+    Parameters
+    ----------
+    prefix : str
+        What.
+    """
+
+    prefix: str
+
+    def __post_init__(self) -> None:
+        name_of(self, "prefix", self.prefix)
+
+    def inverse(self) -> Operation | None:
+        """Return what takes it away."""
+        return StripPrefix(self.prefix)
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return all, and what they are called then."""
+        return {name: self.prefix + name for name in names}
+
+
+@operation
+class RenameEach(_Naming):
+    """Rename names one by one; what a record holds where no shorter inverse is right.
+
+    Parameters
+    ----------
+    names : sequence of (str, str)
+        Old names and new ones.
+    """
+
+    written = False
+    names: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.names, (tuple, list)) or not all(
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
+            for pair in self.names
+        ):
+            raise BadOperation("RenameEach: names must be a list of pairs of names")
+        set_fields(self, names=tuple((old, new) for old, new in self.names))
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around."""
+        return RenameEach(tuple((new, old) for old, new in self.names))
+
+    def found(self, names: Mapping[str, object]) -> dict[str, str]:
+        """Return what is there, and what it is called then."""
+        return {old: new for old, new in self.names if old in names}
+
+    def renamed(self, copy: Copy) -> dict[str, str]:
+        """Return old names and new ones; each has to be there."""
+        for old, _ in self.names:
+            if old not in copy.table:
+                copy.missing(literal(old))
+        return self.found(copy.table)
+
+
+@operation
+class Reorder(Operation):
+    """Have parameters stand in another order, in the places that they have together.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names or patterns, in the order wanted. What has placeholders is put in order for each that they stand for.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        set_fields(self, names=names_of(self, "names", self.names))
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Put them in order, and return what undoes it."""
+        groups: dict[tuple[str, ...], dict[str, None]] = {}
+        shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))
+        for text in self.names:
+            found = list(pattern(text).among(copy.table))
+            if not found:
+                copy.missing(text)
+            for name, bound in found:
+                groups.setdefault(tuple(bound[place] for place in sorted(shared)), {})[name] = None
+        undo: list[Any] = []
+        for group in groups.values():
+            before = copy.table.in_order(group)
+            if before != list(group):
+                copy.table.reorder(list(group))
+                undo.append(Reorder(literals(before)))
+        return undo

@@ -1,0 +1,81 @@
+"""The operation that has a function rewrite a configuration, as plain dicts and lists."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, flag_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.tree_operation import Means, Run
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.tree import config_objects, paths
+from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
+
+
+@operation
+class Rewrite(Run):
+    """Have a function of the script make something else of what stands at a path.
+
+    The function takes it, as plain dicts and lists whatever its class, and the checkpoint, which it leaves as it is; it
+    returns what is to stand there, which becomes of the class that was there. What was there is put aside: as long as
+    nothing changed since, the way back is to that, and no function runs.
+
+    Parameters
+    ----------
+    migrate, rollback : function or str
+        Functions of the script.
+    path : str or list
+        ``"hyper_parameters.config.model"``.
+    optional : bool
+        Whether nothing is wrong if it is not there.
+    """
+
+    noted = ("number", "digest")
+    path: tuple[Any, ...] = ()
+    optional: bool = False
+    number: int | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rollback is None:
+            raise BadOperation("Rewrite needs rollback: what was changed since is to find its way back too")
+        super().__post_init__()
+        set_fields(self, path=path_of(self, "path", self.path or None))
+        flag_of(self, "optional", self.optional)
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around."""
+        return None if self.rollback is None else Rewrite(self.rollback, self.migrate, self.path, self.optional)
+
+    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+        """Rewrite it."""
+        if self.optional and not paths.there(tree, self.path):
+            return tree, []
+        before = paths.get(tree, self.path)
+        path, now = paths.spelled(tree, self.path), config_objects.plain(before)
+        parent = paths.parent(tree, path)
+        if self.number is not None and (means.forced or digest_of(now) == self.digest):
+            paths.put(parent, path[-1], means.kept[self.number])
+            return tree, []
+        new = means.run(self.migrate, now, means.checkpoint)
+        paths.put(parent, path[-1], self._alike(new, before))
+        if self.number is not None or self.rollback is None:
+            return tree, []
+        means.kept.append(config_objects.detached(before, parent))
+        digest = digest_of(config_objects.plain(new))
+        return tree, [Rewrite(self.rollback, self.migrate, path, self.optional, len(means.kept) - 1, digest)]
+
+    def _alike(self, new: Any, before: Any) -> Any:
+        if not is_a(new, dict):
+            raise NoSuchPath(f"{self.migrate} returned a {type(new).__name__} for {shown(self.path)}, not a dict")
+        made = config_objects.alike(new, before)
+        if made is None:
+            raise NoSuchPath(f"{shown(self.path)} is a {config_objects.named(before)}; use ConvertItem before")
+        return made
+
+
+def digest_of(value: Any) -> str:
+    """Return what tells one plain configuration from another."""
+    return hashlib.sha256(json.dumps(value, default=repr).encode()).hexdigest()

@@ -1,0 +1,178 @@
+"""What `migrate_setup` of a script says, as operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, name_of, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.missing_classes import PutPlaceholders
+from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
+from anemoi_ckpt_migrate.operations.tree_operation import Run, TreeOperation
+from anemoi_ckpt_migrate.storage.pickle.opaque import OpaqueName
+from anemoi_ckpt_migrate.tree.class_names import Name, closeness, covers, names_in, rename, spelled
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+def operations_of(context: MigrationContext, migrates: bool, reversible: bool) -> tuple[Operation, ...]:
+    """Return what a script with a setup does: names move, `migrate` runs, and what is gone gets placeholders.
+
+    Parameters
+    ----------
+    context : MigrationContext
+        After the setup.
+    migrates, reversible : bool
+        Whether the script has a ``migrate``, and a ``rollback``.
+
+    Raises
+    ------
+    BadOperation
+        Something is moved to where all is said to be gone.
+    """
+    found: list[Operation] = []
+    gone = tuple(context.deleted)
+    if context.moved_attributes or context.moved_modules:
+        moving = MoveNames(_pairs(context.moved_attributes), _pairs(context.moved_modules), gone)
+        moving.check_written()
+        found.append(moving)
+    if migrates:
+        found.append(Run("migrate", "rollback" if reversible else None))
+    if gone:
+        found.append(PutPlaceholders(gone))
+    return tuple(found)
+
+
+def _pairs(moved: dict[str, str]) -> Pairs:
+    return tuple(moved.items())
+
+
+@operation
+class MoveNames(TreeOperation):
+    """Have names be other ones, wherever the checkpoint has them; what it does not name is no error.
+
+    What is said most exactly counts. A class whose module moves may move on from there.
+
+    Parameters
+    ----------
+    classes, modules : list of pair of str
+        Where they were, and where they are.
+    spared : list of str
+        Patterns of names that stay; see `names.covers`.
+    """
+
+    everywhere = True
+    classes: Pairs = ()
+    modules: Pairs = ()
+    spared: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("classes", "modules"):
+            pairs = getattr(self, field)
+            if not isinstance(pairs, (tuple, list)) or not all(map(_is_pair, pairs)):
+                raise BadOperation(f"MoveNames: {field} must be a list of pairs of names, not {pairs!r:.60}")
+            set_fields(self, **{field: tuple((old, new) for old, new in pairs)})
+        for pair in self.classes:
+            for name in pair:
+                split(self, "classes", name)
+        set_fields(self, spared=names_of(self, "spared", self.spared, 0))
+
+    def check_written(self) -> None:
+        """Check that nothing is moved to what is said to be gone."""
+        ends = [(old, new, split(self, "classes", new)) for old, new in self.classes]
+        ends += [(old, new, (new, "")) for old, new in self.modules]
+        for old, new, name in ends:
+            if any(covers(pattern, name) for pattern in self.spared):
+                raise BadOperation(f"{old} is moved to {new}, which is said to be gone")
+
+    def inverse(self) -> Operation | None:
+        """Return it the other way around; None where two became one, or where a name may have moved twice."""
+        ends = [new for _, new in (*self.classes, *self.modules)]
+        twice = any(
+            covers(f"{new}.**", split(self, "classes", old)) for old, _ in self.classes for _, new in self.modules
+        )
+        if len(set(ends)) < len(ends) or twice:
+            return None
+        return MoveNames(_turned(self.classes), _turned(self.modules))
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of before and after, and all that is in the modules."""
+        modules = (f"{name}.**" for pair in self.modules for name in pair)
+        return *(name for pair in self.classes for name in pair), *modules
+
+    def loss(self, tree: Any) -> str:
+        """Say so if two names would be one from here on."""
+        return merged(names_in(tree), self.moved)
+
+    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+        """Rename them."""
+        back = moved_back(names_in(tree), self.moved)
+        return [MoveNames(back)] if back else []
+
+    def moved(self, name: Name) -> Name:
+        """Return what a name becomes."""
+        class_ = _closest(name, [old for old, _ in self.classes])
+        module = _closest(name, [f"{old}.**" for old, _ in self.modules])
+        spared = _closest(name, self.spared)
+        if spared and closeness(spared) >= max(map(closeness, filter(None, (class_, module))), default=(-3, 0)):
+            return name
+        if class_:
+            return self._class_moved(name, class_)
+        if not module:
+            return name
+        start = module[:-3]
+        name = dict(self.modules)[start] + name[0][len(start) :], name[1]
+        class_ = _closest(name, [old for old, _ in self.classes])
+        return self._class_moved(name, class_) if class_ else name
+
+    def _class_moved(self, name: Name, start: str) -> Name:
+        module, end = split(self, "classes", dict(self.classes)[start])
+        return module, end + ".".join(name)[len(start) :]
+
+
+def merged(found: Iterable[OpaqueName], moved: Callable[[Name], Name]) -> str:
+    """Say which two names of a tree would be one after a move; empty if no two would."""
+    before: dict[Name, Name] = {}
+    for name in dict.fromkeys(each.pickled_name for each in found):
+        other = before.setdefault(moved(name), name)
+        if other != name:
+            both = " and ".join(sorted(map(spelled, (other, name))))
+            return f"the checkpoint named both {both}, which are one now"
+    return ""
+
+
+def moved_back(found: list[OpaqueName], moved: Callable[[Name], Name]) -> Pairs:
+    """Move names that were found in a tree; return what each is called now, and was called."""
+    names = {name: moved(name) for name in dict.fromkeys(each.pickled_name for each in found)}
+    rename(found, names.__getitem__)
+    return tuple((spelled(new), spelled(old)) for old, new in names.items() if old != new)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(name, str) for name in value)
+
+
+def _turned(pairs: Pairs) -> Pairs:
+    return tuple((new, old) for old, new in pairs)
+
+
+def _closest(name: Name, patterns: Iterable[str]) -> str:
+    """Return the pattern that means a name most exactly; empty if none does."""
+    return max((pattern for pattern in patterns if covers(pattern, name)), key=closeness, default="")
+
+
+def split(kind: Operation, what: str, text: Any) -> Name:
+    """Read a name: ``package.module.Class``, or ``package.module:Outer.Inner``.
+
+    Raises
+    ------
+    BadOperation
+        It is none.
+    """
+    module, colon, name = name_of(kind, what, text).partition(":")
+    if not colon:
+        module, _, name = text.rpartition(".")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise BadOperation(f"{type(kind).__name__}: {what} must be a class, as package.module.Class, not {text!r:.60}")
+    return module, name

@@ -1,0 +1,1 @@
+"""A project: configuration, folders, chains of migrations."""

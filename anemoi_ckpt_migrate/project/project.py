@@ -1,0 +1,121 @@
+"""A project, and the command that makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import NoConfiguration
+from anemoi_ckpt_migrate.project.config import Config, find_config
+from anemoi_ckpt_migrate.project.scaffold import Laid, lay_out
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.scripts import discover
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+@dataclass(frozen=True)
+class Project:
+    """A configuration and the revisions that it leads to.
+
+    Attributes
+    ----------
+    config : Config
+        The configuration.
+    graph : Graph
+        The revisions.
+    """
+
+    config: Config
+    graph: Graph
+
+
+def open_project(config: StrPath | None = None) -> Project:
+    """Find a project and read its scripts; none is run.
+
+    Parameters
+    ----------
+    config : path, optional
+        The configuration file or its folder; by default the one of the current folder or of one above.
+
+    Raises
+    ------
+    ConfigurationError
+        There is none, or it is wrong.
+    FaultyScripts
+        With everything that is wrong with any script.
+    """
+    found = find_config(None if config is None else Path(config))
+    return Project(found, discover.load(found.versions, found.recursive))
+
+
+def open_chain(name: str) -> Project:
+    """Find a chain that an installed package brings, and read its scripts; none is run.
+
+    Raises
+    ------
+    UsageError
+        No chain has that name.
+    ConfigurationError, FaultyScripts
+        It is wrong.
+    """
+    from anemoi_ckpt_migrate.project.chains import find_chain
+
+    config = find_chain(name)
+    return Project(config, discover.load(config.versions, config.recursive))
+
+
+def config_of(project: Project | StrPath | None) -> Config | None:
+    """Return the configuration that the argument of a command means; None where none is needed, and there is none.
+
+    Raises
+    ------
+    ConfigurationError
+        It is wrong, or not where it was said to be.
+    """
+    if isinstance(project, Project):
+        return project.config
+    try:
+        return find_config(None if project is None else Path(project))
+    except NoConfiguration:
+        if project is not None:
+            raise
+        return None
+
+
+def opened(project: Project | StrPath | None) -> Project:
+    """Return the project that the argument of a command means; errors are those of `open_project`."""
+    return project if isinstance(project, Project) else open_project(project)
+
+
+def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) -> tuple[Project, ...]:
+    """Return the project and the chains that arguments mean: the current folder's project, where they name nothing.
+
+    Raises
+    ------
+    MigrateError
+        As for `open_project` and `open_chain`.
+    """
+    chains = [open_chain(name) for name in ([chain] if isinstance(chain, str) else chain)]
+    own = [opened(project)] if project is not None or not chains else []
+    return tuple({found.config.chain: found for found in (*own, *chains)}.values())
+
+
+def init(folder: StrPath = ".", package: str | None = None) -> list[Laid]:
+    """Make a folder a project. What is there already is kept.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it does not exist.
+    package : str, optional
+        The package whose version the scripts are to note; by default the one that ``pyproject.toml`` describes.
+
+    Raises
+    ------
+    ConfigurationError
+        What is there is wrong.
+    CannotWrite
+        The folder does not take the files.
+    """
+    return lay_out(Path(folder), package)

@@ -1,0 +1,1 @@
+"""The migration record of a checkpoint."""

@@ -1,0 +1,173 @@
+"""Where the record lives in a checkpoint: found, taken out before migrations run, put back afterwards.
+
+- In a dict that holds a state dict among other things: under the key ``ckpt_migrate``.
+- In a bare state dict with torch's ``_metadata``: there, under the same key. `load_state_dict` looks only for the
+  names of modules in it, so a strict load never meets the record.
+- In anything else (a bare state dict that is a plain dict, a list, a pickled model): in the archive, beside the
+  pickle, as JSON. That is the one place that does not survive `torch.load` followed by `torch.save`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import OrderedDict
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import DamagedRecord, NoPlaceForRecord, NowhereToKeep
+from anemoi_ckpt_migrate.record.record import Kept, Record, from_data, kept_of, to_data
+from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded, is_a, is_stored
+from anemoi_ckpt_migrate.tree.paths import KEY
+
+ATTACHMENT = "ckpt_migrate/record.json"
+
+
+def take(tree: Any, attachment: bytes | None) -> Record:
+    """Take the record out of a tree.
+
+    Parameters
+    ----------
+    tree : object
+        A checkpoint, just loaded; the record is removed from it.
+    attachment : bytes or None
+        The content of the archive's record `ATTACHMENT`.
+
+    Raises
+    ------
+    DamagedRecord, NewerRecord
+        What is there cannot be read.
+    """
+    return find(tree, attachment) or Record()
+
+
+def find(tree: Any, attachment: bytes | None) -> Record | None:
+    """Take the record out of a tree, as `take`; None if there is none."""
+    return _parsed(remove(tree, attachment))
+
+
+def read(tree: Any) -> Record | None:
+    """Return the record in a tree, which keeps it; None if there is none.
+
+    Raises
+    ------
+    DamagedRecord, NewerRecord
+        What is there cannot be read.
+    """
+    holder = _holder(tree)
+    return None if holder is None else _parsed(holder[KEY])
+
+
+def remove(tree: Any, attachment: bytes | None) -> Any:
+    """Take whatever stands in the record's place out of a tree, and return it; None if nothing does."""
+    holder = _holder(tree)
+    found = None if holder is None else holder.pop(KEY)
+    if found is None and attachment is not None:
+        try:
+            found = json.loads(attachment)
+        except (ValueError, RecursionError) as error:
+            raise DamagedRecord("it is not JSON") from error
+    return found
+
+
+def unrecorded(file: Checkpoint) -> tuple[Any, Kept]:
+    """Load a checkpoint anew; return its tree without the record, and what that puts aside."""
+    tree = file.load()
+    return tree, kept_in(remove(tree, None))
+
+
+def kept_in(data: Any) -> Kept:
+    """Return what is put aside in the data of a record; nothing, if that is damaged or there is none."""
+    try:
+        return kept_of(data)
+    except DamagedRecord:
+        return {}
+
+
+def put(tree: Any, record: Record) -> dict[str, bytes | None]:
+    """Put a record into a tree, or say what is to be attached to the archive.
+
+    Parameters
+    ----------
+    tree : object
+        A checkpoint without a record; changed.
+    record : Record
+        What it is to remember.
+
+    Returns
+    -------
+    dict of str to bytes or None
+        The archive's record `ATTACHMENT`, None where it is not needed.
+
+    Raises
+    ------
+    NowhereToKeep
+        Something was put aside that the archive's record cannot hold.
+    """
+    data = to_data(record)
+    if is_a(tree, dict) and not is_state_dict(tree):
+        tree[KEY] = data
+    elif is_a(tree, OrderedDict):
+        if not is_a(getattr(tree, "_metadata", None), dict):
+            tree._metadata = OrderedDict()  # type: ignore[attr-defined]
+        tree._metadata[KEY] = data  # type: ignore[attr-defined]
+    else:
+        try:
+            return {ATTACHMENT: json.dumps(data, indent=1).encode()}
+        except (TypeError, ValueError, ContentNeeded):
+            raise NowhereToKeep from None
+    return {ATTACHMENT: None}
+
+
+def with_record(tree: Any, record: Record) -> Any:
+    """Return a copy of a tree, one level deep, that holds a record: for somebody else to save, who attaches nothing.
+
+    A plain dict of tensors becomes an `OrderedDict`, which has a place for it.
+
+    Parameters
+    ----------
+    tree : object
+        A checkpoint, with or without a record; stays as it is.
+    record : Record
+        What the copy is to remember.
+
+    Raises
+    ------
+    NoPlaceForRecord
+        It is no dict.
+    """
+    if not is_a(tree, dict):
+        raise NoPlaceForRecord(type(tree).__name__)
+    copied: Any = copy.copy(tree)
+    if is_a(getattr(tree, "_metadata", None), dict):
+        copied._metadata = copy.copy(tree._metadata)  # type: ignore[attr-defined]
+    remove(copied, None)
+    if type(copied) is dict and is_state_dict(copied):
+        copied = OrderedDict(copied)
+    if put(copied, record) != {ATTACHMENT: None}:
+        raise NoPlaceForRecord(type(tree).__name__)
+    return copied
+
+
+def is_state_dict(tree: dict[Any, Any]) -> bool:
+    """Tell whether a dict is itself what `load_state_dict` takes, rather than a dict that holds one."""
+    if hasattr(tree, "_metadata"):
+        return True
+    return all(_fits(value) for key, value in tree.items() if not str(key).endswith("_extra_state"))
+
+
+def _holder(tree: Any) -> dict[Any, Any] | None:
+    """Return the dict in which a record stands, if there is one."""
+    metadata = getattr(tree, "_metadata", None) if is_a(tree, dict) else None
+    return next((each for each in (tree, metadata) if is_a(each, dict) and KEY in each), None)
+
+
+def _parsed(data: Any) -> Record | None:
+    try:
+        return None if data is None else from_data(data)
+    except ContentNeeded:
+        raise DamagedRecord("it holds a tensor") from None
+
+
+def _fits(value: Any) -> bool:
+    return value is None or is_stored(value) or type(value).__module__.partition(".")[0] == "torch"

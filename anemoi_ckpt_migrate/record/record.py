@@ -1,0 +1,458 @@
+"""What a checkpoint remembers, as plain data: its heads, how it got there, what undoes it, what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
+
+FORMAT, FORMAT_OF_FUNCTIONS = 2, 1
+"""Formats of a record: the newest, and that of one that holds no operations."""
+
+Kept = dict[str, list[Any]]
+"""What operations put aside in a checkpoint, by revision: tensors, and whatever else stood in the tree."""
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What undoes a revision, for code that does not have its script.
+
+    Attributes
+    ----------
+    source : str
+        The whole script; empty if no function of it is needed.
+    python : str or None
+        The Python that made `pickle`, as ``"cpython-3.11"``; no other may load it.
+    pickle : str or None
+        The rollback, by value, as cloudpickle makes it; base64.
+    operations : tuple of dict, or None
+        Operations, as plain data: what undoes the revision on this very checkpoint. None for one of functions.
+    parameters : str or None
+        Where the operations find the state dict, if that was said.
+    lost : str or None
+        Why nothing undoes it, though the script might have known a way back.
+    """
+
+    source: str
+    python: str | None = None
+    pickle: str | None = None
+    operations: tuple[Mapping[str, Any], ...] | None = None
+    parameters: str | None = None
+    lost: str | None = None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A revision that a checkpoint has.
+
+    Attributes
+    ----------
+    revision, name, signature : str
+        As in `graph.Revision`.
+    parents, depends_on : tuple of str
+        As in `graph.Revision`.
+    versions : mapping of str to str
+        As in `graph.Revision`.
+    final : bool
+        Whether it is a barrier.
+    undo : Undo or None
+        What undoes it; None where nothing does.
+    chain : str
+        The published chain that it is of; empty for one of a project.
+    known_as : mapping of str to str
+        The migrations of another tool that it stands for, in order, and the signature that is noted of each.
+    """
+
+    revision: str
+    parents: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    name: str = ""
+    signature: str = ""
+    versions: Mapping[str, str] | None = None
+    final: bool = False
+    undo: Undo | None = None
+    chain: str = ""
+    known_as: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """Something that was done to a checkpoint.
+
+    Attributes
+    ----------
+    time : str
+        UTC, ISO 8601.
+    command, target : str
+        ``upgrade``, ``downgrade`` or ``stamp``, and the target as it was given.
+    start, end : tuple of str
+        Heads before and after.
+    steps : tuple of str
+        Revisions in the order in which they were applied or undone.
+    tool : str
+        Version of this tool.
+    proven : bool
+        Whether the way back was run too, and led to what was there before.
+    """
+
+    time: str
+    command: str
+    target: str
+    start: tuple[str, ...]
+    end: tuple[str, ...]
+    steps: tuple[str, ...]
+    tool: str
+    proven: bool = False
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What is remembered of the list in which another tool notes what a checkpoint has.
+
+    Attributes
+    ----------
+    revisions : tuple of str
+        What the checkpoint had when the list was found.
+    found : tuple of str or None
+        The names that stood in it then; None if there was no list.
+    noted : tuple of str or None
+        The names that were left in it.
+    done : int or None
+        How long the history was that goes with it; None if there was none.
+    """
+
+    revisions: tuple[str, ...]
+    found: tuple[str, ...] | None
+    noted: tuple[str, ...] | None
+    done: int | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which parameters an optimizer has, in which order, where nothing else in the checkpoint tells.
+
+    It is a claim: whoever wrote the record made it, and the optimizer may be another by now.
+
+    Attributes
+    ----------
+    groups : tuple of tuple of str
+        For each group, the names of its parameters in the state dict.
+    own_order : tuple of int
+        Groups that have an order of their own, though what is in them stands in that of the state dict.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    own_order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of a checkpoint. Empty for one that was never stamped: that is at base.
+
+    Attributes
+    ----------
+    heads : tuple of str
+        The revisions that it is at, sorted.
+    lineage : tuple of Applied
+        In the order in which they were applied, from the barrier that the checkpoint was made after, if any.
+    log : tuple of LogEntry
+        Everything that was done, oldest first.
+    kept : dict of str to list
+        What operations put aside, by revision. The one part that is not plain data.
+    others : tuple of Applied
+        Revisions of other chains, in their order: none of this chain's business.
+    other_heads : tuple of str
+        Heads of those.
+    chain : str
+        What this chain is called; empty for that of a project.
+    ledger : Ledger or None
+        The list of another tool, once it was met.
+    optimizers : mapping of str to Order
+        What is known of optimizers, by where they are.
+    """
+
+    heads: tuple[str, ...] = ()
+    lineage: tuple[Applied, ...] = ()
+    log: tuple[LogEntry, ...] = ()
+    kept: Kept = field(default_factory=dict, compare=False)
+    others: tuple[Applied, ...] = ()
+    other_heads: tuple[str, ...] = ()
+    chain: str = ""
+    ledger: Ledger | None = field(default=None, compare=False)
+    optimizers: Mapping[str, Order] = field(default_factory=dict, compare=False)
+
+    def of_chain(self, chain: str) -> Record:
+        """Return the record as one chain sees it: what is of others is set aside."""
+        own = tuple(entry for entry in self.lineage if entry.chain == chain)
+        ids = {entry.revision for entry in own}
+        heads = tuple(head for head in self.heads if head in ids)
+        others = tuple(entry for entry in self.lineage if entry.chain != chain)
+        other_heads = tuple(head for head in self.heads if head not in ids)
+        return replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
+
+    def of_all(self) -> Record:
+        """Return the record as it is for nobody: the reverse of `of_chain`."""
+        own = (replace(entry, chain=self.chain) for entry in self.lineage) if self.chain else self.lineage
+        heads = tuple(sorted((*self.heads, *self.other_heads)))
+        return replace(self, heads=heads, lineage=(*self.others, *own), others=(), other_heads=(), chain="")
+
+    def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
+        """Return the record after something was done."""
+        return replace(self, heads=entry.end, lineage=lineage, log=(*self.log, entry))
+
+
+def to_data(record: Record) -> dict[str, Any]:
+    """Turn a record into dicts, lists, strings, booleans and None."""
+    whole = record.of_all()
+    undo = [entry.undo for entry in whole.lineage if entry.undo is not None]
+    newest = record.kept or any(each.operations is not None or each.lost for each in undo)
+    return {
+        "format": FORMAT if newest else FORMAT_OF_FUNCTIONS,
+        "heads": list(whole.heads),
+        "lineage": [_applied_to_data(entry) for entry in whole.lineage],
+        "log": [_log_to_data(entry) for entry in record.log],
+        **({"kept": record.kept} if record.kept else {}),
+        **({} if record.ledger is None else {"ledger": _ledger_to_data(record.ledger)}),
+        **({"optimizers": _optimizers_to_data(record.optimizers)} if record.optimizers else {}),
+    }
+
+
+def from_data(data: Any) -> Record:
+    """Turn plain data back into a record.
+
+    Raises
+    ------
+    DamagedRecord, NewerRecord
+        It is none; it is one of a format to come.
+    """
+    fields = _Fields(data, "record")
+    version = fields.get("format", int)
+    if version > FORMAT:
+        raise NewerRecord(version, FORMAT)
+    record = Record(
+        fields.words("heads"),
+        tuple(_applied_from_data(entry) for entry in fields.get("lineage", list)),
+        tuple(_log_from_data(entry) for entry in fields.get("log", list)),
+        kept_of(data),
+        ledger=None if data.get("ledger") is None else _ledger_from_data(data["ledger"]),
+        optimizers=_optimizers_from_data(data.get("optimizers", {})),
+    )
+    _check(record)
+    return record
+
+
+def kept_of(data: Any) -> Kept:
+    """Return what operations put aside, of the data of a record.
+
+    Raises
+    ------
+    DamagedRecord
+        It is not by revision.
+    """
+    kept = data.get("kept", {}) if isinstance(data, dict) else {}
+    if not isinstance(kept, dict) or not all(isinstance(values, list) for values in kept.values()):
+        raise DamagedRecord("what it keeps is not a list for each revision")
+    return kept
+
+
+def _applied_to_data(entry: Applied) -> dict[str, Any]:
+    undo = entry.undo
+    return {
+        "revision": entry.revision,
+        "parents": list(entry.parents),
+        "depends_on": list(entry.depends_on),
+        "name": entry.name,
+        "signature": entry.signature,
+        "versions": dict(entry.versions or {}),
+        "final": entry.final,
+        "undo": None if undo is None else _undo_to_data(undo),
+        **({"chain": entry.chain} if entry.chain else {}),
+        **({"known_as": dict(entry.known_as)} if entry.known_as else {}),
+    }
+
+
+def _undo_to_data(undo: Undo) -> dict[str, Any]:
+    found: dict[str, Any] = {"source": undo.source, "python": undo.python, "pickle": undo.pickle}
+    if undo.operations is not None:
+        found |= {"operations": [dict(each) for each in undo.operations], "parameters": undo.parameters}
+    return found | ({} if undo.lost is None else {"lost": undo.lost})
+
+
+def _ledger_to_data(ledger: Ledger) -> dict[str, Any]:
+    found, noted = (None if names is None else list(names) for names in (ledger.found, ledger.noted))
+    return {"revisions": list(ledger.revisions), "found": found, "noted": noted, "done": ledger.done}
+
+
+def _optimizers_to_data(optimizers: Mapping[str, Order]) -> dict[str, Any]:
+    return {
+        path: {"groups": [list(group) for group in order.groups], "own_order": list(order.own_order)}
+        for path, order in optimizers.items()
+    }
+
+
+def _log_to_data(entry: LogEntry) -> dict[str, Any]:
+    return {
+        "time": entry.time,
+        "command": entry.command,
+        "target": entry.target,
+        "from": list(entry.start),
+        "to": list(entry.end),
+        "steps": list(entry.steps),
+        "tool": entry.tool,
+        **({"proven": True} if entry.proven else {}),
+    }
+
+
+def _applied_from_data(data: Any) -> Applied:
+    fields = _Fields(data, "lineage")
+    versions, known_as = fields.texts("versions"), {}
+    if data.get("known_as") is not None:
+        known_as = fields.texts("known_as")
+    undo = None
+    if data.get("undo") is not None:
+        undo = _undo_from_data(data["undo"])
+    return Applied(
+        fields.get("revision", str),
+        fields.words("parents"),
+        fields.words("depends_on"),
+        fields.get("name", str),
+        fields.get("signature", str),
+        versions,
+        fields.get("final", bool),
+        undo,
+        fields.maybe("chain") or "",
+        known_as,
+    )
+
+
+def _undo_from_data(data: Any) -> Undo:
+    fields = _Fields(data, "undo")
+    operations = None
+    if data.get("operations") is not None:
+        operations = tuple(fields.get("operations", list))
+        if not all(isinstance(each, dict) for each in operations):
+            raise DamagedRecord("operations in undo are no dicts")
+        _Weighing().check(list(operations))
+    python, pickled, path, lost = (fields.maybe(name) for name in ("python", "pickle", "parameters", "lost"))
+    return Undo(fields.get("source", str), python, pickled, operations, path, lost)
+
+
+def _ledger_from_data(data: Any) -> Ledger:
+    fields = _Fields(data, "ledger")
+    found, noted = (None if data.get(name) is None else fields.words(name) for name in ("found", "noted"))
+    done = None if data.get("done") is None else fields.get("done", int)
+    return Ledger(fields.words("revisions"), found, noted, done)
+
+
+def _optimizers_from_data(data: Any) -> dict[str, Order]:
+    if not isinstance(data, dict) or not all(isinstance(path, str) for path in data):
+        raise DamagedRecord("optimizers are no dict by path")
+    return {path: _order_from_data(order) for path, order in data.items()}
+
+
+def _order_from_data(data: Any) -> Order:
+    fields = _Fields(data, "optimizers")
+    groups, own_order = fields.get("groups", list), fields.get("own_order", list)
+    if not all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in groups):
+        raise DamagedRecord("groups in optimizers are no lists of text")
+    if not all(type(number) is int for number in own_order):
+        raise DamagedRecord("own_order in optimizers is no list of numbers")
+    return Order(tuple(map(tuple, groups)), tuple(own_order))
+
+
+def _log_from_data(data: Any) -> LogEntry:
+    fields = _Fields(data, "log")
+    words = [fields.get(name, str) for name in ("time", "command", "target")]
+    lists = [fields.words(name) for name in ("from", "to", "steps")]
+    return LogEntry(
+        words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str), data.get("proven") is True
+    )
+
+
+def _check(record: Record) -> None:
+    """Check what planning relies on: known heads, and nobody after their children."""
+    ids = [entry.revision for entry in record.lineage]
+    if len(set(ids)) != len(ids):
+        raise DamagedRecord("a revision stands twice in the lineage")
+    unknown = [head for head in record.heads if head not in ids]
+    if unknown:
+        raise DamagedRecord(f"head {unknown[0]} is not in the lineage")
+    place = {revision: index for index, revision in enumerate(ids)}
+    for entry in record.lineage:
+        for parent in (*entry.parents, *entry.depends_on):
+            if place.get(parent, -1) > place[entry.revision]:
+                raise DamagedRecord(f"{entry.revision} stands before its parent {parent} in the lineage")
+
+
+_DEEPEST, _MOST, _SHARED = 100, 1_000_000, 4
+
+
+class _Weighing:
+    """Checks that data is plain, is not nested deeply, and says itself how long it is.
+
+    A list may stand in many places of a few bytes, and be written out or compared in each: how much there is then is
+    not to be much more than the record holds.
+    """
+
+    def __init__(self) -> None:
+        self._weights: dict[int, int] = {}  # with all that something holds, each time that it does
+        self._own = 0  # everything once
+
+    def check(self, data: list[Any]) -> None:
+        """Raise `DamagedRecord` if it is not so."""
+        if self._weight(data, 0) > max(_MOST, _SHARED * self._own):
+            raise DamagedRecord("operations in undo repeat the same data too often")
+
+    def _weight(self, value: Any, depth: int) -> int:
+        kind = type(value)
+        if depth > _DEEPEST:
+            raise DamagedRecord("operations in undo are nested too deeply")
+        if kind in (str, bytes):
+            return self._counted(value, 1 + len(value) // 16)
+        if value is None or kind in (bool, int, float, complex):
+            return self._counted(value, 1)
+        if kind not in (dict, list, tuple, set, frozenset):
+            raise DamagedRecord(f"operations in undo hold a {kind.__name__}, which is no plain data")
+        if id(value) not in self._weights:
+            held = [*value.keys(), *value.values()] if kind is dict else list(value)
+            self._own += 1
+            self._weights[id(value)] = 1 + sum(self._weight(each, depth + 1) for each in held)
+        return self._weights[id(value)]
+
+    def _counted(self, value: Any, weight: int) -> int:
+        if id(value) not in self._weights:
+            self._weights[id(value)] = weight
+            self._own += weight
+        return weight
+
+
+class _Fields:
+    """Typed look-ups in data that somebody may have damaged."""
+
+    def __init__(self, data: Any, place: str) -> None:
+        if not isinstance(data, dict):
+            raise DamagedRecord(f"{place} is no dict")
+        self._data, self._place = data, place
+
+    def get(self, name: str, kind: type) -> Any:
+        value = self._data.get(name)
+        if not isinstance(value, kind):
+            raise DamagedRecord(f"{name} in {self._place} is no {kind.__name__}")
+        return value
+
+    def maybe(self, name: str) -> str | None:
+        return None if self._data.get(name) is None else str(self.get(name, str))
+
+    def texts(self, name: str) -> dict[str, str]:
+        values: dict[str, str] = self.get(name, dict)
+        if not all(isinstance(word, str) for pair in values.items() for word in pair):
+            raise DamagedRecord(f"{name} are not text")
+        return values
+
+    def words(self, name: str) -> tuple[str, ...]:
+        values = self.get(name, list)
+        if not all(isinstance(value, str) for value in values):
+            raise DamagedRecord(f"{name} in {self._place} is no list of text")
+        return tuple(values)

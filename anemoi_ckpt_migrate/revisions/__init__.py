@@ -1,0 +1,1 @@
+"""The graph of revisions: targets, plans, drawings."""

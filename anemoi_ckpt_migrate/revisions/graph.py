@@ -1,0 +1,448 @@
+"""The revisions and how they follow each other. Pure: no files, no torch."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
+from anemoi_ckpt_migrate.util.text import slug
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One migration script, as far as it is known without running it.
+
+    Attributes
+    ----------
+    id : str
+        Its revision id.
+    parents : tuple of str
+        What ``down_revision`` names; empty at the base, several at a merge.
+    name : str
+        First line of the docstring.
+    depends_on, labels : tuple of str
+        Revisions that must be applied first without being parents; names that the script gives to its branch.
+    versions : mapping of str to str
+        As in `MigrationMetadata`.
+    final : bool
+        Whether it is a barrier.
+    migrates, reversible : bool
+        Whether it has a ``migrate``, and a ``rollback``.
+    declared : bool
+        Whether it says whether it can be undone: it has a ``rollback``, or says that it has none; or all of its
+        operations can be undone.
+    signature : str
+        Digest of what the script did that this revision had, for one that a squashed revision replaces.
+    path : str
+        The script.
+    lines : mapping of str to int
+        Where in the script each of its names is set.
+    replaces : tuple of Revision
+        What a squashed revision stands for, in order.
+    tail : str
+        What has to follow the text of the script for it to be the script of this revision: one of those that a
+        squashed one replaces has no script of its own.
+    operations : tuple of Operation, or None
+        What the script declares; None for one of functions.
+    sets_up : bool
+        Whether it has a ``migrate_setup``.
+    known_as : mapping of str to mapping
+        The migrations of another tool that it stands for, by name, in order; with the digests of their scripts.
+    """
+
+    id: str
+    parents: tuple[str, ...] = ()
+    name: str = ""
+    depends_on: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    final: bool = False
+    migrates: bool = True
+    reversible: bool = False
+    declared: bool = False
+    signature: str = ""
+    path: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    replaces: tuple[Revision, ...] = ()
+    tail: str = ""
+    operations: tuple[Any, ...] | None = None
+    sets_up: bool = False
+    known_as: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def undone_by_operations(self) -> bool:
+        """Whether what undoes it is known only after it was applied: operations, made on the very checkpoint."""
+        return self.operations is not None or self.sets_up
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Everything that comes before it: parents and dependencies."""
+        if not self.depends_on:
+            return self.parents
+        return self.parents + tuple(rev for rev in self.depends_on if rev not in self.parents)
+
+    def line(self, name: str) -> int:
+        """Return the line where the script sets a name, 1 where it does not."""
+        return self.lines.get(name, 1)
+
+
+class Graph:
+    """The graph of all revisions.
+
+    Parameters
+    ----------
+    revisions : iterable of Revision
+        A set of revisions without faults; see `soundness.faults`.
+    expanded : collection of str
+        Squashed revisions in whose place those that they replace are to stand.
+    """
+
+    def __init__(self, revisions: Iterable[Revision] = (), expanded: Iterable[str] = ()) -> None:
+        self._scripts = sorted(revisions, key=lambda revision: revision.id)
+        self._expanded = frozenset(expanded)
+        known = resolved(self._scripts, self._expanded)
+        if self._expanded:
+            known.sort(key=lambda revision: revision.id)
+        self._revisions = {revision.id: revision for revision in known}
+        self._last = {script.id: script.replaces[-1].id for script in self._scripts if script.id in self._expanded}
+
+    def __contains__(self, revision: object) -> bool:
+        return revision in self._revisions
+
+    def get(self, revision: str) -> Revision | None:
+        """Return a revision; None if there is none of that id."""
+        return self._revisions.get(revision)
+
+    def __getitem__(self, revision: str) -> Revision:
+        return self._revisions[revision]
+
+    def __iter__(self) -> Iterator[Revision]:
+        return iter(self._revisions.values())
+
+    def __len__(self) -> int:
+        return len(self._revisions)
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """Revisions without children, sorted."""
+        return self.tips(self._revisions)
+
+    @cached_property
+    def children(self) -> Mapping[str, Sequence[str]]:
+        """What follows each revision, sorted; nothing stands there for heads."""
+        return _inverted(self, lambda revision: revision.parents)
+
+    @cached_property
+    def replaced(self) -> Mapping[str, str]:
+        """The squashed revision in whose place each of those that it replaces does not stand any more."""
+        return {part.id: revision.id for revision in self for part in revision.replaces}
+
+    def seen_from(self, applied: Iterable[str]) -> Graph:
+        """Return the graph as it is for a checkpoint: what it has a part of does not count as squashed."""
+        squashed = {self.replaced[revision] for revision in applied if revision in self.replaced}
+        return Graph(self._scripts, squashed | self._expanded) if squashed else self
+
+    def opened(self) -> Graph:
+        """Return the graph in which nothing counts as squashed."""
+        return self.seen_from(self.replaced)
+
+    def standing(self, revision: str) -> str:
+        """Return what stands for a revision here: a squashed one for a part, or the last part for a squashed one."""
+        return self.replaced.get(revision) or self._last.get(revision, revision)
+
+    def closure(self, revisions: Iterable[str]) -> set[str]:
+        """Return the given revisions and everything that comes before them."""
+        return _reached(revisions, self._needs)
+
+    def leading_to(self, revisions: Iterable[str]) -> set[str]:
+        """Return the given revisions and all that they follow, dependencies aside."""
+        return _reached(revisions, self._parents)
+
+    def above(self, revisions: Iterable[str]) -> set[str]:
+        """Return the given revisions and everything that rests on them."""
+        return _reached(revisions, self._dependents, known=self)
+
+    def order(self, revisions: Iterable[str]) -> list[str]:
+        """Sort revisions so that each comes after all that it needs; by id where that leaves a choice."""
+        chosen = set(revisions)
+        needs = self._needs
+        left = {rev: sum(map(chosen.__contains__, needs[rev])) for rev in chosen}
+        dependents = self._dependents
+        ready = [rev for rev, count in left.items() if not count]
+        heapq.heapify(ready)
+        found: list[str] = []
+        while ready:
+            found.append(heapq.heappop(ready))
+            for dependent in dependents[found[-1]]:
+                if dependent in left:
+                    left[dependent] -= 1
+                    if not left[dependent]:
+                        heapq.heappush(ready, dependent)
+        return found
+
+    def tips(self, revisions: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the given revisions that are parent of none of them, sorted: heads, as they are recorded."""
+        chosen = set(revisions)
+        parents = {parent for revision in chosen for parent in self._revisions[revision].parents}
+        return tuple(sorted(chosen - parents))
+
+    def highest(self, revisions: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the given revisions that none of them needs, as parent or as dependency, sorted."""
+        chosen = set(revisions)
+        return tuple(sorted(chosen.difference(*(self._needs[revision] for revision in chosen))))
+
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """The revision that gives each label."""
+        return {label: revision.id for revision in self for label in revision.labels}
+
+    @cached_property
+    def known_as(self) -> Mapping[str, str]:
+        """The revision that stands for each migration of another tool, by the name of that."""
+        return {name: revision.id for revision in self for name in revision.known_as}
+
+    def labels_of(self, revision: str) -> tuple[str, ...]:
+        """Return the labels of the branches that a revision is on, sorted.
+
+        A label is inherited by everything that follows; and by what comes before, down to where the branch leaves
+        another one, so that it does not matter which revision of a branch was labelled.
+        """
+        return self._named_by(self._marks[revision])
+
+    def own_labels(self, head: str) -> tuple[str, ...]:
+        """Return the labels that a head has and no other head, sorted."""
+        return self._named_by(self._marks[head] & self._marks_of_one_head)
+
+    @cached_property
+    def branch_sizes(self) -> Mapping[str, int]:
+        """How many revisions are on each labelled branch, by label, sorted."""
+        sizes: Counter[str] = Counter(dict.fromkeys(sorted(self.labels), 0))
+        for marks, count in Counter(self._marks.values()).items():  # few differ: only a label or a merge makes new ones
+            for label in self._named_by(marks):
+                sizes[label] += count
+        return sizes
+
+    def branch(self, name: str) -> set[str]:
+        """Return the revisions of a branch: what follows the one that is named, and what leads to it from a fork on.
+
+        Parameters
+        ----------
+        name : str
+            Its label; or one of its revisions.
+
+        Raises
+        ------
+        UnknownTarget, AmbiguousTarget
+            There is no such branch.
+        """
+        return self.followers(name) | self._trunk(self.find(name))
+
+    def line(self, name: str) -> set[str]:
+        """Return what ``NAME@`` chooses from: what follows the revision that is named, and all that leads to it.
+
+        So that is the branch, and the way to it from the base. Dependencies are no part of it. Parameters and errors
+        are those of `branch`.
+        """
+        return self.followers(name) | self.leading_to([self.find(name)])
+
+    def followers(self, name: str) -> set[str]:
+        """Return the revision that is named and all that follows it. Parameters and errors are those of `branch`."""
+        return _reached([self.find(name)], self.children, known=self)
+
+    def find(self, text: str, more: Iterable[str] = (), preferred: Collection[str] = ()) -> str:
+        """Return the one revision that a text means.
+
+        That is the one whose id it is; or that gives this label; or that stands for a migration of this name; or whose
+        id starts with it; or whose name it is, in any case and whatever stands between the words. What is squashed
+        means the squashed revision, and the other way round where that one is opened.
+
+        Parameters
+        ----------
+        text : str
+            A full or partial id, a label or a name.
+        more : iterable of str
+            Ids to be looked at beside those of the graph.
+        preferred : collection of str
+            Where several fit, only these count.
+
+        Raises
+        ------
+        UnknownTarget, AmbiguousTarget
+            None fits; several fit.
+        """
+        ids = {*self._revisions, *more}
+        if text in ids:
+            return text
+        if text in self.labels:
+            return self.labels[text]
+        if text in self.known_as:
+            return self.known_as[text]
+        if self.standing(text) in ids:
+            return self.standing(text)
+        fitting = [revision for revision in sorted(ids) if revision.startswith(text)] or self._named(text)
+        if len(fitting) > 1:
+            fitting = [revision for revision in fitting if revision in preferred] or fitting
+        if len(fitting) > 1:
+            raise AmbiguousTarget(text, [self._titled(revision) for revision in fitting])
+        if not fitting:
+            raise self._unknown(text, ids)
+        return fitting[0]
+
+    @cached_property
+    def _needs(self) -> Mapping[str, tuple[str, ...]]:
+        return {revision.id: revision.needs for revision in self}
+
+    @cached_property
+    def _dependents(self) -> Mapping[str, Sequence[str]]:
+        return _inverted(self, lambda revision: revision.needs)
+
+    @cached_property
+    def _parents(self) -> Mapping[str, tuple[str, ...]]:
+        return {revision.id: revision.parents for revision in self}
+
+    @cached_property
+    def _bits(self) -> Mapping[str, int]:
+        """A bit for each label: as sets, those of a line with many labels would grow with its square."""
+        return {label: 1 << place for place, label in enumerate(self.labels)}
+
+    @cached_property
+    def _marks(self) -> Mapping[str, int]:
+        """The labels of the branches that each revision is on, as bits."""
+        order = self.order(self._revisions) if self.labels else ()
+        marks = dict.fromkeys(self._revisions, 0)
+        given = {rev: sum(self._bits[label] for label in self[rev].labels) for rev in order}
+        for rev in order:
+            marks[rev] = given[rev]
+            for parent in self[rev].parents:
+                marks[rev] |= marks[parent]
+        for rev in reversed(order):
+            before = self._before(rev)
+            if before is not None:
+                given[before] |= given[rev]
+                marks[before] |= given[rev]
+        return marks
+
+    @cached_property
+    def _marks_of_one_head(self) -> int:
+        """The labels that one head has and no other, as bits."""
+        once = several = 0
+        for head in self.heads:
+            several |= once & self._marks[head]
+            once |= self._marks[head]
+        return once & ~several
+
+    def _named_by(self, marks: int) -> tuple[str, ...]:
+        if not marks:
+            return ()
+        return tuple(sorted(label for label, bit in self._bits.items() if marks & bit))
+
+    def _before(self, revision: str) -> str | None:
+        """Return what comes before a revision on the same branch: the one parent, where it is no fork and no merge."""
+        parents = self[revision].parents
+        if len(parents) == 1 and len(self.children[parents[0]]) == 1 and len(self[parents[0]].parents) < 2:
+            return parents[0]
+        return None
+
+    def _trunk(self, revision: str) -> set[str]:
+        """Return what comes before a revision on the same branch."""
+        found, before = set(), self._before(revision)
+        while before is not None:
+            found.add(before)
+            before = self._before(before)
+        return found
+
+    def _named(self, text: str) -> list[str]:
+        wanted = slug(text)
+        return [revision.id for revision in self if wanted and slug(revision.name) == wanted]
+
+    def _unknown(self, text: str, ids: Iterable[str]) -> UnknownTarget:
+        import difflib
+
+        known = [*ids, *self.labels, "head", "heads", "base", "barrier"]
+        names = {slug(revision.name): revision.name for revision in self}
+        near = difflib.get_close_matches(text, known, n=2)
+        near += [names[found] for found in difflib.get_close_matches(slug(text), names, n=2, cutoff=0.7)]
+        return UnknownTarget(text, near)
+
+    def _titled(self, revision: str) -> str:
+        name = self[revision].name if revision in self else ""
+        return f"{revision} ({name})" if name else revision
+
+
+def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[Revision]:
+    """Return revisions that name each other by the ids that stand in the graph.
+
+    A script may depend on a label; it may follow a revision that has been squashed since, or, where the squashed one
+    is expanded, the other way round.
+
+    Parameters
+    ----------
+    scripts : iterable of Revision
+        As they were read.
+    expanded : iterable of str
+        Squashed revisions in whose place those that they replace are to stand.
+    """
+    chosen, known = set(expanded), []
+    meant: dict[str, str] = {}
+    for script in scripts:
+        if script.id in chosen:
+            parts = _opened(script)
+            known += parts
+            meant[script.id] = parts[-1].id
+            meant |= {label: part.id for part in parts for label in part.labels}
+        else:
+            known.append(script)
+            meant |= dict.fromkeys(script.labels, script.id)
+            meant |= {part.id: script.id for part in script.replaces}
+    if not meant:
+        return known
+    return [_renamed(revision, meant) for revision in known]
+
+
+def _opened(squashed: Revision) -> list[Revision]:
+    """Return what a squashed revision replaces, following what that one follows, and with its labels."""
+    inside = {part.id for part in squashed.replaces}
+    parts = list(squashed.replaces)
+    if set(squashed.parents) != {parent for part in parts for parent in part.parents} - inside:  # it was rebased since
+        for place, part in enumerate(parts):
+            if not part.parents or not inside.issuperset(part.parents):
+                own = tuple(parent for parent in part.parents if parent in inside)
+                parts[place] = replace(part, parents=own + squashed.parents)
+    given = tuple(label for label in squashed.labels if not any(label in part.labels for part in parts))
+    return [replace(parts[0], labels=parts[0].labels + given), *parts[1:]]
+
+
+def _renamed(revision: Revision, meant: Mapping[str, str]) -> Revision:
+    if not any(needed in meant for needed in revision.needs):
+        return revision
+    parents, depends_on = (
+        tuple(dict.fromkeys(meant.get(needed, needed) for needed in needs))
+        for needs in (revision.parents, revision.depends_on)
+    )
+    return replace(revision, parents=parents, depends_on=depends_on)
+
+
+def _inverted(revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]) -> Mapping[str, Sequence[str]]:
+    """Return what each revision is above of; in the order of the revisions."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for revision in revisions:
+        for needed in above(revision):
+            found[needed].append(revision.id)
+    return found
+
+
+def _reached(start: Iterable[str], edges: Mapping[str, Iterable[str]], known: Graph | None = None) -> set[str]:
+    inside = edges if known is None else known
+    found: set[str] = set()
+    waiting = [revision for revision in start if revision in inside]
+    while waiting:
+        revision = waiting.pop()
+        if revision not in found:
+            found.add(revision)
+            waiting += edges[revision]
+    return found

@@ -1,0 +1,171 @@
+"""Targets as the user writes them, parsed into values before any graph is asked.
+
+target    = [branch "@"] place | package specifier | name
+place     = word | steps | (id | "head" | "base") [steps]
+steps     = ("+" | "-") digits
+branch    = a branch label, or the id of a revision on the branch
+specifier = PEP 440, as in "anemoi-models>=0.10,<0.12"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.errors import BadTarget, UsageError
+from anemoi_ckpt_migrate.revisions import releases
+
+
+@dataclass(frozen=True)
+class Named:
+    """A target that is one word: ``head``, ``heads``, ``base`` or ``barrier``; in a range also ``current``."""
+
+    word: str
+
+
+@dataclass(frozen=True)
+class Relative:
+    """``+N`` or ``-N``: so many steps up (positive) or down (negative)."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Id:
+    """A full or partial revision id, a branch label, or a name."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """``REV+N`` or ``REV-N``: so many steps above or below a revision, ``head`` or ``base``."""
+
+    start: Id | Named
+    steps: int
+
+
+@dataclass(frozen=True)
+class OnBranch:
+    """``LABEL@TARGET``: a target among the revisions of one branch."""
+
+    branch: str
+    target: Named | Relative | Id | Beyond
+
+
+@dataclass(frozen=True)
+class Released:
+    """What released versions of the tracked package had, by a PEP 440 specifier."""
+
+    package: str
+    specifier: str
+
+
+Target = Named | Relative | Id | Beyond | OnBranch | Released
+
+
+@dataclass(frozen=True)
+class Range:
+    """``A:B``, the revisions from one target up to another; None is the end of that side."""
+
+    start: Target | None
+    end: Target | None
+
+
+WORDS = ("head", "heads", "base", "barrier")
+CURRENT = Named("current")
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.]*"
+LABEL_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_STEPS_FROM = ("head", "base", "current")  # the words that steps can be counted from
+_SPECIFIER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*) *([<>=!~].*)", re.DOTALL)
+_MOST_DIGITS = 9
+
+
+def parse(text: str) -> Target:
+    """Parse a target.
+
+    Raises
+    ------
+    BadTarget
+        It cannot be one; the error points at the part that is wrong.
+    """
+    return _parse(text, WORDS)
+
+
+def parse_several(text: str) -> tuple[Target, ...]:
+    """Parse targets with commas between them; those of a specifier belong to it.
+
+    Raises
+    ------
+    BadTarget
+        One of them cannot be a target.
+    """
+    if _SPECIFIER.fullmatch(text):
+        return (parse(text),)
+    return tuple(parse(part.strip()) for part in text.split(","))
+
+
+def parse_range(text: str) -> Range:
+    """Parse ``A:B``, whose ends may be left out, and may be ``current``.
+
+    Raises
+    ------
+    BadTarget, UsageError
+        An end cannot be a target; there are not two of them.
+    """
+    start, colon, end = text.partition(":")
+    if not colon or ":" in end:
+        raise UsageError(f"{text!r} is no range: write START:END, either of which may be left out")
+    words = (*WORDS, CURRENT.word)
+    return Range(_parse(start, words) if start else None, _parse(end, words) if end else None)
+
+
+def _parse(text: str, words: tuple[str, ...]) -> Target:
+    specifier = _SPECIFIER.fullmatch(text)
+    if specifier:
+        releases.check(*specifier.groups())
+        return Released(*specifier.groups())
+    branch, at, rest = text.partition("@")
+    if not at:
+        return _place(text, 0, words)
+    if not re.fullmatch(LABEL_PATTERN, branch):
+        raise BadTarget(text, 0, max(len(branch), 1), "a branch label or a revision id has to stand before the @")
+    place = _place(text, len(branch) + 1, words)
+    if place in (Named("barrier"), CURRENT):
+        raise BadTarget(text, len(branch) + 1, len(text), f"{rest} is not something that a branch has")
+    return OnBranch(branch, place)
+
+
+def _place(text: str, begin: int, words: tuple[str, ...]) -> Named | Relative | Id | Beyond:
+    """Parse what stands behind the branch, if there is one."""
+    place = text[begin:]
+    if place in words:
+        return Named(place)
+    found = re.fullmatch(rf"({ID_PATTERN})?([+-])(\d*)", place)
+    if found:
+        return _counted(text, begin, found)
+    if place[:1] in ("+", "-"):
+        raise BadTarget(text, begin + 1, len(text), f"a number of steps has to follow the {place[0]}")
+    if not place.strip() or "@" in place or not place.isprintable():
+        what = (
+            "a target has to stand here: " + ", ".join(words) + ", +N, -N, a revision id (its start is enough), a name"
+        )
+        raise BadTarget(text, begin, len(text), what)
+    return Id(place)
+
+
+def _counted(text: str, begin: int, found: re.Match[str]) -> Relative | Beyond:
+    start, sign, digits = found.groups()
+    place = begin + found.start(3)
+    if not digits:
+        raise BadTarget(text, place, place + 1, f"a number of steps has to follow the {sign}")
+    if not int(digits[: _MOST_DIGITS + 1]):
+        raise BadTarget(text, place - 1, len(text), "this asks for no step at all")
+    if len(digits) > _MOST_DIGITS:
+        raise BadTarget(text, place, len(text), "nobody has that many revisions")
+    steps = int(sign + digits)
+    if start is None:
+        return Relative(steps)
+    if start in (*WORDS, CURRENT.word) and start not in _STEPS_FROM:
+        raise BadTarget(text, begin, begin + len(start), f"steps cannot be counted from {start}")
+    return Beyond(Named(start) if start in _STEPS_FROM else Id(start), steps)

@@ -1,0 +1,142 @@
+"""What keeps revisions from being a graph, each fault with the script that is wrong. Pure: no files, no torch."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from anemoi_ckpt_migrate.errors import Fault
+from anemoi_ckpt_migrate.revisions.graph import Revision, resolved
+
+
+def faults(revisions: Iterable[Revision], excused: Callable[[str], bool] = lambda rev: False) -> list[Fault]:
+    """Return everything that keeps revisions from being a graph.
+
+    That is ids, labels and names of migrations used twice, parents and dependencies that no script has, cycles.
+
+    Parameters
+    ----------
+    revisions : iterable of Revision
+        All that could be read.
+    excused : callable, optional
+        Tells of an unknown id whether it may belong to a script that could not be read.
+    """
+    known = list(revisions)
+    first: dict[str, Revision] = {}
+    for revision in known:
+        first.setdefault(revision.id, revision)
+    doubled = [*_doubled_ids(known, first), *_doubled_labels(known, first), *_doubled_names(known)]
+    unknown = list(_unknown(known, first, excused))
+    return doubled + unknown + _cycles({revision.id: revision for revision in resolved(first.values())})
+
+
+def _doubled_ids(known: Iterable[Revision], first: Mapping[str, Revision]) -> Iterator[Fault]:
+    squashed: dict[str, Revision] = {}
+    for revision in known:
+        if first[revision.id] is not revision:
+            other = first[revision.id].path
+            message = f"revision {revision.id} has the id of {other}; give one of them another"
+            yield Fault(revision.path, revision.line("revision"), message)
+        for part in revision.replaces:
+            if part.id in first:
+                other = first[part.id].path
+                message = f"it replaces {part.id}, but {other} is still there; remove one of the two scripts"
+                yield Fault(revision.path, revision.line("replaces"), message)
+            elif part.id in squashed:
+                message = f"it replaces {part.id}, and so does {squashed[part.id].path}; remove one of the two scripts"
+                yield Fault(revision.path, revision.line("replaces"), message)
+            squashed.setdefault(part.id, revision)
+
+
+def _doubled_labels(known: Iterable[Revision], first: Mapping[str, Revision]) -> Iterator[Fault]:
+    given: dict[str, Revision] = {}
+    squashed = {part.id: revision for revision in first.values() for part in revision.replaces}
+    for revision in known:
+        for label in revision.labels:
+            line = revision.line("branch_labels")
+            if label in given:
+                message = f"the label {label} is used by {given[label].path} already; a branch has a label once"
+                yield Fault(revision.path, line, message)
+            elif label in first:
+                yield Fault(revision.path, line, f"the label {label} is the id of {first[label].path}; take another")
+            elif label in squashed:
+                message = f"the label {label} is the id of what {squashed[label].path} replaces; take another"
+                yield Fault(revision.path, line, message)
+            given.setdefault(label, revision)
+
+
+def _doubled_names(known: Iterable[Revision]) -> Iterator[Fault]:
+    given: dict[str, Revision] = {}
+    for revision in known:
+        for name in revision.known_as:
+            other = given.setdefault(name, revision)
+            if other is not revision:
+                message = f"it is known as {name}, and so is {other.path}; one revision stands for a migration"
+                yield Fault(revision.path, revision.line("known_as"), message)
+
+
+def _unknown(
+    known: Iterable[Revision], first: Mapping[str, Revision], excused: Callable[[str], bool]
+) -> Iterator[Fault]:
+    squashed = {part.id for revision in first.values() for part in revision.replaces}
+    labels = {label for revision in first.values() for label in revision.labels}
+    parents = first.keys() | squashed
+    for revision in known:
+        needed = [("down_revision", name, parents) for name in revision.parents]
+        needed += [("depends_on", name, parents | labels) for name in revision.depends_on]
+        for word, name, there in needed:
+            if name not in there and not excused(name):
+                yield Fault(revision.path, revision.line(word), f"{word} names {name}, which no script has")
+
+
+def _cycles(revisions: Mapping[str, Revision]) -> list[Fault]:
+    """Name every cycle; on a graph without cycles networkx is not needed."""
+    sorter = graphlib.TopologicalSorter({revision.id: revision.needs for revision in revisions.values()})
+    try:
+        sorter.prepare()
+    except graphlib.CycleError:
+        return [_cycle(members, revisions) for members in _knots(revisions)]
+    return []
+
+
+def _knots(revisions: Mapping[str, Revision]) -> Iterator[set[str]]:
+    """Give the groups of revisions that come before themselves."""
+    import networkx as nx
+
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for revision in revisions.values():
+        graph.add_edges_from((needed, revision.id) for needed in revision.needs)
+    for members in nx.strongly_connected_components(graph):
+        if len(members) > 1 or graph.has_edge(*2 * tuple(members)):
+            yield members
+
+
+def _cycle(members: set[str], revisions: Mapping[str, Revision]) -> Fault:
+    way = _way_around(members, revisions)
+    first = revisions[way[0]]
+    edge = next(word for word in ("down_revision", "depends_on") if way[1] in _needed(first, word))
+    message = f"revision {way[0]} comes before itself, a cycle: it needs {', which needs '.join(way[1:])}"
+    files = ", ".join(dict.fromkeys(revisions[rev].path for rev in way[1:] if rev != way[0]))
+    return Fault(first.path, first.line(edge), message + (f" (with {files})" if files else ""))
+
+
+def _way_around(members: set[str], revisions: Mapping[str, Revision]) -> list[str]:
+    """Return one way from the first member back to itself, as short as can be."""
+    start = min(members)
+    before: dict[str, str] = {}
+    waiting = [start]
+    for revision in waiting:
+        for needed in sorted(members.intersection(revisions[revision].needs)):
+            if needed == start:
+                way = [revision]
+                while way[-1] != start:
+                    way.append(before[way[-1]])
+                return [*reversed(way), start]
+            if needed not in before:
+                before[needed] = revision
+                waiting.append(needed)
+    raise ValueError("no cycle")  # pragma: no cover  (members of a knot reach each other)
+
+
+def _needed(revision: Revision, word: str) -> tuple[str, ...]:
+    return revision.parents if word == "down_revision" else revision.depends_on

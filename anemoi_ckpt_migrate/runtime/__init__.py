@@ -1,0 +1,1 @@
+"""Run migrations on a file: session, executor, proof of the way back."""

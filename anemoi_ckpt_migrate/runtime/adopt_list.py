@@ -1,0 +1,141 @@
+"""What another tool noted in a checkpoint, as our record."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from anemoi_ckpt_migrate.anemoi import match_revisions, migrations_list
+from anemoi_ckpt_migrate.errors import BadOperation, LedgerConflict
+from anemoi_ckpt_migrate.op import Run
+from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.operations.setup import MoveNames
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record.record import Applied, Record, Undo
+from anemoi_ckpt_migrate.revisions import planner
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.revisions.planner import Plan
+from anemoi_ckpt_migrate.runtime import step_actions
+from anemoi_ckpt_migrate.runtime.session import log_entry
+
+
+def noted(graph: Graph, tree: Any) -> tuple[migrations_list.Entry, ...]:
+    """Return what another tool noted in a checkpoint, as far as the scripts stand for migrations of one.
+
+    Raises
+    ------
+    DamagedLedger
+        There is no list in the place of the list.
+    """
+    return (migrations_list.read(tree) or ()) if graph.known_as else ()
+
+
+def adopted(
+    project: Project, tree: Any, record: Record, entries: Sequence[migrations_list.Entry], recognised: str | None = None
+) -> tuple[Record, str]:
+    """Return what a checkpoint without a record should remember.
+
+    Parameters
+    ----------
+    project : Project
+        Whose scripts.
+    tree : object
+        The checkpoint.
+    record : Record
+        The empty record, as its chain sees it.
+    entries : sequence of ledger.Entry
+        What is noted in the checkpoint.
+    recognised : str, optional
+        The revision that it is at by what it holds, which counts then.
+
+    Returns
+    -------
+    tuple of Record and str
+        The record, and what the user should know of how it came about.
+
+    Raises
+    ------
+    LedgerConflict
+        What is noted is not how the scripts go on.
+    """
+    # What is squashed here was not when it got there.
+    graph, parameters = project.graph.opened(), project.config.parameters
+    told = match_revisions.adopt(graph, entries, whole=recognised is None)
+    revision = recognised or told.revision
+    if revision is None:
+        return record, ""
+    revision = revision if revision in graph else graph.standing(revision)
+    lineage = [
+        replace(step_actions.told(each, parameters), known_as=match_revisions.noted_as(each, told.known))
+        for each in planner.lineage_of(graph, [revision])
+    ]
+    for entry in told.extra:
+        lineage.append(_foreign(tree, entry, lineage[-1].revision))
+    end = (lineage[-1].revision,)
+    done = log_entry("recognise" if recognised else "adopt", "", Plan((), end, ()))
+    record = replace(record, heads=end, lineage=tuple(lineage), log=(*record.log, done))
+    return record, f"it has no record; {_said(graph, revision, lineage, told, recognised is not None)}"
+
+
+def check_noted(graph: Graph, record: Record, entries: Sequence[migrations_list.Entry]) -> None:
+    """Check that nobody changed the list of a checkpoint since it was left as it was to be.
+
+    Raises
+    ------
+    LedgerConflict
+        Somebody did.
+    """
+    if record.ledger is None or not graph.known_as:
+        return
+    names, left = tuple(entry.name for entry in entries), record.ledger.noted or ()
+    if names not in (left, tuple(migrations_list.wanted(record))):
+        raise LedgerConflict(names, left, recorded=True)
+
+
+def _said(
+    graph: Graph, revision: str, lineage: Sequence[Applied], told: match_revisions.Adopted, by_content: bool
+) -> str:
+    teller = "what it holds" if by_content else "its list of migrations"
+    said = f"by {teller} it is at {revision} ({graph[revision].name}), and is taken for that"
+    has = {name for entry in lineage for name in entry.known_as}
+    more = [entry.name for name, entry in told.known.items() if entry.name not in has]
+    if more:
+        said += f"; that its list of migrations has {', '.join(more)} too does not count"
+    if told.extra:
+        said += f"; it also has {', '.join(entry.name for entry in told.extra)}, which no script here knows"
+    return said
+
+
+def _foreign(tree: Any, entry: migrations_list.Entry, parent: str) -> Applied:
+    """Describe a migration that no script knows: as a revision of somebody else's."""
+    return Applied(
+        migrations_list.revision_of(entry.name),
+        (parent,),
+        name=re.sub(r"^\d+_", "", entry.name).replace("_", " "),
+        signature=entry.signature,
+        versions=entry.versions,
+        final=entry.final,
+        undo=_undo(tree, entry),
+        known_as={entry.name: entry.signature},
+    )
+
+
+def _undo(tree: Any, entry: migrations_list.Entry) -> Undo:
+    """Return what undoes such a migration: what was noted with it."""
+    if entry.rollback is None:
+        return Undo("", lost="no rollback is noted with it")
+    python = migrations_list.python_of(tree, entry.rollback)
+    if python is None:
+        return Undo("", lost="which Python pickled its rollback is not known, and another one would crash")
+    try:
+        names = MoveNames(tuple(entry.moved_classes.items()), tuple(entry.moved_modules.items()))
+    except BadOperation as error:
+        return Undo("", lost=f"its setup moved what has no name: {error.sentence}")
+    # Names go back first: the rollback is of code that knows them as they were.
+    operations: list[Operation] = [names] if names.classes or names.modules else []
+    operations.append(Run("rollback"))
+    pickled = base64.b64encode(entry.rollback).decode()
+    return Undo("", f"cpython-{python}", pickled, tuple(operation.to_data() for operation in operations))

@@ -1,0 +1,246 @@
+"""Where a checkpoint that nobody stamped stands: its parameters, beside what the models of a project ever were."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.autogenerate.wording import together
+from anemoi_ckpt_migrate.errors import CannotApply, NotOnePlace, NoWayBack, Refused, UsageError
+from anemoi_ckpt_migrate.manifests import manifest_file, trace
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import Own, own_of
+from anemoi_ckpt_migrate.manifests.compare import Misfit
+from anemoi_ckpt_migrate.manifests.known import Known, known_of, known_of_checkpoint
+from anemoi_ckpt_migrate.operations.tree_operation import functions
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.runtime import executor, step_actions
+from anemoi_ckpt_migrate.runtime.model_check import misfit_of
+from anemoi_ckpt_migrate.storage import Checkpoint
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How parameters fit what a model is at a revision.
+
+    Attributes
+    ----------
+    model : str
+        Which.
+    revisions : tuple of str
+        Where; none for base.
+    misfit : Misfit
+        In what they do not fit.
+    """
+
+    model: str
+    revisions: tuple[str, ...]
+    misfit: Misfit
+
+    @property
+    def target(self) -> str:
+        """Where, as `stamp` takes it."""
+        return ",".join(self.revisions) or manifest_file.BASE
+
+
+def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[str, tuple[str, ...]]:
+    """Find out where a checkpoint stands, by its parameters.
+
+    Names and shapes have to fit; where several places have these, the order, the dtypes and the operations of the
+    revisions in between decide, if they can.
+
+    Parameters
+    ----------
+    project : Project
+        Whose models.
+    file : Checkpoint
+        The open checkpoint.
+    tree : object
+        Its tree, without a record.
+    record : Record
+        What it remembers.
+
+    Returns
+    -------
+    tuple of str and tuple of str
+        A target for `stamp`, and what the user should know of it.
+
+    Raises
+    ------
+    NotOnePlace
+        It fits none, and which is the nearest; or several, and what would tell them apart.
+    Refused
+        It has a record already, or no parameters.
+    UsageError
+        There is no manifest.
+    """
+    if record.lineage:
+        at = ", ".join(record.heads)
+        raise Refused(f"it carries a record, and stands at {at}: --purge forgets that first")
+    known = known_of(project.config)
+    if not known.models:
+        raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes it")
+    own = own_of(file, tree, project.config.parameters)
+    if own is None:
+        raise Refused(
+            "it is not known which of its parameters are those of a model: `parameters` in the configuration says"
+        )
+    fits = _fits(project, known, own, tree)
+    project = replace(project, graph=project.graph.seen_from(rev for fit in fits for rev in fit.revisions))
+    right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
+    if len(right) == 1:
+        return right[0].target, _unsure(project.graph, right[0], fits)
+    if right:
+        raise NotOnePlace(_several(file, right), [_told_apart(project.graph, fit, right) for fit in right][:_SHOWN])
+    raise _none(project.graph, file, fits, own)
+
+
+def _fits(project: Project, known: Known, own: Own, tree: Any) -> list[Fit]:
+    """Compare with all that is known, less strictly where nothing is right."""
+    fits = list(_everywhere(project, known, own, tree))
+    if all(fit.misfit.count for fit in fits):  # what a model was may be a guess: where does it go from here?
+        fits = list(_everywhere(project, known, own, tree, ahead=True))
+    if all(fit.misfit.count for fit in fits):  # sizes may be of other hyper-parameters, which the code does not take
+        fits = list(_everywhere(project, known, own)) or fits
+    return fits
+
+
+def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahead: bool = False) -> Iterator[Fit]:
+    """Compare with all that is known; without a tree, with models that have sizes as the manifest has them."""
+    for name, snapshot in known.models.items():
+        try:
+            own_sizes = tree is not None
+            snapshots = (
+                known_of_checkpoint(known, name, project.config, project.graph, tree) if own_sizes else known.of(name)
+            )
+        except UsageError:
+            continue  # the code of today does not take hyper-parameters of then
+        shapes = tree is not None or not snapshot.sized
+        for state in trace.everywhere(project.graph, snapshots):
+            found = misfit_of(own, project.graph, snapshots, state) if ahead else own.misfit(state.items, shapes)
+            yield Fit(name, state.revisions, found)
+
+
+def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
+    """Leave out what the order, the dtypes, or operations that are not about parameters speak against."""
+    for narrower in (
+        [fit for fit in fits if not fit.misfit.moved],
+        [fit for fit in fits if fit.misfit.exact],
+    ):
+        fits = narrower or fits
+    places = {fit.target: fit for fit in fits}  # models that are the same there are no matter
+    fits = list(places.values())
+    graph = project.graph
+    possible = [fit for fit in fits if all(_may_move(project, file, fit, near) for near in _nearest(graph, fit, fits))]
+    return possible or fits
+
+
+def _nearest(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> list[Fit]:
+    """Return the places next to one, up and down, among those that a checkpoint may stand at."""
+    there = {other.target: graph.closure(other.revisions) for other in fits}
+    own = there[fit.target]
+    above = sorted((other for other in fits if own < there[other.target]), key=lambda o: len(there[o.target]))
+    below = sorted((other for other in fits if there[other.target] < own), key=lambda o: -len(there[o.target]))
+    return [*above[:1], *below[:1]]
+
+
+def _may_move(project: Project, file: Checkpoint, fit: Fit, other: Fit) -> bool:
+    """Tell whether a checkpoint could be moved from one place to another, as far as that is seen without functions."""
+    graph, settings = project.graph, executor.Settings(project.config.parameters)
+    here, there = graph.closure(fit.revisions), graph.closure(other.revisions)
+    path = [(revision, True) for revision in graph.order(here - there)[::-1]]
+    path += [(revision, False) for revision in graph.order(there - here)]
+    actions: list[executor.Action] = []
+    for revision, back in path:
+        action = _action(project, graph[revision], back)
+        if action is None or action.runs_code:
+            break
+        actions.append(action)
+    try:
+        executor.walked(file, *embed.unrecorded(file), actions, settings)
+    except CannotApply:
+        return False
+    return True
+
+
+def _action(project: Project, revision: Revision, back: bool) -> executor.Action | None:
+    if not back:
+        return step_actions.up(revision)
+    entry = step_actions.told(revision, project.config.parameters)
+    try:
+        return None if entry.undo is None else step_actions.down(project.graph, entry)
+    except NoWayBack:
+        return None
+
+
+def _unsure(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> tuple[str, ...]:
+    """Say so if functions next to a place may leave parameters alone: then it may as well be on their other side."""
+    own = set(fit.revisions)
+    known = {
+        revision for other in fits if other.model == fit.model for revision in other.revisions or [manifest_file.BASE]
+    }
+    behind = [rev for rev in fit.revisions if not known.issuperset(graph[rev].needs or [manifest_file.BASE])]
+    before = [rev.id for rev in graph if own.issuperset(rev.needs) and bool(own) == bool(rev.needs)]
+    undecided = [*behind, *(rev for rev in before if rev not in known)]
+    told = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
+    way = "look whether it has what these do besides, and say with `stamp REV` if it stands elsewhere"
+    sentence = f"what the model {fit.model} is on the other side of the functions of {told} is not known: {way}"
+    return (sentence,) if told else ()
+
+
+def _has_functions(revision: Revision) -> bool:
+    return revision.migrates if revision.operations is None else bool(functions(revision.operations))
+
+
+def _several(file: Checkpoint, fits: Sequence[Fit]) -> str:
+    shown = shlex.quote(os.fspath(file.path))
+    way = f"`ckpt-migrate stamp REV {shown}` says which it is"
+    return f"its parameters are the same at {len(fits)} places, and nothing in it tells them apart; {way}:"
+
+
+def _told_apart(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> str:
+    """Name a place, and what the revisions up to it do that would be seen."""
+    before = [graph.closure(other.revisions) for other in fits if other is not fit]
+    own = graph.closure(fit.revisions)
+    lower = max((there for there in before if there < own), key=len, default=None)
+    titles = ", ".join(f"{rev} ({graph[rev].name})" for rev in fit.revisions) or manifest_file.BASE
+    since = "; ".join(_doing(graph[revision]) for revision in graph.order(own - lower)) if lower is not None else ""
+    return f"{titles}, of the model {fit.model}{since and f', after {since}'}"
+
+
+def _doing(revision: Revision) -> str:
+    if not revision.operations:
+        return f"the functions of {revision.id}" if revision.migrates and revision.operations is None else revision.id
+    return ", ".join(f"op.{operation!r:.80}" for operation in revision.operations)
+
+
+def _none(graph: Graph, file: Checkpoint, fits: Sequence[Fit], own: Own) -> NotOnePlace:
+    """Say that a checkpoint is at no place that is known, and the ways out."""
+    shown, names = shlex.quote(os.fspath(file.path)), {item.name for item in own.items}
+    by_hand = f"`ckpt-migrate stamp REV {shown}` says where it stands all the same"
+    nothing = "it has nothing in common with what is known of the models of this project"
+    if not fits:
+        return NotOnePlace(f"{nothing}; {by_hand}", ())
+    nearest = min(fits, key=lambda fit: fit.misfit.count)
+    known = {fit.target for fit in fits if fit.model == nearest.model}
+    unknown = [place for place in (manifest_file.BASE, *graph.order(rev.id for rev in graph)) if place not in known]
+    told, ways = "", [by_hand]
+    if unknown:
+        there = unknown[0] if len(unknown) == 1 else "REV"
+        adds = f"`ckpt-migrate manifest {shlex.quote(nearest.model)} --update --from {shown} --at {there}`"
+        told = f"; what {nearest.model} is at {', '.join(together(unknown))} is not known"
+        ways = [f"if it stands there, {adds} writes down what it holds, and `stamp auto` finds it then"]
+    if all(len(fit.misfit.extra) == len(names) for fit in fits):
+        return NotOnePlace(f"{nothing}{told}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
+    title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifest_file.BASE
+    near = f"it is at no revision that is known; the nearest is {nearest.model} at {title}, but for what follows"
+    sentences = nearest.misfit.sentences()
+    more = [f"and {len(sentences) - _SHOWN} more"] if len(sentences) > _SHOWN else []
+    return NotOnePlace(f"{near}{told}; {ways[0]}:", [*sentences[:_SHOWN], *more])

@@ -1,0 +1,180 @@
+"""What the parameters of a checkpoint are expected to be where it stands, or is to stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, UsageError
+from anemoi_ckpt_migrate.manifests import trace
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import Own, own_of
+from anemoi_ckpt_migrate.manifests.compare import Misfit, misfit
+from anemoi_ckpt_migrate.manifests.known import Known, heads_of, known_of, known_of_checkpoint
+from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
+from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.project.config import Config
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.runtime import executor
+from anemoi_ckpt_migrate.state.find_parameters import find_optimizers
+from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.tree import config_objects, items
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a checkpoint compares with the models of a project.
+
+    Attributes
+    ----------
+    model : str
+        The one that it is, or else the nearest; empty if none is known.
+    misfit : Misfit
+        In what it is not as that.
+    unknown : bool
+        Whether it may be another model, of which it is not known what it is there.
+    notes : list of str
+        Why that is not known, where a user can do something about it.
+    """
+
+    model: str
+    misfit: Misfit
+    unknown: bool
+    notes: list[str]
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is certainly none of the models."""
+        return bool(self.model) and self.misfit.count > 0 and not self.unknown
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """The check that a checkpoint is what it is expected to be, as far as that is known; the manifest is read once.
+
+    Attributes
+    ----------
+    project : Project
+        Whose models.
+    graph : Graph
+        The revisions, as they are for the checkpoint.
+    revisions : tuple of str
+        Where it is to stand.
+    file : Checkpoint
+        The open checkpoint.
+    wanted : bool
+        Whether anything is checked at all.
+    """
+
+    project: Project
+    graph: Graph
+    revisions: tuple[str, ...]
+    file: Checkpoint
+    wanted: bool
+
+    @cached_property
+    def known(self) -> Known:
+        """What is known of the models."""
+        return known_of(self.project.config)
+
+    def before(self, tree: Any, record: Record) -> None:
+        """Check that a checkpoint without a record may be at base.
+
+        Raises
+        ------
+        NotAtBase
+            It cannot be.
+        """
+        if not self.wanted or record.lineage or record.log:
+            return
+        verdict = self._verdict(self.project.graph, (), tree)
+        if verdict is not None and verdict.refused:
+            wrong = verdict.misfit
+            raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(self.file.path), wrong.only_sizes)
+
+    def result(self, walk: executor.Walk) -> list[str]:
+        """Check what came of it.
+
+        Returns
+        -------
+        list of str
+            What the user should know.
+
+        Raises
+        ------
+        NotAsExpected
+            It is not what is expected.
+        """
+        tree = walk.world.tree
+        verdict = self._verdict(self.graph, self.revisions, tree, walk.content) if self.wanted else None
+        if verdict is None:
+            return []
+        if verdict.refused:
+            wrong, place = verdict.misfit, ", ".join(self.revisions) or "base"
+            raise NotAsExpected(verdict.model, place, wrong.sentences(), wrong.only_sizes)
+        if verdict.misfit.moved and find_optimizers(tree):
+            told = f"the parameters are in another order than those of the model {verdict.model}"
+            return [*verdict.notes, f"{told}, and what optimizers remember goes by the order"]
+        return verdict.notes
+
+    def _verdict(self, graph: Graph, revisions: Sequence[str], tree: Any, content: bool = False) -> Verdict | None:
+        config = self.project.config
+        own = own_of(self.file, tree, config.parameters, content) if self.known.models else None
+        return None if own is None else compared(self.known, config, graph, revisions, own, tree)
+
+
+def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str], own: Own, tree: Any) -> Verdict:
+    """Compare the parameters of a checkpoint with what the models of a project are at revisions."""
+    nearest: tuple[str, Misfit] | None = None
+    unknown, notes = False, []
+    for name, snapshot in known.models.items():
+        try:
+            # The code of today may not understand hyper-parameters of earlier revisions.
+            now = Snapshot(heads_of(graph, snapshot), ())
+            early = snapshot.sized and not trace.is_before(graph, now, revisions)
+            snapshots = [] if early else known_of_checkpoint(known, name, config, graph, tree)
+        except UsageError as error:
+            unknown = True
+            notes.append(f"it is not compared with the model {name}: {error.sentence}")
+            continue
+        expected = trace.derived(graph, snapshots, revisions)
+        if isinstance(expected, Gap):
+            unknown = True
+            continue
+        found = misfit_of(own, graph, snapshots, expected)
+        if not found.count:
+            return Verdict(name, found, False, [])
+        odd = _not_plain(items.get(tree, config.hyper_parameters)) if snapshot.sized else ""
+        if odd:
+            unknown = True
+            notes.append(f"it is not compared with the model {name}: {config.hyper_parameters}{odd} is not plain data")
+        elif nearest is None or found.count < nearest[1].count:
+            nearest = name, found
+    return Verdict(*(nearest or ("", Misfit())), unknown, notes)
+
+
+def _not_plain(value: Any, path: str = "") -> str:
+    """Find a hyper-parameter that the code is not given as it was: of a class, or what a configuration interpolates."""
+    if config_objects.content(value) is not None:
+        value = config_objects.plain(value)
+    if is_a(value, dict):
+        return next(filter(None, (_not_plain(each, f"{path}.{key}") for key, each in value.items())), "")
+    if is_a(value, (list, tuple)):
+        return next(filter(None, (_not_plain(each, f"{path}.{at}") for at, each in enumerate(value))), "")
+    is_plain = value is None or (is_a(value, (str, int, float, bool)) and "${" not in str(value))
+    return "" if is_plain else path
+
+
+def misfit_of(own: Own, graph: Graph, known: Sequence[Snapshot], expected: Snapshot) -> Misfit:
+    """Say in what the parameters of a checkpoint are not what is expected somewhere, of what is known of a model."""
+    found = own.misfit(expected.items)
+    if found.exact or own.left_out:
+        return found
+    both = trace.ahead(graph, known, expected.revisions, own.items)
+    later = None if both is None else misfit(*both)
+    return found if later is None or later.count else later

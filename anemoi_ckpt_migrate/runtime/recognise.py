@@ -1,0 +1,79 @@
+"""A checkpoint that nobody stamped: recognised by what it holds, or by what another tool noted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.runtime import adopt_list
+from anemoi_ckpt_migrate.scripts.load_functions import failure, load_source
+from anemoi_ckpt_migrate.storage import Checkpoint
+
+
+def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[Any, Record, tuple[str, ...]]:
+    """Return the record of a checkpoint, or, where it has none and the scripts know better, what it should hold.
+
+    Parameters
+    ----------
+    project : Project
+        Whose scripts.
+    file : Checkpoint
+        The open checkpoint.
+    tree : object
+        Its tree.
+    record : Record
+        What it remembers.
+
+    Returns
+    -------
+    tuple of object, Record and tuple of str
+        The tree (another, if it was loaded again), the record, and what a user should know.
+
+    Raises
+    ------
+    MigrationFailed
+        The function refuses the checkpoint, or is wrong.
+    LedgerConflict, DamagedLedger
+        What another tool noted in the checkpoint is not how the scripts go on, or no list.
+    """
+    entries = adopt_list.noted(project.graph, tree)
+    if record.lineage or record.log:
+        adopt_list.check_noted(project.graph, record, entries)
+        return tree, record, ()
+    path = project.config.recogniser
+    revision = None
+    if path is not None:
+        revision = _asked(path, file)
+        if revision is not None and revision not in project.graph and revision not in project.graph.replaced:
+            what = f"`recognise` returned {revision!r:.60}, which is the id of no revision"
+            raise MigrationFailed(str(path), None, what)
+        tree, _ = embed.unrecorded(file)  # stand-ins of an earlier tree no longer say what they were asked for
+    if revision is None and not entries:
+        return tree, record, ()
+    record, said = adopt_list.adopted(project, tree, record, entries, revision)
+    return tree, record, (said,)
+
+
+def _asked(path: Path, file: Checkpoint) -> Any:
+    """Run the function on a tree of its own: what it changes there changes nothing."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MigrationFailed(str(path), None, f"it cannot be read ({error})") from error
+    function: Callable[[Any], Any] | None = getattr(load_source(source, "recognise", str(path)), "recognise", None)
+    if not callable(function):
+        raise MigrationFailed(str(path), None, "`recognise` is not a function")
+    try:
+        found = function(embed.unrecorded(file)[0])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the code is the user's
+        raise failure(error, str(path), "`recognise`", function) from error
+    if file.touched:
+        raise MigrationFailed(str(path), None, "`recognise` may look at names, shapes and dtypes, not at content")
+    return found

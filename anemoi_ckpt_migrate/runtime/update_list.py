@@ -1,0 +1,72 @@
+"""The list in which another tool notes what a checkpoint has, kept up to date while that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anemoi_ckpt_migrate.anemoi import migrations_list as ledger
+from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record.record import Applied, Ledger, Record
+from anemoi_ckpt_migrate.runtime import executor
+from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+
+
+@dataclass(frozen=True)
+class _Noting:
+    """Has the list say what a checkpoint has after a step."""
+
+    ledger: Ledger
+    record: Record
+    own_classes: bool
+    runs_code = False
+
+    def prepare(self) -> Callable[[executor.Walk], None]:
+        def note(walk: executor.Walk) -> None:
+            ledger.keep_up(walk.world.tree, walk.world.kept, self.ledger, self.record, self.own_classes)
+
+        return note
+
+
+def keeping(
+    file: Checkpoint,
+    tree: Any,
+    record: Record,
+    actions: Sequence[executor.Action],
+    lineages: Sequence[tuple[Applied, ...]],
+) -> tuple[list[executor.Action], Ledger | None]:
+    """Have the list follow each step, if the checkpoint has one or a step is known to the tool that keeps it.
+
+    Parameters
+    ----------
+    file : Checkpoint
+        The open checkpoint.
+    tree : object
+        Its tree.
+    record : Record
+        What it remembers.
+    actions : sequence of executor.Action
+        What is done for each step.
+    lineages : sequence of tuple of Applied
+        What the checkpoint has after each.
+
+    Returns
+    -------
+    tuple of list of executor.Action and Ledger or None
+        What is to be done, and what is to be remembered of the list then.
+
+    Raises
+    ------
+    DamagedLedger
+        There is something else in the place of the list.
+    """
+    after = [replace(record, lineage=lineage) for lineage in lineages]
+    known = record.ledger is not None or any(ledger.wanted(each) for each in (record, *after))
+    if not known or not after or not is_a(tree, dict) or embed.is_state_dict(tree):
+        return list(actions), record.ledger
+    found = record.ledger or ledger.found_in(tree, record)
+    own_classes = any(module.partition(".")[0] == "anemoi" for module, _ in file.names)
+    both = [(action, _Noting(found, each, own_classes)) for action, each in zip(actions, after, strict=True)]
+    return [one for pair in both for one in pair], replace(found, noted=ledger.names_after(after[-1], found))

@@ -1,0 +1,47 @@
+"""The heads, in a file of their own: two people who each make a new one meet in a conflict of version control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import CannotWrite
+from anemoi_ckpt_migrate.revisions.graph import Graph
+
+NAME = "HEAD"
+
+
+def write(folder: Path, graph: Graph) -> Path:
+    """Write the heads into a folder of scripts, and return the file.
+
+    Raises
+    ------
+    CannotWrite
+        The system does not let us.
+    """
+    path = folder / NAME
+    try:
+        path.write_text(_text(graph), encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"the head file {path} could not be written ({error.strerror})") from error
+    return path
+
+
+def problem(folder: Path, graph: Graph) -> str | None:
+    """Return what is wrong with the file, if anything."""
+    path, way = folder / NAME, "`ckpt-migrate heads --write` writes it"
+    try:
+        found = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return f"the head file {path} is not there; {way}"
+    except (OSError, ValueError) as error:
+        return f"the head file {path} cannot be read ({getattr(error, 'strerror', None) or error}); {way}"
+    if found == _text(graph):
+        return None
+    if "<<<<<<<" in found:
+        return f"the head file {path} holds a conflict: join the branches, then {way}"
+    return f"the head file {path} does not name the heads there are; {way}"
+
+
+def _text(graph: Graph) -> str:
+    lines = [f"{head} {graph[head].name}" for head in graph.heads]
+    return "".join(f"{' '.join(line.split())}\n" for line in lines)

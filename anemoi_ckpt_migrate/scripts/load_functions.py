@@ -1,0 +1,112 @@
+"""The functions of a script: the only place where scripts are run."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import types
+from collections.abc import Callable
+
+from anemoi_ckpt_migrate.errors import BadOperation, MigrateError, MigrationFailed, Refused
+from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
+from anemoi_ckpt_migrate.revisions.graph import Revision
+from anemoi_ckpt_migrate.scripts.metadata import CkptType
+from anemoi_ckpt_migrate.scripts.source import source_of
+
+Function = Callable[[CkptType], CkptType]
+
+
+def load_module(revision: Revision) -> types.ModuleType:
+    """Run the script of a revision, and return its module.
+
+    Raises
+    ------
+    MigrationFailed
+        The script cannot be read, or raised.
+    """
+    return load_source(source_of(revision), revision.id, revision.path)
+
+
+def load_source(source: str, revision: str, path: str) -> types.ModuleType:
+    """Run the source of a script, and return its module.
+
+    While it runs it finds itself in `sys.modules`, as dataclasses expect. It is not left there: what is in no
+    importable module, cloudpickle takes by value.
+
+    Raises
+    ------
+    MigrationFailed
+        The source raised.
+    """
+    name = f"_ckpt_migrate_{revision}"
+    module = types.ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module
+    try:
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (its job)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the code is the user's
+        raise failure(error, path, "importing the script") from error
+    finally:
+        sys.modules.pop(name, None)  # the script may have done anything with it
+    return module
+
+
+def set_up(revision: Revision) -> MigrationContext:
+    """Run the script of a revision and its `migrate_setup`, and return what that said.
+
+    Raises
+    ------
+    MigrationFailed
+        The script cannot be read, or one of them raised.
+    """
+    function = getattr(load_module(revision), "migrate_setup", None)
+    line = revision.line("migrate_setup")
+    if not callable(function):
+        raise MigrationFailed(revision.path, line, "`migrate_setup` is not a function")
+    context = MigrationContext()
+    try:
+        function(context)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the function is the user's
+        failed = failure(error, revision.path, "`migrate_setup`", function)
+        if isinstance(error, BadOperation) and isinstance(failed, MigrationFailed):
+            failed = MigrationFailed(revision.path, failed.line, error.sentence)
+        raise failed from error
+    return context
+
+
+def failure(error: BaseException, shown: str, doing: str, function: Function | None = None) -> MigrateError:
+    """Say where in a script something was raised, and what; of a `KeyError`, the key. A refusal is the script's own.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    shown : str
+        The script.
+    doing : str
+        What was going on.
+    function : callable, optional
+        The function that was running; one that was pickled remembers another file.
+    """
+    if isinstance(error, Refused):
+        return Refused(error.sentence)
+    files = {shown, getattr(getattr(function, "__code__", None), "co_filename", shown)}
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    line = lines[-1] if lines else None
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+    text = _said(error)
+    if type(error) is KeyError and error.args:
+        return MigrationFailed(shown, line, f"{doing} failed: there is no key {error.args[0]!r}")
+    return MigrationFailed(shown, line, f"{doing} failed with {type(error).__name__}{': ' if text else ''}{text}")
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error).strip().partition("\n")[0]
+    except Exception:  # an exception of the user's, which cannot say what it is
+        return "(it cannot say why)"

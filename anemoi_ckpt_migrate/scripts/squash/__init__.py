@@ -1,0 +1,1 @@
+"""Join the scripts of several revisions into one."""

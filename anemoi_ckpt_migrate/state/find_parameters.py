@@ -1,0 +1,311 @@
+"""Where in a tree the parameters are: the state dict, its copies, and the optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anemoi_ckpt_migrate.state.flattened_optimizer import is_flattened
+from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.pickled_module import Pickled, held, identity, is_module
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
+
+USUAL = ("state_dict", "model_state_dict", "model")
+"""Where the state dict of a model usually is."""
+AVERAGED = "module."
+Told = tuple[str, str, str]
+"""What a record says of a dict of parameters: its path, what stands before the names there, and what is lacking."""
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What torch and Lightning call a model in a wrapper: DistributedDataParallel, torch.compile, FSDP, and so on."""
+
+_COUNTER = "n_averaged"  # torch.optim.swa_utils.AveragedModel counts there
+_DEEPEST = 6
+_TRIED = 8  # names from which the lead of a copy is guessed
+
+
+@dataclass
+class Place:
+    """A dict of parameters.
+
+    Attributes
+    ----------
+    path : str
+        Where it is in the tree.
+    content : dict
+        The dict.
+    lead : str
+        What stands before the names here and not in the state dict.
+    lacking : str
+        What stands before the names in the state dict and not here.
+    """
+
+    path: str
+    content: dict[Any, Any] = field(compare=False)
+    lead: str = ""
+    lacking: str = ""
+
+    def __post_init__(self) -> None:
+        self._then = self.lead, self.lacking
+
+    def table(self) -> Table:
+        """Return its names, as the state dict has them."""
+        named = ((self._own(key, value), key, value) for key, value in self.content.items())
+        return Table((name, (key, value) if name is None else value) for name, key, value in named)
+
+    def _own(self, key: Any, value: Any) -> str | None:
+        if not isinstance(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not is_extra(key)):
+            return None
+        return self.lacking + key[len(self.lead) :]
+
+    def key(self, name: str) -> str:
+        """Return what a name is called here."""
+        return self.lead + name.removeprefix(self.lacking)
+
+    def moves(self, moves: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+        """Return moves of names as what becomes of what they were called here when this was last asked."""
+        (lead, lacking), self._then = self._then, (self.lead, self.lacking)
+        return [(lead + old.removeprefix(lacking), None if new is None else self.key(new)) for old, new in moves]
+
+    def items(self, table: Table) -> list[tuple[Any, Any]]:
+        """Return what a table has, as it is called here."""
+        return [value if name is None else (self.key(name), value) for name, value in table.everything()]
+
+    def told(self) -> Told:
+        """Return what a record says of it."""
+        return self.path, self.lead, self.lacking
+
+    def is_found(self, table: Table, main: Table) -> bool:
+        """Tell whether it would be found as it is, with the names of a table."""
+        found = _like(self.path, dict(self.items(table)), main)
+        return found is not None and found.told() == self.told()
+
+    def write(self, table: Table) -> None:
+        """Give the dict what a table has, in its order."""
+        items = self.items(table)
+        self.content.clear()
+        for key, value in items:
+            self.content[key] = value
+        if is_a(self.content, Pickled):
+            self.content.put_back()
+
+    def misfits(self, table: Table, ordered: bool) -> Iterable[str]:
+        """Say what of a table a pickled model cannot hold, in the order of the optimizer if that matters."""
+        return self.content.misfits(dict(self.items(table)), ordered) if is_a(self.content, Pickled) else ()
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell whether a value of a tree is a tensor, real or not."""
+    return is_stored(value) or is_real(value)
+
+
+def is_parameters(value: Any) -> bool:
+    """Tell whether a value of a tree is a dict of tensors by name."""
+    return is_a(value, dict) and any(map(is_tensor, value.values())) and all(isinstance(key, str) for key in value)
+
+
+def is_optimizer(value: Any) -> bool:
+    """Tell whether a value of a tree is what an optimizer saved, flattened or not."""
+    if is_flattened(value):
+        return True
+    if not is_a(value, dict) or not is_a(value.get("state"), dict):
+        return False
+    groups = value.get("param_groups")
+    return is_a(groups, list) and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
+
+
+def at(tree: Any, path: str) -> Any:
+    """Return what stands at a path of keys joined by dots; None if nothing does."""
+    if not path:
+        return tree
+    if is_a(tree, dict):
+        # Of its keys, the whole path or else the shortest that it begins with.
+        begins = [key for key in tree if isinstance(key, str) and path.startswith(key)]
+        begins = [key for key in begins if path[len(key) : len(key) + 1] in ("", ".")]
+        if begins:
+            key = path if path in tree else min(begins, key=len)
+            return at(tree[key], path[len(key) + 1 :])
+    if is_a(tree, (list, tuple)):
+        first, _, rest = path.partition(".")
+        return at(tree[int(first)], rest) if first.isdecimal() and int(first) < len(tree) else None
+    return None
+
+
+def find_main(tree: Any, path: str | None = None) -> Place | str:
+    """Find the state dict of the model.
+
+    Parameters
+    ----------
+    tree : object
+        The checkpoint.
+    path : str, optional
+        Where it is; without it, the usual places are looked at, then all others.
+
+    Returns
+    -------
+    Place or str
+        The dict; or, if it is not known which, a sentence that says so.
+    """
+    if path is not None:
+        found = held(at(tree, path))
+        return _main(path, found) if is_parameters(found) else f"there are no parameters at {path}"
+    tree = held(tree)
+    if not is_a(tree, dict):
+        return f"it is a {type(tree).__name__}, not a dict that holds a state dict"
+    found = _candidates(tree) or _candidates({name: held(value) for name, value in tree.items()})
+    if len(found) == 1:
+        return _main(*found.popitem())
+    way = "say which one it is as `parameters` in the configuration"
+    if not found:
+        return f"no state dict is found: {way}"
+    itself = ', "" for the checkpoint itself' if "" in found else ""
+    return f"{', '.join(name or 'the checkpoint itself' for name in found)} may all be the state dict: {way}{itself}"
+
+
+def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
+    """Return what may be the state dict, by where it is: one that is where it usually is, alone."""
+    for name in USUAL:
+        if is_parameters(tree.get(name)):
+            return {name: tree[name]}
+    found = {str(name): value for name, value in tree.items() if _may_be_main(name, value)}
+    return {"": tree, **found} if is_parameters(tree) else found
+
+
+def _may_be_main(name: Any, value: Any) -> bool:
+    return is_parameters(value) and not is_optimizer(value) and not is_extra(name)
+
+
+def is_extra(key: Any) -> bool:
+    """Tell whether a key is that of what a module saves of its own, `torch.nn.Module.get_extra_state`."""
+    return isinstance(key, str) and key.endswith("_extra_state")
+
+
+def _main(path: str, content: dict[Any, Any]) -> Place:
+    return Place(path, content, AVERAGED if _own_lead(content) == AVERAGED else "")
+
+
+def _own_lead(names: Collection[str]) -> str:
+    """Return what stands before all names of the model in a state dict of `AveragedModel`; empty for any other."""
+    for counter in (name for name in names if name.rpartition(".")[2] == _COUNTER):
+        lead = counter.removesuffix(_COUNTER) + AVERAGED
+        if len(names) > 1 and all(name.startswith(lead) for name in names if name != counter):
+            return lead
+    return ""
+
+
+def is_of_average(name: str, place: int, names: Container[str]) -> bool:
+    """Tell whether what begins at a place in a name is what `AveragedModel` calls the model: it counts beside it."""
+    return name.startswith(AVERAGED, place) and name[:place] + _COUNTER in names
+
+
+def unwrapped(name: str) -> str:
+    """Return a name without what wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def wrappers_of(names: Iterable[str]) -> list[str]:
+    """Return what wrappers put into names."""
+    parts = {part for name in names for part in name.split(".")}
+    return [wrapper for wrapper in WRAPPERS if wrapper in parts]
+
+
+def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = ()) -> list[Place]:
+    """Find other dicts of the same parameters, of these names, beside known ones: averages, and what they replaced.
+
+    Pickled models are looked into where the parameters are those of one: elsewhere they are anybody's.
+    """
+    found = []
+    seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
+    for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled)):
+        place = _like(path, value, names)
+        if place is not None:
+            found.append(place)
+    return found
+
+
+def find_wrapped_otherwise(tree: Any, main: Place, names: Table, known: Iterable[Place]) -> list[Place]:
+    """Find dicts that would be copies of these names, were it not for wrappers at other places in their names."""
+    own = {unwrapped(name): names[name] for name in names}
+    seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
+    return [
+        Place(path, value)
+        for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled))
+        if _are_most(value, own)
+    ]
+
+
+def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
+    """Tell whether most tensors of a dict are some of these, by their names without wrappers and their shapes."""
+    tensors = {key: value for key, value in content.items() if is_tensor(value)}
+    there = {name: value for key, value in tensors.items() if (name := unwrapped(key)) in main}
+    same = [name for name, value in there.items() if _shape(main[name]) == _shape(value)]
+    return 2 * len(same) > len(tensors)
+
+
+def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:
+    tensors = [key for key, value in content.items() if is_tensor(value)]
+    own = _own_lead(content)  # stays, whatever becomes of a wrapper of that name in the state dict
+    for more, lacking in _leads([key[len(own) :] for key in tensors if key.startswith(own)], main):
+        lead = own + more
+        names = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
+        same = sum(_shape(main[name]) == _shape(content[lead + name[len(lacking) :]]) for name in names if name in main)
+        if 2 * same > len(tensors):
+            return Place(path, content, lead, lacking)
+    return None
+
+
+def _leads(keys: Sequence[str], main: Table) -> Iterator[tuple[str, str]]:
+    yield "", ""
+    for key in [key for key in keys if "." in key][:_TRIED]:
+        parts = key.split(".")
+        for count in range(1, len(parts)):
+            if ".".join(parts[count:]) in main:
+                yield ".".join(parts[:count]) + ".", ""
+    there = set(keys)
+    for name in list(main)[:_TRIED]:
+        parts = name.split(".")
+        for count in range(1, len(parts)):
+            if ".".join(parts[count:]) in there:
+                yield "", ".".join(parts[:count]) + "."
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if is_tensor(value) else None
+
+
+def find_optimizers(tree: Any) -> list[tuple[str, dict[Any, Any]]]:
+    """Find what optimizers saved, with the paths where that is."""
+    return [(path, value) for path, value in _walk(tree, "", 0, set()) if is_optimizer(value)]
+
+
+def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
+    """Return all dicts that may hold parameters, by the paths where they are."""
+    return {"": held(tree), **dict(_walk(tree, "", 0, set(), True))} if is_a(held(tree), dict) else {}
+
+
+def _dicts(tree: Any, path: str, depth: int, seen: set[int], models: bool) -> Iterable[tuple[str, dict[Any, Any]]]:
+    every = _walk(tree, path, depth, seen, models)
+    return (found for found in every if is_parameters(found[1]) and not is_optimizer(found[1]))
+
+
+def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False) -> Iterator[tuple[str, Any]]:
+    """Go through the dicts of a tree, and pickled models if asked to; not into those of tensors, nor optimizers."""
+    if depth > _DEEPEST or id(tree) in seen:
+        return
+    seen.add(id(tree))
+    if is_a(tree, dict):
+        if depth:
+            yield path, tree
+        if is_optimizer(tree) or (depth and is_parameters(tree)):
+            return
+        children: Iterable[tuple[Any, Any]] = list(tree.items())
+    elif is_a(tree, (list, tuple)):
+        children = enumerate(tree)
+    else:
+        if depth:
+            yield path, held(tree)
+        return
+    for key, value in children:
+        if id(value) not in seen and (is_a(value, (dict, list, tuple)) or (models and is_module(value))):
+            yield from _walk(value, f"{path}.{key}" if path else str(key), depth + 1, seen, models)

@@ -1,0 +1,97 @@
+"""An optimizer's state with one key for each thing that it knows of a parameter, and the way back to such keys.
+
+`torch.distributed.checkpoint.state_dict` makes it where ``flatten_optimizer_state_dict`` is set:
+``state.NAME.exp_avg``, ``param_groups.NAME.lr``. Groups are not in it; what has the same settings counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+
+_STATE, _GROUPS = "state.", "param_groups."
+
+
+def is_flattened(value: Any) -> bool:
+    """Tell whether a value of a tree is the state of an optimizer, flattened."""
+    if not is_a(value, dict) or not all(isinstance(key, str) for key in value):
+        return False
+    return any(_setting(key) is not None for key in value) and all(key.startswith((_STATE, _GROUPS)) for key in value)
+
+
+def unflattened(content: Mapping[str, Any], same: Callable[[Any, Any], bool]) -> dict[str, Any]:
+    """Return it as an optimizer saves it that knows its parameters by name.
+
+    Parameters
+    ----------
+    content : mapping
+        The state, flattened. What is of no parameter that has settings is left out.
+    same : callable
+        Tells whether two settings are the same.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        found = _setting(key)
+        if found is not None:
+            settings.setdefault(found[0], {})[found[1]] = value
+    groups: list[dict[str, Any]] = []
+    for name, own in settings.items():
+        group_of(groups, own, same)["params"].append(name)
+    state: dict[str, dict[str, Any]] = {}
+    for key, value in content.items():
+        if (place := _place(key, settings)) is not None:
+            state.setdefault(place[0], {})[place[1]] = value
+    return {"state": state, "param_groups": groups}
+
+
+def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return it flattened again."""
+    found = {f"{_STATE}{name}.{key}": value for name, own in content["state"].items() for key, value in own.items()}
+    for group in content["param_groups"]:
+        for name in group["params"]:
+            found |= {f"{_GROUPS}{name}.{key}": value for key, value in settings_of(group).items()}
+    return found
+
+
+def strays(content: Mapping[str, Any]) -> list[str]:
+    """Return the keys that are of no parameter that has settings."""
+    names = {found[0] for key in content if (found := _setting(key)) is not None}
+    return [key for key in content if _setting(key) is None and _place(key, names) is None]
+
+
+def group_of(
+    groups: list[dict[str, Any]], settings: Mapping[str, Any], same: Callable[[Any, Any], bool]
+) -> dict[str, Any]:
+    """Return the group that has these settings; a new one, at the end, if none has."""
+    for group in groups:
+        own = settings_of(group)
+        if own.keys() == settings.keys() and all(same(own[key], settings[key]) for key in own):
+            return group
+    groups.append({**settings, "params": []})
+    return groups[-1]
+
+
+def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group says of its parameters."""
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _setting(key: str) -> tuple[str, str] | None:
+    """Return of which parameter a key says something, and what; None if it is none of a group."""
+    name, _, word = key.removeprefix(_GROUPS).rpartition(".")
+    return (name, word) if key.startswith(_GROUPS) and name and word else None
+
+
+def _place(key: str, names: Collection[str]) -> tuple[str, str] | None:
+    """Return of which of some parameters a key holds the state, and what of it; None if of none of them."""
+    if not key.startswith(_STATE):
+        return None
+    rest = key.removeprefix(_STATE)
+    end = rest.rfind(".")
+    while end > 0:
+        if rest[:end] in names:
+            return rest[:end], rest[end + 1 :]
+        end = rest.rfind(".", 0, end)
+    return None

@@ -1,0 +1,206 @@
+"""What an optimizer remembers of a parameter, as what the names of a table stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.state.dtypes import is_floating
+from anemoi_ckpt_migrate.state.flattened_optimizer import group_of, settings_of
+from anemoi_ckpt_migrate.state.tensor_values import Tensors
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
+
+_SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # steps are divided by these, or by roots
+_FROM_ZERO = (
+    *("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
+    *("square_avg", "acc_delta", "grad_avg", "momentum_buffer"),
+)  # torch.optim: what is 0 before the first step
+_COUNTERS = ("step", "mu_product", "eta", "mu")  # torch.optim: numbers, whatever shape the parameter has
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """What an optimizer knows of one parameter.
+
+    Attributes
+    ----------
+    group : int
+        The group that it is in.
+    shape : tuple of int
+        Its shape. Its dtype is not of interest here: moments have their own, and are checked by it one by one.
+    state : dict or None
+        What is remembered, by name: ``exp_avg``, ``step`` and so on; None where there is nothing, as for a fresh one.
+    """
+
+    group: int
+    shape: tuple[int, ...]
+    state: dict[Any, Any] | None
+
+
+class Slots:
+    """What can be done with the slots of an optimizer: what is done with the parameters, with all that has their shape.
+
+    Parameters
+    ----------
+    tensors : Tensors
+        What can be done with tensors.
+    groups : list of dict
+        The groups of the optimizer.
+    flattened : bool
+        Whether groups are nothing but settings that parameters share: one that is not there any more can come back, and
+        each parameter needs a state, for torch's loader has none to put in its place.
+
+    Attributes
+    ----------
+    lead : str
+        What stands before the optimizer's own names in the state dict.
+    models : dict of int to Slot
+        For each group, a parameter of which something is remembered: what a fresh one gets is of these kinds.
+    """
+
+    lead = ""
+
+    def __init__(self, tensors: Tensors, groups: list[dict[Any, Any]], flattened: bool = False) -> None:
+        self._tensors, self._groups, self._flattened = tensors, groups, flattened
+        self.models: dict[int, Slot] = {}
+
+    def shape(self, value: Slot) -> tuple[int, ...]:
+        """Return the shape of the parameter."""
+        return value.shape
+
+    def dtype(self, value: Slot) -> str:
+        """Return no dtype: what is remembered of one parameter may be of several."""
+        return ""
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether two are the same; what was changed since is seen on the parameters."""
+        return True
+
+    def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Slot]) -> Slot:
+        """Make the slot of a parameter that is made of others."""
+        if kind in ("fill", "init"):
+            return self._fresh(args)
+        shape, _ = outcome(kind, args, [slot.shape for slot in values], [self.dtype(slot) for slot in values])
+        groups = {slot.group for slot in values}
+        if len(groups) > 1:
+            raise Mismatch(f"they are in groups {' and '.join(map(str, sorted(groups)))} of the optimizer")
+        states = [slot.state for slot in values if slot.state is not None]
+        if not states:
+            return Slot(values[0].group, shape, None)
+        if len(states) < len(values):
+            raise Mismatch("the optimizer has moments for some of them and none for others")
+        made = self._made(kind, args, "state", states, [slot.shape for slot in values])
+        return Slot(values[0].group, shape, made)
+
+    def _fresh(self, args: tuple[Any, ...]) -> Slot:
+        shape, group, count = tuple(args[0]), args[-1], len(self._groups)
+        if group is None and count > 1:
+            raise Mismatch(f"the optimizer has {count} groups; say which one it belongs to, as group=0")
+        if group is not None and group >= count:
+            raise Mismatch(f"the optimizer has {count} groups, and no group {group}")
+        model = self.models.get(group or 0)
+        if not self._flattened or model is None:
+            return Slot(group or 0, shape, None)
+        settings = self._groups[group or 0]
+        state = {key: self._start(key, value, model, shape, settings) for key, value in (model.state or {}).items()}
+        return Slot(group or 0, shape, state)
+
+    def _start(self, key: Any, value: Any, model: Slot, shape: tuple[int, ...], settings: dict[Any, Any]) -> Any:
+        """Return what an optimizer of torch's has at the beginning of what it has of another parameter by now."""
+        first = settings.get("initial_accumulator_value") if key == "sum" else 0 if key in _FROM_ZERO else None
+        if first is None or (key == "momentum_buffer" and settings.get("dampening")):
+            raise Mismatch(f"which {key} the optimizer has of a fresh parameter is not known; op.Run can add it")
+        if not (is_stored(value) or is_real(value)):
+            return type(value)(first)
+        own = self._tensors.shape(value)
+        whole = own == model.shape and not (key in _COUNTERS and not own)
+        return self._tensors.make("fill", (shape if whole else own, self._tensors.dtype(value), first), [])
+
+    def _made(
+        self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
+    ) -> Any:
+        if is_a(values[0], dict) or type(values[0]) in (list, tuple):
+            return self._each(kind, args, name, values, shapes)
+        if is_a(values[0], Opaque):
+            held = ".".join(class_of(values[0]))
+            raise Mismatch(f"the optimizer's {name} is a {held}, which only `Run` can change")
+        tensors = [is_stored(value) or is_real(value) for value in values]
+        if not any(tensors):
+            return self._one_of(name, values)
+        if not all(tensors):
+            raise Mismatch(f"the optimizer's {name} is a tensor for some of them only")
+        own = [self._tensors.shape(value) for value in values]
+        counts = name in _COUNTERS and not any(own)
+        if own == shapes and not counts:
+            if kind == "pad":
+                args = (*args[:3], float("inf") if args[4] and name in _SQUARES else 0.0, False)
+            return self._tensor(kind, args, name, values)
+        if not any(own):
+            first = values[0]
+            if not all(self._tensors.same(first, value) for value in values[1:]):
+                raise Mismatch(f"the optimizer's {name} differs between them")
+            # Each parameter counts for itself: two that shared the counter would both count on it.
+            return self._tensors.make("clone", (), [first]) if kind in ("narrow", "select") else first
+        raise Mismatch(
+            f"the optimizer's {name} has the shape {list(own[0])}, not that of the parameter {list(shapes[0])}"
+        )
+
+    def _tensor(self, kind: str, args: tuple[Any, ...], name: str, values: list[Any]) -> Any:
+        try:
+            return self._tensors.make(kind, args, values)
+        except Mismatch as error:
+            raise Mismatch(f"in the optimizer's {name}, {error}") from None
+
+    def _each(
+        self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
+    ) -> Any:
+        """Make a dict or a list like those that are given, item by item."""
+        first = values[0]
+        named = isinstance(first, dict)
+        keys: list[Any] = list(first) if named else list(range(len(first)))
+        for value in values:
+            if type(value) is not type(first) or (list(value) if named else list(range(len(value)))) != keys:
+                raise Mismatch(f"the optimizer's {name} differs between them")
+        made = {
+            key: self._made(kind, args, key if named else name, [value[key] for value in values], shapes)
+            for key in keys
+        }
+        if not named:
+            return type(first)(made.values())
+        copied = copy(first)  # an ordered one stays one
+        copied.update(made)
+        return copied
+
+    def _one_of(self, name: str, values: list[Any]) -> Any:
+        if any(value != values[0] for value in values[1:]):
+            raise Mismatch(f"the optimizer's {name} differs between them")
+        return values[0]
+
+    def keep(self, value: Slot) -> Any:
+        """Return the slot as plain data and tensors."""
+        kept = {"group": value.group, "shape": list(value.shape), "state": value.state}
+        return kept | ({"settings": settings_of(self._groups[value.group])} if self._flattened else {})
+
+    def kept(self, value: Any) -> Slot | None:
+        """Return the slot that was put aside; None for a tensor that no optimizer has."""
+        if is_a(value, dict):
+            group = value["group"]
+            if self._flattened is not ("settings" in value):
+                raise Mismatch("the optimizer was flattened then, or is now, and is not the same any more")
+            if self._flattened:
+                found = group_of(self._groups, value["settings"], self._tensors.same_values)
+                group = next(number for number, each in enumerate(self._groups) if each is found)
+            if not 0 <= group < len(self._groups):
+                raise Mismatch(f"it was in group {group} of the optimizer, which has {len(self._groups)}")
+            return Slot(group, tuple(value["shape"]), value["state"])
+        self._tensors.shape(value)  # it is a tensor
+        if not is_floating(self._tensors.dtype(value)):
+            return None
+        raise Mismatch(
+            "the optimizer was not there when it was put aside, and whether it is to have it is not known; "
+            "take the optimizer out of the checkpoint first"
+        )

@@ -1,0 +1,453 @@
+"""Which parameter each position in an optimizer's state stands for, and the way back to positions.
+
+torch's optimizers save their state by position: parameters are numbered through all groups, in the order in which
+they were given (`torch.optim.Optimizer.state_dict`). That order is known if the groups say ``param_names`` (torch 2.6),
+or if the script says it. Otherwise it follows from the state dict, where it can follow from it in one way only: the
+parameters of each group stand in the order of the state dict, and the moments have their shapes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from anemoi_ckpt_migrate.record.record import Order
+from anemoi_ckpt_migrate.state.find_parameters import is_tensor
+from anemoi_ckpt_migrate.state.flattened_optimizer import flattened, is_flattened, strays, unflattened
+from anemoi_ckpt_migrate.state.infer_optimizer import (
+    SAY,
+    Unknown,
+    from_shapes,
+    is_buffer,
+    may_be_parameter,
+    moment_shape,
+    parameters,
+    plain_shape,
+)
+from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.state.optimizer_slots import Slot, Slots
+from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
+
+
+class OrderDeclaration(Protocol):
+    """The order of an optimizer's parameters, as a script declares it."""
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names or patterns of each group."""
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Names or patterns of parameters in no group."""
+
+    @property
+    def own_order(self) -> tuple[int, ...]:
+        """Groups with an order of their own."""
+
+
+class Known(NamedTuple):
+    """What is known of an optimizer while something else is done to the tree.
+
+    Attributes
+    ----------
+    content : dict
+        What the optimizer saved.
+    places : list of list of (str, object, object)
+        For each position of each group, the parameter's name, its tensor, and what is remembered of it. The tensor
+        says which parameter that is, whatever it is called afterwards.
+    declared : bool
+        Whether a script said so: shapes may say otherwise.
+    """
+
+    content: dict[Any, Any]
+    places: list[list[tuple[str, Any, Any]]]
+    declared: bool
+
+
+class State:
+    """The state of an optimizer, by the names of parameters.
+
+    Parameters
+    ----------
+    path : str
+        Where it is in the tree.
+    content : dict
+        What the optimizer saved.
+    tensors : Tensors
+        What can be done with tensors.
+
+    Attributes
+    ----------
+    slots : Slots
+        What can be done with what it remembers.
+    table : Table
+        A `Slot` for each parameter, in the order of the optimizer.
+    declared : bool
+        Whether a script said which parameters these are.
+    """
+
+    def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
+        self.path, self._source, self._content = path, content, content
+        self.is_flattened = is_flattened(content)
+        if self.is_flattened:
+            self._content = unflattened(content, tensors.same_values)
+        self.groups: list[dict[Any, Any]] = self._content["param_groups"]
+        self.slots = Slots(tensors, self.groups, self.is_flattened)
+        self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
+        self.table = Table()
+        self.declared = False
+        self._in_order: list[bool] = []
+        self._written: Sequence[Sequence[str]] = ()
+
+    def name_slots(
+        self,
+        main: Table,
+        tensors: Tensors,
+        declared: OrderDeclaration | None = None,
+        known: Known | None = None,
+        noted: Order | None = None,
+    ) -> None:
+        """Find out which parameter each position stands for.
+
+        Parameters
+        ----------
+        main : Table
+            The state dict.
+        tensors : Tensors
+            What can be done with its tensors.
+        declared : OrderDeclaration, optional
+            What the script says.
+        known : Known, optional
+            What was known before something else was done to the tree.
+        noted : Order, optional
+            What the record says, if nothing else does: it is believed if it fits.
+
+        Raises
+        ------
+        Unknown
+            It cannot be told.
+        """
+        names = self._names(main, tensors, declared, known, noted)
+        believed = noted is not None and known is None and declared is None and names == noted.groups
+        items = []
+        for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
+            for position, name in zip(group["params"], own, strict=True):
+                state = self._content["state"].get(position)
+                value = main[name]
+                if not is_tensor(value):
+                    raise Unknown(f"{name}, which the optimizer at {self.path} would have, is no tensor; {SAY}")
+                shape = plain_shape(value, tensors) or ()  # where there is none, nothing is made of it
+                items.append((name, Slot(number, shape, state)))
+        twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
+        if twice:
+            raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
+        self.slots.lead = self._lead(names)
+        self.table, self._written = Table(items), names
+        self.slots.models = {slot.group: slot for _, slot in reversed(items) if slot.state}
+        self.declared = declared is not None or believed or (known is not None and known.declared)
+        place = _order(main)
+        in_order = [sorted(own, key=place) == list(own) for own in names]
+        own_order: Sequence[int] = () if declared is None else declared.own_order
+        own_order = noted.own_order if noted is not None and believed else own_order
+        self._in_order = [ordered and number not in own_order for number, ordered in enumerate(in_order)]
+
+    def _names(
+        self,
+        main: Table,
+        tensors: Tensors,
+        declared: OrderDeclaration | None,
+        known: Known | None,
+        noted: Order | None,
+    ) -> Sequence[Sequence[str]]:
+        if self.is_flattened and (of_none := strays(self._source)):
+            raise Unknown(
+                f"the optimizer at {self.path} has {of_none[0]}, and no parameter in param_groups to which that would "
+                "belong; op.Run can mend it"
+            )
+        numbers = [position for group in self.groups for position in group["params"]]
+        if not self.by_name and (
+            numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more())
+        ):
+            raise Unknown(
+                f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it"
+            )
+        if declared is not None:
+            return self._declared(declared, main, tensors)
+        followed = None if known is None else self._followed(known, main)
+        if followed is not None:
+            return followed
+        called = self.called()
+        if called is not None:
+            return self._checked(called, main)
+        if known is not None and known.declared:
+            raise Unknown(
+                f"a function changed which parameters the optimizer at {self.path} has, or made them anew; "
+                "say it again, behind the function, with op.ParameterGroups([[...]])"
+            )
+        shapes = [
+            [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
+        ]
+        if noted is not None and _fits(noted.groups, shapes, main, tensors):
+            return noted.groups
+        return from_shapes(self.path, main, tensors, shapes)
+
+    def called(self) -> list[list[Any]] | None:
+        """Return what it calls the parameters of each group; None if it only numbers them."""
+        if self.by_name:
+            return [list(group["params"]) for group in self.groups]
+        if all("param_names" in group for group in self.groups):
+            return [list(group["param_names"]) for group in self.groups]
+        return None
+
+    def _checked(self, called: Sequence[Sequence[Any]], main: Table) -> Sequence[Sequence[str]]:
+        """Return what the state dict calls them; the optimizer may have been made for a part of the model."""
+        every = [name for own in called for name in own]
+        whole = all(isinstance(name, str) for name in every) and [len(own) for own in called] == self._counts()
+        first = every[0] if every and whole else ""
+        leads = [name.removesuffix(first) for name in main if name.endswith(first)] if first else [""]
+        fit = [lead for lead in leads if _is_lead(lead) and all(f"{lead}{name}" in main for name in every)]
+        if not whole or not fit:
+            lost = next((name for name in every if name not in main), "?")
+            raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {SAY}")
+        if len(fit) > 1 and "" not in fit:
+            raise Unknown(
+                f"what the optimizer at {self.path} calls {first} may be {fit[0]}{first} or {fit[1]}{first}; {SAY}"
+            )
+        lead = "" if "" in fit else fit[0]
+        return [[f"{lead}{name}" for name in own] for own in called]
+
+    def _counts(self) -> list[int]:
+        return [len(group["params"]) for group in self.groups]
+
+    def _lead(self, names: Sequence[Sequence[str]]) -> str:
+        """Return what stands before the optimizer's own names in the state dict."""
+        own = [name for group in self.called() or () for name in group]
+        full = [name for group in names for name in group]
+        lead = full[0].removesuffix(str(own[0])) if own and full else ""
+        if not own or full == [f"{lead}{name}" for name in own]:
+            return lead
+        if self.by_name:
+            raise Unknown(
+                f"the optimizer at {self.path} calls {own[0]} what the state dict calls {full[0]}, and so on, and what "
+                "it would call it afterwards is not known; op.Run can change both"
+            )
+        return ""  # names beside the numbers are for the reader
+
+    def lead_followed(self, before: Sequence[str]) -> str | None:
+        """Have what stands before its own names follow a change of all names; return what it was, if it changed.
+
+        Raises
+        ------
+        Unknown
+            It would not be known what the optimizer calls them.
+        """
+        lead, now = self.slots.lead, list(self.table)
+        strays = [name for name in now if not name.startswith(lead)]
+        if not strays:
+            return None
+        own = [name.removeprefix(lead) for name in before]
+        new = now[0].removesuffix(own[0]) if own else lead
+        if not _is_lead(new) or now != [f"{new}{name}" for name in own]:
+            raise Unknown(
+                f"the optimizer at {self.path} calls its parameters what stands behind {lead} in the state dict, and "
+                f"what it would call {strays[0]} is not known; change that beginning for all names at once"
+            )
+        self.slots.lead = new
+        return lead
+
+    def _declared(self, declared: OrderDeclaration, main: Table, tensors: Tensors) -> Sequence[Sequence[str]]:
+        if len(declared.groups) != len(self.groups):
+            raise Unknown(
+                f"the optimizer at {self.path} has {len(self.groups)} groups, ParameterGroups names "
+                f"{len(declared.groups)}"
+            )
+        excluded, taken = _excluded(declared.exclude, main), set[Any]()
+        likely = {name: main[name] for name in parameters(main, tensors)}
+        found: list[list[str]] = []
+        for texts, group in zip(declared.groups, self.groups, strict=True):
+            own: list[str] = []
+            for name in (name for text in texts for name in _selected(text, main, likely)):
+                memory = memory_of(main[name]) or name  # an optimizer has tied ones once
+                if name not in excluded and memory not in taken:
+                    own.append(name)
+                    taken.add(memory)
+            wanted = len(group["params"])
+            if len(own) != wanted:
+                more = "; exclude=[...] leaves out what is no parameter of it" if len(own) > wanted else ""
+                raise Unknown(
+                    f"group {len(found)} of the optimizer at {self.path} has {wanted} parameters, "
+                    f"and ParameterGroups names {len(own)} for it{more}"
+                )
+            found.append(own)
+        return found
+
+    def holds(self, content: dict[Any, Any]) -> bool:
+        """Tell whether it is about this very dict."""
+        return self._source is content
+
+    def known(self, main: Table) -> Known:
+        """Return what is known of it once it is written; it may be asked for again when names are others."""
+        places = [
+            [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
+        ]
+        return Known(self._source, places, self.declared)
+
+    def _followed(self, known: Known, main: Table) -> list[list[str]] | None:
+        """Return what the parameters that were known are called now; None if not all are there as they were."""
+        called: dict[int, str] = {}
+        for name in main:
+            called.setdefault(id(main[name]), name)
+        found: list[list[str]] = []
+        if len(known.places) != len(self.groups):
+            return None
+        for places, group in zip(known.places, self.groups, strict=True):
+            states = [self._content["state"].get(position) for position in group["params"]]
+            if len(states) != len(places):
+                return None
+            own = []
+            for (name, value, state), now in zip(places, states, strict=True):
+                if state is not now or id(value) not in called:
+                    return None
+                own.append(name if name in main and main[name] is value else called[id(value)])
+            found.append(own)
+        return found
+
+    def is_stale(self, main: Table) -> bool:
+        """Tell whether what is in the tree is not what is known here, or not in the order of the state dict."""
+        return self.table.changed or self.names(main) != [list(own) for own in self._written]
+
+    def write(self, main: Table) -> None:
+        """Write it into the tree, with the parameters numbered anew in the order of the state dict."""
+        state: dict[Any, Any] = {}
+        more = self._more()
+        number = 0
+        for group, own in zip(self.groups, self.names(main), strict=True):
+            called = [name.removeprefix(self.slots.lead) for name in own]
+            keys: list[Any] = called if self.by_name else list(range(number, number + len(own)))
+            number += len(own)
+            group["params"] = keys
+            if "param_names" in group:
+                group["param_names"] = list(called)
+            found = zip(keys, (self.table[name].state for name in own), strict=True)
+            state |= {key: value for key, value in found if value is not None}
+        self._content["state"] = _like(self._content["state"], state | more)
+        if self.is_flattened:
+            flat = flattened(self._content)
+            self._source.clear()
+            self._source.update(flat)
+
+    def _more(self) -> dict[Any, Any]:
+        """Return what is remembered of no parameter: torch lets an optimizer keep anything there."""
+        positions = {position for group in self.groups for position in group["params"]}
+        return {key: value for key, value in self._content["state"].items() if key not in positions}
+
+    def keeps_order(self) -> bool:
+        """Tell whether the parameters of each group stand in the order of the state dict."""
+        return all(self._in_order)
+
+    def order_lost(self) -> str:
+        """Say why nothing can be moved in it, or added."""
+        return (
+            f"the optimizer at {self.path} lists its parameters in an order of its own, and where this one belongs in "
+            "it is not known"
+        )
+
+    def names(self, main: Table) -> list[list[str]]:
+        """Return the names in each group, in the order in which they are written."""
+        place = _order(main)
+        found: list[list[str]] = [[] for _ in self.groups]
+        for name in self.table:
+            found[self.table[name].group].append(name)
+        in_order = [*self._in_order, *[True] * len(self.groups)]  # groups may have come back
+        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, in_order, strict=False)]
+
+    def own_order(self, main: Table) -> tuple[int, ...]:
+        """Return which groups have an order of their own that can no longer be seen."""
+        place, names = _order(main), self.names(main)
+        return tuple(
+            number
+            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=False))
+            if not ordered and sorted(own, key=place) == own
+        )
+
+    def order(self, main: Table) -> Order:
+        """Return which parameters it has once it is written, for the record."""
+        return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
+
+    def needs_names(self, main: Table, tensors: Tensors) -> bool:
+        """Tell whether shapes would not tell again which parameter is which, and in which order."""
+        if self.own_order(main):
+            return True
+        if self.called() is not None:
+            return False
+        groups = self.names(main)
+        shapes = [[moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
+        try:
+            return from_shapes(self.path, main, tensors, shapes) != groups
+        except Unknown:
+            return True
+
+
+def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Known | None:
+    """Return what was known of an optimizer; of one that a function made, what was said of one that is gone."""
+    own = [each for each in known if state.holds(each.content)]
+    said = (each for each in known if each.declared and not any(other.holds(each.content) for other in every))
+    return own[0] if own else next(said, None)
+
+
+def _excluded(texts: Sequence[str], main: Table) -> set[str]:
+    """Return the names that are said to be none of an optimizer's."""
+    found = set[str]()
+    for text in texts:
+        names = [text] if text in main else [name for name, _ in pattern(text).among(main)]
+        if not names:
+            raise Unknown(f"ParameterGroups excludes {text}, which the state dict does not have")
+        found.update(names)
+    return found
+
+
+def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
+    """Return what a name or a pattern selects: a name whatever it is called, but for buffers; a pattern parameters."""
+    if text not in main and pattern(text).open:
+        return [name for name, _ in pattern(text).among(likely)]
+    name = text if text in main else pattern(text).fill({})
+    if is_buffer(name, main):
+        raise Unknown(f"ParameterGroups names {name}, which is a buffer, and no optimizer has buffers")
+    return [name] if name in main else []
+
+
+def _fits(groups: Sequence[Sequence[str]], shapes: Sequence[Sequence[Any]], main: Table, tensors: Tensors) -> bool:
+    """Tell whether an optimizer may have these parameters: as many, each once, of the shapes of the moments."""
+    every = [name for own in groups for name in own]
+    if [len(own) for own in groups] != [len(own) for own in shapes] or len(set(every)) != len(every):
+        return False
+    moments = [shape for own in shapes for shape in own]
+    return all(_may_have(name, shape, main, tensors) for name, shape in zip(every, moments, strict=True))
+
+
+def _may_have(name: str, moment: Any, main: Table, tensors: Tensors) -> bool:
+    value = main.get(name)
+    if not is_tensor(value) or not may_be_parameter(tensors.dtype(value)):
+        return False
+    return moment is None or moment == plain_shape(value, tensors)
+
+
+def _is_lead(text: str) -> bool:
+    return not text or text.endswith(".")
+
+
+def _order(main: Table) -> Callable[[str], int]:
+    """Return what gives names their place in the order of the parameters: that of tied ones is that of the first."""
+    order: dict[Any, int] = {}
+    for index, name in enumerate(main):
+        order.setdefault(memory_of(main[name]) or name, index)
+    return lambda name: order[memory_of(main[name]) or name] if name in main else len(order)
+
+
+def _like(before: Mapping[Any, Any], after: dict[Any, Any]) -> Any:
+    """Give a dict the type of another."""
+    made = type(before)() if type(before) is not dict else {}
+    made.update(after)  # type: ignore[attr-defined]
+    return made

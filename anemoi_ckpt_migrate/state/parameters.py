@@ -1,0 +1,278 @@
+"""One copy of the parameters, as operations see it: names in an order, and what can be done with what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from anemoi_ckpt_migrate.state.find_parameters import AVERAGED, Place
+from anemoi_ckpt_migrate.state.name_patterns import Pattern, literal, pattern
+from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.pickled_module import Pickled
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+_Bound = tuple[tuple[str, str], ...]
+"""Placeholders, in order, with what they stand for."""
+
+
+class Values(Protocol):
+    """What can be done with what the names of a table stand for: tensors, or what an optimizer remembers of one."""
+
+    def shape(self, value: Any) -> tuple[int, ...]:
+        """Return the shape of a parameter."""
+
+    def dtype(self, value: Any) -> str:
+        """Return its dtype, without ``torch.``."""
+
+    def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
+        """Make one of others, as `recipes.outcome` says."""
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether two have the same content."""
+
+    def keep(self, value: Any) -> Any:
+        """Return what can be put aside in the checkpoint."""
+
+    def kept(self, value: Any) -> Any:
+        """Return what was put aside."""
+
+
+@dataclass
+class Copy:
+    """One copy of the parameters.
+
+    Attributes
+    ----------
+    path : str
+        Where it is in the tree.
+    table : Table
+        Its names.
+    values : Values
+        What can be done with what they stand for.
+    main : Copy or None
+        The copy that the operation was applied to first; None for that one itself.
+    whole : bool
+        Whether it has all the names that the main one has.
+    optimizer : bool
+        Whether it is what an optimizer remembers.
+    faults : list of str
+        What is wrong with the operation being applied.
+    unknown : list of Pattern
+        Names that would be there if nothing had been wrong before.
+    tied : mapping of str to list of str
+        Names of the same memory, by each of them, before the operation.
+    kept : list of object
+        What is put aside in the checkpoint, of this revision.
+    forced : bool
+        Whether what was changed since may be lost on the way back.
+    losses : list of str
+        Why there is no way back, if there is none.
+    added : list of str
+        What an operation that adds has just added: the other copies get these, and no others of such names.
+    place : Place or None
+        What its names are called in the tree; None where they are not there.
+    """
+
+    path: str
+    table: Table
+    values: Values
+    main: Copy | None = None
+    whole: bool = True
+    optimizer: bool = False
+    faults: list[str] = field(default_factory=list)
+    unknown: list[Pattern] = field(default_factory=list)
+    tied: Mapping[str, list[str]] = field(default_factory=dict)
+    kept: list[Any] = field(default_factory=list)
+    forced: bool = False
+    losses: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    place: Place | None = None
+
+    def parameter(self, value: Any) -> Any:
+        """Return a tensor that was made of nothing as the copy holds parameters."""
+        content = None if self.place is None else self.place.content
+        return content.parameter(value) if is_a(content, Pickled) else value
+
+    def lost(self, what: str) -> None:
+        """Note that there is no way back, and why."""
+        self.losses.append(what)
+
+    def put_aside(self, value: Any) -> int:
+        """Keep something in the checkpoint, and return its number."""
+        self.kept.append(self.values.keep(value))
+        return len(self.kept) - 1
+
+    def taken_back(self, number: int) -> Any:
+        """Return what was kept under a number."""
+        return self.values.kept(self.kept[number])
+
+    def has_shape(self, name: str) -> bool:
+        """Tell whether a name stands for a tensor."""
+        try:
+            self.values.shape(self.table[name])
+        except Mismatch:
+            return False
+        return True
+
+    def shape(self, name: str, doing: str) -> tuple[int, ...] | None:
+        """Return the shape of what a name stands for; None, and a note, if it is no tensor that has one."""
+        try:
+            return self.values.shape(self.table[name])
+        except Mismatch as error:
+            self.fault(f"{doing}: {error}")
+            return None
+
+    def is_cast_of(self, name: str, value: Any, dtype: str) -> bool:
+        """Tell whether what a name stands for is nothing but another, cast."""
+        return self.values.same(self.table[name], self.values.make("cast", (dtype,), [value]))
+
+    def other_name(self, name: str) -> str | None:
+        """Return another name of the memory of one that was just dropped, where an optimizer is to know it by that."""
+        if not self.optimizer or self.main is None:
+            return None
+        return next((other for other in self.tied.get(name, ()) if other in self.main.table), None)
+
+    def anchor(self, name: str) -> str | None:
+        """Return the nearest name before another in the main copy that is here too."""
+        before = None if self.main is None else self.main.table.before(name)
+        while before is not None and before not in self.table and self.main is not None:
+            before = self.main.table.before(before)
+        return before
+
+    def stands_first(self, name: str) -> bool:
+        """Tell whether a name stands before all others of the main copy that are here too."""
+        return self.main is not None and self.anchor(name) is None
+
+    def fault(self, sentence: str, targets: Iterable[str] = ()) -> None:
+        """Note what is wrong, and the names that are missing because of it; their absence is not said again."""
+        self.faults.append(sentence if self.main is None else f"in {self.path}, {sentence}")
+        self.unknown += [pattern(target) for target in targets]
+
+    def is_unknown(self, text: str) -> bool:
+        """Tell whether names may be missing only because of something that was said already."""
+        return any(known.text == text or known.bind(text) is not None for known in self.unknown)
+
+    def missing(self, text: str, targets: Iterable[str] = ()) -> None:
+        """Note that there is no such name, where there has to be."""
+        if self.main is not None:
+            return
+        if self.is_unknown(text):
+            self.unknown += [pattern(target) for target in targets]
+            return
+        if pattern(text).open:
+            self.fault(f"no name matches {text}", targets)
+        else:
+            name = pattern(text).fill({})
+            self.fault(f"there is no {name}{_near(name, self.table)}", targets)
+
+    def select(self, texts: Sequence[str]) -> list[str]:
+        """Return the names that patterns select, in order; each has to select one."""
+        found: dict[str, None] = {}
+        for text in texts:
+            names = [name for name, _ in pattern(text).among(self.table)]
+            if not names:
+                self.missing(text, [text])
+            found |= dict.fromkeys(names)
+        return list(found)
+
+    @property
+    def lacking(self) -> str:
+        """What stands before all its names, and not in the tree."""
+        return "" if self.place is None else self.place.lacking
+
+    def relate(self, names: Mapping[str, str]) -> None:
+        """Note it if renaming changes nothing but what the copy lacks; then its names in the tree stay as they are."""
+        before = self.lacking
+        after = {old[len(before) :]: names.get(old, old) for old in self.table}
+        if self.place is None or all(new.startswith(before) for new in after.values()):
+            return
+        begin = next(new.removesuffix(rest) for rest, new in after.items())
+        if all(new == begin + rest for rest, new in after.items()):
+            if self.place.lead not in ("", AVERAGED):
+                self.fault(
+                    f"names begin with {self.place.lead} where those of the state dict begin with {before}, and which "
+                    "wrapper of one is which of the other cannot be told; change both with op.Run"
+                )
+                return
+            self.place.lacking = begin
+
+    def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:
+        """Tell whether names can be given, when others are gone; if not, note it."""
+        leaving = set(gone)
+        seen: set[str] = set()
+        for name in new:
+            if not name.startswith(self.lacking):
+                before = f"names lack {self.lacking}, which the state dict has before them"
+                self.fault(f"{before}, and what is to become {name} there cannot be told")
+                return False
+            if name in seen or (name in self.table and name not in leaving):
+                twice = "twice" if name in seen else "but it is there already"
+                self.fault(f"{name} would come about, {twice}", targets)
+                return False
+            seen.add(name)
+        return True
+
+    def bound(self, sources: Sequence[str], target: str) -> Iterator[tuple[list[str], dict[str, str]]]:
+        """Go through what patterns of sources stand for: their names, with what the placeholders of a target do.
+
+        A placeholder that only the sources have counts: its numbers are gone through from the lowest.
+        """
+        fixed = set(pattern(target).places)
+        patterns = [pattern(source) for source in sources]
+        if not any(each.places for each in patterns):
+            yield from self._exact([each.fill({}) for each in patterns], target)
+            return
+        groups: dict[_Bound, dict[_Bound, dict[str, str]]] = {}
+        for each in patterns:
+            for _, bound in each.among(self.table):
+                every = tuple(sorted(bound.items()))
+                key = tuple((place, text) for place, text in every if place in fixed)
+                groups.setdefault(key, {}).setdefault(every, bound)
+        if not groups:
+            self.missing(sources[0], [target])
+        for key, full in groups.items():
+            if fixed - {place for place, _ in key}:
+                self.fault(f"{target} has a placeholder that {' and '.join(sources)} do not have", [target])
+                return
+            names = [each.fill(bound) for bound in _counted(full.values()) for each in patterns]
+            yield from ((found, dict(key)) for found, _ in self._exact(list(dict.fromkeys(names)), target))
+
+    def _exact(self, names: Sequence[str], target: str) -> Iterator[tuple[list[str], dict[str, str]]]:
+        there = [name for name in names if name in self.table]
+        if len(there) == len(names):
+            yield list(names), {}
+        elif self.main is None:
+            for name in names:
+                if name not in self.table:
+                    self.missing(literal(name), [target])
+        elif there:
+            lacking = next(name for name in names if name not in self.table)
+            self.fault(f"{there[0]} is there, but {lacking} is not", [target])
+
+    def make(self, kind: str, args: tuple[Any, ...], names: Sequence[str], doing: str) -> Any:
+        """Make something of what names stand for; None, and a note, if that cannot be done."""
+        try:
+            return self.values.make(kind, args, [self.table[name] for name in names])
+        except Mismatch as error:
+            self.fault(f"{doing}: {error}", [])
+            return None
+
+    def alone(self, text: str, made: Iterable[str]) -> bool:
+        """Tell whether a pattern stands for these names and no other."""
+        return [name for name, _ in pattern(text).among(self.table)] == self.table.in_order(set(made))
+
+
+def _counted(bound: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    def key(one: Mapping[str, str]) -> list[tuple[int, str]]:
+        return [(int(text) if text.isdecimal() else 0, text) for text in one.values()]
+
+    return sorted(bound, key=key)
+
+
+def _near(text: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(text, list(names)[:5000], 1, 0.75)
+    return f"; there is {found[0]}" if found else ""

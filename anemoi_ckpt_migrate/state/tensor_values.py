@@ -1,0 +1,119 @@
+"""Tensors as what the names of a table stand for: stand-ins, of which others are to be made, or real ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from anemoi_ckpt_migrate.storage.tensors.deferred import Maker, identity, known_dtype, plain_of, storage_of
+from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real, is_stored
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+
+class Tensors:
+    """What can be done with tensors.
+
+    Parameters
+    ----------
+    maker : Maker
+        Makes stand-ins.
+    same : callable
+        Tells whether two stand-ins have the same content.
+    content : bool
+        Whether tensors are real, so that what is made of nothing is real too.
+    """
+
+    def __init__(self, maker: Maker, same: Callable[[Any, Any], bool], content: bool = False) -> None:
+        self._maker, self._same, self._content = maker, same, content
+        self._known: dict[Any, tuple[Any, Sequence[Any]]] = {}
+
+    def live_with(self, others: Iterable[Any]) -> None:
+        """Say where what is made of nothing belongs: on the device that most others are said to have lived on."""
+        places = Counter(storage_of(plain).location for each in others if (plain := _plain(each)) is not None)
+        if places:
+            self._maker.lives_at(places.most_common(1)[0][0])
+
+    def forget(self) -> None:
+        """Make tensors anew from here on, though the same were made of the same before."""
+        self._known = {}
+
+    def shape(self, value: Any) -> tuple[int, ...]:
+        """Return the shape of a tensor.
+
+        Raises
+        ------
+        Mismatch
+            It is none, or none that has one.
+        """
+        if is_stored(value):
+            return tuple(plain_of(value).shape)
+        if not is_real(value):
+            raise Mismatch(f"it is a {type(value).__name__}, not a tensor")
+        return tuple(value.shape)
+
+    def dtype(self, value: Any) -> str:
+        """Return its dtype."""
+        return known_dtype(value) if is_stored(value) else str(value.dtype).removeprefix("torch.")
+
+    def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
+        """Make one of others: real ones at once, stand-ins when the file is written."""
+        for value in values:
+            self.shape(value)
+        if not self._content and not any(map(is_real, values)):
+            return self._maker.make(kind, args, values)
+        # The same of the same shares its memory, as with stand-ins: tied weights stay tied.
+        key = (kind, repr(args), tuple(map(memory_of, values)))
+        if kind in ("clone", "fill", "init") or None in key[2]:
+            return _computed(kind, args, values)
+        if key not in self._known:
+            self._known[key] = _computed(kind, args, values), values  # kept, for memory is told by its address
+        return self._known[key][0]
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Tell whether two have the same content."""
+        if self.shape(one) != self.shape(other) or self.dtype(one) != self.dtype(other):
+            return False
+        return self._same(one, other)
+
+    def same_values(self, one: Any, other: Any) -> bool:
+        """Tell whether two values, tensors or not, are the same, of the same type."""
+        tensors = [is_stored(value) or is_real(value) for value in (one, other)]
+        if any(tensors):
+            return all(tensors) and (one is other or self.same(one, other))
+        return type(one) is type(other) and bool(one == other)
+
+    def keep(self, value: Any) -> Any:
+        """Return the tensor."""
+        return value
+
+    def kept(self, value: Any) -> Any:
+        """Return the tensor."""
+        return value
+
+
+def _computed(kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
+    from anemoi_ckpt_migrate.storage.tensors.evaluate import finished
+
+    if not all(map(is_real, values)):
+        raise Mismatch("some of them are of a class that is not imported")
+    return finished(kind, args, values)
+
+
+def _plain(value: Any) -> StoredTensor | None:
+    try:
+        return plain_of(value) if is_stored(value) else None
+    except Mismatch:
+        return None
+
+
+def memory_of(value: Any) -> Any:
+    """Return what two tensors have in common if they are of the very same memory; None for what has none."""
+    if is_stored(value):
+        found = identity(value)
+        return None if isinstance(found, tuple) and 0 in found[2] else found
+    if is_real(value) and not value.numel():
+        return None
+    if is_real(value) and value.layout is not None and str(value.layout) == "torch.strided":
+        return (value.untyped_storage()._cdata, value.storage_offset(), tuple(value.shape), tuple(value.stride()))
+    return None

@@ -1,0 +1,282 @@
+"""A file is replaced whole or not at all: written beside the old one, synced, then renamed over it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
+from anemoi_ckpt_migrate.storage import foreign_formats
+from anemoi_ckpt_migrate.storage.copy_range import copy_range
+from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, locked, name_anew
+
+_NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a checkpoint was written.
+
+    Attributes
+    ----------
+    path : Path
+        The new file.
+    backup : Path or None
+        The old one.
+    """
+
+    path: Path
+    backup: Path | None
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a regular file for reading, and give its descriptor.
+
+    Raises
+    ------
+    CannotRead
+        It is missing, a directory, something else than a file, or not ours to read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CannotRead(_why_unreadable(error, path)) from error
+    except ValueError as error:
+        raise CannotRead(f"it is no file name ({error})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            raise CannotRead(foreign_formats.kind_of_folder(path) if is_folder else "it is not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacement(target: Path, source: int, before: os.stat_result | None) -> Iterator[Replacement]:
+    """Give a new file beside `target`, and take it away again unless it was published.
+
+    Parameters
+    ----------
+    target : Path
+        Where the file is to be in the end; not a symbolic link.
+    source : int
+        Descriptor of the file that is read; the new one gets its permissions.
+    before : os.stat_result or None
+        What stood at `target` when reading began, and is to be replaced. None if nothing may stand there.
+
+    Raises
+    ------
+    Busy
+        Another run is writing the same file.
+    CannotWrite
+        The folder, or the disk, does not take the file; everything is as it was.
+    """
+    try:
+        with locked(target):
+            new = Replacement(beside(target), target, before)
+            try:
+                keep_modes(source, new.descriptor)
+                yield new
+            finally:
+                new.discard()
+    except OSError as error:
+        raise CannotWrite(why_unwritable(error, target)) from error
+
+
+class Replacement:
+    """A file that is being written beside the one it is to replace.
+
+    Attributes
+    ----------
+    descriptor : int
+        The open new file.
+    """
+
+    def __init__(self, path: Path, target: Path, before: os.stat_result | None) -> None:
+        self._beside, self._target, self._before = path, target, before
+        self._check_unchanged()
+        if before is not None:
+            check_writable(target)
+        self.descriptor = create(path, 0o600)
+
+    def discard(self) -> None:
+        """Remove the new file, unless it was published."""
+        os.close(self.descriptor)
+        with contextlib.suppress(OSError):  # what stays is removed by the next run
+            os.unlink(self._beside)
+
+    def publish(self, backup: bool) -> Path | None:
+        """Sync the new file and put it in its place.
+
+        Parameters
+        ----------
+        backup : bool
+            Keep the old file under another name.
+
+        Returns
+        -------
+        Path or None
+            The backup.
+
+        Raises
+        ------
+        CannotWrite
+            The old file changed in the meantime, or something stands at the target by now.
+        OSError
+            The system refused; the target is as it was.
+        """
+        os.fsync(self.descriptor)
+        if self._before is None:
+            self._publish_new()
+            return None
+        self._check_unchanged()
+        kept = keep_backup(self._target) if backup else None
+        try:
+            os.replace(self._beside, self._target)
+        except BaseException:  # Ctrl-C too: a backup of a file that stays would only be another name of it
+            if kept is not None:
+                os.unlink(kept)
+            raise
+        self._sync_folder()
+        return kept
+
+    def _sync_folder(self) -> None:
+        try:
+            sync_folder(self._target.parent)
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            lost = "a power cut may bring the old one back"
+            raise CannotWrite(f"the new file is in place, but not its folder synced ({reason}): {lost}") from error
+
+    def _check_unchanged(self) -> None:
+        if self._before is not None and changed_meanwhile(os.stat(self._target), self._before):
+            raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
+
+    def _publish_new(self) -> None:
+        try:
+            name_anew(self._beside, self._target)
+        except FileExistsError:
+            raise CannotWrite(f"{self._target} exists already; remove it or write elsewhere") from None
+        self._sync_folder()
+
+
+def keep_backup(path: Path) -> Path:
+    """Give the file at `path` a second name that nothing has yet: ``NAME.bak``, ``NAME.bak1`` and so on.
+
+    A hard link where the file system has them, so that no bytes are copied; else a copy.
+    """
+    number = 0
+    while True:
+        kept = path.with_name(f"{path.name}.bak{number or ''}")
+        try:
+            _second(path, kept)
+        except FileExistsError:
+            number += 1
+        else:
+            return kept
+
+
+def _second(path: Path, kept: Path) -> None:
+    """Link a file to a name that nothing has, or copy it there."""
+    try:
+        os.link(path, kept)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _copy(path, kept)
+
+
+def keep_modes(source: int, target: int) -> None:
+    """Give an open file the permissions of another, and its owner and extended attributes (ACLs too) where we may."""
+    before = os.fstat(source)
+    mine = os.fstat(target)
+    if (before.st_uid, before.st_gid) != (mine.st_uid, mine.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(target, before.st_uid, before.st_gid)
+    os.fchmod(target, stat.S_IMODE(before.st_mode))
+    for name in _attributes(source):
+        try:
+            os.setxattr(target, name, os.getxattr(source, name))
+        except OSError as error:  # some belong to the system, and another file system may have none
+            if error.errno not in _NO_ATTRIBUTES:
+                raise
+
+
+def _attributes(descriptor: int) -> list[str]:
+    try:
+        return os.listxattr(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+        return []
+
+
+def changed_meanwhile(now: os.stat_result, before: os.stat_result) -> bool:
+    """Tell whether a path leads to another file than it did, or to one that was written to."""
+    first, second = ((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in (now, before))
+    return first != second
+
+
+def check_writable(target: Path) -> None:
+    """Refuse a file that its owner protected, even from those (root) whom the system lets write it.
+
+    Raises
+    ------
+    ReadOnly
+        It is protected.
+    """
+    if not os.stat(target).st_mode & 0o222 or not os.access(target, os.W_OK):
+        raise ReadOnly
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(path: Path, kept: Path) -> None:
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = create(kept, 0o600)
+        try:
+            copy_range(source, target, 0, os.fstat(source).st_size, 0)
+            keep_modes(source, target)
+            os.fsync(target)
+        except BaseException:
+            os.unlink(kept)
+            raise
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+def _why_unreadable(error: OSError, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return foreign_formats.URL if foreign_formats.is_url(os.fspath(path)) else "there is no such file"
+    if isinstance(error, PermissionError):
+        return "it is not readable for you (permission denied)"
+    return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"
+
+
+def why_unwritable(error: OSError, target: Path) -> str:
+    """Say why a file could not be written, and the way out."""
+    reason = os.strerror(error.errno or errno.EIO).lower()
+    way = {
+        errno.ENOSPC: "make room, or write elsewhere with --output",
+        errno.EDQUOT: "make room in your quota, or write elsewhere with --output",
+        errno.EACCES: f"allow writing in {target.parent}, or write elsewhere with --output",
+        errno.EROFS: "write elsewhere with --output",
+    }.get(error.errno or 0, "the new file could not be completed")
+    return f"the new file could not be written ({reason}): {way}; nothing was changed"

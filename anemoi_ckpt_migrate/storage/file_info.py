@@ -1,0 +1,110 @@
+"""How a checkpoint lies in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from anemoi_ckpt_migrate.storage.zip_archive import Archive, Record
+
+_OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a checkpoint lies in its file.
+
+    Attributes
+    ----------
+    format : str
+        ``torch zip``, or ``torch before 1.6``.
+    size, dead : int
+        How long it is, and how many bytes of it no record uses.
+    byteorder : str
+        ``little`` or ``big``.
+    protocol : int
+        Of the pickle.
+    unchecked : int
+        How many records have no CRC to check them by.
+    interrupted : bool
+        Whether more follows in the file, which an interrupted run left.
+    unused : tuple of str
+        Payload that the pickle does not refer to.
+    attached : dict of str to int
+        Records that are not torch's own, with their sizes in bytes.
+    """
+
+    format: str
+    size: int
+    dead: int
+    byteorder: str
+    protocol: int
+    unchecked: int
+    interrupted: bool
+    unused: tuple[str, ...]
+    attached: dict[str, int]
+
+
+def facts_of(
+    archive: Archive, byteorder: bytes, protocol: int, keys: Collection[str], length: int, interrupted: bool
+) -> Facts:
+    """Tell how a checkpoint lies in its file.
+
+    Parameters
+    ----------
+    archive : Archive
+        Its records.
+    byteorder : bytes
+        What it says of the order of bytes.
+    protocol : int
+        Of the pickle.
+    keys : collection of str
+        Storages that the pickle refers to.
+    length : int
+        How long it is, in bytes.
+    interrupted : bool
+        Whether more follows in the file.
+    """
+    records, names = archive.records, archive.records or archive.loose
+    return Facts(
+        "torch zip" if archive.is_zip else "torch before 1.6",
+        length,
+        archive.dead,
+        {b"little": "little", b"big": "big"}.get(byteorder, "unknown"),
+        protocol,
+        sum(not record.crc and record.size > 0 for record in records.values()) or len(archive.loose),
+        interrupted,
+        tuple(name for name in names if name.startswith("data/") and name.removeprefix("data/") not in keys),
+        {name: record.size for name, record in attached(archive).items()},
+    )
+
+
+def attached(archive: Archive) -> dict[str, Record]:
+    """Return the records that are not torch's own, by name."""
+    return {name: record for name, record in archive.records.items() if not _is_own(name)}
+
+
+def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
+    """Tell whether two states of one file have the same records that are not torch's own, in the same places.
+
+    Parameters
+    ----------
+    one, other : Archive
+        The states, the earlier first.
+    but : str
+        How names begin that do not count.
+    ours : range
+        Where in the later state records lie that somebody knows to have written anew, in bytes.
+    """
+
+    def places(archive: Archive) -> dict[str, tuple[int, int, int]]:
+        found = attached(archive).items()
+        return {name: (each.offset, each.size, each.crc) for name, each in found if not name.startswith(but)}
+
+    before, after = places(one), places(other)
+    rewritten = {name for name, (offset, _, _) in after.items() if offset in ours and name in before}
+    return before.keys() == after.keys() and all(name in rewritten or before[name] == after[name] for name in before)
+
+
+def _is_own(name: str) -> bool:
+    return name in _OWN or name.startswith("data/")

@@ -1,0 +1,1 @@
+"""Read and write the pickle of a checkpoint without running it."""

@@ -1,0 +1,121 @@
+"""A tree becomes bytes; or it is said which part of it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import Unpicklable
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_stored
+from anemoi_ckpt_migrate.storage.zip_writer import Content
+
+_FRAMES = 6000
+
+
+@dataclass(frozen=True)
+class Pickled:
+    """A tree, ready to be written.
+
+    Attributes
+    ----------
+    data : bytes
+        The pickle.
+    keys : mapping of str to None
+        Keys of the storages that it refers to.
+    payloads : mapping of str to memoryview or Streamed
+        Content of those storages that the old file does not have in this form.
+    names : frozenset of (str, str)
+        Modules and names that it gives; not those that are harmless, nor those of real objects that a function made.
+    """
+
+    data: bytes
+    keys: Mapping[str, None]
+    payloads: Mapping[str, Content] = field(default_factory=dict)
+    names: frozenset[tuple[str, str]] = frozenset()
+
+
+def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePickler, bytes]:
+    """Pickle a tree.
+
+    Parameters
+    ----------
+    tree : object
+        What came from a checkpoint, and what a migration made of it.
+    make : callable
+        Makes a pickler that writes to a stream.
+
+    Returns
+    -------
+    tuple of TreePickler and bytes
+        The pickler, which knows the storages that were referred to, and the pickle.
+
+    Raises
+    ------
+    Unpicklable
+        It holds something that cannot be saved.
+    """
+    stream = io.BytesIO()
+    pickler = make(stream)
+    with _deep_recursion():
+        try:
+            pickler.dump(tree)
+        except RecursionError as error:
+            raise Unpicklable("the checkpoint", "it is nested too deeply") from error
+        except Exception as error:  # reducers of any class may raise anything
+            found = _culprit(tree, lambda part: make(io.BytesIO()).dump(part), set())
+            where, culprit = found or ("", error)
+            raise Unpicklable(f"ckpt{where}", short(culprit)) from error
+    return pickler, stream.getvalue()
+
+
+def short(error: BaseException) -> str:
+    """Return the first line of what an error says, with its kind."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _culprit(tree: Any, dump: Callable[[Any], None], seen: set[int]) -> tuple[str, Exception] | None:
+    """Find the innermost part of a tree that cannot be pickled, as a path from the tree, and why; each part once."""
+    seen.add(id(tree))
+    try:
+        dump(tree)
+    except Exception as error:
+        for place, child in _children(tree):
+            found = None if id(child) in seen else _culprit(child, dump, seen)
+            if found is not None:
+                return f"{place}{found[0]}", found[1]
+        return "", error
+    return None
+
+
+def _children(tree: Any) -> list[tuple[str, Any]]:
+    if is_stored(tree):
+        return []
+    if is_a(tree, dict):
+        return [(f"[{_spelled(key)}]", value) for key, value in tree.items()]
+    if is_a(tree, (list, tuple)):
+        return [(f"[{index}]", value) for index, value in enumerate(tree)]
+    return []
+
+
+def _spelled(key: Any) -> str:
+    try:
+        return repr(key)
+    except ValueError:  # Python does not spell out an integer of more than some thousand digits
+        return "a huge number"
+
+
+@contextlib.contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Allow as deep a nesting as torch's own pickler manages; ours needs several frames for each level."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _FRAMES))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)

@@ -1,0 +1,477 @@
+"""The pickle inside a checkpoint, read and written without importing what it names.
+
+Reading builds plain containers, the few harmless types below, stand-ins for tensors and opaque objects for
+everything else; no code that the file names is run. Writing gives all of them back.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import functools
+import io
+import pickle
+import reprlib
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
+
+from anemoi_ckpt_migrate.storage.pickle.class_safety import OPAQUE, imported, is_plain_member, is_trusted, standing
+from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
+from anemoi_ckpt_migrate.storage.pickle.scan import scan
+from anemoi_ckpt_migrate.storage.tensors.refs import (
+    REBUILD_MODULES,
+    RebuildFunction,
+    StoredSize,
+    StoredStorage,
+    StoredTensor,
+    closed,
+    is_a,
+    reduced,
+    weight_of,
+)
+
+LONGEST = 1000
+"""Characters that a name, the key of a storage or a device may have: messages repeat them for each object."""
+# What calls may copy, in lengths of the pickle: text of protocol 2 becomes bytes, and those a bytearray.
+_COPIES, _ALWAYS = 2, 1000
+
+
+class Builder:
+    """A name that is not given its own meaning but a stricter one.
+
+    Attributes
+    ----------
+    pickled_name : tuple of (str, str)
+        Module and name, as the pickle spells them.
+    """
+
+    __slots__ = ("_build", "pickled_name")
+
+    def __init__(self, module: str, name: str, build: Callable[..., Any]) -> None:
+        self.pickled_name, self._build = (module, name), build
+
+    def __call__(self, *args: Any) -> Any:
+        """Build the value."""
+        return self._build(*args)
+
+    __setstate__ = closed
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Build `bytes` as protocol 2 spells them; nothing else may go through codecs."""
+    if not is_a(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("bytes are spelled in an unknown way")
+    return text.encode("latin-1")
+
+
+def _bytes(*args: Any) -> bytes:
+    """Build the empty `bytes`, which protocol 2 spells so; a number would ask for that much memory."""
+    if args:
+        raise pickle.UnpicklingError("bytes are spelled in an unknown way")
+    return b""
+
+
+def _bytearray(*args: Any) -> bytearray:
+    """Build a `bytearray` from bytes only, for the same reason."""
+    if len(args) == 2:
+        return bytearray(_encode(*args))
+    if args and (len(args) != 1 or not is_a(args[0], (bytes, bytearray))):
+        raise pickle.UnpicklingError("a bytearray is spelled in an unknown way")
+    return bytearray(*args)
+
+
+def _empty(kind: type) -> Callable[..., Any]:
+    """Build an empty container or a zero, as the factory of a defaultdict does; of anything else, no copy is made."""
+
+    def build(*args: Any) -> Any:
+        if args:
+            raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
+        return kind()
+
+    return build
+
+
+def _complex(*args: Any) -> complex:
+    """Build a complex number of numbers; text would be read anew each time."""
+    if not all(is_a(arg, (int, float)) for arg in args):
+        raise pickle.UnpicklingError("a complex number is spelled in an unknown way")
+    return complex(*args)
+
+
+def _with_zone(kind: Callable[..., Any], foreign: OpaqueName) -> Callable[..., Any]:
+    """Build a date or time; one whose time zone is of a class that is not imported stays opaque."""
+    return lambda *args: foreign(*args) if any(is_a(arg, Opaque) for arg in args) else kind(*args)
+
+
+SIZE = Builder("torch", "Size", StoredSize)
+
+# By protocol.
+_GETATTR = {2: Builder("__builtin__", "getattr", getattr), 3: Builder("builtins", "getattr", getattr)}
+
+# Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
+_C_CLASSES = {
+    "datetime": (datetime.date, datetime.timedelta, datetime.timezone),
+}
+_CONTAINERS: dict[str, tuple[type, ...]] = {
+    "collections": (collections.OrderedDict, collections.defaultdict),
+    "builtins": (frozenset, set),
+}
+_BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
+    "_codecs": {"encode": _encode},
+    "builtins": {
+        "bytes": _bytes,
+        "bytearray": _bytearray,
+        "complex": _complex,
+        **{kind.__name__: _empty(kind) for kind in (bool, dict, float, int, list, str, tuple)},
+    },
+}
+_WITH_ZONE = {"datetime": datetime.datetime, "time": datetime.time}
+
+
+class TreeUnpickler(pickle.Unpickler):
+    """Load the pickle of a checkpoint as a tree of plain containers, stand-ins and opaque objects.
+
+    Attributes
+    ----------
+    touched : list of str
+        What was asked for the content of a tensor: stand-ins, by class or function.
+    keys : dict of str to None
+        Keys of the storages that the pickle refers to, in its order.
+    names : dict of (str, str) to bool
+        Modules and names that the pickle gives, and whether what they stand for is built here without harm.
+
+    Parameters
+    ----------
+    data : bytes
+        The pickle.
+    trusted : collection of str
+        Modules whose classes are imported and built for real, as far as they are there.
+    """
+
+    def __init__(self, data: bytes, trusted: Collection[str] = ()) -> None:
+        # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
+        super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
+        self._data = data
+        self.touched: list[str] = []
+        self.keys: dict[str, None] = {}
+        self.names: dict[tuple[str, str], bool] = {}
+        self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
+        self._calls = Calls(_COPIES * len(data) + _ALWAYS)
+        self._unusual: list[StoredTensor] = []
+        self._ordered: list[collections.OrderedDict[Any, Any]] | None = None
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name; nothing is imported, unless it is trusted."""
+        key = (module, name)
+        if key not in self._found:
+            # Written as a line, what follows would be opcodes; and parts of a name are written one by one.
+            if not module or not all(name.split(".")) or "\n" in module + name:
+                raise pickle.UnpicklingError("a name has no line, or several")
+            if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
+                raise pickle.UnpicklingError("a name has characters that cannot be written")
+            if len(module) + len(name) > LONGEST:
+                raise pickle.UnpicklingError(f"a name has more than {LONGEST} characters")
+            harmless = self._harmless(module, name)
+            self.names[key] = harmless is not None
+            real = None
+            if harmless is None and is_trusted(module, self._trusted):
+                real = imported(module, name, self._trusted)
+            self._found[key] = self.resolve(module, name) if real is None else real
+        return self._found[key]
+
+    def resolve(self, module: str, name: str) -> Any:
+        """Choose what stands for a name."""
+        if harmless := self._harmless(module, name):
+            return harmless
+        if module in REBUILD_MODULES and name.startswith("_rebuild_"):
+            return RebuildFunction((module, name), self.touched, self._unusual)
+        return opaque_name(module, name, self._calls)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the stand-in of a storage."""
+        if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
+            pid = pid[:5]  # before torch 1.6 a view of another storage could follow
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
+            return pid[1]  # then, too, the class of a module came with its source
+        # Spelled out, for it is done for every tensor.
+        known = type(pid) is tuple and len(pid) == 5 and pid[0] == "storage"
+        if not known or type(pid[2]) is not str or type(pid[3]) is not str or type(pid[4]) is not int:
+            raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
+        if not 0 <= pid[4] < 1 << 60 or type(pid[1]) is not OpaqueName:
+            raise pickle.UnpicklingError("a storage has a size, or a class, that none can have")
+        if len(pid[2]) > LONGEST or len(pid[3]) > LONGEST:
+            raise pickle.UnpicklingError(f"the key or the device of a storage has more than {LONGEST} characters")
+        self.keys[pid[2]] = None
+        return StoredStorage(*pid[1:])
+
+    def load(self) -> Any:
+        """Load the tree.
+
+        Raises
+        ------
+        Exception
+            Whatever the bytes bring about: a damaged pickle raises almost anything.
+        """
+        if scan(self._data).shares_state:
+            self._ordered = []
+        tree = super().load()
+        for tensor in self._unusual:
+            self._calls.take(weight_of(tensor, self._calls.left))
+        settle(self._calls)
+        for made in self._ordered or ():
+            del vars(made)["__setstate__"]
+        return tree
+
+    def _harmless(self, module: str, name: str) -> Any:
+        """Return what a harmless name stands for; None for any other."""
+        plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
+        build = _BUILDERS.get(plain, {}).get(name)
+        if build is not None:
+            build = functools.partial(self._counted, build)
+        if module == "datetime" and name in _WITH_ZONE:
+            build = _with_zone(_WITH_ZONE[name], opaque_name(module, name, self._calls))
+        for kind in _CONTAINERS.get(plain, ()):
+            if kind.__name__ == name:
+                build = functools.partial(self._container, kind)
+        if (module, name) == SIZE.pickled_name:
+            build = functools.partial(self._container, StoredSize)
+        for called, member in (("getattr", self._member), ("type", self._type)):
+            if (plain, name) == ("builtins", called):
+                build = functools.partial(self._counted, functools.partial(member, module))
+        if build is not None:
+            return Builder(module, name, build)
+        return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
+
+    def _counted(self, build: Callable[..., Any], *args: Any) -> Any:
+        """Build a value; all that is copied for it counts."""
+        for arg in args:
+            self._calls.take(_weight(arg, self._calls.left))
+        return build(*args)
+
+    def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
+        """Build a container from others, all of which counts; nothing else is gone through."""
+        for arg in args[1:] if kind is collections.defaultdict else args:
+            if not is_a(arg, _COUNTED):
+                raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
+            self._calls.take(_weight(arg, self._calls.left))
+        made = kind(*args)
+        if self._ordered is not None and kind is collections.OrderedDict:
+            made.__setstate__ = functools.partial(self._set_state, vars(made))
+            self._ordered.append(made)
+        return made
+
+    def _set_state(self, attributes: dict[str, Any], state: Any) -> None:
+        """Give an `OrderedDict` its attributes, as the unpickler does; all that is copied for it counts."""
+        for part in state if is_a(state, tuple) and len(state) == 2 else (state,):
+            if part is not None and (not is_a(part, dict) or "__setstate__" in part):
+                raise pickle.UnpicklingError("the state of an OrderedDict is spelled in an unknown way")
+            self._calls.take(len(part or ()))
+            attributes.update(part or {})
+
+    def _member(self, module: str, *args: Any) -> Any:
+        """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted.
+
+        A method of an object whose class is opaque is up to its author, as that is. What a method, a function or a
+        module can see is not, nor what an object of Python's own can do that is harmless as data (a path can write).
+        """
+        if len(args) == 2 and is_a(args[0], type) and type(args[1]) is str and args[1].isidentifier():
+            home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
+            return self.find_class(home[0], f"{home[1]}.{args[1]}")
+        of_object = len(args) == 2 and is_a(args[0], Opaque) and standing(*class_of(args[0]), False) == OPAQUE
+        return self._noted(module, "getattr", of_object and type(args[1]) is str and is_plain_member(args[1]), args)
+
+    def _type(self, module: str, *args: Any) -> Any:
+        """Note a call of `type`: of None and its like it gives a class, as type hints hold it; else it may make one."""
+        return self._noted(module, "type", len(args) == 1 and (args[0] is None or args[0] is NotImplemented), args)
+
+    def _noted(self, module: str, name: str, harmless: bool, args: tuple[Any, ...]) -> Any:
+        if not harmless:
+            self.names[(module, name)] = False
+        return opaque_name(module, name, self._calls)(*args)
+
+
+_COUNTED = (list, tuple, dict, set, frozenset)
+
+
+def _weight(value: Any, limit: float) -> int:
+    """Count what is copied or hashed where one value is made of another; not much further than to a limit."""
+    if is_a(value, int):
+        return value.bit_length() // 8
+    if is_a(value, (str, bytes, bytearray)):
+        return len(value)
+    if not is_a(value, _COUNTED):
+        return 0
+    found, waiting = 0, [tuple(value)]
+    while waiting and found <= limit:
+        items = waiting.pop()
+        found += len(items)
+        for item in items:
+            if type(item) is tuple:
+                waiting.append(item)
+            elif type(item) is int and item > _LARGE:
+                found += item.bit_length() // 8
+    return found
+
+
+_LARGE = 1 << 64
+
+
+_STORAGE = "storage"  # one object, so that the pickler remembers it
+
+# The type checker takes it for the one in C, which lacks most of it.
+_PythonPickler: Any = pickle._Pickler
+
+
+class TreePickler(_PythonPickler):
+    """Write a tree back. The pure Python pickler: only that one can write a name without importing it.
+
+    Attributes
+    ----------
+    keys : dict of str to None
+        Keys of the storages that the pickle refers to, in its order.
+    names : dict of (str, str) to None
+        Modules and names that are written without being imported, other than those that are harmless.
+    """
+
+    dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
+
+    def __init__(self, stream: io.BytesIO, protocol: int) -> None:
+        super().__init__(stream, protocol)
+        self.keys: dict[str, None] = {}
+        self.names: dict[tuple[str, str], None] = {}
+        self._done: set[int] = set()
+
+    def save_reduce(
+        self,
+        func: Any,
+        args: Any,
+        state: Any = None,
+        listitems: Any = None,
+        dictitems: Any = None,
+        *rest: Any,
+        obj: Any = None,
+    ) -> None:
+        """Write how an object is built; its items only once, though its own arguments may hold it."""
+
+        def once(items: Any) -> Any:
+            if id(obj) not in self._done:
+                yield from items
+
+        lists, dicts = (items and once(items) for items in (listitems, dictitems))
+        super().save_reduce(func, args, state, lists, dicts, *rest, obj=obj)
+        self._done.add(id(obj))
+
+    def save_ordered(self, obj: collections.OrderedDict[Any, Any]) -> None:
+        """Write an `OrderedDict` with its items, whatever its attributes are called."""
+        items = collections.OrderedDict.items(obj)
+        self.save_reduce(collections.OrderedDict, (), vars(obj) or None, None, iter(items), obj=obj)
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Spell storages as torch does."""
+        if type(obj) is not StoredStorage:
+            return None
+        self.keys[obj.key] = None
+        return obj.persistent_id
+
+    def save_name(self, obj: OpaqueName | RebuildFunction | Builder) -> None:
+        """Write a name that is not imported."""
+        module, name = obj.pickled_name
+        if type(obj) is not Builder:
+            self.names[module, name] = None
+        if self.proto < 4 and "." in name:  # as Python itself spells a class within a class
+            outer, _, inner = name.rpartition(".")
+            named = self.names.copy()  # the outer one is only how this one is spelled
+            self.save_reduce(_GETATTR[self.proto], (opaque_name(module, outer, Calls()), inner), obj=obj)
+            self.names = named
+            return
+        if self.proto >= 4:
+            self.save(module)
+            self.save(name)
+            self.write(pickle.STACK_GLOBAL)
+        else:
+            self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
+        self.memoize(obj)
+
+    def save_tensor(self, obj: StoredTensor) -> None:
+        """Write a stand-in as the tensor it stands for."""
+        function, args, state = reduced(obj)
+        if state is None and self.proto < 4 and _is_plain(args):
+            self._write_plain(function, *args[:5])
+            self.memoize(obj)
+        else:
+            self.save_reduce(function, args, state, obj=obj)
+
+    def _write_plain(
+        self, function: RebuildFunction, storage: StoredStorage, offset: int, size: Any, stride: Any, grad: bool
+    ) -> None:
+        """Write what almost every tensor is, opcode by opcode: there may be a hundred thousand of them."""
+        write = self.write
+        self._write_again(function)
+        write(pickle.MARK)
+        self.keys[storage.key] = None
+        write(pickle.MARK)
+        self._write_again(_STORAGE)
+        self._write_again(storage.kind)
+        self._write_again(storage.key)
+        self._write_again(storage.location)
+        write(_integer(storage.numel) + pickle.TUPLE + pickle.BINPERSID)
+        write(_integer(offset) + _integers(size) + _integers(stride) + (pickle.NEWTRUE if grad else pickle.NEWFALSE))
+        self._write_again(collections.OrderedDict)
+        write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE + pickle.REDUCE)
+
+    def _write_again(self, obj: Any) -> None:
+        """Write what was probably written before."""
+        known = self.memo.get(id(obj))
+        if known is None:
+            self.save(obj)
+        else:
+            self.write(self.get(known[0]))
+
+    def save_size(self, obj: StoredSize) -> None:
+        """Write the shape of a stand-in as the `torch.Size` that it stands for."""
+        self.save_reduce(SIZE, (tuple(obj),), obj=obj)
+
+    dispatch[OpaqueName] = save_name
+    dispatch[RebuildFunction] = save_name
+    dispatch[Builder] = save_name
+    dispatch[collections.OrderedDict] = save_ordered
+    dispatch[StoredTensor] = save_tensor
+    dispatch[StoredSize] = save_size
+
+
+def _is_plain(args: tuple[Any, ...]) -> bool:
+    """Tell whether these are the arguments of a tensor without anything unusual about it."""
+    if len(args) != 6 or type(args[0]) is not StoredStorage or type(args[4]) is not bool:
+        return False
+    _, offset, size, stride, _, hooks = args
+    if (
+        type(size) is not tuple
+        or type(stride) is not tuple
+        or type(hooks) is not collections.OrderedDict
+        or hooks
+        or vars(hooks)
+    ):
+        return False
+    return all(type(number) is int and 0 <= number < 1 << 31 for number in (args[0].numel, offset, *size, *stride))
+
+
+def _integer(number: int) -> bytes:
+    """Spell an integer as pickle does."""
+    if number < 1 << 8:
+        return pickle.BININT1 + number.to_bytes(1, "little")
+    if number < 1 << 16:
+        return pickle.BININT2 + number.to_bytes(2, "little")
+    return pickle.BININT + number.to_bytes(4, "little")
+
+
+def _integers(numbers: tuple[int, ...]) -> bytes:
+    """Spell a tuple of integers as pickle does."""
+    spelled = b"".join(map(_integer, numbers))
+    if len(numbers) > 3:
+        return pickle.MARK + spelled + pickle.TUPLE
+    return spelled + (pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)[len(numbers)]
+
+
+def protocol_of(data: bytes) -> int:
+    """Return the protocol that a pickle declares; 2, torch's own, where it declares none."""
+    return data[1] if len(data) > 1 and data[:1] == pickle.PROTO else 2

@@ -1,0 +1,1 @@
+"""Tensors of a checkpoint: references, deferred expressions, their values."""

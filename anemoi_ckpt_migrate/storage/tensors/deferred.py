@@ -1,0 +1,344 @@
+"""Tensors that are to be made of others when the file is written: what of, how, and of what shape. No torch.
+
+What is made is a stand-in like any other, on a storage that no file holds yet. Of contiguous tensors that are only put
+side by side, or cut, the bytes are known from the start to lie in the file: these are copied. For the rest there is
+`computing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
+from anemoi_ckpt_migrate.storage.tensors.refs import (
+    STORAGES,
+    RebuildFunction,
+    StoredStorage,
+    StoredTensor,
+    dtype_of,
+    is_a,
+    is_stored,
+    reduced,
+)
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
+
+PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+_PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+_CLASSES = {dtype: name for name, (dtype, _) in STORAGES.items() if name != "UntypedStorage"}
+SIZES = dict(STORAGES.values()) | {
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+}
+"""Bytes of an element, by the name of the dtype."""
+_LARGEST = 1 << 50
+
+Extent = tuple[str, int, int]
+"""Where bytes lie: the key of a storage in the file, the first byte, how many."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a tensor is made.
+
+    Attributes
+    ----------
+    kind : str
+        ``cat``, ``narrow``, ``pad``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``clone``, ``fill`` or
+        ``init``.
+    args : tuple
+        As `outcome` says.
+    sources : tuple of StoredTensor
+        What of.
+    shape : tuple of int
+        What it will have.
+    dtype : str
+        Its dtype, without ``torch.``.
+    """
+
+    kind: str
+    args: tuple[Any, ...]
+    sources: tuple[StoredTensor, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Maker:
+    """Makes stand-ins of tensors that do not exist yet, and remembers how to make them.
+
+    Parameters
+    ----------
+    first_key : int
+        The first number that names no storage of the file.
+    touched : list of str
+        Where stand-ins note that they were asked for content.
+
+    Attributes
+    ----------
+    recipes : dict of str to Recipe
+        How to make each storage, by its key.
+    next_key : int
+        The first number that names neither a storage of the file nor one that is to be made.
+    elsewhere : set of str
+        Keys of storages whose content is not, or no longer, that of the file.
+    asked : set of str
+        Keys of those that are made to undo something.
+    """
+
+    def __init__(self, first_key: int, touched: list[str]) -> None:
+        self.recipes: dict[str, Recipe] = {}
+        self.elsewhere: set[str] = set()
+        self.asked: set[str] = set()
+        self.next_key, self._touched = first_key, touched
+        self._known: dict[Any, StoredStorage] = {}
+        self._names: dict[tuple[str, str], OpaqueName] = {}
+        self._functions: dict[str, RebuildFunction] = {}
+        self._parameters: dict[Any, tuple[StoredTensor, Sequence[StoredTensor]]] = {}
+        self._location = "cpu"
+
+    def renew(self, touched: list[str]) -> None:
+        """Make stand-ins for another tree of the same file from here on."""
+        self._touched, self._functions, self._parameters = touched, {}, {}
+
+    def forked(self, first_key: int, elsewhere: Iterable[str]) -> Maker:
+        """Return one that knows what this one makes, and goes on beyond it."""
+        made = Maker(max(first_key, self.next_key), [])
+        made.recipes, made.elsewhere, made.asked = dict(self.recipes), set(elsewhere), set(self.asked)
+        return made
+
+    def lives_at(self, location: str) -> None:
+        """Say on which device what is made of nothing belongs."""
+        self._location = location
+
+    def make(self, kind: str, args: tuple[Any, ...], sources: Sequence[StoredTensor]) -> StoredTensor:
+        """Return the stand-in of a tensor that is to be made. The same of the same shares its memory, as tied weights.
+
+        Raises
+        ------
+        Mismatch
+            It cannot be made.
+        """
+        plain = [plain_of(source) for source in sources]
+        check_alike(map(_kind, sources))
+        shapes = [tuple(source.shape) for source in plain]
+        shape, dtype = outcome(kind, args, shapes, [known_dtype(source) for source in plain])
+        if dtype not in SIZES:
+            raise Mismatch(f"{dtype} is a dtype that can only be moved")
+        if math.prod(shape) > _LARGEST:
+            raise Mismatch(f"{list(shape)} is larger than any tensor")
+        if kind == "reshape" and is_contiguous(plain[0]):
+            storage, offset = storage_of(plain[0]), reduced(plain[0])[1][1]
+        else:
+            offset = 0
+            storage = self._storage(Recipe(kind, args, tuple(plain), shape, dtype))
+        made = self._tensor(storage, offset, shape, dtype, requires_grad(plain[0]) if plain else False)
+        return self._as_parameter((kind, _hashable(args), *map(id, sources)), sources, made)
+
+    def _as_parameter(self, key: Any, sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:
+        """Return a parameter if all sources were; the same of the same is one and the same, as tied ones are."""
+        if not sources or any(reduced(source)[0].pickled_name[1] not in _PARAMETER for source in sources):
+            return made
+        if key not in self._parameters or key[0] == "clone":
+            function, args, _ = reduced(sources[0])
+            # With hooks of its own; and kept with the sources, which are told by their identity.
+            args = (made, *args[1:2], OrderedDict(), *args[3:])
+            self._parameters[key] = StoredTensor(function, args), sources
+        return self._parameters[key][0]
+
+    def _storage(self, recipe: Recipe) -> StoredStorage:
+        known: Any = (recipe.kind, _hashable(recipe.args), tuple(map(identity, recipe.sources)))
+        if recipe.kind in ("clone", "fill", "init") or known not in self._known:
+            key = str(self.next_key)
+            self.next_key += 1
+            place = storage_of(recipe.sources[0]).location if recipe.sources else self._location
+            kind = _CLASSES.get(recipe.dtype)
+            count = math.prod(recipe.shape)
+            if kind is None:  # torch keeps these as bytes, and says so with the tensor
+                name, numel = self._name("torch.storage", "UntypedStorage"), count * SIZES[recipe.dtype]
+            else:
+                name, numel = self._name("torch", kind), count
+            self._known[known] = StoredStorage(name, key, place, numel)
+            self.recipes[key] = recipe
+        return self._known[known]
+
+    def _tensor(
+        self, storage: StoredStorage, offset: int, shape: tuple[int, ...], dtype: str, grad: bool
+    ) -> StoredTensor:
+        args: tuple[Any, ...] = (storage, offset, shape, contiguous_stride(shape), grad, OrderedDict())
+        if dtype in _CLASSES:
+            return StoredTensor(self._function("_rebuild_tensor_v2"), args)
+        return StoredTensor(self._function("_rebuild_tensor_v3"), (*args, self._name("torch", dtype)))
+
+    def _function(self, name: str) -> RebuildFunction:
+        return self._functions.setdefault(name, RebuildFunction(("torch._utils", name), self._touched))
+
+    def _name(self, module: str, name: str) -> OpaqueName:
+        if (module, name) not in self._names:
+            self._names[module, name] = opaque_name(module, name, Calls())
+        return self._names[module, name]
+
+    def extents(self, tensor: StoredTensor) -> list[Extent] | None:
+        """Return where in the file the bytes of a tensor lie, one after the other; None if they have to be computed."""
+        storage = storage_of(tensor)
+        recipe = self.recipes.get(storage.key)
+        size = SIZES.get(known_dtype(tensor))
+        if size is None or not is_contiguous(tensor):
+            return None
+        start, length = reduced(tensor)[1][1] * size, math.prod(tensor.shape) * size
+        if recipe is None and storage.key in self.elsewhere:
+            return None
+        if recipe is None:
+            return [(storage.key, start, length)] if length else []
+        whole = self.extents_of(recipe)
+        return None if whole is None else _cut(whole, start, length)
+
+    def extents_of(self, recipe: Recipe) -> list[Extent] | None:
+        """Return where in the file the bytes lie that a recipe makes; None if they have to be computed."""
+        if recipe.kind not in ("cat", "stack", "narrow", "select", "reshape", "clone"):
+            return None
+        dim = 0
+        if recipe.kind in ("cat", "stack", "narrow", "select"):
+            dim = recipe.args[0] % (len(recipe.sources[0].shape) + (recipe.kind == "stack"))
+        if math.prod(recipe.sources[0].shape[:dim]) != 1:
+            return None
+        parts = [self.extents(source) for source in recipe.sources]
+        found: list[Extent] = []
+        for part in parts:
+            if part is None:
+                return None
+            for extent in part:
+                _extend(found, extent)
+        if recipe.kind in ("narrow", "select"):
+            shape = recipe.sources[0].shape
+            row = math.prod(shape[dim + 1 :]) * SIZES[recipe.dtype]
+            first, count = (recipe.args[1], recipe.args[2]) if recipe.kind == "narrow" else (recipe.args[1], 1)
+            return _cut(found, first * row, count * row)
+        return found
+
+
+def _extend(extents: list[Extent], extent: Extent) -> None:
+    """Add bytes to others; what goes on where they end goes on."""
+    key, first, count = extents[-1] if extents else ("", 0, 0)
+    if extents and key == extent[0] and first + count == extent[1]:
+        extents[-1] = (key, first, count + extent[2])
+    else:
+        extents.append(extent)
+
+
+def _cut(extents: Sequence[Extent], start: int, length: int) -> list[Extent]:
+    found = []
+    for key, first, count in extents:
+        begin, end = max(start, 0), min(start + length, count)
+        if begin < end:
+            found.append((key, first + begin, end - begin))
+        start -= count
+    return found
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def plain_of(tensor: StoredTensor) -> StoredTensor:
+    """Return the tensor that a stand-in of one, or of a parameter, describes.
+
+    Raises
+    ------
+    Mismatch
+        It describes something else: a sparse tensor, one of a subclass.
+    """
+    function, args, _ = reduced(tensor)
+    name = function.pickled_name[1]
+    if name in _PARAMETER and args and is_stored(args[0]):
+        return plain_of(args[0])
+    if name not in PLAIN:
+        what = name.removeprefix("_rebuild_").removesuffix("_v2")
+        raise Mismatch(f"it is no plain tensor ({what}), which only `Run` can change")
+    if any(is_a(arg, dict) and arg for arg in args[6:]):
+        raise Mismatch("it is saved as the conjugate or the negative of its memory, which only `Run` can change")
+    return tensor
+
+
+def check_alike(kinds: Iterable[tuple[bool, bool]]) -> None:
+    """Check that what is put together is of one kind: the way back could not tell which was frozen.
+
+    Parameters
+    ----------
+    kinds : iterable of (bool, bool)
+        For each tensor whether it is a parameter, and whether it wants a gradient.
+
+    Raises
+    ------
+    Mismatch
+        It is not.
+    """
+    if len(set(kinds)) > 1:
+        raise Mismatch("some are parameters, or want a gradient, and others are not so; only `Run` can join them")
+
+
+def _kind(tensor: StoredTensor) -> tuple[bool, bool]:
+    function, args, _ = reduced(tensor)
+    parameter = function.pickled_name[1] in _PARAMETER
+    return parameter, bool(args[1]) if parameter else requires_grad(tensor)
+
+
+def storage_of(tensor: StoredTensor) -> StoredStorage:
+    """Return the storage of a plain tensor."""
+    storage: StoredStorage = reduced(tensor)[1][0]
+    return storage
+
+
+def bytes_of(storage: StoredStorage) -> StoredTensor:
+    """Return the tensor of all the bytes of a storage of the file."""
+    kind = getattr(storage.kind, "pickled_name", ("", ""))[1]
+    count = storage.numel * STORAGES.get(kind, ("", 1))[1]
+    own = StoredStorage(opaque_name("torch", "ByteStorage", Calls()), storage.key, storage.location, count)
+    function = RebuildFunction(("torch._utils", "_rebuild_tensor_v2"), [])
+    return StoredTensor(function, (own, 0, (count,), (1,), False, OrderedDict()))
+
+
+def requires_grad(tensor: StoredTensor) -> bool:
+    """Tell whether a plain tensor says that it needs a gradient."""
+    args = reduced(tensor)[1]
+    return len(args) > 4 and args[4] is True
+
+
+def known_dtype(tensor: StoredTensor) -> str:
+    """Return the dtype of a tensor; empty where it is not known."""
+    return dtype_of(tensor) or ""
+
+
+def identity(tensor: StoredTensor) -> Any:
+    """Return what two stand-ins have in common if they are of the very same memory."""
+    try:
+        _, args, _ = reduced(plain_of(tensor))
+    except Mismatch:
+        return id(tensor)
+    return (args[0].key, args[1], tuple(args[2]), tuple(args[3]))
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a tensor whose elements lie in order."""
+    found: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        found.insert(0, step)
+        step *= max(size, 1)
+    return tuple(found)
+
+
+def is_contiguous(tensor: StoredTensor) -> bool:
+    """Tell whether the elements of a plain tensor lie in order."""
+    _, args, _ = reduced(tensor)
+    shape, stride = tuple(args[2]), tuple(args[3])
+    pairs = zip(shape, stride, contiguous_stride(shape), strict=True)
+    return 0 in shape or all(size == 1 or step == wanted for size, step, wanted in pairs)

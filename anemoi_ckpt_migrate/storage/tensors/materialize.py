@@ -1,0 +1,229 @@
+"""The bytes of tensors that are made when the file is written: copied from elsewhere in it, or computed."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from anemoi_ckpt_migrate.errors import CannotMake, Damaged
+from anemoi_ckpt_migrate.storage import zip_archive as zipped
+from anemoi_ckpt_migrate.storage.crc32 import combined
+from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, Extent, Maker, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+_CHUNK = 8 << 20
+
+Places = dict[str, tuple[int, int]]
+"""Where in the file each storage is: offset and length, by key."""
+
+
+def places_in(archive: zipped.Archive, stream: Callable[[], BinaryIO]) -> Places:
+    """Return where each storage of a checkpoint is."""
+    with stream() as opened:
+        places = {
+            name.removeprefix("data/"): (zipped.payload_offset(opened, record), record.size)
+            for name, record in archive.records.items()
+            if name.startswith("data/")
+        }
+    loose = archive.loose.items()
+    return places | {name.removeprefix("data/"): (start, end - start) for name, (start, end) in loose}
+
+
+class Made:
+    """The content of a storage that is made while it is written.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How.
+    extents : list of Extent or None
+        Where its bytes lie in the file, if they do.
+    source : Source
+        The file.
+    """
+
+    def __init__(self, recipe: Recipe, extents: list[Extent] | None, source: Source) -> None:
+        self._recipe, self._extents, self._source = recipe, extents, source
+        self._count = SIZES[recipe.dtype]
+        for size in recipe.shape:
+            self._count *= size
+        self._begun: Future[memoryview | None] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def prepare(self) -> None:
+        """Compute the bytes in another thread, unless they will be copied."""
+        if self._extents is None:
+            self._begun = self._source.beside(self._compute)
+
+    def stretches(self) -> list[tuple[int, int, int | None]] | None:
+        """Return where in the file the bytes lie: from, to, and their CRC if that is known; None if they do not."""
+        return None if self._extents is None else [self._source.stretch(extent) for extent in self._extents]
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Go through the bytes, where they do not lie in the file."""
+        computed = self._compute() if self._begun is None else self._begun.result()
+        self._begun = None
+        if computed is not None:
+            yield computed
+        else:
+            for start in range(0, self._count, _CHUNK):
+                yield bytes(min(_CHUNK, self._count - start))
+
+    def _compute(self) -> memoryview | None:
+        """Return the bytes, where they have to be computed."""
+        if self._recipe.kind == "fill" and repr(float(self._recipe.args[2])) == "0.0":  # -0.0 has other bytes
+            return None
+        return self._source.compute(self._recipe)
+
+
+class Source:
+    """The file that tensors are made from.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file.
+    archive : Archive
+        Its records.
+    stream : callable
+        Opens the checkpoint as a stream.
+    maker : Maker
+        Knows the recipes.
+    checked : set of str
+        Storages that were compared with their CRCs already; is added to.
+    unwritten : mapping of str to memoryview
+        Content of storages that is not in the file.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        archive: zipped.Archive,
+        stream: Callable[[], BinaryIO],
+        maker: Maker,
+        checked: set[str],
+        unwritten: Mapping[str, memoryview],
+    ) -> None:
+        self._unwritten = unwritten
+        self._descriptor, self._archive, self._maker, self._checked = descriptor, archive, maker, checked
+        self._places = places_in(archive, stream)
+        self._payloads: Any = None
+        self._last: dict[str, Any] = {}
+        self._thread: ThreadPoolExecutor | None = None
+
+    def contents(self) -> dict[str, Callable[[], memoryview]]:
+        """Return what gives the content of each storage that the file does not have, or not so."""
+        held = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
+        return {**held, **{key: partial(self.compute, recipe) for key, recipe in self._maker.recipes.items()}}
+
+    def beside(self, work: Callable[[], memoryview | None]) -> Future[memoryview | None]:
+        """Do some work in another thread, of which there is one."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1)
+        return self._thread.submit(work)
+
+    def made(self, key: str) -> Made:
+        """Return the content of a storage that is to be made."""
+        recipe = self._maker.recipes[key]
+        return Made(recipe, self._maker.extents_of(recipe), self)
+
+    def same(self, one: list[Extent], other: list[Extent]) -> bool | None:
+        """Tell whether bytes of the file are the same; None where there are many, and torch is faster."""
+        if one == other:
+            return True
+        if max(sum(count for _, _, count in each) for each in (one, other)) > _CHUNK:
+            return None
+        self.check({key for key, _, _ in (*one, *other)})
+        return self._read(one) == self._read(other)
+
+    def _read(self, extents: list[Extent]) -> bytes:
+        starts = ((self._places[key][0] + first, count) for key, first, count in extents)
+        return b"".join(os.pread(self._descriptor, count, start) for start, count in starts)
+
+    def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
+        """Return where bytes lie in the file: from, to, and their CRC if that is known."""
+        key, first, count = extent
+        start, record = self._places[key][0] + first, self._archive.records.get(f"data/{key}")
+        whole = record is not None and record.crc and record.size == count
+        if not whole:
+            self.check({key})  # what is damaged would be given a CRC that says it is not
+        return start, start + count, record.crc if record is not None and whole else None
+
+    def compute(self, recipe: Recipe) -> memoryview:
+        """Return what a recipe makes."""
+        from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated_recipe
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+
+        self.check(self._storages(recipe))
+        try:
+            found = evaluated_recipe(recipe, self._maker.recipes, self._opened(), self._last)
+        except Mismatch as error:
+            raise CannotMake(recipe.kind, recipe.shape, recipe.dtype, str(error)) from error
+        if found.untyped_storage().nbytes() != found.nbytes:
+            found = found.clone()  # a part of a larger storage
+        return content_of(found.untyped_storage())
+
+    def tensor(self, tensor: StoredTensor) -> Any:
+        """Return what a stand-in describes."""
+        from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated
+
+        recipe = self._maker.recipes.get(storage_of(tensor).key)
+        self.check({storage_of(tensor).key} if recipe is None else self._storages(recipe))
+        return evaluated(tensor, self._maker.recipes, self._opened(), self._last)
+
+    def digest(self, tensor: StoredTensor) -> str:
+        """Return the CRC-32 of what a stand-in describes, its elements in order, and its dtype."""
+        found = 0
+        extents = self._maker.extents(tensor)
+        if extents is None:
+            found = zlib.crc32(self._content(tensor))
+        for extent in extents or ():
+            start, end, crc = self.stretch(extent)
+            own = zipped.checksum(self._descriptor, start, end) if crc is None else crc
+            found = combined(found, own, end - start)
+        return f"{known_dtype(tensor)} {found:08x}"
+
+    def _content(self, tensor: StoredTensor) -> memoryview:
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+
+        return content_of(self.tensor(tensor).contiguous().clone().untyped_storage())
+
+    def check(self, keys: Iterable[str]) -> None:
+        """Compare storages with their CRCs before they are used, each once."""
+        damaged = []
+        for key in keys:
+            record = self._archive.records.get(f"data/{key}")
+            if record is not None and key not in self._checked:
+                if not zipped.is_whole(self._descriptor, record, self._places[key][0]):
+                    damaged.append(f"data/{key}")
+                self._checked.add(key)
+        if damaged:
+            raise Damaged(damaged)
+
+    def _opened(self) -> Any:
+        if self._payloads is None:
+            from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
+
+            unwritten = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
+            self._payloads = Payloads(self._descriptor, self._places, {}, unwritten)
+        return self._payloads
+
+    def _storages(self, recipe: Recipe) -> set[str]:
+        """Return the keys of the storages of the file that a recipe uses."""
+        found: set[str] = set()
+        for source in recipe.sources:
+            key = storage_of(source).key
+            inner = self._maker.recipes.get(key)
+            found |= {key} if inner is None else self._storages(inner)
+        return found

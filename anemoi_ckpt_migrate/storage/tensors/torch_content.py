@@ -1,0 +1,318 @@
+"""Tensors with their content: real `torch.Tensor` objects over the file, and how they are written back.
+
+The one module that imports torch, and only imported itself where a migration touches or makes tensors. The file
+is mapped copy-on-write: nothing is read before it is looked at, and a change stays private until it is written.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import functools
+import io
+import mmap
+import os
+import pickle
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from anemoi_ckpt_migrate.errors import Damaged
+from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored
+from anemoi_ckpt_migrate.storage.zip_archive import checksum
+
+# torch's own functions that only put a tensor together, and classes of torch's own; the rest of it stays closed.
+_REBUILD = (
+    "_rebuild_tensor",
+    "_rebuild_tensor_v2",
+    "_rebuild_tensor_v3",
+    "_rebuild_parameter",
+    "_rebuild_parameter_with_state",
+    "_rebuild_sparse_tensor",
+    "_rebuild_qtensor",
+    "_rebuild_nested_tensor",
+    "_rebuild_meta_tensor_no_storage",
+)
+_KINDS = (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.nn.Parameter))
+# Linux, Documentation/admin-guide/mm/pagemap.rst: bits of a page's entry.
+# The highest, the sign here, says that the page is present.
+_SWAPPED, _FILE_PAGE = 1 << 62, 1 << 61
+_PAGES = 1 << 16  # are asked about at a time
+
+
+class Payloads:
+    """The content of a checkpoint's tensors, mapped from the file.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open checkpoint.
+    places : mapping of str to (int, int)
+        Offset and length in bytes of each storage in the file, by key.
+    crcs : mapping of str to int
+        Their CRCs, as far as they are known.
+    unwritten : mapping of str to callable
+        Give the content of storages that the file does not have, or not so.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        places: Mapping[str, tuple[int, int]],
+        crcs: Mapping[str, int],
+        unwritten: Mapping[str, Callable[[], memoryview]],
+    ) -> None:
+        self._descriptor, self._places, self._crcs, self._unwritten = descriptor, places, crcs, unwritten
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+        whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
+        self._address = whole.data_ptr()
+        self._storages: dict[str, torch.UntypedStorage] = {
+            # One without bytes is a part of the mapping too: torch would let it grow, and show what lay in memory.
+            key: whole[start : start + length]
+            for key, (start, length) in places.items()
+        }
+        self._keys = {storage._cdata: key for key, storage in self._storages.items()}
+        self._keys_by_address = {self._address + start: key for key, (start, length) in places.items() if length}
+        self.locations: dict[str, str] = {}
+
+    def storage(self, key: str) -> torch.UntypedStorage:
+        """Return a storage over the file.
+
+        Raises
+        ------
+        pickle.UnpicklingError
+            The file has none of that key.
+        """
+        if key in self._unwritten:
+            self._storages[key] = _storage_of(self._unwritten[key]())
+            self._unwritten = {other: content for other, content in self._unwritten.items() if other != key}
+        if key not in self._storages:
+            raise pickle.UnpicklingError(f"the storage data/{key} is missing")
+        return self._storages[key]
+
+    def key_of(self, storage: torch.UntypedStorage) -> str | None:
+        """Return the key of a storage that came from the file, and None for any other."""
+        key = self._keys.get(storage._cdata) or self._keys_by_address.get(storage.data_ptr())
+        if key is None or storage.nbytes() != self._places[key][1]:
+            return None
+        return key
+
+    def usual_location(self) -> str | None:
+        """Return where most tensors of the file lived; what a migration makes of them belongs there too."""
+        found = collections.Counter(self.locations.values()).most_common(1)
+        return found[0][0] if found else None
+
+    def changed(self, keys: Mapping[str, None]) -> dict[str, memoryview]:
+        """Return the content, as it is now, of those storages that are no longer as in the file.
+
+        Raises
+        ------
+        Damaged
+            The content of a storage that was looked at is not what was once written.
+        """
+        looks = {key: self._look(*place) for key, place in self._places.items()}
+        damaged = [f"data/{key}" for key, (seen, _) in looks.items() if seen and not self._is_whole(key)]
+        if damaged:
+            raise Damaged(damaged)
+        found = {}
+        for key in keys:
+            start, length = self._places.get(key, (0, 0))
+            if key in looks and looks[key][1] and self._differs(start, length):
+                found[key] = memoryview(self._map)[start : start + length]
+        return found
+
+    def _look(self, start: int, length: int) -> tuple[bool, bool]:
+        """Tell whether a stretch of the mapping was looked at, and whether it was written to.
+
+        A page that was only read and that the system has taken back since no longer counts as looked at.
+        """
+        first, end = (self._address + start) // mmap.PAGESIZE, -(-(self._address + start + length) // mmap.PAGESIZE)
+        seen = written = False
+        for page in range(first, end if length else first, _PAGES):
+            entries = _pagemap(page, min(_PAGES, end - page))
+            if entries is None:
+                return True, True
+            mapped = (entries < 0) | ((entries & _SWAPPED) != 0)
+            seen |= bool(mapped.any())
+            # Copied on write: the page is memory of ours now, no longer the file's.
+            written |= bool((mapped & ((entries & _FILE_PAGE) == 0)).any())
+        return seen, written
+
+    def _is_whole(self, key: str) -> bool:
+        start, length = self._places[key]
+        crc = self._crcs.get(key, 0)
+        return not crc or checksum(self._descriptor, start, start + length) == crc
+
+    def _differs(self, start: int, length: int) -> bool:
+        with memoryview(self._map) as now:
+            for at in range(start, start + length, 1 << 20):
+                count = min(1 << 20, start + length - at)
+                if os.pread(self._descriptor, count, at) != now[at : at + count]:
+                    return True
+        return False
+
+
+class ContentUnpickler(TreeUnpickler):
+    """Load the tree of a checkpoint with real tensors in the place of stand-ins."""
+
+    def __init__(self, data: bytes, payloads: Payloads, trusted: Collection[str] = ()) -> None:
+        super().__init__(data, trusted)
+        self._payloads = payloads
+
+    def resolve(self, module: str, name: str) -> Any:
+        """Choose what stands for a name: torch's functions that build tensors, its dtypes and the like, are real."""
+        if module == "torch._utils" and name in _REBUILD and hasattr(torch._utils, name):
+            return _Rebuilder(super().resolve(module, name), getattr(torch._utils, name))
+        if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
+            return _Rebuilder(super().resolve(module, name), torch._tensor._rebuild_from_type_v2)
+        if (module, name) == ("torch.serialization", "_get_layout"):
+            return Builder(module, name, torch.serialization._get_layout)
+        if (module, name) == ("torch", "Size"):
+            return Builder(module, name, functools.partial(self._container, torch.Size))
+        if module == "torch" and isinstance(getattr(torch, name, None), (torch.dtype, torch.qscheme)):
+            return getattr(torch, name)
+        kinds = {(kind.__module__, kind.__qualname__): kind for kind in _KINDS}
+        return kinds.get((module, name)) or super().resolve(module, name)
+
+    def load(self) -> Any:
+        """Load the tree. As that of stand-ins; what could lead outside the memory of a tensor is checked."""
+        try:
+            tree = super().load()
+            with torch.sparse.check_sparse_tensor_invariants():
+                torch._utils._validate_loaded_sparse_tensors()
+        finally:
+            torch._utils._sparse_tensors_to_validate.clear()
+        return tree
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return a storage over the file."""
+        stored = super().persistent_load(pid)
+        self._payloads.locations[stored.key] = stored.location
+        return torch.storage.TypedStorage(
+            wrap_storage=self._payloads.storage(stored.key), dtype=_dtype(stored.kind), _internal=True
+        )
+
+
+class _Rebuilder:
+    """Rebuilds a tensor for real; one of a class that is not torch's own stays a stand-in."""
+
+    def __init__(self, stand_in: RebuildFunction, function: Any) -> None:
+        self.pickled_name, self.touched = stand_in.pickled_name, stand_in.touched
+        self._stand_in, self._function = stand_in, function
+
+    __setstate__ = closed
+
+    def __call__(self, *args: Any) -> Any:
+        """Rebuild the tensor."""
+        if _holds_stand_in(args):
+            return self._stand_in(*args)
+        return self._function(*args)
+
+
+class ContentPickler(TreePickler):
+    """Write a tree in which some tensors are real.
+
+    Attributes
+    ----------
+    made : dict of str to torch.UntypedStorage
+        Storages that the file does not have, by the key that they were given.
+    """
+
+    def __init__(self, stream: io.BytesIO, protocol: int, payloads: Payloads | None, first_key: int) -> None:
+        super().__init__(stream, protocol)
+        self.made: dict[str, torch.UntypedStorage] = {}
+        self._payloads, self._next_key = payloads, first_key
+        self._made_keys: dict[int, str] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._kinds: dict[str, OpaqueName] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Spell storages, real ones too, as torch does."""
+        if is_stored(obj):
+            return None
+        if isinstance(obj, torch.storage.TypedStorage):
+            return self._identify(obj._untyped_storage, obj._pickle_storage_type(), obj.dtype, obj._size())
+        if isinstance(obj, torch.UntypedStorage):
+            return self._identify(obj, "UntypedStorage", torch.uint8, obj.nbytes())
+        return super().persistent_id(obj)
+
+    dispatch: ClassVar[dict[type, Any]] = {**TreePickler.dispatch, _Rebuilder: TreePickler.save_name}
+
+    def _identify(self, storage: torch.UntypedStorage, kind: str, dtype: torch.dtype, numel: int) -> Any:
+        key = self._payloads.key_of(storage) if self._payloads is not None else None
+        location = self._payloads.locations[key] if self._payloads is not None and key is not None else None
+        if key is None:
+            key = self._key_of_new(storage)
+        if location is None:
+            location = self._payloads.usual_location() if self._payloads is not None else None
+            location = location or torch.serialization.location_tag(storage)
+        if storage.nbytes() and self._dtypes.setdefault(key, dtype) != dtype:
+            raise pickle.PicklingError("two tensors share memory but not a dtype, which torch cannot load; clone one")
+        self.keys[key] = None
+        return ("storage", self._kind(kind), key, location, numel)
+
+    def _key_of_new(self, storage: torch.UntypedStorage) -> str:
+        if storage._cdata not in self._made_keys:
+            key = self._made_keys[storage._cdata] = str(self._next_key)
+            self.made[key] = storage  # kept alive, or its address could be given to another
+            self._next_key += 1
+        return self._made_keys[storage._cdata]
+
+    def _kind(self, name: str) -> OpaqueName:
+        if name not in self._kinds:
+            module = "torch.storage" if name == "UntypedStorage" else "torch"
+            self._kinds[name] = opaque_name(module, name, Calls())
+        return self._kinds[name]
+
+
+def _holds_stand_in(args: Any) -> bool:
+    """Tell whether something among the arguments, or in containers there, is not real."""
+    waiting, seen = [args], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if is_stored(value) or isinstance(value, OpaqueName):
+            return True
+        if type(value) in (tuple, list, dict) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if type(value) is dict else value
+    return False
+
+
+def _storage_of(content: memoryview) -> torch.UntypedStorage:
+    return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)
+
+
+def content_of(storage: torch.UntypedStorage) -> memoryview:
+    """Return the bytes of a storage, wherever it lives."""
+    here = storage if storage.device.type == "cpu" else storage.cpu()
+    if not here.nbytes():
+        return memoryview(b"")
+    held = (ctypes.c_char * here.nbytes()).from_address(here.data_ptr())
+    held.owner = here  # type: ignore[attr-defined]  # the view keeps `held` alive, and that the storage
+    return memoryview(held).cast("B")
+
+
+def _dtype(kind: Any) -> torch.dtype:
+    module, name = getattr(kind, "pickled_name", ("?", "?"))
+    if name == "UntypedStorage" and module in ("torch", "torch.storage"):
+        return torch.uint8
+    known = torch.storage._storage_type_to_dtype_map()
+    if module not in ("torch", "torch.cuda") or name not in known:
+        raise pickle.UnpicklingError(f"the storage class {module}.{name} is unknown to torch {torch.__version__}")
+    found: torch.dtype = known[name]
+    return found
+
+
+def _pagemap(first: int, count: int) -> torch.Tensor | None:
+    """Return the entries of so many pages of this process; None where the system does not give them."""
+    entries = bytearray(8 * count)
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(8 * first)
+            got = pagemap.readinto(entries)
+    except OSError:
+        return None
+    return torch.frombuffer(entries, dtype=torch.int64) if got == len(entries) else None

@@ -1,0 +1,391 @@
+"""The zip archive that torch writes: its records, and how they are laid out in the file.
+
+Facts about the layout are torch's (``caffe2/serialize/inline_container.cc``, torch 2.13): records are stored, not
+deflated; all lie below one root folder; payload starts at a multiple of the alignment, for which the local header
+is padded with an extra field named ``FB``; sizes and CRC follow the payload in a data descriptor. With
+``config.save.compute_crc32 = False`` torch writes 0 for each CRC: such a record cannot be checked.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, kind_of_file
+
+ALIGNMENT = 64
+PADDING = 4096
+"""Large stretches of records stay congruent modulo this, in bytes: a multiple of what file systems share blocks by."""
+_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+_CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
+_END64 = struct.Struct("<4sQHHIIQQQQ")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_END = struct.Struct("<4sHHHHIIH")
+UTF8, _HAS_DESCRIPTOR = 0x0800, 0x0008
+_MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
+_PADDING_FIELD = 0x4246  # "FB", as torch names it
+_DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
+# Padding and descriptor of a record that torch wrote; only where there is more, dead bytes may hide.
+_USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
+_CHUNK = 1 << 20
+_SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One file of the archive.
+
+    Attributes
+    ----------
+    name : str
+        Full name, root folder included.
+    offset : int
+        Where its local header starts, in bytes.
+    end : int
+        Where it ends, padding included, in bytes.
+    size : int
+        Length of the content, in bytes.
+    crc : int
+        CRC-32 of the content; 0 where it was not computed.
+    flags : int
+        General purpose flags of the zip format.
+    """
+
+    name: str
+    offset: int
+    end: int
+    size: int
+    crc: int
+    flags: int
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The table of contents of a checkpoint file.
+
+    Attributes
+    ----------
+    root : str
+        The folder that everything lies in.
+    records : dict of str to Record
+        In the order in which they lie in the file; names without the root.
+    directory : int
+        Where the table of contents starts, in bytes.
+    dead : int
+        How many bytes belong to no record and are no padding: what writing in place left behind.
+    loose : mapping of str to (int, int)
+        Content without a header: where it starts and ends, in bytes. Only where the file is no zip archive.
+    small : mapping of str to bytes
+        Further records that a zip archive would have, without the root.
+    """
+
+    root: str
+    records: dict[str, Record]
+    directory: int
+    dead: int
+    loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    small: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """Where the first record starts, in bytes."""
+        return min((record.offset for record in self.records.values()), default=0)
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it is a zip archive, as torch writes since 1.6."""
+        return bool(self.records)
+
+
+class Window(io.RawIOBase):
+    """The first bytes of an open file as a stream of its own.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file; its own position is neither used nor moved.
+    length : int
+        How many bytes of it.
+    """
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        self._descriptor, self._length, self._at = descriptor, length, 0
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it has positions."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        if start + offset < 0:
+            raise ValueError("there is nothing before the beginning")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer, and tell how many bytes."""
+        view = memoryview(buffer)[: max(0, self._length - self._at)]
+        count = os.preadv(self._descriptor, [view], self._at) if view else 0
+        self._at += count
+        return count
+
+
+def window(descriptor: int, length: int) -> io.BufferedReader:
+    """Give the first `length` bytes of an open file as a buffered stream."""
+    return io.BufferedReader(Window(descriptor, length))
+
+
+def read_archive(stream: BinaryIO) -> Archive:
+    """Read the table of contents of a checkpoint.
+
+    Raises
+    ------
+    NotACheckpoint
+        The file is no zip archive, or none that torch would have written.
+    """
+    try:
+        with zipfile.ZipFile(stream) as opened:
+            directory, infos = opened.start_dir, opened.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
+        raise NotACheckpoint(kind_of_file(stream, stream.seek(0, io.SEEK_END))) from error
+    infos.sort(key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in infos[1:]] + [directory]
+    pickles = [info.filename for info in infos if info.filename.endswith("/data.pkl")]
+    roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
+    if not roots:
+        raise NotACheckpoint(kind_of_archive({info.filename for info in infos}))
+    names = {info.filename.removeprefix(f"{roots[0]}/") for info in infos}
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        raise NotACheckpoint(
+            "it is a TorchScript archive, which holds compiled code beside the weights; migrate what torch.save "
+            "makes of torch.jit.load(...).state_dict(), load that into the new model, and script it anew"
+        )
+    records: dict[str, Record] = {}
+    seen: set[str] = set()
+    for info, end in zip(infos, ends, strict=True):
+        name = info.filename.removeprefix(f"{roots[0]}/")
+        _check(info, end, name.lower() in seen, roots[0])  # torch does not tell capitals from small letters
+        seen.add(name.lower())
+        found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
+        slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
+        records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
+    for name in _SHORT:
+        if name in records and records[name].size > _CHUNK:
+            raise NotACheckpoint(f"record {name} has {records[name].size:,} bytes, where torch writes a word")
+    if "version" not in records:
+        raise NotACheckpoint("the archive lacks its version record")
+    return Archive(roots[0], records, directory, _dead(stream, records.values(), directory))
+
+
+def begins(stream: BinaryIO) -> bool:
+    """Tell whether a file begins with a record: only then does torch take it for a zip archive."""
+    stream.seek(0)
+    return stream.read(4) == b"PK\3\4"
+
+
+def payload_offset(stream: BinaryIO, record: Record) -> int:
+    """Return where the content of a record starts, in bytes from the beginning of the file.
+
+    Raises
+    ------
+    NotACheckpoint
+        Its local header is not where the directory says, is that of another, or leads elsewhere.
+    """
+    name = _spelled(record)
+    stream.seek(record.offset)
+    header = stream.read(_LOCAL.size + len(name))
+    whole = len(header) == _LOCAL.size + len(name) and header[:4] == b"PK\3\4" and header[_LOCAL.size :] == name
+    if not whole or _LOCAL.unpack(header[: _LOCAL.size])[-2] != len(name):
+        raise NotACheckpoint(f"the header of record {record.name} is damaged")
+    start = record.offset + _LOCAL.size + sum(_LOCAL.unpack(header[: _LOCAL.size])[-2:])
+    if start + record.size > record.end:
+        raise NotACheckpoint(f"record {record.name} overlaps what follows it")
+    return int(start)
+
+
+def read_record(stream: BinaryIO, record: Record) -> bytes:
+    """Read the content of a record and verify its CRC.
+
+    Raises
+    ------
+    NotACheckpoint
+        The content is not what was written.
+    """
+    stream.seek(payload_offset(stream, record))
+    try:
+        content = stream.read(record.size)
+    except (MemoryError, OverflowError):
+        raise NotACheckpoint(f"record {record.name} is too large to be read ({record.size:,} bytes)") from None
+    if len(content) < record.size or (record.crc and zlib.crc32(content) != record.crc):
+        raise NotACheckpoint(f"record {record.name} is damaged (its CRC does not match)")
+    return content
+
+
+def is_whole(descriptor: int, record: Record, start: int) -> bool:
+    """Tell whether the content of a record, which starts at `start`, still has its CRC; read in pieces."""
+    return not record.crc or checksum(descriptor, start, start + record.size) == record.crc
+
+
+def checksum(descriptor: int, start: int, end: int) -> int:
+    """Return the CRC-32 of a stretch of a file, read in pieces; of what there is, if the file ends early."""
+    buffer, found = memoryview(bytearray(min(_CHUNK, max(1, end - start)))), 0
+    while start < end:
+        count = os.preadv(descriptor, [buffer[: end - start]], start)
+        if not count:
+            break
+        found, start = zlib.crc32(buffer[:count], found), start + count
+    return found
+
+
+def new_record(name: str, offset: int, content: bytes | memoryview) -> Record:
+    """Describe a record that is to start at `offset`."""
+    return Record(name, offset, offset, len(content), zlib.crc32(content), UTF8)
+
+
+def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
+    """Make the header of a record that is to start at `offset`, so padded that its content is aligned."""
+    encoded = name.encode()
+    extra = b""
+    if size >= _MAX32:
+        extra = struct.pack("<HHQQ", 1, 16, size, size)
+    bare = offset + _LOCAL.size + len(encoded) + len(extra) + 4
+    padding = -bare % ALIGNMENT
+    extra += struct.pack("<HH", _PADDING_FIELD, padding) + b"Z" * padding
+    short = min(size, _MAX32)
+    return _LOCAL.pack(b"PK\3\4", 0, UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
+
+
+def directory(records: Iterable[Record], offset: int) -> bytes:
+    """Make the table of contents that is to stand at `offset`, the last thing in the file."""
+    entries = [_entry(record) for record in records]
+    table = b"".join(entries)
+    end = offset + len(table)
+    count = len(entries)
+    end64 = _END64.pack(b"PK\6\6", _END64.size - 12, 0x031E, 45, 0, 0, count, count, len(table), offset)
+    locator = _LOCATOR64.pack(b"PK\6\7", 0, end, 1)
+    few, short = min(count, _MAX16), min(len(table), _MAX32)
+    return table + end64 + locator + _END.pack(b"PK\5\6", 0, 0, few, few, short, min(offset, _MAX32), 0)
+
+
+def runs(records: Iterable[Record]) -> Iterator[tuple[int, int, list[Record]]]:
+    """Group records that lie side by side: start, end and members of each stretch that can be copied in one go."""
+    members: list[Record] = []
+    for record in sorted(records, key=lambda record: record.offset):
+        if members and members[-1].end != record.offset:
+            yield members[0].offset, members[-1].end, members
+            members = []
+        members.append(record)
+    if members:
+        yield members[0].offset, members[-1].end, members
+
+
+def moved(record: Record, shift: int) -> Record:
+    """Return the entry of a record that was copied `shift` bytes further on."""
+    return replace(record, offset=record.offset + shift, end=record.end + shift)
+
+
+def _entry(record: Record) -> bytes:
+    encoded, extra = _spelled(record), b""
+    large = [value for value in (record.size, record.size, record.offset) if value >= _MAX32]
+    if large:
+        extra = struct.pack(f"<HH{len(large)}Q", 1, 8 * len(large), *large)
+    short = min(record.size, _MAX32)
+    lengths = (len(encoded), len(extra), 0, 0, 0, 0, min(record.offset, _MAX32))
+    fixed = _CENTRAL.pack(b"PK\1\2", 0, 0, record.flags, 0, 0, 0, record.crc, short, short, *lengths)
+    return fixed + encoded + extra
+
+
+def _spelled(record: Record) -> bytes:
+    return record.name.encode("utf-8" if record.flags & UTF8 else "cp437")
+
+
+def _trimmed(stream: BinaryIO, record: Record) -> Record:
+    """Find where a record really ends: behind its content, or the descriptor that follows it."""
+    end = payload_offset(stream, record) + record.size
+    if record.flags & _HAS_DESCRIPTOR:
+        stream.seek(end)
+        follows = stream.read(_DESCRIPTOR64.size)
+        for layout in (_DESCRIPTOR64, _DESCRIPTOR):
+            fields = layout.unpack(follows[: layout.size]) if len(follows) >= layout.size else ()
+            if fields[:1] == (b"PK\7\x08",) and fields[2:] == (record.size, record.size):
+                return replace(record, end=min(record.end, end + layout.size))
+    return replace(record, end=end)
+
+
+def check_read_alike(stream: BinaryIO, archive: Archive) -> None:
+    """Refuse a file whose table of contents torch would find elsewhere than `zipfile` does.
+
+    That one looks right before the end of the archive, whatever the end says; torch goes where the end says.
+
+    Raises
+    ------
+    NotACheckpoint
+        They would read different tables, or the end is damaged.
+    """
+    try:
+        _check_end(stream, archive.directory, len(archive.records))
+    except struct.error as error:
+        raise NotACheckpoint("the end of the archive is damaged") from error
+
+
+def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
+    size = stream.seek(0, io.SEEK_END)
+    ends = _END.size + _LOCATOR64.size + _END64.size
+    stream.seek(max(0, size - ends))
+    tail = stream.read()
+    at = len(tail) - _END.size
+    if not tail.startswith(b"PK\5\6", at) or not tail.endswith(b"\0\0"):  # a comment follows
+        stream.seek(max(0, size - _MAX16 - ends))
+        tail = stream.read()
+        at = tail.rfind(b"PK\5\6")
+    *_, said, _, said_directory, _ = _END.unpack(tail[at : at + _END.size])
+    before = tail[max(0, at - _LOCATOR64.size) : at]
+    if before.startswith(b"PK\6\7"):
+        _, _, said_end, _ = _LOCATOR64.unpack(before)
+        fields = tail[max(0, at - _LOCATOR64.size - _END64.size) : at - _LOCATOR64.size]
+        *_, said, _, said_directory = _END64.unpack(fields)
+        if said_end != size - len(tail) + at - _LOCATOR64.size - _END64.size:
+            raise NotACheckpoint("the end of the archive is not where the archive says")
+    if (said_directory, said) != (directory, count):
+        raise NotACheckpoint("its table of contents is not where the archive says, so torch would read another one")
+
+
+def _dead(stream: BinaryIO, records: Iterable[Record], directory: int) -> int:
+    """Count what lies between records; short stretches of zeros are padding, with which `layout` aligns payload."""
+    found = at = 0
+    for start, end in [*((record.offset, record.end) for record in records), (directory, directory)]:
+        if start > at:
+            stream.seek(at)
+            padding = start - at < PADDING and not any(stream.read(start - at))
+            found += 0 if padding else start - at
+        at = end
+    return found
+
+
+def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:
+    if known:
+        raise NotACheckpoint(f"the archive holds two records named {info.filename}")
+    if info.orig_filename != info.filename:
+        raise NotACheckpoint(f"the name of record {info.filename} goes on behind a zero byte")
+    if not info.filename.startswith(f"{root}/"):
+        raise NotACheckpoint(f"record {info.filename} lies outside the folder {root}")
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise NotACheckpoint(f"record {info.filename} is compressed or encrypted, which torch never does")
+    if info.compress_size != info.file_size:
+        raise NotACheckpoint(f"record {info.filename} says two lengths")
+    if info.header_offset < 0 or info.file_size < 0:
+        raise NotACheckpoint("bytes are missing before its first record (was its beginning cut off?)")
+    if info.header_offset + info.file_size > end:
+        raise NotACheckpoint(f"record {info.filename} overlaps what follows it")

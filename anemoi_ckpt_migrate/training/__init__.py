@@ -1,0 +1,1 @@
+"""Checkpoints in a training run: stamp when saving, upgrade when loading."""

@@ -1,0 +1,115 @@
+"""Checkpoints that are loaded as if they had been upgraded, and stay as they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.upgrade import upgrade
+from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
+from anemoi_ckpt_migrate.project.project import Project, opened_all
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def load(
+    checkpoint: StrPath,
+    target: str = "head",
+    *,
+    project: Project | StrPath | None = None,
+    chain: str | Iterable[str] = (),
+    trust_checkpoint_code: bool = False,
+    **options: Any,
+) -> Any:
+    """Return what `torch.load` would return after an upgrade. The file stays as it is.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    target : str
+        As for `upgrade`.
+    project, chain
+        As for `Stamper`.
+    trust_checkpoint_code : bool
+        As for `upgrade`.
+    **options
+        Go to `torch.load`.
+
+    Returns
+    -------
+    object
+        The checkpoint, with its record where that lies in it.
+
+    Raises
+    ------
+    MigrateError
+        As for `upgrade`.
+    """
+    import torch
+
+    with upgraded(
+        checkpoint, target, project=project, chain=chain, trust_checkpoint_code=trust_checkpoint_code
+    ) as path:
+        return torch.load(path, **options)
+
+
+def upgraded(
+    checkpoint: StrPath,
+    target: str = "head",
+    *,
+    project: Project | StrPath | None = None,
+    chain: str | Iterable[str] = (),
+    trust_checkpoint_code: bool = False,
+) -> AbstractContextManager[Path]:
+    """Give the path of an upgraded copy of a checkpoint; its own path if there is nothing to do.
+
+    The copy lies where temporary files do (``TMPDIR``), and is gone afterwards.
+
+    Parameters
+    ----------
+    checkpoint, target, project, chain, trust_checkpoint_code
+        As for `load`.
+
+    Raises
+    ------
+    MigrateError
+        As for `upgrade`.
+    """
+    return upgraded_by(opened_all(project, chain), checkpoint, target, trust_checkpoint_code)
+
+
+@contextmanager
+def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str, trusted: bool = False) -> Iterator[Path]:
+    """Give the path of a checkpoint that each of some projects has brought up, as `upgraded` does."""
+    with ExitStack() as copies:
+        path = Path(checkpoint)
+        for project in projects:
+            path = _upgraded(path, target, project, copies, checkpoint, trusted)
+        yield path
+
+
+def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath, trusted: bool) -> Path:
+    """Return the path of what a chain makes of a file; that of the file, if it has nothing to do."""
+    try:
+        planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted)
+        for warning in planned.warnings:
+            _LOGGER.warning("%s: %s", checkpoint, warning)
+        if not planned.steps:
+            return path
+        output = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-migrate-")), path.name)
+        upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted)
+    except (CannotWrite, OSError) as error:
+        reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
+        where = "it lies where temporary files do, and TMPDIR says where that is"
+        raise CannotWrite(f"the upgraded copy cannot be written ({reason}); {where}").about(checkpoint) from error
+    except MigrateError as error:
+        error.checkpoint = os.fspath(checkpoint)  # not the copy that the chain before made of it
+        raise
+    return output

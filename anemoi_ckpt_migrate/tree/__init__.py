@@ -1,0 +1,1 @@
+"""The tree of values that a checkpoint holds: items, paths, class names."""

@@ -1,0 +1,256 @@
+"""What a tree holds, as plain facts: its structure, tensors, shared storages, optimizers. No torch, nothing is run."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.storage.pickle.placeholders import stands_for
+from anemoi_ckpt_migrate.storage.tensors.refs import (
+    STORAGES,
+    ContentNeeded,
+    StoredStorage,
+    StoredTensor,
+    dtype_of,
+    is_a,
+    is_stored,
+    kind_of,
+    storages_of,
+)
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+# Characters that are shown of a key, and of a path: one long key may stand above a million tensors.
+_LONGEST_KEY, _LONGEST_PATH = 250, 500
+_DEEPEST = 200  # below that, nobody looks, and Python's own stack would end
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the file.
+
+    Attributes
+    ----------
+    path : str
+        Where it is in the tree, keys joined by dots.
+    kind : str
+        ``tensor``, ``parameter``, ``sparse_tensor`` and the like; for one of a subclass, the name of that.
+    dtype : str or None
+        Its dtype, without ``torch.``; None where it is not known without torch.
+    shape : tuple of int or None
+        Its sizes.
+    size : int
+        How many bytes the storages have that it refers to.
+    storages : tuple of str
+        Their keys; several for a sparse tensor.
+    location : str
+        The device that it lived on.
+    """
+
+    path: str
+    kind: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    size: int
+    storages: tuple[str, ...]
+    location: str
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The state of an optimizer.
+
+    Attributes
+    ----------
+    path : str
+        Where it is in the tree.
+    groups, parameters : int
+        How many parameter groups it has, and parameters in them.
+    states : tuple of str
+        What it remembers of a parameter, by name: ``exp_avg`` for example.
+    size : int
+        How many bytes that has.
+    """
+
+    path: str
+    groups: int
+    parameters: int
+    states: tuple[str, ...]
+    size: int
+
+
+@dataclass
+class Node:
+    """A place in the tree.
+
+    Attributes
+    ----------
+    name : str
+        Its key, index or attribute.
+    what : str
+        What is there: the class, or a short value.
+    tensor : Tensor or None
+        The tensor, if it is one.
+    children : list of Node
+        What it holds.
+    size : int
+        Bytes of the storages that first appear in it: over a level, they add up.
+    """
+
+    name: str
+    what: str
+    tensor: Tensor | None = None
+    children: list[Node] = field(default_factory=list)
+    size: int = 0
+
+
+def survey(tree: Any) -> Node:
+    """Return the structure of a tree."""
+    return _Surveyor().node("", "", tree, 0)
+
+
+def tensors(node: Node) -> Iterator[Tensor]:
+    """Give all tensors below a node, in the order of the tree."""
+    if node.tensor is not None:
+        yield node.tensor
+    for child in node.children:
+        yield from tensors(child)
+
+
+def shared(found: Iterable[Tensor]) -> dict[str, list[str]]:
+    """Return the storages that several tensors refer to, by key, with the paths of those."""
+    users: dict[str, list[str]] = {}
+    for tensor in found:
+        for key in dict.fromkeys(tensor.storages):
+            users.setdefault(key, []).append(tensor.path)
+    return {key: paths for key, paths in users.items() if len(paths) > 1}
+
+
+def optimizers(tree: Any) -> list[Optimizer]:
+    """Find the states of optimizers, as ``Optimizer.state_dict()`` gives them."""
+    return [_optimizer(path, value) for path, value in _dicts(tree, "", set(), 0) if _is_optimizer(value)]
+
+
+class _Surveyor:
+    """Walks a tree; each container is entered once, each storage counted once."""
+
+    def __init__(self) -> None:
+        self._entered: set[int] = set()
+        self._counted: set[str] = set()
+
+    def node(self, name: str, path: str, value: Any, depth: int) -> Node:
+        """Describe a value and all that it holds."""
+        if is_stored(value):
+            return self._tensor(name, path, value)
+        found = Node(name, _what(value))
+        if is_a(value, StoredStorage):
+            found.size = self._new([value])
+        if not is_a(value, (*_CONTAINERS, Opaque)) or id(value) in self._entered or depth > _DEEPEST:
+            return found
+        self._entered.add(id(value))
+        for key, child in _children(value):
+            shown = _brief(key)
+            found.children.append(self.node(shown, _joined(path, shown), child, depth + 1))
+        found.size = sum(child.size for child in found.children)
+        return found
+
+    def _tensor(self, name: str, path: str, value: StoredTensor) -> Node:
+        storages = storages_of(value)
+        keys = tuple(dict.fromkeys(storage.key for storage in storages))
+        try:
+            sizes = tuple(value.shape)
+            shape = sizes if all(type(size) is int for size in sizes) else None
+        except (ContentNeeded, TypeError, IndexError):  # the shape of a subclass may be anywhere
+            shape = None
+        size = sum(_size(storage) for storage in {storage.key: storage for storage in storages}.values())
+        location = storages[0].location if storages else "meta"
+        tensor = Tensor(path, kind_of(value), dtype_of(value), shape, size, keys, location)
+        return Node(name, tensor.kind, tensor, size=self._new(storages))
+
+    def _new(self, storages: list[StoredStorage]) -> int:
+        fresh = {storage.key: _size(storage) for storage in storages if storage.key not in self._counted}
+        self._counted.update(fresh)
+        return sum(fresh.values())
+
+
+def _what(value: Any) -> str:
+    if is_a(value, Opaque):
+        missing = stands_for(value)
+        return ".".join(class_of(value)) if missing is None else f"placeholder of {'.'.join(missing)}"
+    if is_a(value, OpaqueName):
+        return f"the class {'.'.join(value.pickled_name)}"
+    if is_a(value, _CONTAINERS):
+        return f"{type(value).__name__} of {len(value)}"
+    if is_a(value, (type(None), bool, int, float, complex, str, bytes)):
+        return reprlib.repr(value) if is_a(value, str) else _brief(value)
+    return type(value).__name__
+
+
+def _brief(key: Any) -> str:
+    """Spell a key, as far as it fits."""
+    try:
+        return _shortened(key, _LONGEST_KEY) if is_a(key, str) else reprlib.repr(key)
+    except ValueError:  # Python does not spell out an integer of more than some thousand digits
+        return "a huge number"
+
+
+def _joined(path: str, key: str) -> str:
+    return _shortened(f"{path}.{key}" if path else key, _LONGEST_PATH)
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return text without its middle, if it is long."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+def _children(value: Any) -> list[tuple[Any, Any]]:
+    if is_a(value, dict):
+        found = list(value.items())
+        return found + [(f"({name})", held) for name, held in getattr(value, "__dict__", {}).items()]
+    if is_a(value, Opaque):
+        parts = value.__opaque_parts__
+        held = [pair for attributes in parts.attributes() for pair in attributes.items()]
+        state = [] if parts.attributes() or parts.state is None else [("(state)", parts.state)]
+        arguments = [("(arguments)", parts.args)] if parts.args and _worth_showing(parts.args) else []
+        return [*arguments, *held, *state, *enumerate(parts.items), *parts.pairs.items()]
+    return list(enumerate(value))
+
+
+def _worth_showing(args: tuple[Any, ...]) -> bool:
+    return any(is_a(arg, (*_CONTAINERS, Opaque)) or is_stored(arg) for arg in args)
+
+
+def _size(storage: StoredStorage) -> int:
+    kind = getattr(storage.kind, "pickled_name", ("", ""))[1]
+    return storage.numel * STORAGES.get(kind, ("", 1))[1]
+
+
+def _dicts(value: Any, path: str, entered: set[int], depth: int) -> Iterator[tuple[str, dict[Any, Any]]]:
+    if not is_a(value, (*_CONTAINERS, Opaque)) or is_stored(value) or id(value) in entered or depth > _DEEPEST:
+        return
+    entered.add(id(value))
+    if is_a(value, dict):
+        yield path, value
+    for key, child in _children(value):
+        if is_a(child, (*_CONTAINERS, Opaque)) and id(child) not in entered:
+            yield from _dicts(child, _joined(path, _brief(key)), entered, depth + 1)
+
+
+def _is_optimizer(value: dict[Any, Any]) -> bool:
+    groups = value.get("param_groups")
+    return (
+        is_a(value.get("state"), dict)
+        and is_a(groups, list)
+        and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
+    )
+
+
+def _optimizer(path: str, value: dict[str, Any]) -> Optimizer:
+    groups = value["param_groups"]
+    states = [state for state in value["state"].values() if is_a(state, dict)]
+    names = dict.fromkeys(_brief(name) for state in states for name in state)
+    held = {s.key: _size(s) for state in states for tensor in state.values() for s in storages_of(tensor)}
+    return Optimizer(path, len(groups), sum(len(group["params"]) for group in groups), tuple(names), sum(held.values()))
