@@ -30,11 +30,10 @@ $(ANEMOI)/venv/.ready: tests/anemoi/environment.py constraints.txt
 
 test-anemoi: $(BIN)/.ready $(ANEMOI)/venv/.ready ## try the chain of anemoi-models against its releases, and on checkpoints in CHECKPOINTS=DIR if given
 	ANEMOI_CHECKPOINTS="$(abspath $(CHECKPOINTS))" ANEMOI_PYTHON="$(abspath $(ANEMOI))/venv/bin/python" \
-		ANEMOI_RELEASES="$(abspath $(ANEMOI))/releases" $(BIN)/python -m pytest -n auto tests/anemoi tests/test_anemoi.py \
-		tests/test_inference_checkpoints.py tests/test_extra_records.py
+		ANEMOI_RELEASES="$(abspath $(ANEMOI))/releases" $(BIN)/python -m pytest -n auto tests/anemoi
 
 test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
-	$(BIN)/python tests/pythons.py $(PYTHONS)
+	$(BIN)/python tests/support/pythons.py $(PYTHONS)
 
 lint: $(BIN)/.ready ## check style and types
 	$(BIN)/ruff check .
@@ -68,8 +67,7 @@ bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write be
 
 graphs: $(BIN)/.ready ## try GRAPHS=20000 random graphs in each property, and a tenth as many walks along them
 	HYPOTHESIS_MAX_EXAMPLES=$(or $(GRAPHS),20000) GRAPHS=$(or $(GRAPHS),20000) WALKS=$$(($(or $(GRAPHS),20000) / 10)) \
-		$(BIN)/python -m pytest -n auto tests/test_graph.py tests/test_planner.py tests/test_targets.py \
-		tests/test_branch_plans.py tests/test_alembic.py tests/test_drawing.py tests/test_walks.py
+		$(BIN)/python -m pytest -n auto tests/revisions tests/properties/test_walks.py
 
 wheel: $(BIN)/.ready ## build the wheel, man page included, into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -5,7 +5,7 @@
 The callables are those of `tests/data/dangerous_callables.txt`, a list from public sources that was fixed before
 detection was tuned. A hash of its name says to which half a callable belongs: detection was tuned while looking at the
 first, and only the second says how good it is. Each callable makes two files, in spellings that its name chooses among
-those of `tests/hostile_files.py`. No file is loaded.
+those of `tests/support/hostile_files.py`. No file is loaded.
 
 picklescan is no dependency; `pip install picklescan`, or `pip install --target .picklescan picklescan`.
 """
@@ -27,8 +27,8 @@ sys.path.append(str(HERE.parent / ".picklescan"))
 
 from anemoi_ckpt_migrate import inspect  # noqa: E402
 from anemoi_ckpt_migrate.errors import MigrateError  # noqa: E402
-from tests.harmless_files import make  # noqa: E402
-from tests.hostile_files import archive, gadgets, pickled, spellings  # noqa: E402
+from tests.support.harmless_files import make  # noqa: E402
+from tests.support.hostile_files import archive, gadgets, pickled, spellings  # noqa: E402
 
 HEAD = """# Hostile files, detected
 

@@ -2,7 +2,8 @@
 
     python benchmarks/refactorings.py
 
-The refactorings are those of `tests/refactorings.py`. Fully explained means that the script that `--autogenerate` wrote
+The refactorings are those of `tests/support/refactorings.py`. Fully explained means that the script that
+`--autogenerate` wrote,
 run on OLD, gives exactly NEW's names, shapes, dtypes and order; with the same weights also its values, but where
 something was added.
 """
@@ -21,7 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from anemoi_ckpt_migrate import diff, init, revision, upgrade  # noqa: E402
-from tests.refactorings import REFACTORINGS, States  # noqa: E402
+from tests.support.refactorings import REFACTORINGS, States  # noqa: E402
 
 
 def facts(states: States) -> list[object]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from anemoi_ckpt_migrate import inspect
-from tests.conftest import RENAME, Folder, digest, names
+from tests.support.project import RENAME, Folder, digest, names
 
 README = Path(__file__).parent.parent / "README.md"
 MANUAL = README.parent / "docs" / "manual.md"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Folder, names
+from tests.support.project import Folder, names
 
 
 @pytest.mark.skipif("CARRIED_CHECKPOINT" not in os.environ, reason="make test-pythons brings a checkpoint")

@@ -14,8 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import downgrade, stamp, upgrade  # noqa: E402
-from tests.conftest import digest  # noqa: E402
-from tests.tutorial import PAGE, Block, Normal, Player, blocks  # noqa: E402
+from tests.support.project import digest  # noqa: E402
+from tests.support.tutorial import PAGE, Block, Normal, Player, blocks  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not PAGE.exists(), reason="the sources are not here"),

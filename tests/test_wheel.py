@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DATA, RENAME
+from tests.support.project import DATA, RENAME
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.operating import equal
-from tests.test_anemoi import read
+from tests.support.anemoi import read
+from tests.support.operations import equal
 
 PYTHON, WHEELS = os.environ.get("ANEMOI_PYTHON", ""), os.environ.get("ANEMOI_RELEASES", "")
 THERE = bool(PYTHON and WHEELS)

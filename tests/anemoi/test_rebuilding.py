@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 
 from tests.anemoi.running import THERE, is_as_before, run  # noqa: E402
 from tests.anemoi.variants import LATEST, RELEASES  # noqa: E402
-from tests.conftest import Folder  # noqa: E402
-from tests.test_anemoi import KINDS, REAL, read  # noqa: E402
+from tests.support.anemoi import KINDS, REAL, read  # noqa: E402
+from tests.support.project import Folder  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not (THERE and (REAL / "README.md").exists()),

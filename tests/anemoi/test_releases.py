@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from tests.anemoi.running import THERE, is_as_before, run  # noqa: E402
 from tests.anemoi.variants import LATEST, RELEASES, VARIANTS, number  # noqa: E402
-from tests.conftest import Folder, digest  # noqa: E402
-from tests.test_anemoi import read  # noqa: E402
+from tests.support.anemoi import read  # noqa: E402
+from tests.support.project import Folder, digest  # noqa: E402
 
 OF_ENSEMBLES = tuple(
     f"model.model.{part}.weight"

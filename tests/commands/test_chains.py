@@ -1,0 +1,152 @@
+"""Chains that installed packages bring, and several of them side by side in one checkpoint.
+
+the project       a1 --- a2
+chain "weather"   aaaa00000001 --- aaaa00000002        one checkpoint, one record
+chain "climate"   bbbb00000001
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from anemoi_ckpt_migrate import MigrateError, open_chain, upgrade
+from anemoi_ckpt_migrate.commands.current import read_record
+from tests.support.chains import make, script, tree
+from tests.support.project import Folder, digest
+
+
+def publish(site: Path, package: str, entry: str, scripts: dict[str, str]) -> None:
+    """Lay out a package as an installer does."""
+    folder = site / package / "ckpts"
+    folder.mkdir(parents=True)
+    (site / package / "__init__.py").write_text("")
+    (folder / "__init__.py").write_text("raise RuntimeError('a chain is never imported')")
+    for name, text in scripts.items():
+        (folder / f"{name}.py").write_text(text)
+    info = site / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[ckpt_migrate.chains]\n{entry}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = tmp_path / "site"
+    found.mkdir()
+    monkeypatch.syspath_prepend(found)
+    for package in ("weathermodels", "climatemodels", "brokenmodels", "others"):  # of the test before
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    one, two = "aaaa00000001", "aaaa00000002"
+    scripts = {f"{one}_a": script(one, None, "a", "b"), f"{two}_b": script(two, one, "b", "c")}
+    publish(found, "weathermodels", "weather = weathermodels.ckpts", scripts)
+    other = {"bbbb00000001_x": script("bbbb00000001", None, "x", "y")}
+    publish(found, "climatemodels", "climate = climatemodels.ckpts", other)
+    return found
+
+
+def project_script(project: Folder) -> None:
+    (project.path / "versions" / "a1_p.py").write_text(script("a1", None, "p", "q"))
+
+
+def test_chains_and_a_project_live_side_by_side(site: Path, project: Folder) -> None:
+    checkpoint = make(project)
+    before = tree(checkpoint)
+    project_script(project)
+    project.ok("upgrade", "head", checkpoint)
+    project.ok("--chain", "weather", "upgrade", "head", checkpoint)
+    project.ok("upgrade", "head", checkpoint, "--chain", "climate")
+    assert tree(checkpoint) == {"q": 3, "c": 1, "y": 2}
+    assert "a1" in project.ok("current", checkpoint).out
+    assert "aaaa00000002" in project.ok("--chain", "weather", "current", checkpoint).out
+    assert project.run("--chain", "weather", "current", "--check-heads", checkpoint).code == 0
+    record = read_record(checkpoint)
+    assert record is not None
+    assert record.heads == ("a1", "aaaa00000002", "bbbb00000001")
+    seen = project.ok("inspect", checkpoint).out  # which sees all
+    assert all(head in seen for head in record.heads)
+    assert "MoveItem" in project.ok("show", "bbbb", "--from", checkpoint).out
+    project.ok("--chain", "weather", "downgrade", "-1", checkpoint)
+    assert tree(checkpoint) == {"q": 3, "b": 1, "y": 2}
+    project.ok("downgrade", "base", checkpoint)
+    assert "bbbb00000001" in project.ok("--chain", "climate", "history", checkpoint).out
+    project.ok("--chain", "climate", "downgrade", "base", checkpoint)
+    project.ok("--chain", "weather", "downgrade", "base", checkpoint)
+    assert tree(checkpoint) == before
+
+
+def test_in_place_too(site: Path, project: Folder) -> None:
+    """What one chain did is not undone by going back to bytes of before another one did something."""
+    checkpoint = make(project)
+    project.ok("--chain", "weather", "upgrade", "head", checkpoint, "--in-place")
+    project.ok("--chain", "climate", "upgrade", "head", checkpoint, "--in-place")
+    project.ok("--chain", "weather", "downgrade", "base", checkpoint, "--in-place")
+    assert tree(checkpoint) == {"p": 3, "a": 1, "y": 2}
+    assert "bbbb00000001" in project.ok("--chain", "climate", "current", checkpoint).out
+
+
+def test_stamp_and_proof_know_only_their_chain(site: Path, project: Folder) -> None:
+    checkpoint = make(project)
+    project.ok("--chain", "climate", "upgrade", "head", checkpoint, "--check-rollback")
+    project.ok("--chain", "weather", "stamp", "head", checkpoint)
+    project.ok("--chain", "weather", "stamp", "base", checkpoint)
+    project.ok("--chain", "weather", "stamp", "head", checkpoint, "--purge")
+    record = read_record(checkpoint)
+    assert record is not None
+    assert [(entry.revision, entry.chain) for entry in record.lineage] == [
+        ("bbbb00000001", "climate"),
+        ("aaaa00000001", "weather"),
+        ("aaaa00000002", "weather"),
+    ]
+
+
+def test_from_python(site: Path, project: Folder) -> None:
+    checkpoint = make(project)
+    chain = open_chain("weather")
+    assert [revision.id for revision in chain.graph] == ["aaaa00000001", "aaaa00000002"]
+    assert upgrade(checkpoint, project=chain).end == ("aaaa00000002",)
+    with pytest.raises(MigrateError, match="no installed package brings a chain 'wether'; there are"):
+        open_chain("wether")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--chain", "nowhere", "heads"], 2, "no installed package brings a chain 'nowhere'; there are"),
+        (["--chain", "weather", "--config", ".", "heads"], 2, "give --chain or --config"),
+        (["--chain", "weather", "revision", "x"], 2, "a published chain is read-only"),
+        (["--chain", "weather", "release"], 2, "a published chain is read-only"),
+        (["--chain", "weather", "heads", "--write"], 2, "a published chain is read-only"),
+        (["--chain", "broken", "heads"], 1, "the chain broken cannot be found: brokenmodels.ckpts"),
+        (["--chain", "module", "heads"], 1, "the chain module is said to be in json.decoder, which is no installed package"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(site: Path, project: Folder, words: list[str], code: int, says: str) -> None:
+    (site / "brokenmodels").mkdir()
+    (site / "brokenmodels" / "__init__.py").write_text("1 / 0")
+    (site / "brokenmodels-1.0.dist-info").mkdir()
+    (site / "brokenmodels-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: b\nVersion: 1.0\n")
+    points = "[ckpt_migrate.chains]\nbroken = brokenmodels.ckpts\nmodule = json.decoder\n"
+    (site / "brokenmodels-1.0.dist-info" / "entry_points.txt").write_text(points)
+    ran = project.run(*words)
+    assert ran.code == code
+    assert says in ran.err
+
+
+def test_two_of_one_name(site: Path, project: Folder) -> None:
+    publish(site, "others", "weather = others.ckpts", {})
+    ran = project.run("--chain", "weather", "heads")
+    assert ran.code == 1
+    assert "two chains are called weather" in ran.err
+
+
+def test_a_faulty_chain_changes_nothing(site: Path, project: Folder) -> None:
+    checkpoint = make(project)
+    before = digest(checkpoint)
+    (site / "weathermodels" / "ckpts" / "aaaa00000003_x.py").write_text("revision =")
+    ran = project.run("--chain", "weather", "upgrade", "head", checkpoint)
+    assert ran.code == 1
+    assert "aaaa00000003_x.py" in ran.err
+    assert digest(checkpoint) == before

@@ -1,0 +1,112 @@
+"""The graph alone: no files, no torch."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.validate import faults
+from tests.support.graphs import closure, histories, tips
+
+
+def graph(**parents: str) -> Graph:
+    """Make a graph: ``graph(b="a", d="b c")``."""
+    return Graph(Revision(rev, tuple(above.split())) for rev, above in parents.items())
+
+
+def test_heads_and_order() -> None:
+    r"""
+    a - b - d - e
+     \     /
+      - c -        f
+    """
+    made = graph(a="", b="a", c="a", d="b c", e="d", f="")
+    assert made.heads == ("e", "f")
+    assert made.order("edcba") == ["a", "b", "c", "d", "e"]
+    assert made.closure(["c"]) == {"a", "c"}
+    assert made.tips(["a", "b", "c"]) == ("b", "c")
+    assert (len(made), "a" in made, "x" in made) == (6, True, False)
+
+
+def test_ids_are_found_by_their_start() -> None:
+    made = graph(abc="", abd="", xyz="", xy="")
+    assert made.find("abc") == made.find("abc") == "abc"
+    assert made.find("xyz") == "xyz"
+    assert made.find("xy") == "xy"  # all of an id wins over the start of another
+    with pytest.raises(AmbiguousTarget) as ambiguous:
+        made.find("ab")
+    assert ambiguous.value.candidates == ("abc", "abd")
+    with pytest.raises(UnknownTarget) as unknown:
+        made.find("abe")
+    assert set(unknown.value.near) == {"abc", "abd"}
+
+
+@given(histories())
+def test_order_puts_everything_after_what_it_needs(revisions: list[Revision]) -> None:
+    made = Graph(revisions)
+    order = made.order(revision.id for revision in revisions)
+    assert sorted(order) == sorted(revision.id for revision in revisions)
+    place = {rev: index for index, rev in enumerate(order)}
+    assert all(place[parent] < place[revision.id] for revision in revisions for parent in revision.needs)
+    assert order == Graph(reversed(revisions)).order(reversed(order))  # whatever order they were loaded in
+    assert set(made.heads) == tips(revisions, set(order))
+
+
+@given(histories(), st.data())
+def test_closure_is_plain_set_algebra(revisions: list[Revision], data: st.DataObject) -> None:
+    made = Graph(revisions)
+    ids = sorted(revision.id for revision in revisions)
+    wanted = data.draw(st.sets(st.sampled_from(ids))) if ids else set()
+    assert made.closure(wanted) == closure(revisions, wanted)
+    assert set(made.tips(wanted)) == tips(revisions, wanted)
+
+
+@given(histories(), st.data())
+def test_sound_graphs_have_no_faults_and_broken_ones_do(revisions: list[Revision], data: st.DataObject) -> None:
+    assert faults(revisions) == []
+    if not revisions:
+        return
+    # An edge from a revision to something at or after it closes a cycle, wherever it is.
+    by_id = {revision.id: revision for revision in revisions}
+    victim = data.draw(st.sampled_from(revisions))
+    later = sorted(rev for rev in by_id if victim.id in closure(revisions, [rev]))
+    end = data.draw(st.sampled_from(later))
+    broken = Revision(victim.id, (*victim.parents, end))
+    (fault,) = faults([broken if revision is victim else revision for revision in revisions])
+    assert "a cycle" in fault.message
+    assert victim.id in fault.message
+
+
+def test_a_cycle_in_the_middle() -> None:
+    """a - b - c - d, and b comes after c too"""
+    revisions = [Revision("a", path="a.py"), Revision("b", ("a", "c"), path="b.py", lines={"down_revision": 7})]
+    revisions += [Revision("c", ("b",), path="c.py"), Revision("d", ("c",), path="d.py")]
+    (fault,) = faults(revisions)
+    assert str(fault) == "b.py:7: revision b comes before itself, a cycle: it needs c, which needs b (with c.py)"
+
+
+def test_faults_name_the_file_that_is_wrong() -> None:
+    revisions = [Revision("a", ("zz",), path="1.py"), Revision("a", path="2.py"), Revision("b", depends_on=("y",))]
+    found = [(fault.path, fault.message) for fault in faults(revisions)]
+    assert found == [
+        ("2.py", "revision a has the id of 1.py; give one of them another"),
+        ("1.py", "down_revision names zz, which no script has"),
+        ("", "depends_on names y, which no script has"),
+    ]
+    assert len(faults(revisions, lambda rev: rev in "zzy")) == 1
+
+
+def test_every_order_of_loading_gives_the_same_plan() -> None:
+    r"""
+    a - b - d
+     \     /
+      - c -
+    """
+    revisions = [Revision("a"), Revision("b", ("a",)), Revision("c", ("a",)), Revision("d", ("b", "c"))]
+    orders = {tuple(Graph(loaded).order("abcd")) for loaded in itertools.permutations(revisions)}
+    assert orders == {("a", "b", "c", "d")}

@@ -1,0 +1,320 @@
+"""Written at the end of the file: what is large stays where it is, and the way back is to cut.
+
+before    | data.pkl | data/0 ... | directory |
+after     | data.pkl | data/0 ... | directory | data.pkl | previous.json | directory |
+            (dead)                  (dead)
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import Any
+
+import pytest
+
+import anemoi_ckpt_migrate as cm
+from anemoi_ckpt_migrate.storage import in_place, open_checkpoint
+from tests.support.in_place import interrupted
+from tests.support.project import RENAME, Folder, backups, digest, load, names
+
+
+@pytest.fixture
+def chain(project: Folder) -> Folder:
+    project.script("a1", None, **RENAME)
+    project.script("a2", "a1", 'ckpt["note"] = "a2"', 'del ckpt["note"]')
+    return project
+
+
+def test_up_and_back_to_the_same_bytes(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old, inode = digest(checkpoint), checkpoint.stat().st_ino
+    before = checkpoint.read_bytes()
+    ran = chain.ok("upgrade", "head", "--in-place", checkpoint)
+    assert "a2" in ran.out
+    assert "y.weight" in names(checkpoint)
+    assert checkpoint.read_bytes().startswith(before)
+    assert checkpoint.stat().st_ino == inode
+    assert backups(checkpoint) == []
+    ran = chain.ok("downgrade", "base", "--in-place", checkpoint)
+    assert "no rollback was run" in ran.out
+    assert (digest(checkpoint), checkpoint.stat().st_ino) == (old, inode)
+    assert [path.name for path in chain.path.glob(".*")] == []
+    assert not in_place.journal_of(checkpoint).exists()
+
+
+def test_back_without_in_place_gives_the_same_bytes_and_a_backup(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    new = digest(checkpoint)
+    chain.ok("downgrade", "base", checkpoint, "-o", chain.path / "elsewhere.ckpt")
+    assert (digest(chain.path / "elsewhere.ckpt"), digest(checkpoint)) == (old, new)
+    chain.ok("downgrade", "base", checkpoint)
+    assert digest(checkpoint) == old
+    assert [digest(backup) for backup in backups(checkpoint)] == [new]
+
+
+def test_one_step_at_a_time(chain: Folder) -> None:
+    """Each change in place leaves a state to go back to; the one that fits the target is taken."""
+    checkpoint = chain.copy()
+    states = [digest(checkpoint)]
+    for _ in range(2):
+        chain.ok("upgrade", "+1", "--in-place", checkpoint)
+        states.append(digest(checkpoint))
+    for _ in range(2):
+        chain.ok("downgrade", "-1", "--in-place", checkpoint)
+        states.append(digest(checkpoint))
+    assert states[::-1] == states
+
+
+def test_irreversible_steps_can_be_undone_while_the_bytes_are_there(chain: Folder) -> None:
+    chain.script("a3", "a2", 'ckpt["state_dict"].popitem()', None)
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    assert chain.run("downgrade", "a1", "--in-place", checkpoint).code == 3  # there was never a file at a1
+    chain.ok("downgrade", "base", "--in-place", checkpoint)
+    assert digest(checkpoint) == old
+
+
+def test_a_way_back_needs_no_trust_while_the_bytes_are_there(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    for script in (chain.path / "versions").iterdir():
+        script.unlink()
+    chain.ok("downgrade", "base", checkpoint)
+    assert digest(checkpoint) == old
+
+
+def test_after_a_stamp_the_rollbacks_run(chain: Folder) -> None:
+    """Stamping says that the file was another one than it seemed: its old bytes are not what a rollback would give."""
+    checkpoint = chain.copy()
+    chain.ok("stamp", "a1", "--in-place", checkpoint)
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    assert "no rollback was run" in chain.ok("downgrade", "a1", "--in-place", checkpoint).out
+    assert "note" not in load(checkpoint)
+    failed = chain.run("downgrade", "base", "--in-place", checkpoint)
+    assert "there is no key 'y.weight'" in failed.err  # a1 was never applied to it
+
+
+def test_after_a_rewrite_the_rollbacks_run(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old = names(checkpoint)
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    chain.ok("compact", checkpoint)
+    ran = chain.ok("downgrade", "base", "--in-place", checkpoint)
+    assert "no rollback was run" not in ran.out
+    assert sorted(names(checkpoint)) == sorted(old)
+
+
+def test_old_bytes_that_are_damaged_are_not_gone_back_to(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    with open_checkpoint(checkpoint) as file:
+        at = file._archive.directory + 60
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    with checkpoint.open("r+b") as raw:
+        raw.seek(at)
+        byte = raw.read(1)
+        raw.seek(at)
+        raw.write(bytes([byte[0] ^ 1]))
+    ran = chain.ok("downgrade", "base", "--in-place", checkpoint)
+    assert "no rollback was run" not in ran.out
+    assert "x.weight" in names(checkpoint)
+
+
+def test_tensors_that_change_are_written_and_the_others_are_not(project: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    project.script("a1", None, 'ckpt["state_dict"]["w3"].mul_(2)', 'ckpt["state_dict"]["w3"].div_(2)')
+    checkpoint = project.path / "last.ckpt"
+    torch.save({"state_dict": {f"w{i}": torch.full((50_000,), float(i)) for i in range(8)}}, checkpoint)
+    old, size = digest(checkpoint), checkpoint.stat().st_size
+    project.ok("upgrade", "head", "--in-place", checkpoint)
+    assert 200_000 < checkpoint.stat().st_size - size < 220_000
+    for mmap in (True, False):
+        found = torch.load(checkpoint, mmap=mmap)["state_dict"]
+        assert [value[-1].item() for value in found.values()] == [0, 1, 2, 6, 4, 5, 6, 7]
+    project.ok("downgrade", "base", "--in-place", checkpoint)
+    assert digest(checkpoint) == old
+
+
+def test_compact_removes_the_dead_bytes(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    assert "nothing to gain" in chain.ok("compact", checkpoint).out
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    before, tree = checkpoint.stat().st_size, names(checkpoint)
+    ran = chain.ok("compact", "--json", checkpoint)
+    assert ran.lines[0]["before"] == before > ran.lines[0]["after"] == checkpoint.stat().st_size
+    assert names(checkpoint) == tree
+    assert [backup.stat().st_size for backup in backups(checkpoint)] == [before]
+    assert "nothing to gain" in chain.ok("compact", checkpoint).out
+    assert cm.compact(checkpoint).written is None
+
+
+def test_compact_elsewhere(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    before = digest(checkpoint)
+    chain.ok("compact", checkpoint, "-o", "small.ckpt", "--verify")
+    assert digest(checkpoint) == before
+    assert names(chain.path / "small.ckpt") == names(checkpoint)
+    assert chain.run("compact", checkpoint, checkpoint, "-o", "small.ckpt").code == 2
+    assert chain.run("compact", checkpoint, "-o", "small.ckpt").code == 1
+
+
+def test_compact_makes_a_zip_file_of_one_from_before_torch_1_6(chain: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.arange(5.0)}, "old.ckpt", _use_new_zipfile_serialization=False)
+    chain.ok("compact", "old.ckpt", "-o", "new.ckpt")
+    assert torch.load("new.ckpt", mmap=True)["w"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"half written", os.urandom(100_000)], ids=["none", "some", "more than torch searches"]
+)
+def test_recover(chain: Folder, junk: bytes) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    journal = interrupted(checkpoint, junk)
+    ran = chain.ok("recover", "--json", checkpoint)
+    assert ran.lines == [{"checkpoint": str(checkpoint), "recovered": True, "removed": len(junk)}]
+    assert digest(checkpoint) == old
+    assert not journal.exists()
+    assert "nothing to recover" in chain.ok("recover", checkpoint).out
+    assert cm.recover(checkpoint).removed is None
+
+
+def test_reading_sees_the_old_file_and_writing_recovers_it_first(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    journal = interrupted(checkpoint, os.urandom(100_000))
+    broken = digest(checkpoint)
+    assert "base" in chain.ok("current", checkpoint).out
+    chain.ok("upgrade", "head", checkpoint, "--dry-run")
+    chain.ok("upgrade", "head", checkpoint, "-o", "elsewhere.ckpt")
+    assert digest(checkpoint) == broken
+    assert journal.exists()
+    chain.ok("upgrade", "head", checkpoint)
+    assert not journal.exists()
+    assert "y.weight" in names(checkpoint)
+    assert [digest(backup) for backup in backups(checkpoint)] == [old]
+    assert names(chain.path / "elsewhere.ckpt") == names(checkpoint)
+
+
+@pytest.mark.parametrize("command", [("recover",), ("upgrade", "head"), ("compact",)], ids=lambda words: words[0])
+def test_a_journal_of_another_file(chain: Folder, command: tuple[str, ...]) -> None:
+    """Somebody saved a new checkpoint over one on which a run had been interrupted."""
+    checkpoint = chain.copy()
+    journal = interrupted(checkpoint)
+    chain.copy("plain.pt", to=checkpoint.name)
+    before = digest(checkpoint)
+    ran = chain.run(*command, checkpoint)
+    assert ran.code == 1
+    assert (
+        "is not the journal of an interrupted run on this file as it is now; if the file was replaced since" in ran.err
+    )
+    assert digest(checkpoint) == before
+    chain.ok("current", checkpoint)
+    journal.write_bytes(b"{}")
+    assert chain.run("recover", checkpoint).code == 1
+    journal.unlink()
+    chain.ok("recover", checkpoint)
+
+
+def test_recover_what_is_not_there(chain: Folder) -> None:
+    ran = chain.run("recover", "gone.ckpt")
+    assert (ran.code, "there is no such file" in ran.err) == (1, True)
+
+
+@pytest.mark.parametrize("words", [("upgrade", "head"), ("stamp", "head"), ("upgrade", "head", "--in-place")])
+def test_read_only_files_are_refused(chain: Folder, words: tuple[str, ...]) -> None:
+    checkpoint = chain.copy()
+    chain.script("a0", "a2", 'raise SystemExit("functions must not run")')
+    checkpoint.chmod(0o444)
+    before = digest(checkpoint)
+    ran = chain.run(*words, checkpoint)
+    assert ran.code == 3
+    assert "it is read-only; allow writing with `chmod u+w`, or write elsewhere with --output" in ran.err
+    assert digest(checkpoint) == before
+
+
+def test_a_file_with_other_names_is_not_written_in_place(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    other = chain.path / "best.ckpt"
+    os.link(checkpoint, other)
+    before = digest(checkpoint)
+    ran = chain.run("upgrade", "head", "--in-place", checkpoint)
+    assert (ran.code, "another name (hard links)" in ran.err) == (3, True)
+    chain.ok("upgrade", "head", checkpoint)
+    assert digest(other) == before != digest(checkpoint)
+
+
+def test_in_place_and_elsewhere(chain: Folder) -> None:
+    ran = chain.run("upgrade", "head", chain.copy(), "--in-place", "-o", "elsewhere.ckpt")
+    assert (ran.code, "give one of them" in ran.err) == (2, True)
+
+
+def test_a_symbolic_link_stays_one(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    link = chain.path / "link.ckpt"
+    link.symlink_to(checkpoint)
+    chain.ok("upgrade", "head", "--in-place", link)
+    assert link.is_symlink()
+    assert "y.weight" in names(checkpoint)
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "link", "unlink"])
+def test_a_failure_leaves_the_old_bytes(chain: Folder, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    checkpoint = chain.copy()
+    old, real, wanted = digest(checkpoint), getattr(os, call), {"fsync": 3, "pwrite": 4, "unlink": 2}.get(call, 1)
+    count = 0
+
+    def failing(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == wanted:
+            raise OSError(errno.EIO, "the disk is ill")
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        ran = chain.run("upgrade", "head", "--in-place", checkpoint)
+    assert count >= wanted
+    assert (ran.code, "nothing was changed" in ran.err) == (1, True), ran.err
+    assert digest(checkpoint) == old
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    assert not in_place.journal_of(checkpoint).exists()
+
+
+def test_a_failure_that_cannot_be_put_right(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails for good in the middle; later `recover` puts the old file back."""
+    checkpoint = chain.copy()
+    old, writes = digest(checkpoint), 0
+    real = os.pwrite
+
+    def failing(*args: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes < 4:
+            return real(*args)
+        raise OSError(errno.EIO, "the disk is ill")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing)
+        patch.setattr(os, "ftruncate", failing)
+        ran = chain.run("upgrade", "head", "--in-place", "--json", checkpoint)
+    assert json.loads(ran.out)["error"]["type"] == "HalfWritten"
+    assert "`ckpt-migrate recover`" in ran.err
+    assert digest(checkpoint) != old
+    chain.ok("recover", checkpoint)
+    assert digest(checkpoint) == old
+
+
+def test_a_name_as_long_as_can_be(chain: Folder) -> None:
+    checkpoint = chain.copy(to="n" * 250 + ".ckpt")
+    old = digest(checkpoint)
+    chain.ok("upgrade", "head", "--in-place", checkpoint)
+    chain.ok("downgrade", "base", "--in-place", checkpoint)
+    assert digest(checkpoint) == old
