@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import DamagedLedger
-from anemoi_ckpt_migrate.record.record import Applied, Kept, Ledger, Record
+from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, Stash
 from anemoi_ckpt_migrate.revisions import releases
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, instance
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_stored
@@ -117,7 +117,7 @@ def python_of(tree: Any, rollback: bytes) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def found_in(tree: Any, record: Record) -> Ledger:
+def found_in(tree: Any, record: Record) -> MigrationsList:
     """Return what is to be remembered of the list as it is found.
 
     Raises
@@ -127,7 +127,7 @@ def found_in(tree: Any, record: Record) -> Ledger:
     """
     entries, history = read(tree), _history(tree)[1]
     names = None if entries is None else tuple(entry.name for entry in entries)
-    return Ledger(_revisions(record), names, names, None if history is None else len(history))
+    return MigrationsList(_revisions(record), names, names, None if history is None else len(history))
 
 
 def wanted(record: Record) -> dict[str, tuple[str, Applied]]:
@@ -136,7 +136,7 @@ def wanted(record: Record) -> dict[str, tuple[str, Applied]]:
     return {name: (signature, entry) for entry in applied for name, signature in entry.known_as.items()}
 
 
-def names_after(record: Record, ledger: Ledger) -> tuple[str, ...] | None:
+def names_after(record: Record, ledger: MigrationsList) -> tuple[str, ...] | None:
     """Return the names that are to be in the list: where the checkpoint stands where it was found, those of then.
 
     None if there is to be no list: there was none, and would be nothing in it.
@@ -146,7 +146,7 @@ def names_after(record: Record, ledger: Ledger) -> tuple[str, ...] | None:
     return tuple(wanted(record)) or (None if ledger.found is None else ())
 
 
-def keep_up(tree: Any, kept: Kept, ledger: Ledger, record: Record, own_classes: bool) -> None:
+def keep_up(tree: Any, stash: Stash, ledger: MigrationsList, record: Record, own_classes: bool) -> None:
     """Have the list say what a checkpoint has by now: what its release would have noted.
 
     Entries that were found stay as they are; those that go, or have to be spelled otherwise, are put aside.
@@ -155,9 +155,9 @@ def keep_up(tree: Any, kept: Kept, ledger: Ledger, record: Record, own_classes: 
     ----------
     tree : object
         The checkpoint; changed.
-    kept : dict of str to list
+    stash : dict of str to list
         What is put aside in it; changed.
-    ledger : Ledger
+    ledger : MigrationsList
         What was found.
     record : Record
         What the checkpoint has by now.
@@ -166,7 +166,7 @@ def keep_up(tree: Any, kept: Kept, ledger: Ledger, record: Record, own_classes: 
     """
     names = names_after(record, ledger)
     # What was added since is made anew at each step, as the release of that step notes it.
-    entries = [*(tree.get(KEY) or ()), *kept.pop(ASIDE, ())]
+    entries = [*(tree.get(KEY) or ()), *stash.pop(ASIDE, ())]
     there = {entry["name"]: entry for entry in entries if entry["name"] in (ledger.found or ())}
     if names is None:
         tree.pop(KEY, None)
@@ -176,7 +176,7 @@ def keep_up(tree: Any, kept: Kept, ledger: Ledger, record: Record, own_classes: 
     left = tree.get(KEY) or ()
     aside = [there[name] for name in ledger.found or () if not any(there[name] is entry for entry in left)]
     if aside:
-        kept[ASIDE] = aside
+        stash[ASIDE] = aside
     signatures = {name: _text(entry, "signature") for name, entry in there.items()}
     signatures |= {name: signature for name, (signature, _) in wanted(record).items()}
     _keep_history(tree, ledger, names or (), signatures)
@@ -221,7 +221,7 @@ def _metadata(example: Any, applied: Applied) -> Any:
     return made
 
 
-def _keep_history(tree: Any, ledger: Ledger, names: Sequence[str], signatures: Mapping[str, str]) -> None:
+def _keep_history(tree: Any, ledger: MigrationsList, names: Sequence[str], signatures: Mapping[str, str]) -> None:
     """Have the history be as it was found, and say what was run and taken back since."""
     holder, history = _history(tree)
     if history is None or ledger.done is None:

@@ -37,12 +37,12 @@ def _moved_only(
 ) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Leave out what two would become."""
     taken: set[str] = set()
-    kept = {}
+    stash = {}
     for name, (target, others) in found.items():
         if target not in taken and target in new and name in old:
             taken.add(target)
-            kept[name] = (target, others)
-    return kept
+            stash[name] = (target, others)
+    return stash
 
 
 def _containers(items: Iterable[Item]) -> dict[str, Blocks]:

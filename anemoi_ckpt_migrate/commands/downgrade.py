@@ -63,11 +63,11 @@ def downgrade(
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
     with reading(checkpoint, found, options) as (file, tree, record):
         tree, record, noted = recognised(found, file, tree, record)
-        graph, kept = seen_from(found.graph, record), _kept(file, record, found.config.chain)
-        plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in kept])
+        graph, stash = seen_from(found.graph, record), _kept(file, record, found.config.chain)
+        plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in stash])
         undone = {step.revision for step in plan.steps}
         left = tuple(entry for entry in record.lineage if entry.revision not in undone)
-        earlier = next((before for then, before in kept if then == left), None)
+        earlier = next((before for then, before in stash if then == left), None)
         entries = {entry.revision: entry for entry in record.lineage}
         names = step_actions.name_check(file, found, graph, plan, trust_checkpoint_code)
         added = () if earlier is None else names.added(earlier.names)
@@ -94,7 +94,7 @@ def downgrade(
 
         def after(walk: executor.Walk) -> Record:
             walk.warnings += check.result(walk)
-            return replace(record.logged(log_entry("downgrade", target, plan), left), ledger=noted_elsewhere)
+            return replace(record.logged(log_entry("downgrade", target, plan), left), migrations_list=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
 

@@ -103,9 +103,9 @@ class Inspection:
         """Return what ``--json`` prints."""
         record = None
         if self.record is not None:
-            record = to_data(replace(self.record, kept={}))
+            record = to_data(replace(self.record, stash={}))
             # It may be anything; how much there is of each revision can be said.
-            record["kept"] = {revision: len(values) for revision, values in self.record.kept.items()}
+            record["stash"] = {revision: len(values) for revision, values in self.record.stash.items()}
         return {
             "checkpoint": self.checkpoint,
             **asdict(self.facts),

@@ -79,13 +79,13 @@ def stamp(
             return replace(unchanged(file, plan, options, noted), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)
         # What another tool noted stays, and is looked at anew: from here on it belongs to what was told.
-        after = replace(record.logged(log_entry("stamp", told, plan), lineage), ledger=None)
+        after = replace(record.logged(log_entry("stamp", told, plan), lineage), migrations_list=None)
         undone = {entry.revision for entry in lineage if entry.undo is not None}
-        kept = {revision: values for revision, values in record.kept.items() if revision in undone}
+        stash = {revision: values for revision, values in record.stash.items() if revision in undone}
         return write(
             file,
             tree,
-            replace(record, kept=kept, ledger=None),
+            replace(record, stash=stash, migrations_list=None),
             plan,
             [],
             executor.Settings(),

@@ -99,6 +99,6 @@ def sync(
             lineage = step_actions.with_undo(applied, graph, walk, parameters)
             walk.warnings += [*step_actions.notes(graph, lineage, walk), *check.result(walk)]
             entry = log_entry("sync", "", plan)
-            return replace(record.logged(entry, (*between.lineage, *lineage)), ledger=noted_elsewhere)
+            return replace(record.logged(entry, (*between.lineage, *lineage)), migrations_list=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings, names)

@@ -115,6 +115,6 @@ def upgrade(
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
             lineage = step_actions.with_undo(applied, graph, walk, parameters)
             walk.warnings += [*step_actions.notes(graph, lineage, walk), *check.result(walk)]
-            return replace(record.logged(entry, (*record.lineage, *lineage)), ledger=noted_elsewhere)
+            return replace(record.logged(entry, (*record.lineage, *lineage)), migrations_list=noted_elsewhere)
 
         return write(file, tree, record, plan, actions, settings, after, options, warnings, names)

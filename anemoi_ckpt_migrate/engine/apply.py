@@ -11,9 +11,9 @@ from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.add_drop import Add, is_of_optimizers, takes_back
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.derive import Derive
-from anemoi_ckpt_migrate.operations.find_hints import Reached, reached
-from anemoi_ckpt_migrate.operations.module_metadata import ModulesBack
-from anemoi_ckpt_migrate.operations.parameter_groups import Apart, OwnNames, ParameterGroups, by_place
+from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations, reached
+from anemoi_ckpt_migrate.operations.module_metadata import RestoreModules
+from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy, by_place
 from anemoi_ckpt_migrate.operations.rename import Reorder, StripPrefix
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
 from anemoi_ckpt_migrate.operations.tree_operation import Means, TreeOperation, functions
@@ -71,7 +71,7 @@ class World:
         The checkpoint, without a record.
     tensors : Tensors
         What can be done with its tensors.
-    kept : dict of str to list
+    stash : dict of str to list
         What is put aside in it, by revision.
     path : str, optional
         Where the state dict is.
@@ -94,21 +94,21 @@ class World:
         self,
         tree: Any,
         tensors: Tensors,
-        kept: dict[str, list[Any]],
+        stash: dict[str, list[Any]],
         path: str | None = None,
         forced: bool = False,
         attached: Attached | None = None,
         orders: Mapping[str, Order] | None = None,
     ) -> None:
-        self.tree, self.kept, self.faults = tree, kept, list[OperationFault]()
+        self.tree, self.stash, self.faults = tree, stash, list[OperationFault]()
         self.attached, self.orders = attached or Attached(), dict(orders or {})
         self._tensors, self._path, self._forced = tensors, path, forced
         self._main: Opened | None = None
         self._others: list[Opened] = []
         self._ties = self._following = False
         self._unknown: list[Any] = []
-        self._hint: Reached | None = None  # what would not be found as it was, when it is opened next
-        self._found: list[Reached] = []
+        self._hint: ParameterLocations | None = None  # what would not be found as it was, when it is opened next
+        self._found: list[ParameterLocations] = []
         self._known: list[Known] = []
         self._at: tuple[str, Operation] | None = None
 
@@ -144,12 +144,12 @@ class World:
             What undoes them. What is wrong is in `faults`.
         """
         self._following = follow
-        kept = unpacked(self.kept.pop(revision, [])) if not follow else []
+        stash = unpacked(self.stash.pop(revision, [])) if not follow else []
         undo = Undone()
         for operation in self._derived(operations, ask, undo):
             before, self._at = len(self.faults), (shown, operation)
             try:
-                back = self._one(operation, kept, shown, run, undo)
+                back = self._one(operation, stash, shown, run, undo)
             except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
                 if follow:
                     raise
@@ -160,8 +160,8 @@ class World:
                 self._settle(undo)
                 self.close()  # wrappers may be where those of the state dict are by now
         self._settle(undo)
-        if follow and kept:
-            self.kept[revision] = packed(kept, [self.tree, *self.kept.values()])
+        if follow and stash:
+            self.stash[revision] = packed(stash, [self.tree, *self.stash.values()])
         return undo
 
     def _derived(
@@ -224,35 +224,35 @@ class World:
                 self.orders[state.path] = state.order(main)
 
     def _one(
-        self, operation: Operation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+        self, operation: Operation, stash: list[Any], shown: str, run: Callable[..., Any], undo: Undone
     ) -> list[Operation]:
         """Apply one operation, and return what undoes it."""
         if isinstance(operation, TreeOperation):
-            return self._on_tree(operation, kept, shown, run, undo)
+            return self._on_tree(operation, stash, shown, run, undo)
         if isinstance(operation, ParameterGroups):
             return self._declare(operation, shown, undo)
-        if isinstance(operation, Reached):
+        if isinstance(operation, ParameterLocations):
             self._reach(operation)
             return []
         main = self._open(operation, shown)
         if main is None:
             return []
-        if any(isinstance(each, ModulesBack) for each in by_place(operation)[0]):
+        if any(isinstance(each, RestoreModules) for each in by_place(operation)[0]):
             follow_back(operation, main, self._others)
             return []
-        return self._everywhere(main, operation, kept, shown, undo)
+        return self._everywhere(main, operation, stash, shown, undo)
 
     def _on_tree(
-        self, operation: TreeOperation, kept: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+        self, operation: TreeOperation, stash: list[Any], shown: str, run: Callable[..., Any], undo: Undone
     ) -> list[Operation]:
         self._settle(undo)
         self.close()
         if self.faults and functions([operation]):
             return []  # they would meet a tree that nobody has foreseen
-        means = Means(self.tree, self.attached, kept, run, self._forced, undo.losses)
+        means = Means(self.tree, self.attached, stash, run, self._forced, undo.losses)
         try:
             if operation.everywhere:
-                return operation.carry_out([self.tree, self.kept, kept], means)[1]
+                return operation.carry_out([self.tree, self.stash, stash], means)[1]
             self.tree, back = operation.carry_out(self.tree, means)
         except (NoSuchPath, TypeError, AttributeError, KeyError, IndexError) as error:
             self._fault(shown, operation, str(error))
@@ -270,14 +270,14 @@ class World:
         return []
 
     def _everywhere(
-        self, main: Opened, operation: Operation, kept: list[Any], shown: str, undo: Undone
+        self, main: Opened, operation: Operation, stash: list[Any], shown: str, undo: Undone
     ) -> list[Operation]:
         own, others = by_place(operation)
         ties = Ties(main.copy.table if self._ties else {})
         tied = ties.names
         wrapped = any(opened.is_wrapped_otherwise for opened in self._others)
         before = _Before(self._movable(), dict(main.copy.table) if wrapped else {})
-        back = self._on(main, own, kept, shown, operation, tied, undo)
+        back = self._on(main, own, stash, shown, operation, tied, undo)
         if main.copy.faults:
             return []
         if (broken := ties.broken(operation, main.copy.table)) is not None:
@@ -288,28 +288,28 @@ class World:
             if self._is_left(opened, operation, before, shown):
                 continue
             names = list(opened.copy.table)
-            mine = self._on(opened, others.get(path, own), kept, shown, operation, tied, undo)
+            mine = self._on(opened, others.get(path, own), stash, shown, operation, tied, undo)
             mine += self._lead_followed(opened, operation, names, shown)
             # What an optimizer has nothing of, it will have nothing of on the way back.
             told = mine or opened.state is None or takes_back(back)
             if mine != back and told:
                 apart[path] = mine
         if apart:
-            return [Apart(tuple(back), {path: tuple(each) for path, each in apart.items()})]
+            return [PerCopy(tuple(back), {path: tuple(each) for path, each in apart.items()})]
         return back
 
     def _on(
         self,
         opened: Opened,
         operations: Iterable[Operation],
-        kept: list[Any],
+        stash: list[Any],
         shown: str,
         whole: Operation,
         tied: dict[str, list[str]],
         undo: Undone,
     ) -> list[Operation]:
         copy = opened.copy
-        copy.kept, copy.tied, copy.forced = kept, tied, self._forced
+        copy.stash, copy.tied, copy.forced = stash, tied, self._forced
         copy.faults, copy.losses = [], []
         back: list[Operation] = []
         for operation in operations:
@@ -382,7 +382,7 @@ class World:
         except Unknown as error:
             self._fault(shown, operation, str(error))
             return []
-        return [] if lead is None else [OwnNames(lead)]
+        return [] if lead is None else [OptimizerPrefix(lead)]
 
     def _fault(self, shown: str, operation: Operation, what: str) -> None:
         spelled = repr(operation)
@@ -444,7 +444,7 @@ class World:
     def _wrapped_otherwise(self, place: Place, main: Copy) -> list[Opened]:
         """Open what would be copies but for wrappers in their names: what is done there has to be known first."""
         known = [opened.place for opened in self._others if opened.place is not None]
-        said = () if self._hint is None else self._hint.others
+        said = () if self._hint is None else self._hint.not_copies
         found = []
         for other in find_wrapped_otherwise(self.tree, place, main.table, known):
             if other.path not in said:
@@ -452,7 +452,7 @@ class World:
                 found.append(Opened(copy, other, unknown=_wrapped_otherwise(copy, main)))
         return found
 
-    def _reach(self, operation: Reached) -> None:
+    def _reach(self, operation: ParameterLocations) -> None:
         """Open what a record says was reached, now or when it is needed."""
         self._hint = operation
         place = operation.places(self.tree)[0]
@@ -466,7 +466,7 @@ class World:
         """Take for copies what is said to be some, and for nothing what is said not to be."""
         if self._hint is not None:
             known = self._hint.places(self.tree)[1]
-            said = {*self._hint.others, *(place.path for place in known)}
+            said = {*self._hint.not_copies, *(place.path for place in known)}
             self._others = [each for each in self._others if each.copy.path not in said or each.copy.table.changed]
             said = {each.copy.path for each in self._others}
             self._others += [self._copy(place, main) for place in known if place.path not in said]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.module_metadata import ModulesBack, followed
-from anemoi_ckpt_migrate.operations.parameter_groups import Apart, by_place
+from anemoi_ckpt_migrate.operations.module_metadata import RestoreModules, followed
+from anemoi_ckpt_migrate.operations.parameter_groups import PerCopy, by_place
 from anemoi_ckpt_migrate.state.find_parameters import Place
 from anemoi_ckpt_migrate.state.optimizer_state import State
 from anemoi_ckpt_migrate.state.parameters import Copy
@@ -34,7 +34,7 @@ def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
     """Have the names of modules follow, and return what undoes that."""
     if main is None:
         return []
-    backs: dict[str, ModulesBack] = {}
+    backs: dict[str, RestoreModules] = {}
     for opened in (main, *others):
         if opened.place is None:
             continue
@@ -49,7 +49,7 @@ def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
             backs[opened.copy.path] = found.change(metadata)
     own = backs.pop(main.copy.path, None)
     if backs:
-        return [Apart((own or ModulesBack(()),), {path: (back,) for path, back in backs.items()})]
+        return [PerCopy((own or RestoreModules(()),), {path: (back,) for path, back in backs.items()})]
     return [] if own is None else [own]
 
 
@@ -70,5 +70,5 @@ def follow_back(operation: Operation, main: Opened, others: Sequence[Opened]) ->
     for opened in (main, *others):
         metadata = None if opened.place is None else getattr(opened.place.content, "_metadata", None)
         for each in own if opened is main else elsewhere.get(opened.copy.path, ()):
-            if isinstance(each, ModulesBack) and isinstance(metadata, dict):
+            if isinstance(each, RestoreModules) and isinstance(metadata, dict):
                 each.change(metadata)

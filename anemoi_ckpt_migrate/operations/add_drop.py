@@ -18,7 +18,7 @@ from anemoi_ckpt_migrate.operations.base import (
     operation,
     set_fields,
 )
-from anemoi_ckpt_migrate.operations.cast import Cast, Recast, Uncast
+from anemoi_ckpt_migrate.operations.cast import Cast, CastBack, RestoreCast
 from anemoi_ckpt_migrate.operations.initializers import fills, initialiser
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literals, pattern
@@ -62,7 +62,7 @@ class Drop(Operation):
             value = copy.table.remove(name)
             if self.keep:
                 items.append((name, copy.put_aside(value), before))
-        back: list[Any] = [Restore(tuple(items))] if items else []
+        back: list[Any] = [RestoreParameters(tuple(items))] if items else []
         if renamed:
             from anemoi_ckpt_migrate.operations.rename import RenameEach
 
@@ -73,7 +73,7 @@ class Drop(Operation):
 
 
 @operation
-class Restore(Operation):
+class RestoreParameters(Operation):
     """Put back what was put aside."""
 
     written = False
@@ -167,7 +167,7 @@ class Add(Operation):
 
     def inverse(self) -> Operation | None:
         """Return what takes it away, if it is still as it was added."""
-        return TakeBack(self.to_data(), None if pattern(self.key).places else (self.key,))
+        return RemoveAdded(self.to_data(), None if pattern(self.key).places else (self.key,))
 
     def recipe(self, name: str) -> tuple[str, tuple[Any, ...]]:
         """Return how it is made."""
@@ -197,7 +197,7 @@ class Add(Operation):
             copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
             added.append(name)
         copy.added = added
-        return [TakeBack(self.to_data(), literals(added))] if added else []
+        return [RemoveAdded(self.to_data(), literals(added))] if added else []
 
     def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
         """Return the names, and the one that each stands behind."""
@@ -214,7 +214,7 @@ class Add(Operation):
 
 
 @operation
-class TakeBack(Operation):
+class RemoveAdded(Operation):
     """Take away what was added, if it is still as it was then."""
 
     written = False
@@ -246,12 +246,12 @@ class TakeBack(Operation):
 
 def takes_back(operations: Iterable[Operation]) -> bool:
     """Tell whether operations take back what was put aside."""
-    return any(isinstance(operation, (Restore, Uncast)) for operation in operations)
+    return any(isinstance(operation, (RestoreParameters, RestoreCast)) for operation in operations)
 
 
 def is_of_optimizers(operation: Operation) -> bool:
     """Tell whether an operation may be about what optimizers have: not buffers, and casts leave moments as they are."""
-    added = from_data(operation.added) if isinstance(operation, TakeBack) else operation
+    added = from_data(operation.added) if isinstance(operation, RemoveAdded) else operation
     if isinstance(added, Add):
         return not added.buffer and is_floating(added.dtype)
-    return not isinstance(operation, (Cast, Recast, Uncast))
+    return not isinstance(operation, (Cast, CastBack, RestoreCast))

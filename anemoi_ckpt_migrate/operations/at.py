@@ -9,7 +9,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, operation, read, set_fields
 from anemoi_ckpt_migrate.operations.derive import Derive
-from anemoi_ckpt_migrate.operations.items import AtPath, Nothing
+from anemoi_ckpt_migrate.operations.items import AtPath, NoOperation
 from anemoi_ckpt_migrate.operations.tree_operation import Means, Run, TreeOperation
 from anemoi_ckpt_migrate.state.archive_json import NotJson
 from anemoi_ckpt_migrate.tree import paths
@@ -131,12 +131,12 @@ class At(TreeOperation):
             means.attached.write(name, new)
         if not back:
             return []
-        means.kept.append(_difference(before, new))
-        return [RecordBack(name, path, tuple(back), len(means.kept) - 1, _digest(new.encode()))]
+        means.stash.append(_difference(before, new))
+        return [RestoreEntry(name, path, tuple(back), len(means.stash) - 1, _digest(new.encode()))]
 
 
 @operation
-class RecordBack(TreeOperation):
+class RestoreEntry(TreeOperation):
     """Give a record of the archive the bytes that it had; one that has changed since keeps what is new in it."""
 
     written = False
@@ -162,7 +162,7 @@ class RecordBack(TreeOperation):
                 return tree, []
             same = _digest(content) == self.digest
             if same:
-                means.attached.put(self.record, _before(content.decode(), *means.kept[self.number]))
+                means.attached.put(self.record, _before(content.decode(), *means.stash[self.number]))
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
         if not same:
@@ -175,7 +175,7 @@ def _nested(operations: Any) -> tuple[Operation, ...]:
     if not isinstance(operations, (tuple, list)) or not operations:
         raise BadOperation(f"At: operations must be a list of operations, not {operations!r:.60}")
     found = tuple(map(read, operations))
-    right = [each for each in found if isinstance(each, (AtPath, Nothing, Run)) and not isinstance(each, Derive)]
+    right = [each for each in found if isinstance(each, (AtPath, NoOperation, Run)) and not isinstance(each, Derive)]
     wrong = next((each for each in found if each not in right), None)
     if wrong is not None:
         raise BadOperation(f"At: {type(wrong).__name__} is not about items; let it stand by itself")

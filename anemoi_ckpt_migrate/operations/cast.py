@@ -48,7 +48,7 @@ class Cast(Operation):
         """Cast, and return what undoes it."""
         undo: list[Any] = []
         exact: dict[str, list[str]] = {}
-        kept: list[tuple[str, int]] = []
+        stash: list[tuple[str, int]] = []
         for name, old in self._chosen(copy):
             before = copy.table[name]
             made = copy.make("cast", (self.dtype,), [name], f"{name} cannot be cast")
@@ -57,13 +57,13 @@ class Cast(Operation):
             if is_exact(old, self.dtype):
                 exact.setdefault(old, []).append(name)
             elif self.keep:
-                kept.append((name, copy.put_aside(before)))
+                stash.append((name, copy.put_aside(before)))
             else:
                 copy.lost(f"{name} is cast from {old} to {self.dtype}")
             copy.table.set(name, made)
-        undo += [Recast(literals(names), old) for old, names in exact.items()]
-        if kept:
-            undo.append(Uncast(tuple(kept), self.dtype))
+        undo += [CastBack(literals(names), old) for old, names in exact.items()]
+        if stash:
+            undo.append(RestoreCast(tuple(stash), self.dtype))
         return undo
 
     def _chosen(self, copy: Copy) -> Iterator[tuple[str, str]]:
@@ -81,7 +81,7 @@ class Cast(Operation):
 
 
 @operation
-class Recast(Operation):
+class CastBack(Operation):
     """Cast back what was cast to a wider dtype: exact, unless it was changed since."""
 
     written = False
@@ -101,7 +101,7 @@ class Recast(Operation):
 
 
 @operation
-class Uncast(Operation):
+class RestoreCast(Operation):
     """Take back what was put aside when it was cast."""
 
     written = False
@@ -117,12 +117,12 @@ class Uncast(Operation):
             if name not in copy.table:
                 copy.missing(name)
                 continue
-            kept = copy.taken_back(number)
-            if not copy.forced and not copy.is_cast_of(name, kept, self.dtype):
+            stash = copy.taken_back(number)
+            if not copy.forced and not copy.is_cast_of(name, stash, self.dtype):
                 copy.fault(
                     f"{name} has changed since it was cast to {self.dtype}, and what was kept is older; "
                     "--discard-changes takes that"
                 )
                 continue
-            copy.table.set(name, kept)
+            copy.table.set(name, stash)
         return []

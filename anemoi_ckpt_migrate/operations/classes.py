@@ -7,7 +7,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, operation
-from anemoi_ckpt_migrate.operations.items import PutItem
+from anemoi_ckpt_migrate.operations.items import RestoreItem
 from anemoi_ckpt_migrate.operations.setup import MoveNames, merged, moved_back, split
 from anemoi_ckpt_migrate.operations.tree_operation import TreeOperation
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
@@ -62,7 +62,7 @@ class MoveClass(Moving):
         """Return what a name becomes."""
         return split(self, "new", self.new) if name == split(self, "old", self.old) else name
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the class."""
         found = names_in(tree)
         if not any(name.pickled_name == split(self, "old", self.old) for name in found):
@@ -103,7 +103,7 @@ class MoveModule(Moving):
         """Return what a name becomes."""
         return (self.new + name[0][len(self.old) :], name[1]) if inside(name[0], self.old) else name
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Rename the module."""
         found = names_in(tree)
         modules = {name.pickled_name[0] for name in found}
@@ -133,7 +133,7 @@ class DropClass(TreeOperation):
         """Return the name, which is there again on the way back."""
         return (self.name,)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Take them away."""
         wanted = split(self, "name", self.name)
         found = [path for path, value in _places(tree, (), set()) if is_a(value, Opaque) and class_of(value) == wanted]
@@ -146,8 +146,8 @@ class DropClass(TreeOperation):
             if any(path[: len(other)] == other and path != other for other in found):
                 continue  # it goes with what holds it
             value, before = paths.take(paths.get(tree, path[:-1]), path[-1])
-            kept.append(value)
-            undo.insert(0, PutItem(path, len(kept) - 1, before, True))
+            stash.append(value)
+            undo.insert(0, RestoreItem(path, len(stash) - 1, before, True))
         return undo
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, read, set_fields
-from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, Nothing
+from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, NoOperation
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.tensor_values import memory_of
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
@@ -56,13 +56,13 @@ class ConvertItem(AtEachPlace):
 
     def inverse(self) -> Operation | None:
         """Return what is done on the way back of a checkpoint that never had another class: nothing."""
-        return Nothing()
+        return NoOperation()
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something of another class."""
         return paths.there(tree, path) and self._is_concerned(paths.get(tree, path))
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Convert it at one place."""
         before = paths.get(tree, path)
         if not self._is_concerned(before):
@@ -71,8 +71,8 @@ class ConvertItem(AtEachPlace):
         path = paths.spelled(tree, path)
         parent = paths.parent(tree, path)
         paths.put(parent, path[-1], made)
-        kept.append(config_objects.detached(before, parent))
-        return [Unconvert(path, len(kept) - 1, self)]
+        stash.append(config_objects.detached(before, parent))
+        return [RestoreConfig(path, len(stash) - 1, self)]
 
     def made(self, value: Any) -> Any:
         """Return the content of a configuration as it is to be."""
@@ -98,7 +98,7 @@ _ALREADY = {"dict": ("dict", "list"), "omegaconf.DictConfig": ("dict", ".".join(
 
 
 @operation
-class Unconvert(AtPath):
+class RestoreConfig(AtPath):
     """Put back a configuration that was converted, unless it has changed since: then it stays as it is."""
 
     written = False
@@ -109,9 +109,9 @@ class Unconvert(AtPath):
     def __hash__(self) -> int:
         return hash((self.path, self.number))
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back."""
-        before = kept[self.number]
+        before = stash[self.number]
         then = read(self.conversion)
         made = then.made(before) if isinstance(then, ConvertItem) else None
         if forced or _same(config_objects.plain(paths.get(tree, self.path)), config_objects.plain(made)):

@@ -11,23 +11,23 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 
 @operation
-class Lacks(Operation):
+class MissingPrefix(Operation):
     """Say what stands before the names in the state dict and not in a copy, of which no name changes."""
 
     written = False
-    lacking: str
+    prefix: str
 
     def apply(self, copy: Copy) -> list[Any]:
         """Call what the copy has as the state dict does."""
         if copy.place is not None:
             keys = {name: copy.place.key(name) for name in copy.table}
-            copy.place.lead, copy.place.lacking = "", self.lacking
-            copy.table.rename({name: self.lacking + key for name, key in keys.items()})
+            copy.place.lead, copy.place.lacking = "", self.prefix
+            copy.table.rename({name: self.prefix + key for name, key in keys.items()})
         return []
 
 
 @operation
-class Reached(Operation):
+class ParameterLocations(Operation):
     """Say which dicts were taken for parameters, where what became of them would not be taken for the same.
 
     Parameters
@@ -36,7 +36,7 @@ class Reached(Operation):
         The state dict, if it is one of these.
     copies : sequence of tuple
         Copies of it.
-    others : sequence of str
+    not_copies : sequence of str
         Paths of what was no copy, though it looks like one now.
     """
 
@@ -44,14 +44,14 @@ class Reached(Operation):
     on_parameters = False
     main: Told | None
     copies: tuple[Told, ...]
-    others: tuple[str, ...] = ()
+    not_copies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         set_fields(
             self,
             main=None if self.main is None else _told(self.main),
             copies=tuple(map(_told, self.copies)),
-            others=tuple(self.others),
+            not_copies=tuple(self.not_copies),
         )
 
     def places(self, tree: Any) -> tuple[Place | None, list[Place]]:
@@ -61,7 +61,7 @@ class Reached(Operation):
         return main, [place for place in (_place(told, dicts) for told in self.copies) if place is not None]
 
 
-def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[Reached]:
+def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[ParameterLocations]:
     """Return what tells on the way back what was reached, if it would not be found so."""
     if main.place is None or not main.table.changed:
         return []
@@ -71,7 +71,7 @@ def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[Reached]:
     empty = not any(map(is_tensor, main.table.values()))
     if not (empty or lost or more):
         return []
-    return [Reached(main.place.told() if empty else None, lost, tuple(place.path for place in more))]
+    return [ParameterLocations(main.place.told() if empty else None, lost, tuple(place.path for place in more))]
 
 
 def _place(told: Told, dicts: Mapping[str, dict[Any, Any]]) -> Place | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
-from anemoi_ckpt_migrate.operations.items import AtEachPlace, Nothing, SetItem, is_plain, new_path_of
+from anemoi_ckpt_migrate.operations.items import AtEachPlace, NoOperation, SetItem, is_plain, new_path_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, paths
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
@@ -36,16 +36,16 @@ class CopyItem(AtEachPlace):
 
     def inverse(self) -> Operation | None:
         """Return what is done on the way back of a checkpoint that was made with both: nothing."""
-        return Nothing()
+        return NoOperation()
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Copy it from one place."""
         value = config_objects.plain(paths.get(tree, path))
         if not is_plain(value):
             raise NoSuchPath(f"{shown(path)} is a {config_objects.named(value)}, of which no copy is made")
         new = paths.filled(self.path, path, self.new)
         setting = SetItem(new, value, self.overwrite, self.optional)
-        return [] if self.optional and not setting.fits(tree, new) else setting.at(tree, new, kept)
+        return [] if self.optional and not setting.fits(tree, new) else setting.at(tree, new, stash)
 
 
 @operation
@@ -74,7 +74,7 @@ class NestItem(AtEachPlace):
         """Return what takes it out again."""
         return UnnestItem(self.path, self.under, self.optional)
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Put it deeper at one place."""
         parent, value = paths.parent(tree, path), paths.get(tree, path)
         path = paths.spelled(tree, path)
@@ -94,7 +94,7 @@ class UnnestItem(NestItem):
         """Return what puts it back."""
         return NestItem(self.path, self.under, self.optional)
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Take it out at one place."""
         if self.optional and not paths.there(tree, (*path, *self.under)):
             return []
@@ -148,12 +148,12 @@ class MapItem(AtEachPlace):
         """Tell whether there is something to be replaced."""
         return paths.there(tree, path) and self._new(paths.get(tree, path)) is not None
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Replace it at one place."""
         new = self._new(paths.get(tree, path))
         if new is None:
             raise NoSuchPath(f"{shown(path)} is none of {', '.join(self.values)}")
-        return SetItem(path, new, True, self.optional).at(tree, path, kept)
+        return SetItem(path, new, True, self.optional).at(tree, path, stash)
 
     def _new(self, value: Any) -> str | None:
         value = config_objects.bare(value)

@@ -51,7 +51,7 @@ class AtPath(TreeOperation):
 class AtEachPlace(AtPath):
     """What is done at each place that a path stands for; what is optional may be nowhere."""
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Do it everywhere."""
         optional = getattr(self, "optional", False)
         places = paths.matching(tree, self.path)
@@ -61,14 +61,14 @@ class AtEachPlace(AtPath):
             raise NoSuchPath(f"there is no {shown(self.path)}")
         undo: list[Operation] = []
         for place in places:
-            undo[:0] = self.at(tree, place, kept)
+            undo[:0] = self.at(tree, place, stash)
         return undo
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
         """Tell whether there is something to be done at a place."""
         return paths.there(tree, path)
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Change one place, and return what undoes it."""
         raise NotImplementedError
 
@@ -91,6 +91,8 @@ class SetItem(AtEachPlace):
     """
 
     path: tuple[Any, ...]
+
+    literal = ("value",)
     value: Any
     overwrite: bool = True
     optional: bool = False
@@ -106,7 +108,7 @@ class SetItem(AtEachPlace):
         """Tell whether there is something to put it into."""
         return paths.there(tree, path[:-1]) and paths.holds(paths.parent(tree, path))
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Set it at one place."""
         parent, key = paths.parent(tree, path), path[-1]
         if not paths.has(parent, key):
@@ -118,8 +120,8 @@ class SetItem(AtEachPlace):
         paths.set_new(parent, key, _own(self.value))
         if is_plain(before):
             return [UnsetItem(path, self.value, True, before, optional=self.optional)]
-        kept.append(config_objects.detached(before, parent))
-        return [UnsetItem(path, self.value, True, None, len(kept) - 1, self.optional)]
+        stash.append(config_objects.detached(before, parent))
+        return [UnsetItem(path, self.value, True, None, len(stash) - 1, self.optional)]
 
 
 def _own(value: Any) -> Any:
@@ -141,6 +143,7 @@ def _is_still(now: Any, value: Any) -> bool:
 class UnsetItem(AtPath):
     """Put back what stood where something was set, if that is still what was set."""
 
+    literal = ("value",)
     written = False
     path: tuple[Any, ...]
     value: Any
@@ -152,7 +155,7 @@ class UnsetItem(AtPath):
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back; what was made to hold other things goes only when it holds none."""
         for path in paths.matching(tree, self.path):
             there = paths.there(tree, path)
@@ -171,7 +174,7 @@ class UnsetItem(AtPath):
                 raise NoSuchPath(f"{shown(path)} has changed since it was set; --discard-changes puts back the old")
             parent, key = paths.parent(tree, path), path[-1]
             if self.had:
-                paths.put(parent, key, _own(self.before) if self.number is None else kept[self.number])
+                paths.put(parent, key, _own(self.before) if self.number is None else stash[self.number])
             elif there:
                 paths.take(parent, key)
         return []
@@ -194,20 +197,20 @@ class DropItem(AtEachPlace):
 
     def inverse(self) -> Operation | None:
         """Return what is done on the way back of a checkpoint that never had it: nothing, if it may do without."""
-        return Nothing() if self.optional else None
+        return NoOperation() if self.optional else None
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Take it away at one place."""
         paths.get(tree, path)
         path = paths.spelled(tree, path)
         parent = paths.parent(tree, path)
         value, before = paths.take(parent, path[-1])
-        kept.append(config_objects.detached(value, parent))
-        return [PutItem(path, len(kept) - 1, before, True, self.optional)]
+        stash.append(config_objects.detached(value, parent))
+        return [RestoreItem(path, len(stash) - 1, before, True, self.optional)]
 
 
 @operation
-class PutItem(AtPath):
+class RestoreItem(AtPath):
     """Put back what was kept."""
 
     written = False
@@ -217,13 +220,13 @@ class PutItem(AtPath):
     placed: bool
     optional: bool = False
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Put it back, where it stood."""
         if self.optional and not paths.there(tree, self.path[:-1]):
             return []
         if self.placed and not forced and paths.stands(tree, self.path):
             raise NoSuchPath(f"{shown(self.path)} is there again; --discard-changes puts back the old")
-        paths.put(paths.parent(tree, self.path), self.path[-1], kept[self.number], self.before, self.placed)
+        paths.put(paths.parent(tree, self.path), self.path[-1], stash[self.number], self.before, self.placed)
         return []
 
 
@@ -255,7 +258,7 @@ class MoveItem(AtEachPlace):
         """Return it the other way around."""
         return MoveItem(self.new, self.path, optional=self.optional)
 
-    def at(self, tree: Any, path: tuple[Any, ...], kept: list[Any]) -> list[Operation]:
+    def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
         """Move it from one place."""
         new = paths.filled(self.path, path, self.new)
         paths.get(tree, path)
@@ -284,11 +287,11 @@ def _make(tree: Any, path: tuple[Any, ...]) -> list[Operation]:
 
 
 @operation
-class Nothing(TreeOperation):
+class NoOperation(TreeOperation):
     """Do nothing: what undoes something that a checkpoint may do without."""
 
     written = False
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Do so."""
         return []

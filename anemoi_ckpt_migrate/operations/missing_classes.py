@@ -33,13 +33,13 @@ class PutPlaceholders(TreeOperation):
 
     def inverse(self) -> Operation | None:
         """Return what takes them away again."""
-        return TakePlaceholders(self.gone)
+        return ReplacePlaceholders(self.gone)
 
     def class_names(self) -> tuple[str, ...]:
         """Return what is gone, and is there again on the way back, and what placeholders are made of."""
         return *self.gone, *map(spelled, placeholders.MADE_OF)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Put them."""
         found: dict[Name, None] = {}
         known: dict[Name, OpaqueName] = {}
@@ -61,11 +61,11 @@ class PutPlaceholders(TreeOperation):
             return value
 
         _swapped(tree, swap)
-        return [TakePlaceholders(tuple(map(spelled, found)))] if found else []
+        return [ReplacePlaceholders(tuple(map(spelled, found)))] if found else []
 
 
 @operation
-class TakePlaceholders(TreeOperation):
+class ReplacePlaceholders(TreeOperation):
     """Make placeholders again what they stand for.
 
     Parameters
@@ -81,7 +81,7 @@ class TakePlaceholders(TreeOperation):
     def __post_init__(self) -> None:
         set_fields(self, names=names_of(self, "names", self.names))
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Take them away."""
         known: dict[Name, OpaqueName] = {}
 
@@ -95,7 +95,7 @@ class TakePlaceholders(TreeOperation):
         return [PutPlaceholders(self.names)]
 
 
-def standing(tree: Any, kept: Any) -> dict[str, list[str]]:
+def standing(tree: Any, stash: Any) -> dict[str, list[str]]:
     """Return what placeholders stand for, and where they do, in a tree and what is put aside; none within others."""
     found: dict[str, list[str]] = {}
 
@@ -105,7 +105,7 @@ def standing(tree: Any, kept: Any) -> dict[str, list[str]]:
             found.setdefault(spelled(name), []).append(_place(path))
         return value
 
-    _swapped([tree, kept], note)
+    _swapped([tree, stash], note)
     return found
 
 

@@ -13,7 +13,9 @@ from anemoi_ckpt_migrate.state.pickled_module import hollow
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 
-def followed(names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[str, str | None]]) -> ModuleNames | None:
+def followed(
+    names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[str, str | None]]
+) -> RenameModules | None:
     """Say how the names of modules follow those of parameters; None if nothing changes.
 
     Parameters
@@ -53,7 +55,7 @@ def followed(names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[s
             taken.add(new)
     if not (renamed or added or dropped):
         return None
-    return ModuleNames(tuple(renamed.items()), tuple(added.items()), tuple(dropped))
+    return RenameModules(tuple(renamed.items()), tuple(added.items()), tuple(dropped))
 
 
 def _upwards(module: str) -> Iterator[str]:
@@ -91,7 +93,7 @@ def _modules(names: Iterable[str]) -> set[str]:
 
 
 @operation
-class ModuleNames(Operation):
+class RenameModules(Operation):
     """Rename modules in ``_metadata``; added ones take what another says."""
 
     written = False
@@ -111,7 +113,7 @@ class ModuleNames(Operation):
         """Do nothing to parameters."""
         return []
 
-    def change(self, metadata: dict[str, Any]) -> ModulesBack:
+    def change(self, metadata: dict[str, Any]) -> RestoreModules:
         """Change the metadata, and return what undoes it."""
         table = Table(metadata.items())
         renamed = {old: new for old, new in self.renamed if old in table}
@@ -126,12 +128,12 @@ class ModuleNames(Operation):
                 table.insert({name: dict(what) if is_a(what, dict) else hollow(what)}, [(name, like)])
         added = [name for name, like in self.added]
         _rewrite(metadata, table)
-        return ModulesBack(tuple((new, old) for old, new in renamed.items()), tuple(added), tuple(dropped))
+        return RestoreModules(tuple((new, old) for old, new in renamed.items()), tuple(added), tuple(dropped))
 
 
 @operation
-class ModulesBack(Operation):
-    """Undo what `ModuleNames` did."""
+class RestoreModules(Operation):
+    """Undo what `RenameModules` did."""
 
     written = False
     renamed: tuple[tuple[str, str], ...]

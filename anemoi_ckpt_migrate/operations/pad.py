@@ -66,7 +66,7 @@ class Pad(Operation):
 
     def inverse(self) -> Operation | None:
         """Return what takes it away, if it is still as it was made."""
-        return Cut(self.keys, self.size, self.dim, self.at, self.fill, self.init)
+        return Unpad(self.keys, self.size, self.dim, self.at, self.fill, self.init)
 
     def apply(self, copy: Copy) -> list[Any]:
         """Make them larger; return what undoes it."""
@@ -81,7 +81,7 @@ class Pad(Operation):
             if made is not None:
                 copy.table.set(name, made)
                 done.append(name)
-        return [Cut(literals(done), self.size, self.dim, self.at, self.fill, self.init)] if done else []
+        return [Unpad(literals(done), self.size, self.dim, self.at, self.fill, self.init)] if done else []
 
     def _takes(self, copy: Copy, name: str) -> bool:
         dtype = copy.values.dtype(copy.table[name])
@@ -98,7 +98,7 @@ class Pad(Operation):
 
 
 @operation
-class Cut(Operation):
+class Unpad(Operation):
     """Take away by what a dimension was made larger, if it is still as it was then; the fields are those of `Pad`."""
 
     written = False
@@ -110,7 +110,7 @@ class Cut(Operation):
     init: Any = None
 
     def __post_init__(self) -> None:
-        set_fields(self, keys=names_of(self, "keys", self.keys), init=initialiser("Cut", self.init, (MEAN,)))
+        set_fields(self, keys=names_of(self, "keys", self.keys), init=initialiser("Unpad", self.init, (MEAN,)))
 
     def apply(self, copy: Copy) -> list[Any]:
         """Take it away."""
@@ -140,25 +140,25 @@ class Cut(Operation):
     def _without(self, copy: Copy, name: str, dim: int, at: int) -> Any:
         values, value = copy.values, copy.table[name]
         whole = values.shape(value)[dim]
-        kept = [(0, at), (at + self.size, whole - at - self.size)]
-        kept = [each for each in kept if each[1]] or kept[:1]
-        parts = [values.make("narrow", (dim, *each), [value]) for each in kept]
+        stash = [(0, at), (at + self.size, whole - at - self.size)]
+        stash = [each for each in stash if each[1]] or stash[:1]
+        parts = [values.make("narrow", (dim, *each), [value]) for each in stash]
         return parts[0] if len(parts) == 1 else values.make("cat", (dim,), parts)
 
 
-def _seeds(copy: Copy, kind: Pad | Cut) -> dict[str, str]:
+def _seeds(copy: Copy, kind: Pad | Unpad) -> dict[str, str]:
     """Return the names that random numbers depend on where that is not the own one: tied parameters get the same."""
     if kind.init is None or copy.optimizer:
         return {}
     return {name: group[0] for name, group in Ties(copy.table).names.items()}
 
 
-def _content(kind: Pad | Cut, seed: str) -> Any:
+def _content(kind: Pad | Unpad, seed: str) -> Any:
     """Return what the elements of what is new are, for a recipe."""
     return kind.fill if kind.init is None else (*kind.init, seed if kind.init[0] != MEAN else "")
 
 
-def _place(copy: Copy, name: str, kind: Pad | Cut, gone: int) -> tuple[int, int] | None:
+def _place(copy: Copy, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
     """Return the dimension, from the first, and where in it what is new begins; None, and a note, if nowhere."""
     shape: Sequence[int] | None = copy.shape(name, f"{name} cannot be made larger")
     if shape is None:

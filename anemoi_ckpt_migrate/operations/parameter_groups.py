@@ -63,35 +63,35 @@ class ParameterGroups(Operation):
 
 
 @operation
-class OwnNames(Operation):
+class OptimizerPrefix(Operation):
     """Have an optimizer call its parameters what stands behind something in the state dict."""
 
     written = False
-    lead: str
+    prefix: str
 
     def __post_init__(self) -> None:
-        set_fields(self, lead=str(self.lead))
+        set_fields(self, prefix=str(self.prefix))
 
     def apply(self, copy: Copy) -> list[Any]:
         """Have it call them so, as it did before its names followed others."""
         if isinstance(copy.values, Slots):
-            copy.values.lead = self.lead
+            copy.values.lead = self.prefix
         return []
 
 
 @operation
-class Apart(Operation):
+class PerCopy(Operation):
     """Do something to the state dict, and something else to its copies: what a record holds where they differ."""
 
     written = False
     operations: tuple[Operation, ...]
-    others: Any
+    copies: Any
 
     def __post_init__(self) -> None:
         set_fields(
             self,
             operations=tuple(map(read, self.operations)),
-            others={path: tuple(map(read, own)) for path, own in self.others.items()},
+            copies={path: tuple(map(read, own)) for path, own in self.copies.items()},
         )
 
     def __hash__(self) -> int:
@@ -100,4 +100,4 @@ class Apart(Operation):
 
 def by_place(operation: Operation) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
     """Return what an operation does to the state dict, and what it does instead to copies of it, by their path."""
-    return (operation.operations, operation.others) if isinstance(operation, Apart) else ((operation,), {})
+    return (operation.operations, operation.copies) if isinstance(operation, PerCopy) else ((operation,), {})

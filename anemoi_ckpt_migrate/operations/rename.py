@@ -8,7 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
-from anemoi_ckpt_migrate.operations.find_hints import Lacks
+from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
 from anemoi_ckpt_migrate.state.find_parameters import is_of_average
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
 from anemoi_ckpt_migrate.state.parameters import Copy
@@ -54,7 +54,7 @@ class _Naming(Operation):
             return []
         copy.table.rename(names)
         if copy.lacking != lacked:
-            return [Lacks(lacked)]
+            return [MissingPrefix(lacked)]
         each = RenameEach(tuple((new, old) for old, new in names.items()))
         short = self.inverse()
         right = isinstance(short, _Naming) and _changed(short, copy.table) == dict(each.names)

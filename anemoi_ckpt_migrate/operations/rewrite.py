@@ -57,15 +57,15 @@ class Rewrite(Run):
         path, now = paths.spelled(tree, self.path), config_objects.plain(before)
         parent = paths.parent(tree, path)
         if self.number is not None and (means.forced or digest_of(now) == self.digest):
-            paths.put(parent, path[-1], means.kept[self.number])
+            paths.put(parent, path[-1], means.stash[self.number])
             return tree, []
         new = means.run(self.migrate, now, means.checkpoint)
         paths.put(parent, path[-1], self._alike(new, before))
         if self.number is not None or self.rollback is None:
             return tree, []
-        means.kept.append(config_objects.detached(before, parent))
+        means.stash.append(config_objects.detached(before, parent))
         digest = digest_of(config_objects.plain(new))
-        return tree, [Rewrite(self.rollback, self.migrate, path, self.optional, len(means.kept) - 1, digest)]
+        return tree, [Rewrite(self.rollback, self.migrate, path, self.optional, len(means.stash) - 1, digest)]
 
     def _alike(self, new: Any, before: Any) -> Any:
         if not is_a(new, dict):

@@ -105,7 +105,7 @@ class MoveNames(TreeOperation):
         """Say so if two names would be one from here on."""
         return merged(names_in(tree), self.moved)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Rename them."""
         back = moved_back(names_in(tree), self.moved)
         return [MoveNames(back)] if back else []

@@ -21,7 +21,7 @@ class Means:
         All of the tree, for those that are given a part of it.
     attached : Attached
         What lies beside the pickle.
-    kept : list of object
+    stash : list of object
         What the revision puts aside.
     run : callable
         Runs a function of the script, of a name, on a tree, and returns what becomes of it.
@@ -33,7 +33,7 @@ class Means:
 
     checkpoint: Any
     attached: Attached
-    kept: list[Any]
+    stash: list[Any]
     run: Callable[..., Any]
     forced: bool = False
     losses: list[str] = field(default_factory=list)
@@ -75,16 +75,16 @@ class TreeOperation(Operation):
 
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
         """Do so; as `carry_out`, for which kinds of operations differ here."""
-        return tree, self.change(tree, means.kept, means.forced)
+        return tree, self.change(tree, means.stash, means.forced)
 
-    def change(self, tree: Any, kept: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Change a tree in place, and return what undoes it: what most kinds do.
 
         Parameters
         ----------
         tree : object
             The checkpoint.
-        kept : list of object
+        stash : list of object
             What is put aside in it.
         forced : bool
             Whether what was changed since may be lost on the way back.

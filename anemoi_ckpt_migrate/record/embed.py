@@ -15,7 +15,7 @@ from collections import OrderedDict
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NoPlaceForRecord, NowhereToKeep
-from anemoi_ckpt_migrate.record.record import Kept, Record, from_data, kept_of, to_data
+from anemoi_ckpt_migrate.record.record import Record, Stash, from_data, stash_of, to_data
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded, is_a, is_stored
 from anemoi_ckpt_migrate.tree.paths import KEY
@@ -70,16 +70,16 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
     return found
 
 
-def unrecorded(file: Checkpoint) -> tuple[Any, Kept]:
+def unrecorded(file: Checkpoint) -> tuple[Any, Stash]:
     """Load a checkpoint anew; return its tree without the record, and what that puts aside."""
     tree = file.load()
-    return tree, kept_in(remove(tree, None))
+    return tree, stash_in(remove(tree, None))
 
 
-def kept_in(data: Any) -> Kept:
+def stash_in(data: Any) -> Stash:
     """Return what is put aside in the data of a record; nothing, if that is damaged or there is none."""
     try:
-        return kept_of(data)
+        return stash_of(data)
     except DamagedRecord:
         return {}
 

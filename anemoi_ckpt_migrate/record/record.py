@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
+from anemoi_ckpt_migrate.record.encode import decode, encode
 
-FORMAT, FORMAT_OF_FUNCTIONS = 2, 1
-"""Formats of a record: the newest, and that of one that holds no operations."""
+FORMAT = 1
+"""The format of a record that this version writes, and the newest that it reads."""
 
-Kept = dict[str, list[Any]]
+_KEYS = ("format", "heads", "lineage", "log", "stash", "migrations_list", "optimizers")
+
+Stash = dict[str, list[Any]]
 """What operations put aside in a checkpoint, by revision: tensors, and whatever else stood in the tree."""
 
 
@@ -108,7 +111,7 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class MigrationsList:
     """What is remembered of the list in which another tool notes what a checkpoint has.
 
     Attributes
@@ -159,7 +162,7 @@ class Record:
         In the order in which they were applied, from the barrier that the checkpoint was made after, if any.
     log : tuple of LogEntry
         Everything that was done, oldest first.
-    kept : dict of str to list
+    stash : dict of str to list
         What operations put aside, by revision. The one part that is not plain data.
     others : tuple of Applied
         Revisions of other chains, in their order: none of this chain's business.
@@ -167,21 +170,24 @@ class Record:
         Heads of those.
     chain : str
         What this chain is called; empty for that of a project.
-    ledger : Ledger or None
+    migrations_list : MigrationsList or None
         The list of another tool, once it was met.
     optimizers : mapping of str to Order
         What is known of optimizers, by where they are.
+    extra : mapping of str to object
+        Keys that this version does not know, as plain data: they are written back as they were.
     """
 
     heads: tuple[str, ...] = ()
     lineage: tuple[Applied, ...] = ()
     log: tuple[LogEntry, ...] = ()
-    kept: Kept = field(default_factory=dict, compare=False)
+    stash: Stash = field(default_factory=dict, compare=False)
     others: tuple[Applied, ...] = ()
     other_heads: tuple[str, ...] = ()
     chain: str = ""
-    ledger: Ledger | None = field(default=None, compare=False)
+    migrations_list: MigrationsList | None = field(default=None, compare=False)
     optimizers: Mapping[str, Order] = field(default_factory=dict, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def of_chain(self, chain: str) -> Record:
         """Return the record as one chain sees it: what is of others is set aside."""
@@ -206,15 +212,18 @@ class Record:
 def to_data(record: Record) -> dict[str, Any]:
     """Turn a record into dicts, lists, strings, booleans and None."""
     whole = record.of_all()
-    undo = [entry.undo for entry in whole.lineage if entry.undo is not None]
-    newest = record.kept or any(each.operations is not None or each.lost for each in undo)
     return {
-        "format": FORMAT if newest else FORMAT_OF_FUNCTIONS,
+        **record.extra,
+        "format": FORMAT,
         "heads": list(whole.heads),
         "lineage": [_applied_to_data(entry) for entry in whole.lineage],
         "log": [_log_to_data(entry) for entry in record.log],
-        **({"kept": record.kept} if record.kept else {}),
-        **({} if record.ledger is None else {"ledger": _ledger_to_data(record.ledger)}),
+        **({"stash": record.stash} if record.stash else {}),
+        **(
+            {}
+            if record.migrations_list is None
+            else {"migrations_list": _migrations_list_to_data(record.migrations_list)}
+        ),
         **({"optimizers": _optimizers_to_data(record.optimizers)} if record.optimizers else {}),
     }
 
@@ -235,15 +244,27 @@ def from_data(data: Any) -> Record:
         fields.words("heads"),
         tuple(_applied_from_data(entry) for entry in fields.get("lineage", list)),
         tuple(_log_from_data(entry) for entry in fields.get("log", list)),
-        kept_of(data),
-        ledger=None if data.get("ledger") is None else _ledger_from_data(data["ledger"]),
+        stash_of(data),
+        migrations_list=None
+        if data.get("migrations_list") is None
+        else _migrations_list_from_data(data["migrations_list"]),
         optimizers=_optimizers_from_data(data.get("optimizers", {})),
+        extra=_extra_of(data),
     )
     _check(record)
     return record
 
 
-def kept_of(data: Any) -> Kept:
+def _extra_of(data: dict[Any, Any]) -> dict[str, Any]:
+    """Return the keys that this version does not know: the next one may, so they must survive."""
+    extra = {key: value for key, value in data.items() if key not in _KEYS}
+    if not all(isinstance(key, str) for key in extra):
+        raise DamagedRecord("a key of it is no text")
+    _Weighing("keys of it").check(list(extra.values()))
+    return extra
+
+
+def stash_of(data: Any) -> Stash:
     """Return what operations put aside, of the data of a record.
 
     Raises
@@ -251,10 +272,10 @@ def kept_of(data: Any) -> Kept:
     DamagedRecord
         It is not by revision.
     """
-    kept = data.get("kept", {}) if isinstance(data, dict) else {}
-    if not isinstance(kept, dict) or not all(isinstance(values, list) for values in kept.values()):
+    stash = data.get("stash", {}) if isinstance(data, dict) else {}
+    if not isinstance(stash, dict) or not all(isinstance(values, list) for values in stash.values()):
         raise DamagedRecord("what it keeps is not a list for each revision")
-    return kept
+    return stash
 
 
 def _applied_to_data(entry: Applied) -> dict[str, Any]:
@@ -276,13 +297,13 @@ def _applied_to_data(entry: Applied) -> dict[str, Any]:
 def _undo_to_data(undo: Undo) -> dict[str, Any]:
     found: dict[str, Any] = {"source": undo.source, "python": undo.python, "pickle": undo.pickle}
     if undo.operations is not None:
-        found |= {"operations": [dict(each) for each in undo.operations], "parameters": undo.parameters}
+        found |= {"operations": [encode(dict(each)) for each in undo.operations], "parameters": undo.parameters}
     return found | ({} if undo.lost is None else {"lost": undo.lost})
 
 
-def _ledger_to_data(ledger: Ledger) -> dict[str, Any]:
-    found, noted = (None if names is None else list(names) for names in (ledger.found, ledger.noted))
-    return {"revisions": list(ledger.revisions), "found": found, "noted": noted, "done": ledger.done}
+def _migrations_list_to_data(migrations_list: MigrationsList) -> dict[str, Any]:
+    found, noted = (None if names is None else list(names) for names in (migrations_list.found, migrations_list.noted))
+    return {"revisions": list(migrations_list.revisions), "found": found, "noted": noted, "done": migrations_list.done}
 
 
 def _optimizers_to_data(optimizers: Mapping[str, Order]) -> dict[str, Any]:
@@ -334,16 +355,17 @@ def _undo_from_data(data: Any) -> Undo:
         operations = tuple(fields.get("operations", list))
         if not all(isinstance(each, dict) for each in operations):
             raise DamagedRecord("operations in undo are no dicts")
-        _Weighing().check(list(operations))
+        _Weighing("operations in undo").check(list(operations))
+        operations = tuple(map(decode, operations))
     python, pickled, path, lost = (fields.maybe(name) for name in ("python", "pickle", "parameters", "lost"))
     return Undo(fields.get("source", str), python, pickled, operations, path, lost)
 
 
-def _ledger_from_data(data: Any) -> Ledger:
-    fields = _Fields(data, "ledger")
+def _migrations_list_from_data(data: Any) -> MigrationsList:
+    fields = _Fields(data, "migrations_list")
     found, noted = (None if data.get(name) is None else fields.words(name) for name in ("found", "noted"))
     done = None if data.get("done") is None else fields.get("done", int)
-    return Ledger(fields.words("revisions"), found, noted, done)
+    return MigrationsList(fields.words("revisions"), found, noted, done)
 
 
 def _optimizers_from_data(data: Any) -> dict[str, Order]:
@@ -396,25 +418,26 @@ class _Weighing:
     not to be much more than the record holds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self._place = place
         self._weights: dict[int, int] = {}  # with all that something holds, each time that it does
         self._own = 0  # everything once
 
     def check(self, data: list[Any]) -> None:
         """Raise `DamagedRecord` if it is not so."""
         if self._weight(data, 0) > max(_MOST, _SHARED * self._own):
-            raise DamagedRecord("operations in undo repeat the same data too often")
+            raise DamagedRecord(f"{self._place} repeat the same data too often")
 
     def _weight(self, value: Any, depth: int) -> int:
         kind = type(value)
         if depth > _DEEPEST:
-            raise DamagedRecord("operations in undo are nested too deeply")
+            raise DamagedRecord(f"{self._place} are nested too deeply")
         if kind in (str, bytes):
             return self._counted(value, 1 + len(value) // 16)
         if value is None or kind in (bool, int, float, complex):
             return self._counted(value, 1)
         if kind not in (dict, list, tuple, set, frozenset):
-            raise DamagedRecord(f"operations in undo hold a {kind.__name__}, which is no plain data")
+            raise DamagedRecord(f"{self._place} hold a {kind.__name__}, which is no plain data")
         if id(value) not in self._weights:
             held = [*value.keys(), *value.values()] if kind is dict else list(value)
             self._own += 1

@@ -179,8 +179,8 @@ def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | N
     following = {entry.revision for entry in record.lineage if _parents(graph, entry).intersection(chosen)}
     if branch:
         following &= _line(graph, record.lineage, branch)
-    kept = _leading_to(graph, record.lineage, chosen)  # one of them may rest on another
-    return resting(graph, record.lineage, following.difference(kept))
+    stash = _leading_to(graph, record.lineage, chosen)  # one of them may rest on another
+    return resting(graph, record.lineage, following.difference(stash))
 
 
 def resting(graph: Graph, lineage: Iterable[Applied], wanted: Collection[str]) -> set[str]:

@@ -114,7 +114,7 @@ def plan_downgrade(
     record: Record,
     target: targets.Target,
     package: str | None = None,
-    kept: Collection[tuple[Applied, ...]] = (),
+    stash: Collection[tuple[Applied, ...]] = (),
 ) -> Plan:
     """Plan the way down. Only what the record holds is undone, and in the reverse of its order.
 
@@ -122,7 +122,7 @@ def plan_downgrade(
     ----------
     graph, record, target, package
         As for `plan_upgrade`.
-    kept : collection of tuple of Applied
+    stash : collection of tuple of Applied
         Lineages that need no rollback to get back to: the file still has the bytes of then.
 
     Raises
@@ -134,7 +134,7 @@ def plan_downgrade(
     Irreversible
         A step has nothing that undoes it.
     """
-    return _down(graph, record, downgrade_set.undone(graph, record, target, package), package, kept)
+    return _down(graph, record, downgrade_set.undone(graph, record, target, package), package, stash)
 
 
 @gc_pause.paused()
@@ -168,7 +168,7 @@ def _down(
     record: Record,
     gone: Collection[str],
     package: str | None,
-    kept: Collection[tuple[Applied, ...]] = (),
+    stash: Collection[tuple[Applied, ...]] = (),
 ) -> Plan:
     undone = [entry for entry in reversed(record.lineage) if entry.revision in gone]
     barrier = next((entry for entry in undone if _final(graph, entry)), None)
@@ -176,7 +176,7 @@ def _down(
         raise downgrade_set.barrier_below(barrier, package)
     left = tuple(entry for entry in record.lineage if entry.revision not in gone)
     stuck = [entry for entry in undone if not _reversible(graph, entry)]
-    if stuck and left not in kept:
+    if stuck and left not in stash:
         before = undone[: undone.index(stuck[0])]
         straight = before == list(reversed(record.lineage))[: len(before)]
         raise Irreversible([entry.revision for entry in stuck], len(before) if straight else 0)

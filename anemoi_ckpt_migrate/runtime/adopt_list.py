@@ -88,9 +88,9 @@ def check_noted(graph: Graph, record: Record, entries: Sequence[migrations_list.
     LedgerConflict
         Somebody did.
     """
-    if record.ledger is None or not graph.known_as:
+    if record.migrations_list is None or not graph.known_as:
         return
-    names, left = tuple(entry.name for entry in entries), record.ledger.noted or ()
+    names, left = tuple(entry.name for entry in entries), record.migrations_list.noted or ()
     if names not in (left, tuple(migrations_list.wanted(record))):
         raise LedgerConflict(names, left, recorded=True)
 

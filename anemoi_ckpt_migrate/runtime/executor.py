@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Kept, Order, Record
+from anemoi_ckpt_migrate.record.record import Order, Record, Stash
 from anemoi_ckpt_migrate.scripts.load_functions import Function, failure
 from anemoi_ckpt_migrate.state.archive_json import Attached
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
@@ -231,7 +231,7 @@ class Settings:
 def run(
     checkpoint: Checkpoint,
     tree: Any,
-    kept: Kept,
+    stash: Stash,
     actions: Sequence[Action],
     settings: Settings,
     after: Callable[[Walk], Record],
@@ -247,7 +247,7 @@ def run(
         The open file.
     tree : object
         Its tree, just loaded, without a record; changed.
-    kept : dict of str to list
+    stash : dict of str to list
         What is put aside in it.
     actions : sequence of Action
         In order.
@@ -268,7 +268,7 @@ def run(
     MigrationFailed
         A function raised, returned no checkpoint, or left something in it that cannot be saved.
     """
-    walk = walked(checkpoint, tree, kept, actions, settings)
+    walk = walked(checkpoint, tree, stash, actions, settings)
     attachments = {**walk.world.attached.changed, **embed.put(walk.world.tree, after(walk))}
     try:
         return checkpoint.pickled(walk.world.tree), attachments
@@ -281,20 +281,20 @@ def run(
         raise
 
 
-def walked(checkpoint: Checkpoint, tree: Any, kept: Kept, actions: Sequence[Action], settings: Settings) -> Walk:
+def walked(checkpoint: Checkpoint, tree: Any, stash: Stash, actions: Sequence[Action], settings: Settings) -> Walk:
     """Do one thing after the other on a tree, or on a fresh one with real tensors; `run` writes the result."""
     if not checkpoint.touched:  # a trusted class may have asked for content while it was built
-        walk = _walk(checkpoint, actions, settings, tree, kept, False)
+        walk = _walk(checkpoint, actions, settings, tree, stash, False)
         if not checkpoint.touched:
             return walk
     return _walk(checkpoint, actions, settings, *_fresh(checkpoint, True), True)
 
 
-def _fresh(checkpoint: Checkpoint, content: bool) -> tuple[Any, Kept]:
+def _fresh(checkpoint: Checkpoint, content: bool) -> tuple[Any, Stash]:
     if not content:
         return embed.unrecorded(checkpoint)
     tree = checkpoint.load_content()
-    return tree, embed.kept_in(embed.remove(tree, None))
+    return tree, embed.stash_in(embed.remove(tree, None))
 
 
 def _walk(
@@ -302,14 +302,14 @@ def _walk(
     actions: Sequence[Action],
     settings: Settings,
     tree: Any,
-    kept: Kept,
+    stash: Stash,
     content: bool,
     check: Callable[[Calling, Function, Any], None] | None = None,
 ) -> Walk:
     """Do all on a tree; of no use if a stand-in was asked for content."""
     tensors = Tensors(checkpoint.maker, checkpoint.same, content)
     attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-    world = World(tree, tensors, kept, settings.parameters, settings.forced, attached, settings.optimizers)
+    world = World(tree, tensors, stash, settings.parameters, settings.forced, attached, settings.optimizers)
     walk = Walk(checkpoint, world, content, check)
     for step in [action.prepare() for action in actions]:
         step(walk)

@@ -210,17 +210,17 @@ def write(
     """
     if options.output is None:
         file.check_writable(options.in_place)  # before the functions run, which may take long
-    kept = {revision: list(values) for revision, values in record.kept.items()}
+    stash = {revision: list(values) for revision, values in record.stash.items()}
 
     settings = replace(settings, optimizers=record.optimizers)
     noted: list[str] = []
 
     def remembered(walk: executor.Walk) -> Record:
-        made = replace(after(walk), kept=walk.world.kept, optimizers=walk.world.orders)
+        made = replace(after(walk), stash=walk.world.stash, optimizers=walk.world.orders)
         noted.extend(walk.warnings)
         return made
 
-    pickled, attachments = executor.run(file, tree, kept, actions, settings, remembered)
+    pickled, attachments = executor.run(file, tree, stash, actions, settings, remembered)
     added = () if names is None else names.added(dict.fromkeys(pickled.names, False))
     if options.in_place:
         written = file.write_in_place(pickled, attachments)
@@ -263,9 +263,9 @@ def foresee(
     if not first:
         return [], ()
     settings = replace(settings, optimizers=record.optimizers)
-    walk = executor.walked(file, tree, dict(record.kept), actions[:first], settings)
+    walk = executor.walked(file, tree, dict(record.stash), actions[:first], settings)
     found = check(walk) if first == len(actions) else []
-    embed.put(walk.world.tree, replace(record, kept=walk.world.kept))  # which may find no place for it
+    embed.put(walk.world.tree, replace(record, stash=walk.world.stash))  # which may find no place for it
     return found, names.added(dict.fromkeys(file.pickled(walk.world.tree).names, False))
 
 

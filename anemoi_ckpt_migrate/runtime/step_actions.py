@@ -185,7 +185,7 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list
         if entry.undo is not None and entry.undo.lost and not _says_so(graph[entry.revision])
     ]
     gone = {name for undone in walk.undone.values() for each in undone.operations for name in _missing(each)}
-    places = missing_classes.standing(walk.world.tree, walk.world.kept) if gone else {}
+    places = missing_classes.standing(walk.world.tree, walk.world.stash) if gone else {}
     for name in sorted(gone.intersection(places)):
         first, *more = places[name]
         others = f", and {len(more)} more" if more else ""
@@ -199,7 +199,7 @@ def _says_so(revision: Revision) -> bool:
 
 
 def _missing(operation: Operation) -> tuple[str, ...]:
-    return operation.names if isinstance(operation, missing_classes.TakePlaceholders) else ()
+    return operation.names if isinstance(operation, missing_classes.ReplacePlaceholders) else ()
 
 
 def _calling(revision: Revision, name: str) -> executor.Calling:

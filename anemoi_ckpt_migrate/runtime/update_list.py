@@ -8,7 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.anemoi import migrations_list as ledger
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Applied, Ledger, Record
+from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record
 from anemoi_ckpt_migrate.runtime import executor
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
@@ -18,14 +18,14 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 class _Noting:
     """Has the list say what a checkpoint has after a step."""
 
-    ledger: Ledger
+    ledger: MigrationsList
     record: Record
     own_classes: bool
     runs_code = False
 
     def prepare(self) -> Callable[[executor.Walk], None]:
         def note(walk: executor.Walk) -> None:
-            ledger.keep_up(walk.world.tree, walk.world.kept, self.ledger, self.record, self.own_classes)
+            ledger.keep_up(walk.world.tree, walk.world.stash, self.ledger, self.record, self.own_classes)
 
         return note
 
@@ -36,7 +36,7 @@ def keeping(
     record: Record,
     actions: Sequence[executor.Action],
     lineages: Sequence[tuple[Applied, ...]],
-) -> tuple[list[executor.Action], Ledger | None]:
+) -> tuple[list[executor.Action], MigrationsList | None]:
     """Have the list follow each step, if the checkpoint has one or a step is known to the tool that keeps it.
 
     Parameters
@@ -54,7 +54,7 @@ def keeping(
 
     Returns
     -------
-    tuple of list of executor.Action and Ledger or None
+    tuple of list of executor.Action and MigrationsList or None
         What is to be done, and what is to be remembered of the list then.
 
     Raises
@@ -63,10 +63,10 @@ def keeping(
         There is something else in the place of the list.
     """
     after = [replace(record, lineage=lineage) for lineage in lineages]
-    known = record.ledger is not None or any(ledger.wanted(each) for each in (record, *after))
+    known = record.migrations_list is not None or any(ledger.wanted(each) for each in (record, *after))
     if not known or not after or not is_a(tree, dict) or embed.is_state_dict(tree):
-        return list(actions), record.ledger
-    found = record.ledger or ledger.found_in(tree, record)
+        return list(actions), record.migrations_list
+    found = record.migrations_list or ledger.found_in(tree, record)
     own_classes = any(module.partition(".")[0] == "anemoi" for module, _ in file.names)
     both = [(action, _Noting(found, each, own_classes)) for action, each in zip(actions, after, strict=True)]
     return [one for pair in both for one in pair], replace(found, noted=ledger.names_after(after[-1], found))

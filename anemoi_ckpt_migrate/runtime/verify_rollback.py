@@ -229,7 +229,9 @@ def _difference(
 
     def after(walk: executor.Walk) -> Record:
         lineage = step_actions.with_undo(entries, graph, walk, settings.parameters)
-        return replace(record, lineage=(*record.lineage, *lineage), kept=walk.world.kept, optimizers=walk.world.orders)
+        return replace(
+            record, lineage=(*record.lineage, *lineage), stash=walk.world.stash, optimizers=walk.world.orders
+        )
 
     upgraded = _draft(file, up, settings, after)
     held = embed.take(upgraded.load(), upgraded.attachment(embed.ATTACHMENT))
@@ -259,7 +261,7 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
 
 def _kept_alone(walk: executor.Walk) -> Record:
     """Return what is compared of a record: what is put aside, and not how it came about."""
-    return Record(kept=walk.world.kept)
+    return Record(stash=walk.world.stash)
 
 
 def _nothing(walk: executor.Walk) -> Record:

@@ -182,8 +182,8 @@ class Slots:
 
     def keep(self, value: Slot) -> Any:
         """Return the slot as plain data and tensors."""
-        kept = {"group": value.group, "shape": list(value.shape), "state": value.state}
-        return kept | ({"settings": settings_of(self._groups[value.group])} if self._flattened else {})
+        stash = {"group": value.group, "shape": list(value.shape), "state": value.state}
+        return stash | ({"settings": settings_of(self._groups[value.group])} if self._flattened else {})
 
     def kept(self, value: Any) -> Slot | None:
         """Return the slot that was put aside; None for a tensor that no optimizer has."""

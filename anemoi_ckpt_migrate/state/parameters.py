@@ -63,7 +63,7 @@ class Copy:
         Names that would be there if nothing had been wrong before.
     tied : mapping of str to list of str
         Names of the same memory, by each of them, before the operation.
-    kept : list of object
+    stash : list of object
         What is put aside in the checkpoint, of this revision.
     forced : bool
         Whether what was changed since may be lost on the way back.
@@ -84,7 +84,7 @@ class Copy:
     faults: list[str] = field(default_factory=list)
     unknown: list[Pattern] = field(default_factory=list)
     tied: Mapping[str, list[str]] = field(default_factory=dict)
-    kept: list[Any] = field(default_factory=list)
+    stash: list[Any] = field(default_factory=list)
     forced: bool = False
     losses: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
@@ -101,12 +101,12 @@ class Copy:
 
     def put_aside(self, value: Any) -> int:
         """Keep something in the checkpoint, and return its number."""
-        self.kept.append(self.values.keep(value))
-        return len(self.kept) - 1
+        self.stash.append(self.values.keep(value))
+        return len(self.stash) - 1
 
     def taken_back(self, number: int) -> Any:
         """Return what was kept under a number."""
-        return self.values.kept(self.kept[number])
+        return self.values.kept(self.stash[number])
 
     def has_shape(self, name: str) -> bool:
         """Tell whether a name stands for a tensor."""

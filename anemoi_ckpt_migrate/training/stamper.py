@@ -112,7 +112,7 @@ class Stamper:
         follow = self._checked if record.lineage or record.log else self._told
         for found in self.projects:
             record = follow(found, record.of_chain(found.config.chain)).of_all()
-        return replace(record, ledger=None)  # what another tool notes in what is saved is its own affair
+        return replace(record, migrations_list=None)  # what another tool notes in what is saved is its own affair
 
     def _told(self, found: Project, record: Record) -> Record:
         package, parameters = found.config.package, found.config.parameters

@@ -370,7 +370,7 @@ def test_what_a_function_leaves_has_to_be_json(project: Folder, value: str) -> N
             'op.At([], [op.DropItem("c")], {"ckpt_migrate/record.json": ""})',
             "where the record of the checkpoint stands",
         ),
-        ('op.At(["a"], [op.PutItem("c", 0, None, True)])', "PutItem is an unknown operation"),
+        ('op.At(["a"], [op.RestoreItem("c", 0, None, True)])', "RestoreItem is an unknown operation"),
         ('op.At(["a"], [op.DropItem(c)])', "operations must be written out"),
     ],
 )

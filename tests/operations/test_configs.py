@@ -607,7 +607,7 @@ class TestAnyClass:
     @pytest.mark.parametrize(
         ("make", "says"),
         [
-            (lambda: Pair(1, 2), "what tests.test_configs.Pair holds is known to its class only"),
+            (lambda: Pair(1, 2), "what tests.operations.test_configs.Pair holds is known to its class only"),
             (lambda: torch.nn.Linear(1, 1), "what torch.nn.modules.linear.Linear holds is known to its class only"),
             (lambda: torch.device("cpu"), "what torch.device holds is known to its class only"),
         ],
@@ -651,7 +651,9 @@ class Gone:
         self.weight, self.again, self.shared = torch.arange(3.0), None, []
 
 
-@pytest.mark.parametrize("operation", ['op.DropClass("tests.test_configs.Gone")', 'op.DropItem("hp.config")'])
+@pytest.mark.parametrize(
+    "operation", ['op.DropClass("tests.operations.test_configs.Gone")', 'op.DropItem("hp.config")']
+)
 def test_what_is_put_aside_is_not_imported(project: Folder, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left in the pickle, it would keep the checkpoint from being loaded, which is why it was dropped."""
     made = Gone()

@@ -259,7 +259,7 @@ def test_all_faults_at_once(project: Folder) -> None:
         ('op.SetItem("", 1)', "path must be a path"),
         ('op.MoveClass("A", "b.B")', "must be a class, as package.module.Class"),
         ('op.Fuse(["a"], "b")', "a is one source, and two are needed"),
-        ('op.Restore([])', "Restore is an unknown operation"),
+        ('op.RestoreParameters([])', "RestoreParameters is an unknown operation"),
     ],
 )  # fmt: skip
 def test_operations_that_make_no_sense(project: Folder, operation: str, says: str) -> None:

@@ -626,7 +626,7 @@ def test_commands_that_read_tell_of_it(project: Folder, checkpoint: Path) -> Non
     assert project.ok("show", "a1", "--json").lines[0]["sets_up"] is True
     assert project.ok("check").out == "1 revision: all is well\n"
     project.ok("upgrade", "head", checkpoint)
-    assert 'op.TakePlaceholders(["weather.config.' in project.ok("show", "a1", "--from", checkpoint).out
+    assert 'op.ReplacePlaceholders(["weather.config.' in project.ok("show", "a1", "--from", checkpoint).out
 
 
 def test_scripts_with_a_setup_are_moved_and_squashed(

@@ -281,22 +281,22 @@ class TestRecords:
     def test_a_stamp_forgets_what_was_put_aside_for_what_is_no_longer_there(self, project: Folder) -> None:
         path = self.project_of_three(project)
         project.ok("upgrade", "head", path)
-        assert torch.load(path)["ckpt_migrate"]["kept"]
+        assert torch.load(path)["ckpt_migrate"]["stash"]
         project.ok("stamp", "base", path)
-        assert "kept" not in torch.load(path)["ckpt_migrate"]
+        assert "stash" not in torch.load(path)["ckpt_migrate"]
 
     @pytest.mark.parametrize(
         "damage",
         [
-            lambda record: record.pop("kept"),
-            lambda record: record["kept"]["a2"].clear(),
+            lambda record: record.pop("stash"),
+            lambda record: record["stash"]["a2"].clear(),
             lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "Rename"}),
-            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "Restore", "items": [1]}),
-            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "Restore", "items": [["x", 99, 1]]}),
-            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "PutItem", "path": "z"}),
-            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "Uncast", "items": 3, "dtype": 3}),
-            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "TakeBack", "added": 3, "names": 3}),
-            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "Apart", "operations": 3}),
+            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "RestoreParameters", "items": [1]}),
+            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "RestoreParameters", "items": [["x", 99, 1]]}),
+            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "RestoreItem", "path": "z"}),
+            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "RestoreCast", "items": 3, "dtype": 3}),
+            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "RemoveAdded", "added": 3, "names": 3}),
+            lambda record: record["lineage"][1]["undo"]["operations"].append({"op": "PerCopy", "operations": 3}),
         ],
     )  # fmt: skip
     def test_a_record_that_somebody_edited(self, project: Folder, damage: Any) -> None:
@@ -328,7 +328,7 @@ class TestRecords:
         path = self.project_of_three(project)
         project.ok("upgrade", "head", path)
         record = torch.load(path, weights_only=True)["ckpt_migrate"]
-        record.pop("kept")
+        record.pop("stash")
         assert json.loads(json.dumps(record)) == record
 
 

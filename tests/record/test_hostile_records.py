@@ -76,7 +76,7 @@ def with_undo(path: Path, *operations: dict[str, Any], **more: Any) -> Path:
     """Have the record say that something else undoes the last revision."""
 
     def change(record: dict[str, Any], tree: Any) -> None:
-        record["format"] = 2
+        record["format"] = 1
         undo = {"source": "", "python": None, "pickle": None, "operations": list(operations), "parameters": None}
         record["lineage"][-1]["undo"] = undo | more
 
@@ -107,7 +107,7 @@ CALLS = {
         "operations": [{"op": "Rewrite", "migrate": "plant", "rollback": "plant", "path": ["x"], "optional": True}],
     },
     "beside the pickle": {
-        "op": "RecordBack",
+        "op": "RestoreEntry",
         "record": "about.json",
         "path": [],
         "number": 0,
@@ -335,17 +335,17 @@ LAUNDRY: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], Any], None]]]
     "MoveClass": ({"op": "MoveClass", "old": "my.models.Config", "new": "posix.system"}, lambda record, tree: None),
     "MoveModule": ({"op": "MoveModule", "old": "my.models", "new": "os"}, lambda record, tree: None),
     "MoveNames": ({"op": "MoveNames", "classes": [["my.models.Config", "posix.system"]]}, lambda record, tree: None),
-    "TakePlaceholders": (
-        {"op": "TakePlaceholders", "names": ["posix.system"]},
+    "ReplacePlaceholders": (
+        {"op": "ReplacePlaceholders", "names": ["posix.system"]},
         lambda record, tree: tree.update(x=placeholder()),
     ),
     "what was put aside": (
-        {"op": "PutItem", "path": ["x"], "number": 0, "before": None, "placed": False},
-        lambda record, tree: record.update(kept={record["lineage"][-1]["revision"]: kept()}),
+        {"op": "RestoreItem", "path": ["x"], "number": 0, "before": None, "placed": False},
+        lambda record, tree: record.update(stash={record["lineage"][-1]["revision"]: kept()}),
     ),
     "what was put aside, where a class is back": (
         {"op": "UnsetItem", "path": ["x"], "value": None, "had": True, "number": 0},
-        lambda record, tree: (tree.update(x=None), record.update(kept={record["lineage"][-1]["revision"]: kept()})),
+        lambda record, tree: (tree.update(x=None), record.update(stash={record["lineage"][-1]["revision"]: kept()})),
     ),
 }
 
@@ -495,9 +495,9 @@ def test_only_what_others_keep_beside_the_pickle_is_changed(project: Folder, che
     declare(project, "a1", 'op.SetItem("new", 1)')
     project.ok("upgrade", "head", checkpoint)
     content = zipped(checkpoint).get(name, b'{"length": 1}')
-    back = {"op": "RecordBack", "record": name, "path": [], "number": 0, "operations": [{"op": "Nothing"}]}
+    back = {"op": "RestoreEntry", "record": name, "path": [], "number": 0, "operations": [{"op": "NoOperation"}]}
     with_undo(checkpoint, back | {"digest": hashlib.sha256(content).hexdigest()})
-    rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[0, "{}", 0]]}))
+    rewritten(checkpoint, lambda record, tree: record.update(stash={"a1": [[0, "{}", 0]]}))
     if name.startswith("ckpt_migrate/"):
         attached(project, checkpoint, **{name: content})
     before = zipped(checkpoint)
@@ -511,15 +511,15 @@ def test_what_is_put_back_beside_the_pickle_is_json(project: Folder, checkpoint:
     attached(project, checkpoint, **{"about.json": b'{"lr": 1}'})
     project.ok("upgrade", "head", checkpoint)
     for aside in ([0, "import os", 0], [0, "", 1000], [-1, "x", 0]):
-        rewritten(checkpoint, lambda record, tree, aside=aside: record.update(kept={"a1": [aside]}))  # type: ignore[misc]
+        rewritten(checkpoint, lambda record, tree, aside=aside: record.update(stash={"a1": [aside]}))  # type: ignore[misc]
         before = digest(checkpoint)
         assert project.run("downgrade", "base", checkpoint).code == 1
         assert digest(checkpoint) == before
-    rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[7, "1" * 1000, 1]]}))
+    rewritten(checkpoint, lambda record, tree: record.update(stash={"a1": [[7, "1" * 1000, 1]]}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anemoi_ckpt_migrate.state.archive_json.MOST", 1000)  # what it is, a test has no time to write
         assert "would have 1,008 bytes" in project.run("downgrade", "base", checkpoint).err
-    rewritten(checkpoint, lambda record, tree: record.update(kept={"a1": [[7, "1", 1]]}))
+    rewritten(checkpoint, lambda record, tree: record.update(stash={"a1": [[7, "1", 1]]}))
     project.ok("downgrade", "base", checkpoint)
     assert zipped(checkpoint)["about.json"] == b'{"lr": 1}'
 
@@ -536,8 +536,8 @@ def zipped(path: Path) -> dict[str, bytes]:
     "operation",
     [
         'op.RenameEach([("l.weight", "m.weight")])',
-        'op.TakePlaceholders(["a.B"])',
-        'op.RecordBack("about.json", "", [op.Nothing()], 0, "")',
+        'op.ReplacePlaceholders(["a.B"])',
+        'op.RestoreEntry("about.json", "", [op.NoOperation()], 0, "")',
         'op.Rewrite(double, halve, "hp", number=0)',
         'op.MoveItem("hp", "other", placed=True)',
         'op.Split("l.weight", ["a.weight", "b.weight"], places=[["a.weight", None]])',
@@ -564,25 +564,25 @@ def laughs(levels: int) -> list[Any]:
 
 def nested(levels: int, inner: Any) -> Any:
     for _ in range(levels):
-        inner = {"op": "Apart", "operations": [inner], "others": {}}
+        inner = {"op": "PerCopy", "operations": [inner], "others": {}}
     return inner
 
 
 FIELDS: dict[str, dict[str, Any]] = {
     "no operation": {"op": "Explode"},
     "no name": {"op": ["Run"]},
-    "a field that there is not": {"op": "Nothing", "migrate": "plant"},
+    "a field that there is not": {"op": "NoOperation", "migrate": "plant"},
     "a function without a name": {"op": "Run", "migrate": ["plant"]},
     "a function of a module": {"op": "Run", "migrate": "os.system"},
-    "a number that nothing has": {"op": "PutItem", "path": ["hp"], "number": 9, "before": None, "placed": False},
-    "an endless number": {"op": "Cut", "keys": ["l.weight"], "size": 10**5000, "dim": 0, "at": None, "fill": 0},
+    "a number that nothing has": {"op": "RestoreItem", "path": ["hp"], "number": 9, "before": None, "placed": False},
+    "an endless number": {"op": "Unpad", "keys": ["l.weight"], "size": 10**5000, "dim": 0, "at": None, "fill": 0},
     "the place of the record": {"op": "SetItem", "path": [KEY], "value": 1},
     "stars that nothing stands for": {"op": "CopyItem", "path": ["hp"], "new": ["*"]},
     "an object": {"op": "SetItem", "path": ["hp"], "value": opaque_name("posix", "system", Calls())("touch planted")},
     "a class": {"op": "SetItem", "path": ["hp"], "value": opaque_name("posix", "system", Calls())},
     "brackets in brackets": {"op": "SetItem", "path": ["hp"], "value": laughs(90)},
     "deep": {"op": "SetItem", "path": ["hp"], "value": nested(400, 0)},
-    "deep operations": nested(400, {"op": "Nothing"}),
+    "deep operations": nested(400, {"op": "NoOperation"}),
     "functions where there are none": nested(1, {"op": "Run", "migrate": "halve"}),
 }
 

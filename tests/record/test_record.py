@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
-from anemoi_ckpt_migrate.record.record import FORMAT_OF_FUNCTIONS
-from tests.support.project import RENAME, Folder
+from anemoi_ckpt_migrate.record.record import FORMAT
+from tests.support.project import RENAME, Folder, digest
 
 torch = pytest.importorskip("torch")
+
+from tests.support.operations import declare  # noqa: E402
 
 MOVE = 'ckpt["y.weight"] = ckpt.pop("x.weight")'
 BACK = 'ckpt["x.weight"] = ckpt.pop("y.weight")'
@@ -26,7 +29,7 @@ def test_in_a_training_checkpoint_it_is_an_entry_of_plain_data(renaming: Folder)
     checkpoint = renaming.copy()
     renaming.ok("upgrade", "head", checkpoint)
     record = torch.load(checkpoint, weights_only=True)["ckpt_migrate"]
-    assert record["format"] == FORMAT_OF_FUNCTIONS
+    assert record["format"] == FORMAT
     assert record["heads"] == ["a1"]
     (entry,) = record["lineage"]
     assert entry["versions"] == {"migration": "1.0.0", "pkg": "1.0"}
@@ -194,3 +197,43 @@ def test_what_a_stranger_put_under_our_key_is_not_overwritten(project: Folder) -
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
     assert "record is no dict" in ran.err
+
+
+def test_keys_of_a_later_version_survive(renaming: Folder) -> None:
+    checkpoint = renaming.copy()
+    renaming.ok("upgrade", "head", checkpoint)
+    tree = torch.load(checkpoint, weights_only=True)
+    later = {"structure": "sha256:0a1b", "set": {"members": ["a.pt", "b.pt"]}}
+    tree["ckpt_migrate"] |= later
+    torch.save(tree, checkpoint)
+    renaming.ok("downgrade", "base", checkpoint)
+    record = torch.load(checkpoint, weights_only=True)["ckpt_migrate"]
+    assert {key: record[key] for key in later} == later
+
+
+def test_a_key_that_is_no_plain_data_is_damage(renaming: Folder) -> None:
+    checkpoint = renaming.copy()
+    renaming.ok("upgrade", "head", checkpoint)
+    tree = torch.load(checkpoint, weights_only=True)
+    tree["ckpt_migrate"]["later"] = torch.zeros(2)
+    torch.save(tree, checkpoint)
+    before = digest(checkpoint)
+    ran = renaming.run("downgrade", "base", checkpoint)
+    assert ran.code != 0
+    assert "no plain data" in ran.err
+    assert digest(checkpoint) == before
+
+
+def test_only_the_stash_is_no_json(project: Folder) -> None:
+    """Operations may put sets, bytes, and dicts with numbers as keys into a checkpoint; their record is JSON."""
+    checkpoint = project.copy()
+    old = {"epochs": {3: 1.5}, "tags": {"ema"}, "raw": b"x", "size": (1, 2), "scale": 1j}
+    tree = torch.load(checkpoint, weights_only=True)
+    torch.save(tree | {"notes": old}, checkpoint)
+    declare(project, "a1", 'op.SetItem("notes", {7: {1, 2}, "b": b"y", "c": (1, 2)})')
+    project.ok("upgrade", "head", checkpoint)
+    record = torch.load(checkpoint, weights_only=False)["ckpt_migrate"]
+    record.pop("stash", None)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    project.ok("downgrade", "base", checkpoint)
+    assert torch.load(checkpoint, weights_only=False)["notes"] == old

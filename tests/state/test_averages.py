@@ -19,7 +19,7 @@ from tests.support.project import Folder  # noqa: E402
 averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
 
 
-class Apart(lightning.LightningModule):
+class PerCopy(lightning.LightningModule):
     """q and k, each a layer."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Apart(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
-class Together(Apart):
+class Together(PerCopy):
     """One layer for both."""
 
     def __init__(self) -> None:
@@ -68,12 +68,12 @@ def test_a_run_with_averaged_weights_goes_on(project: Folder) -> None:
     torch.manual_seed(0)
     old = project.path / "old.ckpt"
     new = project.path / "new.ckpt"
-    fit(Apart(), project.path, 2).save_checkpoint(old)
+    fit(PerCopy(), project.path, 2).save_checkpoint(old)
     declare(project, "a1", 'op.Fuse(["q.{i}", "k.{i}"], "qk.{i}")')
     project.ok("upgrade", "head", old, "--output", new, "--check-rollback")
     tree = torch.load(new, weights_only=False)
     assert list(tree["state_dict"]) == list(tree["current_model_state"])
-    apart, together = Apart(), Together()
+    apart, together = PerCopy(), Together()
     fit(apart, project.path, 4, old)
     fit(together, project.path, 4, new)
     assert torch.equal(together.qk.weight, torch.cat([apart.q.weight, apart.k.weight]))

@@ -62,7 +62,7 @@ def test_a_model_of_the_old_code_becomes_one_of_the_new(project: Folder) -> None
         "a1",
         *FUSING,
         'op.SetItem("_modules.qkv.out_features", 24)',
-        'op.MoveClass("tests.operating.Old", "tests.operating.New")',
+        'op.MoveClass("tests.support.operations.Old", "tests.support.operations.New")',
     )
     after = moved(project, path)
     assert type(after) is New

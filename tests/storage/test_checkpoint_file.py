@@ -226,7 +226,7 @@ def test_a_tensor_of_a_foreign_class_can_be_moved_not_opened(project: Folder) ->
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
     assert "versions/a1_change.py" in ran.err
-    assert "tests.test_store.Own" in ran.err
+    assert "tests.storage.test_checkpoint_file.Own" in ran.err
 
 
 def test_big_endian_payload_is_not_misread(project: Folder) -> None:

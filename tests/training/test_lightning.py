@@ -207,7 +207,7 @@ def test_several_processes(named: Folder, trained: Path) -> None:
     """Each upgrades what it loads for itself; one writes."""
     code = """
         import anemoi_ckpt_migrate as cm
-        from tests.test_lightning import data, module, trainer
+        from tests.training.test_lightning import data, module, trainer
 
         run = trainer(cm.StampingCallback(upgrade=True), epochs=2, strategy="ddp", devices=2)
         run.fit(module(), data(), ckpt_path="old.ckpt")

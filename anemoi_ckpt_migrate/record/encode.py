@@ -1,0 +1,89 @@
+"""Values that JSON lacks, as JSON: a record can be written out and read anywhere."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import DamagedRecord
+
+_TAG = "$"
+
+
+def encode(value: Any) -> Any:
+    """Return a value as JSON has it; one that JSON lacks becomes a dict of one key, which begins with ``$``.
+
+    Parameters
+    ----------
+    value : object
+        Dicts, lists, strings, numbers, booleans, None; sets, bytes and complex numbers; anything else stays as it is.
+
+    Examples
+    --------
+    >>> encode({"epochs": {3: 1.5}, "tags": {"ema"}})
+    {'epochs': {'$dict': [[3, 1.5]]}, 'tags': {'$set': ['ema']}}
+    """
+    kind = type(value)
+    if kind is dict:
+        if all(isinstance(key, str) for key in value) and not _is_tagged(value):
+            return {key: encode(each) for key, each in value.items()}
+        return {"$dict": [[encode(key), encode(each)] for key, each in value.items()]}
+    if kind is list:
+        return [encode(each) for each in value]
+    if kind is tuple:
+        return {"$tuple": [encode(each) for each in value]}
+    if kind in (set, frozenset):
+        return {f"${kind.__name__}": sorted(map(encode, value), key=repr)}
+    if kind is bytes:
+        return {"$bytes": base64.b64encode(value).decode()}
+    if kind is complex:
+        return {"$complex": [encode(value.real), encode(value.imag)]}
+    if kind is float and not math.isfinite(value):
+        return {"$float": repr(value)}
+    return value
+
+
+def decode(value: Any) -> Any:
+    """Return the value that `encode` was given.
+
+    Raises
+    ------
+    DamagedRecord
+        A key begins with ``$`` and stands for no kind of value, or for another than is there.
+    """
+    kind = type(value)
+    if kind is list:
+        return [decode(each) for each in value]
+    if kind is not dict:
+        return value
+    if not _is_tagged(value):
+        return {key: decode(each) for key, each in value.items()}
+    ((tag, held),) = value.items()
+    try:
+        return _MADE[tag](held)
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise DamagedRecord(f"{tag} in it stands for no value") from None
+
+
+def _is_tagged(value: dict[Any, Any]) -> bool:
+    return len(value) == 1 and str(next(iter(value))).startswith(_TAG)
+
+
+def _each(held: Any) -> list[Any]:
+    if type(held) is not list:
+        raise TypeError
+    return [decode(each) for each in held]
+
+
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "$dict": lambda held: {decode(key): decode(each) for key, each in held},
+    "$tuple": lambda held: tuple(_each(held)),
+    "$set": lambda held: set(_each(held)),
+    "$frozenset": lambda held: frozenset(_each(held)),
+    "$bytes": lambda held: base64.b64decode(held, validate=True),
+    "$complex": lambda held: complex(*_each(held)),
+    "$float": float,
+}
