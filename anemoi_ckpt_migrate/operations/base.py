@@ -38,8 +38,6 @@ class Operation:
         Whether it may stand in a script; others only stand in a record, as what undoes one of those.
     noted : tuple of str
         Fields that only a record fills in: what was seen on a checkpoint.
-    literal : tuple of str
-        Fields that hold a value of the tree, which a record spells as it is: a tuple there is no list.
     remedy : str
         What has to be given to one that cannot be undone, so that it can be.
     recorded : bool
@@ -50,7 +48,6 @@ class Operation:
     makes: ClassVar[bool] = False
     written: ClassVar[bool] = True
     noted: ClassVar[tuple[str, ...]] = ()
-    literal: ClassVar[tuple[str, ...]] = ()
     remedy: ClassVar[str] = "a rollback"
     recorded: ClassVar[bool] = True
 
@@ -86,7 +83,7 @@ class Operation:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if repr(value) != repr(field.default):  # -0.0 is not 0
-                found[field.name] = value if field.name in self.literal else plain(value)
+                found[field.name] = plain(value)
         return found
 
     def __repr__(self) -> str:

@@ -91,8 +91,6 @@ class SetItem(AtEachPlace):
     """
 
     path: tuple[Any, ...]
-
-    literal = ("value",)
     value: Any
     overwrite: bool = True
     optional: bool = False
@@ -143,7 +141,6 @@ def _is_still(now: Any, value: Any) -> bool:
 class UnsetItem(AtPath):
     """Put back what stood where something was set, if that is still what was set."""
 
-    literal = ("value",)
     written = False
     path: tuple[Any, ...]
     value: Any

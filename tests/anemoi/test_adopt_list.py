@@ -19,6 +19,7 @@ from tests.support.migrations_list import (
     anemoi,
     content,
     entry,
+    import_chain,
     make,
     name_of,
     noted,
@@ -32,6 +33,11 @@ from tests.support.migrations_list import (
 from tests.support.project import Folder, digest
 
 stub.__module__ = "scripts"  # of no module that can be imported: it goes by value
+
+
+@pytest.fixture
+def chain(project: Folder) -> Folder:
+    return import_chain(project)
 
 
 @pytest.mark.parametrize("there", ["", "a", "ab", "abc"])

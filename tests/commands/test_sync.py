@@ -22,6 +22,7 @@ from tests.support.migrations_list import (  # noqa: E402
     anemoi,
     content,
     entry,
+    import_chain,
     make,
     name_of,
     noted,
@@ -31,6 +32,11 @@ from tests.support.migrations_list import (  # noqa: E402
     undo,
 )
 from tests.support.project import Folder, backups, digest  # noqa: E402
+
+
+@pytest.fixture
+def chain(project: Folder) -> Folder:
+    return import_chain(project)
 
 
 def test_what_only_the_checkpoint_knows_is_undone(chain: Folder) -> None:

@@ -104,16 +104,6 @@ def stub(ckpt: Any) -> Any:
     return ckpt
 
 
-@pytest.fixture
-def chain(project: Folder) -> Folder:
-    seeds = project.path / "seeds"
-    seeds.mkdir()
-    for letter in "abc":
-        (seeds / f"{name_of(letter)}.py").write_text(script(letter))
-    project.ok("import-scripts", seeds)
-    return project
-
-
 ABSENT = object()
 
 
@@ -150,3 +140,13 @@ def content(path: Path) -> Any:
 
 def noted(path: Path) -> list[str]:
     return [each["name"][-1] for each in read(path)["migrations"]]
+
+
+def import_chain(project: Folder) -> Folder:
+    """Import three scripts of the other tool into a project."""
+    seeds = project.path / "seeds"
+    seeds.mkdir()
+    for letter in "abc":
+        (seeds / f"{name_of(letter)}.py").write_text(script(letter))
+    project.ok("import-scripts", seeds)
+    return project

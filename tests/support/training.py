@@ -6,19 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import RENAME, Folder
+from tests.support.project import Folder
 
 torch = pytest.importorskip("torch")
-
-from tests.support.operations import declare  # noqa: E402
-
-
-@pytest.fixture
-def named(project: Folder) -> Folder:
-    """a renames x to y, by a function; b renames y to z, by an operation."""
-    project.script("a", None, **RENAME)
-    declare(project, "b", 'op.Rename("y.weight", "z.weight")', parents="a")
-    return project
 
 
 def forget_scripts(project: Folder) -> None:
