@@ -18,7 +18,7 @@ from tests.support.project import Folder, digest
 torch = pytest.importorskip("torch")
 lightning = pytest.importorskip("lightning.pytorch")
 
-from tests.support.training import forget_scripts, log_of, named  # noqa: E402
+from tests.support.training import forget_scripts, log_of  # noqa: E402
 
 __all__ = ["named"]
 quietly = pytest.mark.filterwarnings("ignore")
