@@ -20,7 +20,6 @@ lightning = pytest.importorskip("lightning.pytorch")
 
 from tests.support.training import forget_scripts, log_of  # noqa: E402
 
-__all__ = ["named"]
 quietly = pytest.mark.filterwarnings("ignore")
 
 
