@@ -1,6 +1,6 @@
 """A fault at every system call that a write makes: the file is the old one or the new one, and the next run finishes.
 
-The faults are injected by strace, into the real process.
+The faults are injected by strace, into a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import collections
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from anemoi_ckpt_migrate.storage import in_place
+from tests.support.forks import Forks, Traced
 from tests.support.project import RENAME, Folder, names
 
 CALLS = (
@@ -28,11 +28,12 @@ EXPECTED = {
 }
 
 
-def traced(checkpoint: Path, way: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
-    command += ["--in-place"] if way == "in place" else []
-    strace = ["strace", "-f", "-qq", "-o", str(checkpoint.with_name("trace")), "-e", f"trace={CALLS}", *options]
-    return subprocess.run([*strace, *command], capture_output=True, text=True, cwd=checkpoint.parent)
+def words(checkpoint: Path, way: str) -> list[object]:
+    return ["upgrade", "head", checkpoint, *(["--in-place"] if way == "in place" else [])]
+
+
+def traced(forks: Forks, checkpoint: Path, way: str, *options: str) -> Traced:
+    return forks.traced(CALLS, options, checkpoint.parent, *words(checkpoint, way))
 
 
 def moments(checkpoint: Path) -> list[tuple[str, int]]:
@@ -53,15 +54,20 @@ def moments(checkpoint: Path) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EDQUOT", "error=EIO", "error=EINTR", "signal=KILL"])
 def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
     project.script("a1", None, **RENAME)
+    with Forks(*words(project.copy(to="first.ckpt"), way), folder=project.path) as forks:
+        every_call(project, forks, fault, way)
+
+
+def every_call(project: Folder, forks: Forks, fault: str, way: str) -> None:
     checkpoint = project.copy()
     old = names(checkpoint)
     try:
-        sound = traced(checkpoint, way)
+        sound = traced(forks, checkpoint, way)
     except FileNotFoundError:
         pytest.skip("there is no strace here")
-    if "ptrace" in sound.stderr:
+    if "ptrace" in sound.strace:
         pytest.skip("strace may not trace here")
-    assert sound.returncode == 0, sound.stderr
+    assert sound.code == 0, sound.err
     new = names(checkpoint)
     calls = moments(checkpoint)
     assert EXPECTED[way] <= {call for call, _ in calls}
@@ -71,15 +77,19 @@ def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
         shutil.rmtree(project.path / "runs", ignore_errors=True)
         (project.path / "runs").mkdir()
         victim = project.copy(to="runs/victim.ckpt")
-        ran = traced(victim, way, "-e", f"inject={call}:{fault}:when={number}")
+        ran = traced(forks, victim, way, "-e", f"inject={call}:{fault}:when={number}")
+        if fault == "signal=KILL":
+            assert ran.code == -signal.SIGKILL
+        else:
+            assert "(INJECTED)" in victim.with_name("trace").read_text()
         if in_place.journal_of(victim).exists():
             project.ok("recover", victim)
         found = names(victim)
         assert found in (old, new), (call, number)
         assert zipfile.ZipFile(victim).testzip() is None
-        assert "Traceback" not in ran.stderr, ran.stderr
-        if "nothing was changed" in ran.stderr:
-            assert (found, ran.returncode) == (old, 1)
+        assert "Traceback" not in ran.err, ran.err
+        if "nothing was changed" in ran.err:
+            assert (found, ran.code) == (old, 1)
         for backup in victim.parent.glob("*.bak*"):
             assert names(backup) == old
         outcomes["new" if found == new else "old"] += 1
