@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.commands.branches import _recorded
 from anemoi_ckpt_migrate.commands.read_record import read_record
 from anemoi_ckpt_migrate.errors import MigrateError, UnknownTarget, UsageError
 from anemoi_ckpt_migrate.project.project import Project, opened
-from anemoi_ckpt_migrate.record.record import Record, Undo
+from anemoi_ckpt_migrate.record.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts.source import source_of
@@ -115,20 +115,20 @@ def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
     entry = _recorded(record, found)
     facts = (entry.revision, entry.name, entry.parents, entry.depends_on, ())
     more = (dict(entry.versions or {}), entry.final, entry.undo is not None)
-    carried = (None, None) if entry.undo is None else (entry.undo.python, _source(entry.undo))
+    carried = (None, None) if entry.undo is None else (entry.undo.python, _source(entry, entry.undo))
     return Shown(*facts, *more, None, os.fspath(checkpoint), *carried)
 
 
-def _source(undo: Undo) -> str:
+def _source(entry: Applied, undo: Undo) -> str:
     """Return what a checkpoint carries, as a script would say it."""
     if undo.operations is None:
         return undo.source
     from anemoi_ckpt_migrate import op  # noqa: F401  (so that all kinds are known)
-    from anemoi_ckpt_migrate.operations.base import from_data
+    from anemoi_ckpt_migrate.runtime.trust import recorded_operations
 
     try:
-        lines = [f"    op.{from_data(data)!r},\n" for data in undo.operations]
+        lines = [f"    op.{operation!r},\n" for operation in recorded_operations(entry) or ()]
     except MigrateError as error:
-        lines = [f"    # {error.sentence}\n"]
+        lines = [f"    # {' '.join(error.sentence.split())}\n"]
     ways_back = f"# What undoes it here:\noperations = [\n{''.join(lines)}]\n"
     return f"{undo.source}\n{ways_back}" if undo.source else ways_back

@@ -76,6 +76,11 @@ def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
             raise NotACheckpoint(f"the payload {key} reaches beyond the end of the file (was it cut off?)")
         if at - start < sizes.needed[key]:
             raise NotACheckpoint(f"the payload {key} is shorter than the tensors in it")
+    if at < length:  # another checkpoint, say: several may be saved to one stream, and torch.load reads the first
+        raise NotACheckpoint(
+            f"it was saved by torch before 1.6, and {length - at:,} bytes follow its end, which torch.load does not "
+            "read and a new file would not hold; load what you need with torch, and save that to a file of its own"
+        )
     small = {"byteorder": b"little", "version": b"3\n"}  # whatever the machine was, torch wrote these files so
     return Archive("archive", {}, length, 0, loose, small), pickles[3]
 

@@ -14,8 +14,12 @@ something else than the first did.
 # ruff: noqa: F403  (a recipe spells itself in names of all of these)
 
 from tests.fuzzing.changes import *
+from tests.fuzzing.commands import *
 from tests.fuzzing.hunt import *
 from tests.fuzzing.journey import *
 from tests.fuzzing.objects import *
+from tests.fuzzing.places import *
+from tests.fuzzing.prefixes import *
 from tests.fuzzing.recipes import *
+from tests.fuzzing.records import *
 from tests.fuzzing.workbench import *

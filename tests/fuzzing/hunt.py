@@ -12,15 +12,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 
 from tests.fuzzing.journey import Tried
+from tests.fuzzing.places import Placed, placed
+from tests.fuzzing.prefixes import Prefixed, prefixed
 from tests.fuzzing.recipes import Recipe, recipes
+from tests.fuzzing.records import Attack, attacks
 from tests.fuzzing.workbench import Workbench
 
 FAILURES = Path(__file__).parents[2] / "build" / "fuzz"
 BATCH = 1000
+AnyRecipe = Recipe | Attack | Placed | Prefixed
 # The hunt.
+
+
+def all_recipes() -> st.SearchStrategy[AnyRecipe]:
+    """Draw recipes of all kinds: as many of damaged files as of the others together."""
+    damaged, attack = recipes(), attacks()
+    return st.one_of(damaged, damaged, damaged, damaged, attack, attack, placed(), prefixed())
 
 
 class Found(Exception):
@@ -31,7 +42,7 @@ class Found(Exception):
 class Finding:
     """Something wrong, and the smallest recipe that shows it."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     tried: Tried
 
     def __str__(self) -> str:
@@ -48,6 +59,8 @@ class Hunt:
         What the inputs follow from.
     counts : collections.Counter
         How many inputs had each outcome. Those that were tried to make a recipe smaller are not counted.
+    kinds : collections.Counter
+        How many inputs of each kind had each outcome, as ``"record: refused"``.
     findings : list of Finding
         One for each thing that went wrong.
     """
@@ -55,6 +68,7 @@ class Hunt:
     workbench: Workbench
     start: int
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
+    kinds: collections.Counter[str] = field(default_factory=collections.Counter)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -63,7 +77,8 @@ class Hunt:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.counts[outcome]} {outcome}" for outcome in ("refused", "read", "rewritten", "wrong"))
-        return f"{self.tried} inputs tried (seed {self.start}): {counts}"
+        kinds = "".join(f"\n  {self.kinds[kind]:6} {kind}" for kind in sorted(self.kinds))
+        return f"{self.tried} inputs tried (seed {self.start}): {counts}{kinds}"
 
     def batches(self, count: int) -> Iterator[list[Finding]]:
         """Try so many inputs, without end if 0; gives what each batch of them brought to light."""
@@ -88,13 +103,14 @@ class Hunt:
             derandomize=False,
             report_multiple_bugs=False,
         )
-        @given(recipes())
-        def judge(recipe: Recipe) -> None:
+        @given(all_recipes())
+        def judge(recipe: AnyRecipe) -> None:
             if latest and latest[0].tried.slow and recipe != latest[0].recipe:
                 return  # to make it smaller would take too long
-            tried = self.workbench.try_out(recipe.build(), recipe.tensors)
+            tried = self.workbench.try_out(recipe.build(), recipe.tensors, recipe.walk, recipe.beside)
             if not latest:
                 self.counts[tried.outcome] += 1
+                self.kinds[f"{recipe.kind}: {tried.outcome}"] += 1
             # While a recipe is made smaller, another thing that is wrong does not count.
             if (
                 tried.outcome == "wrong"
@@ -136,6 +152,7 @@ def main() -> int:
             for findings in hunt.batches(given_.count):
                 for finding in findings:
                     print(f"{finding.tried.what}: saved as {save(finding)}", flush=True)
+                print(f"{hunt.tried} tried", flush=True)  # a run that is ended has said how far it came
         except KeyboardInterrupt:
             print("interrupted")
     print(hunt)

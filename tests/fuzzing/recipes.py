@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 
@@ -93,6 +93,15 @@ class Recipe:
     content: tuple[Change, ...] = ()
     which: int = 0
     tensors: bool = False
+
+    beside: ClassVar[tuple[tuple[str, str], ...]] = ()
+    walk: ClassVar[None] = None  # that of the workbench
+
+    @property
+    def kind(self) -> str:
+        """The level of the file that is changed."""
+        changed = {"pickle": self.opcodes, "archive": self.archive, "bytes": self.content}
+        return " and ".join(level for level, changes in changed.items() if changes) or "sound"
 
     def build(self) -> bytes:
         """Make the file."""

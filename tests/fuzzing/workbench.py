@@ -19,13 +19,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from tests.fuzzing.commands import KNOWN, run, write_projects
 from tests.fuzzing.journey import Tried, Walk, Wrong, journey
 from tests.fuzzing.objects import CANARY
+from tests.fuzzing.places import OTHER, SOURCE, Beside, Place
 from tests.fuzzing.recipes import DATA
 
 SECONDS = 10  # of processor time for one input; a file of a few kilobytes needs some milliseconds
 HANGING = 120  # seconds, after which something waits for what never comes
 MEMORY = 512 << 20  # bytes above what the process has before the first input
+FILE = 1 << 30  # bytes of one file that is written
 # Events that Python tells audit hooks about.
 RUNS = """
 os.system os.exec os.posix_spawn os.fork os.forkpty os.kill subprocess.Popen pty.spawn builtins.input builtins.breakpoint
@@ -34,6 +37,7 @@ socket.connect socket.bind webbrowser.open pickle.find_class function.__new__ ct
 CHANGES = """
 os.remove os.rename os.rmdir os.mkdir os.link os.symlink os.chmod os.chown os.truncate shutil.rmtree shutil.move
 """
+FOLLOWING = ("os.chmod", "os.chown", "os.truncate")  # those of them that change where a link leads
 
 
 class Traps:
@@ -76,15 +80,23 @@ class Traps:
             name = getattr(args[0], "co_filename", None) if event == "exec" else args[1]
             if name == "<string>" and not _is_importing():
                 self.spring(event)
-        elif event == "open" and not isinstance(args[0], int) and _is_writing(*args[1:]) and self._is_outside(args[0]):
+        elif (
+            event == "open"
+            and not isinstance(args[0], int)
+            and _is_writing(*args[1:])
+            and self._is_outside(args[0], bool(args[2] & os.O_NOFOLLOW))
+        ):
             self.spring(f"open {args[0]!r}")
-        elif event in self._changes and self._is_outside(args[0]):
+        elif event in self._changes and self._is_outside(args[0], event not in FOLLOWING):
             self.spring(f"{event} {args!r}")
 
-    def _is_outside(self, path: Any) -> bool:
+    def _is_outside(self, path: Any, itself: bool) -> bool:
+        """Tell whether a path leads elsewhere; `itself` if a symbolic link at its end is not followed."""
         if isinstance(path, int):
             return False
-        return os.path.dirname(os.path.realpath(os.fsdecode(path))) != self._folder
+        folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+        real = os.path.join(os.path.realpath(folder), name)
+        return os.path.dirname(real if itself else os.path.realpath(real)) != self._folder
 
 
 def _is_importing() -> bool:
@@ -115,12 +127,13 @@ class _Canary(types.ModuleType):
         raise AttributeError(name)
 
 
-def try_out(walk: Walk, traps: Traps, folder: Path, content: bytes, tensors: bool) -> Tried:
+def try_out(walk: Walk, traps: Traps, place: Place, content: bytes, tensors: bool, beside: Beside) -> Tried:
     """Try an input out, here."""
-    source, output = folder / "input.ckpt", folder / "output.ckpt"
-    for path in folder.iterdir():
-        path.unlink()
+    source, output = place.folder / SOURCE, place.folder / OTHER
+    place.clear()
     source.write_bytes(content)
+    place.put(beside)
+    writes = getattr(walk, "writes", False)
     try:
         try:
             with traps:
@@ -128,9 +141,15 @@ def try_out(walk: Walk, traps: Traps, folder: Path, content: bytes, tensors: boo
         finally:
             if traps.sprung:  # which tells more than what it led to
                 raise Wrong(f"something ran: {traps.sprung[0]}")
-        if source.read_bytes() != content:
+        place.check()
+        if not writes and source.read_bytes() != content:
             raise Wrong("the input was changed")
-        if left := {path.name for path in folder.iterdir()} - {source.name, output.name}:
+        locks = (
+            set() if getattr(walk, "locks", True) else {f".{SOURCE}.lock", f".{OTHER}.lock"}
+        )  # who lost takes none away
+        backups = {path.name for path in place.folder.glob(f"{SOURCE}.bak*")} if writes else set()
+        expected = {source.name, output.name, *backups, *locks, *(name for name, _ in beside)}
+        if left := {path.name for path in place.folder.iterdir()} - expected:
             raise Wrong(f"something was left: {sorted(left)}")
     except BaseException as error:
         return Tried("wrong", _sign(error), traceback.format_exc(limit=-30))
@@ -156,23 +175,27 @@ def serve(connection: Any, folder: Path, walk: Walk, seconds: float) -> None:
         importlib.import_module("torch").set_num_threads(1)
     os.fsync = lambda descriptor: None  # type: ignore[assignment]  # what is on the disk after a power cut is not asked
     for name in ("training.ckpt", "lightning.ckpt"):  # what is imported when it is needed is imported now
-        journey(Path(shutil.copy(DATA / name, folder)), folder / f"{name}.output", True)
+        source = Path(shutil.copy(DATA / name, folder))
+        journey(source, folder / f"{name}.output", True)
+        for words in ("upgrade head", "history", "check --rollback", "show a1 --from", "sync", "downgrade base"):
+            run("-c", str(folder.parent / KNOWN), *words.split(), str(source))
     with (folder.parent / "crash").open("w") as crash:
         faulthandler.enable(crash)
         faulthandler.register(signal.SIGPROF, crash, chain=True)  # which then ends the process
         _limit_memory()
-        traps = Traps(folder)
+        traps, place = Traps(folder), Place(folder)
         with contextlib.suppress(EOFError):
             while True:
-                content, tensors = connection.recv()
+                content, tensors, other, beside = connection.recv()
                 signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process, whatever it is doing
-                tried = try_out(walk, traps, folder, content, tensors)
+                tried = try_out(other or walk, traps, place, content, tensors, beside)
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 connection.send(tried)
 
 
 def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, resource.RLIM_INFINITY))
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:  # there is none but on Linux
@@ -198,6 +221,7 @@ class Workbench:
         self._walk, self._seconds = walk, seconds
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         (self._folder / "work").mkdir()
+        write_projects(self._folder)
         self._process: Any = None
 
     def __enter__(self) -> Workbench:
@@ -207,12 +231,12 @@ class Workbench:
         self._stop()
         shutil.rmtree(self._folder)
 
-    def try_out(self, content: bytes, tensors: bool) -> Tried:
-        """Try an input out."""
+    def try_out(self, content: bytes, tensors: bool, walk: Walk | None = None, beside: Beside = ()) -> Tried:
+        """Try an input out; `walk` is what is done with it if that is another thing, `beside` what is put there."""
         if self._process is None:
             self._start()
         try:
-            self._connection.send((content, tensors))
+            self._connection.send((content, tensors, walk, beside))
             if self._connection.poll(HANGING):
                 return self._connection.recv()
         except (EOFError, ConnectionError):
@@ -220,8 +244,7 @@ class Workbench:
         return self._died()
 
     def _start(self) -> None:
-        for path in (self._folder / "work").iterdir():  # of the one that died
-            path.unlink()
+        Place(self._folder / "work").clear()  # of the one that died
         self._connection, other = self._context.Pipe()
         args = (other, self._folder / "work", self._walk, self._seconds)
         self._process = self._context.Process(target=serve, args=args, daemon=True)

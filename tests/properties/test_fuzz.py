@@ -12,7 +12,7 @@ import pytest
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from tests import fuzzing
 
-USUAL = 1500
+USUAL = 100
 COUNT = max(1, int(os.environ.get("FUZZ_INPUTS", USUAL)))
 
 
@@ -26,6 +26,9 @@ def test_damaged_and_hostile_checkpoints() -> None:
     print(hunt)
     assert not hunt.findings, "\n\n".join(map(str, hunt.findings))
     assert hunt.tried >= COUNT
+    tried = {kind.partition(": ")[0] for kind in hunt.kinds}
+    assert tried >= {"pickle", "archive", "bytes", "record", "beside", "prefix"}
+    assert {"record: rewritten", "record: refused", "beside: rewritten", "beside: refused"} <= {*hunt.kinds}
     assert hunt.counts["refused"] > COUNT / 10
     assert hunt.counts["rewritten"] > COUNT / 20
 
@@ -44,6 +47,15 @@ def test_recipes_are_code() -> None:
     recipe = fuzzing.Recipe("plain.pt", changes, (fuzzing.drop(0),), (fuzzing.flip((b"PK", 1, 2), 3),))
     assert len(repr(recipe)) < 300
     assert eval(repr(recipe), vars(fuzzing)).build() == recipe.build() != fuzzing.seeds()["plain.pt"]
+
+
+def test_recipes_of_all_kinds_are_code() -> None:
+    undo = fuzzing.undo_with(0, (("MoveClass", (("old", "classes: my"), ("new", "classes: os"))),), ())
+    attack = fuzzing.Attack("with operations", (undo, fuzzing.put_in(7, "odd: deep list")), None, ("downgrade", "base"))
+    placed = fuzzing.Placed("plain.pt", (("output.ckpt", "fifo"),), ("sync",), links=False)
+    for recipe in (attack, placed, fuzzing.Prefixed("plain.pt", ("text", "plain.pt"), True, ("sync",))):
+        again = eval(repr(recipe), vars(fuzzing))
+        assert (again.build(), again.walk, again.beside) == (recipe.build(), recipe.walk, recipe.beside)
 
 
 # Wrong ways to treat a file, each of which has to be noticed.
@@ -131,6 +143,58 @@ def take_all_memory(source: Path, output: Path, tensors: bool) -> str:
         return "refused"
 
 
+def write_through(source: Path, output: Path, tensors: bool) -> str:
+    output.write_text("x")
+    return "read"
+
+
+def remove_what_is_in_the_way(source: Path, output: Path, tensors: bool) -> str:
+    output.unlink()
+    return "read"
+
+
+def replace_it(source: Path, output: Path, tensors: bool) -> str:
+    os.replace(source, output)
+    source.touch()
+    return "read"
+
+
+@pytest.mark.parametrize(
+    ("walk", "way", "says"),
+    [
+        (write_through, "link", "something ran: open"),
+        (write_through, "dangling", "something ran: open"),
+        (write_through, "hard link", "a victim was touched"),
+        (remove_what_is_in_the_way, "link", "what stood at # was replaced or removed"),
+        (remove_what_is_in_the_way, "fifo", "what stood at # was replaced or removed"),
+        (replace_it, "other content", "what stood at # was replaced or removed"),
+    ],
+)
+def test_what_is_wrong_with_files_beside_is_noticed(walk: fuzzing.Walk, way: str, says: str) -> None:
+    with fuzzing.Workbench(walk) as workbench:
+        tried = workbench.try_out(b"x", tensors=False, beside=(("output.ckpt", way),))
+    assert (tried.outcome, says in tried.what) == ("wrong", True), tried
+
+
+@pytest.mark.parametrize(
+    ("code", "prints", "says"),
+    [
+        (5, "", "ended with"),
+        (1, "Traceback (most recent call last)", "ended with"),
+        (1, "x" * 6000, "the error is too long"),
+        (1, "\x1b[31m", "could steer a terminal"),
+        (0, "", "did not refuse"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, prints: str, says: str
+) -> None:
+    (tmp_path / "input.ckpt").touch()
+    monkeypatch.setattr(fuzzing.commands, "run", lambda *words: (code, "", prints))
+    with pytest.raises(fuzzing.Wrong, match=says):
+        fuzzing.Command(("sync",), refused=True)(tmp_path / "input.ckpt", tmp_path / "output.ckpt", False)
+
+
 @pytest.mark.parametrize(
     ("walk", "says"),
     [
@@ -168,4 +232,5 @@ def test_a_failure_is_made_small_and_told_once() -> None:
     assert [finding.tried.what for finding in findings] == ["ValueError"]
     assert hunt.counts["wrong"] > 1
     recipe = findings[0].recipe
+    assert isinstance(recipe, fuzzing.Recipe)
     assert 1 <= len(recipe.opcodes + recipe.archive + recipe.content) <= 2

@@ -603,6 +603,26 @@ def test_fields_that_make_no_sense(project: Folder, checkpoint: Path, attack: st
     assert not Path("planted").exists()
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "RestoreModules", "renamed": ["abc"], "removed": [], "restored": []},
+        {"op": "Explode\noperations = []"},
+        {"op": "MoveNames", "classes": 1},
+    ],
+)
+def test_operations_that_make_no_sense_are_shown_as_such(
+    project: Folder, checkpoint: Path, operation: dict[str, Any]
+) -> None:
+    declare(project, "a1", 'op.SetItem("new", 1)')
+    project.ok("upgrade", "head", checkpoint)
+    with_undo(checkpoint, operation)
+    shown = project.ok("show", "a1", "--from", checkpoint).out
+    assert shown.count("operations = [\n    # ") == 1
+    assert "\noperations = []" not in shown
+    assert project.run("downgrade", "base", checkpoint).code == 1
+
+
 def test_a_tensor_among_fields(project: Folder, checkpoint: Path) -> None:
     declare(project, "a1", 'op.SetItem("new", 1)')
     project.ok("upgrade", "head", checkpoint)

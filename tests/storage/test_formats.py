@@ -626,6 +626,19 @@ def test_what_a_legacy_file_says_of_its_machine_does_not_count(chain: Folder) ->
     same(loaded(checkpoint)["new"], LAYERS)
 
 
+@pytest.mark.parametrize("behind", [b"x", bytes(64), None], ids=["text", "zeros", "another"])
+def test_a_legacy_file_with_something_behind_it(chain: Folder, behind: bytes | None) -> None:
+    """torch.load reads what comes first, and a new file would not hold the rest."""
+    checkpoint = saved(chain, LAYERS, **OLD)
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content + (content if behind is None else behind))
+    before = digest(checkpoint)
+    for words in (["upgrade", "head"], ["stamp", "a1"], ["downgrade", "base"], ["inspect"]):
+        ran = chain.run(*words, checkpoint)
+        assert (ran.code, "bytes follow its end" in ran.err, ran.err.count("\n")) == (1, True, 1), ran.err
+    assert digest(checkpoint) == before
+
+
 @pytest.mark.parametrize("keep", [10, 300, -100, -1], ids="cut at {}".format)
 def test_a_legacy_file_that_was_cut_off(chain: Folder, keep: int) -> None:
     checkpoint = saved(chain, LAYERS, **OLD)

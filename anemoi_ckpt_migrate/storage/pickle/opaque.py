@@ -226,6 +226,8 @@ class Opaque(metaclass=OpaqueName):
         holder = parts.items if parts.items else parts.pairs
         if not name.startswith("__") and hasattr(holder, name) and not parts.has_no_items():
             return getattr(holder, name)
+        if name.startswith("__"):  # Python asks for these, of each of many calls within each other: nobody reads that
+            raise AttributeError(name)
         raise AttributeError(f"{self!r} carries no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
