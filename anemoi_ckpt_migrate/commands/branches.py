@@ -14,22 +14,6 @@ from anemoi_ckpt_migrate.scripts import head_file
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
-def write_head_file(*, project: Project | StrPath | None = None) -> str:
-    """Write the file that names the heads, and return its path.
-
-    Raises
-    ------
-    UsageError
-        The project has none.
-    MigrateError
-        The project cannot be read, or does not take the file.
-    """
-    found = opened(project)
-    if not found.config.head_file:
-        raise UsageError(f"the project has no head file; set `head_file = true` in {found.config.path}")
-    return os.fspath(head_file.write(found.config.versions[0], found.graph))
-
-
 @dataclass(frozen=True)
 class Head:
     """A revision that nothing follows.
@@ -171,3 +155,19 @@ def _head_of(record: Record, revision: str, scripts: Graph | None) -> Head:
 
 def _recorded(record: Record, revision: str) -> Applied:
     return next(entry for entry in record.lineage if entry.revision == revision)
+
+
+def write_head_file(*, project: Project | StrPath | None = None) -> str:
+    """Write the file that names the heads, and return its path.
+
+    Raises
+    ------
+    UsageError
+        The project has none.
+    MigrateError
+        The project cannot be read, or does not take the file.
+    """
+    found = opened(project)
+    if not found.config.head_file:
+        raise UsageError(f"the project has no head file; set `head_file = true` in {found.config.path}")
+    return os.fspath(head_file.write(found.config.versions[0], found.graph))

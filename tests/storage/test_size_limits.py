@@ -116,6 +116,17 @@ def test_a_long_key_is_not_spelled_for_each_tensor_below_it(project: Folder) -> 
     assert len(project.ok("inspect", path).out) < 100_000
 
 
+def test_long_keys_in_each_other_are_not_spelled_each(project: Folder) -> None:
+    """Each key is shortened, and so is the path that they make together."""
+    below = b"(" + TENSOR + b"q\5" + b"h\5" * 100 + b"l"
+    for _ in range(20):
+        below = b"}" + text("a" * 240) + below + b"s"
+    path = checkpoint(project, b"\x80\x02}" + text("state_dict") + below + b"s.")
+    found = json.loads(project.ok("inspect", "--json", path).out)["tensors"]
+    assert len(found) == 101
+    assert max(len(tensor["path"]) for tensor in found) <= 501
+
+
 def test_a_key_of_usual_length_is_spelled_whole(project: Folder) -> None:
     key = "model." + "encoder." * 20 + "weight"
     path = checkpoint(project, shared(key, 1))

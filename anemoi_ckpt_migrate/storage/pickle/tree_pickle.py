@@ -308,7 +308,7 @@ def _weight(value: Any, limit: float) -> int:
         for item in items:
             if type(item) is tuple:
                 waiting.append(item)
-            elif type(item) is int and item > _LARGE:
+            elif type(item) is int and not -_LARGE < item < _LARGE:
                 found += item.bit_length() // 8
     return found
 
