@@ -5,7 +5,7 @@
 Split("h.{i}.qkv", ["h.{i}.q", "h.{i}.k", "h.{i}.v"])
 """
 
-from anemoi_ckpt_migrate.operations import module_metadata  # noqa: F401  (what only records hold is to be known too)
+from anemoi_ckpt_migrate.operations import module_metadata, tied_weights  # noqa: F401  (what only records hold is to be known too)
 from anemoi_ckpt_migrate.operations.add_drop import Add, Drop
 from anemoi_ckpt_migrate.operations.at import At
 from anemoi_ckpt_migrate.operations.base import Operation

@@ -48,7 +48,8 @@ def doubts(link: Link) -> tuple[str, ...]:
     """Return what a link might have been instead, in words."""
     found = []
     for name in link.alternatives[:_MOST]:
-        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)} is a guess; {name} is as likely")
+        other = f"that {name} stays" if link.old == (name,) else name
+        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)} is a guess; {other} is as likely")
     if link.note:
         found.append(f"{link.new[0] if len(link.new) == 1 else link.old[0]}: {link.note}")
     if link.changed and (link.old != link.new or link.steps):

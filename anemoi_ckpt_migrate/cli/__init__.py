@@ -68,7 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    args = build_parser().parse_args(argv)
+    try:
+        return _run(build_parser().parse_args(argv))
+    except KeyboardInterrupt as interrupt:  # while arguments are read, too
+        sys.stderr.write("interrupted; nothing more was changed\n")
+        return 128 + (interrupt.number if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         if args.chain is not None:
             args.config = chain_of(args)
@@ -79,9 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MigrateError as error:
         output.complain(error, getattr(args, "json", False))
         return error.exit_code
-    except KeyboardInterrupt as interrupt:
-        sys.stderr.write("interrupted; nothing more was changed\n")
-        return 128 + (interrupt.number if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output has seen enough
         output.silence()
         return ERROR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -104,7 +105,15 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
     options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
     options |= {"project": opened(args.config)} | ({"target": args.target} if "target" in args else {})
 
+    done: dict[str, str] = {}
+
     def move(checkpoint: str) -> None:
+        # A link among the files is one of them again, and -1 is to undo one step of it, not two.
+        real = os.path.realpath(checkpoint)
+        if real in done:
+            output.warn([f"{checkpoint}: left out, for it is {done[real]}, which has had its turn"])
+            return
+        done[real] = checkpoint
         # What a script prints must not get between the lines of JSON.
         printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
         with printed, checkpoint_tree.progress(checkpoint, args.json) as progress:

@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations, reache
 from anemoi_ckpt_migrate.operations.module_metadata import RestoreModules
 from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy, by_place
 from anemoi_ckpt_migrate.operations.rename import Reorder, StripPrefix
-from anemoi_ckpt_migrate.operations.tied_weights import Ties
+from anemoi_ckpt_migrate.operations.tied_weights import Tie, Ties
 from anemoi_ckpt_migrate.operations.tree_operation import Means, TreeOperation, functions
 from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.archive_json import Attached
@@ -301,7 +301,7 @@ class World:
     def _on(
         self,
         opened: Opened,
-        operations: Iterable[Operation],
+        operations: Sequence[Operation],
         stash: list[Any],
         shown: str,
         whole: Operation,
@@ -312,17 +312,29 @@ class World:
         copy.stash, copy.tied, copy.forced = stash, tied, self._forced
         copy.faults, copy.losses = [], []
         back: list[Operation] = []
+        ties = self._ties_of(opened, operations)
         for operation in operations:
             wrong = self._order_lost(opened, operation)
             if wrong:
                 copy.faults.append(wrong)
             else:
                 back[:0] = self._applied(operation, copy)
+        apart = [] if ties is None or copy.faults else ties.apart(copy.table)
+        if apart:
+            back.append(Tie(tuple(map(tuple, apart))))
         for sentence in copy.faults:
             self._fault(shown, whole, sentence)
         if not copy.optimizer:
             undo.losses += copy.losses if copy.main is None else [f"in {copy.path}, {what}" for what in copy.losses]
         return back
+
+    def _ties_of(self, opened: Opened, operations: Sequence[Operation]) -> Ties | None:
+        """Return what is tied in a copy, if operations may take it apart, and the way back is to tie it again."""
+        if not self._following or not opened.has_ties or not any(each.makes for each in operations):
+            return None
+        ties = None if opened.copy.optimizer else Ties(opened.copy.table)
+        opened.has_ties = ties is not None and bool(ties.names)
+        return ties if opened.has_ties else None
 
     def _applied(self, operation: Operation, copy: Copy) -> list[Operation]:
         try:

@@ -23,6 +23,7 @@ class Opened:
     place: Place | None = None
     state: State | None = None
     unknown: str = ""
+    has_ties: bool = True
 
     @property
     def is_wrapped_otherwise(self) -> bool:

@@ -133,11 +133,11 @@ class NotApplied(MigrateError):
 
 
 class UnknownRecorded(MigrateError):
-    """The checkpoint records revisions that no script knows."""
+    """The checkpoint records revisions that no script knows; `runs` says whether undoing them runs its code."""
 
-    def __init__(self, revisions: Sequence[str], steps: int, names: Sequence[str] = ()) -> None:
+    def __init__(self, revisions: Sequence[str], steps: int, names: Sequence[str] = (), runs: bool = True) -> None:
         self.revisions, self.steps = tuple(revisions), steps
-        back = f"`ckpt-migrate downgrade -{steps} CKPT --trust-checkpoint-code`"
+        back = f"`ckpt-migrate downgrade -{steps} CKPT{' --trust-checkpoint-code' if runs else ''}`"
         elsewhere = names or [""] * len(revisions)
         titled = [f"{rev} ({name})" if name else rev for rev, name in zip(revisions, elsewhere, strict=True)]
         super().__init__(

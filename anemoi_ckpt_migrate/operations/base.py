@@ -115,13 +115,16 @@ def from_data(data: Any) -> Operation:
     Raises
     ------
     BadOperation
-        It is none that this version knows.
+        It is none that this version knows, or its fields are not what they have to be.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
         raise BadOperation(f"{data!r:.60} is no operation")
     if data["op"] in KINDS and not KINDS[data["op"]].recorded:
         raise BadOperation(f"{data['op']} may stand in a script only")
-    return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
+    try:
+        return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise BadOperation(f"{data['op']}: {error}") from error
 
 
 def read(value: Any) -> Operation:

@@ -1,12 +1,14 @@
-"""Parameters of the very same memory, of which an optimizer knows one."""
+"""Parameters of the very same memory, of which an optimizer knows one; and what ties them again on the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
 from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.parameters import Copy
 from anemoi_ckpt_migrate.state.tensor_values import memory_of
 
 
@@ -46,3 +48,45 @@ class Ties:
                     "what is done to one has to be done to the other"
                 )
         return None
+
+    def apart(self, table: Table) -> list[list[str]]:
+        """Return the names of each memory that are not all there any more, or not all of one memory."""
+        groups = [group for first, group in self.names.items() if group[0] == first]
+        return [group for group in groups if len({_memory(table, name) for name in group}) > 1 or group[0] not in table]
+
+
+@operation
+class Tie(Operation):
+    """Have names stand for one memory again, as they did once; those whose content is another by now stay as they are.
+
+    Parameters
+    ----------
+    groups : sequence of list of str
+        Names of each memory.
+    """
+
+    written = False
+    groups: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        groups = tuple(names_of(self, "groups", group) for group in self.groups)
+        every = [name for group in groups for name in group]
+        if len(set(every)) < len(every):  # each is compared once
+            raise BadOperation("Tie: groups name a parameter twice")
+        set_fields(self, groups=groups)
+
+    def apply(self, copy: Copy) -> list[Any]:
+        """Tie them."""
+        for group in () if copy.optimizer else self.groups:
+            self._tie(copy, [name for name in group if name in copy.table])
+        return []
+
+    def _tie(self, copy: Copy, names: Sequence[str]) -> None:
+        for name in names[1:]:
+            first, value = copy.table[names[0]], copy.table[name]
+            if memory_of(first) != memory_of(value) and copy.values.same(first, value):
+                copy.table.set(name, first)
+
+
+def _memory(table: Table, name: str) -> Any:
+    return memory_of(table[name]) if name in table else None

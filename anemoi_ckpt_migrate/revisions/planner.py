@@ -301,7 +301,14 @@ def _check_known(graph: Graph, record: Record) -> None:
     unknown = [rev for rev in ids if rev not in graph]
     if unknown:
         names = {entry.revision: ", ".join(entry.known_as) for entry in record.lineage}
-        raise UnknownRecorded(unknown, len(ids) - ids.index(unknown[0]), [names[rev] for rev in unknown])
+        undone = record.lineage[ids.index(unknown[0]) :]
+        runs = any(entry.revision not in graph and not _is_data(entry) for entry in undone)
+        raise UnknownRecorded(unknown, len(undone), [names[rev] for rev in unknown], runs)
+
+
+def _is_data(entry: Applied) -> bool:
+    """Tell whether what a checkpoint carries to undo a revision is data, and no code."""
+    return entry.undo is not None and entry.undo.operations is not None and not entry.undo.source
 
 
 def _count(target: targets.Target) -> int:

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
-_STATE, _GROUPS = "state.", "param_groups."
+_STATE, _GROUPS, _NAMES = "state.", "param_groups.", "param_names"
 
 
 def is_flattened(value: Any) -> bool:
@@ -38,7 +38,10 @@ def unflattened(content: Mapping[str, Any], same: Callable[[Any, Any], bool]) ->
             settings.setdefault(found[0], {})[found[1]] = value
     groups: list[dict[str, Any]] = []
     for name, own in settings.items():
-        group_of(groups, own, same)["params"].append(name)
+        alike = groups_like(groups, own, same)
+        if not alike:
+            groups.append({**own, "params": []})
+        groups[alike[0] if alike else -1]["params"].append(name)
     state: dict[str, dict[str, Any]] = {}
     for key, value in content.items():
         if (place := _place(key, settings)) is not None:
@@ -61,16 +64,21 @@ def strays(content: Mapping[str, Any]) -> list[str]:
     return [key for key in content if _setting(key) is None and _place(key, names) is None]
 
 
-def group_of(
-    groups: list[dict[str, Any]], settings: Mapping[str, Any], same: Callable[[Any, Any], bool]
-) -> dict[str, Any]:
-    """Return the group that has these settings; a new one, at the end, if none has."""
-    for group in groups:
-        own = settings_of(group)
-        if own.keys() == settings.keys() and all(same(own[key], settings[key]) for key in own):
-            return group
-    groups.append({**settings, "params": []})
-    return groups[-1]
+def groups_like(
+    groups: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], same: Callable[[Any, Any], bool]
+) -> list[int]:
+    """Return the numbers of the groups that have these settings."""
+    owns = map(settings_of, groups)
+    return [
+        number
+        for number, own in enumerate(owns)
+        if own.keys() == settings.keys() and all(same(own[key], settings[key]) for key in own)
+    ]
+
+
+def nameless(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group without the names that it lists, as one that was made with names does: they come and go."""
+    return {key: [] if key == _NAMES else value for key, value in group.items()}
 
 
 def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:

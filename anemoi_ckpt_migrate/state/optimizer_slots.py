@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.state.dtypes import is_floating
-from anemoi_ckpt_migrate.state.flattened_optimizer import group_of, settings_of
+from anemoi_ckpt_migrate.state.flattened_optimizer import groups_like, nameless, settings_of
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
@@ -183,7 +183,7 @@ class Slots:
     def keep(self, value: Slot) -> Any:
         """Return the slot as plain data and tensors."""
         stash = {"group": value.group, "shape": list(value.shape), "state": value.state}
-        return stash | ({"settings": settings_of(self._groups[value.group])} if self._flattened else {})
+        return stash | ({"settings": nameless(settings_of(self._groups[value.group]))} if self._flattened else {})
 
     def kept(self, value: Any) -> Slot | None:
         """Return the slot that was put aside; None for a tensor that no optimizer has."""
@@ -192,8 +192,7 @@ class Slots:
             if self._flattened is not ("settings" in value):
                 raise Mismatch("the optimizer was flattened then, or is now, and is not the same any more")
             if self._flattened:
-                found = group_of(self._groups, value["settings"], self._tensors.same_values)
-                group = next(number for number, each in enumerate(self._groups) if each is found)
+                group = self._group_of(group, nameless(value["settings"]))
             if not 0 <= group < len(self._groups):
                 raise Mismatch(f"it was in group {group} of the optimizer, which has {len(self._groups)}")
             return Slot(group, tuple(value["shape"]), value["state"])
@@ -204,3 +203,11 @@ class Slots:
             "the optimizer was not there when it was put aside, and whether it is to have it is not known; "
             "take the optimizer out of the checkpoint first"
         )
+
+    def _group_of(self, number: int, settings: dict[Any, Any]) -> int:
+        """Return the group that has these settings: the one of this number, if several do; a new one, if none does."""
+        found = groups_like(list(map(nameless, self._groups)), settings, self._tensors.same_values)
+        if not found:
+            self._groups.append({**settings, "params": []})
+            return len(self._groups) - 1
+        return number if number in found else found[0]

@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import to_data
 from anemoi_ckpt_migrate.runtime.carried_code import PYTHON
 from anemoi_ckpt_migrate.storage import open_checkpoint
-from tests.support.project import RENAME, Folder, digest, names
+from tests.support.project import RENAME, Folder, digest, load, names
 
 
 class Marker:
@@ -118,6 +118,21 @@ def test_an_irreversible_step_is_known_before_the_first_one_runs(project: Folder
         assert ran.code == 3
         assert "a2 has no rollback; `downgrade -1` undoes what can be undone" in ran.err
     assert digest(checkpoint) == before
+
+
+def test_code_that_never_saw_operations_goes_down_without_trust(project: Folder) -> None:
+    """The command that the message names asks for no more trust than it takes: none, for data."""
+    script = project.script("a1", None)
+    text = script.read_text().partition("\ndef ")[0].replace("import Migr", "import op, Migr")
+    script.write_text(f'{text}\noperations = [op.SetItem("new", 1)]\n')
+    checkpoint = project.copy()
+    project.ok("upgrade", "head", checkpoint)
+    script.unlink()
+    ran = project.run("upgrade", "head", checkpoint)
+    assert ran.code == 1
+    assert "take it back with `ckpt-migrate downgrade -1 CKPT`, or" in ran.err
+    project.ok("downgrade", "-1", checkpoint)
+    assert "new" not in load(checkpoint)
 
 
 def test_code_that_never_saw_a_revision_still_goes_down(project: Folder) -> None:

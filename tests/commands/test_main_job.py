@@ -206,6 +206,21 @@ def test_a_symbolic_link_is_followed_and_stays_one(project: Folder) -> None:
     assert backups(checkpoint)
 
 
+def test_a_file_and_a_link_to_it_have_one_turn(project: Folder) -> None:
+    """Lightning links last.ckpt to the newest file: one step for all of a folder is one step for that too."""
+    project.script("a1", None, **RENAME)
+    project.script("b2", "a1", "ckpt['epoch'] += 1", "ckpt['epoch'] -= 1")
+    checkpoint = project.copy(to="epoch=3.ckpt")
+    link = project.path / "last.ckpt"
+    link.symlink_to("epoch=3.ckpt")
+    ran = project.ok("upgrade", "+1", checkpoint, link, "--json")
+    assert [line["to"] for line in ran.lines] == [["a1"]]
+    assert f"{link}: left out, for it is {checkpoint}, which has had its turn" in ran.err
+    project.ok("upgrade", "head", link)
+    assert len(project.ok("downgrade", "-1", checkpoint, checkpoint, link, "--json").lines) == 1
+    assert "a1" in project.ok("current", checkpoint).out
+
+
 def test_permissions_are_kept(project: Folder) -> None:
     project.script("a1", None, **RENAME)
     checkpoint = project.copy()

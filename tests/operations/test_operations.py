@@ -413,3 +413,48 @@ def test_what_was_kept_of_a_cast_is_the_parameter_s_own(project: Folder) -> None
     project.ok("upgrade", "head", checkpoint, "--check-rollback")
     project.ok("downgrade", "base", checkpoint)
     assert equal(without_record(torch.load(checkpoint, weights_only=True)), before)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        'op.Pad("a.weight", 3)',
+        'op.Transpose("a.weight", 0, 1)',
+        'op.Interleave("a.weight", 2)',
+        'op.Split("a.weight", ["a.up", "a.down"])',
+        'op.Fuse(["a.weight", "c.weight"], "ac")',
+        'op.Fuse(["a.weight", "b.weight"], "ab")',
+        'op.Stack(["a.weight", "b.weight"], "ab")',
+        'op.Cast("b.weight", "float64")',
+    ],
+)
+def test_what_is_done_to_one_of_two_tied_parameters(project: Folder, operation: str) -> None:
+    """On the way back they are tied again, in the state dict and in its copy."""
+    tied, average = torch.randn(2, 4), torch.randn(2, 4)
+    trees = [{"a.weight": each, "b.weight": each, "c.weight": torch.ones(2, 4)} for each in (tied, average)]
+    checkpoint = project.path / "x.pt"
+    torch.save({"state_dict": OrderedDict(trees[0]), "ema": OrderedDict(trees[1])}, checkpoint)
+    declare(project, "a1", operation)
+    project.ok("check", "--rollback", checkpoint)
+    project.ok("upgrade", "head", checkpoint, "--no-backup")
+    project.ok("downgrade", "base", checkpoint, "--no-backup")
+    after = torch.load(checkpoint, weights_only=True)
+    for name, before in (("state_dict", tied), ("ema", average)):
+        assert after[name]["a.weight"].data_ptr() == after[name]["b.weight"].data_ptr()
+        assert torch.equal(after[name]["a.weight"], before)
+
+
+def test_tied_parameters_that_were_trained_apart_stay_apart(project: Folder) -> None:
+    """They were one before the revision; what each learned since is its own."""
+    tied = torch.randn(2, 4)
+    checkpoint = project.path / "x.pt"
+    torch.save({"state_dict": OrderedDict({"a": tied, "b": tied})}, checkpoint)
+    declare(project, "a1", 'op.Transpose("a", 0, 1)')
+    project.ok("upgrade", "head", checkpoint)
+    tree = torch.load(checkpoint, weights_only=True)
+    tree["state_dict"]["a"][0, 0] += 1
+    torch.save(tree, checkpoint)
+    project.ok("downgrade", "base", checkpoint)
+    after = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert torch.equal(after["b"], tied)
+    assert after["a"][0, 0] == tied[0, 0] + 1

@@ -279,6 +279,19 @@ def test_no_other_command_runs_it(project: Folder, checkpoint: Path, words: tupl
         assert (ran.code, TRUST in ran.err) == (3, True)
 
 
+@pytest.mark.parametrize("broken", [{"op": "Tie", "groups": 3}, {"op": "Tie", "groups": [["a"], ["a"]]}])
+def test_operations_that_cannot_be_read_are_shown_as_such(
+    project: Folder, checkpoint: Path, broken: dict[str, Any]
+) -> None:
+    """Looking at what a record holds is what messages recommend: nothing in it stops that."""
+    declare(project, "a1", 'op.SetItem("new", 1)')
+    project.ok("upgrade", "head", checkpoint)
+    with_undo(checkpoint, broken)
+    assert "# Tie: " in project.ok("show", "a1", "--from", checkpoint).out
+    refused = project.run("downgrade", "base", checkpoint)
+    assert (refused.code, "the migration record in the checkpoint is damaged" in refused.err) == (1, True)
+
+
 def test_training_goes_on_without_running_it(project: Folder, checkpoint: Path) -> None:
     declare(project, "a1", "op.Run(double, halve)", top=TOP)
     project.ok("upgrade", "head", checkpoint)

@@ -195,6 +195,30 @@ def test_other_settings_are_another_group(project: Folder) -> None:
     assert "they are in groups 0 and 1 of the optimizer" in ran.err
 
 
+def test_groups_that_were_made_with_names(project: Folder) -> None:
+    """Flattened, each parameter has the names of its whole group: one that comes back is in that group again."""
+    path = project.path / "last.pt"
+    model = Old()
+    named = list(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [each for each in named if each[1].ndim > 1]},
+        {"params": [each for each in named if each[1].ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    train(model, optimizer, batches(2))
+    before = saved(path, model, optimizer)
+    assert "param_groups.q.weight.param_names" in before["optimizer"]
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")', 'op.Drop(["q.bias", "head.*"], keep=True)')
+    declare(project, "b2", 'op.RenamePrefix("k.", "key.")', 'op.Drop(["v.bias", "norm.*"], keep=True)', parents="a1")
+    project.ok("check", "--rollback", path)
+    project.ok("upgrade", "head", path)
+    assert load(path)["optimizer"]["param_groups.key.bias.param_names"] == ["key.bias"]
+    project.ok("downgrade", "base", path)
+    after = load(path)["optimizer"]
+    assert after.keys() == before["optimizer"].keys()
+    assert all(equal(value, before["optimizer"][key]) for key, value in after.items())
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

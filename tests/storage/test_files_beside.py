@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from anemoi_ckpt_migrate import cli
 from anemoi_ckpt_migrate.storage import in_place
 from anemoi_ckpt_migrate.storage import lock as locking
 from tests.support.project import RENAME, Folder, digest, names
@@ -275,3 +276,16 @@ def test_nohup_is_heard(project: Folder, checkpoint: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert "y.weight" in names(checkpoint)
+
+
+def test_a_signal_while_arguments_are_read(
+    project: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No moment of a command line answers a signal with a traceback."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_parser", interrupted)
+    assert cli.main(["current", "x.ckpt"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing more was changed\n"
