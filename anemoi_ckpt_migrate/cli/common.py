@@ -97,16 +97,19 @@ def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
     """Do one thing to each checkpoint; one that fails does not stop the others. Return the worst exit code."""
     if getattr(args, "output", None) is not None and len(args.checkpoints) > 1:
         raise UsageError("--output takes one checkpoint at a time")
+    from anemoi_ckpt_migrate.storage import folders_listed_once
+
     codes = []
-    for checkpoint in args.checkpoints:
-        try:
-            with told(checkpoint):
-                codes.append(do(checkpoint) or 0)
-        except CannotPrint:  # nor what the others are
-            raise
-        except MigrateError as error:
-            output.complain(error, args.json, checkpoint)
-            codes.append(error.exit_code)
-            if isinstance(error, UsageError):  # the others would be told the same
-                break
+    with folders_listed_once():
+        for checkpoint in args.checkpoints:
+            try:
+                with told(checkpoint):
+                    codes.append(do(checkpoint) or 0)
+            except CannotPrint:  # nor what the others are
+                raise
+            except MigrateError as error:
+                output.complain(error, args.json, checkpoint)
+                codes.append(error.exit_code)
+                if isinstance(error, UsageError):  # the others would be told the same
+                    break
     return worst(codes)

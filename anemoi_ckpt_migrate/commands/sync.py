@@ -73,7 +73,7 @@ def sync(
         undone = [entries[step.revision] for step in down.steps]
         trust.check_own_code(graph, undone, checkpoint, trust_checkpoint_code)
         plan = replace(plan, steps=trust.marked(graph, plan.steps, entries))
-        warnings = (*noted, *session.changed_since(graph, between))
+        warnings = (*noted, *session.changed_since(graph, record))
         revisions = [graph[step.revision] for step in up.steps]
         actions = [
             *(step_actions.down(graph, entry, trust_checkpoint_code) for entry in undone),

@@ -30,6 +30,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.revisions.planner import Plan, Step
 from anemoi_ckpt_migrate.runtime import carried_code, executor
 from anemoi_ckpt_migrate.runtime.added_names import NameCheck, NewName
+from anemoi_ckpt_migrate.scripts.discover import is_unchanged
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.storage import Checkpoint, Written, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, naming
@@ -322,8 +323,5 @@ def changed_since(scripts: graph.Graph, record: Record) -> tuple[str, ...]:
         f"the script of {entry.revision} ({entry.name}) has changed since it was applied: "
         f"{scripts[entry.revision].path} (`ckpt-migrate stamp` accepts it as it is)"
         for entry in record.lineage
-        if entry.revision in scripts
-        # What the record holds word for word need not be parsed to be known.
-        and not (entry.undo and entry.undo.source == source_of(scripts[entry.revision]))
-        and signature_of(scripts[entry.revision]) != entry.signature
+        if entry.revision in scripts and not is_unchanged(scripts[entry.revision], entry)
     )

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, Fault, FaultyScripts
+from anemoi_ckpt_migrate.record.record import Applied
 from anemoi_ckpt_migrate.revisions import graph, validate
 from anemoi_ckpt_migrate.scripts.parse import read_script
+from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.util import gc_pause
 
 MANY = 500
@@ -59,6 +61,19 @@ def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list
         # The id of a script that could not be read is part of its name; a child of it is not at fault.
         faults += validate.faults(revisions, lambda rev: any(rev in left for left in unread))
     return revisions, faults
+
+
+def is_unchanged(script: graph.Revision, entry: Applied) -> bool:
+    """Tell whether a script does what it did when a checkpoint had it applied.
+
+    Raises
+    ------
+    MigrationFailed
+        It cannot be read.
+    """
+    # What the record holds word for word need not be parsed to be known.
+    known = entry.undo is not None and entry.undo.source == source_of(script)
+    return known or signature_of(script) == entry.signature
 
 
 def _scripts(folders: Iterable[Path], recursive: bool) -> list[str]:

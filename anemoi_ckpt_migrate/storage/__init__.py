@@ -5,7 +5,7 @@ from anemoi_ckpt_migrate.storage.checkpoint_file import Checkpoint, open_checkpo
 from anemoi_ckpt_migrate.storage.file_info import Facts
 from anemoi_ckpt_migrate.storage.in_place import recover
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.shard_sets import check_whole, membership
+from anemoi_ckpt_migrate.storage.shard_sets import check_whole, folders_listed_once, membership
 
 __all__ = [
     "Checkpoint",
@@ -13,6 +13,7 @@ __all__ = [
     "Pickled",
     "Written",
     "check_whole",
+    "folders_listed_once",
     "membership",
     "open_checkpoint",
     "opened",

@@ -65,6 +65,7 @@ class Checkpoint:
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
         self._names: dict[tuple[str, str], bool] = {}
+        self._handed_on: dict[frozenset[tuple[str, str]], bool] = {}
         self._payloads: Any = None
         self._checked: set[str] = set()
         self._reading: Source | None = None
@@ -75,8 +76,10 @@ class Checkpoint:
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names that the pickle gave to the last tree, and whether what they stand for is harmless."""
-        called = [name for name, known in self._names.items() if known and name[1] in ("getattr", "type")]
-        if called and handed_on(self._data, called):
+        called = frozenset(name for name, known in self._names.items() if known and name[1] in ("getattr", "type"))
+        if called and called not in self._handed_on:  # all of the pickle is walked through for this
+            self._handed_on[called] = handed_on(self._data, called)
+        if called and self._handed_on[called]:
             return {**self._names, **dict.fromkeys(called, False)}
         return self._names
 
@@ -366,7 +369,8 @@ class Checkpoint:
         return same_attached(self._archive, later._archive, _OURS, range(self.length, end))
 
     def release(self) -> None:
-        """Give back what is only needed to load it."""
+        """Give back what is only needed to load it; its names can be asked for still."""
+        _ = self.names
         self._data = b""
 
     def cut(self, earlier: Checkpoint) -> Written:
@@ -401,10 +405,14 @@ class Checkpoint:
             )
         if not start:
             return
-        previous = zipped.read_record(stream, records[_PREVIOUS]) if _PREVIOUS in records else b""
-        mark = Mark.from_json(previous)
-        if mark is None or all(record.offset != mark.length for record in records.values()):
+        if _PREVIOUS not in records:
             raise SeveralArchives(distributed(os.fspath(self.path.parent)).way)
+        mark = Mark.from_json(zipped.read_record(stream, records[_PREVIOUS]))
+        if mark is None or all(record.offset != mark.length for record in records.values()):
+            raise NotACheckpoint(
+                f"it was written in place, and is damaged: of the {start:,} bytes before its first record, some are "
+                "missing or do not belong there"
+            )
 
     def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
         kept = new.publish(backup)

@@ -19,16 +19,17 @@ _UNPACK = "unpack it first"
 _TAR_MAGIC = 257  # where POSIX tar says what it is
 _OLD_TAR = (b"sys_info", b"pickle", b"tensors", b"storages")  # what the tar files of torch's first year begin with
 
+# The commands that unpack read FILE and write NEW by redirection: given a name, most insist on an ending like .gz.
 _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"PK\3\4", "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"),
     (b"GGUF", "it is a GGUF file, made for inference; migrate the checkpoint that it was made from"),
     (b"\x89HDF\r\n\x1a\n", f"it is an HDF5 file; {_SAVE_AGAIN}"),
     (b"\x93NUMPY", f"it is an array of numpy (.npy); {_SAVE_AGAIN}"),
-    (b"\x1f\x8b", f"it is compressed with gzip; {_UNPACK} with gunzip"),
-    (b"BZh", f"it is compressed with bzip2; {_UNPACK} with bunzip2"),
-    (b"\xfd7zXZ\0", f"it is compressed with xz; {_UNPACK} with unxz"),
-    (b"\x28\xb5\x2f\xfd", f"it is compressed with zstd; {_UNPACK} with unzstd"),
-    (b"\x04\x22\x4d\x18", f"it is compressed with lz4; {_UNPACK} with unlz4"),
+    (b"\x1f\x8b", f"it is compressed with gzip; {_UNPACK} with gunzip < FILE > NEW"),
+    (b"BZh", f"it is compressed with bzip2; {_UNPACK} with bunzip2 < FILE > NEW"),
+    (b"\xfd7zXZ\0", f"it is compressed with xz; {_UNPACK} with unxz < FILE > NEW"),
+    (b"\x28\xb5\x2f\xfd", f"it is compressed with zstd; {_UNPACK} with unzstd < FILE > NEW"),
+    (b"\x04\x22\x4d\x18", f"it is compressed with lz4; {_UNPACK} with unlz4 < FILE > NEW"),
     (b"7z\xbc\xaf\x27\x1c", f"it is a 7z archive; {_UNPACK}"),
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`"),
 )
@@ -147,7 +148,8 @@ _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
     ),
     (
         re.compile(r"zero_to_fp32\.py|.*_(model|optim)_states\.pt"),
-        "a checkpoint of DeepSpeed; join its files into one first (its zero_to_fp32.py does that), and migrate that",
+        "a checkpoint of DeepSpeed; save the weights that deepspeed.utils.zero_to_fp32."
+        "get_fp32_state_dict_from_zero_checkpoint returns with torch.save, and migrate that",
     ),
     (
         re.compile(r".*\.index\.json"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
 
 _TEMPORARY = ".tmp"
+_BEGINNING = b"PK\3\4"  # of every file that is written: a zip archive
 _TOKEN = re.compile(r"[0-9a-f]{8}")
 # Names may have 255 bytes, and those of files beside are longer.
 _LONGEST = 240
@@ -164,20 +165,36 @@ def _lock(lock: _File, held: contextlib.ExitStack) -> None:
 
 
 def _remove_left(target: Path) -> None:
-    """Remove half-written files of ours: regular files, named as `beside` names them."""
+    """Remove half-written files of ours; whatever else has such a name stays. Only who holds the lock may do so."""
     start = f"{_hidden(target)}."
-    for left in target.parent.glob(f"{_literally(start)}*{_TEMPORARY}"):
-        with contextlib.suppress(OSError):
-            token = left.name.removeprefix(start).removesuffix(_TEMPORARY)
-            if _TOKEN.fullmatch(token) and stat.S_ISREG(left.lstat().st_mode):
-                left.unlink()
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        named = [each.name for each in entries if each.name.startswith(start) and each.name.endswith(_TEMPORARY)]
+        for name in named:
+            if _TOKEN.fullmatch(name.removeprefix(start).removesuffix(_TEMPORARY)):
+                _remove_if_ours(target.with_name(name), target)
+
+
+def _remove_if_ours(path: Path, target: Path) -> None:
+    """Remove a file that looks like one that a writer of `target` left."""
+    with contextlib.suppress(OSError):  # what stays is looked at again by the next writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if _is_left(os.fstat(descriptor), os.pread(descriptor, len(_BEGINNING), 0), target):
+                _File(path, descriptor).remove()
+        finally:
+            os.close(descriptor)
+
+
+def _is_left(found: os.stat_result, start: bytes, target: Path) -> bool:
+    """Tell whether a writer of `target` may have left a file, by its owner, its names and its first bytes."""
+    there = os.stat(target) if target.exists() else None
+    # A writer gives the new file to the owner of the old one, and names it anew where nothing stood.
+    owned = found.st_uid in {os.geteuid(), *([] if there is None else [there.st_uid])}
+    alone = found.st_nlink == 1 or (there is not None and os.path.samestat(found, there))
+    # What was not written yet is empty, or zeros.
+    return stat.S_ISREG(found.st_mode) and owned and alone and _BEGINNING.startswith(start.rstrip(b"\0"))
 
 
 def _hidden(target: Path) -> str:
     """Return what the hidden files beside a checkpoint start with."""
     return f".{name_beside(target, '').name}"
-
-
-def _literally(name: str) -> str:
-    """Spell a name so that a glob matches nothing else."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

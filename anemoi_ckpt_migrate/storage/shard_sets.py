@@ -5,15 +5,19 @@ A member must not be changed alone: what names its tensors, or holds the others,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
 
+_INDEX = ".index.json"
 _LONGEST_INDEX = 256 << 20  # in bytes
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
 _LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
@@ -43,6 +47,54 @@ class Membership:
 
     def __str__(self) -> str:
         return f"it is part of {self.kind} ({shown_path(self.name)})"
+
+
+class _Folder:
+    """What lies in a folder, looked at once.
+
+    Attributes
+    ----------
+    names : list of str
+        The names in it; none if it cannot be listed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self.names = os.listdir(path)
+        except OSError:
+            self.names = []
+
+    @cached_property
+    def indexed(self) -> dict[str, Path]:
+        """The files that indices name, each with the first of its indices."""
+        indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
+        return {name: index for index in indices for name in _indexed_by(index)}
+
+
+_LOOKED_AT: ContextVar[dict[Path, _Folder] | None] = ContextVar("looked_at", default=None)
+
+
+@contextlib.contextmanager
+def folders_listed_once() -> Iterator[None]:
+    """List each folder once while this lasts, however many of its files are asked about: for a run over many files.
+
+    A set of which nothing but an index tells, and whose index comes after that, is not seen.
+    """
+    token = _LOOKED_AT.set({})
+    try:
+        yield
+    finally:
+        _LOOKED_AT.reset(token)
+
+
+def _folder(path: Path) -> _Folder:
+    looked_at = _LOOKED_AT.get()
+    if looked_at is None:
+        return _Folder(path)
+    if path not in looked_at:
+        looked_at[path] = _Folder(path)
+    return looked_at[path]
 
 
 def membership(path: str | os.PathLike[str]) -> Membership | None:
@@ -93,10 +145,8 @@ def _distributed(path: Path) -> Membership | None:
 
 def _indexed(path: Path) -> Membership | None:
     """Find the index that names the file."""
-    for index in sorted(path.parent.glob("*.index.json")):
-        if path.name in _indexed_by(index):
-            return Membership("a sharded checkpoint", os.fspath(index), _LOAD_ALL)
-    return None
+    index = _folder(path.parent).indexed.get(path.name)
+    return None if index is None else Membership("a sharded checkpoint", os.fspath(index), _LOAD_ALL)
 
 
 def _indexed_by(index: Path) -> set[str]:
@@ -130,7 +180,11 @@ def _deepspeed(path: Path) -> Membership | None:
     universal = _UNIVERSAL.fullmatch(path.name) and path.parent.parent.name == "zero"
     if not universal and not _DEEPSPEED.fullmatch(path.name):
         return None
-    way = "join its files into one first (DeepSpeed's zero_to_fp32.py does that), and migrate that"
+    # Its script zero_to_fp32.py makes several files of more than 5 GB.
+    way = (
+        "save the weights that deepspeed.utils.zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint returns with "
+        "torch.save, and migrate that"
+    )
     return Membership("a checkpoint of DeepSpeed", os.fspath(path.parent), way)
 
 
@@ -147,19 +201,12 @@ def _ranks(path: Path) -> Membership | None:
     if found is None:
         return None
     sibling = re.compile(rf"{re.escape(found['before'])}(\d+){re.escape(found['after'])}")
-    numbers = (match[1] for match in map(sibling.fullmatch, _names(path.parent)) if match)
+    numbers = (match[1] for match in map(sibling.fullmatch, _folder(path.parent).names) if match)
     if all(number == found["number"] for number in numbers):
         return None
     pattern = path.with_name(f"{found['before']}*{found['after']}")
     way = "join the files of its ranks into one, and migrate that"
     return Membership("a checkpoint with a file for each rank", os.fspath(pattern), way)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
 
 
 _LOOKS: tuple[Callable[[Path], Membership | None], ...] = (

@@ -140,9 +140,7 @@ def _ends(graph: Graph, state: set[str], target: targets.Target) -> set[str]:
     These are all heads that a release had. Any other target may include a revision only because another one depends on
     it, and a checkpoint may have more of that branch.
     """
-    if isinstance(target, targets.Released):
-        return set(graph.tips(state))
-    return state.difference(*(graph[revision].needs for revision in state))
+    return set(graph.tips(state) if isinstance(target, targets.Released) else graph.highest(state))
 
 
 def stamped(

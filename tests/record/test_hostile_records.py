@@ -28,7 +28,7 @@ from anemoi_ckpt_migrate.operations.missing_classes import placeholders  # noqa:
 from anemoi_ckpt_migrate.record.embed import ATTACHMENT, KEY  # noqa: E402
 from anemoi_ckpt_migrate.runtime.carried_code import PYTHON  # noqa: E402
 from anemoi_ckpt_migrate.state.stash import packed  # noqa: E402
-from anemoi_ckpt_migrate.storage import open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.storage import checkpoint_file, open_checkpoint  # noqa: E402
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, opaque_name  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder, digest  # noqa: E402
@@ -163,6 +163,96 @@ def test_functions_that_the_operations_name_need_no_trust(project: Folder, check
     project.ok("downgrade", "base", checkpoint)
     after = torch.load(checkpoint, weights_only=True)
     assert (after["hp"], "doubled" in after) == (before["hp"], False)
+
+
+LEFT_OUT = {
+    "run": (["op.Run(double, halve)"], []),
+    "one of two": (["op.Run(double, halve)", "op.Run(again, again)"], [0]),
+    "run among data": (['op.SetItem("new", 1)', "op.Run(double, halve)"], [1]),
+    "rewrite": (['op.Rewrite(same, same, "hp")'], []),
+    "within": (['op.At(["hp"], [op.Run(same, same)])'], []),
+    "one of two places": (['op.At(["hp", "more"], [op.Run(same, same)])'], [0]),
+    "one place for another": (['op.At(["hp", "more"], [op.Run(same, same)])'], [0, 0]),
+    "within, at any place": (['op.At(["more.*"], [op.Run(same, same)])'], []),
+    "in another order": (['op.At(["hp"], [op.Run(same, same)])', "op.Run(double, halve)"], [1, 0]),
+    "twice": (["op.Run(double, halve)"], [0, 0]),
+}
+
+
+@pytest.fixture
+def larger(checkpoint: Path) -> Path:
+    torch.save(torch.load(checkpoint, weights_only=True) | {"more": {"one": {}, "two": {}}}, checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_a_record_leaves_out_what_the_script_runs(project: Folder, larger: Path, case: str) -> None:
+    operations, left = LEFT_OUT[case]
+    top = f"{TOP}\ndef same(part, *more):\n    return part\n\ndef again(ckpt):\n    return ckpt\n"
+    declare(project, "a1", *operations, top=top)
+    project.ok("upgrade", "head", larger)
+    sound = larger.read_bytes()
+
+    def change(record: dict[str, Any], tree: Any) -> None:
+        undo = record["lineage"][-1]["undo"]
+        undo["operations"] = [undo["operations"][number] for number in left]
+
+    rewritten(larger, change)
+    refused(project, larger, "the record of a1 does not run ")
+    assert "`ckpt-migrate stamp --purge TARGET CKPT`" in project.run("downgrade", "base", larger).err
+    larger.write_bytes(sound)
+    assert "changed since" not in project.ok("downgrade", "base", larger).err
+
+
+def test_the_way_out_where_a_call_is_left_out(project: Folder, checkpoint: Path) -> None:
+    declare(project, "a1", "op.Run(double, halve)", top=TOP)
+    project.ok("upgrade", "head", checkpoint)
+    with_undo(checkpoint)
+    forged = checkpoint.read_bytes()
+    project.ok("downgrade", "base", checkpoint, TRUST)
+    assert "doubled" in torch.load(checkpoint, weights_only=True)  # as the record has it
+    checkpoint.write_bytes(forged)
+    project.ok("stamp", "--purge", "head", checkpoint)
+    project.ok("downgrade", "base", checkpoint)
+    assert "doubled" not in torch.load(checkpoint, weights_only=True)
+
+
+def test_a_script_that_got_a_call_since(project: Folder, checkpoint: Path) -> None:
+    """What an older script left is undone as it was applied, and never without a word."""
+    declare(project, "a1", 'op.SetItem("new", 1)', top=TOP)
+    project.ok("upgrade", "head", checkpoint)
+    script = declare(project, "a1", 'op.SetItem("new", 1)', "op.Run(double, halve)", top=TOP)
+    ran = project.ok("downgrade", "base", checkpoint, "--dry-run")
+    assert "the script of a1 (change a1) has changed since it was applied" in ran.err
+    project.ok("downgrade", "base", checkpoint)
+    assert "new" not in torch.load(checkpoint, weights_only=True)
+    # The signature is the attacker's too: what the record calls the text of the script has to be another one as well.
+    project.ok("upgrade", "head", checkpoint)
+    with_undo(checkpoint, source=script.read_text())
+    rewritten(checkpoint, lambda record, tree: record["lineage"][-1].update(signature="0" * 64))
+    refused(project, checkpoint, "the record of a1 does not run halve as its script does on the way back")
+
+
+def test_what_the_script_leaves_to_the_checkpoint_may_be_missing(project: Folder, larger: Path) -> None:
+    operations = (
+        'op.Rewrite(double, halve, "nothing", optional=True)',
+        'op.At(["nothing.*", "nothing"], [op.Run(double, halve)], optional=True)',
+        'op.At(["more.*"], [op.Run(double, halve)])',
+        'op.At(["more.*"], [op.Run(double, halve)], optional=True)',
+        "op.Derive(say, say)",
+        'op.At(["more.one"], [op.SetItem("x", 1)])',
+    )
+    top = TOP.replace("del ckpt", "ckpt = dict(ckpt)\n    ckpt.pop").replace('pop["doubled"]', 'pop("doubled", None)')
+    declare(project, "a1", *operations, top=top)
+    before = torch.load(larger, weights_only=True)
+    project.ok("upgrade", "head", larger)
+    assert torch.load(larger, weights_only=True)["more"]["two"] == {"doubled": True}
+    ran = project.ok("downgrade", "base", larger)
+    assert "changed since" not in ran.err
+    assert torch.load(larger, weights_only=True)["more"] == before["more"]
+    declare(project, "a1", *operations[:-1], top=top)
+    project.ok("stamp", "head", larger)
+    project.ok("downgrade", "base", larger)
 
 
 def test_a_function_by_value(project: Folder, checkpoint: Path) -> None:
@@ -400,6 +490,33 @@ def test_a_name_that_is_harmless_where_it_stands_is_not_so_elsewhere(project: Fo
     assert standings(path)["__builtin__.getattr"] == "known"
     with_undo(path, {"op": "MoveClass", "old": "my.models.Config", "new": "__builtin__.getattr"})
     refused(project, path, "would make the checkpoint name __builtin__.getattr")
+
+
+def test_what_was_harmless_before_it_was_written_in_place_is_so_still(
+    project: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of before is judged by its own pickle, and each pickle is walked through once."""
+    walked, real = [], checkpoint_file.handed_on
+
+    def counting(data: bytes, names: Any) -> bool:
+        walked.append(data)
+        return real(data, names)
+
+    monkeypatch.setattr(checkpoint_file, "handed_on", counting)
+    path = harmless(project.path / "a.ckpt", [Config(), Outer.Inner])
+    before = digest(path)
+    declare(project, "a1", 'op.DropItem("x")')
+    project.ok("upgrade", "head", path, "--in-place")
+    del walked[:]
+    project.ok("downgrade", "base", path, "--in-place")
+    assert digest(path) == before
+    assert walked
+    assert len(walked) == len(set(walked))
+    with open_checkpoint(path) as file:
+        file.load()
+        del walked[:]
+        assert file.names == file.names
+        assert len(walked) == 1
 
 
 def test_a_name_within_another_is_one_name(project: Folder) -> None:

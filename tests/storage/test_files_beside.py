@@ -74,36 +74,45 @@ def untouched(project: Folder, path: Path, before: tuple[int, int, str]) -> None
     assert sorted(path.name for path in Path("versions").glob("*.*")) == ["a1_change.py"]
 
 
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.parametrize(
+    ("name", "locks", "says"),
+    [
+        (".c.ckpt.lock", True, ".c.ckpt.lock has the name of this checkpoint's lock"),
+        (".c.ckpt.lock.held", False, "remove .c.ckpt.lock.held"),
+    ],
+    ids=["", "without locks"],
+)
 @pytest.mark.parametrize("words", IN_PLACE, ids=["in place", "beside"])
 @pytest.mark.parametrize("way", WAYS)
-def test_something_else_has_the_name_of_the_lock(project: Folder, checkpoint: Path, way: Way, words: list[str]) -> None:
-    lock = Path(".c.ckpt.lock")
+def test_something_else_has_the_name_of_the_lock(
+    project: Folder,
+    checkpoint: Path,
+    way: Way,
+    words: list[str],
+    name: str,
+    locks: bool,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not locks:
+        without_locks(monkeypatch)
+    lock = Path(name)
     way(lock)
     before, old = looks(lock), digest(checkpoint)
     ran = project.run("upgrade", "head", checkpoint, *words)
-    assert (ran.code, ".c.ckpt.lock has the name of this checkpoint's lock" in ran.err) == (1, True), ran.err
+    assert (ran.code, says in ran.err) == (1, True), ran.err
     untouched(project, lock, before)
     assert digest(checkpoint) == old
     os.replace(lock, "moved away") if not lock.is_dir() or lock.is_symlink() else lock.rmdir()
     project.ok("upgrade", "head", checkpoint, *words)
     assert not os.path.lexists(lock)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_something_else_has_the_name_of_the_lock_without_locks(
-    project: Folder, checkpoint: Path, way: Way, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    held = Path(".c.ckpt.lock.held")
-    way(held)
-    before, old = looks(held), digest(checkpoint)
-    ran = project.run("upgrade", "head", checkpoint)
-    assert (ran.code, "remove .c.ckpt.lock.held" in ran.err) == (1, True), ran.err
-    untouched(project, held, before)
-    assert digest(checkpoint) == old
 
 
 @pytest.mark.parametrize("words", [["upgrade", "head", "--in-place"], ["upgrade", "head"], ["recover"], ["compact"]])
@@ -154,36 +163,34 @@ def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refuse)
 
 
+@pytest.mark.parametrize(
+    ("taken", "words", "code"),
+    [
+        (Path("c.ckpt.bak"), [], 0),  # the next number is taken
+        (Path("new.ckpt"), ["-o", "new.ckpt"], 1),
+    ],
+    ids=["backup", "output"],
+)
 @pytest.mark.parametrize("links", [True, False], ids=["", "without hard links"])
 @pytest.mark.parametrize("way", WAYS)
-def test_something_else_has_the_name_of_the_backup(
-    project: Folder, checkpoint: Path, way: Way, links: bool, monkeypatch: pytest.MonkeyPatch
+def test_something_else_has_the_name_of_the_backup_or_the_output(
+    project: Folder,
+    checkpoint: Path,
+    way: Way,
+    links: bool,
+    taken: Path,
+    words: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The next number is taken."""
-    taken = Path("c.ckpt.bak")
     way(taken)
     before, old = looks(taken), digest(checkpoint)
     if not links:
         without_links(monkeypatch)
-    project.ok("upgrade", "head", checkpoint)
+    ran = project.run("upgrade", "head", checkpoint, *words)
+    assert (ran.code, "new.ckpt exists already" in ran.err) == (code, bool(code)), ran.err
     untouched(project, taken, before)
-    assert digest(Path("c.ckpt.bak1")) == old
-
-
-@pytest.mark.parametrize("links", [True, False], ids=["", "without hard links"])
-@pytest.mark.parametrize("way", WAYS)
-def test_something_else_has_the_name_of_the_output(
-    project: Folder, checkpoint: Path, way: Way, links: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taken = Path("new.ckpt")
-    way(taken)
-    before, old = looks(taken), digest(checkpoint)
-    if not links:
-        without_links(monkeypatch)
-    ran = project.run("upgrade", "head", checkpoint, "-o", taken)
-    assert (ran.code, "new.ckpt exists already" in ran.err) == (1, True), ran.err
-    untouched(project, taken, before)
-    assert digest(checkpoint) == old
+    assert digest(checkpoint if code else Path("c.ckpt.bak1")) == old
 
 
 @pytest.mark.parametrize("way", [link, dangling, link_to_a_folder, folder, fifo])
@@ -193,7 +200,7 @@ def test_only_regular_files_are_tidied_up(project: Folder, checkpoint: Path, way
     notes = Path(".c.ckpt.my-notes.tmp")
     notes.write_bytes(PRECIOUS)
     half = Path(".c.ckpt.fedcba98.tmp")
-    half.write_bytes(b"half a file")
+    half.write_bytes(b"PK\3\4half a file")
     before = looks(left)
     project.ok("upgrade", "head", checkpoint)
     untouched(project, left, before)
@@ -201,14 +208,61 @@ def test_only_regular_files_are_tidied_up(project: Folder, checkpoint: Path, way
     assert not half.exists()
 
 
+def notes(path: Path) -> None:
+    path.write_bytes(PRECIOUS)
+
+
+def another_name(path: Path) -> None:
+    Path("archive.zip").write_bytes(b"PK\3\4somebody's archive")
+    os.link("archive.zip", path)
+
+
+def of_somebody_else(path: Path) -> None:
+    path.write_bytes(b"PK\3\4somebody's archive")
+    try:
+        os.chown(path, 12345, -1)
+    except PermissionError:
+        pytest.skip("only root can give a file away")
+
+
+@pytest.mark.parametrize("way", [notes, another_name, of_somebody_else])
+def test_what_no_writer_left_stays(project: Folder, checkpoint: Path, way: Way) -> None:
+    """It has the name of what an interrupted run leaves, but not its owner, or not its first bytes, or another name."""
+    left = Path(".c.ckpt.0123abcd.tmp")
+    way(left)
+    before = left.read_bytes()
+    for words in ([], ["--in-place"]):
+        project.ok("upgrade", "head", checkpoint, *words)
+        project.ok("downgrade", "base", checkpoint, *words)
+    project.ok("recover", checkpoint)
+    assert left.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 9, b"PK", b"PK\3\4 and more"])
+def test_what_a_writer_left_goes_under_its_lock_only(project: Folder, checkpoint: Path, content: bytes) -> None:
+    left = Path(".c.ckpt.0123abcd.tmp")
+    left.write_bytes(content)
+    with open(".c.ckpt.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert project.run("upgrade", "head", checkpoint).code == 1
+        assert left.exists()
+    project.ok("upgrade", "head", checkpoint)
+    assert not left.exists()
+
+
+def test_a_new_file_that_got_its_name_before_the_writer_died(project: Folder, checkpoint: Path) -> None:
+    left = Path(".c.ckpt.0123abcd.tmp")
+    os.link(checkpoint, left)
+    with locking.locked(checkpoint):
+        assert not left.exists()
+    assert checkpoint.exists()
+
+
 @pytest.mark.parametrize("name", [".c.ckpt.lock", ".c.ckpt.lock.held"])
 def test_what_took_the_name_of_a_lock_meanwhile_stays(
     project: Folder, checkpoint: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    without_locks(monkeypatch)
     with locking.locked(checkpoint):
         os.unlink(name)
         Path(name).write_bytes(PRECIOUS)

@@ -7,7 +7,9 @@ import gzip
 import json
 import lzma
 import os
+import shutil
 import struct
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -74,6 +76,39 @@ def test_compressed_checkpoints(chain: Folder, module: object, says: str) -> Non
     named(chain, "packed.ckpt", f"it is compressed with {says}")
     whole.write_bytes(module.decompress(Path("packed.ckpt").read_bytes()))  # type: ignore[attr-defined]
     chain.ok("upgrade", "head", whole)
+
+
+@pytest.mark.parametrize("pack", ["gzip", "bzip2", "xz", "zstd", "lz4", "tar"])
+def test_the_command_that_unpacks(chain: Folder, pack: str) -> None:
+    """What the message names is run as it stands there, whatever the file is called."""
+    if shutil.which(pack) is None:
+        pytest.skip(f"no {pack} here")
+    whole, packed = chain.copy(), Path("last.ckpt")
+    make = f"tar -cf {packed} {whole.name}" if pack == "tar" else f"{pack} < {whole.name} > {packed}"
+    subprocess.run(make, shell=True, check=True, cwd=chain.path)
+    whole.unlink()
+    command = chain.run("upgrade", "head", packed).err.strip().partition("unpack it first with ")[2]
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"no {command.split()[0]} here")
+    command = f"{command} {packed}" if pack == "tar" else command.replace("FILE", packed.name)
+    subprocess.run(command.replace("NEW", whole.name), shell=True, check=True, cwd=chain.path)
+    chain.ok("upgrade", "head", whole)
+
+
+def test_the_way_out_for_safetensors(chain: Folder) -> None:
+    files = pytest.importorskip("safetensors.torch")
+    files.save_file({"x.weight": torch.ones(3)}, "model.safetensors")
+    assert "safetensors.torch.load_file" in chain.run("upgrade", "head", "model.safetensors").err
+    torch.save({"state_dict": files.load_file("model.safetensors")}, "saved.ckpt")
+    chain.ok("upgrade", "head", "saved.ckpt")
+
+
+def test_the_way_out_for_deepspeed(chain: Folder) -> None:
+    deepspeed = pytest.importorskip("deepspeed.utils.zero_to_fp32")
+    saved = chain.copy(to="mp_rank_00_model_states.pt")
+    name = "get_fp32_state_dict_from_zero_checkpoint"
+    assert f"deepspeed.utils.zero_to_fp32.{name} " in chain.run("upgrade", "head", saved).err
+    assert callable(getattr(deepspeed, name))
 
 
 def test_arrays_and_archives(chain: Folder) -> None:

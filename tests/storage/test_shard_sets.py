@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from anemoi_ckpt_migrate.storage import shard_sets
 from tests.support.project import RENAME, Folder, digest, names
 
 torch = pytest.importorskip("torch")
@@ -218,3 +219,40 @@ def test_what_was_written_in_place_again_and_again_is_no_such_file(chain: Folder
     chain.ok("inspect", checkpoint)
     Path("two.ckpt").write_bytes(chain.copy(to="first.ckpt").read_bytes() + checkpoint.read_bytes())
     assert chain.run("inspect", "two.ckpt").code == 3
+
+
+def test_a_folder_is_listed_once_for_all_its_files(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand files in one folder are not to list it ten thousand times; each folder is its own."""
+    tree = {"state_dict": {"x.weight": torch.ones(3)}}
+    files = [saved(f"{folder}/{name}.pt", tree) for folder in ("a", "b") for name in ("one", "two", "three")]
+    Path("b/x.index.json").write_text(json.dumps({"weight_map": {"x.weight": "two.pt"}}))
+    listed, real = list[str](), os.listdir
+
+    def listing(path: str) -> list[str]:
+        listed.append(str(path))
+        return real(path)
+
+    monkeypatch.setattr(shard_sets.os, "listdir", listing)
+    for words in (["current"], ["upgrade", "head"]):
+        del listed[:]
+        ran = chain.run(*words, *files)
+        assert "b/two.pt" in ran.out + ran.err
+        assert "part of a sharded checkpoint (b/x.index.json)" in ran.out + ran.err
+        assert sorted(Path(path).name for path in listed) == ["a", "b"]
+    assert [path for path in files if "y.weight" not in names(path)] == [Path("b/two.pt")]
+    Path("a/x.index.json").write_text(json.dumps({"weight_map": {"x.weight": "one.pt"}}))
+    assert chain.run("upgrade", "head", files[0]).code == 3  # the next run looks anew
+
+
+@pytest.mark.parametrize("more", [-7, 5, 64])
+def test_a_file_written_in_place_that_was_shifted_is_damaged(chain: Folder, more: int) -> None:
+    """It holds what another archive never does: what says where the file ended before. So it is not several files."""
+    path = saved("a.pt", {"state_dict": {"x.weight": torch.ones(3)}})
+    chain.ok("upgrade", "head", path, "--in-place")
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes(max(more, 0)) + content[100 - min(more, 0) :])
+    before = digest(path)
+    for words in (["upgrade", "head"], ["downgrade", "base"], ["inspect"], ["compact"]):
+        ran = chain.run(*words, path)
+        assert (ran.code, "it was written in place, and is damaged" in ran.err) == (1, True), ran.err
+    assert digest(path) == before

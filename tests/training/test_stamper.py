@@ -214,6 +214,16 @@ def test_more_of_a_branch_that_the_code_only_depends_on(project: Folder, target:
         cm.stamped({"state_dict": {}, "epoch": 2}, "d1", resumed=both)
 
 
+def test_what_is_depended_on_is_recorded_as_stamping_records_it(project: Folder) -> None:
+    """d1 needs m1, which is a head all the same: heads are told by parents, in whichever way they are recorded."""
+    project.script("m1")
+    project.script("d1", top=DEPENDING)
+    torch.save({"state_dict": {}, "epoch": 1}, "told.ckpt")
+    project.ok("stamp", "d1", "told.ckpt")
+    told = torch.load("told.ckpt")["ckpt_migrate"]["heads"]
+    assert cm.stamped({"state_dict": {}, "epoch": 1}, "d1")["ckpt_migrate"]["heads"] == told == ["d1", "m1"]
+
+
 def test_a_release_has_all_its_heads(project: Folder) -> None:
     """m2 came after the release, though d1, which depends on m1, is in it."""
     project.script("m1", version="1.0")
