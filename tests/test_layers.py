@@ -44,7 +44,7 @@ HEAVY = {
     "lightning": "training.lightning",
     "pytorch_lightning": "training.lightning",
     "lightning_fabric": "training.lightning",
-    "networkx": "revisions.validate",
+    "networkx": "revisions.graph revisions.validate",
     "mako": "scripts.create",
     "cloudpickle": "runtime.carried_code",
     "rich": "console.checkpoint_tree",

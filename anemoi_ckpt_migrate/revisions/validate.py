@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from anemoi_ckpt_migrate.errors import Fault
-from anemoi_ckpt_migrate.revisions.graph import Revision, resolved
+from anemoi_ckpt_migrate.revisions.graph import Revision, digraph_of, resolved
 
 
 def faults(revisions: Iterable[Revision], excused: Callable[[str], bool] = lambda rev: False) -> list[Fault]:
@@ -95,47 +95,28 @@ def _cycles(revisions: Mapping[str, Revision]) -> list[Fault]:
     try:
         sorter.prepare()
     except graphlib.CycleError:
-        return [_cycle(members, revisions) for members in _knots(revisions)]
+        return [_cycle(way, revisions) for way in _knots(revisions)]
     return []
 
 
-def _knots(revisions: Mapping[str, Revision]) -> Iterator[set[str]]:
-    """Give the groups of revisions that come before themselves."""
-    import networkx as nx
+def _knots(revisions: Mapping[str, Revision]) -> Iterator[list[str]]:
+    """Give, for each group of revisions that come before themselves, a shortest cycle through its first member."""
+    import networkx
 
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    for revision in revisions.values():
-        graph.add_edges_from((needed, revision.id) for needed in revision.needs)
-    for members in nx.strongly_connected_components(graph):
+    graph = digraph_of(revisions.values())
+    for members in networkx.strongly_connected_components(graph):
         if len(members) > 1 or graph.has_edge(*2 * tuple(members)):
-            yield members
+            needs, start = graph.subgraph(members).reverse(), min(members)
+            ways = (networkx.shortest_path(needs, needed, start) for needed in sorted(needs.successors(start)))
+            yield [start, *min(ways, key=len)]
 
 
-def _cycle(members: set[str], revisions: Mapping[str, Revision]) -> Fault:
-    way = _way_around(members, revisions)
+def _cycle(way: Sequence[str], revisions: Mapping[str, Revision]) -> Fault:
     first = revisions[way[0]]
     edge = next(word for word in ("down_revision", "depends_on") if way[1] in _needed(first, word))
     message = f"revision {way[0]} comes before itself, a cycle: it needs {', which needs '.join(way[1:])}"
     files = ", ".join(dict.fromkeys(revisions[rev].path for rev in way[1:] if rev != way[0]))
     return Fault(first.path, first.line(edge), message + (f" (with {files})" if files else ""))
-
-
-def _way_around(members: set[str], revisions: Mapping[str, Revision]) -> list[str]:
-    """Return one way from the first member back to itself, as short as can be."""
-    start = min(members)
-    before: dict[str, str] = {}
-    waiting = [start]
-    for revision in waiting:
-        for needed in sorted(members.intersection(revisions[revision].needs)):
-            if needed == start:
-                way = [revision]
-                while way[-1] != start:
-                    way.append(before[way[-1]])
-                return [*reversed(way), start]
-            if needed not in before:
-                before[needed] = revision
-                waiting.append(needed)
-    raise ValueError("no cycle")  # pragma: no cover  (members of a knot reach each other)
 
 
 def _needed(revision: Revision, word: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import networkx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +111,22 @@ def test_every_order_of_loading_gives_the_same_plan() -> None:
     revisions = [Revision("a"), Revision("b", ("a",)), Revision("c", ("a",)), Revision("d", ("b", "c"))]
     orders = {tuple(Graph(loaded).order("abcd")) for loaded in itertools.permutations(revisions)}
     assert orders == {("a", "b", "c", "d")}
+
+
+@given(histories())
+def test_networkx_finds_the_same(revisions: list[Revision]) -> None:
+    """
+    a -- b -- d      an edge leads from a revision to one that needs it: -- as parent, .. as dependency
+      `- c ..'
+    """
+    graph = Graph(revisions)
+    found = graph.digraph
+    assert set(found) == {revision.id for revision in graph}
+    assert networkx.is_directed_acyclic_graph(found)
+    for revision in graph:
+        assert found.nodes[revision.id]["revision"] is revision
+        assert {revision.id, *networkx.ancestors(found, revision.id)} == graph.closure([revision.id])
+        assert {revision.id, *networkx.descendants(found, revision.id)} == graph.above([revision.id])
+        parents = {before for before, _, kind in found.in_edges(revision.id, data="kind") if kind == "parent"}
+        assert parents == set(revision.parents)
+    assert list(networkx.lexicographical_topological_sort(found)) == graph.order(found)
