@@ -35,10 +35,11 @@ test-anemoi: $(BIN)/.ready $(ANEMOI)/venv/.ready ## try the chain of anemoi-mode
 test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
 	$(BIN)/python tests/support/pythons.py $(PYTHONS)
 
-lint: $(BIN)/.ready ## check style and types
+lint: $(BIN)/.ready ## check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 format: $(BIN)/.ready ## put the style right
 	$(BIN)/ruff check --fix .
