@@ -30,7 +30,8 @@ class ConvertItem(AtEachPlace):
     to : str
         ``"dict"`` for plain dicts and lists, or ``"omegaconf.DictConfig"``.
     classes : list of str, optional
-        Convert only objects of these classes. By default any class is converted, except plain dicts and the class `to`.
+        Convert only objects of these classes. By default any class is converted, except plain dicts and
+        the classes that `to` stands for.
     aliases : dict of str to str, optional
         New keys for the fields of a pydantic model: ``{"target_": "_target_"}``.
     optional : bool

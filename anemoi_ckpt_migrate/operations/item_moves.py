@@ -118,7 +118,7 @@ class MapItem(AtEachPlace):
     path : str or list
         As for `SetItem`.
     values : dict of str to str
-        New text by old text. Matches of a path with ``*`` that are not in it stay if `optional`.
+        New text by old text. Other text stays if `optional`; otherwise it is an error.
     optional : bool
         Whether the value may be missing, or not in the table.
     """

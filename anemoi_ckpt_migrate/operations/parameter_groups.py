@@ -81,7 +81,7 @@ class OptimizerPrefix(Operation):
 
 @operation
 class PerCopy(Operation):
-    """Apply operations to the state dict, and others to some of its copies; records contain it if their rollbacks differ."""
+    """Apply operations to the state dict, and others to some copies; used in records if rollbacks differ."""
 
     written = False
     operations: tuple[Operation, ...]
