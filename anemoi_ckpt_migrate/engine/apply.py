@@ -1,4 +1,4 @@
-"""A checkpoint as operations change it: its tree, and the tables of its parameters while they are worked on."""
+"""Apply operations to a checkpoint: its tree, and the tables of parameters that are open for changes."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 
 @dataclass
 class Undone:
-    """What undoes a revision on the checkpoint that it was applied to.
+    """The rollback of a revision, for the checkpoint to which it was applied.
 
     Attributes
     ----------
     operations : list of Operation
-        In order.
+        The operations of the rollback, in order.
     losses : list of str
-        Why nothing does, if nothing does.
+        Why the revision cannot be rolled back; empty if it can.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -56,38 +56,38 @@ class Undone:
 
 
 class _Before(NamedTuple):
-    """What the state dict had before an operation: what optimizers may have of it, and all."""
+    """Values of the state dict before an operation: possible optimizer parameters, and all parameters."""
 
     movable: dict[str, Any]
     names: dict[str, Any]
 
 
 class World:
-    """A checkpoint that operations are applied to.
+    """A checkpoint to which operations are applied.
 
     Parameters
     ----------
     tree : object
-        The checkpoint, without a record.
+        The checkpoint, without its record.
     tensors : Tensors
-        What can be done with its tensors.
+        Reads its tensors and makes new ones.
     stash : dict of str to list
-        What is put aside in it, by revision.
+        Stashed values, by revision.
     path : str, optional
-        Where the state dict is.
+        The path of the state dict.
     forced : bool
-        Whether what was changed since may be lost on the way back.
+        Whether a downgrade may discard changes made since the upgrade.
     attached : Attached, optional
-        What lies beside the pickle.
+        Entries of the zip beside the pickle.
     orders : mapping of str to Order, optional
-        What the record says of optimizers, by where they are.
+        Parameters of optimizers from the record, by the path of the optimizer.
 
     Attributes
     ----------
     orders : dict of str to Order
-        What is to be remembered of optimizers for the next run: of those that do not tell it themselves.
+        Parameters of optimizers to store in the record, for optimizers from which they cannot be found again.
     faults : list of OperationFault
-        All that is wrong.
+        All faults found.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class World:
         self._others: list[Opened] = []
         self._ties = self._following = False
         self._unknown: list[Any] = []
-        self._hint: ParameterLocations | None = None  # what would not be found as it was, when it is opened next
+        self._hint: ParameterLocations | None = None  # used when parameters are opened next
         self._found: list[ParameterLocations] = []
         self._known: list[Known] = []
         self._at: tuple[str, Operation] | None = None
@@ -126,22 +126,23 @@ class World:
         Parameters
         ----------
         revision : str
-            Its id.
+            The id of the revision.
         operations : iterable of Operation
-            In order.
+            The operations, in order.
         shown : str
-            Where they come from, as messages name it.
+            The source of the operations, for messages.
         run : callable
-            Runs a function of the script, of a name, on a tree, and returns what becomes of it.
+            Takes the name of a function of the script and its arguments, runs it, and returns the result.
         ask : callable
-            Runs one that leaves the tree as it is, and returns the list that it makes.
+            Does the same for a function that leaves the tree unchanged and returns a list.
         follow : bool
-            Whether names of modules in ``_metadata`` are to follow; the way back says itself what becomes of them.
+            Whether this is an upgrade: module names in ``_metadata`` follow the parameters, and values are stashed. A
+            downgrade has operations for these names.
 
         Returns
         -------
         Undone
-            What undoes them. What is wrong is in `faults`.
+            The rollback. Faults are added to `faults`.
         """
         self._following = follow
         stash = unpacked(self.stash.pop(revision, [])) if not follow else []
@@ -158,7 +159,7 @@ class World:
                 undo.operations[:0] = back
             if any(opened.is_wrapped_otherwise for opened in self._others) and not self.faults:
                 self._settle(undo)
-                self.close()  # wrappers may be where those of the state dict are by now
+                self.close()  # wrappers may match those of the state dict now
         self._settle(undo)
         if follow and stash:
             self.stash[revision] = packed(stash, [self.tree, *self.stash.values()])
@@ -167,7 +168,7 @@ class World:
     def _derived(
         self, operations: Iterable[Operation], ask: Callable[[str, Any], list[Any]], undo: Undone
     ) -> Iterator[Operation]:
-        """Go through operations, and through what functions say in the place of some."""
+        """Iterate over operations; each `Derive` is replaced by the operations that it derives."""
         for operation in operations:
             if not isinstance(operation, Derive):
                 yield operation
@@ -177,7 +178,7 @@ class World:
             yield from [] if self.faults else operation.derived(self.tree, ask)
 
     def _settle(self, undo: Undone) -> None:
-        """Have what goes by the names of parameters follow what became of these, if all can."""
+        """Update module names and add hints to the rollback (upgrades only); report names that do not fit."""
         if self._following:
             undo.operations[:0] = follow(self._main, self._others)
             undo.operations[:0] = self._named()
@@ -189,7 +190,7 @@ class World:
                 self._fault(self._at[0], self._at[1], sentence)
 
     def finish(self) -> None:
-        """Write the tables back, and find out what is to be remembered of optimizers."""
+        """Write the tables back, and update `orders`."""
         if self._known or self.orders:
             self._look()
         self.close()
@@ -199,7 +200,7 @@ class World:
         hint = next(iter(self._found), None)
         if self._main is None and self.orders and not self._known:
             hint = self._hint
-            self._look()  # somebody may change names next, and then it is known only by the tensors
+            self._look()  # later changes of names can only be traced by the tensors
         if self._main is None:
             return
         for opened in (self._main, *self._others):
@@ -209,10 +210,10 @@ class World:
         self._unknown = self._main.copy.unknown
         self._main, self._others = None, []
         self._hint, self._found = hint, []
-        self._tensors.forget()  # whoever has the tree now may change what was made
+        self._tensors.forget()  # functions that get the tree may change tensors in it
 
     def _close_optimizers(self, main: Table) -> None:
-        """Write what optimizers remember, and note what is known of them."""
+        """Write the state of optimizers, and note the names of their parameters."""
         before = self.orders
         self._known, self.orders = [], {}
         for state in [opened.state for opened in self._others if opened.state is not None and not opened.unknown]:
@@ -226,7 +227,7 @@ class World:
     def _one(
         self, operation: Operation, stash: list[Any], shown: str, run: Callable[..., Any], undo: Undone
     ) -> list[Operation]:
-        """Apply one operation, and return what undoes it."""
+        """Apply one operation, and return the rollback."""
         if isinstance(operation, TreeOperation):
             return self._on_tree(operation, stash, shown, run, undo)
         if isinstance(operation, ParameterGroups):
@@ -248,7 +249,7 @@ class World:
         self._settle(undo)
         self.close()
         if self.faults and functions([operation]):
-            return []  # they would meet a tree that nobody has foreseen
+            return []  # after a fault, the tree is not in the state that the function expects
         means = Means(self.tree, self.attached, stash, run, self._forced, undo.losses)
         try:
             if operation.everywhere:
@@ -260,7 +261,7 @@ class World:
         return back
 
     def _declare(self, operation: ParameterGroups, shown: str, undo: Undone) -> list[Operation]:
-        """Have positions stand for what the script says: positions as they are written, after all that was done."""
+        """Name the parameters of an optimizer as declared, after writing all earlier changes."""
         self._settle(undo)
         self.close()
         self._open(operation, shown, operation)
@@ -290,7 +291,7 @@ class World:
             names = list(opened.copy.table)
             mine = self._on(opened, others.get(path, own), stash, shown, operation, tied, undo)
             mine += self._lead_followed(opened, operation, names, shown)
-            # What an optimizer has nothing of, it will have nothing of on the way back.
+            # An optimizer without state for a parameter needs no rollback of its own.
             told = mine or opened.state is None or takes_back(back)
             if mine != back and told:
                 apart[path] = mine
@@ -329,7 +330,7 @@ class World:
         return back
 
     def _ties_of(self, opened: Opened, operations: Sequence[Operation]) -> Ties | None:
-        """Return what is tied in a copy, if operations may take it apart, and the way back is to tie it again."""
+        """Return the ties of a copy if operations of an upgrade may break them; otherwise None."""
         if not self._following or not opened.has_ties or not any(each.makes for each in operations):
             return None
         ties = None if opened.copy.optimizer else Ties(opened.copy.table)
@@ -353,14 +354,14 @@ class World:
         return state.order_lost() if moved or isinstance(operation, Add) else ""
 
     def _movable(self) -> dict[str, Any]:
-        """Return what an optimizer of which it is not known may have, in order; nothing if there is no such one."""
+        """Return the possible parameters of optimizers that could not be identified; empty if all were identified."""
         if self._main is None or not any(opened.unknown for opened in self._others):
             return {}
         table = self._main.copy.table
         return {name: table[name] for name, _ in candidates(table, self._tensors)}
 
     def _is_left(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> bool:
-        """Tell whether a copy is left as it is; refuse that where it would have to follow."""
+        """Return whether to leave a copy unchanged; report a fault if it would have to change."""
         own, others = by_place(operation)
         told = opened.copy.path in others
         if opened.state is not None:
@@ -379,7 +380,7 @@ class World:
         return False
 
     def _check_unknown(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> None:
-        """Refuse what may be about an optimizer of which it is not known what it has; names are, if it has names."""
+        """Report a fault if an operation may affect an unidentified optimizer (renaming: only if it stores names)."""
         by_name = opened.state is not None and opened.state.called() is not None
         moved = differ(before.movable, self._movable(), by_name)
         if moved and not any(fault.what == opened.unknown for fault in self.faults):
@@ -388,7 +389,7 @@ class World:
     def _lead_followed(
         self, opened: Opened, operation: Operation, before: Sequence[str], shown: str
     ) -> list[Operation]:
-        """Have the names that an optimizer has of its own follow, and return what undoes that."""
+        """Update the prefix of an optimizer that stores names, and return the rollback."""
         try:
             lead = None if opened.state is None else opened.state.lead_followed(before)
         except Unknown as error:
@@ -414,7 +415,7 @@ class World:
         return said or find_main(self.tree, self._path)
 
     def _look(self) -> None:
-        """Open the parameters, if they are to be found, for what is known of optimizers."""
+        """Open the parameters, if they can be found, so that optimizers can be identified."""
         if self._main is None and not self.faults and isinstance(place := self._place(), Place):
             self._open_at(place)
 
@@ -454,7 +455,7 @@ class World:
         return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
 
     def _wrapped_otherwise(self, place: Place, main: Copy) -> list[Opened]:
-        """Open what would be copies but for wrappers in their names: what is done there has to be known first."""
+        """Open dicts that would be copies except for wrappers in their names, and mark them as unknown."""
         known = [opened.place for opened in self._others if opened.place is not None]
         said = () if self._hint is None else self._hint.not_copies
         found = []
@@ -465,7 +466,7 @@ class World:
         return found
 
     def _reach(self, operation: ParameterLocations) -> None:
-        """Open what a record says was reached, now or when it is needed."""
+        """Use the locations from a record, now or when parameters are opened next."""
         self._hint = operation
         place = operation.places(self.tree)[0]
         if self._main is not None and place is not None and place != self._main.copy.place:
@@ -475,7 +476,7 @@ class World:
             self._know(self._main.copy)
 
     def _know(self, main: Copy) -> None:
-        """Take for copies what is said to be some, and for nothing what is said not to be."""
+        """Add the copies that the hint names, and remove dicts that it says are no copies."""
         if self._hint is not None:
             known = self._hint.places(self.tree)[1]
             said = {*self._hint.not_copies, *(place.path for place in known)}
@@ -484,13 +485,13 @@ class World:
             self._others += [self._copy(place, main) for place in known if place.path not in said]
 
     def _named(self) -> list[Operation]:
-        """Return what tells the optimizers' parameters on the way back, where shapes alone would not."""
+        """Return declarations of optimizer parameters that a downgrade needs because shapes are ambiguous."""
         if self._main is None:
             return []
         main, found = self._main.copy.table, list[Operation]()
         optimizers = [(opened, opened.state) for opened in self._others if opened.state is not None]
         for number, (opened, state) in enumerate(optimizers):
-            # Also where only what is none of the optimizer's is touched: the way back has to know that.
+            # Also if only tensors outside the optimizer changed: a downgrade has to distinguish them.
             touched = (main.changed or state.table.changed) and not opened.unknown
             if touched and state.needs_names(main, self._tensors):
                 groups = tuple(map(literals, state.names(main)))
@@ -499,12 +500,12 @@ class World:
 
 
 def _takes_wrappers(operations: Iterable[Operation]) -> bool:
-    """Tell whether operations take wrappers away wherever they are, so that they need not be at the same places."""
+    """Return whether operations only strip wrappers anywhere in names, which works on wrappers at other places too."""
     return all(isinstance(each, StripPrefix) and each.anywhere for each in operations)
 
 
 def _wrapped_otherwise(copy: Copy, main: Copy) -> str:
-    """Say that a dict has wrappers elsewhere in its names, and how they are taken away."""
+    """Return a message that a dict has wrappers at other places in its names, and how to strip them."""
     own = {unwrapped(name): name for name in copy.table}
     here, there = next((name, own[unwrapped(name)]) for name in main.table if unwrapped(name) in own)
     strips = " and ".join(f'op.StripPrefix("{each}.", anywhere=True)' for each in wrappers_of([here, there]))

@@ -1,4 +1,4 @@
-"""Names of modules in ``_metadata``, which follow those of parameters: in the state dict, and in each copy of it."""
+"""Module names in ``_metadata``, which follow parameter names: in the state dict and in each copy of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 @dataclass
 class Opened:
-    """One dict of parameters, or an optimizer, while it is worked on."""
+    """A dict of parameters, or an optimizer, while operations are applied to it."""
 
     copy: Copy
     place: Place | None = None
@@ -27,12 +27,12 @@ class Opened:
 
     @property
     def is_wrapped_otherwise(self) -> bool:
-        """Whether it may be a copy of the parameters, but wrappers in its names are at other places."""
+        """Whether it looks like a copy of the parameters with wrappers at other places in its names."""
         return bool(self.unknown) and self.state is None
 
 
 def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
-    """Have the names of modules follow, and return what undoes that."""
+    """Rename the modules in ``_metadata`` after their parameters, and return the rollback."""
     if main is None:
         return []
     backs: dict[str, RestoreModules] = {}
@@ -45,7 +45,7 @@ def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
             continue
         found = followed(metadata, map(opened.place.key, opened.copy.table), opened.place.moves(moves))
         if found is not None and is_a(opened.place.content, Pickled):
-            found = replace(found, dropped=())  # a module of which no parameter is left is still one
+            found = replace(found, dropped=())  # a module without parameters still exists
         if found is not None:
             backs[opened.copy.path] = found.change(metadata)
     own = backs.pop(main.copy.path, None)
@@ -55,7 +55,7 @@ def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
 
 
 def misfits(main: Opened | None, others: Sequence[Opened]) -> Iterator[str]:
-    """Say what of the names a pickled model cannot hold."""
+    """Iterate over messages about names that a pickled model cannot contain."""
     if main is None:
         return
     optimized = any(opened.state is not None for opened in others)
@@ -66,7 +66,7 @@ def misfits(main: Opened | None, others: Sequence[Opened]) -> Iterator[str]:
 
 
 def follow_back(operation: Operation, main: Opened, others: Sequence[Opened]) -> None:
-    """Give modules the names that they had: in the state dict, and what is said of its copies there."""
+    """Restore the module names in the state dict, and in its copies with their own operations."""
     own, elsewhere = by_place(operation)
     for opened in (main, *others):
         metadata = None if opened.place is None else getattr(opened.place.content, "_metadata", None)

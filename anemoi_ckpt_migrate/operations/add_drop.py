@@ -1,4 +1,4 @@
-"""Operations that add parameters, and take some away."""
+"""Operations that add and remove parameters."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 @operation
 class Drop(Operation):
-    """Take parameters away.
+    """Remove parameters.
 
     Parameters
     ----------
     keys : str or sequence of str
         Names or patterns.
     keep : bool
-        Put them aside in the checkpoint, with what optimizers remember of them, for the way back.
+        Stash them in the checkpoint, with the moments of the optimizers, for the downgrade.
     """
 
     remedy = "keep=True"
@@ -48,14 +48,14 @@ class Drop(Operation):
 
     @property
     def reversible(self) -> bool:
-        """Whether they are put aside."""
+        """Whether the parameters are stashed."""
         return self.keep
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Take them away, and return what undoes it."""
+        """Remove the parameters, and return the rollback."""
         names = copy.table.in_order(copy.select(self.keys))
         renamed = {name: other for name in names if (other := copy.other_name(name)) is not None}
-        copy.table.rename(renamed)  # what an optimizer remembers of tied weights, it remembers of the one left
+        copy.table.rename(renamed)  # the moments of tied weights stay with the remaining name
         gone = [(name, copy.table.before(name)) for name in names if name not in renamed]
         items = []
         for name, before in gone:
@@ -74,7 +74,7 @@ class Drop(Operation):
 
 @operation
 class RestoreParameters(Operation):
-    """Put back what was put aside."""
+    """Put back parameters that `Drop` stashed."""
 
     written = False
     items: tuple[tuple[str, int, str | None], ...]
@@ -83,7 +83,7 @@ class RestoreParameters(Operation):
         set_fields(self, items=tuple((name, number, before) for name, number, before in self.items))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Put them back, each where it stood."""
+        """Put the parameters back, each at its old position."""
         if copy.free([name for name, *_ in self.items], ()):
             for name, number, before in self.items:
                 try:
@@ -103,24 +103,24 @@ class Add(Operation):
     Parameters
     ----------
     key : str
-        Its name; a pattern with the placeholders of `after` adds one for each.
+        Its name. A pattern with the placeholders of `after` adds one parameter for each match.
     shape : sequence of int
         Its shape.
     dtype : str
         Its dtype.
     fill : number
-        What its elements are.
+        The value of its elements.
     init : str or sequence, optional
         Instead of `fill`: a function of `torch.nn.init`, as ``"kaiming_uniform_"``, or its name with arguments, as
-        ``["normal_", {"std": 0.02}]``. Its random numbers depend on the name of the parameter and on nothing else.
+        ``["normal_", {"std": 0.02}]``. The random numbers depend on the name of the parameter only.
     index : int, optional
-        Where it stands among the parameters; without it, behind `after`, or at the end.
+        Its position among the parameters. Without it, the parameter comes after `after`, or at the end.
     after : str, optional
-        Behind which one it stands: a name or a pattern.
+        The parameter that it follows: a name or a pattern.
     group : int, optional
-        Which group of the optimizer it belongs to, if that has several.
+        Its group in the optimizer, if there are several.
     buffer : bool
-        Whether it is a buffer: none of the optimizer's business.
+        Whether it is a buffer. Optimizers have no state for buffers.
     """
 
     key: str
@@ -155,7 +155,7 @@ class Add(Operation):
             raise BadOperation(f"Add: {self.init[0]} makes nothing of the shape {list(self.shape)}")
 
     def check_written(self) -> None:
-        """Check that it says what comes about."""
+        """Refuse a star in the new name."""
         check_stars("Add", [self.key])
 
     def _check_places(self) -> None:
@@ -166,17 +166,17 @@ class Add(Operation):
             raise BadOperation(f"Add: {self.key} and after need the same placeholders")
 
     def inverse(self) -> Operation | None:
-        """Return what takes it away, if it is still as it was added."""
+        """Return the operation that removes the parameter if it still has its initial value."""
         return RemoveAdded(self.to_data(), None if pattern(self.key).places else (self.key,))
 
     def recipe(self, name: str) -> tuple[str, tuple[Any, ...]]:
-        """Return how it is made."""
+        """Return the recipe for the tensor with this name."""
         if self.init is None:
             return "fill", (self.shape, self.dtype, self.fill)
         return "init", (self.shape, self.dtype, self.init[0], self.init[1], name)
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Add it, and return what takes it away."""
+        """Add the parameter, and return the rollback."""
         if copy.optimizer and (self.buffer or not is_floating(self.dtype)):
             return []
         if copy.main is not None and not copy.whole and not copy.optimizer and self.buffer:
@@ -200,7 +200,7 @@ class Add(Operation):
         return [RemoveAdded(self.to_data(), literals(added))] if added else []
 
     def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
-        """Return the names, and the one that each stands behind."""
+        """Return the new names, each with the name that it follows."""
         if copy.main is not None:
             return [(name, copy.anchor(name)) for name in copy.main.added if name not in copy.table]
         if self.after is None:
@@ -215,7 +215,7 @@ class Add(Operation):
 
 @operation
 class RemoveAdded(Operation):
-    """Take away what was added, if it is still as it was then."""
+    """Remove an added parameter if it still has its initial value."""
 
     written = False
     added: Any
@@ -228,7 +228,7 @@ class RemoveAdded(Operation):
         return hash(json.dumps(self.added, sort_keys=True))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Take it away."""
+        """Remove the parameter; one that has changed is a fault, unless changes may be discarded."""
         added = from_data(self.added)
         if not isinstance(added, Add):
             raise BadOperation("TakeBack: only what was added can be taken back")
@@ -245,12 +245,12 @@ class RemoveAdded(Operation):
 
 
 def takes_back(operations: Iterable[Operation]) -> bool:
-    """Tell whether operations take back what was put aside."""
+    """Return whether some operations take parameters from the stash."""
     return any(isinstance(operation, (RestoreParameters, RestoreCast)) for operation in operations)
 
 
 def is_of_optimizers(operation: Operation) -> bool:
-    """Tell whether an operation may be about what optimizers have: not buffers, and casts leave moments as they are."""
+    """Return whether an operation may change optimizer state; added buffers and casts never do."""
     added = from_data(operation.added) if isinstance(operation, RemoveAdded) else operation
     if isinstance(added, Add):
         return not added.buffer and is_floating(added.dtype)

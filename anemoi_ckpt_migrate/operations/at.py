@@ -1,4 +1,4 @@
-"""The operation that has others do something at several places: of the tree, and of JSON beside the pickle."""
+"""`At`: apply operations at several places of the tree, and of JSON entries beside the pickle."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from anemoi_ckpt_migrate.tree.paths import KEY, NoSuchPath, Path, path_of, shown
 
 @operation
 class At(TreeOperation):
-    """Do the same at several places, as if what stands there were the checkpoint.
+    """Apply operations at several places, as if the value at each place were the checkpoint.
 
     Parameters
     ----------
     paths : list of str or list
         The places in the tree, each as for `SetItem`: ``["hyper_parameters.config", "metadata.config"]``.
     operations : list of Operation
-        What is done there, with paths from there on: operations on items, `Rewrite`, whose function is given the whole
-        checkpoint too, and `Run`, whose function is given what stands there.
+        The operations, with paths relative to the place: operations on items, `Rewrite`, whose function gets the whole
+        checkpoint too, and `Run`, whose function gets the value at the place.
     records : dict of str to str or list, optional
-        Places in JSON that lies in the archive beside the pickle: the name of the record, without the folder of the
-        archive, and the path in it, ``""`` for all of it: ``{"anemoi-metadata/anemoi.json": "config"}``.
+        Places in JSON entries of the zip, beside the pickle: the name of the entry, without the top folder of the zip,
+        and the path in it (``""`` for the whole entry): ``{"anemoi-metadata/anemoi.json": "config"}``.
     optional : bool
-        Whether nothing is wrong if one of the places is not there.
+        Whether some of the places may be missing.
     """
 
     paths: tuple[Path, ...]
@@ -60,28 +60,28 @@ class At(TreeOperation):
 
     @property
     def reversible(self) -> bool:
-        """Whether there is a way back for all that is done."""
+        """Whether all its operations are reversible."""
         return all(each.reversible for each in self.operations)
 
     def inverse(self) -> Operation | None:
-        """Return what undoes it at each place, as far as that can be told without a checkpoint."""
+        """Return an `At` with the inverse operations, if all have one; otherwise None."""
         back = [each.inverse() for each in reversed(self.operations)]
         known = tuple(each for each in back if each is not None)
         return None if None in back else At(self.paths, known, self.records, self.optional)
 
     def check_written(self) -> None:
-        """Check what is done there."""
+        """Check the operations."""
         for each in self.operations:
             if not each.written:
                 raise BadOperation(f"At: {type(each).__name__} stands in records only")
             each.check_written()
 
     def leaves(self) -> Iterator[Operation]:
-        """Give what is done there."""
+        """Iterate over the operations."""
         yield from self.operations
 
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
-        """Do it at each place, in the order in which they are named."""
+        """Apply the operations at each place, in the order of `paths` and then of `records`."""
         undo: list[Operation] = []
         for path in self.paths:
             places = [place for place in paths.matching(tree, path) if not self._passes(paths.there(tree, place), path)]
@@ -94,13 +94,13 @@ class At(TreeOperation):
         return tree, undo
 
     def _passes(self, there: bool, path: Sequence[Any]) -> bool:
-        """Tell whether a place is passed by, since nothing is there."""
+        """Return whether a missing place is skipped; raise an error unless that is allowed."""
         if not there and not self.optional:
             raise NoSuchPath(f"there is no {shown(path)}")
         return not there
 
     def _below(self, tree: Any, path: Path, means: Means, where: str) -> list[Operation]:
-        """Do it at one place, and return what undoes it there."""
+        """Apply the operations at one place, and return the rollback there."""
         value, undo = paths.get(tree, path), list[Operation]()
         for each in self.operations:
             try:
@@ -114,7 +114,7 @@ class At(TreeOperation):
         return undo
 
     def _in_record(self, name: str, path: Path, means: Means) -> list[Operation]:
-        """Do it in the JSON of a record, which is written anew if that changes it."""
+        """Apply the operations in a JSON entry, which is rewritten if they change it."""
         try:
             document = means.attached.document(name)
             if document is None:
@@ -137,7 +137,7 @@ class At(TreeOperation):
 
 @operation
 class RestoreEntry(TreeOperation):
-    """Give a record of the archive the bytes that it had; one that has changed since keeps what is new in it."""
+    """Restore the old bytes of a zip entry; if it has changed since, undo the operations in it instead."""
 
     written = False
     record: str
@@ -151,11 +151,11 @@ class RestoreEntry(TreeOperation):
         set_fields(self, path=_inner(self, self.path), operations=_nested(self.operations))
 
     def leaves(self) -> Iterator[Operation]:
-        """Give what undoes it in one that has changed."""
+        """Iterate over the operations that undo the change in an entry that has changed since."""
         yield from self.operations
 
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
-        """Do so; where the record is gone since, there is nothing to be undone."""
+        """Restore the entry; if it no longer exists, do nothing."""
         try:
             content = means.attached.content(self.record)
             if content is None:
@@ -171,7 +171,7 @@ class RestoreEntry(TreeOperation):
 
 
 def _nested(operations: Any) -> tuple[Operation, ...]:
-    """Read operations that stand in another one."""
+    """Read the operations nested in another one."""
     if not isinstance(operations, (tuple, list)) or not operations:
         raise BadOperation(f"At: operations must be a list of operations, not {operations!r:.60}")
     found = tuple(map(read, operations))
@@ -195,19 +195,19 @@ def _inner(kind: Operation, path: Any) -> Path:
 
 
 def _difference(old: str, new: str) -> list[Any]:
-    """Return what makes the old text of the new one: what is the same before and behind, and the old between."""
+    """Return the length of the common start, the old text after it, and the length of the common end."""
     start = _alike(old, new)
     end = _alike(old[start:][::-1], new[start:][::-1])
     return [start, old[start : len(old) - end], end]
 
 
 def _before(new: str, start: int, text: str, end: int) -> str:
-    """Return the old text, of which `_difference` told the new one.
+    """Return the old text, from the new one and the result of `_difference`.
 
     Raises
     ------
     ValueError
-        That was another text.
+        The difference belongs to another text.
     """
     if min(start, end) < 0 or start + end > len(new):
         raise ValueError("the text that was put aside is of another record")
@@ -215,7 +215,7 @@ def _before(new: str, start: int, text: str, end: int) -> str:
 
 
 def _alike(one: str, other: str) -> int:
-    """Return how many characters are the same at the beginning, by halves: texts may be long."""
+    """Return the length of the common start, by bisection, since texts may be long."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""What every operation is: data that can be printed, compared, written down and read back."""
+"""The base of all operations: data that can be printed, compared, written to a record and read back."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from anemoi_ckpt_migrate.errors import BadOperation
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
-else:  # in `typing` from Python 3.11 on, and for type checkers only
+else:  # in `typing` since Python 3.11; only type checkers need it
 
     def dataclass_transform(**_: Any) -> Any:
-        """Leave a decorator as it is."""
+        """Return a decorator that returns its argument unchanged."""
         return lambda decorator: decorator
 
 
 KINDS: dict[str, type[Operation]] = {}
-"""Every kind of operation, by name."""
+"""All kinds of operations, by name."""
 
 
 _ONE_OR_SEVERAL = ("keys", "sources", "targets")  # fields that take a single name too
 
 
 class Operation:
-    """One change that is declared instead of programmed. Those below are frozen dataclasses.
+    """One declared change to a checkpoint. Each kind is a frozen dataclass.
 
     Attributes
     ----------
     on_parameters : bool
-        Whether it is about the parameters of the model, in every copy that a checkpoint has of them and in the state
-        of its optimizers; otherwise about the tree.
+        Whether it changes the parameters of the model, in all their copies and in the state of the optimizers;
+        otherwise it works on the tree.
     makes : bool
-        Whether it makes tensors of others.
+        Whether it makes tensors from other tensors.
     written : bool
-        Whether it may stand in a script; others only stand in a record, as what undoes one of those.
+        Whether a script may contain it. Other kinds occur in records only, as rollbacks.
     noted : tuple of str
-        Fields that only a record fills in: what was seen on a checkpoint.
+        Fields that only a record fills in, with facts about one checkpoint.
     remedy : str
-        What has to be given to one that cannot be undone, so that it can be.
+        The argument that makes an irreversible operation reversible.
     recorded : bool
-        Whether it may stand in a record; others only stand in a script, whose author answers for what they cost.
+        Whether a record may contain it. Other kinds occur in scripts only, whose author is responsible for their cost.
     """
 
     on_parameters: ClassVar[bool] = True
@@ -53,32 +53,32 @@ class Operation:
 
     @property
     def reversible(self) -> bool:
-        """Whether there is a way back."""
+        """Whether it has a rollback."""
         return True
 
     def inverse(self) -> Operation | None:
-        """Return what undoes it, as far as that can be told without a checkpoint; None where it cannot."""
+        """Return the operation that undoes it; None if that depends on the checkpoint."""
         return None
 
     def check_written(self) -> None:
-        """Check what a script must not say, though a record may: there, each name was seen on a checkpoint.
+        """Refuse arguments that only records may have: there, each name was seen on a checkpoint.
 
         Raises
         ------
         BadOperation
-            It says so.
+            It has such an argument.
         """
 
     def leaves(self) -> Iterator[Operation]:
-        """Give the operations that it is made of; one that is made of none gives itself."""
+        """Iterate over the operations that it contains; an operation without nested ones yields itself."""
         yield self
 
     def class_names(self) -> tuple[str, ...]:
-        """Return the names of classes and functions that it spells out, as patterns; see `names.covers`."""
+        """Return patterns of the classes and functions that its arguments name; see `class_names.covers`."""
         return ()
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data: its kind under ``op``, and what differs from the defaults."""
+        """Return it as plain data: its kind under ``op``, and all fields that differ from their defaults."""
         found: dict[str, Any] = {"op": type(self).__name__}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -103,19 +103,19 @@ _Kind = TypeVar("_Kind", bound=type[Operation])
 
 @dataclass_transform(frozen_default=True)
 def operation(kind: _Kind) -> _Kind:
-    """Make a class an operation that can be read back: a frozen dataclass, known by its name."""
+    """Make a class a kind of operation: a frozen dataclass, registered under its name for `from_data`."""
     made = dataclasses.dataclass(frozen=True, repr=False)(kind)
     KINDS[kind.__name__] = made
     return made  # type: ignore[return-value]
 
 
 def from_data(data: Any) -> Operation:
-    """Read an operation back.
+    """Read an operation from a record.
 
     Raises
     ------
     BadOperation
-        It is none that this version knows, or its fields are not what they have to be.
+        This version does not know the kind, records may not contain it, or its fields are wrong.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
         raise BadOperation(f"{data!r:.60} is no operation")
@@ -128,7 +128,7 @@ def from_data(data: Any) -> Operation:
 
 
 def read(value: Any) -> Operation:
-    """Return an operation that stands in another one: as it is, or read back. As `from_data`."""
+    """Return an operation nested in another one; data is read by `from_data`."""
     return value if isinstance(value, Operation) else from_data(value)
 
 
@@ -138,7 +138,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     Raises
     ------
     BadOperation
-        There is no such kind, or it does not take these arguments.
+        The kind does not exist, or does not take these arguments.
     """
     found = KINDS.get(kind)
     if found is None or (only_written and not found.written):
@@ -168,7 +168,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
 
 
 def plain(value: Any) -> Any:
-    """Turn tuples into lists and operations into data, in depth: a record is made of what JSON has too."""
+    """Turn tuples into lists and operations into data, recursively: a record contains only types that JSON has."""
     if isinstance(value, Operation):
         return value.to_data()
     if isinstance(value, (tuple, list)):
@@ -179,7 +179,7 @@ def plain(value: Any) -> Any:
 
 
 def spelled(value: Any) -> str:
-    """Spell a value as a script does."""
+    """Return a value as Python source, the way a script spells it."""
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(spelled, value))}]"
     if isinstance(value, str) and '"' not in value:
@@ -189,16 +189,16 @@ def spelled(value: Any) -> str:
     return repr(value)
 
 
-# What the fields of an operation are checked with, and brought into one form.
+# Checks of fields, which also convert them to one form.
 
 
 def name_of(kind: Operation, what: str, value: Any) -> str:
-    """Return a name, which has to be text.
+    """Return a name, which must be text and not empty.
 
     Raises
     ------
     BadOperation
-        It is none. As the functions below.
+        The value is not a name. The functions below raise it too.
     """
     if not isinstance(value, str) or not value:
         raise _wrong(kind, what, "a name", value)
@@ -206,7 +206,7 @@ def name_of(kind: Operation, what: str, value: Any) -> str:
 
 
 def names_of(kind: Operation, what: str, value: Any, least: int = 1) -> tuple[str, ...]:
-    """Return several names; a single one counts as a list of one."""
+    """Return several names, all different; a single name counts as a list of one."""
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) and name for name in names):
         raise _wrong(kind, what, "a name or a list of names", value)
@@ -218,14 +218,14 @@ def names_of(kind: Operation, what: str, value: Any, least: int = 1) -> tuple[st
 
 
 def integer_of(kind: Operation, what: str, value: Any, least: int | None = None) -> int:
-    """Return an integer, of some size at least."""
+    """Return an integer, `least` or larger."""
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
         raise _wrong(kind, what, "an integer" if least is None else f"an integer from {least}", value)
     return value
 
 
 def integers_of(kind: Operation, what: str, value: Any, least: int = 0) -> tuple[int, ...]:
-    """Return several integers, each of some size at least."""
+    """Return several integers, each `least` or larger."""
     if not isinstance(value, (tuple, list)):
         raise _wrong(kind, what, "a list of integers", value)
     return tuple(integer_of(kind, what, item, least) for item in value)
@@ -248,6 +248,6 @@ def _twice(names: Iterable[str]) -> str:
 
 
 def set_fields(kind: Operation, **values: Any) -> None:
-    """Set fields of a frozen operation, while it is made."""
+    """Set fields of a frozen operation from its ``__post_init__``."""
     for name, value in values.items():
         object.__setattr__(kind, name, value)

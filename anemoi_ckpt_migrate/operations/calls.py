@@ -1,4 +1,4 @@
-"""The functions that run on the way back: whether a record has those that the operations of a script ask for."""
+"""Check that the rollback in a record runs the functions that the script asks for."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from anemoi_ckpt_migrate.operations.tree_operation import Run, functions
 from anemoi_ckpt_migrate.tree.paths import ANY, Path
 
 Place = tuple[str, Path]
-"""The name of a record beside the pickle, empty for the tree; and a path in it."""
+"""The name of a zip entry beside the pickle (empty for the tree), and a path in it."""
 
 
 def runs_all(script: Sequence[Operation], recorded: Sequence[Operation]) -> bool:
-    """Tell whether what a record says of the way back runs the functions that the script asks for, each in its turn.
+    """Return whether the rollback in a record runs the functions that the script asks for, in the right order.
 
-    Operations that run no function are not looked at. A function may be missing where the script leaves it to the
-    checkpoint whether it runs: where something is optional, and for `Derive`, whose way back is data once it was
-    applied.
+    Operations that run no function are ignored. A function may be missing if the checkpoint decides whether it runs:
+    for an optional `At` or `Rewrite`, and for `Derive`, whose rollback is data after it was applied.
 
     Parameters
     ----------
     script : sequence of Operation
-        What was applied.
+        The operations of the script, in the order of the upgrade.
     recorded : sequence of Operation
-        What undoes it.
+        The rollback in the record.
     """
     calls = [each for each in recorded if functions([each])]
-    # How many of the calls may be taken up by what undoes the operations looked at so far: there may be several ways.
+    # Possible numbers of calls that the operations examined so far account for; optional ones make several possible.
     taken = {0}
     for operation in reversed(script):
         taken = _taken(operation, calls, taken)
@@ -38,7 +37,7 @@ def runs_all(script: Sequence[Operation], recorded: Sequence[Operation]) -> bool
 
 
 def _taken(operation: Operation, calls: Sequence[Operation], before: Collection[int]) -> set[int]:
-    """Return how many calls may be taken up with what undoes one more operation."""
+    """Return the possible numbers of calls after one more operation."""
     if not functions([operation]):
         return set(before)
     if isinstance(operation, At):
@@ -48,14 +47,14 @@ def _taken(operation: Operation, calls: Sequence[Operation], before: Collection[
 
 
 def _taken_at_places(operation: At, calls: Sequence[Operation], before: Collection[int]) -> set[int]:
-    """Return the same for what is done at several places: each has its own way back in a record, or they share one."""
+    """Do the same for `At`, where each place has its own rollback in a record, or several share one."""
     wanted = _places(operation)
     needed = not operation.optional and not all(map(_may_be_missing, functions([operation])))
     most = len(wanted) if all(ANY not in path for _, path in wanted) else None
     found, looked_at = set() if needed else set(before), 0
     for start in sorted(before):
         if most is None and start < looked_at:
-            continue  # whatever it leads to was found from an earlier start; a record must not cost its square
+            continue  # found from an earlier start; avoids quadratic time on hostile records
         there: list[Place] = []
         missing = set(wanted) if needed else set()
         for end in range(start, len(calls)):
@@ -71,7 +70,7 @@ def _taken_at_places(operation: At, calls: Sequence[Operation], before: Collecti
 
 
 def _undoes(call: Operation, operation: Operation) -> bool:
-    """Tell whether a call is what undoes an operation that runs a function."""
+    """Return whether a call undoes an operation that runs a function."""
     if type(call) is not type(operation) or not isinstance(call, Run) or not isinstance(operation, Run):
         return False
     same = not isinstance(call, Rewrite) or not isinstance(operation, Rewrite) or _alike(operation.path, call.path)
@@ -79,12 +78,12 @@ def _undoes(call: Operation, operation: Operation) -> bool:
 
 
 def _may_be_missing(operation: Operation) -> bool:
-    """Tell whether the checkpoint decides whether a function of the script undoes an operation."""
+    """Return whether the rollback function of an operation may be missing, depending on the checkpoint."""
     return isinstance(operation, Derive) or (isinstance(operation, Rewrite) and operation.optional)
 
 
 def _undone_places(call: Operation, operation: At, wanted: Sequence[Place]) -> list[Place]:
-    """Return where a call undoes what was done at places; nowhere if it does something else."""
+    """Return the places where a call undoes an `At`; empty if it undoes something else."""
     if not isinstance(call, (At, RestoreEntry)) or not runs_all(operation.operations, call.operations):
         return []
     places = _places(call)
@@ -102,7 +101,7 @@ def _covers(wanted: Place, place: Place) -> bool:
 
 
 def _alike(wanted: Path, path: Path) -> bool:
-    """Tell whether a path of a script means one as it is in a checkpoint, where keys may be numbers."""
+    """Return whether a path of a script matches a path in a checkpoint, where keys may be numbers."""
     return len(wanted) == len(path) and all(_same(*keys) for keys in zip(wanted, path, strict=True))
 
 
@@ -111,5 +110,5 @@ def _same(wanted: object, key: object) -> bool:
 
 
 def rollbacks(operations: Sequence[Operation]) -> Iterator[str]:
-    """Give the names of the functions that undo operations, in the order in which they run."""
+    """Iterate over the names of the rollback functions, in the order in which they run."""
     return (each.rollback for each in reversed(functions(operations)) if each.rollback is not None)

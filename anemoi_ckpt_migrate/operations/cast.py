@@ -1,4 +1,4 @@
-"""Operations that give parameters another dtype."""
+"""Operations that change the dtype of parameters."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 @operation
 class Cast(Operation):
-    """Give parameters another dtype.
+    """Cast parameters to another dtype.
 
     Parameters
     ----------
     keys : str or sequence of str
-        Names or patterns; of what a pattern with a star selects, only what is floating point goes to floating point.
+        Names or patterns. A pattern with a star casts only from floating point to floating point; other tensors that
+        it selects stay as they are.
     dtype : str
         The dtype: ``"bfloat16"``.
     keep : bool
-        Put the tensors aside in the checkpoint, if the new dtype cannot hold all that the old one can.
+        Stash the old tensors in the checkpoint, if the new dtype cannot represent all their values.
     """
 
     makes = True
@@ -41,11 +42,11 @@ class Cast(Operation):
 
     @property
     def reversible(self) -> bool:
-        """Whether what is cast is put aside, or can be expected to fit; that it does is seen on the checkpoint."""
+        """Whether the old tensors are stashed, or the dtype is usually wide enough; the checkpoint decides."""
         return self.keep or self.dtype in ("float32", "float64", "complex64", "complex128", "int64")
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Cast, and return what undoes it."""
+        """Cast the parameters, and return the rollback."""
         undo: list[Any] = []
         exact: dict[str, list[str]] = {}
         stash: list[tuple[str, int]] = []
@@ -82,7 +83,7 @@ class Cast(Operation):
 
 @operation
 class CastBack(Operation):
-    """Cast back what was cast to a wider dtype: exact, unless it was changed since."""
+    """Undo a cast to a wider dtype; exact, unless the parameters have changed since."""
 
     written = False
     keys: tuple[str, ...]
@@ -92,7 +93,7 @@ class CastBack(Operation):
         set_fields(self, keys=names_of(self, "keys", self.keys))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Cast back."""
+        """Cast the parameters back."""
         for name in () if copy.optimizer else copy.select(self.keys):
             made = copy.make("cast", (self.dtype,), [name], f"{name} cannot be cast")
             if made is not None:
@@ -102,7 +103,7 @@ class CastBack(Operation):
 
 @operation
 class RestoreCast(Operation):
-    """Take back what was put aside when it was cast."""
+    """Put back the tensors that `Cast` stashed."""
 
     written = False
     items: tuple[tuple[str, int], ...]
@@ -112,7 +113,7 @@ class RestoreCast(Operation):
         set_fields(self, items=tuple((name, number) for name, number in self.items))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Take them back, if they are what they were."""
+        """Put them back; a parameter that has changed since its cast is a fault, unless changes may be discarded."""
         for name, number in () if copy.optimizer else self.items:
             if name not in copy.table:
                 copy.missing(name)

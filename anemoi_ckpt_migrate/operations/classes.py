@@ -1,4 +1,4 @@
-"""Operations on the classes that a checkpoint names; none of them is imported."""
+"""Operations on the classes that a checkpoint names, without importing them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 
 
 class Moving(TreeOperation):
-    """An operation that moves names, wherever the checkpoint has them."""
+    """Base class of operations that rename classes and functions, everywhere in the checkpoint."""
 
     everywhere = True
 
     def moved(self, name: Name) -> Name:
-        """Return what a name becomes."""
+        """Return the new name of a class or function."""
         raise NotImplementedError
 
     def loss(self, tree: Any) -> str:
-        """Say so if two names would be one from here on."""
+        """Return a sentence if two names would become the same."""
         return merged(names_in(tree), self.moved)
 
 
 @operation
 class MoveClass(Moving):
-    """Have objects be of a class of another name, wherever the checkpoint names it; nothing is imported.
+    """Rename a class everywhere in the checkpoint, without importing it.
 
     If the checkpoint names both classes, they become one, and the revision cannot be undone on it.
 
     Parameters
     ----------
     old, new : str
-        ``"package.module.Class"``; the class of a nested one as ``"package.module:Outer.Inner"``.
+        ``"package.module.Class"``, or ``"package.module:Outer.Inner"`` for a nested class.
     """
 
     old: str
@@ -51,7 +51,7 @@ class MoveClass(Moving):
         split(self, "new", self.new)
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `old` and `new` exchanged."""
         return MoveClass(self.new, self.old)
 
     def class_names(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class MoveClass(Moving):
         return self.old, self.new
 
     def moved(self, name: Name) -> Name:
-        """Return what a name becomes."""
+        """Return the new name of a class or function."""
         return split(self, "new", self.new) if name == split(self, "old", self.old) else name
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
@@ -73,9 +73,9 @@ class MoveClass(Moving):
 
 @operation
 class MoveModule(Moving):
-    """Have all classes and functions of a module, and of those below it, be in another; nothing is imported.
+    """Move all classes and functions of a module and its submodules to another module, without importing them.
 
-    If the checkpoint names something in the other module too, only what was moved goes back.
+    If the checkpoint also names something in the new module, a downgrade moves back only the moved names.
 
     Parameters
     ----------
@@ -92,15 +92,15 @@ class MoveModule(Moving):
                 raise BadOperation(f"MoveModule: {what} must be a module, as package.module, not {value!r:.60}")
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `old` and `new` exchanged."""
         return MoveModule(self.new, self.old)
 
     def class_names(self) -> tuple[str, ...]:
-        """Return all that is in the old module and in the new one."""
+        """Return patterns of all names in the old module and in the new one."""
         return f"{self.old}.**", f"{self.new}.**"
 
     def moved(self, name: Name) -> Name:
-        """Return what a name becomes."""
+        """Return the new name of a class or function."""
         return (self.new + name[0][len(self.old) :], name[1]) if inside(name[0], self.old) else name
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
@@ -116,7 +116,7 @@ class MoveModule(Moving):
 
 @operation
 class DropClass(TreeOperation):
-    """Take away all objects of a class, from dicts, lists and attributes; they are kept for the way back.
+    """Remove all objects of a class from dicts, lists and attributes; they are stashed for the downgrade.
 
     Parameters
     ----------
@@ -130,11 +130,11 @@ class DropClass(TreeOperation):
         split(self, "name", self.name)
 
     def class_names(self) -> tuple[str, ...]:
-        """Return the name, which is there again on the way back."""
+        """Return the name, which a downgrade needs again."""
         return (self.name,)
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Take them away."""
+        """Remove the objects, and return the rollback."""
         wanted = split(self, "name", self.name)
         found = [path for path, value in _places(tree, (), set()) if is_a(value, Opaque) and class_of(value) == wanted]
         if not found:
@@ -144,7 +144,7 @@ class DropClass(TreeOperation):
         undo: list[Operation] = []
         for path in reversed(found):
             if any(path[: len(other)] == other and path != other for other in found):
-                continue  # it goes with what holds it
+                continue  # removed together with the object that contains it
             value, before = paths.take(paths.get(tree, path[:-1]), path[-1])
             stash.append(value)
             undo.insert(0, RestoreItem(path, len(stash) - 1, before, True))
@@ -152,7 +152,7 @@ class DropClass(TreeOperation):
 
 
 def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Go through a tree, with paths as `paths` takes them."""
+    """Iterate over the values of a tree, each with its path."""
     yield path, tree
     if id(tree) in seen:
         return
@@ -173,7 +173,7 @@ def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[
 
 
 def near(text: str, found: list[OpaqueName]) -> str:
-    """Say what else there is, for a name that there is not."""
+    """Suggest a similar name that exists, for a name that does not."""
     from difflib import get_close_matches
 
     names = {".".join(name.pickled_name) for name in found} | {name.pickled_name[0] for name in found}

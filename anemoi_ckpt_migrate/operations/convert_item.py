@@ -1,4 +1,4 @@
-"""Operations that have a configuration be of another class: of one that is still there, where its own is not."""
+"""Operations that convert a configuration to another class, for example when its own no longer exists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath, shown
 
 @operation
 class ConvertItem(AtEachPlace):
-    """Have a configuration be of another class, with the same content; its own is kept for the way back.
+    """Convert a configuration to another class, with the same content; the old object is stashed for the downgrade.
 
-    Objects that hold attributes and nothing else are configurations too: `argparse.Namespace`, `types.SimpleNamespace`,
-    dataclasses. Those within it become dicts with it.
+    Objects that only contain attributes are configurations too: `argparse.Namespace`, `types.SimpleNamespace`,
+    dataclasses. Such objects inside it become dicts as well.
 
     Parameters
     ----------
@@ -30,11 +30,12 @@ class ConvertItem(AtEachPlace):
     to : str
         ``"dict"`` for plain dicts and lists, or ``"omegaconf.DictConfig"``.
     classes : list of str, optional
-        Only what is of one of these classes; otherwise whatever it is of, unless it is a dict or what it is to be.
+        Convert only objects of these classes. By default any class is converted, except plain dicts and
+        the classes that `to` stands for.
     aliases : dict of str to str, optional
-        What fields of a model of pydantic are called outside: ``{"target_": "_target_"}``.
+        New keys for the fields of a pydantic model: ``{"target_": "_target_"}``.
     optional : bool
-        Whether nothing is wrong if it is not there, or of another class.
+        Whether the value may be missing or of another class.
     """
 
     path: tuple[Any, ...]
@@ -55,15 +56,15 @@ class ConvertItem(AtEachPlace):
         return hash((self.path, self.to, self.classes))
 
     def inverse(self) -> Operation | None:
-        """Return what is done on the way back of a checkpoint that never had another class: nothing."""
+        """Return `NoOperation`: a checkpoint that was never converted needs no rollback."""
         return NoOperation()
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
-        """Tell whether there is something of another class."""
+        """Return whether the value at a path exists and has to be converted."""
         return paths.there(tree, path) and self._is_concerned(paths.get(tree, path))
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Convert it at one place."""
+        """Convert the value at one place, and return the rollback."""
         before = paths.get(tree, path)
         if not self._is_concerned(before):
             raise NoSuchPath(f"{shown(path)} is a {config_objects.named(before)}")
@@ -75,7 +76,7 @@ class ConvertItem(AtEachPlace):
         return [RestoreConfig(path, len(stash) - 1, self)]
 
     def made(self, value: Any) -> Any:
-        """Return the content of a configuration as it is to be."""
+        """Return a configuration, converted."""
         try:
             found = config_objects.plain(value, self.aliases, objects=True)
         except RecursionError:
@@ -94,12 +95,12 @@ class ConvertItem(AtEachPlace):
 
 
 _ALREADY = {"dict": ("dict", "list"), "omegaconf.DictConfig": ("dict", ".".join(config_objects.DICT_CONFIG))}
-"""Classes of what is left as it is, by what it is to be."""
+"""Classes that are not converted, by target class."""
 
 
 @operation
 class RestoreConfig(AtPath):
-    """Put back a configuration that was converted, unless it has changed since: then it stays as it is."""
+    """Put back a configuration that was converted; one that has changed since stays converted."""
 
     written = False
     path: tuple[Any, ...]
@@ -110,7 +111,7 @@ class RestoreConfig(AtPath):
         return hash((self.path, self.number))
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Put it back."""
+        """Put the old configuration back."""
         before = stash[self.number]
         then = read(self.conversion)
         made = then.made(before) if isinstance(then, ConvertItem) else None
@@ -120,7 +121,7 @@ class RestoreConfig(AtPath):
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Tell whether two plain configurations hold the same; what is of a class of its own, by what it is made of."""
+    """Return whether two plain configurations are equal; objects are compared by their class and contents."""
     if is_tensor(one) or is_tensor(other):
         return is_tensor(one) and is_tensor(other) and memory_of(one) == memory_of(other)
     if is_a(one, OpaqueName) and is_a(other, OpaqueName):

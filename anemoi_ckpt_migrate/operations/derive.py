@@ -1,4 +1,4 @@
-"""The operation that has a function say which operations there are to be, where names alone do not tell."""
+"""`Derive`: a function of the script chooses the operations for each checkpoint."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from anemoi_ckpt_migrate.operations.tree_operation import Run, functions
 
 @operation
 class Derive(Run):
-    """Have a function of the script say which operations are to be applied to this checkpoint.
+    """Apply the operations that a function of the script returns for this checkpoint.
 
-    The function takes the checkpoint, which it leaves as it is, and returns a list of operations, none of which runs
-    functions. They are applied as if they stood in the script; what undoes them is data.
+    The function takes the checkpoint, which it must not change, and returns a list of operations. None of them may run
+    functions. They are applied as if the script contained them, and their rollback is data.
 
     Parameters
     ----------
     migrate : function or str
         A function of the script.
     rollback : function or str
-        One that says which operations undo them, for a checkpoint to which they were never applied: a stamped one.
-        What `inverse` of an operation returns may be among them.
+        A function that returns the operations of the rollback. It runs for checkpoints that were stamped, to which the
+        operations were never applied. The list may contain results of `inverse`.
     """
 
     def __post_init__(self) -> None:
@@ -32,7 +32,7 @@ class Derive(Run):
         super().__post_init__()
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else Derive(self.rollback, self.migrate)
 
     def derived(self, tree: Any, ask: Callable[[str, Any], list[Any]]) -> list[Operation]:
@@ -43,12 +43,12 @@ class Derive(Run):
         tree : object
             The checkpoint.
         ask : callable
-            Runs a function of the script, of a name, on the checkpoint, and returns the list that it makes.
+            Takes the name of a function of the script and the checkpoint, and returns the list that the function makes.
 
         Raises
         ------
         BadOperation
-            There is something else in it.
+            The list contains something else, or an operation that runs functions.
         """
         found = ask(self.migrate, tree)
         for each in found:

@@ -1,4 +1,4 @@
-"""What a record says of where parameters are, and what copies of them are called, where a checkpoint does not tell."""
+"""Hints in a record: locations of parameters, and prefixes of copies, that cannot be detected in the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 @operation
 class MissingPrefix(Operation):
-    """Say what stands before the names in the state dict and not in a copy, of which no name changes."""
+    """Note the prefix that names have in the state dict but not in a copy; the names of the copy stay."""
 
     written = False
     prefix: str
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Call what the copy has as the state dict does."""
+        """Use the names of the state dict for the parameters of the copy."""
         if copy.place is not None:
             keys = {name: copy.place.key(name) for name in copy.table}
             copy.place.lead, copy.place.lacking = "", self.prefix
@@ -28,16 +28,16 @@ class MissingPrefix(Operation):
 
 @operation
 class ParameterLocations(Operation):
-    """Say which dicts were taken for parameters, where what became of them would not be taken for the same.
+    """Note which dicts were treated as parameters, where detection would now find others.
 
     Parameters
     ----------
     main : tuple, optional
-        The state dict, if it is one of these.
+        The state dict, if detection would miss it.
     copies : sequence of tuple
-        Copies of it.
+        Copies that detection would miss.
     not_copies : sequence of str
-        Paths of what was no copy, though it looks like one now.
+        Paths of dicts that were no copies, though they look like copies now.
     """
 
     written = False
@@ -55,14 +55,14 @@ class ParameterLocations(Operation):
         )
 
     def places(self, tree: Any) -> tuple[Place | None, list[Place]]:
-        """Return where the state dict is, if it is one of them, and the copies, as far as they are still there."""
+        """Return the place of the state dict (None if not noted) and of the copies that still exist."""
         dicts = dicts_of(tree)
         main = None if self.main is None else _place(self.main, dicts)
         return main, [place for place in (_place(told, dicts) for told in self.copies) if place is not None]
 
 
 def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[ParameterLocations]:
-    """Return what tells on the way back what was reached, if it would not be found so."""
+    """Return the hint that a downgrade needs to find the same parameters; empty if it needs none."""
     if main.place is None or not main.table.changed:
         return []
     places = {copy.place.path: (copy.place, copy.table) for copy in copies if copy.place is not None}

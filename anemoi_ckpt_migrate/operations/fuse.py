@@ -1,4 +1,4 @@
-"""Operations that put parameters together to one, and take one apart."""
+"""Operations that join several parameters into one, and operations that divide one into several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 
 def _placed(kind: Operation, places: Any) -> Places | None:
-    """Check places, which a record holds."""
+    """Check positions from a record: pairs of a name and the name before it."""
     if places is None:
         return None
     if not isinstance(places, (tuple, list)) or not all(
@@ -32,7 +32,7 @@ def _placed(kind: Operation, places: Any) -> Places | None:
 
 
 class _Joining(Operation):
-    """What makes one of several."""
+    """Base class of operations that join several parameters into one."""
 
     sources: tuple[str, ...]
     target: str
@@ -52,14 +52,14 @@ class _Joining(Operation):
             raise BadOperation(f"{type(self).__name__}: {self.target} has a placeholder that no source has")
 
     def check_written(self) -> None:
-        """Check that there may be several sources, and that it says which, and what comes about."""
+        """Refuse stars, and a concatenation that can only have one source."""
         check_stars(type(self).__name__, [*self.sources, self.target])
         one = len(self.sources) == 1 and set(pattern(self.sources[0]).places) <= set(pattern(self.target).places)
         if self.kind == "cat" and one:
             raise BadOperation(f"{type(self).__name__}: {self.sources[0]} is one source, and two are needed")
 
     def apply(self, copy: Copy) -> list[Operation]:
-        """Put one in the place of several, wherever they are; return what undoes it."""
+        """Join the sources at each match of the patterns, and return the rollback."""
         done: list[tuple[str, list[str], tuple[int, ...], Places | None]] = []
         word = type(self).__name__.lower()
         for names, bound in copy.bound(self.sources, self.target):
@@ -87,12 +87,12 @@ class _Joining(Operation):
         return [self.parted(self.target, self.sources, done[0][2], None)]
 
     def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
-        """Return what takes the one apart again."""
+        """Return the operation that divides the target again."""
         raise NotImplementedError
 
 
 class _Parting(Operation):
-    """What makes several of one."""
+    """Base class of operations that divide one parameter into several."""
 
     source: str
     targets: tuple[str, ...]
@@ -112,7 +112,7 @@ class _Parting(Operation):
         self.check()
 
     def check_written(self) -> None:
-        """Check that it says what comes about."""
+        """Refuse stars in the targets, and placeholders that the source does not have."""
         check_stars(type(self).__name__, self.targets)
         known = {*pattern(self.source).places, self.counting()}
         for target in self.targets:
@@ -122,19 +122,19 @@ class _Parting(Operation):
                 )
 
     def counting(self) -> str | None:
-        """Return a placeholder of the targets that counts, if there is one."""
+        """Return the placeholder of the targets that numbers the parts, if there is one."""
         return None
 
     def check(self) -> None:
-        """Check what is left."""
+        """Check the remaining fields."""
 
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
-        """Return for each part what makes it, given the size of the dimension.
+        """Return a recipe for each part, given the size of the dimension.
 
         Raises
         ------
         ValueError
-            It cannot be parted so; the message says why.
+            The dimension cannot be divided like this; the message says why.
         """
         raise NotImplementedError
 
@@ -143,7 +143,7 @@ class _Parting(Operation):
         return [pattern(target).fill(bound) for target in self.targets]
 
     def apply(self, copy: Copy) -> list[Operation]:
-        """Put several in the place of one, wherever it is; return what undoes it."""
+        """Divide each match of the source, and return the rollback."""
         undo: list[Operation] = []
         done: list[list[str]] = []
         found = list(pattern(self.source).among(copy.table))
@@ -186,26 +186,26 @@ class _Parting(Operation):
         return None if any(one is None for one in made.values()) else made
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:
-        """Return what puts them together again."""
+        """Return the operation that joins the parts again."""
         raise NotImplementedError
 
 
 @operation
 class Fuse(_Joining):
-    """Put parameters together to one, along a dimension that they have.
+    """Concatenate parameters along a dimension that they have.
 
     Parameters
     ----------
     sources : sequence of str
-        Names or patterns, in the order in which they lie in the target. A placeholder that the target does not have
-        counts: ``Fuse("experts.{i}.w", "w")``.
+        Names or patterns, in their order in the target. A placeholder that the target does not have numbers the
+        sources: ``Fuse("experts.{i}.w", "w")``.
     target : str
-        The name of what comes about; it stands where the first source stood.
+        The name of the new parameter, which takes the position of the first source.
     dim : int
         The dimension.
     sizes : sequence of int, optional
-        How much of it each source has, where that is not the same. What was applied is cut again as it was; what was
-        only stamped, or saved by training, by what the script says.
+        The size of each source, if they differ. After an upgrade, the record contains the sizes for the downgrade.
+        For a checkpoint that was only stamped, or saved by training, the downgrade uses these.
     """
 
     sources: tuple[str, ...]
@@ -222,29 +222,29 @@ class Fuse(_Joining):
                 raise BadOperation(f"Fuse: {len(self.sources)} sources need as many sizes, not {len(self.sizes or ())}")
 
     def inverse(self) -> Operation | None:
-        """Return what cuts it into parts: equal ones, unless sizes are said."""
+        """Return the `Split` that undoes it, into equal parts unless it has `sizes`."""
         there = turns(self.target, *self.sources)
         return Split(self.target, self.sources, self.dim, self.sizes) if there else None
 
     def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
-        """Return what takes the one apart again."""
+        """Return the operation that divides the target again."""
         return Split(target, names, self.dim, sizes, places)
 
 
 @operation
 class Split(_Parting):
-    """Cut a parameter into several, along a dimension.
+    """Split a parameter into several along a dimension.
 
     Parameters
     ----------
     source : str
         A name, or a pattern.
     targets : sequence of str
-        The names of the parts; they stand where the source stood.
+        The names of the parts, which take the position of the source.
     dim : int
         The dimension.
     sizes : sequence of int, optional
-        How much of it each part gets; without it, all get the same.
+        The size of each part; without it, all parts have the same size.
     """
 
     source: str
@@ -263,12 +263,12 @@ class Split(_Parting):
                 )
 
     def inverse(self) -> Operation | None:
-        """Return what puts them together again."""
+        """Return the operation that joins the parts again."""
         sizes = self.sizes if len(set(self.sizes or ())) > 1 else None
         return Fuse(self.targets, self.source, self.dim, sizes) if turns(self.source, *self.targets) else None
 
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
-        """Return where each part begins, and how much it has."""
+        """Return a recipe for each part: its start and its length."""
         count = len(self.targets)
         if self.sizes is None and size % count:
             raise ValueError(f"{size} is no multiple of {count}; say sizes=")
@@ -279,13 +279,13 @@ class Split(_Parting):
         return [("narrow", self.dim, start, length) for start, length in zip(starts, sizes, strict=True)]
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:
-        """Return what puts them together again."""
+        """Return the operation that joins the parts again."""
         return Fuse(names, source, self.dim)
 
 
 @operation
 class Stack(_Joining):
-    """Put parameters of one shape together to one, along a dimension of its own.
+    """Stack parameters of the same shape along a new dimension.
 
     Parameters
     ----------
@@ -299,26 +299,26 @@ class Stack(_Joining):
     kind = "stack"
 
     def inverse(self) -> Operation | None:
-        """Return what takes it apart."""
+        """Return the `Unstack` that undoes it; None if the names do not determine it."""
         more = set(pattern(self.sources[0]).places) - set(pattern(self.target).places)
         counts = len(self.sources) == 1 and len(more) == 1
         return Unstack(self.target, self.sources, self.dim) if counts or turns(self.target, *self.sources) else None
 
     def parted(self, target: str, names: tuple[str, ...], sizes: tuple[int, ...], places: Places | None) -> Operation:
-        """Return what takes the one apart again."""
+        """Return the operation that divides the target again."""
         return Unstack(target, names, self.dim, places)
 
 
 @operation
 class Unstack(_Parting):
-    """Take a parameter apart along a dimension, which the parts no longer have.
+    """Divide a parameter along a dimension, which the parts no longer have.
 
     Parameters
     ----------
     source : str
         A name, or a pattern.
     targets : sequence of str
-        The names of the parts, or a pattern with a placeholder that the source does not have: that counts from 0.
+        The names of the parts, or a pattern with a placeholder that the source does not have. It is numbered from 0.
     dim : int
         The dimension.
     """
@@ -329,23 +329,23 @@ class Unstack(_Parting):
     places: Places | None = None
 
     def inverse(self) -> Operation | None:
-        """Return what stacks them."""
+        """Return the `Stack` that undoes it."""
         return Stack(self.targets, self.source, self.dim)
 
     def counting(self) -> str | None:
-        """Return a placeholder that the source does not have."""
+        """Return the placeholder that the source does not have, if there is one."""
         only = [place for place in pattern(self.targets[0]).places if place not in pattern(self.source).places]
         return only[0] if len(self.targets) == 1 and len(only) == 1 else None
 
     def named(self, bound: dict[str, str], size: int) -> list[str]:
-        """Return the names of the parts; a placeholder of theirs counts."""
+        """Return the names of the parts; a placeholder of their own is numbered."""
         counting = self.counting()
         if counting is None:
             return super().named(bound, size)
         return [pattern(self.targets[0]).fill({**bound, counting: str(number)}) for number in range(size)]
 
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
-        """Return the index of each part."""
+        """Return a recipe for each part: its index."""
         if self.counting() is None and len(self.targets) != size:
             raise ValueError(f"dimension {self.dim} has {size}, and there are {len(self.targets)} targets")
         if not size:
@@ -353,7 +353,7 @@ class Unstack(_Parting):
         return [("select", self.dim, index) for index in range(size)]
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:
-        """Return what stacks them again."""
+        """Return the operation that stacks the parts again."""
         return Stack(names, source, self.dim)
 
 

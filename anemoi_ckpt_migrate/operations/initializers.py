@@ -1,4 +1,4 @@
-"""What new values of parameters may be: functions of `torch.nn.init`, by name. No torch."""
+"""Initial values of parameters: functions of `torch.nn.init`, by name. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 
 MEAN = "mean"
-"""The mean of the values that are there already, for those that come beside them."""
+"""Name for the mean of the existing values, used for values added beside them."""
 
 _ANY = range(65)
 _DIMENSIONS = {
@@ -26,28 +26,28 @@ _DIMENSIONS = {
     "orthogonal_": _ANY[2:],
     "sparse_": range(2, 3),
 }
-"""Functions of `torch.nn.init`, and of how many dimensions the tensors are that they fill; its documentation."""
+"""Functions of `torch.nn.init`, with the numbers of dimensions that they accept, from the documentation of torch."""
 
 Initialiser = tuple[str, tuple[tuple[str, Any], ...]]
-"""The name of a function, and its arguments by name."""
+"""The name of a function and its keyword arguments."""
 
 
 def initialiser(kind: str, init: Any, more: tuple[str, ...] = ()) -> Initialiser | None:
-    """Read an argument `init`: a name, or a pair of a name and arguments.
+    """Read the argument `init`: a name, or a pair of a name and arguments.
 
     Parameters
     ----------
     kind : str
-        The operation, for messages.
+        The kind of operation, for messages.
     init : object
-        The argument; None for none.
+        The argument, or None.
     more : tuple of str
-        Names that this operation takes besides; they have no arguments.
+        Further names that this operation accepts, without arguments.
 
     Raises
     ------
     BadOperation
-        There is no such function.
+        The function does not exist.
     """
     if init is None:
         return None
@@ -59,7 +59,7 @@ def initialiser(kind: str, init: Any, more: tuple[str, ...] = ()) -> Initialiser
 
 
 def fills(name: str, dimensions: int) -> bool:
-    """Tell whether a function fills tensors of a number of dimensions."""
+    """Return whether a function can fill a tensor with this number of dimensions."""
     return name == MEAN or dimensions in _DIMENSIONS[name]
 
 

@@ -1,4 +1,4 @@
-"""Operations on items, beyond setting and moving: copied, put a level deeper, replaced by a table."""
+"""Further operations on items: copy, nest, and replace text by a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
 
 @operation
 class CopyItem(AtEachPlace):
-    """Set what stands at a path to what stands at another: numbers, text, and lists and dicts of these.
+    """Copy the value at a path to another path: numbers, text, and lists and dicts of these.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ class CopyItem(AtEachPlace):
         set_fields(self, new=new_path_of(self, self.path, self.new))
 
     def inverse(self) -> Operation | None:
-        """Return what is done on the way back of a checkpoint that was made with both: nothing."""
+        """Return `NoOperation`: a checkpoint that was saved with both values keeps them."""
         return NoOperation()
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Copy it from one place."""
+        """Copy the value from one place, and return the rollback."""
         value = config_objects.plain(paths.get(tree, path))
         if not is_plain(value):
             raise NoSuchPath(f"{shown(path)} is a {config_objects.named(value)}, of which no copy is made")
@@ -50,16 +50,16 @@ class CopyItem(AtEachPlace):
 
 @operation
 class NestItem(AtEachPlace):
-    """Put what stands at a path a level deeper, or several: ``{"lr": 1}`` becomes ``{"groups": {"all": {"lr": 1}}}``.
+    """Move the value at a path one or several levels down: ``{"lr": 1}`` becomes ``{"groups": {"all": {"lr": 1}}}``.
 
     Parameters
     ----------
     path : str or list
         As for `SetItem`.
     under : str or list
-        Under which keys: ``"groups.all"``.
+        The new keys above the value: ``"groups.all"``.
     optional : bool
-        Whether nothing is wrong if it is not there.
+        Whether the value may be missing.
     """
 
     path: tuple[Any, ...]
@@ -71,11 +71,11 @@ class NestItem(AtEachPlace):
         set_fields(self, under=path_of(self, "under", self.under))
 
     def inverse(self) -> Operation | None:
-        """Return what takes it out again."""
+        """Return the `UnnestItem` that undoes it."""
         return UnnestItem(self.path, self.under, self.optional)
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Put it deeper at one place."""
+        """Nest the value at one place, and return the rollback."""
         parent, value = paths.parent(tree, path), paths.get(tree, path)
         path = paths.spelled(tree, path)
         paths.set_new(parent, path[-1], {})
@@ -88,14 +88,14 @@ class NestItem(AtEachPlace):
 
 @operation
 class UnnestItem(NestItem):
-    """Take out what is alone under some keys: the other way around than `NestItem`, whose parameters it has."""
+    """Move a value up that is alone under some keys: the inverse of `NestItem`, with the same parameters."""
 
     def inverse(self) -> Operation | None:
-        """Return what puts it back."""
+        """Return the `NestItem` that undoes it."""
         return NestItem(self.path, self.under, self.optional)
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Take it out at one place."""
+        """Move the value up at one place, and return the rollback."""
         if self.optional and not paths.there(tree, (*path, *self.under)):
             return []
         value = paths.get(tree, path)
@@ -111,16 +111,16 @@ class UnnestItem(NestItem):
 
 @operation
 class MapItem(AtEachPlace):
-    """Replace text that stands at a path by a table, as classes that are named there and have moved.
+    """Replace text at a path by a table, for example the names of moved classes.
 
     Parameters
     ----------
     path : str or list
         As for `SetItem`.
     values : dict of str to str
-        By what each is replaced; what is not in it stays.
+        New text by old text. Other text stays if `optional`; otherwise it is an error.
     optional : bool
-        Whether nothing is wrong if there is none of these.
+        Whether the value may be missing, or not in the table.
     """
 
     path: tuple[Any, ...]
@@ -137,7 +137,7 @@ class MapItem(AtEachPlace):
         return hash((self.path, repr(self.values)))
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around; what two became stays, if it is optional, and has no way back otherwise."""
+        """Return the reversed table. With equal new texts, these stay if `optional`; otherwise it returns None."""
         new = list(self.values.values())
         back = {value: old for old, value in self.values.items() if new.count(value) == 1}
         if len(back) < len(self.values) and not self.optional:
@@ -145,11 +145,11 @@ class MapItem(AtEachPlace):
         return MapItem(self.path, back, self.optional)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
-        """Tell whether there is something to be replaced."""
+        """Return whether the value at a path is in the table."""
         return paths.there(tree, path) and self._new(paths.get(tree, path)) is not None
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Replace it at one place."""
+        """Replace the text at one place, and return the rollback."""
         new = self._new(paths.get(tree, path))
         if new is None:
             raise NoSuchPath(f"{shown(path)} is none of {', '.join(self.values)}")

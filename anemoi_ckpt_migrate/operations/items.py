@@ -1,4 +1,4 @@
-"""Operations on what stands at a path in the tree of a checkpoint: set, dropped, moved."""
+"""Operations on values at a path in the tree of a checkpoint: set, drop, move."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
 
 
 def new_path_of(kind: Operation, path: paths.Path, new: Any) -> paths.Path:
-    """Read the path to which something goes: each ``*`` in it is what that of the old path stands for.
+    """Read a target path: each ``*`` in it stands for the same key as in the old path.
 
     Raises
     ------
     BadOperation
-        It is none, or has more of them, or less.
+        It is not a path, or has another number of ``*``.
     """
     found = path_of(kind, "new", new)
     if found.count(paths.ANY) != path.count(paths.ANY):
@@ -28,7 +28,7 @@ def new_path_of(kind: Operation, path: paths.Path, new: Any) -> paths.Path:
 
 
 def is_plain(value: Any) -> bool:
-    """Tell whether a value can stand in a record as it is."""
+    """Return whether a record can contain a value as it is."""
     if type(value) is dict:
         return all(type(key) is str for key in value) and all(map(is_plain, value.values()))
     if type(value) is list:
@@ -37,7 +37,7 @@ def is_plain(value: Any) -> bool:
 
 
 class AtPath(TreeOperation):
-    """What is about one path, or about all that a path with ``*`` stands for."""
+    """Base class of operations on one path, or on all that a path with ``*`` matches."""
 
     path: tuple[Any, ...]
 
@@ -49,10 +49,10 @@ class AtPath(TreeOperation):
 
 
 class AtEachPlace(AtPath):
-    """What is done at each place that a path stands for; what is optional may be nowhere."""
+    """Base class of operations at each match of a path; an optional one may have no match."""
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Do it everywhere."""
+        """Change each match, and return the rollback."""
         optional = getattr(self, "optional", False)
         places = paths.matching(tree, self.path)
         if optional:
@@ -65,29 +65,29 @@ class AtEachPlace(AtPath):
         return undo
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
-        """Tell whether there is something to be done at a place."""
+        """Return whether an optional operation applies to a place."""
         return paths.there(tree, path)
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Change one place, and return what undoes it."""
+        """Change one place, and return the rollback."""
         raise NotImplementedError
 
 
 @operation
 class SetItem(AtEachPlace):
-    """Set what stands at a path; a new key goes to the end.
+    """Set the value at a path; a new key goes to the end.
 
     Parameters
     ----------
     path : str or list
-        ``"hyper_parameters.lr"``, or a list of keys; ``*`` stands for any key. Configurations of OmegaConf and pydantic
-        are looked into as dicts are.
+        ``"hyper_parameters.lr"``, or a list of keys; ``*`` stands for any key. Paths go into configurations of
+        OmegaConf and pydantic as they go into dicts.
     value : object
-        What: text, numbers, None, and lists and dicts of these.
+        The value: text, numbers, None, and lists and dicts of these.
     overwrite : bool
-        Whether what stands there already gives way to it; otherwise that stays.
+        Whether to replace an existing value; otherwise that stays.
     optional : bool
-        Whether nothing is wrong if there is nothing to put it into.
+        Whether the parent of the path may be missing.
     """
 
     path: tuple[Any, ...]
@@ -99,15 +99,15 @@ class SetItem(AtEachPlace):
         return hash((self.path, repr(self.value)))
 
     def inverse(self) -> Operation | None:
-        """Return what takes it away again, if it cannot have given something else its place."""
+        """Return the operation that removes the value; None with `overwrite`, which may replace an old value."""
         return None if self.overwrite else UnsetItem(self.path, self.value, False, optional=True)
 
     def fits(self, tree: Any, path: tuple[Any, ...]) -> bool:
-        """Tell whether there is something to put it into."""
+        """Return whether the parent of the path exists and can contain a key."""
         return paths.there(tree, path[:-1]) and paths.holds(paths.parent(tree, path))
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Set it at one place."""
+        """Set the value at one place, and return the rollback."""
         parent, key = paths.parent(tree, path), path[-1]
         if not paths.has(parent, key):
             paths.set_new(parent, key, _own(self.value))
@@ -123,12 +123,12 @@ class SetItem(AtEachPlace):
 
 
 def _own(value: Any) -> Any:
-    """Copy a value: what stands in the tree may be changed there."""
+    """Return a copy of a value, since later changes to the tree must not reach the operation."""
     return json.loads(json.dumps(value)) if is_plain(value) else value
 
 
 def _is_still(now: Any, value: Any) -> bool:
-    """Tell whether something is what was set; a record may have made a list of a tuple."""
+    """Return whether a value is still the one that was set; a record may have turned tuples into lists."""
     now = config_objects.plain(now)
     if is_a(now, dict) and isinstance(value, dict):
         return list(now) == list(value) and all(_is_still(now[key], value[key]) for key in value)
@@ -139,7 +139,7 @@ def _is_still(now: Any, value: Any) -> bool:
 
 @operation
 class UnsetItem(AtPath):
-    """Put back what stood where something was set, if that is still what was set."""
+    """Restore the old value at a path where `SetItem` set one, if that has not changed."""
 
     written = False
     path: tuple[Any, ...]
@@ -153,7 +153,7 @@ class UnsetItem(AtPath):
         return hash((self.path, repr(self.value)))
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Put it back; what was made to hold other things goes only when it holds none."""
+        """Restore the old value; a dict that was added for other values goes only if it is empty."""
         for path in paths.matching(tree, self.path):
             there = paths.there(tree, path)
             if self.optional and not there:
@@ -179,25 +179,25 @@ class UnsetItem(AtPath):
 
 @operation
 class DropItem(AtEachPlace):
-    """Take away what stands at a path; it is kept for the way back.
+    """Remove the value at a path; it is stashed for the downgrade.
 
     Parameters
     ----------
     path : str or list
         As for `SetItem`.
     optional : bool
-        Whether nothing is wrong if it is not there; then a checkpoint that was stamped goes back without it.
+        Whether the value may be missing. A downgrade of a stamped checkpoint then works without it.
     """
 
     path: tuple[Any, ...]
     optional: bool = False
 
     def inverse(self) -> Operation | None:
-        """Return what is done on the way back of a checkpoint that never had it: nothing, if it may do without."""
+        """Return `NoOperation` if the value is optional; otherwise None, since the value is unknown."""
         return NoOperation() if self.optional else None
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Take it away at one place."""
+        """Remove the value at one place, and return the rollback."""
         paths.get(tree, path)
         path = paths.spelled(tree, path)
         parent = paths.parent(tree, path)
@@ -208,7 +208,7 @@ class DropItem(AtEachPlace):
 
 @operation
 class RestoreItem(AtPath):
-    """Put back what was kept."""
+    """Put back a stashed value."""
 
     written = False
     path: tuple[Any, ...]
@@ -218,7 +218,7 @@ class RestoreItem(AtPath):
     optional: bool = False
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Put it back, where it stood."""
+        """Put the value back at its old position."""
         if self.optional and not paths.there(tree, self.path[:-1]):
             return []
         if self.placed and not forced and paths.stands(tree, self.path):
@@ -229,15 +229,15 @@ class RestoreItem(AtPath):
 
 @operation
 class MoveItem(AtEachPlace):
-    """Move what stands at a path to another, where nothing stands.
+    """Move the value at a path to another path, which must be free.
 
     Parameters
     ----------
     path, new : str or list
-        As for `SetItem`. Each ``*`` of `new` is what that of `path` stands for, in order. Under the same parent
-        it keeps its place; else it goes to the end, in dicts that are made if they are not there.
+        As for `SetItem`. Each ``*`` of `new` stands for the same key as in `path`, in order. Under the same parent
+        the value keeps its position; otherwise it goes to the end, and missing dicts are created.
     optional : bool
-        Whether nothing is wrong if it is not there.
+        Whether the value may be missing.
     """
 
     noted = ("before", "placed")
@@ -252,18 +252,18 @@ class MoveItem(AtEachPlace):
         set_fields(self, new=new_path_of(self, self.path, self.new))
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `path` and `new` exchanged."""
         return MoveItem(self.new, self.path, optional=self.optional)
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:
-        """Move it from one place."""
+        """Move the value from one place, and return the rollback."""
         new = paths.filled(self.path, path, self.new)
         paths.get(tree, path)
         if new[: len(path)] == path:
             raise NoSuchPath(f"{shown(path)} cannot be moved into itself")
         made = () if self.placed else _make(tree, new[:-1])
         parent, target = paths.parent(tree, path), paths.parent(tree, new)
-        # On the way back, into a list, it goes between what stands there.
+        # A downgrade inserts it between the items of a list.
         if paths.stands(tree, new) if self.placed else paths.has(target, new[-1]):
             raise NoSuchPath(f"{shown(new)} is there already")
         path = paths.spelled(tree, path)
@@ -274,7 +274,7 @@ class MoveItem(AtEachPlace):
 
 
 def _make(tree: Any, path: tuple[Any, ...]) -> list[Operation]:
-    """Make the dicts that are missing on the way to a path, and return what takes them away when they are empty."""
+    """Create the missing dicts of a path, and return the operations that remove them once they are empty."""
     undo: list[Operation] = []
     for length in range(1, len(path) + 1):
         if not paths.there(tree, path[:length]):
@@ -285,10 +285,10 @@ def _make(tree: Any, path: tuple[Any, ...]) -> list[Operation]:
 
 @operation
 class NoOperation(TreeOperation):
-    """Do nothing: what undoes something that a checkpoint may do without."""
+    """Do nothing: the rollback of operations that need none."""
 
     written = False
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Do so."""
+        """Return an empty rollback."""
         return []

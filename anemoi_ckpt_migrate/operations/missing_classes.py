@@ -1,4 +1,4 @@
-"""Operations that put placeholders for what is gone, and take them away again."""
+"""Operations that put placeholders for removed classes, and the originals back."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath, Path, shown
 
 @operation
 class PutPlaceholders(TreeOperation):
-    """Put placeholders for what is left of classes that are gone, so that the file loads without them.
+    """Replace remaining objects of removed classes by placeholders, so that the file loads without these classes.
 
     Parameters
     ----------
     gone : list of str
-        Patterns of names; see `names.covers`.
+        Patterns of removed names; see `class_names.covers`.
     """
 
     everywhere = True
@@ -32,15 +32,15 @@ class PutPlaceholders(TreeOperation):
         set_fields(self, gone=names_of(self, "gone", self.gone))
 
     def inverse(self) -> Operation | None:
-        """Return what takes them away again."""
+        """Return the operation that puts the originals back."""
         return ReplacePlaceholders(self.gone)
 
     def class_names(self) -> tuple[str, ...]:
-        """Return what is gone, and is there again on the way back, and what placeholders are made of."""
+        """Return the removed names, which a downgrade needs again, and the names that placeholders use."""
         return *self.gone, *map(spelled, placeholders.MADE_OF)
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Put them."""
+        """Put the placeholders, and return the rollback."""
         found: dict[Name, None] = {}
         known: dict[Name, OpaqueName] = {}
 
@@ -66,12 +66,12 @@ class PutPlaceholders(TreeOperation):
 
 @operation
 class ReplacePlaceholders(TreeOperation):
-    """Make placeholders again what they stand for.
+    """Replace placeholders by the originals.
 
     Parameters
     ----------
     names : list of str
-        Patterns of what they stand for.
+        Patterns of the original names.
     """
 
     written = False
@@ -82,7 +82,7 @@ class ReplacePlaceholders(TreeOperation):
         set_fields(self, names=names_of(self, "names", self.names))
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Take them away."""
+        """Put the originals back, and return the inverse."""
         known: dict[Name, OpaqueName] = {}
 
         def swap(value: Any, path: Path, fixed: str) -> Any:
@@ -96,7 +96,7 @@ class ReplacePlaceholders(TreeOperation):
 
 
 def standing(tree: Any, stash: Any) -> dict[str, list[str]]:
-    """Return what placeholders stand for, and where they do, in a tree and what is put aside; none within others."""
+    """Return the paths of placeholders in a tree and a stash, by original name; not those inside other placeholders."""
     found: dict[str, list[str]] = {}
 
     def note(value: Any, path: Path, fixed: str) -> Any:
@@ -110,14 +110,14 @@ def standing(tree: Any, stash: Any) -> dict[str, list[str]]:
 
 
 def _named(value: Any) -> Name | None:
-    """Return the name that something is, or is made by, or stands for."""
+    """Return the name of a class or function, of the class of an object, or of the original of a placeholder."""
     if is_a(value, OpaqueName):
         return value.pickled_name
     return (placeholders.stands_for(value) or class_of(value)) if is_a(value, Opaque) else None
 
 
 def _place(path: Path) -> str:
-    """Spell a path whose first key says whether it is in the checkpoint, or in what is put aside."""
+    """Return a path as text; its first key tells the checkpoint from the stashes."""
     holder, keys = path[0], path[1:]
     if holder == 1:
         return f"what {keys[0]} put aside"
@@ -127,11 +127,11 @@ def _place(path: Path) -> str:
 
 
 Swap = Callable[[Any, Path, str], Any]
-"""Returns what is to stand in place of a value, given where it stands, and why it cannot be replaced there, if so."""
+"""Returns the replacement of a value, given its path and the reason why it cannot be replaced (empty if it can)."""
 
 
 def _swapped(tree: Any, swap: Swap) -> None:
-    """Replace values wherever they stand in a tree, which itself stays."""
+    """Replace values everywhere in a tree; the outermost object stays."""
     try:
         _Swapping(swap).of(tree, (), "")
     except RecursionError:
@@ -139,7 +139,7 @@ def _swapped(tree: Any, swap: Swap) -> None:
 
 
 class _Swapping:
-    """Replaces values wherever they stand in a tree, each once; what holds them stays what it is where it can.
+    """Replaces values everywhere in a tree, each once; containers are changed in place where possible.
 
     Parameters
     ----------
@@ -149,11 +149,11 @@ class _Swapping:
 
     def __init__(self, swap: Swap) -> None:
         self._swap = swap
-        # With the values themselves: an id is one's own only as long as that lives.
+        # Stores the values too: an id is unique only while its object exists.
         self._seen: dict[tuple[int, bool], tuple[Any, Any]] = {}
 
     def of(self, value: Any, path: Path, fixed: str) -> Any:
-        """Return what is to stand in place of a value, with all that it holds."""
+        """Return the replacement of a value, with replacements in its contents."""
         if is_a(value, (str, int, float, bytes, type(None))) or is_real(value):
             return value
         key = (id(value), bool(fixed))

@@ -1,4 +1,4 @@
-"""The ``_metadata`` of a state dict: versions of modules, by the names of these, which follow those of parameters."""
+"""The ``_metadata`` of a state dict: versions by module name; the module names follow the parameter names."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 def followed(
     names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[str, str | None]]
 ) -> RenameModules | None:
-    """Say how the names of modules follow those of parameters; None if nothing changes.
+    """Return the renaming of modules that follows from moved parameters; None if nothing changes.
 
     Parameters
     ----------
     names : iterable of str
-        Modules that are known.
+        Module names in the metadata.
     after : iterable of str
-        Names of the parameters afterwards.
+        Names of the parameters after the change.
     moves : sequence of (str, str or None)
-        What parameters were called, and are called now; None for what is gone.
+        Old and new names of parameters; None for removed ones.
     """
     known = list(names)
     alive = _modules(after)
@@ -65,7 +65,7 @@ def _upwards(module: str) -> Iterator[str]:
 
 
 def _moved(moves: Sequence[tuple[str, str | None]]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Say what modules were called, and are called now; and of one that became several, what the others are like."""
+    """Return new names of modules by old ones; and, for divided modules, each further name with the first one."""
     found: dict[str, str] = {}
     more = []
     for name, now in moves:
@@ -94,7 +94,7 @@ def _modules(names: Iterable[str]) -> set[str]:
 
 @operation
 class RenameModules(Operation):
-    """Rename modules in ``_metadata``; added ones take what another says."""
+    """Rename modules in ``_metadata``; each added module gets the metadata of an existing one."""
 
     written = False
     renamed: tuple[tuple[str, str], ...]
@@ -110,11 +110,11 @@ class RenameModules(Operation):
         )
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Do nothing to parameters."""
+        """Do nothing: parameters stay as they are."""
         return []
 
     def change(self, metadata: dict[str, Any]) -> RestoreModules:
-        """Change the metadata, and return what undoes it."""
+        """Change the metadata, and return the rollback."""
         table = Table(metadata.items())
         renamed = {old: new for old, new in self.renamed if old in table}
         dropped = [(name, table.before(name), table[name]) for name in self.dropped if name in table]
@@ -133,7 +133,7 @@ class RenameModules(Operation):
 
 @operation
 class RestoreModules(Operation):
-    """Undo what `RenameModules` did."""
+    """Undo a `RenameModules`."""
 
     written = False
     renamed: tuple[tuple[str, str], ...]
@@ -151,11 +151,11 @@ class RestoreModules(Operation):
         )
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Do nothing to parameters."""
+        """Do nothing: parameters stay as they are."""
         return []
 
     def change(self, metadata: dict[str, Any]) -> None:
-        """Change the metadata back."""
+        """Restore the metadata."""
         table = Table(metadata.items())
         for name in self.removed:
             if name in table:

@@ -1,4 +1,4 @@
-"""Operations that make a dimension of parameters larger, and smaller again."""
+"""Operations that enlarge a dimension of parameters, and shrink it again."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 @operation
 class Pad(Operation):
-    """Make a dimension of parameters larger: rows for new words, columns for new inputs.
+    """Enlarge a dimension of parameters: rows for new words, columns for new inputs.
 
-    Moments of what is new are zero, as if it had never had a gradient.
+    The moments of the new elements are zero, as if they had never had a gradient.
 
     Parameters
     ----------
     keys : str or sequence of str
         Names or patterns.
     size : int
-        How much larger.
+        How many rows, columns, ... to add.
     dim : int
         The dimension.
     at : int, optional
-        The index that the first of what is new has; without it, it comes at the end.
+        The index of the first new row, column, ...; without it, they come at the end.
     fill : number
-        What its elements are.
+        The value of the new elements.
     init : str or sequence, optional
-        Instead of `fill`: ``"mean"``, the mean of what is there along the dimension, as of the rows of an embedding; or
-        what `Add` takes, as ``["normal_", {"std": 0.02}]``, which fills what is new as a tensor of its own. Random
-        numbers depend on the name of the parameter and on nothing else; tied parameters stay tied.
+        Instead of `fill`: ``"mean"``, the mean of the old values along the dimension, as of the rows of an embedding;
+        or an `init` of `Add`, as ``["normal_", {"std": 0.02}]``, which fills the new part as a tensor of its own. The
+        random numbers depend on the name of the parameter only; tied parameters stay tied.
     still : bool
-        Whether optimizers like Adam are to leave what is new as it is, so that training goes on as it would have
-        without it: its second moments are infinite, by whose root each step is divided. An optimizer without such
-        moments, or one that starts anew, trains it.
+        Whether optimizers like Adam leave the new elements unchanged, so that training continues as it would have
+        without them. Their second moments are infinite, and each step is divided by the square root of these. An
+        optimizer without such moments, or one that starts from scratch, trains them.
     """
 
     makes = True
@@ -65,11 +65,11 @@ class Pad(Operation):
             raise BadOperation("Pad: say fill or init, not both")
 
     def inverse(self) -> Operation | None:
-        """Return what takes it away, if it is still as it was made."""
+        """Return the operation that removes the new elements if they have not changed."""
         return Unpad(self.keys, self.size, self.dim, self.at, self.fill, self.init)
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Make them larger; return what undoes it."""
+        """Enlarge the parameters, and return the rollback."""
         done, names = [], copy.select(self.keys)
         seeds = _seeds(copy, self)
         for name in names:
@@ -99,7 +99,7 @@ class Pad(Operation):
 
 @operation
 class Unpad(Operation):
-    """Take away by what a dimension was made larger, if it is still as it was then; the fields are those of `Pad`."""
+    """Remove the elements that `Pad` added, if they have not changed; the fields are those of `Pad`."""
 
     written = False
     keys: tuple[str, ...]
@@ -113,7 +113,7 @@ class Unpad(Operation):
         set_fields(self, keys=names_of(self, "keys", self.keys), init=initialiser("Unpad", self.init, (MEAN,)))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Take it away."""
+        """Remove the elements; changed ones are a fault, unless changes may be discarded."""
         names = copy.select(self.keys)
         seeds = _seeds(copy, self)
         for name in names:
@@ -126,7 +126,7 @@ class Unpad(Operation):
         return []
 
     def _is_unchanged(self, copy: Copy, name: str, made: Any, args: tuple[Any, ...]) -> bool:
-        """Tell whether what was added is what would be added now."""
+        """Return whether the added elements may be removed: `Pad` would add the same, or nothing has to be checked."""
         if copy.optimizer or copy.forced:
             return True
         values, value, (dim, at, size, *_) = copy.values, copy.table[name], args
@@ -147,19 +147,19 @@ class Unpad(Operation):
 
 
 def _seeds(copy: Copy, kind: Pad | Unpad) -> dict[str, str]:
-    """Return the names that random numbers depend on where that is not the own one: tied parameters get the same."""
+    """Return the name that seeds the random numbers of each tied parameter: the first of its group."""
     if kind.init is None or copy.optimizer:
         return {}
     return {name: group[0] for name, group in Ties(copy.table).names.items()}
 
 
 def _content(kind: Pad | Unpad, seed: str) -> Any:
-    """Return what the elements of what is new are, for a recipe."""
+    """Return the content of the new elements, for a recipe."""
     return kind.fill if kind.init is None else (*kind.init, seed if kind.init[0] != MEAN else "")
 
 
 def _place(copy: Copy, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
-    """Return the dimension, from the first, and where in it what is new begins; None, and a note, if nowhere."""
+    """Return the dimension (not negative) and the index of the first new element; None after reporting a fault."""
     shape: Sequence[int] | None = copy.shape(name, f"{name} cannot be made larger")
     if shape is None:
         return None

@@ -1,4 +1,4 @@
-"""The operation that says which parameters an optimizer has."""
+"""Operations that declare the parameters of an optimizer, and one for operations that differ between copies."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 @operation
 class ParameterGroups(Operation):
-    """Say which parameters an optimizer has, and in which order, where the checkpoint cannot tell.
+    """Declare which parameters an optimizer has, and their order, if these cannot be found in the checkpoint.
 
-    It changes nothing. It names parameters as they are called where it stands, before the operations that follow, and
-    holds from there on.
+    It changes nothing. It uses the names that parameters have at its position in the list of operations, and applies
+    to all later operations.
 
     Parameters
     ----------
     groups : sequence of sequence of str
-        For each group of the optimizer, names or patterns in its order. A pattern selects what may be a parameter: a
-        floating-point or complex tensor that is no buffer of a batch norm. What a pattern selects that an earlier one
-        selected too is left out: ``[["*.weight"], ["*"]]``.
+        For each group of the optimizer, names or patterns in its order. A pattern selects only possible parameters:
+        floating-point and complex tensors, except the buffers of batch norms. A name that several patterns select
+        belongs to the first: ``[["*.weight"], ["*"]]``.
     optimizer : int
-        Which optimizer, if there are several, from 0.
+        The index of the optimizer, from 0, if there are several.
     exclude : sequence of str
-        Names or patterns of what none of the groups has, though a pattern selects it: buffers of your own, frozen
+        Names or patterns of tensors that no group has, although a pattern selects them: your own buffers, frozen
         parameters.
     own_order : sequence of int
-        Groups that have an order of their own, though what is in them happens to stand in that of the state dict: what
-        a record says where something comes back into such a group.
+        Indices of groups that have their own order, although their current parameters happen to be in the order of the
+        state dict. Only records contain it, for groups to which a downgrade restores parameters.
     """
 
     on_parameters = False
@@ -58,13 +58,13 @@ class ParameterGroups(Operation):
         set_fields(self, own_order=integers_of(self, "own_order", self.own_order))
 
     def inverse(self) -> Operation | None:
-        """Return nothing: names are others then."""
+        """Return None: the names are different on the downgrade."""
         return None
 
 
 @operation
 class OptimizerPrefix(Operation):
-    """Have an optimizer call its parameters what stands behind something in the state dict."""
+    """Set the prefix that names have in the state dict but not in an optimizer that stores names."""
 
     written = False
     prefix: str
@@ -73,7 +73,7 @@ class OptimizerPrefix(Operation):
         set_fields(self, prefix=str(self.prefix))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Have it call them so, as it did before its names followed others."""
+        """Set the prefix of an optimizer; other copies stay as they are."""
         if isinstance(copy.values, Slots):
             copy.values.lead = self.prefix
         return []
@@ -81,7 +81,7 @@ class OptimizerPrefix(Operation):
 
 @operation
 class PerCopy(Operation):
-    """Do something to the state dict, and something else to its copies: what a record holds where they differ."""
+    """Apply operations to the state dict, and others to some copies; used in records if rollbacks differ."""
 
     written = False
     operations: tuple[Operation, ...]
@@ -99,5 +99,5 @@ class PerCopy(Operation):
 
 
 def by_place(operation: Operation) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
-    """Return what an operation does to the state dict, and what it does instead to copies of it, by their path."""
+    """Return the operations for the state dict, and the different ones for copies, by their path."""
     return (operation.operations, operation.copies) if isinstance(operation, PerCopy) else ((operation,), {})

@@ -1,4 +1,4 @@
-"""Operations that give parameters other names, or another order."""
+"""Operations that rename or reorder parameters."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 
 class _Naming(Operation):
-    """What renames: it says which names change, and knows what undoes that."""
+    """Base class of operations that rename."""
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return which of some names it is about, and what they are called then.
+        """Return the old and new name of each parameter that it renames, given all names.
 
         Raises
         ------
         ValueError
-            That cannot be told; the message says why.
+            The new names cannot be determined; the message says why.
         """
         raise NotImplementedError
 
     def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones, and note it if there have to be some."""
+        """Return old and new names; call `missing` if there are none."""
         try:
             found = self.found(copy.table)
         except ValueError as error:
@@ -39,14 +39,14 @@ class _Naming(Operation):
         return found
 
     def missing(self, copy: Copy) -> None:
-        """Note that it is about no name, if that is wrong."""
+        """Report a fault if it has to match at least one name."""
 
     def targets(self) -> list[str]:
-        """Return patterns of what comes about."""
+        """Return patterns of the new names."""
         return []
 
     def apply(self, copy: Copy) -> list[Operation]:
-        """Rename, and return what undoes it."""
+        """Rename the parameters, and return the rollback."""
         names = {old: new for old, new in self.renamed(copy).items() if old != new}
         lacked = copy.lacking
         copy.relate(names)
@@ -72,7 +72,7 @@ class Rename(_Naming):
     Parameters
     ----------
     old, new : str
-        Names, or patterns with the same placeholders: ``Rename("h.{i}.attn.*", ...)`` is `RenamePrefix`'s work.
+        Names, or patterns with the same placeholders. For ``Rename("h.{i}.attn.*", ...)`` use `RenamePrefix`.
     """
 
     old: str
@@ -86,31 +86,31 @@ class Rename(_Naming):
             raise BadOperation(f"Rename: {self.new} has a placeholder that {self.old} does not have")
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `old` and `new` exchanged; None if the names do not determine it."""
         return Rename(self.new, self.old) if turns(self.old, self.new) else None
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return what matches, and what it is called then."""
+        """Return the names that match, with their new names."""
         new = pattern(self.new)
         return {name: new.fill(bound) for name, bound in pattern(self.old).among(names)}
 
     def missing(self, copy: Copy) -> None:
-        """Note that nothing matches."""
+        """Report a fault: no name matches."""
         copy.missing(self.old, [self.new])
 
     def targets(self) -> list[str]:
-        """Return what comes about."""
+        """Return the pattern of the new names."""
         return [self.new]
 
 
 @operation
 class RenamePrefix(_Naming):
-    """Give all names that begin with something another beginning.
+    """Replace a prefix of names by another.
 
     Parameters
     ----------
     old, new : str
-        The beginnings: ``RenamePrefix("encoder.", "model.encoder.")``. They may have placeholders.
+        The prefixes: ``RenamePrefix("encoder.", "model.encoder.")``. They may have placeholders.
     """
 
     old: str
@@ -122,15 +122,15 @@ class RenamePrefix(_Naming):
             raise BadOperation(f"RenamePrefix: {self.new} has a placeholder that {self.old} does not have")
 
     def check_written(self) -> None:
-        """Check that it says what the new beginning is."""
+        """Refuse a star in the new prefix."""
         check_stars("RenamePrefix", [self.new])
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `old` and `new` exchanged; None if the names do not determine it."""
         return RenamePrefix(self.new, self.old) if turns(f"{self.old}*", f"{self.new}*") else None
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return what begins so, and what it is called then."""
+        """Return the names with the prefix, with their new names."""
         begin, other = pattern(self.old), pattern(self.new)
         found = {}
         for name in names:
@@ -141,17 +141,17 @@ class RenamePrefix(_Naming):
         return found
 
     def missing(self, copy: Copy) -> None:
-        """Note that nothing begins so."""
+        """Report a fault: no name has the prefix."""
         copy.missing(f"{self.old}*", [f"{self.new}*"])
 
     def targets(self) -> list[str]:
-        """Return what comes about."""
+        """Return the pattern of the new names."""
         return [f"{self.new}*"]
 
 
 @operation
 class RenameRegex(_Naming):
-    r"""Rename whatever a regular expression finds in a name, as `re.sub` does.
+    r"""Replace the matches of a regular expression in names, as `re.sub` does.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class RenameRegex(_Naming):
         ``RenameRegex(r"layers\.(\d+)\.self_attn", r"blocks.\1.attention")``.
     """
 
-    recorded = False  # it can take longer than the universe will last; what undoes it are pairs of names
+    recorded = False  # matching can take exponential time; its rollback is pairs of names
     pattern: str
     replacement: str
 
@@ -174,7 +174,7 @@ class RenameRegex(_Naming):
             raise BadOperation(f"RenameRegex: {error}") from error
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return what changes, and what it is called then."""
+        """Return the names that change, with their new names."""
         try:
             changed = {name: re.sub(self.pattern, self.replacement, name) for name in names}
         except (re.error, IndexError) as error:
@@ -182,23 +182,23 @@ class RenameRegex(_Naming):
         return {name: new for name, new in changed.items() if new != name}
 
     def missing(self, copy: Copy) -> None:
-        """Note that nothing changes."""
+        """Report a fault: no name changes."""
         if copy.main is None and not copy.unknown:
             copy.fault(f"no name changes by {self.pattern}")
 
 
 @operation
 class StripPrefix(_Naming):
-    """Take a beginning away from all names that have it; from none, if none has.
+    """Remove a prefix from all names that have it; without such names, nothing happens.
 
-    The ``module.`` of an `AveragedModel` stays: it is told by ``n_averaged`` beside it.
+    The ``module.`` of an `AveragedModel` stays, which is recognised by the ``n_averaged`` beside it.
 
     Parameters
     ----------
     prefix : str
-        ``"module."`` is what DistributedDataParallel puts there, ``"_orig_mod."`` what torch.compile does.
+        The prefix: ``"module."`` comes from DistributedDataParallel, ``"_orig_mod."`` from torch.compile.
     anywhere : bool
-        Also behind any dot, where only a part of the model was wrapped.
+        Whether to remove it after any dot too, for models of which only a part was wrapped.
     """
 
     prefix: str
@@ -209,11 +209,11 @@ class StripPrefix(_Naming):
         flag_of(self, "anywhere", self.anywhere)
 
     def inverse(self) -> Operation | None:
-        """Return what puts it before every name."""
+        """Return the operation that adds the prefix to every name; None if it was removed anywhere."""
         return None if self.anywhere else AddPrefix(self.prefix)
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return what has it, and what it is called then."""
+        """Return the names that have the prefix, with their new names."""
         found = {}
         for name in names:
             new = self._stripped(name, names)
@@ -231,12 +231,12 @@ class StripPrefix(_Naming):
 
 @operation
 class AddPrefix(_Naming):
-    """Put something before all names.
+    """Add a prefix to all names.
 
     Parameters
     ----------
     prefix : str
-        What.
+        The prefix.
     """
 
     prefix: str
@@ -245,22 +245,22 @@ class AddPrefix(_Naming):
         name_of(self, "prefix", self.prefix)
 
     def inverse(self) -> Operation | None:
-        """Return what takes it away."""
+        """Return the operation that removes the prefix."""
         return StripPrefix(self.prefix)
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return all, and what they are called then."""
+        """Return all names, with their new names."""
         return {name: self.prefix + name for name in names}
 
 
 @operation
 class RenameEach(_Naming):
-    """Rename names one by one; what a record holds where no shorter inverse is right.
+    """Rename parameters one by one; records contain it where no shorter inverse is right.
 
     Parameters
     ----------
     names : sequence of (str, str)
-        Old names and new ones.
+        Pairs of an old and a new name.
     """
 
     written = False
@@ -275,15 +275,15 @@ class RenameEach(_Naming):
         set_fields(self, names=tuple((old, new) for old, new in self.names))
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: old and new names exchanged."""
         return RenameEach(tuple((new, old) for old, new in self.names))
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return what is there, and what it is called then."""
+        """Return the names that exist, with their new names."""
         return {old: new for old, new in self.names if old in names}
 
     def renamed(self, copy: Copy) -> dict[str, str]:
-        """Return old names and new ones; each has to be there."""
+        """Return old and new names; an old name that is missing is a fault."""
         for old, _ in self.names:
             if old not in copy.table:
                 copy.missing(literal(old))
@@ -292,12 +292,12 @@ class RenameEach(_Naming):
 
 @operation
 class Reorder(Operation):
-    """Have parameters stand in another order, in the places that they have together.
+    """Change the order of parameters, within the positions that they occupy.
 
     Parameters
     ----------
     names : sequence of str
-        Names or patterns, in the order wanted. What has placeholders is put in order for each that they stand for.
+        Names or patterns, in the new order. If all have a placeholder, each of its values is ordered by itself.
     """
 
     names: tuple[str, ...]
@@ -306,7 +306,7 @@ class Reorder(Operation):
         set_fields(self, names=names_of(self, "names", self.names))
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Put them in order, and return what undoes it."""
+        """Reorder the parameters, and return the rollback."""
         groups: dict[tuple[str, ...], dict[str, None]] = {}
         shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))
         for text in self.names:

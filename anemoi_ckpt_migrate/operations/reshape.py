@@ -1,4 +1,4 @@
-"""Operations that change the shape of parameters, or the order of what is in them."""
+"""Operations that change the shape of parameters, or the order of their elements."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from anemoi_ckpt_migrate.state.parameters import Copy
 
 
 class _Turning(Operation):
-    """What changes parameters one by one."""
+    """Base class of operations that change parameters one by one."""
 
     keys: tuple[str, ...]
     makes = True
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Return what is done, given a shape.
+        """Return the recipes to apply, in order, given a shape.
 
         Raises
         ------
         ValueError
-            It cannot be done; the message says why.
+            The operation does not fit the shape; the message says why.
         """
         raise NotImplementedError
 
     def back(self, names: Sequence[str], shape: tuple[int, ...]) -> Operation:
-        """Return what undoes it for parameters that had a shape."""
+        """Return the inverse for parameters that had this shape before."""
         raise NotImplementedError
 
     def apply(self, copy: Copy) -> list[Operation]:
-        """Change all that the keys select; return what undoes it."""
+        """Change the parameters that the keys select, and return the rollback."""
         done: dict[tuple[int, ...], list[str]] = {}
         for name in copy.select(self.keys):
             shape = self._change(copy, name)
@@ -81,7 +81,7 @@ def _dims(dim: int, shape: Sequence[int]) -> int:
 
 @operation
 class Transpose(_Turning):
-    """Exchange two dimensions.
+    """Exchange two dimensions of parameters.
 
     Parameters
     ----------
@@ -101,31 +101,31 @@ class Transpose(_Turning):
         integer_of(self, "dim1", self.dim1)
 
     def inverse(self) -> Operation | None:
-        """Return it: done twice, nothing has changed."""
+        """Return the operation itself: it is its own inverse."""
         return self
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Return the order of the dimensions."""
+        """Return the permutation of the dimensions."""
         order = list(range(len(shape)))
         one, other = _dims(self.dim0, shape), _dims(self.dim1, shape)
         order[one], order[other] = order[other], order[one]
         return [("permute", tuple(order))]
 
     def back(self, names: Sequence[str], shape: tuple[int, ...]) -> Operation:
-        """Return it, for these names."""
+        """Return the same operation for these names."""
         return Transpose(tuple(names), self.dim0, self.dim1)
 
 
 @operation
 class Permute(_Turning):
-    """Bring the dimensions into another order.
+    """Permute the dimensions of parameters.
 
     Parameters
     ----------
     keys : str or sequence of str
         Names or patterns.
     dims : sequence of int
-        For each dimension, which one it was.
+        For each new dimension, the index of the old one.
     """
 
     keys: tuple[str, ...]
@@ -137,30 +137,30 @@ class Permute(_Turning):
             raise BadOperation(f"Permute: {list(self.dims)} is no order of {len(self.dims)} dimensions")
 
     def inverse(self) -> Operation | None:
-        """Return what brings them back."""
+        """Return the inverse permutation."""
         return self.back(self.keys, ())
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Return the order of the dimensions."""
+        """Return the permutation of the dimensions."""
         if len(shape) != len(self.dims):
             raise ValueError(f"its shape {list(shape)} does not have {len(self.dims)} dimensions")
         return [("permute", self.dims)]
 
     def back(self, names: Sequence[str], shape: tuple[int, ...]) -> Operation:
-        """Return what brings them back."""
+        """Return the inverse permutation."""
         return Permute(tuple(names), tuple(self.dims.index(dim) for dim in range(len(self.dims))))
 
 
 @operation
 class Reshape(_Turning):
-    """Give parameters another shape, with the elements in the order that they have.
+    """Change the shape of parameters; the order of their elements stays.
 
     Parameters
     ----------
     keys : str or sequence of str
         Names or patterns.
     shape : sequence of int
-        The shape; one size may be -1, for what is left.
+        The new shape; one size may be -1 and is computed from the others.
     """
 
     keys: tuple[str, ...]
@@ -172,30 +172,30 @@ class Reshape(_Turning):
             raise BadOperation("Reshape: only one size may be -1")
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Return the shape."""
+        """Return the recipe with the new shape."""
         return [("reshape", self.shape)]
 
     def back(self, names: Sequence[str], shape: tuple[int, ...]) -> Operation:
-        """Return what gives them the shape that they had."""
+        """Return the operation that restores the old shape."""
         return Reshape(tuple(names), shape)
 
 
 @operation
 class Interleave(_Turning):
-    """Lay equal parts of a dimension into each other: what was part by part becomes the first of each, the second...
+    """Interleave equal parts of a dimension: the first block of each part, then the second of each, and so on.
 
     Parameters
     ----------
     keys : str or sequence of str
         Names or patterns.
     parts : int
-        How many parts there are: 3 for q, k and v one behind the other.
+        The number of parts: 3 for q, k and v one after the other.
     dim : int
         The dimension.
     block : int
-        How many elements stay together: the size of a head, for one that takes turns head by head.
+        How many elements stay together: the size of a head, to alternate head by head.
     inverted : bool
-        The other way around: what is interleaved becomes parts again.
+        Whether to separate interleaved parts instead.
     """
 
     keys: tuple[str, ...]
@@ -212,11 +212,11 @@ class Interleave(_Turning):
         flag_of(self, "inverted", self.inverted)
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `inverted` negated."""
         return self.back(self.keys, ())
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Return the shapes in between."""
+        """Return the recipes: reshape, permute, reshape back."""
         dim = _dims(self.dim, shape)
         count, left = divmod(shape[dim], self.parts * self.block)
         if left:
@@ -228,24 +228,24 @@ class Interleave(_Turning):
         return [("reshape", apart), ("permute", tuple(order)), ("reshape", shape)]
 
     def back(self, names: Sequence[str], shape: tuple[int, ...]) -> Operation:
-        """Return it the other way around, for these names."""
+        """Return the inverse for these names."""
         return Interleave(tuple(names), self.parts, self.dim, self.block, not self.inverted)
 
 
 @operation
 class PermuteForRope(_Turning):
-    """Reorder the rows of query and key projections from rotary embeddings of neighbours to those of halves.
+    """Reorder the rows of query and key projections, from rotary embeddings of neighbours to those of halves.
 
-    In each head, rows 0, 1, 2, 3, ... become 0, 2, 4, ..., 1, 3, 5, ...: what conversion scripts of Llama's weights do.
+    In each head, rows 0, 1, 2, 3, ... become 0, 2, 4, ..., 1, 3, 5, ..., as in conversion scripts for Llama's weights.
 
     Parameters
     ----------
     keys : str or sequence of str
-        Names or patterns; dimension 0 holds the heads one behind the other.
+        Names or patterns; dimension 0 contains the heads one after the other.
     heads : int
-        How many heads there are: for keys, that may be fewer than for queries.
+        The number of heads; keys may have fewer than queries.
     inverted : bool
-        The other way around.
+        Whether to reorder from halves to neighbours instead.
     """
 
     keys: tuple[str, ...]
@@ -258,11 +258,11 @@ class PermuteForRope(_Turning):
         flag_of(self, "inverted", self.inverted)
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: `inverted` negated."""
         return self.back(self.keys, ())
 
     def steps(self, shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-        """Return the shapes in between."""
+        """Return the recipes: reshape, permute, reshape back."""
         _dims(0, shape)
         half, left = divmod(shape[0], 2 * self.heads)
         if left:
@@ -273,5 +273,5 @@ class PermuteForRope(_Turning):
         return [("reshape", apart), ("permute", order), ("reshape", shape)]
 
     def back(self, names: Sequence[str], shape: tuple[int, ...]) -> Operation:
-        """Return it the other way around, for these names."""
+        """Return the inverse for these names."""
         return PermuteForRope(tuple(names), self.heads, not self.inverted)

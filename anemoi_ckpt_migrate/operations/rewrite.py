@@ -1,4 +1,4 @@
-"""The operation that has a function rewrite a configuration, as plain dicts and lists."""
+"""`Rewrite`: a function of the script changes a configuration in the form of plain dicts and lists."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
 
 @operation
 class Rewrite(Run):
-    """Have a function of the script make something else of what stands at a path.
+    """Replace the configuration at a path by the result of a function of the script.
 
-    The function takes it, as plain dicts and lists whatever its class, and the checkpoint, which it leaves as it is; it
-    returns what is to stand there, which becomes of the class that was there. What was there is put aside: as long as
-    nothing changed since, the way back is to that, and no function runs.
+    The function takes the configuration, converted to plain dicts and lists, and the checkpoint, which it must not
+    change. It returns the new content, which gets the class of the old one. The old value is stashed. A downgrade puts
+    it back without running a function, unless the configuration has changed since.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Rewrite(Run):
     path : str or list
         ``"hyper_parameters.config.model"``.
     optional : bool
-        Whether nothing is wrong if it is not there.
+        Whether the path may be missing.
     """
 
     noted = ("number", "digest")
@@ -46,11 +46,11 @@ class Rewrite(Run):
         flag_of(self, "optional", self.optional)
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else Rewrite(self.rollback, self.migrate, self.path, self.optional)
 
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
-        """Rewrite it."""
+        """Rewrite the configuration."""
         if self.optional and not paths.there(tree, self.path):
             return tree, []
         before = paths.get(tree, self.path)
@@ -77,5 +77,5 @@ class Rewrite(Run):
 
 
 def digest_of(value: Any) -> str:
-    """Return what tells one plain configuration from another."""
+    """Return the SHA-256 checksum of a plain configuration."""
     return hashlib.sha256(json.dumps(value, default=repr).encode()).hexdigest()

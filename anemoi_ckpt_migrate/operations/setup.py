@@ -1,4 +1,4 @@
-"""What `migrate_setup` of a script says, as operations."""
+"""The declarations of `migrate_setup` in a script, as operations."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 def operations_of(context: MigrationContext, migrates: bool, reversible: bool) -> tuple[Operation, ...]:
-    """Return what a script with a setup does: names move, `migrate` runs, and what is gone gets placeholders.
+    """Return the operations of a script with a setup: move names, run `migrate`, put placeholders for removed classes.
 
     Parameters
     ----------
     context : MigrationContext
-        After the setup.
+        The context after the setup ran.
     migrates, reversible : bool
         Whether the script has a ``migrate``, and a ``rollback``.
 
     Raises
     ------
     BadOperation
-        Something is moved to where all is said to be gone.
+        A name is moved into a module or class that is declared removed.
     """
     found: list[Operation] = []
     gone = tuple(context.deleted)
@@ -50,16 +50,16 @@ def _pairs(moved: dict[str, str]) -> Pairs:
 
 @operation
 class MoveNames(TreeOperation):
-    """Have names be other ones, wherever the checkpoint has them; what it does not name is no error.
+    """Rename classes and modules everywhere in the checkpoint; names that it does not contain are no error.
 
-    What is said most exactly counts. A class whose module moves may move on from there.
+    The most specific rule wins. A class whose module moves may move on from there.
 
     Parameters
     ----------
     classes, modules : list of pair of str
-        Where they were, and where they are.
+        Pairs of an old and a new name.
     spared : list of str
-        Patterns of names that stay; see `names.covers`.
+        Patterns of names that stay; see `class_names.covers`.
     """
 
     everywhere = True
@@ -79,7 +79,7 @@ class MoveNames(TreeOperation):
         set_fields(self, spared=names_of(self, "spared", self.spared, 0))
 
     def check_written(self) -> None:
-        """Check that nothing is moved to what is said to be gone."""
+        """Refuse moves to names that are declared removed."""
         ends = [(old, new, split(self, "classes", new)) for old, new in self.classes]
         ends += [(old, new, (new, "")) for old, new in self.modules]
         for old, new, name in ends:
@@ -87,7 +87,7 @@ class MoveNames(TreeOperation):
                 raise BadOperation(f"{old} is moved to {new}, which is said to be gone")
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around; None where two became one, or where a name may have moved twice."""
+        """Return the inverse: old and new exchanged; None if two names become one, or a name may move twice."""
         ends = [new for _, new in (*self.classes, *self.modules)]
         twice = any(
             covers(f"{new}.**", split(self, "classes", old)) for old, _ in self.classes for _, new in self.modules
@@ -97,21 +97,21 @@ class MoveNames(TreeOperation):
         return MoveNames(_turned(self.classes), _turned(self.modules))
 
     def class_names(self) -> tuple[str, ...]:
-        """Return the names of before and after, and all that is in the modules."""
+        """Return the old and new names of classes, and patterns of all names in the modules."""
         modules = (f"{name}.**" for pair in self.modules for name in pair)
         return *(name for pair in self.classes for name in pair), *modules
 
     def loss(self, tree: Any) -> str:
-        """Say so if two names would be one from here on."""
+        """Return a sentence if two names would become the same."""
         return merged(names_in(tree), self.moved)
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Rename them."""
+        """Rename the classes and modules, and return the rollback."""
         back = moved_back(names_in(tree), self.moved)
         return [MoveNames(back)] if back else []
 
     def moved(self, name: Name) -> Name:
-        """Return what a name becomes."""
+        """Return the new name of a class or function."""
         class_ = _closest(name, [old for old, _ in self.classes])
         module = _closest(name, [f"{old}.**" for old, _ in self.modules])
         spared = _closest(name, self.spared)
@@ -132,7 +132,7 @@ class MoveNames(TreeOperation):
 
 
 def merged(found: Iterable[OpaqueName], moved: Callable[[Name], Name]) -> str:
-    """Say which two names of a tree would be one after a move; empty if no two would."""
+    """Return a sentence about two names of a tree that a move makes the same; empty if there are none."""
     before: dict[Name, Name] = {}
     for name in dict.fromkeys(each.pickled_name for each in found):
         other = before.setdefault(moved(name), name)
@@ -143,7 +143,7 @@ def merged(found: Iterable[OpaqueName], moved: Callable[[Name], Name]) -> str:
 
 
 def moved_back(found: list[OpaqueName], moved: Callable[[Name], Name]) -> Pairs:
-    """Move names that were found in a tree; return what each is called now, and was called."""
+    """Move names that were found in a tree; return pairs of the new and the old name."""
     names = {name: moved(name) for name in dict.fromkeys(each.pickled_name for each in found)}
     rename(found, names.__getitem__)
     return tuple((spelled(new), spelled(old)) for old, new in names.items() if old != new)
@@ -158,7 +158,7 @@ def _turned(pairs: Pairs) -> Pairs:
 
 
 def _closest(name: Name, patterns: Iterable[str]) -> str:
-    """Return the pattern that means a name most exactly; empty if none does."""
+    """Return the most specific pattern that covers a name; empty if none does."""
     return max((pattern for pattern in patterns if covers(pattern, name)), key=closeness, default="")
 
 
@@ -168,7 +168,7 @@ def split(kind: Operation, what: str, text: Any) -> Name:
     Raises
     ------
     BadOperation
-        It is none.
+        The text is not a class name.
     """
     module, colon, name = name_of(kind, what, text).partition(":")
     if not colon:

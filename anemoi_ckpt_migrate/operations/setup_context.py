@@ -1,4 +1,4 @@
-"""What a script says about the classes and modules that a checkpoint names: which moved, and which are gone."""
+"""Declarations of a script about classes and modules in a checkpoint: moved ones and removed ones."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from anemoi_ckpt_migrate.errors import BadOperation
 
 
 class MigrationContext:
-    """Notes what a script says about the names in a pickle. Nothing is imported, and nothing in `sys.modules` changes.
+    """Collects the names that a script moves or removes. Nothing is imported, and `sys.modules` does not change.
 
-    It acts on every class and function that the checkpoint names, before `migrate` sees it: for all objects, wherever
-    they are. What a checkpoint does not name is no error. A class is spelled ``pkg.mod.Class``, one within a class
-    ``pkg.mod:Outer.Inner``. What is said of a class holds for the classes within it, what is said of a module for the
-    modules below it; what is said more exactly wins: of a class before that of its module.
+    The declarations apply to every class and function that the checkpoint names, in all objects, before `migrate` gets
+    it. Names that the checkpoint does not contain are no error. Spell a class ``pkg.mod.Class``, and a nested class
+    ``pkg.mod:Outer.Inner``. A declaration about a class includes its nested classes, one about a module includes its
+    submodules. The more specific declaration wins: one about a class before one about its module.
 
     Attributes
     ----------
     moved_attributes, moved_modules : dict of str to str
-        Where each was, and where it is in the end: moves that follow each other are one.
+        The final name for each old name: successive moves count as one.
     deleted : list of str
-        What is gone: ``pkg.mod.Class``, ``pkg.mod.*`` for all that is in a module itself, ``pkg.mod.**`` for that and
-        all that is in modules below.
+        Removed names: ``pkg.mod.Class``, ``pkg.mod.*`` for everything in the module itself, ``pkg.mod.**`` for the
+        module with its submodules.
     """
 
     def __init__(self) -> None:
@@ -28,28 +28,28 @@ class MigrationContext:
         self.deleted: list[str] = []
 
     def move_attribute(self, path_start: str, path_end: str) -> None:
-        """Say that a class or function has another name, or is in another module.
+        """Declare that a class or function was renamed or moved to another module.
 
         Parameters
         ----------
         path_start, path_end : str
-            Where it was, as ``pkg.mod.Class``, and where it is.
+            The old and the new name, as ``pkg.mod.Class``.
 
         Raises
         ------
         BadOperation
-            It is no such name, was moved already, or is deleted too.
+            A name is invalid, was moved already, or is deleted too.
         """
         start, end = (_checked("move_attribute", path, "pkg.mod.Class") for path in (path_start, path_end))
         self._move("move_attribute", self.moved_attributes, start, end)
 
     def move_module(self, path_start: str, path_end: str) -> None:
-        """Say that a module, with all below it, has another name.
+        """Declare that a module was renamed, with its submodules.
 
         Parameters
         ----------
         path_start, path_end : str
-            Where it was, as ``pkg.mod``, and where it is.
+            The old and the new name, as ``pkg.mod``.
 
         Raises
         ------
@@ -60,24 +60,24 @@ class MigrationContext:
         for moved in (self.moved_attributes, self.moved_modules):
             for other, to in moved.items():
                 if to.startswith((f"{start}.", f"{start}:")):
-                    moved[other] = end + to[len(start) :]  # it was said to be in it by now, and goes with it
+                    moved[other] = end + to[len(start) :]  # an earlier move ended in this module, and moves along
         self._move("move_module", self.moved_modules, start, end)
 
     def delete_attribute(self, path: str) -> None:
-        """Say that a class or function is gone.
+        """Declare that a class or function was removed.
 
-        `migrate` finds objects of it as they were, and may look at them, replace them or take them out: see
-        `pickled_state`. What it leaves becomes a placeholder that any Python loads, and comes back on the way down.
+        `migrate` gets its objects unchanged, and may read, replace or remove them: see `pickled_state`. Each remaining
+        object becomes a placeholder that any Python loads, and a downgrade restores it.
 
         Parameters
         ----------
         path : str
-            As ``pkg.mod.Class``; ``pkg.mod.*`` for all that is in a module.
+            A name as ``pkg.mod.Class``, or ``pkg.mod.*`` for everything in a module.
 
         Raises
         ------
         BadOperation
-            It is no such name, is deleted already, or is moved too.
+            The name is invalid, deleted already, or moved too.
         """
         named = path[:-2] if isinstance(path, str) and path.endswith(".*") else path
         whole = named is not path
@@ -85,12 +85,12 @@ class MigrationContext:
         self._delete("delete_attribute", path)
 
     def delete_module(self, path: str) -> None:
-        """Say that a module is gone, with all that was in it and below it; otherwise as `delete_attribute`.
+        """Declare that a module was removed, with its submodules and all their names; otherwise as `delete_attribute`.
 
         Parameters
         ----------
         path : str
-            As ``pkg.mod``.
+            A name as ``pkg.mod``.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class MigrationContext:
 
 
 def _checked(call: str, path: object, example: str, least: int = 2) -> str:
-    """Return a name, which has to be a dotted one."""
+    """Return a name, which must be dotted."""
     if isinstance(path, str):
         module, colon, name = path.partition(":")
         parts = [*module.split("."), *(name.split(".") if colon else ())]

@@ -1,4 +1,4 @@
-"""Parameters of the very same memory, of which an optimizer knows one; and what ties them again on the way back."""
+"""Tied parameters, which share memory and one optimizer state, and the operation that ties them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.state.tensor_values import memory_of
 
 
 class Ties:
-    """What is tied in a table.
+    """The tied parameters of a table.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Ties:
     Attributes
     ----------
     names : dict of str to list of str
-        Names of the same memory, by each of them.
+        For each tied name, all names that share its memory.
     """
 
     def __init__(self, table: Table | Mapping[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Ties:
         self.names = {name: group for group in groups.values() if len(group) > 1 for name in group}
 
     def broken(self, operation: Operation, table: Table) -> str | None:
-        """Say what an operation took apart that an optimizer has one state for; None if nothing."""
+        """Return a message if an operation changed only some of several tied parameters; otherwise None."""
         for first, group in self.names.items():
             if not operation.makes or group[0] != first:
                 continue
@@ -50,19 +50,19 @@ class Ties:
         return None
 
     def apart(self, table: Table) -> list[list[str]]:
-        """Return the names of each memory that are not all there any more, or not all of one memory."""
+        """Return the groups of tied names that are no longer tied, or have lost their first name."""
         groups = [group for first, group in self.names.items() if group[0] == first]
         return [group for group in groups if len({_memory(table, name) for name in group}) > 1 or group[0] not in table]
 
 
 @operation
 class Tie(Operation):
-    """Have names stand for one memory again, as they did once; those whose content is another by now stay as they are.
+    """Tie parameters again that were tied once; parameters with different values stay separate.
 
     Parameters
     ----------
     groups : sequence of list of str
-        Names of each memory.
+        Each group of tied names.
     """
 
     written = False
@@ -71,12 +71,12 @@ class Tie(Operation):
     def __post_init__(self) -> None:
         groups = tuple(names_of(self, "groups", group) for group in self.groups)
         every = [name for group in groups for name in group]
-        if len(set(every)) < len(every):  # each is compared once
+        if len(set(every)) < len(every):  # so that each name is compared only once
             raise BadOperation("Tie: groups name a parameter twice")
         set_fields(self, groups=groups)
 
     def apply(self, copy: Copy) -> list[Any]:
-        """Tie them."""
+        """Tie each group."""
         for group in () if copy.optimizer else self.groups:
             self._tie(copy, [name for name in group if name in copy.table])
         return []

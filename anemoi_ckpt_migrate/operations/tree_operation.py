@@ -1,4 +1,4 @@
-"""Operations on the tree of a checkpoint as a whole, what they work with, and the one that runs functions."""
+"""Base class of operations on the tree, the context that they get, and `Run`, which runs functions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from anemoi_ckpt_migrate.state.archive_json import Attached
 
 @dataclass
 class Means:
-    """What operations on the tree work with, beside the tree.
+    """Context of operations on the tree.
 
     Attributes
     ----------
     checkpoint : object
-        All of the tree, for those that are given a part of it.
+        The whole tree, for operations that get only a part of it.
     attached : Attached
-        What lies beside the pickle.
+        Entries of the zip beside the pickle.
     stash : list of object
-        What the revision puts aside.
+        Values that the revision stashes.
     run : callable
-        Runs a function of the script, of a name, on a tree, and returns what becomes of it.
+        Takes the name of a function of the script and its arguments, runs it, and returns the result.
     forced : bool
-        Whether what was changed since may be lost on the way back.
+        Whether a downgrade may discard changes made since the upgrade.
     losses : list of str
-        Why nothing undoes what was done, if nothing does.
+        Why the revision cannot be undone; empty if it can.
     """
 
     checkpoint: Any
@@ -45,63 +45,64 @@ class TreeOperation(Operation):
     Attributes
     ----------
     everywhere : bool
-        Whether it is about what revisions put aside too: what is changed then is a list of the tree and of that.
+        Whether it changes stashed values too. It then gets a list: the tree, the stash of earlier revisions and the
+        stash of this one.
     """
 
     on_parameters = False
     everywhere: ClassVar[bool] = False
 
     def loss(self, tree: Any) -> str:
-        """Say why nothing would undo it on a tree; empty if something does."""
+        """Return why it cannot be undone on a tree; empty if it can."""
         return ""
 
     def carry_out(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
-        """Change a tree, or a part of it; return what becomes of it, and what undoes that.
+        """Change a tree, or a part of it; return the new tree and the rollback.
 
         Parameters
         ----------
         tree : object
-            The checkpoint, or what stands for it.
+            The checkpoint, or a part that is treated as one.
         means : Means
-            What there is to work with.
+            The context.
 
         Raises
         ------
         NoSuchPath
-            It cannot be done; the message says why.
+            The tree cannot be changed; the message says why.
         """
         means.losses += filter(None, [self.loss(tree)])
         return self.on(tree, means)
 
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
-        """Do so; as `carry_out`, for which kinds of operations differ here."""
+        """Do the work of `carry_out`; subclasses that need the context override this."""
         return tree, self.change(tree, means.stash, means.forced)
 
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
-        """Change a tree in place, and return what undoes it: what most kinds do.
+        """Change a tree in place, and return the rollback; most kinds implement this method.
 
         Parameters
         ----------
         tree : object
             The checkpoint.
         stash : list of object
-            What is put aside in it.
+            Values that the revision stashes, or has stashed.
         forced : bool
-            Whether what was changed since may be lost on the way back.
+            Whether a downgrade may discard changes made since the upgrade.
         """
         raise NotImplementedError
 
 
 @operation
 class Run(TreeOperation):
-    """Run functions of the script, for what no other operation does.
+    """Run functions of the script, for changes that no other operation makes.
 
     Parameters
     ----------
     migrate : function or str
-        A function of the script, which takes a checkpoint and returns it.
+        A function of the script. It takes the checkpoint and returns it.
     rollback : function or str, optional
-        What undoes it.
+        The function that undoes `migrate`.
     """
 
     migrate: str
@@ -118,15 +119,15 @@ class Run(TreeOperation):
 
     @property
     def reversible(self) -> bool:
-        """Whether there is a function that undoes it."""
+        """Whether it has a rollback function."""
         return self.rollback is not None
 
     def inverse(self) -> Operation | None:
-        """Return it the other way around."""
+        """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else Run(self.rollback, self.migrate)
 
     def loss(self, tree: Any) -> str:
-        """Say so if it has no rollback."""
+        """Return a sentence if it has no rollback."""
         return "" if self.reversible else f"{self.migrate} has no rollback"
 
     def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
@@ -135,10 +136,10 @@ class Run(TreeOperation):
 
 
 def takes_functions(kind: str | None) -> bool:
-    """Tell whether operations of a kind, by its name, are given functions of a script."""
+    """Return whether the kind with this name takes functions of a script."""
     return issubclass(KINDS.get(kind or "", Operation), Run)
 
 
 def functions(operations: Iterable[Operation]) -> list[Run]:
-    """Return those that run functions of a script, wherever they stand."""
+    """Return the operations that run functions of a script, nested ones included."""
     return [leaf for each in operations for leaf in each.leaves() if isinstance(leaf, Run)]
