@@ -36,8 +36,8 @@ class Shown:
     checkpoint : str or None
         The checkpoint that it comes from.
     pickled_by : str or None
-        The Python version of the pickled rollback in the checkpoint. That version runs the pickle, any other runs the
-        source.
+        The Python version that pickled the rollback in the checkpoint. Only this version can run the pickle, which it
+        does if the source cannot run.
     source : str or None
         The source of the script; None if the checkpoint carries none.
     replaces : tuple of str

@@ -47,8 +47,8 @@ class Squashed:
 def squash(stretch: str, name: str, *, rev_id: str | None = None, project: Project | StrPath | None = None) -> Squashed:
     """Replace a stretch of history by one script, which lists the revisions it replaces.
 
-    A checkpoint with none of these revisions gets them as one step; one with some of them goes on from there; one
-    with all of them has the new revision. The old scripts are removed: the new one holds their code.
+    A checkpoint with none of these revisions gets them as one step. One with some of them gets the others. One with
+    all of them has the new revision. The old scripts are removed: the new one holds their code.
 
     Parameters
     ----------
