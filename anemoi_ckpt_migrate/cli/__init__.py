@@ -1,4 +1,4 @@
-"""The command line: arguments in, commands called, text or JSON out, an exit code."""
+"""The command line: reads arguments, calls commands, prints text or JSON, and returns an exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ exit codes:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser; the man page is built from it too."""
+    """Make the parser, from which the man page is built too."""
     parser = argparse.ArgumentParser(
         prog="ckpt-migrate",
         description="Migrations for PyTorch checkpoints: what Alembic is for databases.",
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments; those of the process by default.
+        The arguments; by default those of the process.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(build_parser().parse_args(argv))
-    except KeyboardInterrupt as interrupt:  # while arguments are read, too
+    except KeyboardInterrupt as interrupt:  # also while arguments are read
         sys.stderr.write("interrupted; nothing more was changed\n")
         return 128 + (interrupt.number if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
 
@@ -86,29 +86,29 @@ def _run(args: argparse.Namespace) -> int:
     except MigrateError as error:
         output.complain(error, getattr(args, "json", False))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         output.silence()
         return ERROR
 
 
 def entry() -> int:
-    """Run the command line as a process of its own: SIGTERM and SIGHUP clean up as Ctrl-C does."""
+    """Run the command line as its own process, in which SIGTERM and SIGHUP clean up as Ctrl-C does."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has it ignored, and that stays
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, which stays so
             signal.signal(number, _terminated)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show must not fail
     return main()
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """Somebody asked the process to end.
+    """A signal asked the process to end.
 
     Attributes
     ----------
     number : int
-        With which signal.
+        The number of the signal.
     """
 
     def __init__(self, number: int) -> None:

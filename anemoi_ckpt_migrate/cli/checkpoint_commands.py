@@ -108,13 +108,13 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
     done: dict[str, str] = {}
 
     def move(checkpoint: str) -> None:
-        # A link among the files is one of them again, and -1 is to undo one step of it, not two.
+        # A link to another of the files is skipped: `-1` must undo one step of the file, not two.
         real = os.path.realpath(checkpoint)
         if real in done:
             output.warn([f"{checkpoint}: left out, for it is {done[real]}, which has had its turn"])
             return
         done[real] = checkpoint
-        # What a script prints must not get between the lines of JSON.
+        # Output of scripts must not mix with the lines of JSON.
         printed = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
         with printed, checkpoint_tree.progress(checkpoint, args.json) as progress:
             result = command(checkpoint, progress=progress, **options)

@@ -1,4 +1,4 @@
-"""What the commands of the command line have in common."""
+"""Shared parts of the commands of the command line."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from anemoi_ckpt_migrate.errors import (
 )
 
 _WORST_FIRST = (ERROR, USAGE, REFUSED, PENDING, 0)
-# How the dynamic linker says that there is no memory for a library.
+# Messages of the dynamic linker if there is no memory for a library.
 _NO_MEMORY = ("cannot allocate", "failed to map segment")
 
 
 def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = False) -> argparse.ArgumentParser:
-    """Add a command."""
+    """Add a command to the parser."""
     added: argparse.ArgumentParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     added.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -37,17 +37,17 @@ def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = Fals
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Let a command print JSON."""
+    """Add the option ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_checkpoints(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
-    """Let a command take several checkpoints."""
+    """Add an argument that takes several checkpoints."""
     parser.add_argument("checkpoints", metavar="CKPT", nargs=nargs, help="the files, each on its own")
 
 
 def chain_of(args: argparse.Namespace) -> Any:
-    """Return the chain that takes the place of a project; what makes or changes scripts has no business there."""
+    """Return the chain to use in place of a project; commands that make or change scripts are refused."""
     from anemoi_ckpt_migrate.project.project import open_chain
 
     if args.config is not None:
@@ -58,22 +58,22 @@ def chain_of(args: argparse.Namespace) -> Any:
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Return the exit code of several that counts: an error more than a refusal, that more than what is pending."""
+    """Return the most serious of several exit codes: an error before a refusal, a refusal before pending work."""
     return min(codes, key=_WORST_FIRST.index, default=0)
 
 
 @contextlib.contextmanager
 def told(checkpoint: str | None = None) -> Iterator[None]:
-    """Have what the system denies (memory, a file) said in one sentence, and about which checkpoint it is.
+    """Turn errors of the system (no memory, no access to a file) into one sentence that names the checkpoint.
 
     Raises
     ------
     MigrateError
-        It denied something.
+        The system denied something.
     """
     try:
         yield
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         raise
     except (MemoryError, ImportError, OSError) as error:
         said = _denied(error)
@@ -83,7 +83,7 @@ def told(checkpoint: str | None = None) -> Iterator[None]:
 
 
 def _denied(error: MemoryError | ImportError | OSError) -> MigrateError | None:
-    """Return what the system denied; None for an import that failed for another reason."""
+    """Return the error to raise instead; None for an import that failed for another reason."""
     if isinstance(error, MemoryError):
         return OutOfMemory()
     if getattr(error, "errno", None) == errno.ENOMEM or any(said in str(error).lower() for said in _NO_MEMORY):
@@ -94,7 +94,7 @@ def _denied(error: MemoryError | ImportError | OSError) -> MigrateError | None:
 
 
 def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
-    """Do one thing to each checkpoint; one that fails does not stop the others. Return the worst exit code."""
+    """Run a function on each checkpoint, past those that fail, and return the most serious exit code."""
     if getattr(args, "output", None) is not None and len(args.checkpoints) > 1:
         raise UsageError("--output takes one checkpoint at a time")
     from anemoi_ckpt_migrate.storage import folders_listed_once
@@ -105,11 +105,11 @@ def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
             try:
                 with told(checkpoint):
                     codes.append(do(checkpoint) or 0)
-            except CannotPrint:  # nor what the others are
+            except CannotPrint:  # the other results cannot be printed either
                 raise
             except MigrateError as error:
                 output.complain(error, args.json, checkpoint)
                 codes.append(error.exit_code)
-                if isinstance(error, UsageError):  # the others would be told the same
+                if isinstance(error, UsageError):  # the others would fail in the same way
                     break
     return worst(codes)

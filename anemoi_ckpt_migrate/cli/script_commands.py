@@ -110,7 +110,7 @@ def _revision(args: argparse.Namespace) -> int:
 
 
 def _sides(name: str | None, given: list[str] | None) -> tuple[str, Any]:
-    """Return the name of a revision and what is compared for it; the name may stand behind the two."""
+    """Return the name of a revision and the two sides to compare; the name may come after these."""
     if name is None and given and len(given) in (1, 3):
         *given, name = given
     if name is None:

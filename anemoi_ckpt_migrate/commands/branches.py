@@ -21,13 +21,13 @@ class Head:
     Attributes
     ----------
     revision, name : str
-        Which.
+        Its id and name.
     labels : tuple of str
-        Of its branch.
+        The labels of its branch.
     final : bool
         Whether it is a barrier.
     path : str or None
-        Its script, if there is one here.
+        Its script; None if this project has none.
     """
 
     revision: str
@@ -37,22 +37,22 @@ class Head:
     path: str | None = field(default=None, compare=False)
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {"revision": self.revision, "name": self.name, "labels": list(self.labels), "final": self.final}
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch that has a label.
+    """A branch with a label.
 
     Attributes
     ----------
     label : str
         Its name.
     revisions : int
-        How many revisions it has.
+        The number of its revisions.
     heads : tuple of str
-        Those of its revisions that nothing follows.
+        Its heads.
     """
 
     label: str
@@ -60,47 +60,47 @@ class Branch:
     heads: tuple[str, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {"label": self.label, "revisions": self.revisions, "heads": list(self.heads)}
 
 
 @dataclass(frozen=True)
 class BranchPoint:
-    """A revision that several follow.
+    """A revision with several children.
 
     Attributes
     ----------
     revision : Head
-        Which.
+        The revision.
     children : tuple of Head
-        What follows it.
+        The revisions that follow it.
     """
 
     revision: Head
     children: tuple[Head, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {**self.revision.to_data(), "children": [child.to_data() for child in self.children]}
 
 
 @dataclass(frozen=True)
 class Branches:
-    """How the history branches.
+    """The branches of the history.
 
     Attributes
     ----------
     labelled : tuple of Branch
-        The branches that have a label.
+        The branches with a label.
     points : tuple of BranchPoint
-        Where branches part.
+        The revisions where branches part.
     """
 
     labelled: tuple[Branch, ...]
     points: tuple[BranchPoint, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {
             "branches": [branch.to_data() for branch in self.labelled],
             "points": [point.to_data() for point in self.points],
@@ -108,7 +108,7 @@ class Branches:
 
 
 def heads(*, project: Project | StrPath | None = None) -> list[Head]:
-    """List the revisions that nothing follows.
+    """List the heads: the revisions that no other follows.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def heads(*, project: Project | StrPath | None = None) -> list[Head]:
 
 
 def branches(*, project: Project | StrPath | None = None) -> Branches:
-    """List the branches that have labels, and the revisions at which branches part.
+    """List the branches with labels, and the revisions where branches part.
 
     Raises
     ------
@@ -158,14 +158,14 @@ def _recorded(record: Record, revision: str) -> Applied:
 
 
 def write_head_file(*, project: Project | StrPath | None = None) -> str:
-    """Write the file that names the heads, and return its path.
+    """Write the head file, which names the heads, and return its path.
 
     Raises
     ------
     UsageError
-        The project has none.
+        The project has no head file.
     MigrateError
-        The project cannot be read, or does not take the file.
+        The project cannot be read, or the file cannot be written.
     """
     found = opened(project)
     if not found.config.head_file:

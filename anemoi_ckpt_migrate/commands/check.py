@@ -1,4 +1,4 @@
-"""The command that looks for what would hurt later: check."""
+"""The command that looks for problems before they hurt: check."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that `check` found.
+    """A problem that `check` found.
 
     Attributes
     ----------
     kind : str
-        ``script``: a script cannot be used. ``heads``: there are several. ``head file``, ``released``, ``rollback``,
-        ``checkpoint``, ``model``: that is not as it should be.
+        ``script``: a script cannot be used. ``heads``: there are several heads. ``head file``, ``released``,
+        ``rollback``, ``checkpoint``, ``model``: this part is not in order.
     message : str
-        What is wrong, and the way out.
+        The problem, and the way out.
     path : str or None
-        The file that is wrong.
+        The file with the problem.
     line : int or None
-        Where in it, where that is known.
+        The line in the file, if known.
     pending : bool
-        Whether nothing is broken, but something is left to be done.
+        Whether nothing is broken and only work is left to do.
     details : tuple of str
-        More about it, line by line: the operations that would make a model of what the manifest says.
+        Further lines: the operations that would turn the model of the manifest into the model of the code.
     """
 
     kind: str
@@ -57,23 +57,23 @@ class Problem:
     details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the sentence, with the place before it."""
+        """Return the message, preceded by its place."""
         place = f"{shown_path(self.path)}{f':{self.line}' if self.line else ''}: " if self.path else ""
         return place + self.message
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes
     ----------
     revisions, checkpoints, models : int
-        How many were looked at.
+        The numbers of checked revisions, checkpoints and models.
     problems : tuple of Problem
-        All that is wrong.
+        All problems.
     proofs : tuple of Proof
-        Of each checkpoint whose ways back hold, which were tried, and which were not.
+        For each checkpoint whose rollbacks hold: the rollbacks that were tried, and those that were skipped.
     """
 
     revisions: int
@@ -84,13 +84,13 @@ class Checked:
 
     @property
     def exit_code(self) -> int:
-        """What the command line exits with: 1 if anything is broken, 4 if something is left to be done."""
+        """The exit code of the command line: 1 if anything is broken, 4 if work is left to do."""
         if not all(problem.pending for problem in self.problems):
             return ERROR
         return PENDING if self.problems else 0
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         proofs = [{**asdict(each), "skipped": [each._asdict() for each in each.skipped]} for each in self.proofs]
         return {**asdict(self), "problems": [asdict(problem) for problem in self.problems], "proofs": proofs}
 
@@ -102,30 +102,29 @@ def check(
     model: str | None = None,
     project: Project | StrPath | None = None,
 ) -> Checked:
-    """Look for what would hurt later: in the scripts, each of which is run, and in checkpoints.
+    """Look for problems in the scripts, each of which is run, and in checkpoints.
 
-    There has to be one head, unless the configuration allows several. Every script has to load, and what its
-    `migrate_setup` says has to make sense. None that was
-    released may have changed. None may lack a rollback without saying so. The head file, if the project has one, has
-    to name the heads. Checkpoints have to be at head. The models that are configured have to be what the manifest and
-    the revisions since say; no weights are made for that.
+    The history must have one head, unless the configuration allows several. Every script must load, and its
+    `migrate_setup` must make sense. Released scripts must not have changed. A script without a rollback must declare
+    that. The head file, if the project has one, must name the heads. Checkpoints must be at head. Configured models
+    must match the manifest and the revisions after it; this check allocates no weights.
 
     Parameters
     ----------
     checkpoints : sequence of path
         The files.
     rollback : bool
-        Try the ways back on each checkpoint, as `prove_rollback` does, instead. Nothing is written.
+        Instead, try the rollbacks on each checkpoint, as `prove_rollback` does. Nothing is written.
     model : str, optional
-        Look only at this model, or, if it is empty, at all models; neither at what scripts do, nor at checkpoints.
+        Check only this model; an empty string means all models. All other checks are skipped.
     project : Project or path, optional
-        Whose scripts; by default those of the current folder's project.
+        The project with the scripts; by default that of the current folder.
 
     Raises
     ------
     ConfigurationError, UsageError
-        The project cannot be read; there is no such model. Whatever is wrong with scripts, models or checkpoints is a
-        problem, not an error.
+        The project cannot be read, or has no such model. Faults of scripts, models or checkpoints are problems, not
+        errors.
     """
     if isinstance(project, Project):
         config, revisions, faults = project.config, list(project.graph), list[Fault]()
@@ -154,7 +153,7 @@ def check(
 
 
 def _of_models(config: Config, graph: Graph, names: Sequence[str]) -> Iterator[Problem]:
-    """Compare models with what the manifest says of them."""
+    """Compare models with the manifest."""
     if not names:
         return
     path = os.fspath(config.versions[0] / manifest_file.NAME)
@@ -191,7 +190,7 @@ def _of_scripts(config: Config, graph: Graph) -> Iterator[Problem]:
 
 
 def _without_rollback(revision: Revision) -> str:
-    """Say that a script cannot be undone, and does not say so."""
+    """Return the message about a script that cannot be undone and does not declare it."""
     title = f"{revision.id} ({revision.name})"
     if revision.operations is None:
         return f"{title} has no rollback; write one, or say `rollback = None`"
@@ -202,14 +201,14 @@ def _without_rollback(revision: Revision) -> str:
 
 
 def fork(graph: Graph, noted: Collection[str] = ()) -> str:
-    """Say that there are several heads, who they are, and how to have one.
+    """Return the message that names several heads and the way to join them.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
     noted : collection of str
-        Those that were released, and have to stay where they are.
+        The released revisions, which must stay in place.
     """
     names = " and ".join(f"{head} ({graph[head].name}, {shown_path(graph[head].path)})" for head in graph.heads)
     aside = next((f", or `ckpt-migrate {way}` puts one after the other" for way in _rebases(graph, noted)), "")
@@ -217,7 +216,7 @@ def fork(graph: Graph, noted: Collection[str] = ()) -> str:
 
 
 def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
-    """Give the commands that make one head of two."""
+    """Yield the `rebase` commands that turn two heads into one."""
     for onto, head in permutations(graph.heads, 2) if len(graph.heads) == 2 else ():
         own = graph.order(graph.closure([head]) - graph.closure([onto]))
         if not own:
@@ -230,7 +229,7 @@ def _rebases(graph: Graph, noted: Collection[str]) -> Iterator[str]:
 
 
 def _loads(revision: Revision) -> Iterator[Problem]:
-    """Run a script, but none of its functions other than the one that only says what names become."""
+    """Run a script, and of its functions only `migrate_setup`, which just maps names."""
     try:
         module = load_module(revision)
         if revision.sets_up:
@@ -248,7 +247,7 @@ def _loads(revision: Revision) -> Iterator[Problem]:
 
 
 def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
-    """Look whether the functions that operations run are there."""
+    """Check that the functions exist that operations run."""
     for operation in functions(revision.operations or ()):
         for name in (operation.migrate, operation.rollback):
             if name is not None and not callable(getattr(module, name, None)):

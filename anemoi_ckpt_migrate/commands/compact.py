@@ -14,16 +14,16 @@ from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checke
 
 @dataclass(frozen=True)
 class Compacted:
-    """What `compact` did.
+    """The result of `compact`.
 
     Attributes
     ----------
     checkpoint : str
         The file.
     before, after : int
-        Its length, in bytes.
+        Its length in bytes, before and after.
     written, backup : str or None
-        The new file, and where the old one is kept; None if there was nothing to gain.
+        The new file, and the backup of the old one; None if there was nothing to gain or no backup was kept.
     """
 
     checkpoint: str
@@ -33,7 +33,7 @@ class Compacted:
     backup: str | None
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return asdict(self)
 
 
@@ -45,27 +45,28 @@ def compact(
     verify: bool = False,
     progress: Progress | None = None,
 ) -> Compacted:
-    """Write a checkpoint anew without the bytes that no record uses: what in-place changes left behind.
+    """Rewrite a checkpoint without the unused bytes that in-place changes left behind.
 
-    What lies in these bytes, the way back to what the file was, goes with them; rollbacks stay.
+    These bytes hold the earlier states of the file, which `downgrade` could restore directly; they are lost. Rollbacks
+    stay.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     output : path, optional
-        Write there, and leave the checkpoint as it is.
+        Write to this path, and leave the checkpoint unchanged.
     backup : bool
         Keep the old file beside the new one.
     verify : bool
-        Check the CRC of all that the file holds before anything is done.
+        First check the CRC of every entry of the file.
     progress : callable, optional
-        Told how many bytes were copied, from time to time.
+        Called from time to time with the number of bytes copied.
 
     Raises
     ------
     MigrateError
-        Nothing was changed.
+        The checkpoint cannot be rewritten; nothing was changed.
     """
     path = checked_output(output)
     with naming(checkpoint):

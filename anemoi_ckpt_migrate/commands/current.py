@@ -1,4 +1,4 @@
-"""The commands that only read: current, heads, branches, show."""
+"""The command that shows the revision of a checkpoint: current."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Current:
-    """Where a checkpoint stands.
+    """The place of a checkpoint in the history.
 
     Attributes
     ----------
     checkpoint : str
         The file.
     recorded : bool
-        Whether it carries a record; without one it is at base, unless it is recognised.
+        Whether it has a record; without one it is at base, unless it is recognised.
     heads : tuple of Head
-        The revisions that it is at.
+        The revisions it is at.
     at_head : bool or None
-        Whether those are the heads of the scripts here; None where there are no scripts.
+        Whether these are the heads of the project's scripts; None without scripts.
     log : tuple of LogEntry
-        What was done to it.
+        The commands that changed it.
     warnings : tuple of str
-        What the user should know.
+        Warnings for the user.
     recognised : bool
-        Whether it carries no record, and stands there by what it holds, or by what another tool noted in it.
+        Whether it has no record, and its place was recognised from its content or from the notes of another tool.
     """
 
     checkpoint: str
@@ -50,7 +50,7 @@ class Current:
     recognised: bool = False
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {
             "checkpoint": self.checkpoint,
             "recorded": self.recorded,
@@ -62,21 +62,21 @@ class Current:
 
 
 def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) -> Current:
-    """Tell where a checkpoint stands. Works without a project too; no script is run.
+    """Return the place of a checkpoint in the history. A project is not needed; no script is run.
 
-    Only for a checkpoint without a record, the `recognise` of the project is run, as the commands that move it do.
+    One exception: for a checkpoint without a record, the project's `recognise` is run, as `upgrade` does.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     project : Project or path, optional
-        Whose scripts to compare with; by default those of the current folder's project, if there is one.
+        The project with the scripts to compare with; by default that of the current folder, if there is one.
 
     Raises
     ------
     MigrateError
-        The checkpoint, or the configuration, cannot be read.
+        The checkpoint or the configuration cannot be read.
     """
     known, warnings, chain = _scripts(project)
     scripts, notes = None if known is None else known.graph, tuple[str, ...]()
@@ -101,7 +101,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
 
 
 def _scripts(project: Project | StrPath | None) -> tuple[Project | None, tuple[str, ...], str | None]:
-    """Return the scripts, however faulty, and their chain: `current` is about the checkpoint."""
+    """Return the project (None if there is none, or scripts are faulty), warnings, and the chain to read."""
     if isinstance(project, Project):
         return project, (), project.config.chain
     config = config_of(project)
@@ -119,5 +119,5 @@ def _contradictions(scripts: Graph, record: Record) -> tuple[str, ...]:
     except HistoryConflict as conflict:
         return (conflict.sentence,)
     except UnknownRecorded:
-        return ()  # it is shown anyway, and `upgrade` says more
+        return ()  # `current` shows it anyway, and `upgrade` explains it
     return ()

@@ -15,20 +15,20 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Diff:
-    """What lies between two checkpoints, or a checkpoint and a model.
+    """The differences between two checkpoints, or a checkpoint and a model.
 
     Attributes
     ----------
     old, new : str
-        The two, as they were named.
+        The two, as the user named them.
     explanation : Explanation
-        What became of what, and operations that do it.
+        The change of each parameter, and operations that make these changes.
     contents : bool
-        Whether contents were compared; a model has none.
+        Whether contents were compared; a model has no contents.
     left_out : tuple of str
-        What was not compared: tensors of either that are not dense, or of a class of their own.
+        Tensors of either side that were not compared, because they are not dense or of a special class.
     rest : tuple of str
-        What the operations would not make of the old one: in its parameters, in copies of them, in its optimizers.
+        Differences that remain after the operations: in parameters, copies of them, and optimizers.
     """
 
     old: str
@@ -40,11 +40,11 @@ class Diff:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What became of each parameter."""
+        """The change of each parameter."""
         return self.explanation.changes
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {
             "old": self.old,
             "new": self.new,
@@ -64,8 +64,8 @@ class Diff:
 def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None) -> Diff:
     """Compare the parameters of two checkpoints, or of a checkpoint and a model.
 
-    Contents are compared by their CRCs, where both are checkpoints: what the file says of itself, so that little of it
-    is read. What may have been put together of others is computed, one tensor at a time.
+    Between two checkpoints, contents are compared by the CRCs stored in the files, so that little is read. Parameters
+    that may be composed of others are computed, one tensor at a time.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None
         A checkpoint.
     new : path
         A checkpoint; or ``package.module:factory``, a function without arguments that returns a model. It is called
-        with torch's default device being ``meta``, so that no memory is needed for the weights.
+        with ``meta`` as torch's default device, so that the weights need no memory.
     project : Project or path, optional
-        Whose configuration says where the state dict is; by default that of the current folder, if there is one.
+        The project whose configuration names the path of the state dict; by default that of the current folder, if any.
 
     Raises
     ------

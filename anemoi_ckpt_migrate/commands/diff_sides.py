@@ -1,4 +1,4 @@
-"""The two sides that are compared: a checkpoint, and another or a model."""
+"""The two sides of a comparison: a checkpoint, and another checkpoint or a model."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.
+    """One side of a comparison.
 
     Attributes
     ----------
     shown : str
-        As it was named.
+        Its name, as the user gave it.
     items : list of Item
         Its parameters.
     left_out : list of str
-        Those that cannot be compared.
+        The parameters that cannot be compared.
     file : Checkpoint or None
         The open file; None for a model.
     table : Table or None
@@ -51,7 +51,7 @@ class Side:
 
 @contextlib.contextmanager
 def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iterator[tuple[Side, Side, Explanation]]:
-    """Open both, and explain what lies between them; errors as of `diff`."""
+    """Open both sides and explain their differences; errors as of `diff`."""
     if build_model.is_factory(old):
         raise UsageError(f"{old} is a model, which only the second can be: the first is the checkpoint of before")
     path = parameters_of(project)
@@ -67,7 +67,7 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
 
 
 def parameters_of(project: Project | StrPath | None) -> str | None:
-    """Return where a project's configuration says that the state dict is; None to find it."""
+    """Return the path of the state dict that a project configures; None if it has to be found."""
     config = config_of(project)
     return None if config is None else config.parameters
 
@@ -87,13 +87,13 @@ def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterat
 
 
 class _Contents:
-    """Answers questions about the content of parameters of two files."""
+    """Compares the contents of parameters of two files."""
 
     def __init__(self, old: Side, new: Side) -> None:
         self._old, self._new = old, new
 
     def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Step] = ()) -> bool:
-        """Tell whether what is made of old parameters, and steps of that, is the new one, bit by bit."""
+        """Return whether a recipe for old parameters, and further steps, give exactly the new parameter, bit by bit."""
         one, other = self._old, self._new
         if one.file is None or other.file is None or one.table is None or other.table is None:
             return False
@@ -106,7 +106,7 @@ class _Contents:
         return _is(one.file, one.shown, made, other.file, other.shown, other.table[new])
 
     def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
-        """Tell whether an old parameter stands in a larger new one, from an index of each dimension on."""
+        """Return whether a larger new parameter contains an old one, at a start index in each dimension."""
         one, other = self._old, self._new
         if one.file is None or other.file is None or one.table is None or other.table is None:
             return False
@@ -121,7 +121,7 @@ class _Contents:
 
 
 def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown: str, wanted: Any) -> bool:
-    """Tell whether what is made of one file is what another one has."""
+    """Return whether a tensor made from one file has the content of a stored tensor of another file."""
     if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
         return False
     with naming(other_shown):

@@ -1,4 +1,4 @@
-"""Take checkpoints down."""
+"""The command that takes a checkpoint back down: downgrade."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ def downgrade(
         ``base``, ``barrier``, ``-N`` (the last N applied), ``REV-N``, ``LABEL@TARGET``, a specifier of the tracked
         package, a full or partial revision id, a label or a name.
     trust_checkpoint_code : bool
-        Run the rollbacks that the checkpoint carries where the scripts here have none, and let the pickle name what can
-        run code when it is loaded, though it did not before.
+        Run the rollbacks that the checkpoint carries where the scripts here have none. Also let the pickle name
+        functions that can run code when it is loaded, even if it named none before.
     discard_changes : bool
-        Let go of what was changed since in what operations added or cast: it has no place in what was before.
+        Discard changes made after the upgrade to parameters that operations added or cast: the old state has no place
+        for them.
 
-    The others are those of `upgrade`, as are the result and the errors.
+    The other parameters, the result and the errors are those of `upgrade`.
     """
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
@@ -100,9 +101,9 @@ def downgrade(
 
 
 def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
-    """Find what the file was before it was written in place, oldest first, with the lineage of then.
+    """Find the earlier states of a file that was written in place, oldest first, each with its lineage.
 
-    Only as far back as it was moved up and down since, and nothing else: what was stamped cannot be undone.
+    The search stops where anything but upgrades and downgrades happened since: a stamp cannot be undone.
     """
     found: list[tuple[tuple[Applied, ...], Checkpoint]] = []
     later, earlier = file, file.earlier()
@@ -125,7 +126,7 @@ def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Appl
 
 
 def _back(file: Checkpoint, earlier: Checkpoint, options: Options) -> Written:
-    """Give the file the bytes that it had."""
+    """Restore the earlier bytes of the file."""
     if options.in_place:
         return file.cut(earlier)
     return earlier.copy(options.output, options.backup, options.progress)

@@ -1,4 +1,4 @@
-"""Open a script in an editor."""
+"""The command that opens a script in an editor: edit."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 def edit(target: str = "head", *, project: Project | StrPath | None = None) -> Revision:
-    """Open a script in the user's editor, ``$VISUAL`` or ``$EDITOR``, and return it as it is afterwards.
+    """Open a script in the user's editor, ``$VISUAL`` or ``$EDITOR``, and return the edited revision.
 
     Parameters
     ----------
     target : str
         The revision.
     project : Project or path, optional
-        Where; by default that of the current folder.
+        The project; by default that of the current folder.
 
     Raises
     ------
     MigrateError
-        There is no such script, or no editor, or it failed.
+        There is no such script, no editor is set, or the editor failed.
     FaultyScripts
-        The script is faulty now.
+        The edited script is faulty.
     """
     import subprocess
 
@@ -44,7 +44,7 @@ def edit(target: str = "head", *, project: Project | StrPath | None = None) -> R
     if code:
         raise MigrateError(f"the editor {words[0]} ended with exit code {code}; the script is {script.path}")
     edited = _read_again(script.path)
-    open_project(found.config.path)  # which says what is wrong with the graph by now
+    open_project(found.config.path)  # raises if the edit broke the graph
     return edited
 
 

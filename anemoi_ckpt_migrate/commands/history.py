@@ -1,4 +1,4 @@
-"""The commands that show the whole history, or a stretch of it: history, and pictures of it."""
+"""The commands that show the history, or a stretch of it: history, graph."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class History:
     Attributes
     ----------
     entries : tuple of HistoryEntry
-        In order.
+        The revisions, in this order.
     warnings : tuple of str
-        What the user should know.
+        Warnings for the user.
     """
 
     entries: tuple[HistoryEntry, ...]
@@ -39,22 +39,22 @@ def history(
     rev_range: str | None = None,
     project: Project | StrPath | None = None,
 ) -> History:
-    """List revisions, newest first; with a checkpoint, what it has of them.
+    """List revisions, newest first; with a checkpoint, mark those that it has.
 
     Parameters
     ----------
     checkpoint : path, optional
         The file.
     rev_range : str, optional
-        ``A:B``, both ends included, either of which may be left out: targets, or ``current`` where a checkpoint is
-        given. ``-N:B`` begins N steps below B, ``A:+N`` ends N steps above A.
+        ``A:B``, both ends included; either may be left out. The ends are targets, or ``current`` if there is a
+        checkpoint. ``-N:B`` begins N steps below B, ``A:+N`` ends N steps above A.
     project : Project or path, optional
-        Whose scripts; by default those of the current folder's project.
+        The project with the scripts; by default that of the current folder.
 
     Raises
     ------
     MigrateError
-        The project, or the checkpoint, cannot be read; the range makes no sense.
+        The project or the checkpoint cannot be read, or the range makes no sense.
     """
     found = opened(project)
     record, notes = (None, ()) if checkpoint is None else standing(checkpoint, found)
@@ -89,12 +89,12 @@ def draw(
     kind : str
         ``mermaid``, ``dot`` or ``svg``.
 
-    The others are those of `history`, as are the errors.
+    The other parameters and the errors are those of `history`.
 
     Returns
     -------
     str
-        The content of a file of that kind.
+        The content of the picture file.
     """
     if kind not in FORMATS:
         raise UsageError(f"{kind!r} is no kind of picture; there are {', '.join(FORMATS)}")
@@ -102,7 +102,7 @@ def draw(
 
 
 class _Ends:
-    """Knows what the ends of a range mean."""
+    """Resolves the ends of a range."""
 
     def __init__(self, graph: Graph, record: Record | None, package: str | None) -> None:
         self._graph, self._record, self._package = graph, record, package
@@ -142,7 +142,7 @@ class _Ends:
         return self._state(targets.OnBranch(start.branch, beyond) if isinstance(start, targets.OnBranch) else beyond)
 
     def _state(self, target: targets.Target) -> set[str]:
-        """Return what a checkpoint has that is at an end."""
+        """Return all revisions that a checkpoint at this end of the range has."""
         if not _of_checkpoint(target):
             return resolve.state(self._graph, target, self._package)
         steps = target.steps if isinstance(target, targets.Beyond) else 0
@@ -158,7 +158,7 @@ class _Ends:
 
 
 def _of_checkpoint(target: targets.Target) -> bool:
-    """Tell whether a target is ``current``, or so many steps from there."""
+    """Return whether a target is ``current``, or a number of steps from it."""
     return targets.CURRENT in (target, target.start if isinstance(target, targets.Beyond) else None)
 
 
@@ -187,12 +187,12 @@ def _entries(graph: Graph, shown: Iterable[str], record: Record | None, recognis
 
 
 def _here(graph: Graph, record: Record | None) -> set[str]:
-    """Return where a checkpoint stands, as `current` tells it."""
+    """Return the revisions a checkpoint is at, as `current` shows them; empty without a checkpoint."""
     return set() if record is None else set(planner.heads_of(graph, record))
 
 
 def _foreign(entry: Applied, here: bool) -> HistoryEntry:
-    """Describe a revision that only the checkpoint knows."""
+    """Describe a revision that is only in the checkpoint's record."""
     return HistoryEntry(
         entry.revision,
         entry.name,

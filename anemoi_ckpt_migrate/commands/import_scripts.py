@@ -1,4 +1,4 @@
-"""The command that takes over the scripts of anemoi-models' own migration command: import-scripts."""
+"""The command that imports the scripts of anemoi-models' own migration command: import-scripts."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class ImportedScript:
-    """What became of one script.
+    """The import of one script.
 
     Attributes
     ----------
     name : str
-        What it was called.
+        Its old name.
     revision : str
-        Its id here.
+        Its revision id in this project.
     path : str
-        The script here.
+        Its script in this project.
     done : str
-        ``created``; ``kept``, since it was imported before; ``renamed`` or ``changed`` since then, and kept as it was.
+        ``created``; ``kept``, if it was imported before; ``renamed`` or ``changed``, if it differs since then. Only
+        ``created`` writes a script.
     notes : tuple of str
-        What the user should know.
+        Notes for the user.
     """
 
     name: str
@@ -48,7 +49,7 @@ class ImportedScript:
 
 @dataclass(frozen=True)
 class Import:
-    """What `import_scripts` did.
+    """The result of `import_scripts`.
 
     Attributes
     ----------
@@ -59,40 +60,40 @@ class Import:
     scripts: tuple[ImportedScript, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {"scripts": [{**asdict(script), "notes": list(script.notes)} for script in self.scripts]}
 
 
 def import_scripts(
     folder: StrPath, *, next_version: str | None = None, project: Project | StrPath | None = None
 ) -> Import:
-    """Take over a folder of scripts of anemoi-models' own migration command, as a linear chain of revisions.
+    """Import a folder of scripts of anemoi-models' own migration command, as a linear chain of revisions.
 
-    They follow each other in the order of their names; the first follows the head, if there is one. Ids follow from
-    the names, so they are the same everywhere. What was imported before is left as it is: only new scripts are added.
+    They follow each other in the order of their names; the first follows the head, if there is one. Ids are derived
+    from the names, so they are the same everywhere. Scripts imported before stay unchanged; only new ones are added.
 
     Parameters
     ----------
     folder : path
-        The scripts.
+        The folder of scripts.
     next_version : str, optional
-        The version that stands for that of the next release in scripts that were not released; by default that of the
-        tracked package, where it is installed.
+        The version of the next release, for scripts that are not released yet; by default the version of the tracked
+        package, if it is installed.
     project : Project or path, optional
-        Where to; by default that of the current folder.
+        The project to import into; by default that of the current folder.
 
     Raises
     ------
     CannotRead
-        There is no such folder, or nothing in it.
+        The folder does not exist or holds no scripts.
     FaultyScripts
-        With all that is wrong with any script; nothing was written.
+        Some scripts are faulty; the error lists all faults. Nothing was written.
     Refused
-        A new script stands before one that was imported already.
+        A new script comes before one that was imported already.
     UsageError
-        There are several heads to follow.
+        There are several heads, so it is not clear which one to follow.
     ConfigurationError, CannotWrite, MigrateError
-        The project cannot be read, or does not take the scripts; a hook failed after they were written.
+        The project cannot be read; the scripts cannot be written; or a hook failed after they were written.
     """
     found = opened(project)
     scripts = _read(Path(folder))
@@ -134,7 +135,7 @@ def _read(folder: Path) -> list[ForeignScript]:
 
 
 def _state(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScript:
-    """Tell what is to become of a script."""
+    """Compare a script with the earlier import, and return its state."""
     own = graph.get(graph.known_as.get(script.name, ""))
     if own is None:
         return _unknown(graph, script, names)
@@ -150,7 +151,7 @@ def _state(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScri
 
 
 def _unknown(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScript:
-    """Tell of a script whose name is new whether it is one that was called something else."""
+    """Return the state of a script with a new name: renamed since its import, or to be created."""
     for revision in graph:
         before = [name for name, noted in revision.known_as.items() if dict(noted) == script.digests]
         if before and before[0] not in names:
@@ -185,7 +186,7 @@ def _drafts(project: Project, scripts: Sequence[ForeignScript], next_version: st
 
 
 def _folder(config: Config, graph: Graph) -> Path:
-    """Return the folder of the newest script, or the first."""
+    """Return the project's folder that holds the newest script; by default the first folder."""
     newest = Path(graph[graph.heads[0]].path) if graph.heads else None
     return next((each for each in config.versions if newest and each.absolute() in newest.parents), config.versions[0])
 
@@ -196,7 +197,7 @@ def _file_name(config: Config, script: ForeignScript, revision: str, parents: tu
 
 
 def _check(graph: Graph, scripts: Sequence[ForeignScript], drafts: Sequence[_Draft]) -> None:
-    """Check the new scripts before any is written; what is wrong is said of the script that it comes from."""
+    """Check the new scripts before any is written; faults are reported for the original script."""
     revisions: list[Revision] = []
     faults: list[Fault] = []
     for script, draft in zip(scripts, drafts, strict=True):
@@ -209,7 +210,7 @@ def _check(graph: Graph, scripts: Sequence[ForeignScript], drafts: Sequence[_Dra
 
 
 def _write(drafts: Sequence[_Draft]) -> None:
-    """Write all, or none."""
+    """Write all scripts, or none."""
     written: list[Path] = []
     try:
         for draft in drafts:

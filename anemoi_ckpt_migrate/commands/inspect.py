@@ -1,4 +1,4 @@
-"""The command that shows what is in a checkpoint: inspect."""
+"""The command that shows the content of a checkpoint: inspect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PickledName:
     standing : str
         ``known``, ``trusted``, ``opaque`` or ``dangerous``.
     imported : str
-        What `torch.load` imports for it: the same, unless it is a name of Python 2.
+        The name that `torch.load` imports; it differs only for names of Python 2.
     """
 
     name: str
@@ -40,14 +40,14 @@ class PickledName:
 
 @dataclass(frozen=True)
 class Damage:
-    """A record whose content is not what was written.
+    """A damaged entry of the archive.
 
     Attributes
     ----------
     record : str
         Its name in the archive.
     tensors : tuple of str
-        The tensors that lie in it.
+        The tensors stored in it.
     """
 
     record: str
@@ -56,34 +56,34 @@ class Damage:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in a checkpoint.
+    """The content of a checkpoint.
 
     Attributes
     ----------
     checkpoint : str
         The file.
     facts : Facts
-        How it lies in its file: format, size, dead bytes and so on.
+        Facts about the file: format, size, dead bytes and so on.
     tree : Node
         The structure.
     tensors : tuple of Tensor
         All tensors.
     shared : dict of str to list of str
-        Storages that several tensors refer to, with the paths of those.
+        Storages that several tensors share, with the paths of these tensors.
     optimizers : tuple of Optimizer
-        States of optimizers.
+        The states of its optimizers.
     record : Record or None
-        What the checkpoint remembers; None if it carries no record.
+        Its record; None if it has none.
     names : tuple of PickledName
-        Every class and function that the pickle names.
+        All classes and functions that the pickle names.
     damaged : tuple of Damage or None
-        What is damaged; None if that was not looked for.
+        The damaged entries; None if the file was not verified.
     warnings : tuple of str
-        What the user should know.
+        Warnings for the user.
     migrations : tuple of str or None
-        What anemoi-models noted in it itself; None if there is no such list.
+        The migrations that anemoi-models itself noted in it; None if there is no such list.
     migration_history : tuple of Done
-        What it says was run on the file.
+        The migrations that, by its own history, were run on the file.
     """
 
     checkpoint: str
@@ -100,11 +100,11 @@ class Inspection:
     migration_history: tuple[Done, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         record = None
         if self.record is not None:
             record = to_data(replace(self.record, stash={}))
-            # It may be anything; how much there is of each revision can be said.
+            # Stashed values can be of any type, so only their number per revision is shown.
             record["stash"] = {revision: len(values) for revision, values in self.record.stash.items()}
         return {
             "checkpoint": self.checkpoint,
@@ -131,23 +131,23 @@ def inspect(
     project: Project | StrPath | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Tell what is in a checkpoint. Nothing that it names is imported or run, and no payload is read unless to verify.
+    """Return the content of a checkpoint. Nothing that it names is imported or run; tensors are read only for `verify`.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     verify : bool
-        Read everything, and compare it with the CRCs of the archive.
+        Read the whole file, and compare it with the CRCs of the archive.
     project : Project or path, optional
-        Whose configuration says what is trusted; by default that of the current folder, if there is one.
+        The project whose configuration names trusted modules; by default that of the current folder, if there is one.
     progress : callable, optional
-        Told how many bytes were verified, from time to time.
+        Called from time to time with the number of bytes verified.
 
     Raises
     ------
     MigrateError
-        The checkpoint, or the configuration, cannot be read.
+        The checkpoint or the configuration cannot be read.
     """
     trusted = _trusted(project)
     with naming(checkpoint), open_checkpoint(checkpoint) as opened:
@@ -178,7 +178,7 @@ def inspect(
 
 
 def _as_torch_reads(file: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Return the file with all its bytes if that can be read, and what to say where a journal beside it says less."""
+    """Return the file with all its bytes, if readable, and a warning if a journal beside it says that fewer count."""
     said = f"a journal beside it says that a run was interrupted, and that only the first {file.length:,} bytes count"
     try:
         whole = file.whole()
@@ -199,7 +199,7 @@ def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[s
 def _noted(tree: Any) -> tuple[str, ...] | None:
     try:
         entries = migrations_list.read(tree)
-    except DamagedLedger:  # something else that goes by that name
+    except DamagedLedger:  # another value with the same name
         return None
     return None if entries is None else tuple(entry.name for entry in entries)
 

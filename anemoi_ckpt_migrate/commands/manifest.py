@@ -1,4 +1,4 @@
-"""The command that shows what models are, and writes it down: manifest."""
+"""The command that shows and writes the manifest of models: manifest."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model is at a revision.
+    """The state of a model at a revision.
 
     Attributes
     ----------
     model : str
         Its name.
     snapshot : Snapshot
-        Its parameters, and where it has these.
+        Its parameters, and the revisions where it has them.
     written : str or None
-        The file that was written, if one was.
+        The file that was written; None if none was.
     changes : tuple of str
-        What was written down as it is, with no migration: operations that would be one.
+        Changes that were written down without a migration, as the operations that would make them.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Manifest:
     changes: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         items = self.snapshot.items
         return {
             "model": self.model,
@@ -62,26 +62,26 @@ class Manifest:
 def manifest(
     models: Sequence[str] = (), *, at: str | None = None, project: Project | StrPath | None = None
 ) -> list[Manifest]:
-    """Tell what models are at a revision.
+    """Return the state of models at a revision.
 
     Parameters
     ----------
     models : sequence of str
-        Which; all that the manifest has by default.
+        Their names; by default all models of the manifest.
     at : str, optional
-        A revision, or ``base``; by default where the manifest belongs. What is known of a model is followed from there
-        along the operations of revisions.
+        A revision, or ``base``; by default the revisions of the manifest. At another revision, the state is derived
+        from the manifest through the operations of the revisions in between.
     project : Project or path, optional
-        Whose; by default that of the current folder.
+        The project; by default that of the current folder.
 
     Raises
     ------
     UsageError
         The manifest has no such model.
     Refused
-        It is not known what it is there: functions stand in between. It says how far it is known.
+        The state there is unknown, because functions lie in between. The message tells how far it is known.
     UnknownTarget, AmbiguousTarget, DamagedManifest, NewerManifest
-        There is no such revision; the manifest cannot be read.
+        There is no such revision, or the manifest cannot be read.
     """
     found = opened(project)
     known = known_of(found.config)
@@ -104,29 +104,31 @@ def update_manifest(
     at: str | None = None,
     project: Project | StrPath | None = None,
 ) -> list[Manifest]:
-    """Write down what models are: the first time, or where a change needs no migration.
+    """Write the manifest of models: the first time, or when a change needs no migration.
 
-    What the manifest said of an earlier revision is kept beside it, where no operations lead back to that.
+    The old manifest of an earlier revision is kept beside the new one if no operations lead back to it.
 
     Parameters
     ----------
     models : sequence of str
-        Which; all that are configured by default.
+        Their names; by default all configured models.
     checkpoint : path, optional
-        What to take one model from, instead of the function that makes it. It belongs where the checkpoint stands.
+        The checkpoint to take one model from, instead of the function that makes it. The state belongs to the
+        checkpoint's revisions.
     at : str, optional
-        Where it stands, if it carries no record. An earlier revision than that of the manifest adds to what is known.
+        The revision of the checkpoint, if it has no record. For a revision earlier than that of the
+        manifest, a separate manifest is added.
     project : Project or path, optional
-        Whose; by default that of the current folder.
+        The project; by default that of the current folder.
 
     Raises
     ------
     UsageError
-        There is no such model, or it cannot be built; arguments do not go together.
+        There is no such model, it cannot be built, or arguments do not go together.
     Refused
-        The checkpoint stands elsewhere.
+        The checkpoint is at another revision, at an unknown one, or its parameters cannot be found.
     MigrateError
-        The manifest or the checkpoint cannot be read, or the manifest not written.
+        The manifest or the checkpoint cannot be read, or the manifest cannot be written.
     """
     found = opened(project)
     if checkpoint is None and at is not None:
@@ -140,7 +142,7 @@ def update_manifest(
     except DamagedManifest as error:
         if models or error.earlier:
             raise
-        known = Known({}, [])  # it is written anew, whole
+        known = Known({}, [])  # the whole manifest is rewritten
     names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
     known = _standing(found.graph, known)
     return write_manifest(
@@ -149,7 +151,7 @@ def update_manifest(
 
 
 def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[Drift]) -> list[Manifest]:
-    """Write down what models are; errors as of `update_manifest`."""
+    """Write the manifest of compared models; errors as of `update_manifest`."""
     for each in drifts:
         _bridge(config, graph, known, each.name, each.snapshot)
     path = os.fspath(manifest_file.write(config.versions[0], {**known.models, **{d.name: d.snapshot for d in drifts}}))
@@ -157,12 +159,12 @@ def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[
 
 
 def _standing(graph: Graph, known: Known) -> Known:
-    """Leave out what is about revisions that no script has any more: it says nothing."""
+    """Leave out models at revisions that no script has any more."""
     return Known({name: one for name, one in known.models.items() if not gone(graph, one)}, known.bridges)
 
 
 def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot) -> None:
-    """Keep what is known of an earlier revision, if nothing leads back to it from what is written instead."""
+    """Keep the old manifest of a model if it cannot be derived from the new one."""
     old = known.models.get(name)
     if old is None or old.revisions == new.revisions:
         return
@@ -172,7 +174,7 @@ def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot
 
 
 def _taken(project: Project, known: Known, name: str, checkpoint: StrPath, at: str | None) -> Manifest:
-    """Take a model from a checkpoint."""
+    """Write the manifest of a model from a checkpoint."""
     config, graph = project.config, project.graph
     with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
         tree = file.load()
@@ -197,7 +199,7 @@ def _taken(project: Project, known: Known, name: str, checkpoint: StrPath, at: s
 
 
 def _resolved(project: Project, at: str) -> tuple[str, ...]:
-    """Return the revisions that a text means; what a squashed one stands for too."""
+    """Return the revisions that a target means; it may also name a revision that was squashed."""
     target, package = targets.parse(at), project.config.package
     return tuple(resolve.resolve(seen_from(project.graph, Record(), [target], package), target, package))
 

@@ -1,4 +1,4 @@
-"""Merge heads."""
+"""The command that joins branches: merge."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def merge(
     version_path: StrPath | None = None,
     project: Project | StrPath | None = None,
 ) -> NewRevision:
-    """Make a script that joins branches, and changes nothing itself.
+    """Make a script that joins branches and changes nothing itself.
 
     Parameters
     ----------
     revisions : sequence of str
-        The heads to join; ``heads`` for all there are.
+        The heads to join; ``heads`` for all of them.
     name : str
-        What the merge is about, in a line.
+        A description of the merge, in one line.
     splice : bool
-        Join revisions that are no heads, too.
+        Also join revisions that are not heads.
 
-    The others are those of `revision`, as are the result and the errors.
+    The other parameters, the result and the errors are those of `revision`.
     """
     found = opened(project)
     parents: set[str] = set()

@@ -1,4 +1,4 @@
-"""Operations for a new script, from the difference between two checkpoints."""
+"""Operations for a new script, from the differences between two checkpoints."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.util.text import plain
 
-_RELATED = 0.05  # of the elements: below that, there is nothing to migrate
+_RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a new script is to hold.
+    """The content of a new script.
 
     Attributes
     ----------
     lines : tuple of str
-        The operations as they stand in the script, with comments about what is not certain.
+        The operations as lines of the script, with comments where they are uncertain.
     count, uncertain : int
-        How many operations these are, and how many of them are not certain.
+        The number of operations, and of uncertain ones among them.
     warnings : tuple of str
-        What could not be explained.
+        Differences that no operation explains, and lost values.
     """
 
     lines: tuple[str, ...]
@@ -47,30 +47,30 @@ def generate(old: StrPath, new: StrPath, project: Project) -> Generated:
     Raises
     ------
     UsageError
-        There is no difference, or one of the two cannot be read.
+        There is no difference, or one of the two is not usable.
     Refused
-        They have nothing to do with each other.
+        The two have too little in common.
     """
     with sides(old, new, project) as (one, other, explanation):
         return _generated(one, other, explanation, project.config.parameters)
 
 
 def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
-    """Write operations that turn what the manifest says of models into what these are.
+    """Write operations that turn models of the manifest into the models of the code.
 
     Parameters
     ----------
     drifts : sequence of Drift
-        The models, compared.
+        The comparisons of the models with the manifest.
     manifest : str
-        The file, for messages.
+        The path of the manifest, for messages.
 
     Raises
     ------
     UsageError
-        There is no difference, or it is not known what models are to be.
+        There is no difference, or the expected state of a model is unknown.
     Refused
-        They have nothing to do with each other, or models changed in different ways.
+        A model has too little in common with its manifest, or models changed in different ways.
     """
     changed = [each for each in drifts if not each.as_expected]
     for each in changed:
@@ -113,7 +113,7 @@ def _generated(one: Side, other: Side, explanation: Explanation, parameters: str
 
 
 def _same(old: str, new: str, explanation: Explanation, rest: Sequence[str]) -> str:
-    """Say that there is nothing that operations could do, and what else differs."""
+    """Return the message that there is nothing to migrate, with differences that operations cannot make."""
     others = any(change.kind == "changed" for change in explanation.changes)
     only = ", and only other values, which no operation explains" if others else ""
     same = f"{old} and {new} have the same parameters{only}"
@@ -124,7 +124,7 @@ def _same(old: str, new: str, explanation: Explanation, rest: Sequence[str]) -> 
 
 
 def _loss(explanation: Explanation) -> tuple[str, ...]:
-    """Say which values the operations lose, and what the author is to write."""
+    """Return a warning that names the lost values and the author's choices; none if nothing is lost."""
     lost = ", ".join(together(explanation.losses))
     ways = "keep=True puts them aside in the checkpoint; `rollback = None` below `operations` says that it is intended"
     return (f"the script loses values: {lost}; {ways}; until it has one of them, `check` fails",) if lost else ()
@@ -134,12 +134,12 @@ def _lines(guess: Guess, of_model: bool) -> list[str]:
     comments = []
     if guess.confidence < 1:
         comments.append(f"# {guess.confidence:.0%} certain: look at it.")
-    comments += [f"# {plain(text)}" for text in guess.alternatives]  # names come from a file
+    comments += [f"# {plain(text)}" for text in guess.alternatives]  # plain: names come from a file
     if not guess.operation.reversible:
         comments.append(f"# Values are lost here: say {guess.operation.remedy}, or `rollback = None` below the list.")
     if isinstance(guess.operation, Pad):
         comments.append('# What is new is zeros; `fill` or `init` says what else: init="mean".')
     if isinstance(guess.operation, Add):
-        unknown = "" if of_model else " A buffer needs buffer=True."  # which a model tells, and a file does not
+        unknown = "" if of_model else " A buffer needs buffer=True."  # a model shows which are buffers, a file does not
         comments.append(f"# Filled with zeros; `fill` or `init` says what else.{unknown}")
     return [*comments, f"op.{guess.operation!r},"]

@@ -1,4 +1,4 @@
-"""What a checkpoint remembers, for commands that only read."""
+"""The record of a checkpoint, for commands that only read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
 
 
 def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
-    """Return what a checkpoint remembers, of one chain or of all; None if it carries no record.
+    """Return the record of a checkpoint, for one chain or for all; None if it has none.
 
     Raises
     ------
@@ -23,31 +23,32 @@ def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
 
 
 def standing(checkpoint: StrPath, project: Project) -> tuple[Record | None, tuple[str, ...]]:
-    """Return what a checkpoint remembers of a project's revisions, or is taken to by commands that move it.
+    """Return the record of a checkpoint for a project, or the one that commands which move it would assume.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     project : Project
-        Whose revisions. Only if the checkpoint has no record of them, its `recognise` is run.
+        The project. Its `recognise` is run only if the checkpoint has no record of the project's revisions.
 
     Returns
     -------
     tuple of Record or None and tuple of str
-        The record, None if there is nothing to go by; and, where it is not recorded but recognised, how.
+        The record; None if there is none and the checkpoint is not recognised. Then, if it was recognised, a sentence
+        about the way.
 
     Raises
     ------
     MigrateError
-        The checkpoint cannot be read, or not recognised; or what is noted in it is not how the scripts go on.
+        The checkpoint cannot be read, `recognise` failed, or the list in the checkpoint contradicts the scripts.
     """
     config = project.config
     found = read_record(checkpoint, config.chain)
     if found is not None and (found.lineage or found.log):
         return found, ()
     if not project.graph.known_as and config.recogniser is None:
-        return found, ()  # most scripts know of nothing else, and what recognises is not needed
+        return found, ()  # without imported scripts or a `recognise`, there is nothing to recognise by
     from anemoi_ckpt_migrate.runtime.recognise import recognised
 
     with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:

@@ -1,4 +1,4 @@
-"""The commands that change scripts that are there: edit, rebase, squash, release."""
+"""The command that moves a script behind another revision: rebase."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Rebased:
-    """What `rebase` did.
+    """The result of `rebase`.
 
     Attributes
     ----------
     revision, path : str
-        Which script.
+        The id and the path of the script.
     before, after : tuple of str
-        What it followed, and what it follows now; the same if there was nothing to do.
+        Its old and its new parents; equal if there was nothing to do.
     forgotten : tuple of str
-        Files that said what models are at revisions that moved, which is no longer so: they are gone.
+        Removed files: manifests of revisions that moved, which no longer hold.
     """
 
     revision: str
@@ -39,7 +39,7 @@ class Rebased:
     forgotten: tuple[str, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         lists = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
         return {**asdict(self), **lists}
 
@@ -47,28 +47,27 @@ class Rebased:
 def rebase(target: str, onto: str | None = None, *, project: Project | StrPath | None = None) -> Rebased:
     """Have a script follow another revision: ``down_revision`` is rewritten.
 
-    What manifests said of earlier revisions, at those that move, is removed.
-
-    What follows the script goes with it. Checkpoints that have it already and lack what it follows now are refused by
-    `upgrade`, which says what to do with them.
+    Revisions that follow the script move with it. Manifests of earlier revisions that are among the moved ones are
+    removed. `upgrade` refuses checkpoints that have the script already but lack its new parent, and explains the way
+    out.
 
     Parameters
     ----------
     target : str
         The revision.
     onto : str, optional
-        What it is to follow; by default the one other head there is. ``base`` for nothing.
+        The new parent; by default the only other head. ``base`` for none.
     project : Project or path, optional
-        Where; by default that of the current folder.
+        The project; by default that of the current folder.
 
     Raises
     ------
     Refused
-        It was released; it is a merge, or something that another script stands for.
+        The script, or a revision squashed into it, was released; or the script is read-only or a merge.
     UsageError
-        It would come before itself; it is not clear what to follow.
+        The script would come before itself, or it is not clear which head to follow.
     MigrateError
-        The project cannot be read, or the script cannot be changed.
+        The project cannot be read or the script cannot be changed.
     """
     found = opened(project)
     graph, config = found.graph, found.config
@@ -92,7 +91,7 @@ def rebase(target: str, onto: str | None = None, *, project: Project | StrPath |
 
 
 def _moving(graph: Graph, script: Revision) -> set[str]:
-    """Return a revision, what rests on it, and what these stand for."""
+    """Return a revision and all that rest on it, with the revisions that were squashed into them."""
     moving = graph.above([script.id])
     return moving | {part.id for revision in moving for part in graph[revision].replaces}
 

@@ -1,4 +1,4 @@
-"""The commands that change how a checkpoint lies on the disk, not what it holds: recover, compact."""
+"""The command that repairs a file after an interrupted in-place run: recover."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
 
 @dataclass(frozen=True)
 class Recovered:
-    """What `recover` did.
+    """The result of `recover`.
 
     Attributes
     ----------
     checkpoint : str
         The file.
     removed : int or None
-        How many bytes of an interrupted run were cut off; None if none was interrupted.
+        The number of bytes of an interrupted run that were cut off; None if no run was interrupted.
     """
 
     checkpoint: str
     removed: int | None
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {"checkpoint": self.checkpoint, "recovered": self.removed is not None, "removed": self.removed}
 
 
 def recover(checkpoint: StrPath) -> Recovered:
-    """Put a checkpoint right on which a run was interrupted while it wrote in place: the old file is back.
+    """Restore a checkpoint after an in-place run was interrupted.
 
-    Any command that writes does so first. A file that nothing happened to is left as it is.
+    Every command that writes does this first. An intact file stays unchanged.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def recover(checkpoint: StrPath) -> Recovered:
     Raises
     ------
     MigrateError
-        The run is still at work; the journal belongs to another file; the system does not let us.
+        The run is still at work, the journal belongs to another file, or the system denies access.
     """
     with naming(checkpoint):
         with storage.opened(Path(checkpoint)):

@@ -1,4 +1,4 @@
-"""Note the scripts of a release."""
+"""The command that notes the scripts of a release: release."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Release:
-    """What `release` did.
+    """The result of `release`.
 
     Attributes
     ----------
     path : str
-        The file that notes what was released.
+        The file that lists released scripts.
     revisions : tuple of str
-        Those that it notes now and did not before.
+        The revisions that were added to it.
     """
 
     path: str
     revisions: tuple[str, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {"path": self.path, "revisions": list(self.revisions)}
 
 
 def release(*, project: Project | StrPath | None = None) -> Release:
-    """Note all scripts as released: from now on `check` fails if one of them is changed, moved or removed.
+    """Mark all scripts as released: from now on `check` fails if one of them is changed, moved or removed.
 
     Raises
     ------
     Refused
-        What was released before is not any more what it was.
+        A script that was released before has changed.
     MigrateError
-        The project cannot be read, or does not take the file.
+        The project cannot be read, or the file cannot be written.
     """
     found = opened(project)
     folder = found.config.versions[0]

@@ -1,4 +1,4 @@
-"""In what a checkpoint differs from another one after operations: parameters, copies of them, optimizers."""
+"""Differences that remain between two checkpoints after operations: parameters, copies of them, optimizers."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint
 
 _SHOWN = 5
-_EXPECTED = {"params", "param_names", "lr"}  # of a group; a schedule changes the learning rate in every run
+_EXPECTED = {"params", "param_names", "lr"}  # options of a group; a schedule changes the learning rate in every run
 
 
 def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str | None) -> tuple[str, ...]:
-    """Apply operations to the old checkpoint in memory, as `upgrade` would, and say what is not as in the new one.
+    """Apply operations to the old checkpoint in memory, as `upgrade` would, and return the remaining differences.
 
     Parameters
     ----------
     one, other : Side
-        The old checkpoint (nothing is said of a model), and the new one or a model.
+        The old checkpoint, and the new one or a model. If the old side is a model, nothing is returned.
     operations : sequence of Operation
-        What is tried.
+        The operations to apply.
     path : str or None
-        Where the state dict is; None to find it.
+        The path of the state dict; None to find it.
 
     Returns
     -------
     tuple of str
-        Sentences.
+        One sentence for each difference.
     """
     if one.file is None:
         return ()
@@ -73,13 +73,13 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
 
 
 def _none(name: str, tree: Any) -> Any:
-    raise NotImplementedError(name)  # no function is ever guessed
+    raise NotImplementedError(name)  # guessed operations contain no functions
 
 
 def _of_copies(
     paths: Sequence[str], one: tuple[Checkpoint, Any], other: tuple[Checkpoint, Any], shown: str
 ) -> Iterator[str]:
-    """Compare copies of the parameters, such as averages, by the names that they really have."""
+    """Compare copies of the parameters, such as averages, by the names they have in the file."""
     for path in paths:
         items = []
         for file, tree in (one, other):
@@ -91,7 +91,7 @@ def _of_copies(
 
 
 def _of_optimizers(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
-    """Compare the groups of optimizers that both have."""
+    """Compare the groups of optimizers that both checkpoints have."""
     for path, content in one.items():
         if path in other:
             said = list(_of_groups(content, other[path], shown))
@@ -122,7 +122,7 @@ def _counts(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _values(groups: Sequence[Mapping[str, Any]], option: str, each: bool) -> list[str]:
-    """Return an option of each group, or each value once; nothing where it is not one that can be compared."""
+    """Return the values of an option, per group or each once; none if they cannot be compared."""
     values = [group.get(option) for group in groups]
     if any(option not in group for group in groups) or any(map(is_tensor, values)):
         return []
@@ -131,5 +131,5 @@ def _values(groups: Sequence[Mapping[str, Any]], option: str, each: bool) -> lis
 
 
 def _states(content: Mapping[str, Any]) -> list[str]:
-    """Return what an optimizer remembers of parameters, by name."""
+    """Return the names of the moments and other state that an optimizer keeps per parameter."""
     return sorted({str(key) for state in content["state"].values() if isinstance(state, dict) for key in state})

@@ -1,4 +1,4 @@
-"""The commands that make new scripts: revision, merge."""
+"""The command that makes new scripts: revision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCRIPT_FORMAT = "1.0.0"
 
 @dataclass(frozen=True)
 class NewRevision:
-    """A script that was made.
+    """A new script.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class NewRevision:
     path : str
         The file.
     parents : tuple of str
-        What it follows.
+        The revisions that it follows.
     warnings : tuple of str
-        What the author should know.
+        Warnings for the author.
     """
 
     revision: str
@@ -67,40 +67,40 @@ def revision(
     Parameters
     ----------
     name : str
-        What changes, in a line.
+        A description of the change, in one line.
     final : bool
         Make a barrier.
     rev_id : str, optional
         The id; by default a new one.
     head : str, optional
-        The revision to follow, where there are several heads; ``base`` to begin a new root.
+        The revision to follow, if there are several heads; ``base`` to begin a new root.
     splice : bool
-        Follow a revision that is no head: begin a new branch there.
+        Follow a revision that is not a head: begin a new branch there.
     branch_labels : sequence of str
-        Names for the branch that the script is on.
+        Labels for the branch of the script.
     depends_on : sequence of str
-        Revisions that must be applied first without being what it follows.
+        Revisions that must be applied first, besides the one it follows.
     version_path : path, optional
-        Which of the project's folders it goes to; by default that of what it follows, or the first.
+        The folder for the script, one of the project's; by default the only one, or that of the revision it follows.
     autogenerate : pair of path, optional
         Two checkpoints, or a checkpoint and a model as ``package.module:factory``: the script gets operations that
-        turn the parameters of the first into those of the second. Empty, for what the manifest says of the project's
-        models, and what these are; the manifest is then written anew.
+        turn the parameters of the first into those of the second. An empty tuple compares the manifest with the
+        project's models, and then rewrites the manifest.
     model : str, optional
-        Which of the models; by default all.
+        The model to compare; by default all models.
     with_setup : bool
-        Give the script a ``migrate_setup`` too, to fill in: classes and modules that moved, or are gone.
+        Add a ``migrate_setup`` to fill in, for moved or removed classes and modules.
     project : Project or path, optional
-        Where; by default that of the current folder.
+        The project; by default that of the current folder.
 
     Raises
     ------
     UsageError
-        An argument will not do, or there are several heads to follow.
+        An argument is not usable, or there are several heads to follow.
     UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NotThatMany
         `head` or `depends_on` does not name a revision.
     ConfigurationError, FaultyScripts, CannotWrite, MigrateError
-        The project cannot be read, or does not take the script; a hook failed after it was written.
+        The project cannot be read; the script cannot be written; or a hook failed after it was written.
     """
     found = opened(project)
     parents = _parents(found.graph, head, splice)
@@ -129,7 +129,7 @@ def _generated(
     model: str | None,
     parents: tuple[str, ...] | None,
 ) -> tuple[Generated, list[Drift]]:
-    """Return operations for a new script, and the models that they are about, if they are about any."""
+    """Return operations for a new script, and the changed models, if it is made for models."""
     from anemoi_ckpt_migrate.commands import propose_operations
     from anemoi_ckpt_migrate.manifests import drift
     from anemoi_ckpt_migrate.manifests.known import known_of
@@ -146,7 +146,7 @@ def _generated(
 
 
 def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision) -> None:
-    """Write down what models are after a revision that was made for them."""
+    """Rewrite the manifest after a revision was made for changed models."""
     from anemoi_ckpt_migrate.commands.manifest import write_manifest
     from anemoi_ckpt_migrate.manifests.known import heads_of, known_of
 
@@ -154,7 +154,7 @@ def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision)
     known = known_of(config)
     there = tuple(head for head in graph.heads if head in graph.above([new.revision]))
     moved = [
-        # On a branch of its own, what others lead to is nothing to it.
+        # A branch of its own ends at the new revision; the heads of other branches do not matter.
         replace(each, heads=there if each.heads == new.parents else heads_of(graph, known.models.get(each.name)))
         for each in drifts
     ]
@@ -166,7 +166,7 @@ def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision)
 
 
 def update_head_file(config: Config) -> str | None:
-    """Write the head file anew, where the project has one, and return its path; errors as of `open_project`."""
+    """Rewrite the head file, if the project has one, and return its path; errors as of `open_project`."""
     if not config.head_file:
         return None
     try:
@@ -177,7 +177,7 @@ def update_head_file(config: Config) -> str | None:
 
 
 def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return what a new script notes of versions, and what its author should know about that."""
+    """Return the versions that a new script notes, and warnings for its author."""
     from importlib import metadata
 
     versions = {"migration": SCRIPT_FORMAT}
@@ -191,12 +191,12 @@ def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def to_follow(graph: Graph, way: str = "") -> tuple[str, ...]:
-    """Return what a new script follows: the head, if there is one.
+    """Return the parents of a new script: the head, if there is one.
 
     Raises
     ------
     UsageError
-        There are several.
+        There are several heads.
     """
     if len(graph.heads) > 1:
         names = ", ".join(graph.heads)
@@ -210,7 +210,7 @@ def chosen_id(graph: Graph, rev_id: str | None) -> str:
     Raises
     ------
     UsageError, CannotWrite
-        The one that the user chose will not do; there is one of that id.
+        The chosen id is not valid, or already taken.
     """
     if rev_id is None:
         return create.new_id()
@@ -294,7 +294,7 @@ def _check_label(graph: Graph, label: str) -> None:
 
 
 def _folder(config: Config, graph: Graph, parents: Sequence[str], given: StrPath | None) -> Path:
-    """Return the folder that a new script goes to."""
+    """Return the folder for a new script."""
     if given is not None:
         return _given_folder(config, Path(given))
     if len(config.versions) == 1:

@@ -1,4 +1,4 @@
-"""Show one revision."""
+"""The command that shows one revision: show."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ class Shown:
     Attributes
     ----------
     revision, name : str
-        Which.
+        Its id and name.
     parents, depends_on, labels : tuple of str
-        What it follows, what must be applied first beside that, the labels of its branch.
+        The revisions that it follows, others that must be applied first, the labels of its branch.
     versions : dict of str to str
-        What its metadata notes.
+        The versions in its metadata.
     final, reversible : bool
         Whether it is a barrier; whether it can be undone.
     path : str or None
-        Its script; None for one that a checkpoint carries.
+        Its script; None for a revision from a checkpoint.
     checkpoint : str or None
-        The checkpoint that carries it.
+        The checkpoint that it comes from.
     pickled_by : str or None
-        The Python whose pickled rollback the checkpoint carries: there that runs, elsewhere the source.
+        The Python version that pickled the rollback in the checkpoint. Only this version can run the pickle, which it
+        does if the source cannot run.
     source : str or None
-        The script; None where a checkpoint carries none.
+        The source of the script; None if the checkpoint carries none.
     replaces : tuple of str
-        The revisions that a squashed one stands for.
+        The revisions that were squashed into it.
     sets_up : bool
         Whether the script has a ``migrate_setup``.
     """
@@ -61,26 +62,26 @@ class Shown:
     sets_up: bool = False
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def show(revision: str, *, checkpoint: StrPath | None = None, project: Project | StrPath | None = None) -> Shown:
-    """Show one revision, from its script or as a checkpoint carries it. Nothing is run.
+    """Show one revision, from its script or from a checkpoint. Nothing is run.
 
     Parameters
     ----------
     revision : str
         A revision, as a target; with a checkpoint, a full or partial id or ``head``.
     checkpoint : path, optional
-        Show what this checkpoint carries.
+        Show the revision from this checkpoint's record.
     project : Project or path, optional
-        Where to look; not needed with a checkpoint.
+        The project to look in; not needed with a checkpoint.
 
     Raises
     ------
     MigrateError
-        There is none, or project or checkpoint cannot be read.
+        There is no such revision, or the project or the checkpoint cannot be read.
     """
     target = targets.parse(revision)
     if checkpoint is not None:
@@ -120,10 +121,10 @@ def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
 
 
 def _source(entry: Applied, undo: Undo) -> str:
-    """Return what a checkpoint carries, as a script would say it."""
+    """Return the rollback that a checkpoint carries, written as a script."""
     if undo.operations is None:
         return undo.source
-    from anemoi_ckpt_migrate import op  # noqa: F401  (so that all kinds are known)
+    from anemoi_ckpt_migrate import op  # noqa: F401  (registers all kinds of operations)
     from anemoi_ckpt_migrate.runtime.trust import recorded_operations
 
     try:

@@ -1,4 +1,4 @@
-"""Squash revisions into one."""
+"""The command that replaces several scripts by one: squash."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Squashed:
-    """What `squash` did.
+    """The result of `squash`.
 
     Attributes
     ----------
     revision, path : str
-        The new script.
+        The id and the path of the new script.
     replaced : tuple of str
-        The revisions that it stands for, in order.
+        The revisions that it replaces, in order.
     removed : tuple of str
-        Their scripts, which are gone.
+        Their scripts, which were removed.
     """
 
     revision: str
@@ -40,35 +40,36 @@ class Squashed:
     removed: tuple[str, ...]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {**asdict(self), "replaced": list(self.replaced), "removed": list(self.removed)}
 
 
 def squash(stretch: str, name: str, *, rev_id: str | None = None, project: Project | StrPath | None = None) -> Squashed:
-    """Replace a stretch of history by one script, which knows what it stands for.
+    """Replace a stretch of history by one script, which lists the revisions it replaces.
 
-    Checkpoints that have none of the stretch get it as one step; those that have some of it go on from there; those
-    that have all of it have it. The old scripts are removed: the new one holds their code.
+    A checkpoint with none of these revisions gets them as one step. One with some of them gets the others. One with
+    all of them has the new revision. The old scripts are removed: the new one holds their code.
 
     Parameters
     ----------
     stretch : str
-        ``A:B``: the first and the last revision. All that lies between is squashed too.
+        ``A:B``: the first and the last revision. All revisions in between are squashed too.
     name : str
-        What the new revision is called, in a line.
+        The name of the new revision, in one line.
     rev_id : str, optional
         Its id; by default a new one.
     project : Project or path, optional
-        Where; by default that of the current folder.
+        The project; by default that of the current folder.
 
     Raises
     ------
     Refused
-        The stretch holds a barrier, or a revision that is squashed already, or one that something outside follows.
+        The stretch holds a barrier, a squashed revision, a second head, or a revision before its end that one outside
+        follows.
     UsageError
         There is no such stretch.
     MigrateError
-        The project cannot be read, or does not take the script.
+        The project cannot be read, or the script cannot be written.
     """
     found = opened(project)
     graph, config = found.graph, found.config
@@ -149,7 +150,7 @@ def _facts(revision: Revision) -> dict[str, Any]:
 
 
 def _check_squashed(path: Path, graph: Graph, members: list[Revision]) -> None:
-    """Check that the new script can take the place of the old ones; it goes again if not."""
+    """Check that the new script can replace the old ones; remove it if not."""
     script, wrong = read_script(os.path.abspath(path))
     old = {member.id for member in members}
     left = [revision for revision in graph if revision.id not in old]

@@ -1,4 +1,4 @@
-"""The command that says what a checkpoint is: stamp."""
+"""The command that records the revisions of a checkpoint: stamp."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def stamp(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Say what a checkpoint is, without running anything.
+    """Record the revisions of a checkpoint, without running any migration.
 
     Parameters
     ----------
     target : str or sequence of str
-        ``head``, ``heads``, ``base`` or revisions; several are separated by commas. What the checkpoint has on branches
-        that have nothing to do with them stays. ``auto`` is the one place where its parameters fit what is known of the
-        project's models; it must not carry a record yet.
+        ``head``, ``heads``, ``base`` or revisions; several are separated by commas. Revisions of the checkpoint on
+        unrelated branches stay. ``auto`` finds the only revision whose manifest fits the checkpoint's parameters; the
+        checkpoint must not have a record yet.
     purge : bool
-        Forget first what the checkpoint remembers, whatever it is.
+        First discard the whole record of the checkpoint.
 
-    The others are those of `upgrade`, as are the result and the errors. A damaged record is replaced.
+    The other parameters, the result and the errors are those of `upgrade`. A damaged record is replaced.
     """
     found = opened(project)
     auto = target == AUTO and not (AUTO in found.graph or AUTO in found.graph.labels)
@@ -65,7 +65,7 @@ def stamp(
         if auto:
             target, noted = locate_revision.place(found, file, tree, record if not purge else before)
             wanted = list(targets.parse_several(target))
-            tree, _ = embed.unrecorded(file)  # revisions were tried on it
+            tree, _ = embed.unrecorded(file)  # `place` ran revisions on the old tree
         graph = seen_from(found.graph, _without_squashed(found.graph, before), wanted, found.config.package)
         before = _opened(found.graph, graph, before)
         revisions = planner.plan_stamp(graph, before, wanted, found.config.package, purge)
@@ -73,12 +73,12 @@ def stamp(
         plan = Plan(record.heads, heads, ())
         lineage = _stamped(graph, record, revisions, wanted, found.config, purge)
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
-        # What was there is not looked at: it may be the very thing that is to be forgotten.
+        # The old entries are not validated: they may be the reason for the purge.
         recorded = not same or record is DAMAGED or (purge and record.lineage != lineage)
         if dry_run or not recorded:
             return replace(unchanged(file, plan, options, noted), recorded=recorded)
         told = target if isinstance(target, str) else ",".join(target)
-        # What another tool noted stays, and is looked at anew: from here on it belongs to what was told.
+        # The list of another tool stays and is read again: from here on it belongs to the stamped revisions.
         after = replace(record.logged(log_entry("stamp", told, plan), lineage), migrations_list=None)
         undone = {entry.revision for entry in lineage if entry.undo is not None}
         stash = {revision: values for revision, values in record.stash.items() if revision in undone}
@@ -96,13 +96,13 @@ def stamp(
 
 
 def _without_squashed(graph: Graph, record: Record) -> Record:
-    """Leave out what was applied as one: a stamp may say otherwise."""
+    """Leave out squashed revisions: a stamp may name their parts."""
     lineage = (e for e in record.lineage if not (e.revision in graph and graph[e.revision].replaces))
     return replace(record, lineage=tuple(lineage))
 
 
 def _opened(graph: Graph, seen: Graph, record: Record) -> Record:
-    """Return a record that names the parts of what was applied as one, where the graph has those by now."""
+    """Return a record with squashed revisions replaced by their parts, where `seen` counts these separately."""
     lineage: list[Applied] = []
     for entry in record.lineage:
         parts = graph[entry.revision].replaces if entry.revision in graph and entry.revision not in seen else ()
@@ -118,17 +118,17 @@ def _stamped(
     config: Config,
     purge: bool,
 ) -> tuple[Applied, ...]:
-    """Describe what a stamped checkpoint has: what was told as the scripts have it, all else as it was recorded."""
+    """Return the lineage of a stamped checkpoint: named revisions as in the scripts, all others as recorded."""
     told = {rev for target in wanted for rev in resolve.state(graph, target, config.package)}
     applied = {} if purge else {entry.revision: entry for entry in record.lineage}
-    # What undoes them on this very file stays true of what was applied as the script still says.
+    # The recorded rollback of this file stays valid for a revision whose script has not changed.
     before = {
         rev: entry
         for rev, entry in applied.items()
         if rev not in told or (entry.undo is not None and entry.signature == signature_of(graph[rev]))
     }
     return tuple(
-        # It stands where the scripts place it by now, and is otherwise what it was.
+        # The entry gets the parents from the scripts and is otherwise unchanged.
         replace(before[revision.id], parents=revision.parents, depends_on=revision.depends_on)
         if revision.id in before
         else step_actions.told(revision, config.parameters)

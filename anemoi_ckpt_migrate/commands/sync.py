@@ -1,4 +1,4 @@
-"""The command that brings a checkpoint to the heads of the scripts, whatever it takes: sync."""
+"""The command that brings a checkpoint to the heads of the scripts, down and up: sync."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def sync(
     discard_changes: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Bring a checkpoint to the heads of the scripts: down first, as far as they do not know what it has, then up.
+    """Bring a checkpoint to the heads of the scripts: first down to a revision that they know, then up.
 
-    What it has and the scripts do not, or have in another order, is undone by what the checkpoint carries, or by what
-    is noted in it; what rests on that too. All of it is one step for the file.
+    Revisions that the scripts lack, or have in another order, are undone, with all that rest on them. Rollbacks
+    that the scripts lack come from the checkpoint's record. The file is written once.
 
     Parameters
     ----------
     trust_checkpoint_code : bool
-        Run the rollbacks that the checkpoint carries where the scripts here have none, and let the pickle name what can
-        run code when it is loaded, though it did not before.
+        Run the rollbacks that the checkpoint carries where the scripts here have none. Also let the pickle name
+        functions that can run code when it is loaded, even if it named none before.
     discard_changes : bool
         As for `downgrade`.
 
-    The others are those of `upgrade`, as is the result.
+    The other parameters and the result are those of `upgrade`.
 
     Raises
     ------
     Irreversible, UntrustedCode
-        What has to be undone cannot be, or by code of the checkpoint only.
+        A revision that has to be undone has no rollback, or only code from the checkpoint can undo it.
     MigrateError
-        Nothing was changed; the kind of error says why.
+        Nothing was changed; the class of the error tells the reason.
     """
     found = opened(project)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)

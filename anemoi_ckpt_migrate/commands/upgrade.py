@@ -1,4 +1,4 @@
-"""The commands that move a checkpoint along its history: upgrade, downgrade."""
+"""The command that brings a checkpoint up along its history: upgrade."""
 
 from __future__ import annotations
 
@@ -51,37 +51,37 @@ def upgrade(
         ``head``, ``heads``, ``barrier``, ``+N``, ``REV+N``, ``LABEL@TARGET``, a specifier of the tracked package, a
         full or partial revision id, a label or a name.
     project : Project or path, optional
-        Whose scripts; by default those of the current folder's project.
+        The project with the scripts; by default that of the current folder.
     output : path, optional
-        Write there, and leave the checkpoint as it is.
+        Write to this path, and leave the checkpoint unchanged.
     backup : bool
         Keep the old file beside the new one.
     in_place : bool
-        Write what is new at the end of the file and move nothing, however large it is. The old file is in the new one,
-        for `downgrade` to go back to, and there is no backup. What is no longer used stays until `compact`.
+        Append the new data to the file and move nothing, so that large files need no copy. The new file contains the
+        old one, which `downgrade` can restore; there is no backup. Unused bytes stay until `compact`.
     verify : bool
-        Check the CRC of all that the file holds before anything is done.
+        First check the CRC of every entry of the file.
     check_model : bool
-        Compare the result, before it is written, with what the manifest says of the target, or the model that the
-        configuration names; and a checkpoint without a record with what it says of base, before anything is run.
+        Before the result is written, compare it with the manifest's state of the target, or with the configured model.
+        A checkpoint without a record is compared with the manifest's state at base before anything is run.
     dry_run : bool
-        Only plan; operations are tried on names, shapes and dtypes.
+        Only plan, and try operations on names, shapes and dtypes.
     check_rollback : bool
-        Before anything is written, go up and back down on this very checkpoint, and compare with what was there.
+        Before anything is written, upgrade and downgrade this checkpoint, and compare the result with the original.
     trust_checkpoint_code : bool
-        Let the pickle name what can run code when it is loaded, though it did not before.
+        Let the pickle name functions that can run code when it is loaded, even if it named none before.
     progress : callable, optional
-        Told how many bytes were copied, from time to time.
+        Called from time to time with the number of bytes copied.
 
     Returns
     -------
     Result
-        Without steps if the target was reached already.
+        The result; it has no steps if the checkpoint was at the target already.
 
     Raises
     ------
     MigrateError
-        Nothing was changed; the kind of error says why.
+        Nothing was changed; the class of the error tells the reason.
     """
     found, wanted = opened(project), targets.parse(target)
     options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)

@@ -1,4 +1,4 @@
-"""What is easier to look at than to read: the inside of a checkpoint as a tree with bars, a copy as a progress bar."""
+"""Pictures on the terminal: the content of a checkpoint as a tree with bars, and a progress bar for copies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.inspect import Inspection, PickledName
     from anemoi_ckpt_migrate.tree.summary import Node
 
-# Below that, a file is copied before anybody could read a progress bar.
+# Smaller files are copied too quickly for a progress bar.
 _LARGE = 1 << 30
 _BAR = 16  # cells
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-_MOST = 12  # children that are shown of one node, before the rest is counted
+_MOST = 12  # children shown of one node; the others are counted
 _COLOURS = {"known": "green", "trusted": "cyan", "opaque": "yellow", "dangerous": "bold red"}
 _MEANING = {
     "known": "harmless: plain data and parts of tensors",
@@ -32,18 +32,18 @@ _MEANING = {
 
 
 def picture(found: Inspection, depth: int) -> None:
-    """Print what is in a checkpoint.
+    """Print the content of a checkpoint.
 
     Parameters
     ----------
     found : Inspection
-        What `inspect` found.
+        The result of `inspect`.
     depth : int
-        How many levels of the tree are shown.
+        The number of levels to show.
     """
     from rich.console import Console
 
-    # Where nobody looks (a pipe, a file), lines are as long as they need to be.
+    # In a pipe or a file, lines may be long.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
     console.print(_heading(found))
     console.print(_tree(found.tree, depth))
@@ -53,7 +53,7 @@ def picture(found: Inspection, depth: int) -> None:
 
 @contextlib.contextmanager
 def progress(path: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
-    """Give a callback that shows how far a large copy is, on a terminal; None elsewhere."""
+    """Yield a callback that shows the progress of a large copy; None for a small file or without a terminal."""
     size = os.path.getsize(path) if os.path.isfile(path) else 0
     if quiet or size < _LARGE or not sys.stderr.isatty():
         yield None
@@ -112,18 +112,18 @@ def _tree(root: Node, depth: int) -> Table:
 
 
 def _lines(node: Node, lead: str, depth: int) -> Iterator[tuple[str, Node]]:
-    """Give the lines of the tree below a node, each with the guides before it."""
+    """Yield the lines of the tree below a node, each with its guides."""
     children = _shown(node)
     for child in children:
         last = child is children[-1]
         yield f"{lead}{'└─ ' if last else '├─ '}", child
-        left = depth - (1 if child.size else 2)  # where there are no tensors, few want to look
+        left = depth - (1 if child.size else 2)  # branches without tensors are shown less deeply
         if left > 0:
             yield from _lines(child, lead + ("   " if last else "│  "), left)
 
 
 def _shown(node: Node) -> list[Node]:
-    """Return the children of a node; where there are too many, the first and the last, and how many lie between."""
+    """Return the children of a node; if there are too many, the first ones, a count, and the last."""
     from anemoi_ckpt_migrate.tree.summary import Node
 
     children = node.children
@@ -135,7 +135,7 @@ def _shown(node: Node) -> list[Node]:
 
 
 def _grouped(node: Node) -> Node:
-    """Group names with dots, as the parameters of a module have, into a tree of modules."""
+    """Group dotted names, such as those of parameters, into a tree of modules."""
     from anemoi_ckpt_migrate.tree.summary import Node
 
     grouped = Node(node.name, node.what, node.tensor, [], node.size)
@@ -178,13 +178,13 @@ def _bar(node: Node, root: Node) -> Text:
 
 
 def _imported(name: PickledName) -> str:
-    """Spell a name, with what torch imports for it where that matters and is another."""
+    """Return a name; if torch imports another one for it, and that matters, with that name."""
     same = name.imported == name.name or name.standing == "known"
     return name.name if same else f"{name.name} (imported as {name.imported})"
 
 
 def _noted(found: Inspection) -> Iterator[str]:
-    """Give what another tool noted."""
+    """Yield the notes of another tool, a line each."""
     if found.migrations:
         yield plain(f"migrations {len(found.migrations)} noted by anemoi-models: {', '.join(found.migrations)}")
     for done in found.migration_history:
@@ -192,7 +192,7 @@ def _noted(found: Inspection) -> Iterator[str]:
 
 
 def _below(found: Inspection) -> Iterator[Any]:
-    """Give what is worth knowing beside the tree, a line each."""
+    """Yield the lines below the tree, with further facts."""
     from rich.text import Text
 
     for optimizer in found.optimizers:

@@ -1,4 +1,4 @@
-"""Many changes of one kind folded to few lines: ``h.{0..11}.attn.*``."""
+"""Folding of many similar changes into few lines: ``h.{0..11}.attn.*``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 class Line(NamedTuple):
-    """Changes that look alike.
+    """Similar changes, shown in one line.
 
     Attributes
     ----------
@@ -23,11 +23,11 @@ class Line(NamedTuple):
     detail : str
         As in `Change`.
     many : int
-        How many changes these are.
+        The number of changes.
     confidence : float
-        The lowest of theirs.
+        The lowest confidence among them.
     alternatives : tuple of str
-        What one of them might have been instead.
+        Other possible names for one of them.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
 
 def folded(changes: Iterable[Change]) -> list[Line]:
-    """Fold changes that differ in the numbers of blocks only, then those that differ in the last part of names only."""
+    """Fold changes that differ only in block numbers, then those that differ only in the last part of names."""
     groups: dict[tuple[str, ...], list[Change]] = {}
     for change in changes:
         shapes = tuple(_NUMBER.sub("{}", name) for name in (*change.old, "->", *change.new))

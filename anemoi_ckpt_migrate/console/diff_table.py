@@ -1,4 +1,4 @@
-"""How the difference between two checkpoints looks."""
+"""Output of `diff`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
-    """Print what became of what, folded, and operations that do it."""
+    """Print the folded changes, and operations that make them."""
     lost = ", ".join(together(found.explanation.losses))
     warn([f"the operations lose values of {found.old}: {lost}"] if lost else [])
     if as_json:

@@ -1,4 +1,4 @@
-"""How results look: lines of text for people, JSON for programs. Warnings and errors go to stderr."""
+"""Output of results: lines of text for people, JSON for programs. Warnings and errors go to stderr."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.project.scaffold import Laid
     from anemoi_ckpt_migrate.runtime.session import Result
 
-_LONGEST = 900  # a sentence: names come from checkpoints, and those from anywhere
+_LONGEST = 900  # letters of a sentence: names in it may come from hostile checkpoints
 
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Have what the output refuses (a full disk behind it, for example) said as such; a reader that left is no error.
+    """Report failures of the output (a full disk, for example) in one sentence; a closed pipe passes through.
 
     Raises
     ------
     CannotPrint
-        The output was refused.
+        The output cannot be written.
     """
     try:
         yield
@@ -47,19 +47,19 @@ def printing() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Bring everything out that was printed."""
+    """Flush everything that was printed."""
     if sys.stdout is not None:
         with printing():
             sys.stdout.flush()
 
 
 def silence() -> None:
-    """Print to nowhere from now on: nobody reads it, and the interpreter would complain at its end."""
+    """Discard all further output: nobody reads it, and the interpreter would complain when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
-    """Print an error; as JSON too, on stdout, where it is the answer about a checkpoint."""
+    """Print an error on stderr; if it is the answer about a checkpoint, also as JSON on stdout."""
     flush()
     lines = chr(10) if error.lines else ""
     said = plain(str(error), keep=lines)
@@ -70,7 +70,7 @@ def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) 
 
 
 def print_laid(laid: Sequence[Laid]) -> None:
-    """Print what `init` did."""
+    """Print the result of `init`."""
     for item in laid:
         say(f"{item.done:8} {shown_path(os.fspath(item.path))}")
     if any(item.done != "kept" for item in laid):
@@ -78,7 +78,7 @@ def print_laid(laid: Sequence[Laid]) -> None:
 
 
 def print_revision(made: NewRevision, as_json: bool) -> None:
-    """Print what `revision` made."""
+    """Print the result of `revision` or `merge`."""
     warn(made.warnings)
     if as_json:
         print_json({"revision": made.revision, "path": made.path, "parents": list(made.parents)})
@@ -87,7 +87,7 @@ def print_revision(made: NewRevision, as_json: bool) -> None:
 
 
 def print_import(made: Import, as_json: bool) -> None:
-    """Print what `import-scripts` did."""
+    """Print the result of `import-scripts`."""
     warn(f"{script.name}: {note}" for script in made.scripts for note in script.notes)
     if as_json:
         print_json(made.to_data())
@@ -97,7 +97,7 @@ def print_import(made: Import, as_json: bool) -> None:
 
 
 def print_rebased(rebased: Rebased, as_json: bool) -> None:
-    """Print what `rebase` did."""
+    """Print the result of `rebase`."""
     if as_json:
         print_json(rebased.to_data())
         return
@@ -109,7 +109,7 @@ def print_rebased(rebased: Rebased, as_json: bool) -> None:
 
 
 def print_squashed(squashed: Squashed, as_json: bool) -> None:
-    """Print what `squash` did."""
+    """Print the result of `squash`."""
     if as_json:
         print_json(squashed.to_data())
         return
@@ -119,7 +119,7 @@ def print_squashed(squashed: Squashed, as_json: bool) -> None:
 
 
 def print_release(release: Release, as_json: bool) -> None:
-    """Print what `release` did."""
+    """Print the result of `release`."""
     if as_json:
         print_json(release.to_data())
         return
@@ -140,7 +140,7 @@ def print_file(content: str, path: Path | None) -> None:
 
 
 def print_result(result: Result, as_json: bool) -> None:
-    """Print what was done to a checkpoint."""
+    """Print the result of a command that moved a checkpoint."""
     warn(f"{result.checkpoint}: {warning}" for warning in result.warnings)
     if as_json:
         print_json(result.to_data())
@@ -177,7 +177,7 @@ def _say_backup(backup: str | None) -> None:
 
 
 def print_recovered(recovered: Recovered, as_json: bool) -> None:
-    """Print what `recover` did."""
+    """Print the result of `recover`."""
     if as_json:
         print_json(recovered.to_data())
     elif recovered.removed is None:
@@ -187,7 +187,7 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
 
 
 def print_compacted(compacted: Compacted, as_json: bool) -> None:
-    """Print what `compact` did."""
+    """Print the result of `compact`."""
     if as_json:
         print_json(compacted.to_data())
         return
@@ -201,7 +201,7 @@ def print_compacted(compacted: Compacted, as_json: bool) -> None:
 
 
 def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
-    """Print what is in a checkpoint."""
+    """Print the content of a checkpoint."""
     warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
     if as_json:
         print_json(found.to_data())
@@ -221,7 +221,7 @@ def _ids(heads: Iterable[str]) -> str:
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Print warnings, where they are not in the way of results."""
+    """Print warnings on stderr."""
     for warning in warnings:
         said = plain(warning)
         sys.stderr.write(f"ckpt-migrate: warning: {said if len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
@@ -233,7 +233,7 @@ def say(text: str) -> None:
 
 
 def put(text: str, end: str = "\n") -> None:
-    """Print text as it is."""
+    """Print text unchanged."""
     with printing():
         print(text, end=end)
 

@@ -1,4 +1,4 @@
-"""How lists of revisions look, and where checkpoints stand among them."""
+"""Output of the commands about revisions, and about the places of checkpoints among them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST = 5
 
 
 def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
-    """Print where a checkpoint stands."""
+    """Print the place of a checkpoint in the history."""
     warn(f"{found.checkpoint}: {warning}" for warning in found.warnings)
     if as_json:
         print_json(found.to_data())
@@ -43,7 +43,7 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
 
 
 def print_history(history: History, as_json: bool, graph: bool = False, verbose: bool = False) -> None:
-    """Print revisions, newest first; drawn, or as a list."""
+    """Print revisions, newest first, as a list or a drawing."""
     warn(history.warnings)
     if as_json:
         print_json([entry.to_data() for entry in history.entries])
@@ -76,7 +76,7 @@ def print_heads(heads: Sequence[Head], as_json: bool, verbose: bool = False) -> 
 
 
 def print_branches(branches: Branches, as_json: bool, verbose: bool = False) -> None:
-    """Print the branches that have labels, and where branches part."""
+    """Print the branches with labels, and the revisions where branches part."""
     if as_json:
         print_json(branches.to_data())
         return
@@ -94,7 +94,7 @@ def print_branches(branches: Branches, as_json: bool, verbose: bool = False) -> 
 
 
 def print_checked(checked: Checked, as_json: bool) -> None:
-    """Print what `check` found: problems are the answer, so they go to stdout."""
+    """Print the result of `check`. Problems are its answer, so they go to stdout."""
     if as_json:
         print_json(checked.to_data())
         return
@@ -121,7 +121,7 @@ def print_checked(checked: Checked, as_json: bool) -> None:
 
 
 def print_manifests(found: Sequence[Manifest], as_json: bool) -> None:
-    """Print what models are; of what was written down, only what it was that no revision explains."""
+    """Print the state of models; for a written manifest, only the changes without a migration."""
     if as_json:
         print_json([each.to_data() for each in found])
         return
@@ -175,13 +175,13 @@ def _say_path(path: str | None) -> None:
 
 
 def _described(entry: HistoryEntry) -> str:
-    """Return what stands beside a revision in a drawing."""
+    """Return the text beside a revision in a drawing."""
     labels = f"  [{', '.join(entry.labels)}]" if entry.labels else ""
     return f"{entry.revision}  {entry.name}{labels}{_notes(entry)}"
 
 
 def _details(entry: HistoryEntry) -> Iterator[str]:
-    """Give what a list says of a revision if asked to say more."""
+    """Yield the further lines about a revision that ``--verbose`` prints."""
     if entry.labels:
         yield f"labels    {', '.join(entry.labels)}"
     if entry.versions:

@@ -1,6 +1,6 @@
-"""What can go wrong, as exceptions that carry fields and say one clear sentence.
+"""The exceptions of this package. Each has fields and a message of one clear sentence.
 
-Every exception here knows the exit code of the command line; nothing else does.
+Each also has the exit code of the command line, which is defined nowhere else.
 """
 
 from anemoi_ckpt_migrate.errors.base import (

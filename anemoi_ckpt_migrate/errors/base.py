@@ -1,4 +1,4 @@
-"""What every error has: a sentence, an exit code, the file it is about."""
+"""The base of all errors: a sentence, an exit code, and the checkpoint concerned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ERROR, USAGE, REFUSED, PENDING = 1, 2, 3, 4
 
 
 def shown_path(path: str) -> str:
-    """Return a path as messages show it: relative where that is shorter."""
+    """Return a path for messages: relative if that is shorter."""
     if path.startswith("<"):
         return path
     try:
@@ -20,18 +20,18 @@ def shown_path(path: str) -> str:
 
 
 class MigrateError(Exception):
-    """Something is wrong that the user can put right.
+    """An error that the user can fix.
 
     Attributes
     ----------
     exit_code : int
-        What the command line exits with.
+        The exit code of the command line.
     sentence : str
-        What happened and the way out.
+        The error and the way out.
     checkpoint : str or None
-        The file it is about.
+        The checkpoint concerned.
     lines : bool
-        Whether the sentence goes on over several lines.
+        Whether the message has several lines.
     """
 
     exit_code = ERROR
@@ -43,7 +43,7 @@ class MigrateError(Exception):
         self.checkpoint: str | None = None
 
     def about(self, checkpoint: str | os.PathLike[str]) -> MigrateError:
-        """Say which checkpoint the error is about, and return the error."""
+        """Set the checkpoint concerned, unless it is set, and return the error."""
         self.checkpoint = self.checkpoint or os.fspath(checkpoint)
         return self
 
@@ -51,7 +51,7 @@ class MigrateError(Exception):
         return f"{self.checkpoint}: {self.sentence}" if self.checkpoint else self.sentence
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled and copied by fields: a process pool hands errors on, and a constructor wants other arguments."""
+        """Pickle and copy by fields, as a process pool needs: constructors take other arguments than the message."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -67,7 +67,7 @@ class OutOfMemory(MigrateError):
 
 
 class SystemRefused(MigrateError):
-    """A call of the system failed where that has no meaning of its own."""
+    """A system call failed, for a reason without an error class of its own."""
 
     def __init__(self, reason: str, path: str = "") -> None:
         self.reason, self.path = reason, path
@@ -75,7 +75,7 @@ class SystemRefused(MigrateError):
 
 
 class CannotPrint(MigrateError):
-    """The output does not take what is printed; the rest is done."""
+    """The output cannot be written; all other work is done."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -83,22 +83,22 @@ class CannotPrint(MigrateError):
 
 
 class UsageError(MigrateError):
-    """The command line, or the arguments of a function, make no sense."""
+    """Arguments of the command line or of a function make no sense."""
 
     exit_code = USAGE
 
 
 class BadTarget(UsageError):
-    """A target that cannot be parsed; the sentence is followed by the target with the wrong part underlined.
+    """A target cannot be parsed. The message shows the target with the wrong part underlined.
 
     Parameters
     ----------
     text : str
         The target.
     begin, end : int
-        Where in it the wrong part is.
+        The range of the wrong part.
     what : str
-        What is wrong with it.
+        The fault.
     """
 
     lines = True
@@ -111,7 +111,7 @@ class BadTarget(UsageError):
 
 
 class Refused(MigrateError):
-    """Nothing is broken, but it must not be done."""
+    """Nothing is broken, but the action is not allowed."""
 
     exit_code = REFUSED
 
@@ -121,4 +121,4 @@ class ConfigurationError(MigrateError):
 
 
 class NoConfiguration(ConfigurationError):
-    """There is no project here."""
+    """There is no configuration, so there is no project."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint as a file, and with what it holds."""
+"""Errors about checkpoint files and their content."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MOST = 5  # differences in a sentence
 
 
 class NotACheckpoint(MigrateError):
-    """A file that cannot be read as a checkpoint."""
+    """The file cannot be read as a checkpoint."""
 
 
 class Damaged(NotACheckpoint):
-    """Records whose content is not what was written."""
+    """Entries of the file are damaged: their CRCs do not match."""
 
     def __init__(self, records: Sequence[str]) -> None:
         self.records = tuple(records)
@@ -25,7 +25,7 @@ class Damaged(NotACheckpoint):
 
 
 class CannotBuild(NotACheckpoint):
-    """A class of a trusted module did not take what the checkpoint has for it."""
+    """A class of a trusted module does not accept the data of the checkpoint."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -35,15 +35,15 @@ class CannotBuild(NotACheckpoint):
 
 
 class CannotRead(MigrateError):
-    """A file that the system does not let us read."""
+    """The file cannot be read."""
 
 
 class CannotWrite(MigrateError):
-    """The result could not be written; the checkpoint is as it was."""
+    """The result could not be written; the checkpoint is unchanged."""
 
 
 class NoRoom(CannotWrite):
-    """There is too little space for what is to be written; nothing was written."""
+    """There is too little space for the result; nothing was written."""
 
     def __init__(self, needed: int, free: int, where: str) -> None:
         self.needed, self.free = needed, free
@@ -54,7 +54,7 @@ class NoRoom(CannotWrite):
 
 
 class TooMuchAsked(MigrateError):
-    """What undoes operations would make far more than the checkpoint has."""
+    """The recorded rollbacks would make far more data than the checkpoint has."""
 
     def __init__(self, count: int, length: int) -> None:
         self.count, self.length = count, length
@@ -75,7 +75,7 @@ class Busy(MigrateError):
 
 
 class HalfWritten(MigrateError):
-    """Writing at the end of a file failed, and so did putting it back."""
+    """Appending to a file failed, and so did restoring it."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -97,7 +97,7 @@ class ForeignJournal(MigrateError):
 
 
 class InTheWay(MigrateError):
-    """Something that is not ours has the name of a file that has to be made beside a checkpoint."""
+    """A foreign file has the name of a file that has to be made beside the checkpoint."""
 
     def __init__(self, path: str, role: str) -> None:
         self.path, self.role = path, role
@@ -108,7 +108,7 @@ class InTheWay(MigrateError):
 
 
 class MemberOfSet(Refused):
-    """A file that is a checkpoint only together with others."""
+    """The file is a checkpoint only together with others."""
 
     def __init__(self, kind: str, name: str, way: str) -> None:
         self.kind, self.name, self.way = kind, name, way
@@ -116,7 +116,7 @@ class MemberOfSet(Refused):
 
 
 class SeveralArchives(Refused):
-    """A file of several zip archives, of which the last one is all that can be seen."""
+    """The file consists of several zip archives, of which only the last one is visible."""
 
     def __init__(self, way: str) -> None:
         self.way = way
@@ -127,14 +127,14 @@ class SeveralArchives(Refused):
 
 
 class ReadOnly(Refused):
-    """The file is protected from being changed."""
+    """The file is write-protected."""
 
     def __init__(self) -> None:
         super().__init__("it is read-only; allow writing with `chmod u+w`, or write elsewhere with --output")
 
 
 class HasOtherNames(Refused):
-    """Writing in place would change the file under its other names too."""
+    """The file has other names (hard links), and writing in place would change it under these too."""
 
     def __init__(self, names: int) -> None:
         self.names = names
@@ -143,7 +143,7 @@ class HasOtherNames(Refused):
 
 
 class NotInPlace(Refused):
-    """The file is of a format that cannot grow."""
+    """The file has a format that cannot be written in place."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -153,7 +153,7 @@ class NotInPlace(Refused):
 
 
 class DamagedRecord(MigrateError):
-    """The record in a checkpoint is not what this tool wrote."""
+    """The record in a checkpoint is damaged."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -162,7 +162,7 @@ class DamagedRecord(MigrateError):
 
 
 class DamagedLedger(MigrateError):
-    """The list in which another tool notes what a checkpoint has is not what that tool writes."""
+    """The list `migrations`, in which another tool notes migrations, is damaged."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -180,7 +180,7 @@ class NewerRecord(MigrateError):
 
 
 class NoPlaceForRecord(Refused):
-    """What is about to be saved has no place for a record in memory."""
+    """A checkpoint in memory has no place for a record."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -191,7 +191,7 @@ class NoPlaceForRecord(Refused):
 
 
 class NotUpgraded(Refused):
-    """A checkpoint that was to be upgraded as it is loaded, and cannot be."""
+    """The checkpoint cannot be upgraded while it is loaded."""
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -201,7 +201,7 @@ class NotUpgraded(Refused):
 
 
 class Unpicklable(MigrateError):
-    """The tree holds something that cannot be written to a file."""
+    """The tree holds a value that cannot be written to a file."""
 
     def __init__(self, where: str, what: str) -> None:
         self.where, self.what = where, what
@@ -209,7 +209,7 @@ class Unpicklable(MigrateError):
 
 
 class DamagedManifest(MigrateError):
-    """A manifest that makes no sense; one of earlier revisions can be known from nothing else."""
+    """A manifest is damaged; if `earlier` is set, it is that of earlier revisions, which cannot be rebuilt."""
 
     def __init__(self, manifest: str, what: str, earlier: bool = False) -> None:
         self.manifest, self.what, self.earlier = manifest, what, earlier
@@ -219,7 +219,7 @@ class DamagedManifest(MigrateError):
 
 
 class NewerManifest(MigrateError):
-    """A manifest of a later version of this package."""
+    """The manifest was written by a newer version of this package."""
 
     def __init__(self, manifest: str, number: int, known: int) -> None:
         self.manifest, self.number, self.known = manifest, number, known
@@ -229,7 +229,7 @@ class NewerManifest(MigrateError):
 
 
 class NotAtBase(Refused):
-    """A checkpoint without a record whose parameters are not those of base."""
+    """The checkpoint has no record, and its parameters are not those of base."""
 
     def __init__(self, model: str, differences: Sequence[str], checkpoint: str, sizes: bool = False) -> None:
         self.model, self.differences = model, tuple(differences)
@@ -242,7 +242,7 @@ class NotAtBase(Refused):
 
 
 class NotOnePlace(Refused):
-    """A checkpoint that may stand at several revisions, or at none."""
+    """The parameters of the checkpoint fit several revisions, or none."""
 
     lines = True
 
@@ -252,7 +252,7 @@ class NotOnePlace(Refused):
 
 
 class NotAsExpected(Refused):
-    """What would come of a checkpoint is not what is expected."""
+    """The result would not match the manifest or the project's model."""
 
     def __init__(self, model: str, revision: str, differences: Sequence[str], sizes: bool = False) -> None:
         self.model, self.revision, self.differences = model, revision, tuple(differences)

@@ -1,4 +1,4 @@
-"""What can be wrong with declarative operations."""
+"""Errors about declarative operations."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _MOST = 20
 
 
 class BadOperation(MigrateError):
-    """An operation that makes no sense, wherever it is applied."""
+    """The operation makes no sense on any checkpoint."""
 
 
 @dataclass(frozen=True)
 class OperationFault:
-    """One thing that an operation cannot do on a checkpoint.
+    """One reason why an operation cannot be applied to a checkpoint.
 
     Attributes
     ----------
     where : str
         The script, or ``<record>``.
     operation : str
-        As the script spells it.
+        The operation, as in the script.
     what : str
-        What is wrong.
+        The reason.
     """
 
     where: str
@@ -37,7 +37,7 @@ class OperationFault:
 
 
 class CannotApply(MigrateError):
-    """Operations that cannot be applied to a checkpoint: all that is wrong, in all steps of the plan."""
+    """Operations cannot be applied to the checkpoint; the message lists all faults, in all steps of the plan."""
 
     lines = True
 
@@ -56,7 +56,7 @@ class CannotApply(MigrateError):
 
 
 class CannotMake(MigrateError):
-    """A tensor that torch does not make as it is told to."""
+    """Torch cannot make a tensor."""
 
     def __init__(self, kind: str, shape: Sequence[int], dtype: str, why: str) -> None:
         super().__init__(
@@ -66,7 +66,7 @@ class CannotMake(MigrateError):
 
 
 class NoWayBack(Refused):
-    """A rollback that would be lost, or that the record cannot give."""
+    """There is no rollback: it would be lost, or the record has none."""
 
     def __init__(self, revision: str, why: str) -> None:
         self.revision, self.why = revision, why
@@ -74,7 +74,7 @@ class NoWayBack(Refused):
 
 
 class NowhereToKeep(Refused):
-    """A checkpoint that is a plain dict of tensors, or a pickled model, has no place for what is put aside."""
+    """The checkpoint is a bare state dict or a pickled model, with no place for stashed values."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -84,7 +84,7 @@ class NowhereToKeep(Refused):
 
 
 class NotProven(Refused):
-    """The way back does not lead to what was there before."""
+    """The rollback does not restore the previous state."""
 
     def __init__(self, revision: str, where: str, what: str) -> None:
         self.revision, self.where, self.what = revision, where, what

@@ -1,4 +1,4 @@
-"""What can be wrong with revisions: their scripts, targets, plans, and what they do when they run."""
+"""Errors about revisions: their scripts, targets, plans, and failures when they run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _MOST = 10  # names in a sentence
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One thing that is wrong with a script.
+    """One fault of a script.
 
     Attributes
     ----------
     path : str
         The script.
     line : int
-        Line in it, from 1.
+        The line, counted from 1.
     message : str
-        What is wrong.
+        The fault.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Fault:
 
 
 class FaultyScripts(MigrateError):
-    """Scripts that cannot be used, all of them at once."""
+    """Scripts cannot be used; the message lists all faults."""
 
     lines = True
 
@@ -45,7 +45,7 @@ class FaultyScripts(MigrateError):
 
 
 class UnknownTarget(MigrateError):
-    """A target that no revision answers to."""
+    """No revision matches the target."""
 
     def __init__(self, target: str, near: Sequence[str] = (), where: str = "history") -> None:
         self.target, self.near = target, tuple(near)
@@ -55,7 +55,7 @@ class UnknownTarget(MigrateError):
 
 
 class AmbiguousTarget(MigrateError):
-    """A partial id, or a name, that fits several revisions."""
+    """A partial id or a name fits several revisions."""
 
     def __init__(self, target: str, candidates: Sequence[str]) -> None:
         self.target, self.candidates = target, tuple(candidates)
@@ -65,7 +65,7 @@ class AmbiguousTarget(MigrateError):
 
 
 class NotOnBranch(MigrateError):
-    """``LABEL@REV`` for a revision that is elsewhere."""
+    """``LABEL@REV`` names a revision that is not on the branch."""
 
     def __init__(self, revision: str, branch: str) -> None:
         self.revision, self.branch = revision, branch
@@ -75,7 +75,7 @@ class NotOnBranch(MigrateError):
 
 
 class NoRelease(MigrateError):
-    """A specifier where no revision says which version it came with."""
+    """The target is a version specifier, but no script notes a version of the package."""
 
     def __init__(self, package: str) -> None:
         self.package = package
@@ -86,7 +86,7 @@ class NoRelease(MigrateError):
 
 
 class SeveralHeads(MigrateError):
-    """`head` where there are several."""
+    """The target is `head`, but there are several heads."""
 
     def __init__(
         self, heads: Sequence[str], names: Sequence[str] = (), everything: str | None = "heads", joined: str = ""
@@ -102,7 +102,7 @@ class SeveralHeads(MigrateError):
 
 
 class NotThatMany(MigrateError):
-    """`+N` or `-N` beyond the end."""
+    """`+N` or `-N` goes beyond the end of the history."""
 
     def __init__(self, target: str, available: int, instead: str | None = None) -> None:
         self.target, self.available = target, available
@@ -112,7 +112,7 @@ class NotThatMany(MigrateError):
 
 
 class SplitByTarget(Refused):
-    """A downgrade into the middle of what was applied as one."""
+    """The target of a downgrade lies inside a squashed revision, which the checkpoint got as one step."""
 
     def __init__(self, target: str, squashed: str, below: str) -> None:
         self.target, self.squashed = target, squashed
@@ -122,7 +122,7 @@ class SplitByTarget(Refused):
 
 
 class NotApplied(MigrateError):
-    """A downgrade to a revision that the checkpoint does not have."""
+    """The target of a downgrade is a revision that the checkpoint does not have."""
 
     def __init__(self, revision: str, heads: Sequence[str]) -> None:
         self.revision, self.heads = revision, tuple(heads)
@@ -133,7 +133,7 @@ class NotApplied(MigrateError):
 
 
 class UnknownRecorded(MigrateError):
-    """The checkpoint records revisions that no script knows; `runs` says whether undoing them runs its code."""
+    """The checkpoint records revisions that no script has; `runs` tells whether undoing them runs its code."""
 
     def __init__(self, revisions: Sequence[str], steps: int, names: Sequence[str] = (), runs: bool = True) -> None:
         self.revisions, self.steps = tuple(revisions), steps
@@ -147,7 +147,7 @@ class UnknownRecorded(MigrateError):
 
 
 class NotAtTarget(Refused):
-    """Training is to go on from a checkpoint that is not of the format of the code."""
+    """Training would continue from a checkpoint that is at other revisions than the code."""
 
     def __init__(self, missing: Sequence[str], beyond: Sequence[str], target: str, chain: str = "") -> None:
         self.missing, self.beyond, self.target, self.chain = tuple(missing), tuple(beyond), target, chain
@@ -165,7 +165,7 @@ class NotAtTarget(Refused):
 
 
 class HistoryConflict(MigrateError):
-    """The record and the scripts tell different stories."""
+    """The record and the scripts contradict each other."""
 
     def __init__(self, missing: Sequence[str], child: str, heads: Sequence[str], late: bool = False) -> None:
         self.missing, self.child, self.heads, self.late = tuple(missing), child, tuple(heads), late
@@ -177,7 +177,7 @@ class HistoryConflict(MigrateError):
 
 
 class LedgerConflict(MigrateError):
-    """What another tool noted in a checkpoint tells another story than the scripts, or the record."""
+    """The list of another tool in the checkpoint contradicts the scripts or the record."""
 
     def __init__(self, found: Sequence[str], expected: Sequence[str], recorded: bool = False) -> None:
         self.found, self.expected = tuple(found), tuple(expected)
@@ -194,7 +194,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class BarrierInTheWay(Refused):
-    """A final revision lies between the checkpoint and the target."""
+    """A barrier lies between the checkpoint and the target."""
 
     def __init__(
         self, barrier: str, name: str, direction: str, reachable: str, package: str | None, version: str | None
@@ -213,7 +213,7 @@ class BarrierInTheWay(Refused):
 
 
 class Irreversible(Refused):
-    """Steps of a downgrade that nothing undoes."""
+    """Steps of a downgrade have no rollback."""
 
     def __init__(self, revisions: Sequence[str], steps: int) -> None:
         self.revisions, self.steps = tuple(revisions), steps
@@ -223,7 +223,7 @@ class Irreversible(Refused):
 
 
 class UntrustedCode(Refused):
-    """The way back is code that the checkpoint carries, and nobody said that it may run."""
+    """The rollback is code that the checkpoint carries, and the user did not allow it to run."""
 
     def __init__(self, revisions: Sequence[str], checkpoint: str, why: str, readable: bool = True) -> None:
         self.revisions = tuple(revisions)
@@ -235,7 +235,7 @@ class UntrustedCode(Refused):
 
 
 class DangerousNames(Refused):
-    """The pickle would name what can run code when it is loaded, and does not name it now."""
+    """The pickle would newly name functions that can run code when it is loaded."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -248,7 +248,7 @@ class DangerousNames(Refused):
 
 
 class MigrationFailed(MigrateError):
-    """A migration or rollback raised, or gave back something impossible."""
+    """A migration or rollback raised an error, or returned an unusable value."""
 
     def __init__(self, where: str, line: int | None, what: str) -> None:
         self.where, self.line, self.what = where, line, what

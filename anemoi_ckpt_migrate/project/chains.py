@@ -1,8 +1,8 @@
-"""Published chains: revisions that an installed package brings for its own checkpoints, by entry point.
+"""Published chains: revisions that an installed package ships for its own checkpoints.
 
-A chain is a folder of scripts in an installed package, or one with ``ckpt-migrate.toml``, as a project is. The package
-says so in its metadata: an entry point of the group ``ckpt_migrate.chains``, named as the chain, whose value is the
-(sub)package that the folder is.
+A chain is a folder of scripts in an installed package, or a folder with ``ckpt-migrate.toml``, like a project. The
+package declares it by an entry point of the group ``ckpt_migrate.chains``: its name is that of the chain, its value the
+(sub)package that is the folder.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ GROUP = "ckpt_migrate.chains"
 
 
 def chains() -> dict[str, str]:
-    """Return the names of the chains that are installed, and the module of each.
+    """Return the installed chains: the module of each, by name.
 
     Raises
     ------
     ConfigurationError
-        Two packages bring chains of one name.
+        Two packages have chains of the same name.
     """
     from importlib.metadata import entry_points
 
@@ -37,14 +37,14 @@ def chains() -> dict[str, str]:
 
 
 def find_chain(name: str) -> Config:
-    """Return the configuration of a chain. The package that brings it is not imported, only what it lies in.
+    """Return the configuration of a chain. Its (sub)package is not imported, only the packages around it.
 
     Raises
     ------
     UsageError
         No chain has that name.
     ConfigurationError
-        What the package says of it is wrong.
+        The entry point of the package is wrong, or the configuration in the folder.
     """
     known = chains()
     if name not in known:
@@ -53,7 +53,7 @@ def find_chain(name: str) -> Config:
     module = known[name]
     try:
         spec = importlib.util.find_spec(module)
-    except Exception as error:  # whatever the package around it does when it is imported
+    except Exception as error:  # raised by a package around it as it is imported
         raise ConfigurationError(f"the chain {name} cannot be found: {module}: {error}") from error
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     if not folders:

@@ -16,51 +16,51 @@ from anemoi_ckpt_migrate.util.time_zones import zone
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
 RECOGNISER = "_recognise.py"
-"""Beside the scripts, a file with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
+"""A file beside the scripts with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-"""A function of a module."""
+"""The pattern of ``package.module:function``."""
 _LONGEST_SLUG, _LONGEST_NAME = 200, 240
 
 
 @dataclass(frozen=True)
 class Config:
-    """Where a project keeps what.
+    """The configuration of a project.
 
     Attributes
     ----------
     path : Path
-        The file that says so.
+        The configuration file.
     versions : tuple of Path
         Folders of the migration scripts; new ones go to the first.
     template : Path or None
-        Mako template of a new script; None for the one that ships with this package.
+        Mako template of new scripts; None for the one of this package.
     package : str or None
-        The tracked package: whose versions the scripts note.
+        The tracked package, whose version new scripts note.
     trusted : tuple of str
-        Modules whose classes are built for real where a checkpoint names them, with all that lies below.
+        Modules whose classes are really built if a checkpoint names them, with all submodules.
     recursive : bool
-        Whether scripts also lie in the folders below.
+        Whether scripts in subfolders are read too.
     file_template : str
-        What new scripts are called: a pattern of `FILE_TOKENS`, without the ending.
+        The pattern for file names of new scripts, made of `FILE_TOKENS`, without the ending.
     timezone : str
-        Whose time new scripts note, as the tz database names it, in any case.
+        The time zone of dates in new scripts: a name of the tz database, in upper or lower case.
     slug_length : int
-        How many letters of its name the file name of a new script has at most.
+        The maximum length of the slug in the file name of a new script.
     hooks : tuple of Hook
-        What is run on each new script.
+        Commands that are run on each new script.
     parameters : str or None
-        Where checkpoints have the state dict, as keys joined by dots; None to find it.
+        The path of the state dict in checkpoints, as keys joined by dots; None to find it.
     several_heads : bool
-        Whether there may be more than one head.
+        Whether more than one head is allowed.
     head_file : bool
-        Whether the heads stand in a file too, over which version control sees two people make a new one.
+        Whether a file lists the heads too, so that version control reports a conflict if two people add one.
     models : mapping of str to str
-        What makes each of the project's models, as ``package.module:factory``, by the name of the model.
+        The project's models: a function that makes each, as ``package.module:factory``, by name.
     hyper_parameters : str
-        Where checkpoints have hyper-parameters, as keys joined by dots.
+        The path of hyper-parameters in checkpoints, as keys joined by dots.
     chain : str
-        The name of the chain, if it is a published one, not a project.
+        The name of the published chain; empty for a project.
     """
 
     path: Path
@@ -82,13 +82,13 @@ class Config:
 
     @property
     def recogniser(self) -> Path | None:
-        """The file whose function tells where checkpoints without a record stand, if there is one."""
+        """The file with `recognise`, which finds the revision of checkpoints without a record, if there is one."""
         path = self.versions[0] / RECOGNISER
         return path if path.is_file() else None
 
     @property
     def folder(self) -> Path:
-        """The folder that relative paths start from."""
+        """The folder to which paths in the configuration are relative."""
         return self.path.absolute().parent
 
 
@@ -98,12 +98,12 @@ def find_config(given: Path | None = None) -> Config:
     Parameters
     ----------
     given : Path, optional
-        The file, or its folder. Without it the current folder and those above it are searched.
+        The file, or its folder. By default the current folder and those above it are searched.
 
     Raises
     ------
     ConfigurationError
-        There is none, or it is wrong.
+        There is no configuration, or it is wrong.
     """
     if given is not None:
         found = in_folder(given) if given.is_dir() else _from_file(given)
@@ -130,7 +130,7 @@ def in_folder(folder: Path) -> Config | None:
     Raises
     ------
     ConfigurationError
-        It is wrong, or there are two.
+        It is wrong, or the folder has two.
     """
     paths = [folder / name for name in (SHARED_FILE, OWN_FILE) if (folder / name).is_file()]
     found = [config for config in map(_from_file, paths) if config is not None]
@@ -220,7 +220,7 @@ def _no_file_names(value: Any) -> str | None:
     return None if right else 'a pattern as "%(rev)s_%(slug)s", of ' + ", ".join(FILE_TOKENS)
 
 
-# What is wrong with the value of each key, if anything: what it must be.
+# A check for the value of each key: returns a description of the right values, or None if the value is right.
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "versions": _no_folders,
     "recursive": _no_truth,
@@ -230,7 +230,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "file_template": _no_file_names,
     "timezone": _no_zone,
     "slug_length": _no_length,
-    "hooks": lambda value: None,  # parse_hooks says more
+    "hooks": lambda value: None,  # parse_hooks checks these in detail
     "parameters": lambda value: None if isinstance(value, str) else "a string",
     "several_heads": _no_truth,
     "head_file": _no_truth,
@@ -257,7 +257,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigurationError
-        It cannot be read.
+        The file cannot be read.
     """
     if sys.version_info >= (3, 11):
         import tomllib

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 @dataclass(frozen=True)
 class Project:
-    """A configuration and the revisions that it leads to.
+    """A configuration and the revisions in its folders.
 
     Attributes
     ----------
@@ -31,33 +31,33 @@ class Project:
 
 
 def open_project(config: StrPath | None = None) -> Project:
-    """Find a project and read its scripts; none is run.
+    """Find a project and read its scripts, without running any.
 
     Parameters
     ----------
     config : path, optional
-        The configuration file or its folder; by default the one of the current folder or of one above.
+        The configuration file or its folder; by default that of the current folder or of one above.
 
     Raises
     ------
     ConfigurationError
-        There is none, or it is wrong.
+        There is no configuration, or it is wrong.
     FaultyScripts
-        With everything that is wrong with any script.
+        Some scripts are faulty; the error lists all faults.
     """
     found = find_config(None if config is None else Path(config))
     return Project(found, discover.load(found.versions, found.recursive))
 
 
 def open_chain(name: str) -> Project:
-    """Find a chain that an installed package brings, and read its scripts; none is run.
+    """Find a chain of an installed package and read its scripts, without running any.
 
     Raises
     ------
     UsageError
         No chain has that name.
     ConfigurationError, FaultyScripts
-        It is wrong.
+        The chain or its scripts are wrong.
     """
     from anemoi_ckpt_migrate.project.chains import find_chain
 
@@ -66,12 +66,12 @@ def open_chain(name: str) -> Project:
 
 
 def config_of(project: Project | StrPath | None) -> Config | None:
-    """Return the configuration that the argument of a command means; None where none is needed, and there is none.
+    """Return the configuration for a command's argument; None if the argument is None and there is no configuration.
 
     Raises
     ------
     ConfigurationError
-        It is wrong, or not where it was said to be.
+        It is wrong, or not at the given path.
     """
     if isinstance(project, Project):
         return project.config
@@ -84,12 +84,12 @@ def config_of(project: Project | StrPath | None) -> Config | None:
 
 
 def opened(project: Project | StrPath | None) -> Project:
-    """Return the project that the argument of a command means; errors are those of `open_project`."""
+    """Return the project for a command's argument; errors are those of `open_project`."""
     return project if isinstance(project, Project) else open_project(project)
 
 
 def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) -> tuple[Project, ...]:
-    """Return the project and the chains that arguments mean: the current folder's project, where they name nothing.
+    """Return the project and the chains for arguments; without any, the current folder's project.
 
     Raises
     ------
@@ -102,20 +102,20 @@ def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) ->
 
 
 def init(folder: StrPath = ".", package: str | None = None) -> list[Laid]:
-    """Make a folder a project. What is there already is kept.
+    """Make a folder a project. Existing files are kept.
 
     Parameters
     ----------
     folder : path
-        Made if it does not exist.
+        The folder; created if it does not exist.
     package : str, optional
-        The package whose version the scripts are to note; by default the one that ``pyproject.toml`` describes.
+        The package whose version scripts note; by default the one that ``pyproject.toml`` describes.
 
     Raises
     ------
     ConfigurationError
-        What is there is wrong.
+        The existing configuration is wrong.
     CannotWrite
-        The folder does not take the files.
+        The files cannot be written.
     """
     return lay_out(Path(folder), package)

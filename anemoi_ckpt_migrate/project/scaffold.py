@@ -1,4 +1,4 @@
-"""A new project: what `init` lays out, and the template that new scripts are made from."""
+"""The files of a new project, and the template of new scripts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from anemoi_ckpt_migrate.project.config import OWN_FILE, SHARED_FILE, TABLE, TEM
 
 @dataclass(frozen=True)
 class Laid:
-    """What `lay_out` did with one file or folder.
+    """The result of `lay_out` for one file or folder.
 
     Attributes
     ----------
     path : Path
-        Which.
+        The file or folder.
     done : str
         ``created``, ``extended`` or ``kept``.
     """
@@ -27,21 +27,21 @@ class Laid:
 
 
 def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
-    """Make a folder a project: configuration, ``versions/``, a copy of the template. What is there is kept.
+    """Make a folder a project: configuration, ``versions/``, a copy of the template. Existing files are kept.
 
     Parameters
     ----------
     folder : Path
-        Made if it does not exist.
+        The folder; created if it does not exist.
     package : str, optional
-        The tracked package; the project's own by default, where ``pyproject.toml`` names it.
+        The tracked package; by default the one that ``pyproject.toml`` describes, if any.
 
     Raises
     ------
     ConfigurationError
-        ``pyproject.toml`` cannot be read.
+        The existing configuration or ``pyproject.toml`` is wrong.
     CannotWrite
-        The folder does not take the files.
+        The files cannot be written.
     """
     existing = in_folder(folder)
     shared = folder / SHARED_FILE
@@ -66,12 +66,12 @@ def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
 
 
 def read_template(path: Path | None) -> str:
-    """Return the text of a template; without a path, of the one that ships with this package.
+    """Return the text of a template; without a path, of the one in this package.
 
     Raises
     ------
     ConfigurationError
-        It cannot be read.
+        The template cannot be read.
     """
     from importlib import resources
 

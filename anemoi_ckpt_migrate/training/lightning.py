@@ -1,7 +1,7 @@
-"""The callback for Lightning.
+"""The Lightning callback.
 
-The one module that imports Lightning, and only imported itself where its callback is asked for. Lightning comes as two
-packages with the same classes; a callback of one works with a trainer of the other.
+Only this module imports Lightning, and it is imported only when its callback is used. Lightning comes as two packages
+with the same classes; a callback of one works with a trainer of the other.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ except ImportError as error:
 
 
 class StampingCallback(Callback):
-    """Records revisions in the checkpoints that a trainer saves, and goes on from those that it loads.
+    """Records revisions in the checkpoints that a trainer saves, and continues the records of those it loads.
 
     Parameters
     ----------
     target, project, chain
         As for `Stamper`.
     upgrade : bool
-        Whether checkpoints that are loaded are upgraded first, in a copy; the files stay as they are.
+        Whether checkpoints are upgraded when they are loaded, in a copy; the files stay unchanged.
 
     Attributes
     ----------
     stamper : Stamper
-        What does it.
+        The object that records revisions.
     upgrade : bool
-        As it was given.
+        The value of the parameter.
 
     Raises
     ------
@@ -69,19 +69,19 @@ class StampingCallback(Callback):
         self._files: _Files | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Come between the trainer and its files: other hooks are called when the model has been loaded already."""
+        """Wrap the trainer's file access: other hooks are called only after the model has been loaded."""
         if self._files is None or trainer.strategy.checkpoint_io is not self._files:
             self._files = _Files(trainer.strategy.checkpoint_io, self.stamper, self.upgrade)
-            with contextlib.suppress(TypeError):  # XLA takes no plugins but its own; there is what the hooks do
+            with contextlib.suppress(TypeError):  # XLA accepts only its own plugin; there the hooks have to do
                 trainer.strategy.checkpoint_io = self._files
         self._files.resuming = stage == "fit"
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Record the revisions."""
+        """Record the revisions in the checkpoint."""
         checkpoint.update(self.stamper.stamped(checkpoint))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint that the strategy has read by itself, as those do that shard models."""
+        """Continue from a checkpoint that the strategy read itself, as strategies that shard models do."""
         if self._files is None or self._files.asked:
             return
         if self.upgrade and embed.read(checkpoint) is None:
@@ -91,14 +91,14 @@ class StampingCallback(Callback):
 
 
 class _Files(CheckpointIO):
-    """Reads and writes as another does: what is read is upgraded and gone on from, what is written has a record.
+    """Wraps file access: upgrades checkpoints that it reads, continues their records, and adds records when it writes.
 
     Attributes
     ----------
     resuming : bool
-        Whether training goes on from what is read; else it is only looked at.
+        Whether training continues from the loaded checkpoint.
     asked : bool
-        Whether anything was read.
+        Whether a checkpoint was read through this object.
     """
 
     def __init__(self, files: CheckpointIO, stamper: Stamper, upgrade: bool) -> None:
@@ -106,12 +106,12 @@ class _Files(CheckpointIO):
         self.resuming = self.asked = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save a checkpoint with the record; where it is of weights alone, no hook was called."""
+        """Save a checkpoint with the record, which is missing if only weights are saved: then no hook was called."""
         stamped = checkpoint if KEY in checkpoint else self._stamper.stamped(checkpoint)
         self._files.save_checkpoint(stamped, path, *args, **kwargs)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint."""
+        """Load a checkpoint, upgraded if that was asked for."""
         self.asked = True
         with self._readable(path) as readable:
             checkpoint: dict[str, Any] = self._files.load_checkpoint(readable, *args, **kwargs)
@@ -125,7 +125,7 @@ class _Files(CheckpointIO):
         self._files.remove_checkpoint(path)
 
     def teardown(self) -> None:
-        """Do what the other does when all is done."""
+        """Tear down the wrapped object."""
         self._files.teardown()
 
     def _readable(self, path: str | Path) -> contextlib.AbstractContextManager[str | Path]:

@@ -1,4 +1,4 @@
-"""Checkpoints that are loaded as if they had been upgraded, and stay as they are."""
+"""Loading of checkpoints as if they had been upgraded, with files unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load(
     trust_checkpoint_code: bool = False,
     **options: Any,
 ) -> Any:
-    """Return what `torch.load` would return after an upgrade. The file stays as it is.
+    """Load a checkpoint with `torch.load` as if it had been upgraded. The file stays unchanged.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def load(
     trust_checkpoint_code : bool
         As for `upgrade`.
     **options
-        Go to `torch.load`.
+        Options of `torch.load`.
 
     Returns
     -------
     object
-        The checkpoint, with its record where that lies in it.
+        The upgraded checkpoint, with its record if that is part of the tree.
 
     Raises
     ------
@@ -68,9 +68,9 @@ def upgraded(
     chain: str | Iterable[str] = (),
     trust_checkpoint_code: bool = False,
 ) -> AbstractContextManager[Path]:
-    """Give the path of an upgraded copy of a checkpoint; its own path if there is nothing to do.
+    """Return a context manager with the path of an upgraded copy; the checkpoint's own path if there is nothing to do.
 
-    The copy lies where temporary files do (``TMPDIR``), and is gone afterwards.
+    The copy is a temporary file (see ``TMPDIR``), which is removed afterwards.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def upgraded(
 
 @contextmanager
 def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str, trusted: bool = False) -> Iterator[Path]:
-    """Give the path of a checkpoint that each of some projects has brought up, as `upgraded` does."""
+    """Yield the path of a checkpoint that was upgraded for each of several projects, as `upgraded` does."""
     with ExitStack() as copies:
         path = Path(checkpoint)
         for project in projects:
@@ -96,7 +96,7 @@ def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str, t
 
 
 def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath, trusted: bool) -> Path:
-    """Return the path of what a chain makes of a file; that of the file, if it has nothing to do."""
+    """Return the path of a copy upgraded for one project; that of the file itself, if there is nothing to do."""
     try:
         planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted)
         for warning in planned.warnings:
@@ -110,6 +110,6 @@ def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, chec
         where = "it lies where temporary files do, and TMPDIR says where that is"
         raise CannotWrite(f"the upgraded copy cannot be written ({reason}); {where}").about(checkpoint) from error
     except MigrateError as error:
-        error.checkpoint = os.fspath(checkpoint)  # not the copy that the chain before made of it
+        error.checkpoint = os.fspath(checkpoint)  # not the copy upgraded for the chain before
         raise
     return output

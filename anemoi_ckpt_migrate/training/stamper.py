@@ -1,4 +1,4 @@
-"""What training records in the checkpoints that it saves."""
+"""Records in the checkpoints that a training run saves."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _Tree = TypeVar("_Tree")
 class Stamper:
     """Records revisions in checkpoints before they are saved.
 
-    Make one when training starts. The scripts are read then, and not again: a run saves what it is, whatever becomes of
-    them meanwhile. And what is wrong with them ends the run before it has begun.
+    Make one when training starts. It reads the scripts then, and not again: later changes to them do not affect the
+    run, and faulty scripts end it before it has begun.
 
     Parameters
     ----------
     target : str
-        What the code is at: ``head``, ``heads``, a revision, or a release, as ``"package==1.2"``.
+        The state of the code: ``head``, ``heads``, a revision, or a release, as ``"package==1.2"``.
     project : Project or path, optional
-        Whose scripts; by default those of the current folder's project, unless there is a chain.
+        The project with the scripts; by default that of the current folder, unless a chain is given.
     chain : str or iterable of str
-        Chains that installed packages bring, beside the project or in its place.
+        Chains of installed packages, besides the project or in its place.
 
     Attributes
     ----------
     target : str
-        As it was given.
+        The value of the parameter.
     projects : tuple of Project
-        The project, and the chains.
+        The project and the chains.
 
     Raises
     ------
     MigrateError
-        There is no project, it is wrong, or the target means nothing in it.
+        There is no project, it is faulty, or the target means nothing in it.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class Stamper:
         self._record = self._fresh = self._continued(Record())
 
     def resume(self, checkpoint: Any) -> None:
-        """Go on from a checkpoint: what is saved from here on keeps its log, and what undoes its revisions.
+        """Continue from a checkpoint: checkpoints saved from now on keep its log and its rollbacks.
 
         Parameters
         ----------
         checkpoint : object
-            What was loaded. One without a record is taken to be of this code.
+            The loaded checkpoint. Without a record, it is assumed to be of this code.
 
         Raises
         ------
         NotAtTarget
-            It is of older code, or of newer: the run would save it as something that it never became.
+            It is of older or newer code: the run would save it with revisions that were never applied to it.
         MigrateError
             It has revisions that no script knows, or its record is damaged.
         """
@@ -83,20 +83,20 @@ class Stamper:
         self._record = self._fresh if found is None else self._continued(found)
 
     def stamped(self, checkpoint: _Tree) -> _Tree:
-        """Return a checkpoint with the record, to be saved.
+        """Return a copy of a checkpoint with the record, ready to be saved.
 
-        It never raises: a run of weeks is worth more than a record. What has no place for one is logged as a warning,
-        and returned as it is.
+        It never raises: a run of weeks is worth more than a record. If a checkpoint has no place for a record, it logs
+        a warning and returns the checkpoint unchanged.
 
         Parameters
         ----------
         checkpoint : object
-            A dict; stays as it is. If it has a record, of a checkpoint that was loaded, that one is kept.
+            A dict, which stays unchanged. If it has the record of a loaded checkpoint, that record is continued.
 
         Returns
         -------
         object
-            A copy, one level deep. A plain dict of tensors comes back as an `OrderedDict`.
+            A shallow copy. A plain dict of tensors comes back as an `OrderedDict`.
         """
         try:
             found = embed.read(checkpoint)
@@ -108,11 +108,11 @@ class Stamper:
             return checkpoint
 
     def _continued(self, record: Record) -> Record:
-        """Return a record as a checkpoint has it that the code saves which goes on from there."""
+        """Return the record for checkpoints that a run saves after it continued from one with this record."""
         follow = self._checked if record.lineage or record.log else self._told
         for found in self.projects:
             record = follow(found, record.of_chain(found.config.chain)).of_all()
-        return replace(record, migrations_list=None)  # what another tool notes in what is saved is its own affair
+        return replace(record, migrations_list=None)  # another tool keeps its own list in saved checkpoints
 
     def _told(self, found: Project, record: Record) -> Record:
         package, parameters = found.config.package, found.config.parameters
@@ -137,8 +137,8 @@ class Stamper:
 def _ends(graph: Graph, state: set[str], target: targets.Target) -> set[str]:
     """Return the revisions of a target whose children the code lacks.
 
-    These are all heads that a release had. Any other target may include a revision only because another one depends on
-    it, and a checkpoint may have more of that branch.
+    For a release, these are all heads it had. Any other target may include a revision only because another one depends
+    on it, and a checkpoint may have more of that branch.
     """
     return set(graph.tips(state) if isinstance(target, targets.Released) else graph.highest(state))
 
@@ -151,7 +151,7 @@ def stamped(
     chain: str | Iterable[str] = (),
     resumed: Any = None,
 ) -> _Tree:
-    """Return a checkpoint with a record, to be saved once; a run that saves more often makes a `Stamper`.
+    """Return a copy of a checkpoint with a record, to be saved once; if a run saves more often, make a `Stamper`.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def stamped(
     target, project, chain
         As for `Stamper`.
     resumed : object, optional
-        The checkpoint that was loaded before, as for `Stamper.resume`.
+        The checkpoint that the run loaded, as for `Stamper.resume`.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of checkpoints."""
+"""Small helpers, independent of checkpoints."""

@@ -1,4 +1,4 @@
-"""Python's collector of cyclic garbage, kept from walking over thousands of small objects in which there is none."""
+"""A pause of Python's garbage collector, which would traverse thousands of small objects without any cycle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Collect no cyclic garbage meanwhile. Also a decorator."""
+    """Pause the garbage collector. Also a decorator."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Text for people: names that cannot steer a terminal, sizes that can be read."""
+"""Text for people: names without control characters, readable sizes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 
 def plain(text: str, keep: str = "") -> str:
-    """Spell out what could steer a terminal: names come from checkpoints, and those from anywhere."""
+    """Escape characters that could control a terminal: names come from untrusted checkpoints."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
 
 
 def sized(count: int) -> str:
-    """Spell a number of bytes, in powers of a thousand."""
+    """Return a number of bytes as text, in powers of a thousand."""
     size, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB"]
     while size >= 999.95 and len(units) > 1:
         size /= 1000
@@ -22,7 +22,7 @@ def sized(count: int) -> str:
 
 
 def slug(name: str) -> str:
-    """Turn a name into lower-case words joined by underscores, as file names have them."""
+    """Turn a name into lower-case words joined by underscores, for file names."""
     import unicodedata
 
     simple = name if name.isascii() else unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()

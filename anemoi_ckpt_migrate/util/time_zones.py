@@ -6,7 +6,7 @@ import datetime
 
 
 def zone(name: str) -> datetime.tzinfo | None:
-    """Return a time zone of the tz database, in whatever case its name is written; None if there is none.
+    """Return a time zone of the tz database by its name, in any case; None if there is none.
 
     Parameters
     ----------
