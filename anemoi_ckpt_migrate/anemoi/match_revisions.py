@@ -31,7 +31,7 @@ class Adopted(NamedTuple):
 
 
 def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted:
-    """Return the revisions that stand for the migrations listed in a checkpoint.
+    """Match the migrations listed in a checkpoint to revisions.
 
     A migration is matched by its name, or, if it had another name, by the signature of its script.
 

@@ -412,10 +412,10 @@ _DEEPEST, _MOST, _SHARED = 100, 1_000_000, 4
 
 
 class _Weighing:
-    """Checks that data is plain, not nested deeply, and not much larger in total than the record itself.
+    """Checks that data is plain, not nested deeply, and does not repeat shared data too often.
 
-    A few bytes can refer to the same list in many places, and each place is written out or compared. The total size may
-    exceed the size of the record only slightly.
+    A few bytes can refer to the same list in many places, and each place is written out or compared. The total with all
+    repetitions is limited to `_MOST`, or `_SHARED` times the data itself if that is more.
     """
 
     def __init__(self, place: str) -> None:

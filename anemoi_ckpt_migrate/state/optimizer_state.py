@@ -288,7 +288,7 @@ class State:
         return self._source is content
 
     def known(self, main: Table) -> Known:
-        """Return its parameters for use after the tree is changed; call it after the state is written."""
+        """Return its parameters as they are written, to identify them again when names have changed."""
         places = [
             [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
         ]
