@@ -1,1 +1,1 @@
-"""The migrations of anemoi-models: its list in a checkpoint, its scripts, and the revisions that answer to them."""
+"""The migrations of anemoi-models: its list in a checkpoint, its scripts, and the matching revisions."""

@@ -1,7 +1,8 @@
-"""A script of anemoi-models' own migration command, read without being run, and as one of ours.
+"""Convert a script of anemoi-models' own migration command into one of ours, without running it.
 
-All of it stays as it is, comments too, but for what it imports from there, the lines that say where it stands, which it
-gets, and a rollback that does nothing beside a `migrate` that does something: that is no way back.
+The script stays unchanged, comments included, with three exceptions: imports from the migration command are replaced,
+the lines that place the script in the history are added, and a `rollback` that does nothing is removed if `migrate`
+does something, because it undoes nothing.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class ForeignScript:
     Attributes
     ----------
     path, name : str
-        The file, and what it is called: the file's name without its ending.
+        The file, and its name without the suffix.
     text : str
-        All of it.
+        The whole text.
     module : ast.Module
-        The same, parsed.
+        The parsed text.
     metadata : ast.stmt
         The statement that sets its metadata.
     """
@@ -54,12 +55,12 @@ class ForeignScript:
 
     @property
     def title(self) -> str:
-        """Its name in words, without the time in front."""
+        """Its name in words, without the leading time."""
         return re.sub(r"_+", " ", _NAME.sub(r"\2", self.name)).strip() or self.name
 
     @property
     def created(self) -> datetime.datetime:
-        """When it was made: the time in its name, or that of the file."""
+        """Its time of creation, from its name or the file."""
         found = _NAME.fullmatch(self.name)
         try:
             seconds = int(found[1]) if found else os.stat(self.path).st_mtime
@@ -74,7 +75,7 @@ class ForeignScript:
 
     @property
     def unreleased(self) -> ast.Constant | None:
-        """The placeholder that stands for the version of the next release, if there still is one."""
+        """The placeholder for the version of the next release, if it still has one."""
         return next((word for word in _words(self.metadata) if word.value == _PLACEHOLDER), None)
 
 
@@ -89,7 +90,7 @@ def read_foreign(path: str) -> tuple[ForeignScript | None, list[Fault]]:
     Returns
     -------
     tuple of ForeignScript or None and list of Fault
-        The script, and all that is wrong with it.
+        The script, and all faults in it.
     """
     try:
         text = read_source(path)
@@ -109,9 +110,9 @@ def read_foreign(path: str) -> tuple[ForeignScript | None, list[Fault]]:
 
 
 def released_as(script: ForeignScript, known: dict[str, str]) -> str | None:
-    """Return the version with which a script was released, if that is all that sets it apart from one of these digests.
+    """Return the version with which a script was released, if only that differs from a script with these digests.
 
-    Until then a placeholder stands for the version.
+    Before its release, a script has a placeholder for the version.
     """
     lines = _Lines(script.text)
     for word in _words(script.metadata):
@@ -124,23 +125,23 @@ def released_as(script: ForeignScript, known: dict[str, str]) -> str | None:
 def translated(
     script: ForeignScript, revision: str, parents: tuple[str, ...], next_version: str | None
 ) -> tuple[str, list[str]]:
-    """Return a script as one of ours.
+    """Return a script converted into one of ours.
 
     Parameters
     ----------
     script : ForeignScript
         The script.
     revision : str
-        Its id here.
+        Its id.
     parents : tuple of str
-        What it is to follow.
+        The revisions that it follows.
     next_version : str, optional
-        The version that a placeholder in it stands for.
+        The version to put in place of the placeholder.
 
     Returns
     -------
     tuple of str and list of str
-        The text, and what its user should know.
+        The text, and notes for the user.
     """
     lines = _Lines(script.text)
     edits, notes = _Imports(script.module, lines).rewritten()
@@ -154,11 +155,11 @@ def translated(
     edits += rollback
     notes += left_out
     text = lines.edited(edits)
-    return _CODING.sub(r"\1", text), notes  # it is written as UTF-8, whatever it was
+    return _CODING.sub(r"\1", text), notes  # it is written as UTF-8, whatever its encoding was
 
 
 class _Lines:
-    """A text in which places are counted as a parser counts them: in bytes."""
+    """A text with positions in bytes, as the parser counts them."""
 
     def __init__(self, text: str) -> None:
         self._text = text.encode()
@@ -167,27 +168,27 @@ class _Lines:
             self._starts.append(self._starts[-1] + len(line) + 1)
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        """Return where a node begins and ends; a function with what decorates it."""
+        """Return the start and end of a node; a function includes its decorators."""
         first = min([node, *getattr(node, "decorator_list", [])], key=lambda each: each.lineno)
         begin = self._starts[first.lineno - 1] + first.col_offset - (first is not node)  # the @
         return begin, self._starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
 
     @property
     def end(self) -> int:
-        """Where the text ends."""
+        """The end of the text."""
         return len(self._text)
 
     def start(self, line: int) -> int:
-        """Return where a line begins; one more than there are begins at the end."""
+        """Return the start of a line, or the end of the text for the line after the last."""
         return min(self._starts[line - 1], self.end)
 
     def indent(self, node: ast.stmt) -> str:
-        """Return what stands before a statement that has a line of its own."""
+        """Return the indentation of a statement that has a line of its own."""
         before = self._text[self._starts[node.lineno - 1] :][: node.col_offset].decode()
         return before[: len(before) - len(before.lstrip())]
 
     def edited(self, edits: list[_Edit]) -> str:
-        """Return the text with other text in some places."""
+        """Return the text with edits applied."""
         found = self._text
         for begin, end, new in sorted(edits, reverse=True):
             found = found[:begin] + new.encode() + found[end:]
@@ -195,14 +196,14 @@ class _Lines:
 
 
 class _Imports:
-    """What a script imports from anemoi."""
+    """The imports of a script from anemoi."""
 
     def __init__(self, module: ast.Module, lines: _Lines) -> None:
         self._nodes = [node for node in ast.walk(module) if isinstance(node, (ast.Import, ast.ImportFrom))]
         self._lines = lines
 
     def rewritten(self) -> tuple[list[_Edit], list[str]]:
-        """Return where something of ours is to be imported, and notes about what is imported from there still."""
+        """Return edits that import our counterparts, and notes about remaining imports from anemoi."""
         edits, left = list[_Edit](), list[str]()
         for node in self._nodes:
             if isinstance(node, ast.Import):
@@ -224,7 +225,7 @@ class _Imports:
 
 
 def _placed(script: ForeignScript, lines: _Lines, revision: str, parents: tuple[str, ...]) -> list[_Edit]:
-    """Return what says where the script stands: a docstring, and the names that a script sets."""
+    """Return edits that place the script in the history: a docstring, and the variables that a script sets."""
     body = script.module.body
     said = ast.get_docstring(script.module, clean=False)
     about = "" if said is None else said.strip("\n ").replace("\\", "\\\\").replace('"""', '\\"\\"\\"') + "\n\n"
@@ -249,12 +250,12 @@ def _placed(script: ForeignScript, lines: _Lines, revision: str, parents: tuple[
 
 
 def _lines_of(statement: ast.stmt) -> list[int]:
-    """Return the lines in which a statement, and what decorates it, begin."""
+    """Return the first lines of a statement and its decorators."""
     return [statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))]
 
 
 def _way_back(module: ast.Module, lines: _Lines) -> tuple[list[_Edit], list[str]]:
-    """Return what leaves out a rollback that is none, and says of one that is missing that it is."""
+    """Return edits that remove a rollback without effect, and mark a missing one."""
     functions = {each.name: each for each in module.body if isinstance(each, _FUNCTION)}
     migrate, rollback = functions.get("migrate"), functions.get("rollback")
     if rollback is None and migrate is not None and not _sets(module, "rollback"):
@@ -269,7 +270,7 @@ def _way_back(module: ast.Module, lines: _Lines) -> tuple[list[_Edit], list[str]
 
 
 def _does_nothing(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Tell whether all that a function does is to return what it is given."""
+    """Return whether a function only returns its argument."""
     said = ast.get_docstring(function, clean=False) is not None
     body = function.body[1:] if said else function.body
     given = [*function.args.posonlyargs, *function.args.args]
@@ -282,7 +283,7 @@ def _sets(module: ast.Module, name: str) -> bool:
 
 
 def _taken(module: ast.Module, path: str) -> Iterator[Fault]:
-    """Give the names that mean something else here."""
+    """Yield a fault for each name that has another meaning in our scripts."""
     for statement in module.body:
         names = assigned(statement)
         if isinstance(statement, (*_FUNCTION, ast.ClassDef)) and statement.name not in FUNCTIONS:

@@ -1,6 +1,6 @@
-"""The digests of a script as anemoi-models notes them: of `ast.dump`, which spells one script in three ways.
+"""Compute the digests of a script as anemoi-models does: from `ast.dump`, whose output has three variants.
 
-Which of them stands in a checkpoint depends on the Python that saved it. So all three are made here, under any Python.
+The variant in a checkpoint depends on the Python that saved it, so all three are computed here under any Python.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 PYTHONS = ("3.9", "3.12", "3.13")
-"""The first Python that spells a syntax tree in each way: without type parameters, with them, without empty lists."""
+"""The first Python of each variant of `ast.dump`: without type parameters, with them, without empty lists."""
 
 _WITH_TYPE_PARAMS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -28,7 +28,7 @@ def digests(module: ast.Module) -> dict[str, str]:
 
 
 def chosen(found: Mapping[str, str]) -> str:
-    """Return the digest that this Python makes; any, where that is not among them; empty if there is none."""
+    """Return the digest that this Python would make, or any other if that is missing; empty if there is none."""
     fitting = [python for python in PYTHONS if _version(python) <= sys.version_info[:2] and python in found]
     return found[fitting[-1]] if fitting else next(iter(found.values()), "")
 
@@ -49,7 +49,7 @@ def _dumped(value: object, python: str) -> str:
 def _fields(node: ast.AST, python: str) -> Iterator[tuple[str, object]]:
     for name in (name for name in node._fields if name != "type_params"):
         child = getattr(node, name, None)
-        # What may be left out is None on the class; a constant that is None is not left out.
+        # An optional field is None on the class and may be omitted; a constant whose value is None is not omitted.
         left_out = child is None and getattr(type(node), name, ...) is None
         if not left_out and not (python == "3.13" and child == []):
             yield name, child

@@ -1,4 +1,4 @@
-"""Which revisions a checkpoint has that another tool noted migrations in. Pure: no files, no torch."""
+"""Match the migrations that another tool listed in a checkpoint to revisions. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 
 class Adopted(NamedTuple):
-    """What is made of the migrations that are noted in a checkpoint.
+    """The result of matching the migrations listed in a checkpoint.
 
     Attributes
     ----------
     revision : str or None
-        The last that the scripts know; None if they know none.
+        The last revision that the scripts know; None if they know none.
     known : dict of str to Entry
-        The migrations that they know, by what those are called here.
+        The migrations that the scripts know, by their names here.
     extra : tuple of Entry
-        Those that follow, and that no script knows.
+        The migrations after those, which no script knows.
     """
 
     revision: str | None
@@ -31,30 +31,30 @@ class Adopted(NamedTuple):
 
 
 def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted:
-    """Tell which revisions stand for migrations that are noted in a checkpoint.
+    """Match the migrations listed in a checkpoint to revisions.
 
-    A migration is known by its name, or, if it was called something else, by the signature of its script.
+    A migration is matched by its name, or, if it had another name, by the signature of its script.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
     entries : sequence of Entry
-        What is noted.
+        The listed migrations.
     whole : bool
-        Whether a revision that stands for several migrations has to have all of them.
+        Whether a revision that stands for several migrations needs all of them.
 
     Raises
     ------
     LedgerConflict
-        They are not how the scripts go on from the base, or from a barrier: one misses, or they stand in another order.
+        They do not match the scripts from base or from a barrier: one is missing, or the order differs.
     """
     if not entries:
         return Adopted(None, {}, ())
     called = _called(graph, entries)
     known = {name: entry for name, entry in zip(called, entries, strict=True) if name is not None}
     extra = tuple(entry for name, entry in zip(called, entries, strict=True) if name is None)
-    # Where none is known, it may be of after a barrier that is not known either: nothing can be said about it.
+    # If no migration is known, the checkpoint may come from after an unknown barrier, so nothing can be matched.
     last = graph.known_as[next(reversed(known))] if known else None
     lineage = planner.lineage_of(graph, [last] if last else graph.heads)
     expected = [name for revision in lineage for name in revision.known_as]
@@ -65,7 +65,7 @@ def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted
 
 
 def noted_as(revision: Revision, known: dict[str, Entry]) -> dict[str, str]:
-    """Return the migrations that a revision stands for in a checkpoint: as they are noted there."""
+    """Return the migrations that a revision stands for in a checkpoint, by their names and signatures there."""
     there = {name: known.get(name) for name in revision.known_as}
     return {
         name if entry is None else entry.name: chosen(revision.known_as[name]) if entry is None else entry.signature
@@ -74,7 +74,7 @@ def noted_as(revision: Revision, known: dict[str, Entry]) -> dict[str, str]:
 
 
 def _called(graph: Graph, entries: Sequence[Entry]) -> list[str | None]:
-    """Return what each migration is called here; None for one that no script knows."""
+    """Return the name of each migration here; None for one that no script knows."""
     there = {entry.name for entry in entries}
     by_signature = {
         signature: name

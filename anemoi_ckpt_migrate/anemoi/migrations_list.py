@@ -1,8 +1,8 @@
-"""The list ``migrations`` in which anemoi-models notes what a checkpoint has: read, and kept as it would keep it.
+"""Read the list ``migrations`` that anemoi-models keeps in a checkpoint, and update it as anemoi-models would.
 
-Its own code decides from the list whether it can use a checkpoint. An entry is a dict of ``name``, ``metadata`` and
-``signature``. Before 0.13.0 there were two more: ``rollback``, a function by value, and ``setup_context``, which says
-which classes moved; code of then looks for them. Beside the list there may be a history of what was run, in the
+anemoi-models decides from the list whether it can use a checkpoint. An entry is a dict with ``name``, ``metadata`` and
+``signature``. Before 0.13.0 it also had ``rollback``, a function pickled by value, and ``setup_context``, which lists
+moved classes; code of that time requires both. Beside the list there may be a history of executed migrations, in the
 metadata of ``hyper_parameters``.
 """
 
@@ -25,26 +25,26 @@ HISTORY = ("hyper_parameters", "metadata", "migrations", "history")
 _PACKAGE, _WITHOUT_ROLLBACKS = "anemoi-models", "0.13"
 _METADATA = ("anemoi.models.migrations.migrator", "MigrationMetadata")
 ASIDE = "list of migrations"
-"""Where entries of the list are among what is put aside: no revision is called that."""
+"""The stash key of removed entries of the list; no revision has this id."""
 _ONCE = ("rollback", "setup_context")
 _PYTHON = re.compile(rb"\bpython(3\.\d+)\b")
 
 
 class Entry(NamedTuple):
-    """A migration that is noted in a checkpoint.
+    """A migration that is listed in a checkpoint.
 
     Attributes
     ----------
     name, signature : str
-        What it is called, and the digest of its script.
+        Its name, and the digest of its script.
     versions : dict of str to str
-        What its metadata notes.
+        The versions in its metadata.
     final : bool
         Whether it is a barrier.
     rollback : bytes or None
-        What undoes it: a function, pickled by value. Nothing of it is run here.
+        The rollback: a function, pickled by value. Nothing of it runs here.
     moved_classes, moved_modules : dict of str to str
-        What its setup moved: where it is, and where it was.
+        Classes and modules that its setup moved: from new names to old ones.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Entry(NamedTuple):
 
 
 class Done(NamedTuple):
-    """Something that the history beside the list says was run.
+    """An entry of the history beside the list.
 
     Attributes
     ----------
     kind : str
         ``migrate`` or ``rollback``.
     name, signature : str
-        Of the migration.
+        The name and signature of the migration.
     """
 
     kind: str
@@ -73,17 +73,17 @@ class Done(NamedTuple):
 
 
 def revision_of(name: str) -> str:
-    """Return the id of the revision that stands for a migration: from its name, so that it is the same everywhere."""
+    """Return the id of the revision for a migration, derived from its name so that it is the same everywhere."""
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def read(tree: Any) -> tuple[Entry, ...] | None:
-    """Return what is noted in a checkpoint; None if there is no list.
+    """Return the migrations listed in a checkpoint; None if there is no list.
 
     Raises
     ------
     DamagedLedger
-        There is something else in its place.
+        The entry for the list holds something else.
     """
     found = tree.get(KEY) if is_a(tree, dict) else None
     if found is None:
@@ -99,15 +99,15 @@ def read(tree: Any) -> tuple[Entry, ...] | None:
 
 
 def found_history(tree: Any) -> tuple[Done, ...]:
-    """Return what the history beside the list says was run; empty if there is none, or if it says something else."""
+    """Return the entries of the history beside the list; empty if there is no history. Skips invalid entries."""
     found = [(_text(each, "type"), _text(each, "name"), _text(each, "signature")) for each in _history(tree)[1] or ()]
     return tuple(Done(*each) for each in found if all(each[:2]))
 
 
 def python_of(tree: Any, rollback: bytes) -> str | None:
-    """Return the Python that pickled a rollback, as ``"3.11"``: that of the training, unless the pickle knows another.
+    """Return the Python that pickled a rollback, as ``"3.11"``: that of the training, or one named in the pickle.
 
-    None if nobody says, or they say different things.
+    None if there is no such information, or it is contradictory.
     """
     metadata = _inside(_inside(tree, "hyper_parameters"), "metadata")
     said = _inside(_inside(metadata, "provenance_training"), "python")
@@ -118,12 +118,12 @@ def python_of(tree: Any, rollback: bytes) -> str | None:
 
 
 def found_in(tree: Any, record: Record) -> MigrationsList:
-    """Return what is to be remembered of the list as it is found.
+    """Return the information to remember about the list as it is found.
 
     Raises
     ------
     DamagedLedger
-        There is something else in its place.
+        The entry for the list holds something else.
     """
     entries, history = read(tree), _history(tree)[1]
     names = None if entries is None else tuple(entry.name for entry in entries)
@@ -131,15 +131,15 @@ def found_in(tree: Any, record: Record) -> MigrationsList:
 
 
 def wanted(record: Record) -> dict[str, tuple[str, Applied]]:
-    """Return the names that are to be in the list, in order, with the signature of each and its revision."""
+    """Return the names that the list should have, in order, with their signatures and revisions."""
     applied = (*record.others, *record.lineage)
     return {name: (signature, entry) for entry in applied for name, signature in entry.known_as.items()}
 
 
 def names_after(record: Record, ledger: MigrationsList) -> tuple[str, ...] | None:
-    """Return the names that are to be in the list: where the checkpoint stands where it was found, those of then.
+    """Return the names for the list. At the revisions where the list was found, these are the names found then.
 
-    None if there is to be no list: there was none, and would be nothing in it.
+    None if there was no list, and a new one would be empty.
     """
     if set(_revisions(record)) == set(ledger.revisions):
         return ledger.found
@@ -147,25 +147,25 @@ def names_after(record: Record, ledger: MigrationsList) -> tuple[str, ...] | Non
 
 
 def keep_up(tree: Any, stash: Stash, ledger: MigrationsList, record: Record, own_classes: bool) -> None:
-    """Have the list say what a checkpoint has by now: what its release would have noted.
+    """Update the list to the current revisions of a checkpoint, as its release would have written it.
 
-    Entries that were found stay as they are; those that go, or have to be spelled otherwise, are put aside.
+    Entries that were found stay unchanged; entries that are removed or need another form are stashed.
 
     Parameters
     ----------
     tree : object
-        The checkpoint; changed.
+        The checkpoint; changed in place.
     stash : dict of str to list
-        What is put aside in it; changed.
+        Its stash; changed in place.
     ledger : MigrationsList
-        What was found.
+        Information about the list as it was found.
     record : Record
-        What the checkpoint has by now.
+        The current record.
     own_classes : bool
-        Whether it names classes of anemoi, so that metadata may be of one too.
+        Whether the checkpoint names classes of anemoi, so that metadata may be an instance of one too.
     """
     names = names_after(record, ledger)
-    # What was added since is made anew at each step, as the release of that step notes it.
+    # Entries added since are made anew at each step, in the form of that step's release.
     entries = [*(tree.get(KEY) or ()), *stash.pop(ASIDE, ())]
     there = {entry["name"]: entry for entry in entries if entry["name"] in (ledger.found or ())}
     if names is None:
@@ -189,7 +189,7 @@ def _revisions(record: Record) -> tuple[str, ...]:
 def _noted(
     names: Sequence[str], there: Mapping[str, Any], asked: Mapping[str, tuple[str, Applied]], own_classes: bool
 ) -> list[Any]:
-    """Return entries for some names: those that are there, and new ones; as they were found, if nothing is asked."""
+    """Return entries for some names: existing ones, and new ones for missing names, in the form of their release."""
     example = next((entry.get("metadata") for entry in there.values()), None)
     if example is None:
         example = instance(*_METADATA, {}) if own_classes else {}
@@ -209,7 +209,7 @@ def _without(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metadata(example: Any, applied: Applied) -> Any:
-    """Return metadata in the form that an example has: what reads it looks for attributes, where it is no dict."""
+    """Return metadata in the form of an example: its readers expect attributes unless it is a dict."""
     versions, final = dict(applied.versions or {}), applied.final
     if is_a(example, dict):
         return {"versions": versions, "final": final}
@@ -222,7 +222,7 @@ def _metadata(example: Any, applied: Applied) -> Any:
 
 
 def _keep_history(tree: Any, ledger: MigrationsList, names: Sequence[str], signatures: Mapping[str, str]) -> None:
-    """Have the history be as it was found, and say what was run and taken back since."""
+    """Restore the history as it was found, and append the migrations run and rolled back since."""
     holder, history = _history(tree)
     if history is None or ledger.done is None:
         return
@@ -270,7 +270,7 @@ def _moved(setup: Any, key: str) -> dict[str, str]:
 
 
 def _history(tree: Any) -> tuple[Any, list[Any] | None]:
-    """Return what holds the history, and the history."""
+    """Return the container of the history, and the history."""
     holder = tree
     for key in HISTORY[:-1]:
         holder = _inside(holder, key)
@@ -279,7 +279,7 @@ def _history(tree: Any) -> tuple[Any, list[Any] | None]:
 
 
 def _inside(holder: Any, key: str) -> Any:
-    """Return an item of a dict, or of something of a class that is not imported; None if there is none."""
+    """Return an item of a dict, or an attribute of an object whose class is not imported; None if there is none."""
     if is_a(holder, dict):
         return holder.get(key)
-    return None if is_stored(holder) else getattr(holder, key, None)  # a stand-in takes that for a wish for content
+    return None if is_stored(holder) else getattr(holder, key, None)  # on a stand-in, this would request content

@@ -1,4 +1,4 @@
-"""The parameters of a model that a function makes: it is built where weights need no memory."""
+"""Build a model with a user's function, on a device where weights need no memory, to read its parameters."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.project.config import FACTORY
 
 ARGUMENT = "hyper_parameters"
-"""What a function calls the argument in which it takes those."""
+"""The name of the argument in which a function takes hyper-parameters."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A model that was made.
+    """The parameters of a model that was built.
 
     Attributes
     ----------
     items : tuple of Item
         Names, shapes and dtypes of its state dict, in order.
     sized : bool
-        Whether the function takes hyper-parameters, on which these may depend.
+        Whether the function takes hyper-parameters, so that the parameters may depend on them.
     """
 
     items: tuple[Item, ...]
@@ -37,30 +37,30 @@ class Built:
 
 
 def is_factory(text: object) -> bool:
-    """Tell whether a text is ``package.module:factory``, and not a file."""
+    """Return whether a text is ``package.module:factory``, and not a file."""
     return isinstance(text, str) and not os.path.exists(text) and FACTORY.fullmatch(text) is not None
 
 
 def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: Path | None = None) -> Built:
-    """Make a model, and return what its state dict is.
+    """Build a model, and return the parameters in its state dict.
 
-    What the code prints goes to stderr: stdout may be somebody's JSON.
+    Output of the code goes to stderr, because stdout may carry JSON.
 
     Parameters
     ----------
     text : str
-        ``package.module:factory``, a function that returns a `torch.nn.Module`. It is called with torch's default
-        device being ``meta``; with hyper-parameters if it has an argument `hyper_parameters`, and there are any.
+        ``package.module:factory``, a function that returns a `torch.nn.Module`. It is called with ``meta`` as torch's
+        default device, and with hyper-parameters if they are given and it has an argument `hyper_parameters`.
     hyper_parameters : mapping, optional
-        Those of a checkpoint.
+        The hyper-parameters of a checkpoint.
     folder : Path, optional
-        Where modules are found that are not installed; by default the current folder.
+        The folder in which to look for modules that are not installed; by default the current folder.
 
     Raises
     ------
     UsageError
-        It cannot be imported, needs other arguments, fails, puts weights on a real device, or returns no model, or one
-        without parameters.
+        The function cannot be imported, needs other arguments, fails, puts weights on a real device, or returns no
+        model or one without parameters.
     """
     torch = _torch(text)
     where = folder or Path.cwd()
@@ -99,7 +99,7 @@ def _torch(text: str) -> Any:
 
 
 def _check_weights(text: str, model: Any, torch: Any) -> None:
-    """Check that weights need no memory, and have shapes."""
+    """Check that weights need no memory and have shapes."""
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(weight):
             way = "call the model once in the function, or give its layers their sizes"
@@ -111,7 +111,7 @@ def _check_weights(text: str, model: Any, torch: Any) -> None:
 
 
 def _hint(error: BaseException) -> str:
-    """Say what to do about what is wrong with code that expects its weights to be real."""
+    """Return a hint for code that expects real weights."""
     if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
         return " (it is built without weights, on torch's device `meta`: leave devices and values to the caller)"
     return ""
@@ -137,11 +137,11 @@ def _imported(text: str, folder: Path) -> Callable[..., Any]:
 
 
 def _is_sized(text: str, factory: Callable[..., Any], have: bool) -> bool:
-    """Tell whether a function takes hyper-parameters, and check that it can be called."""
+    """Return whether a function takes hyper-parameters; check that it can be called."""
     try:
         signature = inspect.signature(factory)
     except ValueError:
-        return False  # one in C has no signature to look at; calling it tells
+        return False  # a function in C has no signature; calling it shows whether it works
     sized = ARGUMENT in signature.parameters
     try:
         signature.bind(**({ARGUMENT: {}} if sized and have else {}))
@@ -165,7 +165,7 @@ def _binds(signature: inspect.Signature) -> bool:
 
 @contextlib.contextmanager
 def _undisturbed(torch: Any, folder: Path) -> Iterator[None]:
-    """Find modules in a folder too, and leave nothing behind of what the user's code sets for the process."""
+    """Make modules in a folder importable, and restore the process settings that the user's code may change."""
     paths, current, dtype = list(sys.path), Path.cwd(), torch.get_default_dtype()
     sys.path.insert(0, os.fspath(folder))
     try:

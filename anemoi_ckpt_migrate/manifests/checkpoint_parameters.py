@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint, as they are compared."""
+"""The parameters of a checkpoint, ready for comparison."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Own:
     Attributes
     ----------
     items : list of Item
-        In order.
+        The parameters, in order.
     left_out : frozenset of str
-        Those that cannot be compared: of other layouts, or classes of their own.
+        Names of tensors that cannot be compared, because of their layout or class.
     """
 
     items: list[Item]
     left_out: frozenset[str]
 
     def misfit(self, expected: Iterable[Item], shapes: bool = True) -> Misfit:
-        """Say in what they are not what is expected; in shapes too, unless told otherwise."""
+        """Return the differences from the expected parameters; `shapes=False` ignores shapes."""
         found = misfit(self.items, [item for item in expected if item.name not in self.left_out])
         return found if shapes else replace(found, reshaped=())
 
 
 def own_of(file: Checkpoint, tree: Any, parameters: str | None, content: bool = False) -> Own | None:
-    """Return the parameters of a checkpoint; None if it has none, or it is not known which they are."""
+    """Return the parameters of a checkpoint; None if it has none, or the state dict cannot be identified."""
     place = find_main(tree, parameters)
     if isinstance(place, str):
         return None
@@ -47,14 +47,14 @@ def own_of(file: Checkpoint, tree: Any, parameters: str | None, content: bool = 
 
 
 def items_of(table: Table, tensors: Tensors, digested: Checkpoint | None = None) -> tuple[list[Item], list[str]]:
-    """Return what can be compared of a table of parameters, and the names of what cannot."""
+    """Return the comparable parameters in a table, and the names of the tensors that cannot be compared."""
     items, left_out = [], []
     for name in table:
         value = table[name]
         try:
             shape, dtype = tensors.shape(value), tensors.dtype(value)
         except Mismatch:
-            left_out += [name] if is_stored(value) else []  # what is no tensor is nobody's parameter
+            left_out += [name] if is_stored(value) else []  # other values are not parameters
             continue
         items.append(Item(name, shape, dtype, None if digested is None else digested.digest(value)))
     return items, left_out

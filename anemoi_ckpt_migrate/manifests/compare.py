@@ -1,4 +1,4 @@
-"""In what parameters are not what is expected: the same question before a migration, after it, and of a model."""
+"""Compare parameters with those expected: before a migration, after it, and for a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from anemoi_ckpt_migrate.state.find_parameters import is_extra
 
 @dataclass(frozen=True)
 class Misfit:
-    """What parameters do not have in common with what is expected.
+    """The differences between parameters and those expected.
 
     Attributes
     ----------
     missing, extra : tuple of Item
-        What is expected and not there; what is there and not expected.
+        Expected parameters that are absent; present parameters that are not expected.
     reshaped, recast : tuple of (Item, Item)
-        What has another shape, or another dtype and the right shape: as it is, and as it is expected.
+        Parameters with another shape, or with the right shape and another dtype: the actual and the expected one.
     moved : bool
-        Whether only the order is another.
+        Whether the same names stand in another order.
     """
 
     missing: tuple[Item, ...] = ()
@@ -31,21 +31,21 @@ class Misfit:
 
     @property
     def count(self) -> int:
-        """How many names or shapes are not as they are expected to be."""
+        """The number of differing names and shapes."""
         return len(self.missing) + len(self.extra) + len(self.reshaped)
 
     @property
     def only_sizes(self) -> bool:
-        """Whether the names are right, and only shapes are not."""
+        """Whether the names match, and only shapes differ."""
         return self.count == len(self.reshaped) > 0
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is: names, shapes, dtypes and order are those that are expected."""
+        """Whether names, shapes, dtypes and order all match."""
         return self == Misfit()
 
     def sentences(self) -> list[str]:
-        """Say each."""
+        """Return one sentence per difference."""
         shapes = [f"{own.name} is {list(own.shape)}, not {list(wanted.shape)}" for own, wanted in self.reshaped]
         dtypes = [f"{own.name} is {own.dtype}, not {wanted.dtype}" for own, wanted in self.recast]
         return [
@@ -58,14 +58,14 @@ class Misfit:
 
 
 def misfit(own: Sequence[Item], expected: Sequence[Item]) -> Misfit:
-    """Compare parameters with what is expected, by name.
+    """Compare parameters by name with those expected.
 
-    What modules save of their own is left out: what it is differs from run to run, where it is a tensor at all.
+    Extra state of modules is ignored: it differs from run to run, and is not always a tensor.
 
     Parameters
     ----------
     own, expected : sequence of Item
-        In order.
+        The parameters, in order.
     """
     mine, its = ({item.name: item for item in side if not is_extra(item.name)} for side in (own, expected))
     missing = tuple(item for name, item in its.items() if name not in mine)

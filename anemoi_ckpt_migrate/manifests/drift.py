@@ -1,4 +1,4 @@
-"""Whether the models of a project are what its manifest and its revisions say."""
+"""Compare the models of a project with its manifest and its revisions."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 
 @dataclass(frozen=True)
 class Drift:
-    """A model beside what is known of it.
+    """A model compared with its manifest.
 
     Attributes
     ----------
     name : str
         The model.
     heads : tuple of str
-        Where it belongs by now: what the revisions that the manifest is about have led to.
+        The current revisions of the model: the heads that descend from the revisions of the manifest.
     expected : Snapshot, Gap or None
-        What it is to be there, or why that is not known; None if the manifest has no such model.
+        Its parameters at these heads by the manifest, or the reason why they are unknown; None without an entry.
     built : Built
-        What it is.
+        The model as built now.
     explanation : Explanation or None
-        What lies between the two; None if nothing does, or it is not known.
+        The difference between the two; None if they are equal, or the expected state is unknown.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Drift:
 
     @property
     def as_expected(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether the model matches the manifest."""
         return isinstance(self.expected, Snapshot) and self.explanation is None
 
     @property
     def trouble(self) -> str:
-        """What is wrong, and the way out; empty if nothing is."""
+        """The problem and its solution; empty if there is no problem."""
         quoted = shlex.quote(self.name)
         update = f"`ckpt-migrate manifest {quoted} --update`"
         if self.expected is None:
@@ -68,7 +68,7 @@ class Drift:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """What would make the model of what was expected, as a script has it."""
+        """The operations that lead from the expected to the actual model, as lines of a script."""
         guesses = () if self.explanation is None else self.explanation.operations
         lost = () if self.explanation is None else together(self.explanation.losses)
         said = (f"# values are lost: {', '.join(lost)}",) if lost else ()
@@ -76,7 +76,7 @@ class Drift:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The model as the manifest is to have it."""
+        """The entry for the model in an updated manifest."""
         return Snapshot(self.heads, self.built.items, self.built.sized)
 
 
@@ -90,7 +90,7 @@ def configured(config: Config, name: str | None = None) -> list[str]:
     Raises
     ------
     UsageError
-        It has none, or none of that name.
+        The project has no models, or none with that name.
     """
     way = 'gt = "package.module:function" under [tool.ckpt-migrate.models] names what makes one'
     if not config.models:
@@ -101,21 +101,21 @@ def configured(config: Config, name: str | None = None) -> list[str]:
 
 
 def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[str, ...] | None = None) -> Drift:
-    """Build a model, and compare it with what is known of it.
+    """Build a model, and compare it with its manifest.
 
     Parameters
     ----------
     name : str
-        One that the project configures.
+        A model that the project configures.
     parents : tuple of str, optional
-        Where a branch of its own is to begin, if the revisions since do not fit it: what it is there counts.
+        The start of a separate branch for this model. Used if the revisions since the manifest do not fit the model.
 
     Raises
     ------
     UsageError
-        It cannot be built.
+        The model cannot be built.
     DamagedManifest
-        What is known is about revisions that there are not.
+        The manifest is about revisions that do not exist.
     """
     snapshot = known.models.get(name)
     if snapshot is not None and gone(graph, snapshot):
@@ -133,5 +133,5 @@ def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[
 
 
 def gone(graph: Graph, snapshot: Snapshot) -> list[str]:
-    """Return the revisions that what is known of a model is about, and that no script has any more."""
+    """Return the revisions of a snapshot that no script has any more."""
     return [revision for revision in snapshot.revisions if revision not in graph and revision not in graph.replaced]

@@ -1,4 +1,4 @@
-"""What the manifests know of a checkpoint's models."""
+"""The known states of the models of a project, from its manifests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anemoi_ckpt_migrate.tree import items
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the models of a project.
+    """The known states of the models of a project.
 
     Attributes
     ----------
@@ -32,23 +32,23 @@ class Known:
     bridges: list[dict[str, Snapshot]]
 
     def of(self, name: str) -> list[Snapshot]:
-        """Return what is known of a model: the manifest first."""
+        """Return the known states of a model, the manifest first."""
         earlier = [each[name] for each in self.bridges if name in each]
         return [self.models[name], *earlier] if name in self.models else earlier
 
     def at(self, name: str, graph: Graph, revisions: Iterable[str]) -> Snapshot | Gap:
-        """Return what a model is at revisions; or why that is not known."""
+        """Return the state of a model at revisions, or the reason why it is unknown."""
         return trace.derived(graph, self.of(name), revisions)
 
 
 def known_of(config: Config) -> Known:
-    """Read what is known of the models of a project; errors are those of `manifests.read`."""
+    """Read the known states of the models of a project; raises the errors of `manifests.read`."""
     folder = config.versions[0]
     return Known(manifest_file.read(folder), manifest_file.read_bridges(folder))
 
 
 def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
-    """Return the heads that what is known of a model has led to: all, where nothing is known."""
+    """Return the heads that descend from the snapshot's revisions; all heads if there is no snapshot."""
     if snapshot is None or not snapshot.revisions:
         return graph.heads
     standing = [revision if revision in graph else graph.standing(revision) for revision in snapshot.revisions]
@@ -56,14 +56,14 @@ def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
 
 
 def known_of_checkpoint(known: Known, name: str, config: Config, graph: Graph, tree: Any) -> list[Snapshot]:
-    """Return what is known of a model as a checkpoint has it: built from its own hyper-parameters, if they count.
+    """Return the known states of a model for a checkpoint, built from its own hyper-parameters if sizes depend on them.
 
-    What is built belongs to the heads, as the code does, even if the manifest does not yet.
+    The built model belongs to the heads, as the code does, even if the manifest is older.
 
     Raises
     ------
     UsageError
-        The model cannot be built from them.
+        The model cannot be built from these hyper-parameters.
     """
     snapshot = known.models.get(name)
     if snapshot is None or not snapshot.sized:

@@ -1,4 +1,4 @@
-"""The manifest: what the models of a project are at a revision, in a file that version control can merge."""
+"""The manifest: the parameters of the models at a revision, in a file that version control can merge."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from anemoi_ckpt_migrate.errors import CannotWrite, DamagedManifest, NewerManife
 
 NAME = "manifest.json"
 BRIDGES = "manifests"
-"""Beside the manifest, a folder with manifests of earlier revisions, from where no operations lead back to them."""
+"""A folder beside the manifest, for manifests of earlier revisions that no operations lead back to."""
 BASE = "base"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a model is at a revision.
+    """The state of a model at a revision.
 
     Attributes
     ----------
     revisions : tuple of str
-        Where that is: the head; several if there are several, none for base.
+        The head; several if there are several, none for base.
     items : tuple of Item
         Names, shapes and dtypes of its state dict, in order.
     sized : bool
@@ -48,7 +48,7 @@ def read(folder: Path) -> dict[str, Snapshot]:
     Raises
     ------
     DamagedManifest
-        It was edited by hand, or merged, and makes no sense.
+        The manifest is invalid, for instance after a merge or an edit by hand.
     NewerManifest
         A later version of this package wrote it.
     """
@@ -56,12 +56,12 @@ def read(folder: Path) -> dict[str, Snapshot]:
 
 
 def read_bridges(folder: Path) -> list[dict[str, Snapshot]]:
-    """Read the manifests of earlier revisions; errors as of `read`."""
+    """Read the manifests of earlier revisions; raises the errors of `read`."""
     return [_read(path) for path in _bridges(folder)]
 
 
 def bridges_about(folder: Path, revisions: Collection[str]) -> list[Path]:
-    """Return the manifests of earlier revisions that are about one of these; errors as of `read`."""
+    """Return the manifests of earlier revisions that are about one of these; raises the errors of `read`."""
     return [
         path
         for path in _bridges(folder)
@@ -75,19 +75,19 @@ def write(folder: Path, models: Models) -> Path:
     Raises
     ------
     CannotWrite
-        The system does not let us.
+        The file system refuses.
     """
     return _write(folder / NAME, models)
 
 
 def write_bridge(folder: Path, name: str, snapshot: Snapshot) -> Path:
-    """Add what a model is at an earlier revision to what is known of that; errors as of `read` and `write`."""
+    """Add the state of a model to the manifest of an earlier revision; raises the errors of `read` and `write`."""
     path = folder / BRIDGES / f"{'+'.join(snapshot.revisions) or BASE}.json"
     return _write(path, {**_read(path), name: snapshot})
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove manifests of earlier revisions; errors as of `write`."""
+    """Remove manifests of earlier revisions; raises the errors of `write`."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -98,13 +98,13 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def spelled(models: Models) -> str:
-    """Return the text of a manifest: sorted, one parameter a line."""
+    """Return the text of a manifest: sorted, one parameter per line."""
     parts = [f"    {json.dumps(name)}: {_spelled(models[name])}" for name in sorted(models)]
     return f'{{\n  "format": {FORMAT},\n  "models": {{\n' + ",\n".join(parts) + "\n  }\n}\n"
 
 
 def parsed(text: str, shown: str, earlier: bool = False) -> dict[str, Snapshot]:
-    """Read the text of a manifest; errors as of `read`."""
+    """Parse the text of a manifest; raises the errors of `read`."""
     try:
         data = json.loads(text, object_pairs_hook=_once)
         if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
@@ -117,7 +117,7 @@ def parsed(text: str, shown: str, earlier: bool = False) -> dict[str, Snapshot]:
 
 
 def _wrong(text: str, error: Exception) -> str:
-    """Say what is wrong with the text of a manifest, which Python says for programmers only."""
+    """Describe the error in the text of a manifest in a user's terms."""
     if "<<<<<<<" in text:
         return "it holds a conflict of version control"
     if isinstance(error, KeyError):
@@ -131,7 +131,7 @@ def _bridges(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Snapshot]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors mark what they save
+        text = path.read_text(encoding="utf-8-sig")  # some editors add a byte order mark
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -199,7 +199,7 @@ def _item(name: str, fact: Any) -> Item:
 
 
 def _ordered(model: str, facts: Mapping[str, tuple[Item, Any]]) -> list[Item]:
-    """Return the parameters one after the other."""
+    """Return the parameters in order, each after the one that it names as its predecessor."""
     followers: dict[str | None, Item] = {}
     for one, after in facts.values():
         if after in followers:

@@ -1,4 +1,4 @@
-"""What a model was at a revision: derived from what is known of it, along declarative operations. Pure: no files."""
+"""Derive the parameters of a model at a revision from known states and declarative operations. Pure: no files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 @dataclass(frozen=True)
 class Gap:
-    """Why it is not known what a model was.
+    """The reason why the state of a model is unknown.
 
     Attributes
     ----------
     revision : str
-        What stands in the way; empty if nothing is known at all.
+        The revision that cannot be passed; empty if nothing is known at all.
     why : str
         The reason.
     back : bool
-        Whether it was to be undone, so that the model is known there, and not before.
+        Whether the revision would have to be undone: the model is known after it, but not before.
     fits : bool
-        Whether it is only unknown; otherwise operations do not fit the model.
+        False if operations do not fit the model.
     """
 
     revision: str
@@ -36,7 +36,7 @@ class Gap:
 
 
 class _Stopped(Exception):
-    """No way leads further; the gap is known where the revision is."""
+    """A revision cannot be passed; the caller adds its id to the gap."""
 
     def __init__(self, why: str, gap: Gap | None = None) -> None:
         super().__init__(why)
@@ -48,26 +48,26 @@ class _Unfit(_Stopped):
 
 
 def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -> Snapshot | Gap:
-    """Return what a model is at revisions.
+    """Return the state of a model at revisions.
 
     Parameters
     ----------
     graph : Graph
         The revisions.
     known : sequence of Snapshot
-        What is known of the model; the nearest is begun with.
+        The known states of the model; the nearest is tried first.
     revisions : iterable of str
-        Where; none for base.
+        The revisions; none for base.
 
     Returns
     -------
     Snapshot or Gap
-        What it is there; or, if no way leads there from anything that is known, what stands in the nearest way.
+        The state; or, if it cannot be derived from any known state, the obstacle on the way from the nearest one.
     """
     wanted = tuple(revisions)
     graph = _seen(graph, known, wanted)
     foreign = [revision for revision in _standing(graph, wanted) if revision not in graph]
-    if foreign:  # which a checkpoint may have, and no script
+    if foreign:  # a checkpoint may have revisions without a script
         return Gap("", f"{foreign[0]} is no revision here")
     there = _all_of(graph, wanted)
     gaps = []
@@ -84,21 +84,22 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
 def ahead(
     graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str], items: Iterable[Item]
 ) -> tuple[tuple[Item, ...], tuple[Item, ...]] | None:
-    """Return what parameters, and what is known of the model, become where both have what either has.
+    """Upgrade parameters and a known state of the model to the revisions of both, and return both results.
 
-    What a model was is a guess where sizes or names became one on the way up. This is none: both go up.
+    Where an upgrade makes several sizes or names equal, an earlier state can only be guessed. Upgrading both avoids
+    this.
 
     Parameters
     ----------
     revisions : iterable of str
-        Where the parameters are; none for base.
+        The revisions of the parameters; none for base.
     items : iterable of Item
         The parameters.
 
     Returns
     -------
     pair of tuple of Item, or None
-        What each becomes; None if nothing is known further on, or no way leads there.
+        The two results; None if no later state is known, or it cannot be reached.
     """
     wanted = tuple(revisions)
     graph = _seen(graph, known, wanted)
@@ -113,18 +114,18 @@ def ahead(
 
 
 def _starts(graph: Graph, known: Iterable[Snapshot], there: Set[str]) -> list[tuple[set[str], Snapshot]]:
-    """Return what is known, with the revisions it has, the nearest first; up rather than down, which is exact."""
+    """Return known states with their revisions, the nearest first; starts below come first, as upgrades are exact."""
     found = [(_all_of(graph, one.revisions), one) for one in known if _is_in(graph, one)]
     return sorted(found, key=lambda start: (len(start[0] ^ there), len(start[0] - there)))
 
 
 def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
-    """Return what a model is at each revision where that is known, the newest first: at all heads, and at base last."""
+    """Return the known states of a model at all revisions, the newest first: all heads together first, base last."""
     graph = _seen(graph, known, ())
     told = {names: replace(one, revisions=names) for one in known for names in [_standing(graph, one.revisions)]}
     order = graph.order(revision.id for revision in graph)
     found: dict[str, Snapshot] = {}
-    # One step each: up from what is before, which is exact; where nothing is known there, down from what is after.
+    # One step each: first upgrade from the states before, which is exact; fill gaps by undoing from the states after.
     for revision in order:
         needs = graph[revision].needs
         before = (
@@ -151,7 +152,7 @@ def _note(
 
 
 def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Graph:
-    """Return the graph with squashed revisions opened, where something is known or asked of a part of one."""
+    """Return the graph, with squashed revisions split up where a known or requested revision is a part of one."""
     named = [*wanted, *(revision for one in known for revision in one.revisions)]
     return graph.seen_from(named) if any(revision in graph.replaced for revision in named) else graph
 
@@ -161,7 +162,7 @@ def _is_in(graph: Graph, snapshot: Snapshot) -> bool:
 
 
 def _standing(graph: Graph, revisions: Iterable[str]) -> tuple[str, ...]:
-    """Return revisions as they are called here: a squashed one is its last part where it is opened."""
+    """Return revisions by their ids in this graph: a squashed one is its last part where it is split up."""
     return tuple(revision if revision in graph else graph.standing(revision) for revision in revisions)
 
 
@@ -170,7 +171,7 @@ def _all_of(graph: Graph, revisions: Iterable[str]) -> set[str]:
 
 
 def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied: Sequence[str]) -> tuple[Item, ...]:
-    """Return what becomes of parameters when revisions are undone, and others applied."""
+    """Return the parameters after some revisions are undone and others applied."""
     steps = [*((graph[revision], True) for revision in undone), *((graph[revision], False) for revision in applied)]
     model: Model | None = None  # most revisions leave parameters alone
     for revision, back in steps:
@@ -179,7 +180,8 @@ def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied
             model = model or (Model(items) if operations else None)
             for operation in operations:
                 if model is not None and not model.apply(operation):
-                    # What undoes them is as good as what they say of before: that is no fault of the model.
+                    # An inverse is only as complete as the operation's description of the earlier state. The model may
+                    # still fit.
                     raise (
                         _Stopped("its operations do not say all of what was before")
                         if back
@@ -193,7 +195,7 @@ def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied
 
 
 def _operations(revision: Revision, back: bool) -> list[Any]:
-    """Return what a revision does to parameters, or what undoes that."""
+    """Return the operations of a revision on parameters, or their inverses."""
     if revision.final:
         raise _Stopped("it is a barrier")
     if revision.operations is None and revision.migrates:
@@ -212,7 +214,7 @@ def _operations(revision: Revision, back: bool) -> list[Any]:
 
 
 def is_before(graph: Graph, snapshot: Snapshot, revisions: Iterable[str]) -> bool:
-    """Tell whether revisions have all that a snapshot has."""
+    """Return whether revisions include all revisions of a snapshot."""
     wanted = tuple(revisions)
     graph = _seen(graph, [snapshot], wanted)
     if any(revision not in graph for revision in _standing(graph, (*snapshot.revisions, *wanted))):
@@ -221,5 +223,5 @@ def is_before(graph: Graph, snapshot: Snapshot, revisions: Iterable[str]) -> boo
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:
-    """Tell whether two say the same of a model, wherever they belong."""
+    """Return whether two snapshots hold the same parameters, at any revisions."""
     return replace(one, revisions=(), sized=False) == replace(other, revisions=(), sized=False)

@@ -1,10 +1,12 @@
-"""Where the record lives in a checkpoint: found, taken out before migrations run, put back afterwards.
+"""Find the record in a checkpoint, take it out before migrations run, and put it back afterwards.
 
-- In a dict that holds a state dict among other things: under the key ``ckpt_migrate``.
-- In a bare state dict with torch's ``_metadata``: there, under the same key. `load_state_dict` looks only for the
-  names of modules in it, so a strict load never meets the record.
-- In anything else (a bare state dict that is a plain dict, a list, a pickled model): in the archive, beside the
-  pickle, as JSON. That is the one place that does not survive `torch.load` followed by `torch.save`.
+The place depends on the checkpoint:
+
+- A dict that holds a state dict among other things: under the key ``ckpt_migrate``.
+- A bare state dict with torch's ``_metadata``: in ``_metadata``, under the same key. `load_state_dict` only looks up
+  names of modules there, so a strict load never meets the record.
+- Anything else (a plain dict of tensors, a list, a pickled model): in the archive, beside the pickle, as JSON. Only
+  this place does not survive `torch.load` followed by `torch.save`.
 """
 
 from __future__ import annotations
@@ -29,37 +31,37 @@ def take(tree: Any, attachment: bytes | None) -> Record:
     Parameters
     ----------
     tree : object
-        A checkpoint, just loaded; the record is removed from it.
+        A checkpoint, just loaded; its record is removed.
     attachment : bytes or None
-        The content of the archive's record `ATTACHMENT`.
+        The content of the archive's entry `ATTACHMENT`.
 
     Raises
     ------
     DamagedRecord, NewerRecord
-        What is there cannot be read.
+        The record cannot be read.
     """
     return find(tree, attachment) or Record()
 
 
 def find(tree: Any, attachment: bytes | None) -> Record | None:
-    """Take the record out of a tree, as `take`; None if there is none."""
+    """Take the record out of a tree, as `take` does; None if there is none."""
     return _parsed(remove(tree, attachment))
 
 
 def read(tree: Any) -> Record | None:
-    """Return the record in a tree, which keeps it; None if there is none.
+    """Return the record in a tree without removing it; None if there is none.
 
     Raises
     ------
     DamagedRecord, NewerRecord
-        What is there cannot be read.
+        The record cannot be read.
     """
     holder = _holder(tree)
     return None if holder is None else _parsed(holder[KEY])
 
 
 def remove(tree: Any, attachment: bytes | None) -> Any:
-    """Take whatever stands in the record's place out of a tree, and return it; None if nothing does."""
+    """Remove the raw data of the record from a tree, and return it; None if there is none."""
     holder = _holder(tree)
     found = None if holder is None else holder.pop(KEY)
     if found is None and attachment is not None:
@@ -71,13 +73,13 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
 
 
 def unrecorded(file: Checkpoint) -> tuple[Any, Stash]:
-    """Load a checkpoint anew; return its tree without the record, and what that puts aside."""
+    """Load a checkpoint anew; return its tree without the record, and its stash."""
     tree = file.load()
     return tree, stash_in(remove(tree, None))
 
 
 def stash_in(data: Any) -> Stash:
-    """Return what is put aside in the data of a record; nothing, if that is damaged or there is none."""
+    """Return the stash in the data of a record; empty if the data is damaged or missing."""
     try:
         return stash_of(data)
     except DamagedRecord:
@@ -85,24 +87,24 @@ def stash_in(data: Any) -> Stash:
 
 
 def put(tree: Any, record: Record) -> dict[str, bytes | None]:
-    """Put a record into a tree, or say what is to be attached to the archive.
+    """Put a record into a tree, or return it for the archive.
 
     Parameters
     ----------
     tree : object
-        A checkpoint without a record; changed.
+        A checkpoint without a record; changed in place.
     record : Record
-        What it is to remember.
+        The record to store.
 
     Returns
     -------
     dict of str to bytes or None
-        The archive's record `ATTACHMENT`, None where it is not needed.
+        The archive's entry `ATTACHMENT`; None if it is not needed.
 
     Raises
     ------
     NowhereToKeep
-        Something was put aside that the archive's record cannot hold.
+        The stash holds values that the archive's entry cannot hold.
     """
     data = to_data(record)
     if is_a(tree, dict) and not is_state_dict(tree):
@@ -120,21 +122,21 @@ def put(tree: Any, record: Record) -> dict[str, bytes | None]:
 
 
 def with_record(tree: Any, record: Record) -> Any:
-    """Return a copy of a tree, one level deep, that holds a record: for somebody else to save, who attaches nothing.
+    """Return a shallow copy of a tree that holds a record, for a caller that saves it without an archive entry.
 
-    A plain dict of tensors becomes an `OrderedDict`, which has a place for it.
+    A plain dict of tensors becomes an `OrderedDict`, which can hold a record.
 
     Parameters
     ----------
     tree : object
-        A checkpoint, with or without a record; stays as it is.
+        A checkpoint, with or without a record; not changed.
     record : Record
-        What the copy is to remember.
+        The record to store.
 
     Raises
     ------
     NoPlaceForRecord
-        It is no dict.
+        The tree is not a dict.
     """
     if not is_a(tree, dict):
         raise NoPlaceForRecord(type(tree).__name__)
@@ -150,14 +152,14 @@ def with_record(tree: Any, record: Record) -> Any:
 
 
 def is_state_dict(tree: dict[Any, Any]) -> bool:
-    """Tell whether a dict is itself what `load_state_dict` takes, rather than a dict that holds one."""
+    """Return whether a dict is itself a state dict, rather than a dict that holds one."""
     if hasattr(tree, "_metadata"):
         return True
     return all(_fits(value) for key, value in tree.items() if not str(key).endswith("_extra_state"))
 
 
 def _holder(tree: Any) -> dict[Any, Any] | None:
-    """Return the dict in which a record stands, if there is one."""
+    """Return the dict that holds the record, if any."""
     metadata = getattr(tree, "_metadata", None) if is_a(tree, dict) else None
     return next((each for each in (tree, metadata) if is_a(each, dict) and KEY in each), None)
 

@@ -1,4 +1,4 @@
-"""Values that JSON lacks, as JSON: a record can be written out and read anywhere."""
+"""Encode values that JSON lacks as JSON, so that a record can be exported and read anywhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TAG = "$"
 
 
 def encode(value: Any) -> Any:
-    """Return a value as JSON has it; one that JSON lacks becomes a dict of one key, which begins with ``$``.
+    """Return a value as JSON types. A value that JSON lacks becomes a dict with one key that starts with ``$``.
 
     Parameters
     ----------
     value : object
-        Dicts, lists, strings, numbers, booleans, None; sets, bytes and complex numbers; anything else stays as it is.
+        Dicts, lists, strings, numbers, booleans, None, sets, bytes and complex numbers; other values stay unchanged.
 
     Examples
     --------
@@ -47,12 +47,12 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """Return the value that `encode` was given.
+    """Return the value that `encode` encoded.
 
     Raises
     ------
     DamagedRecord
-        A key begins with ``$`` and stands for no kind of value, or for another than is there.
+        A key starts with ``$`` and names no kind of value, or its content is of another kind.
     """
     kind = type(value)
     if kind is list:

@@ -1,4 +1,4 @@
-"""What a checkpoint remembers, as plain data: its heads, how it got there, what undoes it, what was done."""
+"""The record of a checkpoint, as plain data: its heads, applied revisions, their rollbacks, and a log."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.record.encode import decode, encode
 
 FORMAT = 1
-"""The format of a record that this version writes, and the newest that it reads."""
+"""The format that this version writes, and the newest that it reads."""
 
 _KEYS = ("format", "heads", "lineage", "log", "stash", "migrations_list", "optimizers")
 
 Stash = dict[str, list[Any]]
-"""What operations put aside in a checkpoint, by revision: tensors, and whatever else stood in the tree."""
+"""Values that operations removed from a checkpoint, by revision: tensors, and any other values of the tree."""
 
 
 @dataclass(frozen=True)
 class Undo:
-    """What undoes a revision, for code that does not have its script.
+    """The rollback of a revision, for code that does not have its script.
 
     Attributes
     ----------
     source : str
-        The whole script; empty if no function of it is needed.
+        The whole script; empty if the rollback needs none of its functions.
     python : str or None
         The Python that made `pickle`, as ``"cpython-3.11"``; no other may load it.
     pickle : str or None
-        The rollback, by value, as cloudpickle makes it; base64.
+        The rollback function, pickled by value with cloudpickle; base64.
     operations : tuple of dict, or None
-        Operations, as plain data: what undoes the revision on this very checkpoint. None for one of functions.
+        Operations as plain data that undo the revision on this checkpoint. None for a revision of functions.
     parameters : str or None
-        Where the operations find the state dict, if that was said.
+        The path of the state dict for the operations, if configured.
     lost : str or None
-        Why nothing undoes it, though the script might have known a way back.
+        Why there is no rollback, although the script might have had one.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Undo:
 
 @dataclass(frozen=True)
 class Applied:
-    """A revision that a checkpoint has.
+    """A revision that is applied to a checkpoint.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class Applied:
     final : bool
         Whether it is a barrier.
     undo : Undo or None
-        What undoes it; None where nothing does.
+        The rollback; None if there is none.
     chain : str
-        The published chain that it is of; empty for one of a project.
+        The published chain that the revision belongs to; empty for a revision of a project.
     known_as : mapping of str to str
-        The migrations of another tool that it stands for, in order, and the signature that is noted of each.
+        The migrations of another tool that the revision stands for, in order, with the signature listed for each.
     """
 
     revision: str
@@ -82,7 +82,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """Something that was done to a checkpoint.
+    """A command that ran on a checkpoint.
 
     Attributes
     ----------
@@ -95,9 +95,9 @@ class LogEntry:
     steps : tuple of str
         Revisions in the order in which they were applied or undone.
     tool : str
-        Version of this tool.
+        The version of this tool.
     proven : bool
-        Whether the way back was run too, and led to what was there before.
+        Whether the rollback was verified too.
     """
 
     time: str
@@ -112,18 +112,18 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class MigrationsList:
-    """What is remembered of the list in which another tool notes what a checkpoint has.
+    """Information about the list of migrations that another tool keeps in a checkpoint.
 
     Attributes
     ----------
     revisions : tuple of str
-        What the checkpoint had when the list was found.
+        The revisions of the checkpoint when the list was first seen.
     found : tuple of str or None
-        The names that stood in it then; None if there was no list.
+        The names in the list at that time; None if there was no list.
     noted : tuple of str or None
-        The names that were left in it.
+        The names in the list after the last run.
     done : int or None
-        How long the history was that goes with it; None if there was none.
+        The length of the history beside the list; None if there was none.
     """
 
     revisions: tuple[str, ...]
@@ -134,16 +134,16 @@ class MigrationsList:
 
 @dataclass(frozen=True)
 class Order:
-    """Which parameters an optimizer has, in which order, where nothing else in the checkpoint tells.
+    """The parameters of an optimizer, in order, where nothing else in the checkpoint tells.
 
-    It is a claim: whoever wrote the record made it, and the optimizer may be another by now.
+    This is only a claim: anyone can write a record, and the optimizer may have changed since.
 
     Attributes
     ----------
     groups : tuple of tuple of str
         For each group, the names of its parameters in the state dict.
     own_order : tuple of int
-        Groups that have an order of their own, though what is in them stands in that of the state dict.
+        Groups that do not follow the order of the state dict, even if they happen to match it now.
     """
 
     groups: tuple[tuple[str, ...], ...]
@@ -152,30 +152,30 @@ class Order:
 
 @dataclass(frozen=True)
 class Record:
-    """The record of a checkpoint. Empty for one that was never stamped: that is at base.
+    """The record of a checkpoint. Empty for an unstamped checkpoint, which is at base.
 
     Attributes
     ----------
     heads : tuple of str
-        The revisions that it is at, sorted.
+        The current revisions, sorted.
     lineage : tuple of Applied
-        In the order in which they were applied, from the barrier that the checkpoint was made after, if any.
+        Applied revisions, in order, from the barrier after which the checkpoint was made, if any.
     log : tuple of LogEntry
-        Everything that was done, oldest first.
+        All commands, oldest first.
     stash : dict of str to list
-        What operations put aside, by revision. The one part that is not plain data.
+        Values that operations removed, by revision. The only part that is not plain data.
     others : tuple of Applied
-        Revisions of other chains, in their order: none of this chain's business.
+        Revisions of other chains, in order; this chain ignores them.
     other_heads : tuple of str
-        Heads of those.
+        Heads of the other chains.
     chain : str
-        What this chain is called; empty for that of a project.
+        The name of this chain; empty for the chain of a project.
     migrations_list : MigrationsList or None
-        The list of another tool, once it was met.
+        The list of another tool, once seen.
     optimizers : mapping of str to Order
-        What is known of optimizers, by where they are.
+        The parameters of optimizers, by path.
     extra : mapping of str to object
-        Keys that this version does not know, as plain data: they are written back as they were.
+        Keys that this version does not know, as plain data; written back unchanged.
     """
 
     heads: tuple[str, ...] = ()
@@ -190,7 +190,7 @@ class Record:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def of_chain(self, chain: str) -> Record:
-        """Return the record as one chain sees it: what is of others is set aside."""
+        """Return the record as one chain sees it: revisions of other chains move to `others`."""
         own = tuple(entry for entry in self.lineage if entry.chain == chain)
         ids = {entry.revision for entry in own}
         heads = tuple(head for head in self.heads if head in ids)
@@ -199,13 +199,13 @@ class Record:
         return replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
 
     def of_all(self) -> Record:
-        """Return the record as it is for nobody: the reverse of `of_chain`."""
+        """Return the record of all chains together: the reverse of `of_chain`."""
         own = (replace(entry, chain=self.chain) for entry in self.lineage) if self.chain else self.lineage
         heads = tuple(sorted((*self.heads, *self.other_heads)))
         return replace(self, heads=heads, lineage=(*self.others, *own), others=(), other_heads=(), chain="")
 
     def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
-        """Return the record after something was done."""
+        """Return the record after a command."""
         return replace(self, heads=entry.end, lineage=lineage, log=(*self.log, entry))
 
 
@@ -234,7 +234,7 @@ def from_data(data: Any) -> Record:
     Raises
     ------
     DamagedRecord, NewerRecord
-        It is none; it is one of a format to come.
+        The data is no record; its format is newer than this version.
     """
     fields = _Fields(data, "record")
     version = fields.get("format", int)
@@ -256,7 +256,7 @@ def from_data(data: Any) -> Record:
 
 
 def _extra_of(data: dict[Any, Any]) -> dict[str, Any]:
-    """Return the keys that this version does not know: the next one may, so they must survive."""
+    """Return the keys that this version does not know. A newer version may need them, so they are kept."""
     extra = {key: value for key, value in data.items() if key not in _KEYS}
     if not all(isinstance(key, str) for key in extra):
         raise DamagedRecord("a key of it is no text")
@@ -265,12 +265,12 @@ def _extra_of(data: dict[Any, Any]) -> dict[str, Any]:
 
 
 def stash_of(data: Any) -> Stash:
-    """Return what operations put aside, of the data of a record.
+    """Return the stash in the data of a record.
 
     Raises
     ------
     DamagedRecord
-        It is not by revision.
+        The stash is not a dict of lists.
     """
     stash = data.get("stash", {}) if isinstance(data, dict) else {}
     if not isinstance(stash, dict) or not all(isinstance(values, list) for values in stash.values()):
@@ -394,7 +394,7 @@ def _log_from_data(data: Any) -> LogEntry:
 
 
 def _check(record: Record) -> None:
-    """Check what planning relies on: known heads, and nobody after their children."""
+    """Check the assumptions of planning: heads are in the lineage, and parents stand before their children."""
     ids = [entry.revision for entry in record.lineage]
     if len(set(ids)) != len(ids):
         raise DamagedRecord("a revision stands twice in the lineage")
@@ -412,19 +412,19 @@ _DEEPEST, _MOST, _SHARED = 100, 1_000_000, 4
 
 
 class _Weighing:
-    """Checks that data is plain, is not nested deeply, and says itself how long it is.
+    """Checks that data is plain, not nested deeply, and does not repeat shared data too often.
 
-    A list may stand in many places of a few bytes, and be written out or compared in each: how much there is then is
-    not to be much more than the record holds.
+    A few bytes can refer to the same list in many places, and each place is written out or compared. The total with all
+    repetitions is limited to `_MOST`, or `_SHARED` times the data itself if that is more.
     """
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._weights: dict[int, int] = {}  # with all that something holds, each time that it does
-        self._own = 0  # everything once
+        self._weights: dict[int, int] = {}  # with all contents, counted each time they occur
+        self._own = 0  # everything, counted once
 
     def check(self, data: list[Any]) -> None:
-        """Raise `DamagedRecord` if it is not so."""
+        """Raise `DamagedRecord` if a check fails."""
         if self._weight(data, 0) > max(_MOST, _SHARED * self._own):
             raise DamagedRecord(f"{self._place} repeat the same data too often")
 
@@ -452,7 +452,7 @@ class _Weighing:
 
 
 class _Fields:
-    """Typed look-ups in data that somebody may have damaged."""
+    """Typed look-ups in data that may be damaged."""
 
     def __init__(self, data: Any, place: str) -> None:
         if not isinstance(data, dict):

@@ -1,1 +1,1 @@
-"""Run migrations on a file: session, executor, proof of the way back."""
+"""Run migrations on a file: session, executor, verification of rollbacks."""

@@ -1,4 +1,4 @@
-"""The names that a run adds to the pickle of a checkpoint: looked at before they are written, as `inspect` does."""
+"""The names that a run adds to the pickle of a checkpoint, checked before they are written, as `inspect` does."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class NewName(NamedTuple):
 
 @dataclass(frozen=True)
 class NameCheck:
-    """What a run may add to the names of a pickle.
+    """Checks the names that a run adds to a pickle.
 
     Attributes
     ----------
     file : Checkpoint
-        The checkpoint as it is, loaded.
+        The loaded checkpoint, before the run.
     trusted : collection of str
         Modules that the configuration trusts.
     allowed : bool
         Whether dangerous names may be added.
     spelled : callable
-        Returns the patterns of names that the scripts of the run spell out: that is the word of the user. Asked only if
-        a dangerous name is added, for some scripts have to be run to know.
+        Returns the patterns of names that the scripts of the run spell out. The user has approved these names. Called
+        only if a dangerous name is added, because some scripts must run to find out.
     """
 
     file: Checkpoint
@@ -55,19 +55,19 @@ class NameCheck:
     spelled: Callable[[], Iterable[str]]
 
     def added(self, names: Mapping[Name, bool]) -> tuple[NewName, ...]:
-        """Return the names that a pickle has beyond those of the file.
+        """Return the names in a new pickle that the file does not name yet.
 
         Parameters
         ----------
         names : mapping of (str, str) to bool
-            What the pickle names, and whether what each stands for is harmless.
+            The names in the new pickle. True means that the object behind the name is known to be harmless.
 
         Raises
         ------
         DangerousNames
-            One of them is dangerous, and neither a script nor the user said that it may be there.
+            A dangerous name is added, and neither a script nor the user allowed it.
         """
-        # A name may be harmless in one place and not in another, as `getattr` is: so the standing counts too.
+        # A name can be harmless in one place and dangerous in another, as `getattr` is, so compare the standing too.
         before = self._judged(self.file.names)
         found = {name: each for name, each in self._judged(names).items() if before.get(name) not in (each, DANGEROUS)}
         dangerous = sorted(name for name, each in found.items() if each == DANGEROUS)
@@ -82,6 +82,6 @@ class NameCheck:
         return {name: standing(*name, known, self.trusted) for name, known in names.items()}
 
     def _means(self, pattern: str, name: Name) -> bool:
-        """Tell whether who spells a pattern must have meant a name: a module has to be dangerous as a whole."""
+        """Return whether a pattern allows a dangerous name. `module.*` does only if the whole module is dangerous."""
         module, star, _ = pattern.partition(".*")
         return covers(pattern, name) and (not star or is_dangerous_throughout(module))

@@ -1,4 +1,4 @@
-"""What another tool noted in a checkpoint, as our record."""
+"""Convert the migrations that another tool listed in a checkpoint into a record."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from anemoi_ckpt_migrate.runtime.session import log_entry
 
 
 def noted(graph: Graph, tree: Any) -> tuple[migrations_list.Entry, ...]:
-    """Return what another tool noted in a checkpoint, as far as the scripts stand for migrations of one.
+    """Return the migrations that another tool listed in a checkpoint; empty if no script stands for such migrations.
 
     Raises
     ------
     DamagedLedger
-        There is no list in the place of the list.
+        The entry for the list holds something else.
     """
     return (migrations_list.read(tree) or ()) if graph.known_as else ()
 
@@ -36,32 +36,32 @@ def noted(graph: Graph, tree: Any) -> tuple[migrations_list.Entry, ...]:
 def adopted(
     project: Project, tree: Any, record: Record, entries: Sequence[migrations_list.Entry], recognised: str | None = None
 ) -> tuple[Record, str]:
-    """Return what a checkpoint without a record should remember.
+    """Return a record for a checkpoint that has none.
 
     Parameters
     ----------
     project : Project
-        Whose scripts.
+        The project that holds the scripts.
     tree : object
         The checkpoint.
     record : Record
         The empty record, as its chain sees it.
     entries : sequence of ledger.Entry
-        What is noted in the checkpoint.
+        The migrations listed in the checkpoint.
     recognised : str, optional
-        The revision that it is at by what it holds, which counts then.
+        The revision that its contents match; takes precedence over the list.
 
     Returns
     -------
     tuple of Record and str
-        The record, and what the user should know of how it came about.
+        The record, and a sentence for the user that explains how it was derived.
 
     Raises
     ------
     LedgerConflict
-        What is noted is not how the scripts go on.
+        The list does not match the scripts.
     """
-    # What is squashed here was not when it got there.
+    # The checkpoint may be older than a squash, so look at the single revisions.
     graph, parameters = project.graph.opened(), project.config.parameters
     told = match_revisions.adopt(graph, entries, whole=recognised is None)
     revision = recognised or told.revision
@@ -81,12 +81,12 @@ def adopted(
 
 
 def check_noted(graph: Graph, record: Record, entries: Sequence[migrations_list.Entry]) -> None:
-    """Check that nobody changed the list of a checkpoint since it was left as it was to be.
+    """Check that the list of a checkpoint has not changed since the last run.
 
     Raises
     ------
     LedgerConflict
-        Somebody did.
+        The list has changed.
     """
     if record.migrations_list is None or not graph.known_as:
         return
@@ -110,7 +110,7 @@ def _said(
 
 
 def _foreign(tree: Any, entry: migrations_list.Entry, parent: str) -> Applied:
-    """Describe a migration that no script knows: as a revision of somebody else's."""
+    """Describe a migration that no script knows, as a foreign revision."""
     return Applied(
         migrations_list.revision_of(entry.name),
         (parent,),
@@ -124,7 +124,7 @@ def _foreign(tree: Any, entry: migrations_list.Entry, parent: str) -> Applied:
 
 
 def _undo(tree: Any, entry: migrations_list.Entry) -> Undo:
-    """Return what undoes such a migration: what was noted with it."""
+    """Return the rollback that is listed with a foreign migration."""
     if entry.rollback is None:
         return Undo("", lost="no rollback is noted with it")
     python = migrations_list.python_of(tree, entry.rollback)
@@ -134,7 +134,7 @@ def _undo(tree: Any, entry: migrations_list.Entry) -> Undo:
         names = MoveNames(tuple(entry.moved_classes.items()), tuple(entry.moved_modules.items()))
     except BadOperation as error:
         return Undo("", lost=f"its setup moved what has no name: {error.sentence}")
-    # Names go back first: the rollback is of code that knows them as they were.
+    # Move names back first, because the rollback comes from code that knows the old names.
     operations: list[Operation] = [names] if names.classes or names.modules else []
     operations.append(Run("rollback"))
     pickled = base64.b64encode(entry.rollback).decode()

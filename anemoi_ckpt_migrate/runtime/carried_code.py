@@ -1,4 +1,4 @@
-"""The way back that a checkpoint carries: made when a revision is applied, used where its script is not known."""
+"""The rollback that a checkpoint carries: stored when a revision is applied, used when its script is missing."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from anemoi_ckpt_migrate.record.record import Applied, Undo
 from anemoi_ckpt_migrate.scripts.load_functions import Function, load_source
 
 PYTHON = f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info.minor}"
-"""This Python, as far as byte code is concerned."""
+"""The implementation and version of this Python; byte code only runs on the same one."""
 
 
 def carry(source: str, module: types.ModuleType | None) -> Undo:
-    """Make what undoes a revision, for the record.
+    """Return the rollback of a revision, for the record.
 
     Parameters
     ----------
     source : str
         The whole script.
     module : module, optional
-        The script, run; its ``rollback`` is then taken by value too.
+        The loaded script. If given, its ``rollback`` is also pickled by value.
 
     Returns
     -------
     Undo
-        Without the function if it cannot be pickled: the source is enough.
+        Lacks the function if it cannot be pickled; the source is enough.
     """
     if module is None:
         return Undo(source)
@@ -36,26 +36,26 @@ def carry(source: str, module: types.ModuleType | None) -> Undo:
 
     try:
         pickled = cloudpickle.dumps(module.rollback)
-    except Exception:  # what the function refers to may raise anything when pickled
+    except Exception:  # an object that the function refers to may raise anything when pickled
         return Undo(source)
     return Undo(source, PYTHON, base64.b64encode(pickled).decode())
 
 
 def shown_carried(revision: str) -> str:
-    """Return how messages name a script that a checkpoint carries."""
+    """Return the name of a carried script in messages."""
     return f"<script {revision} from the checkpoint>"
 
 
 def carried(entry: Applied) -> Function:
     """Return the rollback that a checkpoint carries. This runs code of the checkpoint.
 
-    The source is run: it is what can be looked at first. If it cannot be run here, the pickled function is taken, but
-    never one that another Python made: its byte code would crash this one.
+    The source comes first, because a user can read it before it runs. If it fails, the pickled function is used, but
+    only if the same Python made it: byte code of another Python would crash this one.
 
     Raises
     ------
     MigrationFailed
-        What is carried cannot be run.
+        The carried code cannot run here.
     """
     shown = shown_carried(entry.revision)
     if entry.undo is None:
@@ -79,12 +79,12 @@ def carried(entry: Applied) -> Function:
 
 
 def _by_value(undo: Undo, shown: str) -> Function:
-    """Return the rollback of which there is no source.
+    """Return a rollback that has no source.
 
     Raises
     ------
     MigrationFailed
-        It was made by another Python, needs what is not here, or does nothing.
+        It comes from another Python, needs a missing package, or does nothing.
     """
     if undo.pickle is None or undo.python != PYTHON:
         other = "another Python" if undo.python is None else undo.python
@@ -93,18 +93,18 @@ def _by_value(undo: Undo, shown: str) -> Function:
     if function is None:
         raise MigrationFailed(shown, None, "the pickled rollback cannot be loaded here: it needs what is not installed")
     code = getattr(function, "__code__", None)
-    # A function that returns what it gets: what was never filled in. If names moved, those are what there is to undo.
+    # A function that only returns its argument is an unfilled template. If names moved, moving them back is enough.
     if code is not None and code.co_code == (lambda ckpt: ckpt).__code__.co_code and len(undo.operations or ()) < 2:
         raise MigrationFailed(shown, code.co_firstlineno, "the pickled rollback does nothing, which undoes nothing")
     return function
 
 
 def _unpickled(text: str) -> Function | None:
-    """Return the pickled function; None if it needs what is not here."""
+    """Return the pickled function, or None if it needs a missing package."""
     import pickle
 
     try:
         function: Function = pickle.loads(base64.b64decode(text, validate=True))  # noqa: S301  (the user said so)
-    except Exception:  # then the source, which failed before it, says why
+    except Exception:  # the source failed first, and its error gives the reason
         return None
     return function

@@ -1,4 +1,4 @@
-"""Walks a plan: does on the tree of a checkpoint what scripts say. Knows nothing of how the plan came about."""
+"""Run a plan: apply functions and operations to the tree of a checkpoint. Does not know how the plan was made."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 
 class Action(Protocol):
-    """Something that is to be done.
+    """One action of a plan.
 
     Attributes
     ----------
     runs_code : bool
-        Whether code of a script is run for it.
+        Whether the action runs code of a script.
     """
 
     @property
     def runs_code(self) -> bool:
-        """Whether code of a script is run for it."""
+        """Whether the action runs code of a script."""
 
     def prepare(self) -> Callable[[Walk], None]:
-        """Load what is needed for it. Called anew for each walk: what a function left behind must not meet it again."""
+        """Load the code. Called for each walk, so that no walk sees the state that an earlier one left in a module."""
 
 
 @dataclass(frozen=True)
 class Calling:
-    """One function that is to be run.
+    """Runs one function.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Calling:
     name : str
         ``migrate`` or ``rollback``.
     shown : str
-        The script, as messages name it.
+        The name of the script in messages.
     """
 
     load: Callable[[], Function]
@@ -68,9 +68,9 @@ class Calling:
         return call
 
     def call(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
-        """Run the function on a tree, or on a part of it and the whole, and return what becomes of it."""
+        """Run the function on a tree, or on a part of it and the whole, and return its result."""
         result = self._result(walk, function, tree, *more)
-        # A checkpoint that is no dict (a list of tensors, a pickled model) stays what it was.
+        # A checkpoint that is not a dict (a list of tensors, a pickled model) has to keep its type.
         kinds = dict if is_a(tree, dict) else (dict, type(tree))
         if walk.checkpoint.touched or type(result) is type(tree) or is_a(result, kinds):
             if walk.check is not None:
@@ -81,28 +81,28 @@ class Calling:
         raise self._fail(function, f"returned a {type(result).__name__}, not the checkpoint")
 
     def ask(self, walk: Walk, function: Function, tree: Any) -> list[Any]:
-        """Run the function on a tree that it leaves as it is, and return the list that it makes."""
+        """Run the function on a tree that it does not change, and return its list of operations."""
         result = self._result(walk, function, tree)
         if walk.checkpoint.touched:
-            return []  # all is done again, on real tensors
+            return []  # the walk starts over with real tensors
         if type(result) is not list:
             raise self._fail(function, f"returned a {type(result).__name__}, not a list of operations")
         return result
 
     def _result(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
-        """Return what the function returns; the tree, if it asked a stand-in for content and failed."""
+        """Return the result of the function, or the tree if the function failed on missing content."""
         touched = walk.checkpoint.touched
         try:
             with warnings.catch_warnings(record=True) as noted:
                 warnings.simplefilter("always")
                 result = function(tree, *more)
             said = dict.fromkeys(f"{self.shown}: {warning.message}" for warning in noted)
-            walk.warnings += [text for text in said if text not in walk.warnings]  # it may run at several places
+            walk.warnings += [text for text in said if text not in walk.warnings]  # it may run in several places
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # the function is the user's
             if touched and not walk.content:
-                return tree  # a stand-in has noted why, whatever the function made of it
+                return tree  # the stand-in has noted the reason, whatever the function made of it
             if not touched:
                 raise failure(error, self.shown, f"`{self.name}`", function) from error
             result = tree
@@ -111,7 +111,7 @@ class Calling:
         return result
 
     def check_saves(self, checkpoint: Checkpoint, function: Function, tree: Any) -> None:
-        """Say so if what the function left cannot be saved."""
+        """Raise if the result of the function cannot be saved."""
         try:
             checkpoint.pickled(tree)
         except Unpicklable as error:
@@ -124,20 +124,20 @@ class Calling:
 
 @dataclass(frozen=True)
 class Applying:
-    """Operations that are to be applied.
+    """Applies operations.
 
     Attributes
     ----------
     revision : str
-        Whose they are.
+        The revision that they belong to.
     operations : tuple of Operation
         In order.
     shown : str
-        The script, as messages name it.
+        The name of the script in messages.
     load : callable
-        Runs the script, and returns its function of a name.
+        Loads the script and returns its function with a given name.
     back : bool
-        Whether this is the way back.
+        Whether this is a rollback.
     """
 
     revision: str
@@ -148,11 +148,11 @@ class Applying:
 
     @property
     def runs_code(self) -> bool:
-        """Whether there is a function among them."""
+        """Whether an operation runs a function."""
         return bool(tree_operation.functions(self.operations))
 
     def prepare(self) -> Callable[[Walk], None]:
-        """Load the functions, if there are any."""
+        """Load the functions, if any."""
         names = {operation.migrate for operation in tree_operation.functions(self.operations)}
         functions = {name: self.load(name) for name in sorted(names)}
 
@@ -178,22 +178,22 @@ class Applying:
 
 @dataclass
 class Walk:
-    """One way along a plan.
+    """One pass over a plan.
 
     Attributes
     ----------
     checkpoint : Checkpoint
         The open file.
     world : World
-        What is changed.
+        The tree and everything else that the pass changes.
     content : bool
-        Whether tensors are real.
+        Whether tensors are real instead of stand-ins.
     check : callable or None
-        Called with each function that was run, and the tree that it left.
+        Called with each function that ran and the tree that it returned.
     undone : dict of str to Undone
-        What undoes revisions whose operations were applied.
+        The rollbacks of revisions whose operations were applied.
     warnings : list of str
-        What functions warned of.
+        The warnings that functions raised.
     """
 
     checkpoint: Checkpoint
@@ -204,23 +204,23 @@ class Walk:
     warnings: list[str] = field(default_factory=list)
 
     def stop_if_faulty(self) -> None:
-        """Raise all that was wrong up to here: a function would meet a tree that nobody has foreseen."""
+        """Raise all faults so far, so that no function runs on a tree that its author did not expect."""
         if self.world.faults:
             raise CannotApply(self.world.faults)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What operations go by.
+    """Settings for operations.
 
     Attributes
     ----------
     parameters : str or None
-        Where the state dict is; None to find it.
+        The path of the state dict; None to find it.
     forced : bool
-        Whether what was changed since may be lost on the way back.
+        Whether a downgrade may lose later changes.
     optimizers : mapping of str to Order
-        What the record says of optimizers.
+        The parameter orders of optimizers in the record.
     """
 
     parameters: str | None = None
@@ -236,44 +236,44 @@ def run(
     settings: Settings,
     after: Callable[[Walk], Record],
 ) -> tuple[Pickled, dict[str, bytes | None]]:
-    """Do one thing after the other, and return what is to be written.
+    """Run actions in order, and return the content to write.
 
-    All are done on stand-ins for tensors. If a function wants more of one than its name and shape, all are done again
-    on real tensors, from the beginning: a function may have stopped anywhere.
+    Actions first run on stand-ins for tensors. If a function needs more of a tensor than its name and shape, all
+    actions run again on real tensors. They start on a fresh tree, because the function may have stopped halfway.
 
     Parameters
     ----------
     checkpoint : Checkpoint
         The open file.
     tree : object
-        Its tree, just loaded, without a record; changed.
+        Its tree, just loaded, without a record; changed in place.
     stash : dict of str to list
-        What is put aside in it.
+        Its stash.
     actions : sequence of Action
         In order.
     settings : Settings
-        What operations go by.
+        Settings for operations.
     after : callable
-        Returns what the checkpoint is to remember, given the walk that was made.
+        Called with the walk; returns the record to store.
 
     Returns
     -------
     tuple of Pickled and dict
-        For `Checkpoint.write`.
+        Arguments for `Checkpoint.write`.
 
     Raises
     ------
     CannotApply
         Operations do not fit the checkpoint.
     MigrationFailed
-        A function raised, returned no checkpoint, or left something in it that cannot be saved.
+        A function raised, did not return the checkpoint, or returned a tree that cannot be saved.
     """
     walk = walked(checkpoint, tree, stash, actions, settings)
     attachments = {**walk.world.attached.changed, **embed.put(walk.world.tree, after(walk))}
     try:
         return checkpoint.pickled(walk.world.tree), attachments
     except Unpicklable:
-        # Only now: to look after each function would cost as much as all the rest.
+        # Find the function at fault only now: a check after each function would cost as much as the whole run.
         def check(action: Calling, function: Function, left: Any) -> None:
             action.check_saves(checkpoint, function, left)
 
@@ -282,7 +282,7 @@ def run(
 
 
 def walked(checkpoint: Checkpoint, tree: Any, stash: Stash, actions: Sequence[Action], settings: Settings) -> Walk:
-    """Do one thing after the other on a tree, or on a fresh one with real tensors; `run` writes the result."""
+    """Run actions on a tree, or on a fresh one with real tensors if needed; writes nothing."""
     if not checkpoint.touched:  # a trusted class may have asked for content while it was built
         walk = _walk(checkpoint, actions, settings, tree, stash, False)
         if not checkpoint.touched:
@@ -306,7 +306,7 @@ def _walk(
     content: bool,
     check: Callable[[Calling, Function, Any], None] | None = None,
 ) -> Walk:
-    """Do all on a tree; of no use if a stand-in was asked for content."""
+    """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
     tensors = Tensors(checkpoint.maker, checkpoint.same, content)
     attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
     world = World(tree, tensors, stash, settings.parameters, settings.forced, attached, settings.optimizers)

@@ -1,4 +1,4 @@
-"""Where a checkpoint that nobody stamped stands: its parameters, beside what the models of a project ever were."""
+"""Locate the revision of an unstamped checkpoint: compare its parameters with the models at each revision."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Fit:
-    """How parameters fit what a model is at a revision.
+    """The comparison of parameters with a model at one place in the history.
 
     Attributes
     ----------
     model : str
-        Which.
+        The name of the model.
     revisions : tuple of str
-        Where; none for base.
+        The heads at this place; empty for base.
     misfit : Misfit
-        In what they do not fit.
+        The differences.
     """
 
     model: str
@@ -46,38 +46,38 @@ class Fit:
 
     @property
     def target(self) -> str:
-        """Where, as `stamp` takes it."""
+        """The place, as `stamp` takes it."""
         return ",".join(self.revisions) or manifest_file.BASE
 
 
 def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[str, tuple[str, ...]]:
-    """Find out where a checkpoint stands, by its parameters.
+    """Locate the revision of a checkpoint by its parameters.
 
-    Names and shapes have to fit; where several places have these, the order, the dtypes and the operations of the
-    revisions in between decide, if they can.
+    Names and shapes have to match. If several places match, the order, the dtypes and the operations between these
+    places decide, where they differ.
 
     Parameters
     ----------
     project : Project
-        Whose models.
+        The project that holds the models.
     file : Checkpoint
         The open checkpoint.
     tree : object
         Its tree, without a record.
     record : Record
-        What it remembers.
+        Its record.
 
     Returns
     -------
     tuple of str and tuple of str
-        A target for `stamp`, and what the user should know of it.
+        A target for `stamp`, and notes for the user.
 
     Raises
     ------
     NotOnePlace
-        It fits none, and which is the nearest; or several, and what would tell them apart.
+        It matches no place (the error names the nearest), or several (the error names the differences).
     Refused
-        It has a record already, or no parameters.
+        It already has a record, or has no parameters.
     UsageError
         There is no manifest.
     """
@@ -103,17 +103,17 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
 
 
 def _fits(project: Project, known: Known, own: Own, tree: Any) -> list[Fit]:
-    """Compare with all that is known, less strictly where nothing is right."""
+    """Compare with all known places; if nothing matches, compare less strictly."""
     fits = list(_everywhere(project, known, own, tree))
-    if all(fit.misfit.count for fit in fits):  # what a model was may be a guess: where does it go from here?
+    if all(fit.misfit.count for fit in fits):  # earlier states may be guesses: follow the revisions from here
         fits = list(_everywhere(project, known, own, tree, ahead=True))
-    if all(fit.misfit.count for fit in fits):  # sizes may be of other hyper-parameters, which the code does not take
+    if all(fit.misfit.count for fit in fits):  # sizes may come from hyper-parameters that the code does not take
         fits = list(_everywhere(project, known, own)) or fits
     return fits
 
 
 def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahead: bool = False) -> Iterator[Fit]:
-    """Compare with all that is known; without a tree, with models that have sizes as the manifest has them."""
+    """Compare with all known places; without a tree, models have the sizes from the manifest."""
     for name, snapshot in known.models.items():
         try:
             own_sizes = tree is not None
@@ -121,7 +121,7 @@ def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahea
                 known_of_checkpoint(known, name, project.config, project.graph, tree) if own_sizes else known.of(name)
             )
         except UsageError:
-            continue  # the code of today does not take hyper-parameters of then
+            continue  # the current code does not take the old hyper-parameters
         shapes = tree is not None or not snapshot.sized
         for state in trace.everywhere(project.graph, snapshots):
             found = misfit_of(own, project.graph, snapshots, state) if ahead else own.misfit(state.items, shapes)
@@ -129,13 +129,13 @@ def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahea
 
 
 def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
-    """Leave out what the order, the dtypes, or operations that are not about parameters speak against."""
+    """Drop places that the order, the dtypes, or operations outside the parameters rule out."""
     for narrower in (
         [fit for fit in fits if not fit.misfit.moved],
         [fit for fit in fits if fit.misfit.exact],
     ):
         fits = narrower or fits
-    places = {fit.target: fit for fit in fits}  # models that are the same there are no matter
+    places = {fit.target: fit for fit in fits}  # models that are equal at a place count once
     fits = list(places.values())
     graph = project.graph
     possible = [fit for fit in fits if all(_may_move(project, file, fit, near) for near in _nearest(graph, fit, fits))]
@@ -143,7 +143,7 @@ def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
 
 
 def _nearest(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> list[Fit]:
-    """Return the places next to one, up and down, among those that a checkpoint may stand at."""
+    """Return the nearest candidate places above and below one."""
     there = {other.target: graph.closure(other.revisions) for other in fits}
     own = there[fit.target]
     above = sorted((other for other in fits if own < there[other.target]), key=lambda o: len(there[o.target]))
@@ -152,7 +152,7 @@ def _nearest(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> list[Fit]:
 
 
 def _may_move(project: Project, file: Checkpoint, fit: Fit, other: Fit) -> bool:
-    """Tell whether a checkpoint could be moved from one place to another, as far as that is seen without functions."""
+    """Return whether a checkpoint could move from one place to another, as far as operations before a function show."""
     graph, settings = project.graph, executor.Settings(project.config.parameters)
     here, there = graph.closure(fit.revisions), graph.closure(other.revisions)
     path = [(revision, True) for revision in graph.order(here - there)[::-1]]
@@ -181,7 +181,7 @@ def _action(project: Project, revision: Revision, back: bool) -> executor.Action
 
 
 def _unsure(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> tuple[str, ...]:
-    """Say so if functions next to a place may leave parameters alone: then it may as well be on their other side."""
+    """Warn if a checkpoint may stand on the other side of adjacent functions, as they may not change parameters."""
     own = set(fit.revisions)
     known = {
         revision for other in fits if other.model == fit.model for revision in other.revisions or [manifest_file.BASE]
@@ -206,7 +206,7 @@ def _several(file: Checkpoint, fits: Sequence[Fit]) -> str:
 
 
 def _told_apart(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> str:
-    """Name a place, and what the revisions up to it do that would be seen."""
+    """Name a place, and the visible effects of the revisions up to it."""
     before = [graph.closure(other.revisions) for other in fits if other is not fit]
     own = graph.closure(fit.revisions)
     lower = max((there for there in before if there < own), key=len, default=None)
@@ -222,7 +222,7 @@ def _doing(revision: Revision) -> str:
 
 
 def _none(graph: Graph, file: Checkpoint, fits: Sequence[Fit], own: Own) -> NotOnePlace:
-    """Say that a checkpoint is at no place that is known, and the ways out."""
+    """Return the error for a checkpoint that matches no known place, with ways to proceed."""
     shown, names = shlex.quote(os.fspath(file.path)), {item.name for item in own.items}
     by_hand = f"`ckpt-migrate stamp REV {shown}` says where it stands all the same"
     nothing = "it has nothing in common with what is known of the models of this project"

@@ -1,4 +1,4 @@
-"""What the parameters of a checkpoint are expected to be where it stands, or is to stand."""
+"""Compare the parameters of a checkpoint with those expected at its revision, before or after a run."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from anemoi_ckpt_migrate.tree import config_objects, items
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a checkpoint compares with the models of a project.
+    """The comparison of a checkpoint with the models of a project.
 
     Attributes
     ----------
     model : str
-        The one that it is, or else the nearest; empty if none is known.
+        The matching model, or else the nearest one; empty if none is known.
     misfit : Misfit
-        In what it is not as that.
+        The differences from that model.
     unknown : bool
-        Whether it may be another model, of which it is not known what it is there.
+        Whether the checkpoint may be another model, whose parameters at this revision are unknown.
     notes : list of str
-        Why that is not known, where a user can do something about it.
+        Reasons for that, where the user can act on them.
     """
 
     model: str
@@ -49,26 +49,26 @@ class Verdict:
 
     @property
     def refused(self) -> bool:
-        """Whether it is certainly none of the models."""
+        """Whether the checkpoint certainly matches none of the models."""
         return bool(self.model) and self.misfit.count > 0 and not self.unknown
 
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """The check that a checkpoint is what it is expected to be, as far as that is known; the manifest is read once.
+    """Checks that a checkpoint matches its expected model, as far as that is known. Reads the manifest once.
 
     Attributes
     ----------
     project : Project
-        Whose models.
+        The project that holds the models.
     graph : Graph
-        The revisions, as they are for the checkpoint.
+        The revisions, as seen from the checkpoint.
     revisions : tuple of str
-        Where it is to stand.
+        The revisions that the run leads to.
     file : Checkpoint
         The open checkpoint.
     wanted : bool
-        Whether anything is checked at all.
+        Whether to check at all.
     """
 
     project: Project
@@ -79,7 +79,7 @@ class ModelCheck:
 
     @cached_property
     def known(self) -> Known:
-        """What is known of the models."""
+        """The known states of the models."""
         return known_of(self.project.config)
 
     def before(self, tree: Any, record: Record) -> None:
@@ -88,7 +88,7 @@ class ModelCheck:
         Raises
         ------
         NotAtBase
-            It cannot be.
+            The checkpoint certainly matches no model at base.
         """
         if not self.wanted or record.lineage or record.log:
             return
@@ -98,17 +98,17 @@ class ModelCheck:
             raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(self.file.path), wrong.only_sizes)
 
     def result(self, walk: executor.Walk) -> list[str]:
-        """Check what came of it.
+        """Check the result of a walk.
 
         Returns
         -------
         list of str
-            What the user should know.
+            Notes for the user.
 
         Raises
         ------
         NotAsExpected
-            It is not what is expected.
+            The result does not match the expected model.
         """
         tree = walk.world.tree
         verdict = self._verdict(self.graph, self.revisions, tree, walk.content) if self.wanted else None
@@ -129,12 +129,12 @@ class ModelCheck:
 
 
 def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str], own: Own, tree: Any) -> Verdict:
-    """Compare the parameters of a checkpoint with what the models of a project are at revisions."""
+    """Compare the parameters of a checkpoint with the models of a project at revisions."""
     nearest: tuple[str, Misfit] | None = None
     unknown, notes = False, []
     for name, snapshot in known.models.items():
         try:
-            # The code of today may not understand hyper-parameters of earlier revisions.
+            # The current code may not understand hyper-parameters of earlier revisions.
             now = Snapshot(heads_of(graph, snapshot), ())
             early = snapshot.sized and not trace.is_before(graph, now, revisions)
             snapshots = [] if early else known_of_checkpoint(known, name, config, graph, tree)
@@ -159,7 +159,7 @@ def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str
 
 
 def _not_plain(value: Any, path: str = "") -> str:
-    """Find a hyper-parameter that the code is not given as it was: of a class, or what a configuration interpolates."""
+    """Return the path of the first value that is not plain data: an instance of a class, or an interpolation."""
     if config_objects.content(value) is not None:
         value = config_objects.plain(value)
     if is_a(value, dict):
@@ -171,7 +171,7 @@ def _not_plain(value: Any, path: str = "") -> str:
 
 
 def misfit_of(own: Own, graph: Graph, known: Sequence[Snapshot], expected: Snapshot) -> Misfit:
-    """Say in what the parameters of a checkpoint are not what is expected somewhere, of what is known of a model."""
+    """Return the differences from the expected parameters; none if the parameters match at revisions further ahead."""
     found = own.misfit(expected.items)
     if found.exact or own.left_out:
         return found

@@ -1,4 +1,4 @@
-"""A checkpoint that nobody stamped: recognised by what it holds, or by what another tool noted in it."""
+"""Recognise an unstamped checkpoint by its contents, or by the list that another tool left in it."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[Any, Record, tuple[str, ...]]:
-    """Return the record of a checkpoint, or, where it has none and the scripts know better, what it should hold.
+    """Return the record of a checkpoint, or a derived record if it has none and the scripts recognise it.
 
     Parameters
     ----------
     project : Project
-        Whose scripts.
+        The project that holds the scripts.
     file : Checkpoint
         The open checkpoint.
     tree : object
         Its tree.
     record : Record
-        What it remembers.
+        Its record.
 
     Returns
     -------
     tuple of object, Record and tuple of str
-        The tree (another, if it was loaded again), the record, and what a user should know.
+        The tree (a new one if it was loaded again), the record, and notes for the user.
 
     Raises
     ------
     MigrationFailed
-        The function refuses the checkpoint, or is wrong.
+        The `recognise` function refuses the checkpoint, or is faulty.
     LedgerConflict, DamagedLedger
-        What another tool noted in the checkpoint is not how the scripts go on, or no list.
+        The list that another tool left does not match the scripts, or is not a list.
     """
     entries = adopt_list.noted(project.graph, tree)
     if record.lineage or record.log:
@@ -52,7 +52,7 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
         if revision is not None and revision not in project.graph and revision not in project.graph.replaced:
             what = f"`recognise` returned {revision!r:.60}, which is the id of no revision"
             raise MigrationFailed(str(path), None, what)
-        tree, _ = embed.unrecorded(file)  # stand-ins of an earlier tree no longer say what they were asked for
+        tree, _ = embed.unrecorded(file)  # stand-ins of the earlier tree no longer report requests for content
     if revision is None and not entries:
         return tree, record, ()
     record, said = adopt_list.adopted(project, tree, record, entries, revision)
@@ -60,7 +60,7 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
 
 
 def _asked(path: Path, file: Checkpoint) -> Any:
-    """Run the function on a tree of its own: what it changes there changes nothing."""
+    """Run the function on a separate tree, so that its changes have no effect."""
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

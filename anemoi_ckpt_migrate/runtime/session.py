@@ -1,4 +1,4 @@
-"""What commands that write have in common."""
+"""Shared code of the commands that write."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ DAMAGED = Record()
 
 @dataclass(frozen=True)
 class Options:
-    """How to write.
+    """Options for writing.
 
     Attributes
     ----------
     output : Path or None
-        Write there, and leave the checkpoint as it is.
+        Write to this path, and leave the checkpoint unchanged.
     backup : bool
         Keep the old file.
     in_place : bool
-        Write what is new at the end of the file, and move nothing.
+        Append new data to the file, and do not move existing data.
     verify : bool
-        Check all that the file holds before anything is done.
+        Verify the whole file first.
     dry_run : bool
-        Only plan.
+        Plan only; write nothing.
     progress : callable or None
-        Told how many bytes were copied, from time to time.
+        Called from time to time with the number of bytes copied.
     """
 
     output: Path | None = None
@@ -73,7 +73,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """What was done to a checkpoint, or with `dry_run` would be.
+    """The result of a run on a checkpoint, or of a plan with `dry_run`.
 
     Attributes
     ----------
@@ -82,20 +82,20 @@ class Result:
     start, end : tuple of str
         Its heads before and after.
     steps : tuple of Step
-        What was run, in order.
+        The steps that ran, in order.
     written, backup : str or None
         The new file, and where the old one is kept.
     dry_run : bool
-        Whether nothing was written because nothing was to be.
+        Whether the run only planned and wrote nothing.
     warnings : tuple of str
-        What the user should know.
+        Notes for the user.
     recorded : bool
-        Whether the record changes, though the heads may not: a stamp notes what the scripts say by now.
+        Whether the record changes, even if the heads do not: `stamp` stores the current state of the scripts.
     restored : bool
-        Whether the way back was to the very bytes of before, still in the file, and no rollback was run.
+        Whether the previous bytes, still in the file, were restored without running a rollback.
     names : tuple of NewName
-        Classes and functions that the new pickle names, and the old one does not. With `dry_run`, as far as operations
-        tell: what functions will do is not known.
+        Classes and functions that the new pickle names, and the old one does not. With `dry_run`, only names that
+        operations add; names that functions add are not known.
     """
 
     checkpoint: str
@@ -111,7 +111,7 @@ class Result:
     names: tuple[NewName, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data that ``--json`` prints."""
         return {
             "checkpoint": self.checkpoint,
             "from": list(self.start),
@@ -128,7 +128,7 @@ class Result:
 def reading(
     path: StrPath, project: Project, options: Options, stamping: bool = False, purge: bool = False
 ) -> Iterator[tuple[Checkpoint, Any, Record]]:
-    """Open a checkpoint, its tree and its record; whatever goes wrong says which checkpoint it is about."""
+    """Open a checkpoint, and yield it with its tree and record. All errors name the checkpoint."""
     with naming(path):
         check_whole(path)
         if options.output is None and not options.dry_run:
@@ -150,7 +150,7 @@ def reading(
 
 
 def _hint(path: StrPath, project: Project, record: Record) -> str:
-    """Say that a checkpoint was taken to be at base, if nothing said so."""
+    """Return a hint that a checkpoint without a record was taken to be at base."""
     if record.lineage or record.log or project.config.recogniser is not None or project.graph.known_as:
         return ""
     known = (project.config.versions[0] / manifest_file.NAME).exists()
@@ -160,9 +160,9 @@ def _hint(path: StrPath, project: Project, record: Record) -> str:
 
 
 def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = (), package: str | None = None) -> Graph:
-    """Return the graph as it is for a checkpoint that is to go somewhere.
+    """Return the graph for a checkpoint that is to move to some targets.
 
-    What is squashed counts as one, unless the checkpoint has a part of it, or is to have one.
+    A squashed group counts as one revision, unless the checkpoint has a part of it or a target names a part.
     """
     applied = [entry.revision for entry in record.lineage]
     whole = {part.id for rev in applied if rev in graph for part in graph[rev].replaces}
@@ -171,7 +171,7 @@ def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = (
 
 
 def inside(graph: Graph, target: targets.Target, package: str | None) -> list[str]:
-    """Return parts of squashed revisions that a target means."""
+    """Return the parts of squashed revisions that a target names."""
     if isinstance(target, targets.Released):
         return [graph[rev].replaces[0].id for rev in resolve.split_by(graph, target, package)]
     place = target.target if isinstance(target, targets.OnBranch) else target
@@ -181,12 +181,12 @@ def inside(graph: Graph, target: targets.Target, package: str | None) -> list[st
     try:
         found = graph.opened().find(start.text)
     except (UnknownTarget, AmbiguousTarget):
-        return []  # which is said where it is resolved
+        return []  # resolving the target raises the error
     return [found] if found in graph.replaced and start.text not in graph.labels else []
 
 
 def unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:
-    """Return that nothing had to be done; a copy is written where one was asked for."""
+    """Return the result when there is nothing to do; writes a copy if one was asked for."""
     written = None
     if options.output is not None and not options.dry_run:
         written = file.copy(options.output, progress=options.progress)
@@ -205,12 +205,12 @@ def write(
     warnings: tuple[str, ...],
     names: NameCheck | None = None,
 ) -> Result:
-    """Do what a plan says, and write what comes of it, with the names that it may add.
+    """Run a plan and write the result, after checking the names that it adds.
 
-    Errors are those of the command.
+    Raises the errors of the command.
     """
     if options.output is None:
-        file.check_writable(options.in_place)  # before the functions run, which may take long
+        file.check_writable(options.in_place)  # first, because the functions may take long
     stash = {revision: list(values) for revision, values in record.stash.items()}
 
     settings = replace(settings, optimizers=record.optimizers)
@@ -239,26 +239,26 @@ def foresee(
     check: Callable[[executor.Walk], list[str]],
     names: NameCheck,
 ) -> tuple[list[str], tuple[NewName, ...]]:
-    """Try operations, up to the first function, on names, shapes and dtypes.
+    """Apply operations, up to the first function, to names, shapes and dtypes only.
 
     Parameters
     ----------
     check : callable
-        What is asked of the result, if there is no function.
+        Called with the walk if no action runs a function; returns notes.
     names : NameCheck
-        What may be added to the names of the pickle.
+        The check of the names that are added to the pickle.
 
     Returns
     -------
     tuple of list of str and tuple of NewName
-        What it said, and the names that are added.
+        The notes of `check`, and the names that are added.
 
     Raises
     ------
     CannotApply
-        They do not fit the checkpoint: all that is wrong.
+        The operations do not fit the checkpoint; the error lists all faults.
     DangerousNames
-        They add names that may not be added.
+        The operations add names that are not allowed.
     """
     first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
     if not first:
@@ -266,14 +266,14 @@ def foresee(
     settings = replace(settings, optimizers=record.optimizers)
     walk = executor.walked(file, tree, dict(record.stash), actions[:first], settings)
     found = check(walk) if first == len(actions) else []
-    embed.put(walk.world.tree, replace(record, stash=walk.world.stash))  # which may find no place for it
+    embed.put(walk.world.tree, replace(record, stash=walk.world.stash))  # raises if the tree has no place for it
     return found, names.added(dict.fromkeys(file.pickled(walk.world.tree).names, False))
 
 
 def result_of(
     file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...], written: Written | None
 ) -> Result:
-    """Return what was done to a checkpoint."""
+    """Return the result of a run on a checkpoint."""
     return Result(
         os.fspath(file.path),
         plan.start,
@@ -287,7 +287,7 @@ def result_of(
 
 
 def applied_of(revision: Revision, module: Any) -> Applied:
-    """Describe a revision for the record; with the module of its script, the rollback goes by value too."""
+    """Describe a revision for the record; with the loaded script, the rollback is also stored by value."""
     undo = None
     if revision.reversible and not revision.undone_by_operations:
         undo = carried_code.carry(source_of(revision), module)
@@ -305,14 +305,14 @@ def applied_of(revision: Revision, module: Any) -> Applied:
 
 
 def log_entry(command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
-    """Return what the log says of a command."""
+    """Return the log entry of a command."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     steps = tuple(step.revision for step in plan.steps)
     return LogEntry(now, command, target, plan.start, plan.end, steps, __version__, proven)
 
 
 def changed_since(scripts: graph.Graph, record: Record) -> tuple[str, ...]:
-    """Warn of applied revisions whose scripts do something else now.
+    """Return warnings about applied revisions whose scripts have changed.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is done to a checkpoint for each step of a plan: the script's functions, its operations, or what is carried."""
+"""The action for each step of a plan: functions of the script, its operations, or code that the record carries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 def up(revision: Revision) -> executor.Action:
-    """Return what applies a revision."""
+    """Return the action that applies a revision."""
     operations = operations_of(revision)
     if operations is not None:
         load = _loader(lambda: load_module(revision), revision.path)
@@ -34,12 +34,12 @@ def up(revision: Revision) -> executor.Action:
 
 
 def operations_of(revision: Revision) -> tuple[Operation, ...] | None:
-    """Return the operations of a revision, those that its `migrate_setup` amounts to included; None if it has none.
+    """Return the operations of a revision, including those from its `migrate_setup`; None if it has none.
 
     Raises
     ------
     MigrationFailed
-        `migrate_setup` raised, or says what cannot be.
+        `migrate_setup` raised, or asks for something impossible.
     """
     if not revision.sets_up:
         return revision.operations
@@ -51,35 +51,35 @@ def operations_of(revision: Revision) -> tuple[Operation, ...] | None:
 
 
 def class_names(graph: Graph, steps: Iterable[Step]) -> list[str]:
-    """Return the patterns of names that the scripts of steps spell out in their operations; a setup is run for it."""
+    """Return the patterns of names that the operations of these steps spell out; runs `migrate_setup` for it."""
     scripts = [graph[step.revision] for step in steps if step.revision in graph]
     leaves = (leaf for script in scripts for each in operations_of(script) or () for leaf in each.leaves())
     return [name for leaf in leaves for name in leaf.class_names()]
 
 
 def name_check(file: Checkpoint, project: Project, graph: Graph, plan: Plan, allowed: bool) -> NameCheck:
-    """Return what a plan may add to the names of a checkpoint; `allowed` lets it add dangerous ones."""
+    """Return the check of the names that a plan adds; `allowed` permits dangerous ones."""
     return NameCheck(file, project.config.trusted, allowed, lambda: class_names(graph, plan.steps))
 
 
 def down(graph: Graph, entry: Applied, trusted: bool = False) -> executor.Action:
-    """Return what undoes a revision of a checkpoint.
+    """Return the action that rolls back a revision of a checkpoint.
 
     Parameters
     ----------
     graph : Graph
         The scripts.
     entry : Applied
-        What the record says of the revision.
+        The entry of the revision in the record.
     trusted : bool
         Whether code that the checkpoint carries may run.
 
     Raises
     ------
     UntrustedCode
-        It is code that the checkpoint carries.
+        The rollback is code that the checkpoint carries.
     NoWayBack
-        Nothing does: the record says what was applied, but not how it is undone.
+        There is no rollback: the record lists the revision, but holds no rollback.
     """
     script, way = graph.get(entry.revision), way_back(graph, entry)
     check_own_code(graph, [entry], trusted=trusted)
@@ -94,7 +94,7 @@ def down(graph: Graph, entry: Applied, trusted: bool = False) -> executor.Action
 
 
 def _carried_back(entry: Applied) -> executor.Action:
-    """Return what undoes a revision by what the checkpoint carries alone."""
+    """Return the rollback that uses only code and operations that the checkpoint carries."""
     shown, operations = carried_code.shown_carried(entry.revision), recorded_operations(entry)
     if operations is None:
         return executor.Calling(lambda: carried_code.carried(entry), "rollback", shown)
@@ -106,25 +106,25 @@ def _carried_back(entry: Applied) -> executor.Action:
 
 
 def parameters_of(record: Record, undone: Collection[str], configured: str | None) -> str | None:
-    """Return where the state dict is: as it was when the operations were applied that are undone."""
+    """Return the path of the state dict, as of the time when the undone operations were applied."""
     said = [entry.undo.parameters for entry in record.lineage if entry.revision in undone and entry.undo is not None]
     return next((path for path in said if path is not None), configured)
 
 
 def applied(revisions: Iterable[Revision]) -> list[Applied]:
-    """Describe revisions that are to be applied, for the record; what undoes operations is known only afterwards."""
+    """Describe revisions to apply, for the record. The inverses of operations are known only afterwards."""
     return [
         applied_of(revision, None if revision.undone_by_operations else _carried(revision)) for revision in revisions
     ]
 
 
 def grown(lineage: tuple[Applied, ...], entries: Sequence[Applied]) -> list[tuple[Applied, ...]]:
-    """Return a lineage as it is after each of some revisions was applied."""
+    """Return the lineage after each of these revisions is applied."""
     return [(*lineage, *entries[: count + 1]) for count in range(len(entries))]
 
 
 def shrunk(lineage: tuple[Applied, ...], revisions: Sequence[str]) -> list[tuple[Applied, ...]]:
-    """Return a lineage as it is after each of some revisions was undone."""
+    """Return the lineage after each of these revisions is undone."""
     return [
         tuple(entry for entry in lineage if entry.revision not in revisions[: count + 1])
         for count in range(len(revisions))
@@ -132,16 +132,17 @@ def shrunk(lineage: tuple[Applied, ...], revisions: Sequence[str]) -> list[tuple
 
 
 def told(revision: Revision, parameters: str | None, by_value: bool = False) -> Applied:
-    """Describe a revision that a checkpoint is said to have, for the record, with what the script says undoes it.
+    """Describe a stamped revision for the record, with the rollback from its script.
 
     Parameters
     ----------
     revision : Revision
-        Which.
+        The stamped revision.
     parameters : str or None
-        Where operations find the state dict, if that was said.
+        The path of the state dict, if configured.
     by_value : bool
-        Whether the script is run, so that its rollback goes by value too; the source alone, where it cannot be.
+        Whether to run the script and store its rollback by value too. If the script cannot run, only the source is
+        stored.
     """
     if revision.operations is None:
         try:
@@ -158,7 +159,7 @@ def told(revision: Revision, parameters: str | None, by_value: bool = False) -> 
 def with_undo(
     entries: Sequence[Applied], graph: Graph, walk: executor.Walk, parameters: str | None
 ) -> tuple[Applied, ...]:
-    """Describe revisions that were applied: with what undoes their operations."""
+    """Add the rollbacks of operations to revisions that were applied."""
     found = []
     for entry in entries:
         undone = walk.undone.get(entry.revision)
@@ -172,13 +173,13 @@ def with_undo(
 
 
 def _undo_of(revision: Revision, operations: Sequence[Operation], parameters: str | None) -> Undo:
-    """Write down operations that undo a revision, with its script if they run a function of that."""
+    """Store operations that undo a revision, with its script if they run one of its functions."""
     data = tuple(operation.to_data() for operation in operations)
     return Undo(source_of(revision) if functions(operations) else "", operations=data, parameters=parameters)
 
 
 def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list[str]:
-    """Say what the user should know: what cannot be undone after all, and for what placeholders stand now."""
+    """Return notes for the user: revisions that cannot be undone here, and placeholders for missing classes."""
     found = [
         f"{entry.revision} ({entry.name}) cannot be undone here: {entry.undo.lost}"
         for entry in entries
@@ -194,7 +195,7 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list
 
 
 def _says_so(revision: Revision) -> bool:
-    """Tell whether a script says itself that it cannot be undone: a missing function does, operations do not."""
+    """Return whether a script shows that it is irreversible: a missing function does, operations do not."""
     return not revision.reversible and (revision.declared or revision.operations is None)
 
 
@@ -233,7 +234,7 @@ def _inverses(script: Revision) -> tuple[Operation, ...]:
 
 
 def _carried(revision: Revision) -> Any:
-    """Run a script under the name that it has in a checkpoint: where it lies here is nobody's business there."""
+    """Run a script under the name that it has in a checkpoint, so that the record does not contain its local path."""
     try:
         return load_source(source_of(revision), revision.id, carried_code.shown_carried(revision.id))
     except MigrationFailed as error:

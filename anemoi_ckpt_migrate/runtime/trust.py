@@ -1,8 +1,8 @@
-"""Whose code undoes a revision: that of its script here, or that of the checkpoint, which only the user can let run.
+"""Decide whose code rolls back a revision: its local script, or code in the checkpoint if the user allows it.
 
-A record is written by whoever wrote the file. What undoes a revision comes from it as data only; functions are those
-that the operations of the script here name for the way back, each in its turn, and a script of functions is undone by
-its own.
+Anyone who writes a file also writes its record, so the operations in a record are used as data only. They may call only
+functions that the operations of the local script name for the rollback, in the same order. A script of functions is
+undone by its own rollback.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 
 Call = tuple[str, str]
-"""The kind of an operation that runs a function, and the name of that."""
+"""The kind of an operation that runs a function, and the name of the function."""
 
 _ROLLBACK = (Run.__name__, "rollback")
 
 
 class Way(Enum):
-    """What undoes a revision."""
+    """The source of a rollback."""
 
     SCRIPT = "what the script here says"
     RECORD = "operations of the record, with functions that the script here names"
@@ -37,12 +37,12 @@ class Way(Enum):
 
 
 def way_back(graph: Graph, entry: Applied) -> Way:
-    """Tell what undoes a revision of a checkpoint.
+    """Return the source of the rollback of a revision.
 
     Raises
     ------
     DamagedRecord
-        Its operations cannot be read.
+        The recorded operations cannot be read.
     """
     script, recorded = graph.get(entry.revision), recorded_operations(entry)
     if script is None:
@@ -51,19 +51,19 @@ def way_back(graph: Graph, entry: Applied) -> Way:
     if recorded is None or not script.undone_by_operations:
         return own
     if script.sets_up and script.migrates:
-        # The rollback undoes what migrate did, which no operation tells: nothing stands in for it.
-        whole = any(type(each) is Run for each in recorded)  # and not of a part of the checkpoint
+        # The rollback also undoes `migrate`, whose effects no operation describes, so nothing can replace it.
+        whole = any(type(each) is Run for each in recorded)  # runs on the whole checkpoint, not a part of it
         return Way.RECORD if script.reversible and whole and _calls(recorded) == [_ROLLBACK] else own
     return Way.CHECKPOINT if _strange(script, recorded) or _leaves_out(script, entry, recorded) else Way.RECORD
 
 
 def recorded_operations(entry: Applied) -> tuple[Operation, ...] | None:
-    """Return the operations that undo a revision, by the record; None if it holds none.
+    """Return the recorded operations that undo a revision; None if the record holds none.
 
     Raises
     ------
     DamagedRecord
-        They cannot be read.
+        The operations cannot be read.
     """
     if entry.undo is None or entry.undo.operations is None:
         return None
@@ -81,9 +81,9 @@ def check_own_code(
     Raises
     ------
     UntrustedCode
-        It does.
+        It runs such code.
     NoWayBack
-        It would, if the checkpoint carried it.
+        It needs such code, but the checkpoint carries none.
     """
     foreign = [entry for entry in undone if way_back(graph, entry) is Way.CHECKPOINT]
     for entry in foreign:
@@ -103,7 +103,7 @@ _ANEW = "`ckpt-migrate stamp --purge TARGET CKPT` writes the record anew, as the
 
 
 def marked(graph: Graph, steps: Iterable[Step], entries: Mapping[str, Applied]) -> tuple[Step, ...]:
-    """Return the steps of a plan, of which those on the way down say whether they run code of the checkpoint."""
+    """Return the steps of a plan, where each downgrade step says whether it runs code of the checkpoint."""
     return tuple(
         step._replace(carried=way_back(graph, entries[step.revision]) is Way.CHECKPOINT)
         if step.direction == "downgrade"
@@ -113,13 +113,13 @@ def marked(graph: Graph, steps: Iterable[Step], entries: Mapping[str, Applied]) 
 
 
 def _runs(entry: Applied) -> bool:
-    """Tell whether what the record says of the way back runs a function."""
+    """Return whether the recorded rollback runs a function."""
     recorded = recorded_operations(entry)
     return recorded is None or bool(functions(recorded))
 
 
 def _carries(entry: Applied) -> bool:
-    """Tell whether a checkpoint carries all that it takes to undo a revision."""
+    """Return whether a checkpoint carries everything that the rollback of a revision needs."""
     return not _runs(entry) or (entry.undo is not None and bool(entry.undo.source or entry.undo.pickle))
 
 
@@ -139,15 +139,15 @@ def _why(graph: Graph, entry: Applied) -> str:
 
 
 def _strange(script: Revision, recorded: Iterable[Operation]) -> list[Call]:
-    """Return the calls of a record that the operations of a script do not ask for on the way back."""
+    """Return the calls in a record that the operations of a script do not name for the rollback."""
     own = {(type(each).__name__, each.rollback) for each in functions(script.operations or ())}
     return [call for call in _calls(recorded) if call not in own]
 
 
 def _leaves_out(script: Revision, entry: Applied, recorded: Sequence[Operation]) -> bool:
-    """Tell whether a record leaves out a call of a script that is still as it was applied, or has others.
+    """Return whether a record lacks a call of its unchanged script, or has extra ones.
 
-    If the script has changed since, nothing tells what it asked for then, and the user is warned of that.
+    If the script has changed since, its earlier calls are unknown; the user gets a warning about that change.
     """
     if script.operations is None or not functions((*script.operations, *recorded)):
         return False

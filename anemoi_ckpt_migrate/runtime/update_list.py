@@ -1,4 +1,4 @@
-"""The list in which another tool notes what a checkpoint has, kept up to date while that moves."""
+"""Keep the list that another tool writes into a checkpoint up to date while the checkpoint moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 @dataclass(frozen=True)
 class _Noting:
-    """Has the list say what a checkpoint has after a step."""
+    """Updates the list after a step."""
 
     ledger: MigrationsList
     record: Record
@@ -37,7 +37,7 @@ def keeping(
     actions: Sequence[executor.Action],
     lineages: Sequence[tuple[Applied, ...]],
 ) -> tuple[list[executor.Action], MigrationsList | None]:
-    """Have the list follow each step, if the checkpoint has one or a step is known to the tool that keeps it.
+    """Add updates of the list after each step, if the checkpoint has a list or a step is known to the other tool.
 
     Parameters
     ----------
@@ -46,21 +46,21 @@ def keeping(
     tree : object
         Its tree.
     record : Record
-        What it remembers.
+        Its record.
     actions : sequence of executor.Action
-        What is done for each step.
+        The action of each step.
     lineages : sequence of tuple of Applied
-        What the checkpoint has after each.
+        The revisions of the checkpoint after each step.
 
     Returns
     -------
     tuple of list of executor.Action and MigrationsList or None
-        What is to be done, and what is to be remembered of the list then.
+        The actions, and the information about the list to store in the record.
 
     Raises
     ------
     DamagedLedger
-        There is something else in the place of the list.
+        The entry for the list holds something else.
     """
     after = [replace(record, lineage=lineage) for lineage in lineages]
     known = record.migrations_list is not None or any(ledger.wanted(each) for each in (record, *after))

@@ -1,4 +1,4 @@
-"""The proof that a way back is one: up and down again on the very checkpoint, and compared with what was there."""
+"""Verify rollbacks: upgrade and downgrade the actual checkpoint in memory, and compare it with the original."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from anemoi_ckpt_migrate.tree.first_difference import Difference, first_differen
 
 
 class Skipped(NamedTuple):
-    """A revision whose way back was not tried.
+    """A revision whose rollback was not verified.
 
     Attributes
     ----------
     revision, name : str
-        Which.
+        The id and the name of the revision.
     why : str
-        Why not.
+        The reason.
     """
 
     revision: str
@@ -41,16 +41,16 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class Proof:
-    """What was tried on a checkpoint, with success.
+    """The result of a successful verification.
 
     Attributes
     ----------
     checkpoint : str
-        Which.
+        The file.
     up, down : tuple of str
-        Revisions that were applied and undone; undone and applied again.
+        Revisions that were applied and undone; revisions that were undone and applied again.
     skipped : tuple of Skipped
-        Those that were not tried.
+        Revisions that were not verified.
     """
 
     checkpoint: str
@@ -60,19 +60,19 @@ class Proof:
 
 
 def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) -> None:
-    """Check that each of some revisions has a way back.
+    """Check that each of these revisions has a rollback.
 
     Parameters
     ----------
     revisions : iterable of Revision
-        Which.
+        The revisions.
     but_declared : bool
-        Whether those may have none whose scripts say so.
+        Whether revisions that are declared irreversible may lack one.
 
     Raises
     ------
     NoWayBack
-        One of them has none.
+        A revision has no rollback.
     """
     for revision in revisions:
         if not revision.reversible and not (but_declared and why_skipped(revision)):
@@ -82,29 +82,29 @@ def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) 
 def prove(
     file: Checkpoint, graph: Graph, record: Record, revisions: Sequence[Revision], settings: executor.Settings
 ) -> None:
-    """Check that the rollbacks of revisions are the inverse of their migrations, on a checkpoint; nothing is written.
+    """Check on a checkpoint that the rollbacks of revisions are the inverses of their migrations; writes nothing.
 
-    Those without a way back are applied, and what lies between them is tried.
+    Irreversible revisions are applied, and the stretches between them are verified.
 
     Parameters
     ----------
     file : Checkpoint
-        The checkpoint, where the revisions are to be applied.
+        The checkpoint to which the revisions are to be applied.
     graph : Graph
-        Where they come from.
+        The graph that contains them.
     record : Record
-        That of the checkpoint.
+        The record of the checkpoint.
     revisions : sequence of Revision
         In the order in which they are applied.
     settings : executor.Settings
-        What operations go by.
+        Settings for operations.
 
     Raises
     ------
     NotProven
-        They are not; it says which, and what is the first difference.
+        A rollback is not the inverse; the error names the revision and the first difference.
     NoWayBack
-        One of them loses something of this very checkpoint.
+        A revision loses data of this checkpoint.
     """
     end = 0
     for reversible, stretch in groupby(revisions, lambda revision: revision.reversible):
@@ -114,7 +114,7 @@ def prove(
         wrong = _difference(file, graph, record, revisions[:end], end - start, settings)
         if wrong is None:
             continue
-        # Which one it is costs more, and is only asked for then: up to it and one step back, against the one before.
+        # Finding the revision costs more, so do it only on failure: undo each one alone, compare with the one before.
         for count in range(start + 1, end + 1):
             own = _difference(file, graph, record, revisions[:count], 1, settings)
             if own is not None:
@@ -125,19 +125,20 @@ def prove(
 def prove_down(
     file: Checkpoint, graph: Graph, record: Record, configured: str | None
 ) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
-    """Go down from where a checkpoint is, as a downgrade does, and up again, and compare with what is there.
+    """Downgrade a checkpoint from its revision, upgrade it again, and compare it with the original.
 
     Parameters
     ----------
     file, graph, record
         As for `prove`.
     configured : str or None
-        Where the state dict is, by the configuration.
+        The configured path of the state dict.
 
     Returns
     -------
     tuple of str, tuple of Skipped
-        What was undone and applied again; and what could not be: the first that has no way back, and all below it.
+        The revisions that were undone and applied again, and those that were skipped: the first irreversible one and
+        all below it.
 
     Raises
     ------
@@ -166,20 +167,20 @@ def prove_down(
 
 
 def why_skipped(revision: Revision) -> str:
-    """Say why a revision cannot be undone by what its script says; empty if it can."""
+    """Return why the script of a revision rules out a rollback; empty if it does not."""
     if revision.final:
         return "it is a barrier"
     return "it is declared irreversible" if _is_declared_irreversible(revision) else ""
 
 
 def _is_declared_irreversible(revision: Revision) -> bool:
-    """Tell whether the script says so: operations that lose something do not say it by themselves."""
+    """Return whether the script declares itself irreversible. Operations that lose data are no such declaration."""
     said = revision.declared and (revision.operations is None or "rollback" in revision.lines)
     return said and not revision.reversible
 
 
 def _stuck(graph: Graph, entry: Applied) -> str:
-    """Say why a checkpoint cannot go down over a revision that it has; empty if it can."""
+    """Return why a checkpoint cannot be downgraded past a revision; empty if it can."""
     why = why_skipped(graph[entry.revision]) or ("it is a barrier" if entry.final else "")
     if why:
         return why
@@ -196,7 +197,7 @@ def _stuck(graph: Graph, entry: Applied) -> str:
 def _gone_and_back(
     file: Checkpoint, graph: Graph, undone: Sequence[Applied], settings: executor.Settings
 ) -> Difference | None:
-    """Go down over some revisions and up again; compare with what there was."""
+    """Undo some revisions, apply them again, and compare with the original."""
     down = [step_actions.down(graph, entry) for entry in undone]
     up = [step_actions.up(graph[entry.revision]) for entry in reversed(undone)]
     orders: dict[str, Any] = {}
@@ -218,9 +219,9 @@ def _difference(
     back: int,
     settings: executor.Settings,
 ) -> Difference | None:
-    """Go up with all and down with the last so many; compare with having gone up with the others alone.
+    """Apply all revisions, undo the last `back` of them, and compare with applying only the others.
 
-    What is in between is pickled and loaded, as it is between an upgrade and a downgrade.
+    The intermediate state is pickled and loaded, as between a real upgrade and downgrade.
     """
     settings = replace(settings, optimizers=record.optimizers)
     up = [step_actions.up(revision) for revision in revisions]
@@ -252,7 +253,7 @@ def _compared(expected: Checkpoint, found: Checkpoint) -> Difference | None:
 
 
 def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
-    """Compare what lies beside the pickle, where it was written anew; records of ours say how it came about."""
+    """Compare rewritten entries beside the pickle, except our own, which holds the history."""
     for name in sorted({*expected.attached, *found.attached} - {embed.ATTACHMENT}):
         if expected.attachment(name) != found.attachment(name):
             return Difference(f"record {name} of the archive", "it is not what it was, byte by byte")
@@ -260,12 +261,12 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
 
 
 def _kept_alone(walk: executor.Walk) -> Record:
-    """Return what is compared of a record: what is put aside, and not how it came about."""
+    """Return the part of a record that is compared: the stash, without the history."""
     return Record(stash=walk.world.stash)
 
 
 def _nothing(walk: executor.Walk) -> Record:
-    """Return what is compared of a record after the way down and up: nothing, since all is put aside anew."""
+    """Return an empty record for the comparison after a downgrade and upgrade, because the stash is rebuilt."""
     return Record()
 
 
@@ -279,28 +280,29 @@ def _draft(
 
 
 def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Project | StrPath | None = None) -> Proof:
-    """Try the ways back of a checkpoint, in memory; nothing is written.
+    """Verify the rollbacks of a checkpoint in memory; writes nothing.
 
-    Go up to a target and back down, and down from where it is and up again; compare each time with what is there.
+    Upgrades to a target and back, and downgrades from the current revision and back. Compares with the original each
+    time.
 
     Parameters
     ----------
     checkpoint : path
         The file.
     target : str
-        As for `upgrade`; by default as far as can be reached, on all branches.
+        As for `upgrade`; by default the highest revisions that can be reached, on all branches.
     project : Project or path, optional
-        Whose scripts.
+        The project that holds the scripts.
 
     Returns
     -------
     Proof
-        Which revisions were tried, and which were not, as they are declared irreversible.
+        The revisions that were verified, and those that were skipped because they are declared irreversible.
 
     Raises
     ------
     NotProven
-        A way back does not lead to what is there.
+        A rollback does not restore the original.
     MigrateError
         As for `upgrade` and `downgrade`.
     """

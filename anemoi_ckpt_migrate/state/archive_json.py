@@ -1,4 +1,4 @@
-"""What lies in the archive beside the pickle, as operations change it: JSON that others wrote."""
+"""Edit JSON entries of the archive beside the pickle, which other tools wrote."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 MOST = 64 << 20
-"""How many bytes are taken for JSON that somebody may have written, and read into memory."""
+"""The largest size in bytes of an entry that is read into memory as JSON."""
 
 
 class NotJson(ValueError):
-    """A record that cannot be changed as JSON; the message says why."""
+    """An entry that cannot be edited as JSON; the message gives the reason."""
 
 
 class Document:
-    """JSON that is changed, and keeps its layout.
+    """An editable JSON document that keeps its layout.
 
     Parameters
     ----------
     name : str
-        The record that it stands in.
+        The name of the archive's entry.
     content : bytes
-        What that holds.
+        The content of the entry.
 
     Attributes
     ----------
     holder : list
-        What it says, as the only item of a list, so that all of it may be replaced.
+        The value, as the only item of a list, so that all of it may be replaced.
     text : str
-        How that was written last.
+        The text of the last version.
 
     Raises
     ------
     NotJson
-        It is none, or would not be the same when it was written again.
+        The content is not JSON, or would change when written again.
     """
 
     def __init__(self, name: str, content: bytes) -> None:
@@ -54,12 +54,12 @@ class Document:
         self._before, _, self._after = self.text.partition(body)
 
     def rewritten(self) -> str:
-        """Return it as it is written by now: as it was, if it says the same.
+        """Return the current text; the last text if the value has not changed.
 
         Raises
         ------
         NotJson
-            It says what JSON cannot say.
+            The value cannot be written as JSON.
         """
         try:
             spelled = json.dumps(self.holder[0], **self._layout)
@@ -87,10 +87,10 @@ def _number(text: str) -> float:
 
 
 def _layouts(text: str) -> Iterator[dict[str, Any]]:
-    """Give the ways in which JSON may have been laid out, the likeliest first."""
+    """Yield the possible layouts of a JSON text, the likeliest first."""
     found = re.match(r"\s*[\[{]\n([ \t]*)", text)
     indent = found[1] if found else None
-    # Half of a pair of surrogates can be written as an escape only.
+    # A lone surrogate can only be written as an escape.
     escapes = (True, False) if text.isascii() else (True,) if re.search(r"\\u[dD][89a-fA-F]", text) else (False, True)
     for separators in ((",", ": "), (", ", ": "), (",", ":")) if found else ((", ", ": "), (",", ":")):
         for escaped in escapes:
@@ -98,19 +98,19 @@ def _layouts(text: str) -> Iterator[dict[str, Any]]:
 
 
 class Attached:
-    """Records of the archive, as operations change them.
+    """Entries of the archive, as operations change them.
 
     Parameters
     ----------
     sizes : callable
-        Returns which there are that are not torch's own, and how many bytes each has.
+        Returns the names and sizes in bytes of all entries that are not torch's own.
     read : callable
-        Returns the content of one.
+        Returns the content of an entry.
 
     Attributes
     ----------
     changed : dict of str to bytes
-        What is to be written.
+        The entries to write.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Attached:
         self.changed: dict[str, bytes] = {}
 
     def content(self, name: str) -> bytes | None:
-        """Return the content of a record; None if there is none of that name.
+        """Return the content of an entry; None if there is no entry with that name.
 
         Raises
         ------
         NotJson
-            It is too large to be JSON that somebody wrote.
+            The entry is too large for JSON.
         """
         if name in self.changed:
             return self.changed[name]
@@ -136,12 +136,12 @@ class Attached:
         return None if size is None else self._read(name)
 
     def document(self, name: str) -> Document | None:
-        """Return the JSON of a record, which stays open; None if there is none of that name.
+        """Return the JSON document of an entry, which stays open; None if there is no entry with that name.
 
         Raises
         ------
         NotJson
-            It is none, or too large.
+            The entry is not JSON, or is too large.
         """
         if name not in self._documents:
             content = self.content(name)
@@ -151,23 +151,23 @@ class Attached:
         return self._documents[name]
 
     def put(self, name: str, text: str) -> None:
-        """Have a record be written, as JSON that somebody wrote before.
+        """Set the text of a JSON entry, and open it again.
 
         Raises
         ------
         NotJson
-            It is none, or too large.
+            The text is not JSON, or is too large.
         """
         self.write(name, text)
         self._documents[name] = Document(name, self.changed[name])
 
     def write(self, name: str, text: str) -> None:
-        """Have the text of a document be written.
+        """Set the text of an entry to write.
 
         Raises
         ------
         NotJson
-            It is too large to be read again.
+            The text is too large to be read again.
         """
         content = text.encode()
         if len(content) > MOST:

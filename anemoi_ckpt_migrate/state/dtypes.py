@@ -1,11 +1,11 @@
-"""Dtypes by name, and which of them can hold everything that another can."""
+"""Dtypes by name, and which of them can hold all values of another."""
 
 from __future__ import annotations
 
 import math
 
-# Exponent and mantissa bits of what is floating point, the sign and the bits of integers. IEEE 754; for bfloat16 and
-# the formats of 8 bits, "FP8 formats for deep learning" (arXiv:2209.05433) and torch's own documentation.
+# Exponent and mantissa bits of floating point dtypes, sign and value bits of integers. Sources: IEEE 754; for bfloat16
+# and the 8-bit formats, "FP8 formats for deep learning" (arXiv:2209.05433) and torch's own documentation.
 _FLOATING = {
     "float64": (11, 52),
     "float32": (8, 23),
@@ -27,7 +27,7 @@ _INTEGERS = {
     "int64": (1, 63),
 }
 DTYPES = (*_FLOATING, *_COMPLEX, *_INTEGERS)
-"""All that tensors can be cast to."""
+"""All dtypes that tensors can be cast to."""
 
 
 _LARGEST = {
@@ -38,12 +38,12 @@ _LARGEST = {
     "float8_e5m2": 57344.0,
     "float8_e4m3fn": 448.0,
 }
-"""The largest number of each, as `torch.finfo` has it."""
+"""The largest number of each, by `torch.finfo`."""
 _INFINITE = ("float64", "float32", "float16", "bfloat16")
 
 
 def takes(dtype: str, number: float) -> bool:
-    """Tell whether a dtype has a number, as near as its precision allows."""
+    """Return whether a dtype can hold a number, within its precision."""
     dtype = _COMPLEX.get(dtype, dtype)
     finite = isinstance(number, int) or math.isfinite(number)
     if dtype in _FLOATING:
@@ -53,12 +53,12 @@ def takes(dtype: str, number: float) -> bool:
 
 
 def is_floating(dtype: str) -> bool:
-    """Tell whether a dtype is floating point."""
+    """Return whether a dtype is floating point."""
     return dtype in _FLOATING
 
 
 def is_exact(old: str, new: str) -> bool:
-    """Tell whether casting from one dtype to another loses nothing, so that casting back is exact."""
+    """Return whether casting from one dtype to another loses nothing, so that casting back is exact."""
     if old == new:
         return True
     if old in _FLOATING and new in _FLOATING:

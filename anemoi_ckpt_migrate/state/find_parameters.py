@@ -1,4 +1,4 @@
-"""Where in a tree the parameters are: the state dict, its copies, and the optimizers."""
+"""Find the parameters in a tree: the state dict, its copies, and the optimizers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from anemoi_ckpt_migrate.state.pickled_module import Pickled, held, identity, is
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 
 USUAL = ("state_dict", "model_state_dict", "model")
-"""Where the state dict of a model usually is."""
+"""The usual keys of the state dict of a model."""
 AVERAGED = "module."
 Told = tuple[str, str, str]
-"""What a record says of a dict of parameters: its path, what stands before the names there, and what is lacking."""
+"""A dict of parameters in a record: its path, the extra prefix of the names there, and the lacking prefix."""
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-"""What torch and Lightning call a model in a wrapper: DistributedDataParallel, torch.compile, FSDP, and so on."""
+"""Names that torch and Lightning give to a wrapped model: DistributedDataParallel, torch.compile, FSDP, and so on."""
 
 _COUNTER = "n_averaged"  # torch.optim.swa_utils.AveragedModel counts there
 _DEEPEST = 6
-_TRIED = 8  # names from which the lead of a copy is guessed
+_TRIED = 8  # names from which the prefix of a copy is guessed
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Place:
     Attributes
     ----------
     path : str
-        Where it is in the tree.
+        Its path in the tree.
     content : dict
         The dict.
     lead : str
-        What stands before the names here and not in the state dict.
+        The prefix of names here that the state dict does not have.
     lacking : str
-        What stands before the names in the state dict and not here.
+        The prefix of names in the state dict that is lacking here.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Place:
         self._then = self.lead, self.lacking
 
     def table(self) -> Table:
-        """Return its names, as the state dict has them."""
+        """Return its contents under the names of the state dict."""
         named = ((self._own(key, value), key, value) for key, value in self.content.items())
         return Table((name, (key, value) if name is None else value) for name, key, value in named)
 
@@ -60,29 +60,29 @@ class Place:
         return self.lacking + key[len(self.lead) :]
 
     def key(self, name: str) -> str:
-        """Return what a name is called here."""
+        """Return the key here of a name of the state dict."""
         return self.lead + name.removeprefix(self.lacking)
 
     def moves(self, moves: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
-        """Return moves of names as what becomes of what they were called here when this was last asked."""
+        """Return moves of names as moves of keys here, with old keys as of the last call."""
         (lead, lacking), self._then = self._then, (self.lead, self.lacking)
         return [(lead + old.removeprefix(lacking), None if new is None else self.key(new)) for old, new in moves]
 
     def items(self, table: Table) -> list[tuple[Any, Any]]:
-        """Return what a table has, as it is called here."""
+        """Return the items of a table, with the keys used here."""
         return [value if name is None else (self.key(name), value) for name, value in table.everything()]
 
     def told(self) -> Told:
-        """Return what a record says of it."""
+        """Return its description for the record."""
         return self.path, self.lead, self.lacking
 
     def is_found(self, table: Table, main: Table) -> bool:
-        """Tell whether it would be found as it is, with the names of a table."""
+        """Return whether the search for copies would find it in the same form, with the names of a table."""
         found = _like(self.path, dict(self.items(table)), main)
         return found is not None and found.told() == self.told()
 
     def write(self, table: Table) -> None:
-        """Give the dict what a table has, in its order."""
+        """Replace the contents of the dict by those of a table, in its order."""
         items = self.items(table)
         self.content.clear()
         for key, value in items:
@@ -91,22 +91,22 @@ class Place:
             self.content.put_back()
 
     def misfits(self, table: Table, ordered: bool) -> Iterable[str]:
-        """Say what of a table a pickled model cannot hold, in the order of the optimizer if that matters."""
+        """Return sentences about names in a table that a pickled model cannot hold, or not in the optimizer's order."""
         return self.content.misfits(dict(self.items(table)), ordered) if is_a(self.content, Pickled) else ()
 
 
 def is_tensor(value: Any) -> bool:
-    """Tell whether a value of a tree is a tensor, real or not."""
+    """Return whether a value of a tree is a tensor, real or not."""
     return is_stored(value) or is_real(value)
 
 
 def is_parameters(value: Any) -> bool:
-    """Tell whether a value of a tree is a dict of tensors by name."""
+    """Return whether a value of a tree is a dict of tensors by name."""
     return is_a(value, dict) and any(map(is_tensor, value.values())) and all(isinstance(key, str) for key in value)
 
 
 def is_optimizer(value: Any) -> bool:
-    """Tell whether a value of a tree is what an optimizer saved, flattened or not."""
+    """Return whether a value of a tree is a saved optimizer state, flattened or not."""
     if is_flattened(value):
         return True
     if not is_a(value, dict) or not is_a(value.get("state"), dict):
@@ -116,11 +116,11 @@ def is_optimizer(value: Any) -> bool:
 
 
 def at(tree: Any, path: str) -> Any:
-    """Return what stands at a path of keys joined by dots; None if nothing does."""
+    """Return the value at a path of keys joined by dots; None if there is none."""
     if not path:
         return tree
     if is_a(tree, dict):
-        # Of its keys, the whole path or else the shortest that it begins with.
+        # Use the key that equals the whole path, or else the shortest key that the path starts with.
         begins = [key for key in tree if isinstance(key, str) and path.startswith(key)]
         begins = [key for key in begins if path[len(key) : len(key) + 1] in ("", ".")]
         if begins:
@@ -140,12 +140,12 @@ def find_main(tree: Any, path: str | None = None) -> Place | str:
     tree : object
         The checkpoint.
     path : str, optional
-        Where it is; without it, the usual places are looked at, then all others.
+        Its path; without it, the usual keys are tried first, then all others.
 
     Returns
     -------
     Place or str
-        The dict; or, if it is not known which, a sentence that says so.
+        The dict; or a sentence with the reason, if it cannot be identified.
     """
     if path is not None:
         found = held(at(tree, path))
@@ -164,7 +164,7 @@ def find_main(tree: Any, path: str | None = None) -> Place | str:
 
 
 def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
-    """Return what may be the state dict, by where it is: one that is where it usually is, alone."""
+    """Return candidates for the state dict by key; a candidate at a usual key is returned alone."""
     for name in USUAL:
         if is_parameters(tree.get(name)):
             return {name: tree[name]}
@@ -177,7 +177,7 @@ def _may_be_main(name: Any, value: Any) -> bool:
 
 
 def is_extra(key: Any) -> bool:
-    """Tell whether a key is that of what a module saves of its own, `torch.nn.Module.get_extra_state`."""
+    """Return whether a key is that of the extra state of a module, as from `torch.nn.Module.get_extra_state`."""
     return isinstance(key, str) and key.endswith("_extra_state")
 
 
@@ -186,7 +186,7 @@ def _main(path: str, content: dict[Any, Any]) -> Place:
 
 
 def _own_lead(names: Collection[str]) -> str:
-    """Return what stands before all names of the model in a state dict of `AveragedModel`; empty for any other."""
+    """Return the prefix of all names of the model in a state dict of `AveragedModel`; empty for any other."""
     for counter in (name for name in names if name.rpartition(".")[2] == _COUNTER):
         lead = counter.removesuffix(_COUNTER) + AVERAGED
         if len(names) > 1 and all(name.startswith(lead) for name in names if name != counter):
@@ -195,25 +195,25 @@ def _own_lead(names: Collection[str]) -> str:
 
 
 def is_of_average(name: str, place: int, names: Container[str]) -> bool:
-    """Tell whether what begins at a place in a name is what `AveragedModel` calls the model: it counts beside it."""
+    """Return whether `AveragedModel` added the part that begins at a place in a name: its counter stands beside it."""
     return name.startswith(AVERAGED, place) and name[:place] + _COUNTER in names
 
 
 def unwrapped(name: str) -> str:
-    """Return a name without what wrappers put into it."""
+    """Return a name without the parts that wrappers add."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def wrappers_of(names: Iterable[str]) -> list[str]:
-    """Return what wrappers put into names."""
+    """Return the parts of names that wrappers added."""
     parts = {part for name in names for part in name.split(".")}
     return [wrapper for wrapper in WRAPPERS if wrapper in parts]
 
 
 def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = ()) -> list[Place]:
-    """Find other dicts of the same parameters, of these names, beside known ones: averages, and what they replaced.
+    """Find further copies of the parameters, beside known ones: averages, and parameters that averages replaced.
 
-    Pickled models are looked into where the parameters are those of one: elsewhere they are anybody's.
+    Pickled models are searched only if the main parameters are in one; otherwise they may be unrelated models.
     """
     found = []
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
@@ -225,7 +225,7 @@ def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = (
 
 
 def find_wrapped_otherwise(tree: Any, main: Place, names: Table, known: Iterable[Place]) -> list[Place]:
-    """Find dicts that would be copies of these names, were it not for wrappers at other places in their names."""
+    """Find dicts that would be copies of these names if wrappers stood at the same places in their names."""
     own = {unwrapped(name): names[name] for name in names}
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
     return [
@@ -236,7 +236,7 @@ def find_wrapped_otherwise(tree: Any, main: Place, names: Table, known: Iterable
 
 
 def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
-    """Tell whether most tensors of a dict are some of these, by their names without wrappers and their shapes."""
+    """Return whether most tensors of a dict match these by shape and by name without wrappers."""
     tensors = {key: value for key, value in content.items() if is_tensor(value)}
     there = {name: value for key, value in tensors.items() if (name := unwrapped(key)) in main}
     same = [name for name, value in there.items() if _shape(main[name]) == _shape(value)]
@@ -245,7 +245,7 @@ def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
 
 def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:
     tensors = [key for key, value in content.items() if is_tensor(value)]
-    own = _own_lead(content)  # stays, whatever becomes of a wrapper of that name in the state dict
+    own = _own_lead(content)  # stays, even if the state dict gains or loses a wrapper of that name
     for more, lacking in _leads([key[len(own) :] for key in tensors if key.startswith(own)], main):
         lead = own + more
         names = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
@@ -275,12 +275,12 @@ def _shape(value: Any) -> Any:
 
 
 def find_optimizers(tree: Any) -> list[tuple[str, dict[Any, Any]]]:
-    """Find what optimizers saved, with the paths where that is."""
+    """Find saved optimizer states, with their paths."""
     return [(path, value) for path, value in _walk(tree, "", 0, set()) if is_optimizer(value)]
 
 
 def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
-    """Return all dicts that may hold parameters, by the paths where they are."""
+    """Return all dicts that may hold parameters, by path."""
     return {"": held(tree), **dict(_walk(tree, "", 0, set(), True))} if is_a(held(tree), dict) else {}
 
 
@@ -290,7 +290,7 @@ def _dicts(tree: Any, path: str, depth: int, seen: set[int], models: bool) -> It
 
 
 def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False) -> Iterator[tuple[str, Any]]:
-    """Go through the dicts of a tree, and pickled models if asked to; not into those of tensors, nor optimizers."""
+    """Yield the dicts of a tree, and pickled models if asked to; do not enter dicts of tensors or optimizers."""
     if depth > _DEEPEST or id(tree) in seen:
         return
     seen.add(id(tree))

@@ -1,7 +1,7 @@
-"""An optimizer's state with one key for each thing that it knows of a parameter, and the way back to such keys.
+"""Convert a flattened optimizer state, with one key for each entry of a parameter, to the usual form and back.
 
-`torch.distributed.checkpoint.state_dict` makes it where ``flatten_optimizer_state_dict`` is set:
-``state.NAME.exp_avg``, ``param_groups.NAME.lr``. Groups are not in it; what has the same settings counts as one.
+`torch.distributed.checkpoint.state_dict` makes it if ``flatten_optimizer_state_dict`` is set: ``state.NAME.exp_avg``,
+``param_groups.NAME.lr``. It has no groups; parameters with the same settings count as one group.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _STATE, _GROUPS, _NAMES = "state.", "param_groups.", "param_names"
 
 
 def is_flattened(value: Any) -> bool:
-    """Tell whether a value of a tree is the state of an optimizer, flattened."""
+    """Return whether a value of a tree is a flattened optimizer state."""
     if not is_a(value, dict) or not all(isinstance(key, str) for key in value):
         return False
     return any(_setting(key) is not None for key in value) and all(key.startswith((_STATE, _GROUPS)) for key in value)
 
 
 def unflattened(content: Mapping[str, Any], same: Callable[[Any, Any], bool]) -> dict[str, Any]:
-    """Return it as an optimizer saves it that knows its parameters by name.
+    """Return the state in the form of an optimizer that lists its parameters by name.
 
     Parameters
     ----------
     content : mapping
-        The state, flattened. What is of no parameter that has settings is left out.
+        The flattened state. Keys that belong to no parameter with settings are left out.
     same : callable
-        Tells whether two settings are the same.
+        Returns whether two settings are the same.
     """
     settings: dict[str, dict[str, Any]] = {}
     for key, value in content.items():
@@ -50,7 +50,7 @@ def unflattened(content: Mapping[str, Any], same: Callable[[Any, Any], bool]) ->
 
 
 def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return it flattened again."""
+    """Return the state in flattened form."""
     found = {f"{_STATE}{name}.{key}": value for name, own in content["state"].items() for key, value in own.items()}
     for group in content["param_groups"]:
         for name in group["params"]:
@@ -59,7 +59,7 @@ def flattened(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strays(content: Mapping[str, Any]) -> list[str]:
-    """Return the keys that are of no parameter that has settings."""
+    """Return the keys that belong to no parameter with settings."""
     names = {found[0] for key in content if (found := _setting(key)) is not None}
     return [key for key in content if _setting(key) is None and _place(key, names) is None]
 
@@ -77,23 +77,23 @@ def groups_like(
 
 
 def nameless(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a group without the names that it lists, as one that was made with names does: they come and go."""
+    """Return a group with an empty ``param_names``, because names come and go."""
     return {key: [] if key == _NAMES else value for key, value in group.items()}
 
 
 def settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a group says of its parameters."""
+    """Return the settings of a group."""
     return {key: value for key, value in group.items() if key != "params"}
 
 
 def _setting(key: str) -> tuple[str, str] | None:
-    """Return of which parameter a key says something, and what; None if it is none of a group."""
+    """Return the parameter and the setting that a key names; None if it names no setting."""
     name, _, word = key.removeprefix(_GROUPS).rpartition(".")
     return (name, word) if key.startswith(_GROUPS) and name and word else None
 
 
 def _place(key: str, names: Collection[str]) -> tuple[str, str] | None:
-    """Return of which of some parameters a key holds the state, and what of it; None if of none of them."""
+    """Return the parameter and the state entry that a key names; None if it names none of these parameters."""
     if not key.startswith(_STATE):
         return None
     rest = key.removeprefix(_STATE)

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer has, where only the shapes of its moments and the order of the state dict tell."""
+"""Infer the parameters of an optimizer from the shapes of its moments and the order of the state dict."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 SAY = "say it with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
-"""What helps where nothing tells."""
+"""Advice for when the parameters cannot be inferred."""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
 
 
 class Unknown(Exception):
-    """It cannot be told which parameter is which; the message says why, and what helps."""
+    """The parameters cannot be identified; the message gives the reason and a solution."""
 
 
 def from_shapes(
     path: str, main: Table, tensors: Tensors, groups: Sequence[Sequence[tuple[int, ...] | None]]
 ) -> list[list[str]]:
-    """Return the parameters of an optimizer, if only one choice from the state dict, in its order, has the shapes.
+    """Return the parameters of an optimizer, if only one selection from the state dict, in order, has these shapes.
 
     Parameters
     ----------
     path : str
-        Where the optimizer is, for messages.
+        The path of the optimizer, for messages.
     main : Table
         The state dict.
     tensors : Tensors
-        What can be done with its tensors.
+        Operations on its tensors.
     groups : sequence of sequences of shape or None
-        The shapes of each group, as far as they are known.
+        The shapes of each group; None if unknown.
 
     Raises
     ------
     Unknown
-        There is no such choice, or more than one.
+        There is no such selection, or more than one.
     """
     every: list[tuple[str, tuple[int, ...]]] = []
     for name, shape in candidates(main, tensors):
@@ -76,7 +76,7 @@ def _refuse_ambiguous(path: str, choice: Sequence[tuple[str, Any]], found: Any) 
 
 
 def moment_shape(state: Any, tensors: Tensors) -> tuple[int, ...] | None:
-    """Return the shape that a parameter has by what is remembered of it; None if that does not tell."""
+    """Return the shape of a parameter by its moments; None if they do not show it."""
     if not is_a(state, dict):
         return None
     own = {plain_shape(value, tensors) for value in state.values() if is_tensor(value)} - {(), None}
@@ -84,7 +84,7 @@ def moment_shape(state: Any, tensors: Tensors) -> tuple[int, ...] | None:
 
 
 def plain_shape(value: Any, tensors: Tensors) -> tuple[int, ...] | None:
-    """Return the shape of a tensor; None for one that only functions can change, as a sparse one."""
+    """Return the shape of a tensor; None for one that only functions can change, such as a sparse one."""
     try:
         return tensors.shape(value)
     except Mismatch:
@@ -92,7 +92,7 @@ def plain_shape(value: Any, tensors: Tensors) -> tuple[int, ...] | None:
 
 
 def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...] | None]]:
-    """Return what may be parameters, with the shape: floating point, and of tied ones the first."""
+    """Return possible parameters with their shapes: floating point or complex, only the first of tied ones."""
     seen: set[Any] = set()
     found = []
     for name in main:
@@ -108,12 +108,12 @@ def candidates(main: Table, tensors: Tensors) -> list[tuple[str, tuple[int, ...]
 
 
 def parameters(main: Table, tensors: Tensors) -> list[str]:
-    """Return the names of what may be parameters, without the buffers that are known; tied ones by each of theirs."""
+    """Return the names of possible parameters, without known buffers; tied ones under all their names."""
     return [name for name in main if _may_be_one(main[name], tensors) and not _is_known_buffer(name, main)]
 
 
 def is_buffer(name: str, names: Container[str]) -> bool:
-    """Tell whether a name is that of a buffer of a batch norm, beyond doubt: it counts batches."""
+    """Return whether a name is certainly that of a batch norm buffer: the module also counts batches."""
     module, dot, _ = name.rpartition(".")
     return _is_known_buffer(name, names) and f"{module}{dot}{_BUFFERS[2]}" in names
 
@@ -124,19 +124,19 @@ def _may_be_one(value: Any, tensors: Tensors) -> bool:
 
 
 def may_be_parameter(dtype: str) -> bool:
-    """Tell whether parameters may be of a dtype."""
+    """Return whether parameters may have a dtype."""
     return is_floating(dtype) or dtype.startswith("complex")
 
 
 def _is_known_buffer(name: str, names: Container[str]) -> bool:
-    """Tell whether a name is that of a buffer of torch's normalisations over batches."""
+    """Return whether a name is that of a buffer of torch's batch normalisations."""
     module, _, leaf = name.rpartition(".")
     lead = f"{module}." if module else ""
     return leaf in _BUFFERS and all(f"{lead}{other}" in names for other in _BUFFERS[:2])
 
 
 def differ(before: Mapping[str, Any], after: Mapping[str, Any], by_name: bool) -> bool:
-    """Tell whether these are not the very same values, in the same order; or, by name, of the same names."""
+    """Return whether two mappings differ in their values (by identity) or order; with `by_name`, also in names."""
     same = len(before) == len(after) and all(map(is_, before.values(), after.values()))
     return not same or (by_name and list(before) != list(after))
 
@@ -145,23 +145,23 @@ _MOST_STATES = 400_000
 
 Shape = tuple[int, ...]
 Assignment = list[list[int]]
-"""For each group, the place in the sequence of each of its members."""
+"""For each group, the index of each of its members in the sequence."""
 
 
 def assignments(shapes: Sequence[Shape], groups: Sequence[Sequence[Shape | None]]) -> list[Assignment]:
-    """Find ways to match; at most two, for two are as good as many.
+    """Find assignments of groups to a sequence; stops at two, because two already mean that it is ambiguous.
 
     Parameters
     ----------
     shapes : sequence of shape
         The sequence.
     groups : sequence of sequences of shape or None
-        Each is a subsequence of it, no place is taken twice, and some may be taken by none. None fits anything.
+        The groups. Each is a subsequence; no index is used twice, and some may be unused. None matches any shape.
 
     Returns
     -------
     list of Assignment
-        None, one, or two that differ; two empty ones if there are too many to look through.
+        Zero, one, or two different assignments; two empty ones if there are too many states to search.
     """
     total = sum(map(len, groups))
     if total > len(shapes):
@@ -209,7 +209,7 @@ def _moves(state: tuple[int, ...], shape: Shape, groups: Any) -> list[tuple[tupl
 
 
 def _paths(shapes: Sequence[Shape], groups: Any, alive: list[set[tuple[int, ...]]]) -> list[Assignment]:
-    """Walk through what leads to the end; where two ways part, take each once."""
+    """Follow the states that lead to the end; where two paths part, take each once."""
     found: list[Assignment] = []
     for choose_last in (False, True):
         state = (0,) * len(groups)

@@ -1,11 +1,11 @@
-"""Names of parameters with places left open: ``h.{i}.attn.*``.
+"""Patterns for names of parameters: ``h.{i}.attn.*``.
 
-Matching takes time that grows with the length of a name, not with the ways in which it might match: names and patterns
-may come from a checkpoint, and so from anybody.
+The time for matching grows only with the length of a name, not with the number of possible matches, because names and
+patterns may come from an untrusted checkpoint.
 
-A placeholder in braces stands for one part of a name, between dots, and for the same text wherever it stands. A star,
-where a pattern selects, stands for anything, dots included. ``{*}`` and ``{{}`` stand for a star and a brace
-themselves, in names that have them.
+A placeholder in braces matches one part of a name, between dots, and the same text everywhere in a pattern. A star
+matches anything, dots included; only patterns that select may have one. ``{*}`` and ``{{}`` match a literal star and
+brace in a name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from anemoi_ckpt_migrate.errors import BadOperation
 
 _LONGEST = 1000
-"""Characters of a name that is matched with placeholders; nobody has longer ones."""
+"""The longest name, in characters, that is matched with placeholders; real names are shorter."""
 _MOST_STEPS = 100_000
 
 _OPEN = re.compile(r"\{(?P<place>[A-Za-z_][A-Za-z0-9_]*)\}|\{(?P<itself>[*{])\}|\*")
@@ -30,18 +30,18 @@ class Pattern(NamedTuple):
     Attributes
     ----------
     text : str
-        As it was written.
+        The pattern as written.
     places : tuple of str
-        Its placeholders, in the order in which they first stand.
+        Its placeholders, in the order of their first occurrence.
     stars : int
-        How many stars it has.
+        The number of stars.
     regex : re.Pattern
-        What names have to match.
+        The regular expression for names.
     parts : tuple of (str, str)
-        What it is made of: ``text``, ``place``, ``again`` (what a placeholder already stands for) or ``star``, and the
-        text or the name of the placeholder.
+        Its parts as pairs. The kind is ``text``, ``place``, ``again`` (a later occurrence of a placeholder) or
+        ``star``; the second item is the text or the name of the placeholder.
     simple : bool
-        Whether `regex` has at most one choice to go back to: a star, and one placeholder between two dots.
+        Whether `regex` backtracks over at most one choice: a star, and one placeholder between two dots.
     """
 
     text: str
@@ -53,18 +53,18 @@ class Pattern(NamedTuple):
 
     @property
     def open(self) -> bool:
-        """Whether it may stand for more than one name."""
+        """Whether it may match more than one name."""
         return bool(self.places or self.stars)
 
     def bind(self, name: str) -> dict[str, str] | None:
-        """Return what the placeholders stand for in a name; None if it does not match."""
+        """Return the values of the placeholders in a name; None if the name does not match."""
         if self.stars and not self.places:
             return {} if _globs(self.parts, name) else None
         found = self._matched(name, whole=True)
         return None if found is None else found[0]
 
     def begin(self, name: str) -> tuple[dict[str, str], int] | None:
-        """Return what the placeholders stand for where a name begins so, and where that ends; None if it does not."""
+        """Return the placeholder values at the start of a name, and the end of the match; None without a match."""
         return self._matched(name, whole=False)
 
     def _matched(self, name: str, whole: bool) -> tuple[dict[str, str], int] | None:
@@ -76,13 +76,13 @@ class Pattern(NamedTuple):
         return None if found is None else (found.groupdict(), found.end())
 
     def fill(self, bound: Mapping[str, str]) -> str:
-        """Return the name with something in the place of each placeholder."""
+        """Return the name with each placeholder replaced by its value."""
         if "{" not in self.text:
             return self.text
         return _OPEN.sub(lambda found: found["itself"] or bound.get(found["place"], found[0]), self.text)
 
     def among(self, names: Mapping[str, object]) -> Iterator[tuple[str, dict[str, str]]]:
-        """Go through the names that match, in order, with what the placeholders stand for."""
+        """Yield the names that match, in order, with the values of the placeholders."""
         if not self.open:
             name = self.fill({})
             if name in names:
@@ -96,7 +96,7 @@ class Pattern(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def pattern(text: str) -> Pattern:
-    """Read a pattern."""
+    """Parse a pattern."""
     places: dict[str, None] = {}
     parts: list[tuple[str, str]] = []
     at = stars = 0
@@ -127,7 +127,7 @@ _SPELLED: dict[str, Callable[[str], str]] = {
 
 
 def _globs(parts: Sequence[tuple[str, str]], name: str) -> bool:
-    """Tell whether a name matches text with stars: each piece is looked for from the left, and never anew."""
+    """Return whether a name matches text with stars; searches for each piece once, from left to right."""
     pieces = [""]
     for kind, value in parts:
         if kind == "star":
@@ -148,21 +148,21 @@ def _globs(parts: Sequence[tuple[str, str]], name: str) -> bool:
 
 
 class _Matching:
-    """Matches a name with a pattern as the regular expression does, but goes no way twice that led to nothing."""
+    """Matches a name like the regular expression, but tries no failed path twice."""
 
     def __init__(self, parts: Sequence[tuple[str, str]], name: str, whole: bool) -> None:
         self._parts, self._name, self._whole = parts, name, whole
         self._repeats = any(kind == "again" for kind, _ in parts)
 
     def found(self) -> tuple[dict[str, str], int] | None:
-        """Return what the placeholders stand for, and where the match ends; None if there is none.
+        """Return the values of the placeholders, and the end of the match; None without a match.
 
         Raises
         ------
         BadOperation
-            There are too many ways to try.
+            There are too many paths to try.
         """
-        # Each way: how many parts are matched, up to where, where the open part began, what placeholders stand for.
+        # Each path: the number of matched parts, their end, the start of the open part, and the placeholder values.
         ways: list[tuple[int, int, int, tuple[tuple[str, str], ...]]] = [(0, 0, 0, ())]
         tried = set()
         while ways:
@@ -183,7 +183,7 @@ class _Matching:
     def _on(
         self, place: int, at: int, start: int, bound: tuple[tuple[str, str], ...]
     ) -> list[tuple[int, int, int, tuple[tuple[str, str], ...]]]:
-        """Return the ways on from one; the last is to be tried first."""
+        """Return the continuations of a path; the last one is tried first."""
         kind, value = self._parts[place]
         if kind in ("text", "again"):
             wanted = value if kind == "text" else dict(bound)[value]
@@ -199,28 +199,28 @@ class _Matching:
 
 
 def literal(name: str) -> str:
-    """Return what stands for a name and for no other."""
+    """Return a pattern that matches only this name."""
     return re.sub(r"[*{]", r"{\g<0>}", name)
 
 
 def literals(names: Iterable[str]) -> tuple[str, ...]:
-    """Return what stands for names and for no others."""
+    """Return patterns that match only these names."""
     return tuple(map(literal, names))
 
 
 def turns(*texts: str) -> bool:
-    """Tell whether a name that one pattern stands for tells those that the others do, in one way only."""
+    """Return whether a match of one pattern determines the matches of the others, in one way only."""
     open_in = {(frozenset(pattern(text).places), pattern(text).stars) for text in texts}
     return len(open_in) == 1 and all(map(_is_certain, texts))
 
 
 def check_stars(kind: str, texts: Iterable[str]) -> None:
-    """Check that names of what comes about have no star.
+    """Check that patterns for new names have no star.
 
     Raises
     ------
     BadOperation
-        One has.
+        A pattern has one.
     """
     starred = next((text for text in texts if pattern(text).stars), None)
     if starred is not None:
@@ -231,5 +231,5 @@ def check_stars(kind: str, texts: Iterable[str]) -> None:
 
 
 def _is_certain(text: str) -> bool:
-    """Tell whether a name can match in one way only: never is more than one thing open between two dots."""
+    """Return whether a name can match in one way only: there is never more than one wildcard between two dots."""
     return all(sum(found["itself"] is None for found in _OPEN.finditer(part)) < 2 for part in text.split("."))

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of a parameter, as what the names of a table stand for."""
+"""The moments and other state of an optimizer for each parameter, as values of a table."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # s
 _FROM_ZERO = (
     *("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
     *("square_avg", "acc_delta", "grad_avg", "momentum_buffer"),
-)  # torch.optim: what is 0 before the first step
+)  # torch.optim: state that is 0 before the first step
 _COUNTERS = ("step", "mu_product", "eta", "mu")  # torch.optim: numbers, whatever shape the parameter has
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """What an optimizer knows of one parameter.
+    """The state of an optimizer for one parameter.
 
     Attributes
     ----------
     group : int
-        The group that it is in.
+        The number of its group.
     shape : tuple of int
-        Its shape. Its dtype is not of interest here: moments have their own, and are checked by it one by one.
+        The shape of the parameter. Its dtype is left out: each of the moments has its own, which is checked separately.
     state : dict or None
-        What is remembered, by name: ``exp_avg``, ``step`` and so on; None where there is nothing, as for a fresh one.
+        State by name: ``exp_avg``, ``step`` and so on; None if there is none, as for a new optimizer.
     """
 
     group: int
@@ -42,24 +42,24 @@ class Slot:
 
 
 class Slots:
-    """What can be done with the slots of an optimizer: what is done with the parameters, with all that has their shape.
+    """Operations on the slots of an optimizer: state with the shape of a parameter follows the operation on it.
 
     Parameters
     ----------
     tensors : Tensors
-        What can be done with tensors.
+        Operations on tensors.
     groups : list of dict
         The groups of the optimizer.
     flattened : bool
-        Whether groups are nothing but settings that parameters share: one that is not there any more can come back, and
-        each parameter needs a state, for torch's loader has none to put in its place.
+        Whether groups are only settings that parameters share. A missing group can then come back, and each parameter
+        needs a state, because torch's loader does not create one.
 
     Attributes
     ----------
     lead : str
-        What stands before the optimizer's own names in the state dict.
+        The prefix of the optimizer's own names in the state dict.
     models : dict of int to Slot
-        For each group, a parameter of which something is remembered: what a fresh one gets is of these kinds.
+        For each group, a parameter that has state; new parameters get state of the same kinds.
     """
 
     lead = ""
@@ -73,15 +73,15 @@ class Slots:
         return value.shape
 
     def dtype(self, value: Slot) -> str:
-        """Return no dtype: what is remembered of one parameter may be of several."""
+        """Return an empty text, because the state of one parameter may have several dtypes."""
         return ""
 
     def same(self, one: Any, other: Any) -> bool:
-        """Tell whether two are the same; what was changed since is seen on the parameters."""
+        """Return True: changes are detected on the parameters."""
         return True
 
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Slot]) -> Slot:
-        """Make the slot of a parameter that is made of others."""
+        """Make the slot of a parameter that is made from others."""
         if kind in ("fill", "init"):
             return self._fresh(args)
         shape, _ = outcome(kind, args, [slot.shape for slot in values], [self.dtype(slot) for slot in values])
@@ -110,7 +110,7 @@ class Slots:
         return Slot(group or 0, shape, state)
 
     def _start(self, key: Any, value: Any, model: Slot, shape: tuple[int, ...], settings: dict[Any, Any]) -> Any:
-        """Return what an optimizer of torch's has at the beginning of what it has of another parameter by now."""
+        """Return the initial value of an entry, as torch's optimizers set it, given the entry of another parameter."""
         first = settings.get("initial_accumulator_value") if key == "sum" else 0 if key in _FROM_ZERO else None
         if first is None or (key == "momentum_buffer" and settings.get("dampening")):
             raise Mismatch(f"which {key} the optimizer has of a fresh parameter is not known; op.Run can add it")
@@ -143,7 +143,7 @@ class Slots:
             first = values[0]
             if not all(self._tensors.same(first, value) for value in values[1:]):
                 raise Mismatch(f"the optimizer's {name} differs between them")
-            # Each parameter counts for itself: two that shared the counter would both count on it.
+            # Each parameter has its own counter: two parameters that share one would both increase it.
             return self._tensors.make("clone", (), [first]) if kind in ("narrow", "select") else first
         raise Mismatch(
             f"the optimizer's {name} has the shape {list(own[0])}, not that of the parameter {list(shapes[0])}"
@@ -158,7 +158,7 @@ class Slots:
     def _each(
         self, kind: str, args: tuple[Any, ...], name: str, values: list[Any], shapes: list[tuple[int, ...]]
     ) -> Any:
-        """Make a dict or a list like those that are given, item by item."""
+        """Make a dict or a list like the given ones, item by item."""
         first = values[0]
         named = isinstance(first, dict)
         keys: list[Any] = list(first) if named else list(range(len(first)))
@@ -171,7 +171,7 @@ class Slots:
         }
         if not named:
             return type(first)(made.values())
-        copied = copy(first)  # an ordered one stays one
+        copied = copy(first)  # an `OrderedDict` stays one
         copied.update(made)
         return copied
 
@@ -186,7 +186,7 @@ class Slots:
         return stash | ({"settings": nameless(settings_of(self._groups[value.group]))} if self._flattened else {})
 
     def kept(self, value: Any) -> Slot | None:
-        """Return the slot that was put aside; None for a tensor that no optimizer has."""
+        """Return a stashed slot; None for a tensor that no optimizer has state for."""
         if is_a(value, dict):
             group = value["group"]
             if self._flattened is not ("settings" in value):
@@ -205,7 +205,7 @@ class Slots:
         )
 
     def _group_of(self, number: int, settings: dict[Any, Any]) -> int:
-        """Return the group that has these settings: the one of this number, if several do; a new one, if none does."""
+        """Return the group with these settings: the one with this number if several match, a new one if none does."""
         found = groups_like(list(map(nameless, self._groups)), settings, self._tensors.same_values)
         if not found:
             self._groups.append({**settings, "params": []})

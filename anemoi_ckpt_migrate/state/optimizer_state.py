@@ -1,9 +1,9 @@
-"""Which parameter each position in an optimizer's state stands for, and the way back to positions.
+"""Map the positions in an optimizer's state to parameters, and back to positions.
 
-torch's optimizers save their state by position: parameters are numbered through all groups, in the order in which
-they were given (`torch.optim.Optimizer.state_dict`). That order is known if the groups say ``param_names`` (torch 2.6),
-or if the script says it. Otherwise it follows from the state dict, where it can follow from it in one way only: the
-parameters of each group stand in the order of the state dict, and the moments have their shapes.
+torch's optimizers save their state by position: parameters are numbered through all groups, in the order in which they
+were given (`torch.optim.Optimizer.state_dict`). The order is known if the groups have ``param_names`` (torch 2.6), or
+if the script declares it. Otherwise it is derived from the state dict, if only one result is possible: the parameters
+of each group stand in the order of the state dict, and their shapes match the moments.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 
 
 class OrderDeclaration(Protocol):
-    """The order of an optimizer's parameters, as a script declares it."""
+    """The order of an optimizer's parameters, as declared in a script."""
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -44,21 +44,21 @@ class OrderDeclaration(Protocol):
 
     @property
     def own_order(self) -> tuple[int, ...]:
-        """Groups with an order of their own."""
+        """Groups that do not follow the order of the state dict."""
 
 
 class Known(NamedTuple):
-    """What is known of an optimizer while something else is done to the tree.
+    """The known parameters of an optimizer, kept while functions change the tree.
 
     Attributes
     ----------
     content : dict
-        What the optimizer saved.
+        The saved optimizer state.
     places : list of list of (str, object, object)
-        For each position of each group, the parameter's name, its tensor, and what is remembered of it. The tensor
-        says which parameter that is, whatever it is called afterwards.
+        For each position of each group, the name of the parameter, its tensor, and its state. The tensor identifies the
+        parameter even after a renaming.
     declared : bool
-        Whether a script said so: shapes may say otherwise.
+        Whether a script declared the order, which shapes may contradict.
     """
 
     content: dict[Any, Any]
@@ -72,20 +72,20 @@ class State:
     Parameters
     ----------
     path : str
-        Where it is in the tree.
+        Its path in the tree.
     content : dict
-        What the optimizer saved.
+        The saved optimizer state.
     tensors : Tensors
-        What can be done with tensors.
+        Operations on tensors.
 
     Attributes
     ----------
     slots : Slots
-        What can be done with what it remembers.
+        Operations on the slots.
     table : Table
         A `Slot` for each parameter, in the order of the optimizer.
     declared : bool
-        Whether a script said which parameters these are.
+        Whether a script declared the parameters.
     """
 
     def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
@@ -109,25 +109,25 @@ class State:
         known: Known | None = None,
         noted: Order | None = None,
     ) -> None:
-        """Find out which parameter each position stands for.
+        """Identify the parameter at each position.
 
         Parameters
         ----------
         main : Table
             The state dict.
         tensors : Tensors
-            What can be done with its tensors.
+            Operations on its tensors.
         declared : OrderDeclaration, optional
-            What the script says.
+            The declaration of the script.
         known : Known, optional
-            What was known before something else was done to the tree.
+            The parameters known before the tree was changed.
         noted : Order, optional
-            What the record says, if nothing else does: it is believed if it fits.
+            The order in the record; used only if there is no other source, and if it fits.
 
         Raises
         ------
         Unknown
-            It cannot be told.
+            The parameters cannot be identified.
         """
         names = self._names(main, tensors, declared, known, noted)
         believed = noted is not None and known is None and declared is None and names == noted.groups
@@ -138,7 +138,7 @@ class State:
                 value = main[name]
                 if not is_tensor(value):
                     raise Unknown(f"{name}, which the optimizer at {self.path} would have, is no tensor; {SAY}")
-                shape = plain_shape(value, tensors) or ()  # where there is none, nothing is made of it
+                shape = plain_shape(value, tensors) or ()  # without a shape, nothing is made from it
                 items.append((name, Slot(number, shape, state)))
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
@@ -194,7 +194,7 @@ class State:
         return from_shapes(self.path, main, tensors, shapes)
 
     def called(self) -> list[list[Any]] | None:
-        """Return what it calls the parameters of each group; None if it only numbers them."""
+        """Return the optimizer's own names of the parameters in each group; None if it only numbers them."""
         if self.by_name:
             return [list(group["params"]) for group in self.groups]
         if all("param_names" in group for group in self.groups):
@@ -202,7 +202,7 @@ class State:
         return None
 
     def _checked(self, called: Sequence[Sequence[Any]], main: Table) -> Sequence[Sequence[str]]:
-        """Return what the state dict calls them; the optimizer may have been made for a part of the model."""
+        """Return the state dict's names for the optimizer's own; the optimizer may cover only a part of the model."""
         every = [name for own in called for name in own]
         whole = all(isinstance(name, str) for name in every) and [len(own) for own in called] == self._counts()
         first = every[0] if every and whole else ""
@@ -222,7 +222,7 @@ class State:
         return [len(group["params"]) for group in self.groups]
 
     def _lead(self, names: Sequence[Sequence[str]]) -> str:
-        """Return what stands before the optimizer's own names in the state dict."""
+        """Return the prefix of the optimizer's own names in the state dict."""
         own = [name for group in self.called() or () for name in group]
         full = [name for group in names for name in group]
         lead = full[0].removesuffix(str(own[0])) if own and full else ""
@@ -233,15 +233,15 @@ class State:
                 f"the optimizer at {self.path} calls {own[0]} what the state dict calls {full[0]}, and so on, and what "
                 "it would call it afterwards is not known; op.Run can change both"
             )
-        return ""  # names beside the numbers are for the reader
+        return ""  # names beside numbers are only informative
 
     def lead_followed(self, before: Sequence[str]) -> str | None:
-        """Have what stands before its own names follow a change of all names; return what it was, if it changed.
+        """Update the prefix of its own names after a change of all names; return the old prefix if it changed.
 
         Raises
         ------
         Unknown
-            It would not be known what the optimizer calls them.
+            The optimizer's own names cannot be derived.
         """
         lead, now = self.slots.lead, list(self.table)
         strays = [name for name in now if not name.startswith(lead)]
@@ -269,7 +269,7 @@ class State:
         for texts, group in zip(declared.groups, self.groups, strict=True):
             own: list[str] = []
             for name in (name for text in texts for name in _selected(text, main, likely)):
-                memory = memory_of(main[name]) or name  # an optimizer has tied ones once
+                memory = memory_of(main[name]) or name  # an optimizer lists tied parameters once
                 if name not in excluded and memory not in taken:
                     own.append(name)
                     taken.add(memory)
@@ -284,18 +284,18 @@ class State:
         return found
 
     def holds(self, content: dict[Any, Any]) -> bool:
-        """Tell whether it is about this very dict."""
+        """Return whether it was made from this dict (the same object)."""
         return self._source is content
 
     def known(self, main: Table) -> Known:
-        """Return what is known of it once it is written; it may be asked for again when names are others."""
+        """Return its parameters as they are written, to identify them again when names have changed."""
         places = [
             [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
         ]
         return Known(self._source, places, self.declared)
 
     def _followed(self, known: Known, main: Table) -> list[list[str]] | None:
-        """Return what the parameters that were known are called now; None if not all are there as they were."""
+        """Return the current names of known parameters; None if any of them or their states changed or is missing."""
         called: dict[int, str] = {}
         for name in main:
             called.setdefault(id(main[name]), name)
@@ -315,11 +315,11 @@ class State:
         return found
 
     def is_stale(self, main: Table) -> bool:
-        """Tell whether what is in the tree is not what is known here, or not in the order of the state dict."""
+        """Return whether the state in the tree is outdated, or not in the order of the state dict."""
         return self.table.changed or self.names(main) != [list(own) for own in self._written]
 
     def write(self, main: Table) -> None:
-        """Write it into the tree, with the parameters numbered anew in the order of the state dict."""
+        """Write the state into the tree, and number the parameters in the order of the state dict."""
         state: dict[Any, Any] = {}
         more = self._more()
         number = 0
@@ -339,16 +339,16 @@ class State:
             self._source.update(flat)
 
     def _more(self) -> dict[Any, Any]:
-        """Return what is remembered of no parameter: torch lets an optimizer keep anything there."""
+        """Return state that belongs to no parameter; torch lets an optimizer keep any keys there."""
         positions = {position for group in self.groups for position in group["params"]}
         return {key: value for key, value in self._content["state"].items() if key not in positions}
 
     def keeps_order(self) -> bool:
-        """Tell whether the parameters of each group stand in the order of the state dict."""
+        """Return whether the parameters of each group stand in the order of the state dict."""
         return all(self._in_order)
 
     def order_lost(self) -> str:
-        """Say why nothing can be moved in it, or added."""
+        """Return a sentence that explains why no parameter can be moved or added in this optimizer."""
         return (
             f"the optimizer at {self.path} lists its parameters in an order of its own, and where this one belongs in "
             "it is not known"
@@ -360,11 +360,11 @@ class State:
         found: list[list[str]] = [[] for _ in self.groups]
         for name in self.table:
             found[self.table[name].group].append(name)
-        in_order = [*self._in_order, *[True] * len(self.groups)]  # groups may have come back
+        in_order = [*self._in_order, *[True] * len(self.groups)]  # a downgrade may bring groups back
         return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, in_order, strict=False)]
 
     def own_order(self, main: Table) -> tuple[int, ...]:
-        """Return which groups have an order of their own that can no longer be seen."""
+        """Return groups with an order of their own that now happens to match the state dict."""
         place, names = _order(main), self.names(main)
         return tuple(
             number
@@ -373,11 +373,11 @@ class State:
         )
 
     def order(self, main: Table) -> Order:
-        """Return which parameters it has once it is written, for the record."""
+        """Return the parameters and their order once the state is written, for the record."""
         return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
 
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
-        """Tell whether shapes would not tell again which parameter is which, and in which order."""
+        """Return whether the shapes alone would not yield the same parameters and order again."""
         if self.own_order(main):
             return True
         if self.called() is not None:
@@ -391,14 +391,14 @@ class State:
 
 
 def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Known | None:
-    """Return what was known of an optimizer; of one that a function made, what was said of one that is gone."""
+    """Return the known parameters of an optimizer; for a new one, the declared parameters of a removed one."""
     own = [each for each in known if state.holds(each.content)]
     said = (each for each in known if each.declared and not any(other.holds(each.content) for other in every))
     return own[0] if own else next(said, None)
 
 
 def _excluded(texts: Sequence[str], main: Table) -> set[str]:
-    """Return the names that are said to be none of an optimizer's."""
+    """Return the names that a declaration excludes from an optimizer."""
     found = set[str]()
     for text in texts:
         names = [text] if text in main else [name for name, _ in pattern(text).among(main)]
@@ -409,7 +409,7 @@ def _excluded(texts: Sequence[str], main: Table) -> set[str]:
 
 
 def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
-    """Return what a name or a pattern selects: a name whatever it is called, but for buffers; a pattern parameters."""
+    """Return the names that a text selects: a name selects anything except buffers, a pattern only parameters."""
     if text not in main and pattern(text).open:
         return [name for name, _ in pattern(text).among(likely)]
     name = text if text in main else pattern(text).fill({})
@@ -419,7 +419,7 @@ def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
 
 
 def _fits(groups: Sequence[Sequence[str]], shapes: Sequence[Sequence[Any]], main: Table, tensors: Tensors) -> bool:
-    """Tell whether an optimizer may have these parameters: as many, each once, of the shapes of the moments."""
+    """Return whether these parameters fit an optimizer: same count, no duplicates, shapes that match the moments."""
     every = [name for own in groups for name in own]
     if [len(own) for own in groups] != [len(own) for own in shapes] or len(set(every)) != len(every):
         return False
@@ -439,7 +439,7 @@ def _is_lead(text: str) -> bool:
 
 
 def _order(main: Table) -> Callable[[str], int]:
-    """Return what gives names their place in the order of the parameters: that of tied ones is that of the first."""
+    """Return a function that gives the position of a name among the parameters; tied names get the first position."""
     order: dict[Any, int] = {}
     for index, name in enumerate(main):
         order.setdefault(memory_of(main[name]) or name, index)
@@ -447,7 +447,7 @@ def _order(main: Table) -> Callable[[str], int]:
 
 
 def _like(before: Mapping[Any, Any], after: dict[Any, Any]) -> Any:
-    """Give a dict the type of another."""
+    """Return a dict with the type of another."""
     made = type(before)() if type(before) is not dict else {}
     made.update(after)  # type: ignore[attr-defined]
     return made

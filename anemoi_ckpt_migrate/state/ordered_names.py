@@ -1,4 +1,4 @@
-"""Names with something each, in an order: what operations on parameters work on."""
+"""An ordered table of names and values, on which operations on parameters work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 Places = Sequence[tuple[str, str | None]]
-"""Where names stand: each with the one before it, None at the beginning. In order."""
+"""Positions of names: each with its predecessor, None at the beginning. In order."""
 
 _GAP = 1 << 20
 
@@ -25,17 +25,17 @@ _RANK = attrgetter("rank")
 
 
 class Table(Mapping[str, Any]):
-    """Names with a value each, in an order; renaming one, and putting some in the place of others, costs little.
+    """An ordered mapping from names to values, with cheap renaming and replacing.
 
     Parameters
     ----------
     items : iterable of (str or None, object)
-        In order. What has no name keeps its place, and is seen by `everything` alone.
+        The names and values, in order. An item without a name keeps its place, and only `everything` shows it.
     """
 
     def __init__(self, items: Iterable[tuple[str | None, Any]] = ()) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._first = _Entry(None, None, 0)  # stands before all
+        self._first = _Entry(None, None, 0)  # a sentinel before all others
         last = self._first
         for name, value in items:
             last = self._link(_Entry(name, value, last.rank + _GAP), last)
@@ -44,7 +44,7 @@ class Table(Mapping[str, Any]):
         self._gone: list[str] = []
 
     def moves(self) -> list[tuple[str, str | None]]:
-        """Return what names were called when this was last asked, and are called now; None for what is gone."""
+        """Return pairs of old and new names since the last call; the new name is None for removed names."""
         found: list[tuple[str, str | None]] = []
         for name, origins in self._origins.items():
             found += [(origin, name) for origin in origins if origin != name]
@@ -65,7 +65,7 @@ class Table(Mapping[str, Any]):
         return (name for name, _ in self.everything() if name is not None)
 
     def everything(self) -> Iterator[tuple[str | None, Any]]:
-        """Go through all names and values, and what has no name, in order."""
+        """Yield all names and values, including items without a name, in order."""
         entry = self._first.after
         while entry is not None:
             yield entry.name, entry.value
@@ -77,18 +77,18 @@ class Table(Mapping[str, Any]):
         self.changed = True
 
     def before(self, name: str) -> str | None:
-        """Return the name before another; None for the first."""
+        """Return the predecessor of a name; None for the first."""
         entry = self._entries[name].before
         while entry is not None and entry is not self._first and entry.name is None:
             entry = entry.before
         return None if entry is None or entry is self._first else entry.name
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Return names in the order in which they stand."""
+        """Return names in the order of the table."""
         return sorted(names, key=lambda name: self._entries[name].rank)
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Rename all at once; the new names, together with those that stay, are different."""
+        """Rename several names at once; the new names have to differ from each other and from the remaining ones."""
         origins = [(new, self._origins.pop(old, [old])) for old, new in names.items()]
         entries = [(new, self._entries.pop(old)) for old, new in names.items()]
         self._origins.update(origins)
@@ -98,14 +98,14 @@ class Table(Mapping[str, Any]):
         self.changed = self.changed or bool(entries)
 
     def places(self, names: Sequence[str]) -> Places | None:
-        """Return where names stand, to be told to `replace`; None where they stand side by side, in this order."""
+        """Return the positions of names for `replace`; None if they are adjacent and in this order."""
         ordered = self.in_order(names)
         found = [(name, self.before(name)) for name in ordered]
         side_by_side = all(before == previous for previous, (_, before) in zip(ordered, found[1:], strict=False))
         return None if ordered == list(names) and side_by_side else found
 
     def replace(self, old: Sequence[str], new: Mapping[str, Any], places: Places | None = None) -> None:
-        """Put new names where the first of the old ones stood, one after the other, or at places of their own."""
+        """Replace old names by new ones, in a row at the place of the first old name, or at the given positions."""
         at = min((self._entries[name] for name in old), key=_RANK).before or self._first
         origins = [origin for name in old for origin in self._origins.pop(name, [name])]
         for name in old:
@@ -114,7 +114,7 @@ class Table(Mapping[str, Any]):
         self._origins.update((name, list(origins)) for name in new)
 
     def insert(self, new: Mapping[str, Any], places: Places | None = None, at: _Entry | None = None) -> None:
-        """Put names at their places, or one after the other where `at` says; at the end without both."""
+        """Insert names at their positions, or in a row after `at`; at the end if neither is given."""
         if at is None:
             at = max(self._entries.values(), key=_RANK, default=self._first)
         known = dict(places or ())
@@ -127,7 +127,7 @@ class Table(Mapping[str, Any]):
         self.changed = True
 
     def _begin(self) -> _Entry:
-        """Return what stands before the first name: what has none may, as the counter of an average does."""
+        """Return the entry before the first name. It may have no name, such as the counter of an average."""
         at = self._first
         while at.after is not None and at.after.name is None:
             at = at.after
@@ -136,7 +136,7 @@ class Table(Mapping[str, Any]):
     def insert_at(
         self, name: str, value: Any, index: int | None, after: str | None = None, first: bool = False
     ) -> None:
-        """Put a name at a position, behind another, first, or at the end."""
+        """Insert a name at an index, after another name, first, or at the end."""
         if after is not None or first:
             self.insert({name: value}, [(name, after)])
         elif index is None or index >= len(self):
@@ -146,7 +146,7 @@ class Table(Mapping[str, Any]):
             self.insert({name: value}, [(name, ordered[index - 1] if index > 0 else None)])
 
     def remove(self, name: str) -> Any:
-        """Take a name out, and return its value."""
+        """Remove a name, and return its value."""
         entry = self._entries.pop(name)
         self._unlink(entry)
         self._gone += self._origins.pop(name, [name])
@@ -154,7 +154,7 @@ class Table(Mapping[str, Any]):
         return entry.value
 
     def reorder(self, names: Sequence[str]) -> None:
-        """Have these names stand in this order, in the places that they have together."""
+        """Put these names into this order, within the places that they occupy together."""
         slots = sorted((self._entries[name] for name in names), key=_RANK)
         values = [(name, self._entries[name].value) for name in names]
         for slot, (name, value) in zip(slots, values, strict=True):

@@ -1,4 +1,4 @@
-"""One copy of the parameters, as operations see it: names in an order, and what can be done with what they mean."""
+"""One copy of the parameters, as operations see it: ordered names with values, and the operations on those."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 _Bound = tuple[tuple[str, str], ...]
-"""Placeholders, in order, with what they stand for."""
+"""Placeholders with their values, in order."""
 
 
 class Values(Protocol):
-    """What can be done with what the names of a table stand for: tensors, or what an optimizer remembers of one."""
+    """Operations on the values of a table: tensors, or the optimizer state of a parameter."""
 
     def shape(self, value: Any) -> tuple[int, ...]:
         """Return the shape of a parameter."""
 
     def dtype(self, value: Any) -> str:
-        """Return its dtype, without ``torch.``."""
+        """Return the dtype of a parameter, without ``torch.``."""
 
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
-        """Make one of others, as `recipes.outcome` says."""
+        """Make a value from others, as `recipes.outcome` says."""
 
     def same(self, one: Any, other: Any) -> bool:
-        """Tell whether two have the same content."""
+        """Return whether two values have the same content."""
 
     def keep(self, value: Any) -> Any:
-        """Return what can be put aside in the checkpoint."""
+        """Return a value in the form for the stash."""
 
     def kept(self, value: Any) -> Any:
-        """Return what was put aside."""
+        """Return a value from its form in the stash."""
 
 
 @dataclass
@@ -46,33 +46,33 @@ class Copy:
     Attributes
     ----------
     path : str
-        Where it is in the tree.
+        Its path in the tree.
     table : Table
         Its names.
     values : Values
-        What can be done with what they stand for.
+        Operations on the values.
     main : Copy or None
-        The copy that the operation was applied to first; None for that one itself.
+        The main copy, to which operations are applied first; None for the main copy itself.
     whole : bool
         Whether it has all the names that the main one has.
     optimizer : bool
-        Whether it is what an optimizer remembers.
+        Whether it is an optimizer state.
     faults : list of str
-        What is wrong with the operation being applied.
+        Faults of the current operation.
     unknown : list of Pattern
-        Names that would be there if nothing had been wrong before.
+        Names that are missing only because of an earlier fault.
     tied : mapping of str to list of str
-        Names of the same memory, by each of them, before the operation.
+        For each tied name, all names that shared its memory before the operation.
     stash : list of object
-        What is put aside in the checkpoint, of this revision.
+        The stash of this revision.
     forced : bool
-        Whether what was changed since may be lost on the way back.
+        Whether a downgrade may lose later changes.
     losses : list of str
-        Why there is no way back, if there is none.
+        Reasons why there is no rollback, if any.
     added : list of str
-        What an operation that adds has just added: the other copies get these, and no others of such names.
+        Names that the current operation has just added; of matching names, other copies get only these.
     place : Place or None
-        What its names are called in the tree; None where they are not there.
+        The names in the tree; None if the tree does not have them.
     """
 
     path: str
@@ -91,25 +91,25 @@ class Copy:
     place: Place | None = None
 
     def parameter(self, value: Any) -> Any:
-        """Return a tensor that was made of nothing as the copy holds parameters."""
+        """Return a newly made tensor in the form in which the copy holds parameters."""
         content = None if self.place is None else self.place.content
         return content.parameter(value) if is_a(content, Pickled) else value
 
     def lost(self, what: str) -> None:
-        """Note that there is no way back, and why."""
+        """Note a reason why there is no rollback."""
         self.losses.append(what)
 
     def put_aside(self, value: Any) -> int:
-        """Keep something in the checkpoint, and return its number."""
+        """Stash a value, and return its number."""
         self.stash.append(self.values.keep(value))
         return len(self.stash) - 1
 
     def taken_back(self, number: int) -> Any:
-        """Return what was kept under a number."""
+        """Return the stashed value with a number."""
         return self.values.kept(self.stash[number])
 
     def has_shape(self, name: str) -> bool:
-        """Tell whether a name stands for a tensor."""
+        """Return whether the value of a name is a tensor."""
         try:
             self.values.shape(self.table[name])
         except Mismatch:
@@ -117,7 +117,7 @@ class Copy:
         return True
 
     def shape(self, name: str, doing: str) -> tuple[int, ...] | None:
-        """Return the shape of what a name stands for; None, and a note, if it is no tensor that has one."""
+        """Return the shape of a name's value; None, with a fault noted, if it is no tensor with a shape."""
         try:
             return self.values.shape(self.table[name])
         except Mismatch as error:
@@ -125,37 +125,37 @@ class Copy:
             return None
 
     def is_cast_of(self, name: str, value: Any, dtype: str) -> bool:
-        """Tell whether what a name stands for is nothing but another, cast."""
+        """Return whether the value of a name is just another value, cast."""
         return self.values.same(self.table[name], self.values.make("cast", (dtype,), [value]))
 
     def other_name(self, name: str) -> str | None:
-        """Return another name of the memory of one that was just dropped, where an optimizer is to know it by that."""
+        """Return another name tied to a name that was just dropped, for the parameter in an optimizer."""
         if not self.optimizer or self.main is None:
             return None
         return next((other for other in self.tied.get(name, ()) if other in self.main.table), None)
 
     def anchor(self, name: str) -> str | None:
-        """Return the nearest name before another in the main copy that is here too."""
+        """Return the nearest preceding name of the main copy that this copy also has."""
         before = None if self.main is None else self.main.table.before(name)
         while before is not None and before not in self.table and self.main is not None:
             before = self.main.table.before(before)
         return before
 
     def stands_first(self, name: str) -> bool:
-        """Tell whether a name stands before all others of the main copy that are here too."""
+        """Return whether a name stands before all others that this copy shares with the main copy."""
         return self.main is not None and self.anchor(name) is None
 
     def fault(self, sentence: str, targets: Iterable[str] = ()) -> None:
-        """Note what is wrong, and the names that are missing because of it; their absence is not said again."""
+        """Note a fault, and the names that are missing because of it; no further faults report these as missing."""
         self.faults.append(sentence if self.main is None else f"in {self.path}, {sentence}")
         self.unknown += [pattern(target) for target in targets]
 
     def is_unknown(self, text: str) -> bool:
-        """Tell whether names may be missing only because of something that was said already."""
+        """Return whether names may be missing only because of an earlier fault."""
         return any(known.text == text or known.bind(text) is not None for known in self.unknown)
 
     def missing(self, text: str, targets: Iterable[str] = ()) -> None:
-        """Note that there is no such name, where there has to be."""
+        """Note a fault because a required name is missing."""
         if self.main is not None:
             return
         if self.is_unknown(text):
@@ -168,7 +168,7 @@ class Copy:
             self.fault(f"there is no {name}{_near(name, self.table)}", targets)
 
     def select(self, texts: Sequence[str]) -> list[str]:
-        """Return the names that patterns select, in order; each has to select one."""
+        """Return the names that patterns select, in order; each pattern has to select one."""
         found: dict[str, None] = {}
         for text in texts:
             names = [name for name, _ in pattern(text).among(self.table)]
@@ -179,11 +179,11 @@ class Copy:
 
     @property
     def lacking(self) -> str:
-        """What stands before all its names, and not in the tree."""
+        """The prefix of its names that they lack in the tree."""
         return "" if self.place is None else self.place.lacking
 
     def relate(self, names: Mapping[str, str]) -> None:
-        """Note it if renaming changes nothing but what the copy lacks; then its names in the tree stay as they are."""
+        """Update the lacking prefix if a renaming changes only that; the names in the tree then stay unchanged."""
         before = self.lacking
         after = {old[len(before) :]: names.get(old, old) for old in self.table}
         if self.place is None or all(new.startswith(before) for new in after.values()):
@@ -199,7 +199,7 @@ class Copy:
             self.place.lacking = begin
 
     def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:
-        """Tell whether names can be given, when others are gone; if not, note it."""
+        """Return whether new names are available once others are removed; note a fault if not."""
         leaving = set(gone)
         seen: set[str] = set()
         for name in new:
@@ -215,9 +215,9 @@ class Copy:
         return True
 
     def bound(self, sources: Sequence[str], target: str) -> Iterator[tuple[list[str], dict[str, str]]]:
-        """Go through what patterns of sources stand for: their names, with what the placeholders of a target do.
+        """Yield the names that source patterns match, with the values of the target's placeholders.
 
-        A placeholder that only the sources have counts: its numbers are gone through from the lowest.
+        A placeholder that only the sources have is a counter: its numbers are used from the lowest up.
         """
         fixed = set(pattern(target).places)
         patterns = [pattern(source) for source in sources]
@@ -252,7 +252,7 @@ class Copy:
             self.fault(f"{there[0]} is there, but {lacking} is not", [target])
 
     def make(self, kind: str, args: tuple[Any, ...], names: Sequence[str], doing: str) -> Any:
-        """Make something of what names stand for; None, and a note, if that cannot be done."""
+        """Make a value from the values of names; None, with a fault noted, if that fails."""
         try:
             return self.values.make(kind, args, [self.table[name] for name in names])
         except Mismatch as error:
@@ -260,7 +260,7 @@ class Copy:
             return None
 
     def alone(self, text: str, made: Iterable[str]) -> bool:
-        """Tell whether a pattern stands for these names and no other."""
+        """Return whether a pattern matches exactly these names."""
         return [name for name, _ in pattern(text).among(self.table)] == self.table.in_order(set(made))
 
 

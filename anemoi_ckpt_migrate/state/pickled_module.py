@@ -1,4 +1,4 @@
-"""The parameters of a pickled model, by the names that its state dict would have; written back into its modules."""
+"""Read the parameters of a pickled model by their state dict names, and write them back into its modules."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, StoredTens
 
 PARAMETERS, BUFFERS, MODULES = _HOLDERS = ("_parameters", "_buffers", "_modules")
 _PASSING = "_non_persistent_buffers_set"  # names of buffers that no state dict has
-_MOST = 1_000_000  # names: what is shared has several, and what is hostile as many as it likes
+_MOST = 1_000_000  # names: shared modules have several, and a hostile file may have any number
 _LONG = 1000  # characters
 _DEEPEST = 200
 
 
 class Pickled(dict[str, Any]):
-    """What the state dict of a pickled model would be; what is changed here reaches the model by `put_back`.
+    """The state dict of a pickled model. `put_back` writes changes back into the model.
 
     Parameters
     ----------
     module : object
-        The model: opaque, or a real one.
+        The model: opaque, or real.
     modules : dict of str to object
-        All its modules by name, itself without one; None for one that is left out.
+        All its modules by name, the model itself under an empty name; None for a module that is left out.
 
     Attributes
     ----------
@@ -36,28 +36,28 @@ class Pickled(dict[str, Any]):
     def __init__(self, module: Any, modules: dict[str, Any]) -> None:
         super().__init__((name, value) for name, value, _ in _leaves(modules))
         self.module = module
-        # As versions of modules in that of a state dict, they follow the names of parameters.
+        # Like the module versions in a state dict, these follow the names of parameters.
         self._metadata = modules
         self._before = list(_leaves(modules))
         self._holders = {id(value): holder for _, value, holder in self._before}
         self._owners = {id(value): modules[_above(name)] for name, value, _ in self._before}
 
     def parameter(self, value: Any) -> Any:
-        """Return a tensor that was made of nothing as the parameter that a module holds."""
+        """Return a newly made tensor wrapped as a parameter of a module."""
         if is_stored(value):
             function = RebuildFunction(("torch._utils", "_rebuild_parameter"), value._parts[0].touched)
             return StoredTensor(function, (value, True, OrderedDict()))
         return sys.modules["torch"].nn.Parameter(value)
 
     def misfits(self, names: Mapping[str, Any], ordered: bool) -> Iterator[str]:
-        """Say what cannot be put into the modules.
+        """Yield a sentence for each problem that keeps names from being put into the modules.
 
         Parameters
         ----------
         names : mapping of str to object
-            What there is to be, in order.
+            The new names with their values, in order.
         ordered : bool
-            Whether the order of parameters has to be that one, by which an optimizer goes.
+            Whether parameters have to stand in this order because an optimizer relies on it.
         """
         for path in filter(None, [*self._metadata, *names]):
             if self._metadata.get(_above(path)) is None:
@@ -73,7 +73,7 @@ class Pickled(dict[str, Any]):
             yield "the pickled model would have its parameters in another order than the one that the optimizer goes by"
 
     def put_back(self) -> None:
-        """Give the modules what is here."""
+        """Write the names and values back into the modules."""
         leaves, children = self._inside(self), self._inside(self._metadata)
         for path, module in self._metadata.items():
             attributes = attributes_of(module)
@@ -89,7 +89,7 @@ class Pickled(dict[str, Any]):
         return self._holders.get(id(value)) or (PARAMETERS if _is_parameter(value) else BUFFERS)
 
     def _inside(self, names: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Return what is in each module, by its name."""
+        """Return the direct contents of each module, by its name."""
         found: dict[str, dict[str, Any]] = {}
         for name, value in names.items():
             if name:
@@ -97,7 +97,7 @@ class Pickled(dict[str, Any]):
         return found
 
     def _torn(self, names: Mapping[str, Any]) -> Iterator[str]:
-        """Find a module of several names in which something else is to be under one than under another."""
+        """Find modules with several names that would get different contents under each."""
         leaves, children = self._inside(names), self._inside(self._metadata)
         known: dict[int, tuple[str, Any]] = {}
         for path, module in self._metadata.items():
@@ -110,7 +110,7 @@ class Pickled(dict[str, Any]):
                 yield f"{other} and {path} are one module; what is done to one has to be done to the other"
 
     def _taken_over(self, names: Mapping[str, Any]) -> Iterator[str]:
-        """Find a module that is to hold what another one held, which holds nothing of its own any more."""
+        """Find modules that would only hold the former contents of another module, while that one keeps nothing."""
         had = {id(module) for module in self._owners.values()}
         own: set[int] = set()
         strange: dict[str, list[Any]] = {}
@@ -129,7 +129,7 @@ class Pickled(dict[str, Any]):
                 )
 
     def _in_order(self, names: Mapping[str, Any]) -> Iterator[str]:
-        """Give names as the modules would: of each what it holds, then what is in those inside of it."""
+        """Yield names in the order of the modules: first the direct contents of a module, then its submodules."""
         leaves, children = self._inside(names), self._inside(self._metadata)
 
         def below(path: str) -> Iterator[str]:
@@ -142,7 +142,7 @@ class Pickled(dict[str, Any]):
 
 
 def opened(value: Any) -> Pickled | None:
-    """Return the parameters of a pickled model; None if a value is none, or none of torch's making."""
+    """Return the parameters of a pickled model; None if the value is not one, or not in torch's form."""
     if not is_module(value):
         return None
     modules: dict[str, Any] = {}
@@ -152,7 +152,7 @@ def opened(value: Any) -> Pickled | None:
         path, module, above = waiting.pop()
         attributes = attributes_of(module)
         names = [str(name) for holder in _HOLDERS if attributes for name in attributes[holder]]
-        # Each name is spelled with the path before it: long ones count for several.
+        # Each name is stored with its whole path, so long names count several times.
         count += 1 + len(names) * (1 + len(path) // _LONG) + sum(map(len, names)) // _LONG
         if path in modules or id(module) in above or len(above) > _DEEPEST or count > _MOST:
             return None
@@ -163,23 +163,23 @@ def opened(value: Any) -> Pickled | None:
 
 
 def held(value: Any) -> Any:
-    """Return the parameters of a pickled model; anything else as it is."""
+    """Return the parameters of a pickled model; any other value unchanged."""
     found = opened(value)
     return value if found is None else found
 
 
 def identity(content: Any) -> int:
-    """Return what tells a dict of parameters from others: of a pickled model the model, however often it is opened."""
+    """Return the identity of a dict of parameters: for a pickled model that of the model, so that it is stable."""
     return id(content.module if is_a(content, Pickled) else content)
 
 
 def is_module(value: Any) -> bool:
-    """Tell whether a value is a pickled model, or a module of one."""
+    """Return whether a value is a pickled model, or a module of one."""
     return bool(attributes_of(value))
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """Return the attributes of a module; nothing if a value is none."""
+    """Return the attributes of a module; empty if the value is not a module."""
     if is_stored(value) or is_a(value, (type, dict)):
         return {}
     if is_a(value, Opaque):
@@ -190,7 +190,7 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def hollow(module: Any) -> Any:
-    """Return a module like another one, that holds nothing yet."""
+    """Return a copy of a module without contents."""
     if not is_module(module):
         return module
     attributes = {**attributes_of(module), **{holder: {} for holder in _HOLDERS}, _PASSING: set()}
@@ -206,7 +206,7 @@ def hollow(module: Any) -> Any:
 
 
 def _leaves(modules: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Give the names that a state dict would have, with what they stand for, and where that is held."""
+    """Yield the names of a state dict with their values and holders."""
     for path, module in modules.items():
         attributes = attributes_of(module)
         for holder in (PARAMETERS, BUFFERS) if attributes else ():
@@ -221,7 +221,7 @@ def _passing(module: Any) -> Any:
 
 
 def _refill(holder: dict[str, Any], new: Mapping[str, Any], stay: Any) -> None:
-    """Have a holder hold something else; what it holds as None, or is to stay, keeps its place."""
+    """Replace the contents of a holder. Entries that are None or have to stay keep their places."""
     items = list(new.items())
     for index, (leaf, value) in enumerate(holder.items()):
         if leaf not in new and (value is None or leaf in stay):

@@ -1,8 +1,8 @@
-"""What is put aside for the way back: such that nothing of it is imported when the checkpoint is loaded.
+"""The stash: values kept for the downgrade, in a form that imports nothing when the checkpoint is loaded.
 
-An object is put aside because its class is gone: left as it is, it would keep `torch.load` from loading the file, as it
-did before. So what names classes is put aside as a pickle of its own; beside it stand tensors, and what the checkpoint
-still has: that stays shared.
+An object is stashed because its class is removed. Stored as it is, it would keep `torch.load` from loading the file. So
+values that name classes are stashed as a separate pickle. Tensors, and objects that the checkpoint still has, are kept
+beside that pickle, so that they stay shared.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PICKLE, BESIDE = "pickle of what is put aside", "beside"
 
 
 def packed(values: list[Any], others: Iterable[Any]) -> list[Any]:
-    """Return what stands in the record for what a revision puts aside.
+    """Return the stashed values of a revision in the form in which the record stores them.
 
     Parameters
     ----------
     values : list of object
-        What came from the tree of a checkpoint.
+        Values from the tree of a checkpoint.
     others : iterable of object
-        What else the checkpoint holds: its tree, and what other revisions put aside.
+        The rest of the checkpoint: its tree, and the stashes of other revisions.
     """
     if not names_in(values) and not _is_packed(values):
         return values
@@ -38,12 +38,12 @@ def packed(values: list[Any], others: Iterable[Any]) -> list[Any]:
 
 
 def unpacked(values: list[Any]) -> list[Any]:
-    """Return what a revision put aside.
+    """Return the stashed values of a revision.
 
     Raises
     ------
     DamagedRecord
-        It cannot be read.
+        The stash cannot be read.
     """
     if not _is_packed(values):
         return list(values)
@@ -62,19 +62,19 @@ def _is_packed(values: list[Any]) -> bool:
 
 
 def _shared(others: Iterable[Any]) -> set[int]:
-    """Return the objects of a checkpoint that something else may hold too, by identity."""
+    """Return the identities of objects in a checkpoint that other values may refer to."""
     return {id(value) for value in reachable(list(others)) if is_a(value, (Opaque, dict, list, set))}
 
 
 class _Packer(TreePickler):
-    """Writes what is no tensor, and not shared."""
+    """Pickles everything except tensors and shared objects."""
 
     def __init__(self, stream: io.BytesIO, beside: list[Any], shared: set[int]) -> None:
         super().__init__(stream, 2)
         self._beside, self._shared, self._places = beside, shared, dict[int, int]()
 
     def persistent_id(self, obj: Any) -> Any:
-        """Put something beside the pickle, and say where."""
+        """Put an object beside the pickle, and return its position."""
         if id(obj) not in self._shared and not is_stored(obj) and not is_real(obj):
             return None
         if id(obj) not in self._places:
@@ -84,12 +84,12 @@ class _Packer(TreePickler):
 
 
 class _Unpacker(TreeUnpickler):
-    """Reads what the packer wrote."""
+    """Reads the output of the packer."""
 
     def __init__(self, data: bytes, beside: list[Any]) -> None:
         super().__init__(data)
         self._beside = beside
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what was put beside the pickle."""
+        """Return an object that was put beside the pickle."""
         return self._beside[pid]

@@ -1,4 +1,4 @@
-"""Tensors as what the names of a table stand for: stand-ins, of which others are to be made, or real ones."""
+"""Tensors as values of a table: stand-ins that are computed later, or real ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 
 class Tensors:
-    """What can be done with tensors.
+    """Operations on tensors.
 
     Parameters
     ----------
     maker : Maker
         Makes stand-ins.
     same : callable
-        Tells whether two stand-ins have the same content.
+        Returns whether two stand-ins have the same content.
     content : bool
-        Whether tensors are real, so that what is made of nothing is real too.
+        Whether tensors are real, so that newly made ones are real too.
     """
 
     def __init__(self, maker: Maker, same: Callable[[Any, Any], bool], content: bool = False) -> None:
@@ -29,13 +29,13 @@ class Tensors:
         self._known: dict[Any, tuple[Any, Sequence[Any]]] = {}
 
     def live_with(self, others: Iterable[Any]) -> None:
-        """Say where what is made of nothing belongs: on the device that most others are said to have lived on."""
+        """Set the device of newly made tensors: the recorded device of most of the others."""
         places = Counter(storage_of(plain).location for each in others if (plain := _plain(each)) is not None)
         if places:
             self._maker.lives_at(places.most_common(1)[0][0])
 
     def forget(self) -> None:
-        """Make tensors anew from here on, though the same were made of the same before."""
+        """Forget the tensors made so far, so that equal ones made later do not share memory with them."""
         self._known = {}
 
     def shape(self, value: Any) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class Tensors:
         Raises
         ------
         Mismatch
-            It is none, or none that has one.
+            The value is not a tensor, or a tensor without a shape.
         """
         if is_stored(value):
             return tuple(plain_of(value).shape)
@@ -53,31 +53,31 @@ class Tensors:
         return tuple(value.shape)
 
     def dtype(self, value: Any) -> str:
-        """Return its dtype."""
+        """Return the dtype of a tensor."""
         return known_dtype(value) if is_stored(value) else str(value.dtype).removeprefix("torch.")
 
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
-        """Make one of others: real ones at once, stand-ins when the file is written."""
+        """Make a tensor from others: a real one at once, a stand-in when the file is written."""
         for value in values:
             self.shape(value)
         if not self._content and not any(map(is_real, values)):
             return self._maker.make(kind, args, values)
-        # The same of the same shares its memory, as with stand-ins: tied weights stay tied.
+        # Equal results of the same tensors share memory, as with stand-ins: tied weights stay tied.
         key = (kind, repr(args), tuple(map(memory_of, values)))
         if kind in ("clone", "fill", "init") or None in key[2]:
             return _computed(kind, args, values)
         if key not in self._known:
-            self._known[key] = _computed(kind, args, values), values  # kept, for memory is told by its address
+            self._known[key] = _computed(kind, args, values), values  # kept alive: their addresses identify memory
         return self._known[key][0]
 
     def same(self, one: Any, other: Any) -> bool:
-        """Tell whether two have the same content."""
+        """Return whether two tensors have the same content."""
         if self.shape(one) != self.shape(other) or self.dtype(one) != self.dtype(other):
             return False
         return self._same(one, other)
 
     def same_values(self, one: Any, other: Any) -> bool:
-        """Tell whether two values, tensors or not, are the same, of the same type."""
+        """Return whether two values, tensors or not, are equal and of the same type."""
         tensors = [is_stored(value) or is_real(value) for value in (one, other)]
         if any(tensors):
             return all(tensors) and (one is other or self.same(one, other))
@@ -108,7 +108,7 @@ def _plain(value: Any) -> StoredTensor | None:
 
 
 def memory_of(value: Any) -> Any:
-    """Return what two tensors have in common if they are of the very same memory; None for what has none."""
+    """Return a key that is equal for two tensors in the very same memory; None for a tensor without memory."""
     if is_stored(value):
         found = identity(value)
         return None if isinstance(found, tuple) and 0 in found[2] else found
