@@ -77,7 +77,7 @@ def _of_modules(nodes: Iterable[ast.AST]) -> Iterator[_Obstacle]:
 def _asks_around(name: ast.Name, call: ast.Call | None) -> bool:
     needed = _ARGUMENTS.get(name.id, 0)
     if call is None:
-        return name.id in _OF_MODULES or needed > 1  # eval passed on as a value does not see the names here
+        return name.id in _OF_MODULES or needed > 1  # eval passed on as a value would not see the names of a part
     return name.id in _OF_MODULES or len(call.args) + len(call.keywords) < needed
 
 
