@@ -1,1 +1,1 @@
-"""Propose operations that make one state dict of another."""
+"""Propose operations that turn one state dict into another."""

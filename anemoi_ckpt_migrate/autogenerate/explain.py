@@ -1,4 +1,4 @@
-"""The difference between two checkpoints, explained: what became of what, and operations that do it."""
+"""Explain the difference between two checkpoints: matched parameters, and operations that lead from old to new."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST = 5
 
 @dataclass(frozen=True)
 class Change:
-    """What became of parameters.
+    """One change to parameters.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class Change:
         ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``fused``, ``split``,
         ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
     old, new : tuple of str
-        Their names.
+        The old and the new names.
     detail : str
-        Shapes and dtypes, as far as they differ.
+        The shapes and dtypes that differ.
     confidence : float
-        1 if it is proven by content, or nothing else is possible.
+        1 if content proves the change, or if there is no alternative.
     alternatives : tuple of str
-        Names that it might have been instead.
+        Other names that could be meant instead.
     """
 
     kind: str
@@ -51,18 +51,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What lies between two checkpoints.
+    """The difference between two checkpoints.
 
     Attributes
     ----------
     changes : tuple of Change
-        Every old and every new name, in exactly one.
+        The changes. Each old and each new name is in exactly one of them.
     operations : tuple of Guess
-        What makes the new names, shapes, dtypes and order of the old ones, one after the other.
+        Operations that, applied in order, turn the old names, shapes, dtypes and order into the new ones.
     related : float
         The share of the new elements that come from the old checkpoint.
     losses : tuple of str
-        Which values the operations lose.
+        The values that the operations lose.
     """
 
     changes: tuple[Change, ...]
@@ -79,12 +79,12 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     old, new : sequence of Item
         The parameters, in order.
     contents : Contents, optional
-        What answers questions about content, if both have weights.
+        Answers questions about content. Pass it if both checkpoints have weights.
 
     Raises
     ------
     BadOperation
-        Something new has a dtype that nothing can be added with.
+        A new parameter has a dtype that `Add` does not support.
     """
     olds, news = {item.name: item for item in old}, {item.name: item for item in new}
     board = matched(old, new, contents)
@@ -100,7 +100,7 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
 
 
 def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:
-    """Return by how many elements a parameter was made larger."""
+    """Return the number of elements by which a parameter grew; 0 if it was not padded."""
     larger = any(kind == "pad" for kind, _ in link.steps)
     return news[link.new[0]].size - olds[link.old[0]].size if larger else 0
 
@@ -108,14 +108,14 @@ def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> in
 def _losses(
     gone: Sequence[Item], come: Sequence[Item], strict: bool, olds: Mapping[str, Item], news: Mapping[str, Item]
 ) -> tuple[list[Loss], list[Loss]]:
-    """Say of what is gone and what is new whether one might have been the other."""
+    """Return the unmatched parameters of both sides, each with the other side's parameters that it could match."""
     alike: defaultdict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, items in enumerate((gone, come)):
         for item in items:
             alike[_form(item, strict)][side].append(item.name)
     before, after = _forms(olds.values()), _forms(news.values())
     digests = {item.digest: item.name for item in olds.values() if item.digest is not None}
-    if strict:  # then content has told already
+    if strict:  # content has decided already
         before, after = set(), set()
     dropped = [_blocks_alike(_loss(item, alike[_form(item, strict)][1]), item, after) for item in gone]
     added = []
@@ -131,7 +131,7 @@ def _losses(
 
 
 def _as_others(losses: Sequence[Loss]) -> list[Loss]:
-    """Have as little confidence in what became of one as in what became of others that differ by numbers."""
+    """Lower full confidence to the lowest confidence among parameters whose names differ only by numbers."""
     least: dict[str, Loss] = {}
     for loss in losses:
         least[_blocks(loss.name)] = min(loss, least.get(_blocks(loss.name), loss), key=lambda each: each.confidence)
@@ -145,7 +145,7 @@ def _as_others(losses: Sequence[Loss]) -> list[Loss]:
 
 
 def _of_parts(losses: Sequence[Loss], items: Sequence[Item], others: Sequence[Item]) -> list[Loss]:
-    """Say which may be several of the other side together, or a part of one: neighbours, with as many elements."""
+    """Add alternatives for a possible fuse or split: neighbours on the other side with the same number of elements."""
     sums: defaultdict[tuple[str, str], int] = defaultdict(int)
     families: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in others:
@@ -171,19 +171,19 @@ def _of_parts(losses: Sequence[Loss], items: Sequence[Item], others: Sequence[It
 
 
 def _forms(items: Iterable[Item]) -> set[tuple[str, tuple[int, ...]]]:
-    """Return what there is of numbered blocks."""
+    """Return the name without block numbers, and the shape, of each parameter in a numbered block."""
     return {(_blocks(item.name), item.shape) for item in items if _blocks(item.name) != item.name}
 
 
 def _families(name: str) -> list[tuple[str, str]]:
-    """Return what is around a module, or the module, with the last word of a name: what neighbours have in common."""
+    """Return two keys that neighbours share: the enclosing module or the module itself, with the name's last word."""
     module, _, leaf = name.rpartition(".")
     word = leaf.rpartition("_")[2]
     return [(module.rpartition(".")[0], word), (module, word)]
 
 
 def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Loss:
-    """Say that it may have been another of the blocks."""
+    """Lower the confidence if the other side has the same parameter in some block with the same shape."""
     if (_blocks(item.name), item.shape) not in others:
         return loss
     note = "it may have been another of these blocks: only content would tell"
@@ -191,7 +191,7 @@ def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int
 
 
 def _form(item: Item, strict: bool) -> object:
-    """Return what might have become each other has in common: with other content, not even the name may differ."""
+    """Return the key of interchangeable parameters: shape and dtype, and the name if content decides matches."""
     return (item.name if strict and item.digest is not None else "", item.shape, item.dtype)
 
 
@@ -211,7 +211,7 @@ def _changes(
     dropped: Sequence[Loss],
     added: Sequence[Loss],
 ) -> Iterator[Change]:
-    """Return what became of all, in the order of the old names; then what is new."""
+    """Yield the change of each old parameter, in the old order, then the added parameters."""
     moved = _moved(olds, news, links)
     by_old = {link.old[0]: link for link in links}
     losses = {loss.name: loss for loss in dropped}
@@ -229,7 +229,7 @@ def _changes(
 
 
 def _moved(olds: Mapping[str, Item], news: Mapping[str, Item], links: Iterable[Link]) -> set[str]:
-    """Return what has another place among the others: as few as possible."""
+    """Return the smallest set of parameters that have to move to get the new order."""
     place = {name: at for at, name in enumerate(news)}
     first = {name: at for at, name in enumerate(olds)}
     pairs = sorted((first[link.old[0]], place[link.new[0]], link.old[0]) for link in links if link.kind == "one")
@@ -255,7 +255,10 @@ def _moved(olds: Mapping[str, Item], news: Mapping[str, Item], links: Iterable[L
 def _operations(
     old: Sequence[Item], new: Sequence[Item], links: Sequence[Link], dropped: Sequence[Loss], added: Sequence[Loss]
 ) -> list[Guess]:
-    """Return operations that are known to lead to the new parameters, the shortest that do."""
+    """Return operations that lead to the new parameters.
+
+    Try patterns first, then one operation per parameter. If neither leads there, drop and add everything.
+    """
     safe, before, after = _sanitised(old, new)
     if safe:
         old = [replace(item, name=safe.get(item.name, item.name)) for item in old]
@@ -281,7 +284,10 @@ def _operations(
 
 
 def _sanitised(old: Sequence[Item], new: Sequence[Item]) -> tuple[dict[str, str], list[Guess], list[Guess]]:
-    """Return other names for those that no operation can have, as they read as patterns; and what gives them."""
+    """Replace names that operations would read as patterns.
+
+    Return the substitutes, the renames to apply before the other operations, and those to apply after them.
+    """
     names = dict.fromkeys(item.name for item in (*old, *new))
     there, wanted = {item.name for item in old}, {item.name for item in new}
     safe: dict[str, str] = {}

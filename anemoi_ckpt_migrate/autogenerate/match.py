@@ -1,4 +1,4 @@
-"""What became of what, one by one: by content, by name, by where the module went, by likeness."""
+"""Match old and new parameters: by content, by name, by the new place of their module, by similarity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def matched(old: Sequence[Item], new: Sequence[Item], contents: Contents | None)
     link_families(board, least=0.85, margin=0.1)
     link_joined(board, familiar=True)
     link_families(board, least=0.85, margin=0.05)
-    link_families(board, least=0.35, margin=0.6)  # what nothing else comes near to; it says where others belong
+    link_families(board, least=0.35, margin=0.6)  # names without a close rival; they show where others belong
     link_joined(board, familiar=False)
     link_grown(board)
     link_families(board, least=0.6, margin=0.05)
@@ -45,7 +45,7 @@ def matched(old: Sequence[Item], new: Sequence[Item], contents: Contents | None)
 
 
 def _link_digests(board: Board) -> None:
-    """Match what has the same content; where several have, names decide."""
+    """Match parameters with the same content; names decide between several."""
     olds, news = _by_digest(board.old.values()), _by_digest(board.new.values())
     several = []
     for digest in [digest for digest in olds if digest in news]:
@@ -77,7 +77,10 @@ def _link_digests(board: Board) -> None:
 
 
 def _is_told_by_content(board: Board, old: Sequence[Item]) -> bool:
-    """Tell whether both hold the same weights: a mask or a table of positions is the same in any training."""
+    """Return whether both sides hold the same weights.
+
+    A few matches are not enough, because a mask or a table of positions is the same after any training.
+    """
     sizes = {item.name: item.size for item in old if item.digest is not None}
     found = sum(sizes[name] for link in board.links for name in link.old)
     return found > _SAME * sum(sizes.values())
@@ -92,7 +95,7 @@ def _by_digest(items: Iterable[Item]) -> Mapping[str, list[Item]]:
 
 
 def _link_expected(board: Board, olds: Sequence[str], news: Container[str], same_block: bool) -> None:
-    """Match what went where its module went."""
+    """Match parameters that moved along with their module."""
     for name in [name for name in olds if name in board.old]:
         expected = board.modules.expected(name, same_block)
         if expected is None or expected not in board.new or expected not in news:
@@ -103,7 +106,7 @@ def _link_expected(board: Board, olds: Sequence[str], news: Container[str], same
 
 
 def _link_likeliest(board: Board, olds: Sequence[Item], news: Sequence[Item]) -> None:
-    """Match what has the same content as others by name; in order, where names do not tell."""
+    """Match parameters with equal content by the similarity of their names, and by order if there are too many."""
     left = [item for item in olds if item.name in board.old]
     right = [item for item in news if item.name in board.new]
     if not left or not right or len(left) * len(right) > _MOST_PAIRS:
@@ -131,7 +134,7 @@ def _link_likeliest(board: Board, olds: Sequence[Item], news: Sequence[Item]) ->
 
 
 def _link_renumbered(board: Board) -> None:
-    """Match blocks that have other numbers now, without content that would say so."""
+    """Match renumbered blocks. Used where content does not decide."""
     for old, (new, others) in renumbered(board.old, board.new).items():
         how = board.turned(board.old[old], board.new[new])
         if how is not None:
@@ -139,7 +142,7 @@ def _link_renumbered(board: Board) -> None:
 
 
 def _link_names(board: Board) -> None:
-    """Match what has kept its name."""
+    """Match parameters that kept their names."""
     for name in [name for name in board.old if name in board.new]:
         how = board.turned(board.old[name], board.new[name], loose=True)
         if how is not None:
@@ -147,7 +150,7 @@ def _link_names(board: Board) -> None:
 
 
 def _assured(links: Sequence[Link]) -> list[Link]:
-    """Raise the confidence in what others confirm: all that is in a module went the same way."""
+    """Raise the confidence of links that others confirm, because more parameters were renamed in the same way."""
     ways: defaultdict[object, set[Parts]] = defaultdict(set)
     for link in links:
         ways[_way(link)].add(template_of(link.old[0])[0])
@@ -160,7 +163,7 @@ def _assured(links: Sequence[Link]) -> list[Link]:
 
 
 def _way(link: Link) -> tuple[Parts, Parts] | None:
-    """Return what a name begins with that changed, and what it begins with now."""
+    """Return the beginning of a name that changed, old and new; None if there is none, or if numbers changed."""
     (old, numbers), (new, also) = template_of(link.old[0]), template_of(link.new[0])
     same = common_end(old, new)
     if link.kind != "one" or numbers != also or not same:
@@ -169,7 +172,7 @@ def _way(link: Link) -> tuple[Parts, Parts] | None:
 
 
 def _forget_if_unrelated(board: Board, old: Sequence[Item], new: Sequence[Item]) -> None:
-    """Take back what was only guessed, where nearly nothing fits: these are two models."""
+    """Discard guessed links if nearly nothing matches, because the models are then unrelated."""
     matching = sum(len(link.new) for link in board.links)
     firm = [link for link in board.links if link.confidence >= 0.9]
     if matching > 0.15 * len(new) or not new or len(firm) > 0.05 * len(new):

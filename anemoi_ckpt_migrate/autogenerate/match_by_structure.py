@@ -1,4 +1,4 @@
-"""Blocks that are numbered otherwise: from 0 instead of from 1, or after one was put between."""
+"""Match renumbered blocks (counted from 0 instead of 1, or shifted by an insertion), and square matrices."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, Parts, part
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
 
 Blocks = dict[str, dict[str, Item]]
-"""For each number, what is in the block, by the rest of the name."""
+"""For each block number, the parameters of the block by the rest of the name."""
 
 
 def renumbered(old: Mapping[str, Item], new: Mapping[str, Item]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return what blocks with other numbers hold: old names, with new ones and others that it might have been."""
+    """Return the parameters of renumbered blocks: each old name with its new name and the alternatives."""
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     before, after = _containers(old.values()), _containers(new.values())
     for container, blocks in before.items():
@@ -35,7 +35,7 @@ def renumbered(old: Mapping[str, Item], new: Mapping[str, Item]) -> dict[str, tu
 def _moved_only(
     found: dict[str, tuple[str, tuple[str, ...]]], old: Mapping[str, Item], new: Mapping[str, Item]
 ) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Leave out what two would become."""
+    """Drop entries whose new name is taken by an earlier entry or is not left to match."""
     taken: set[str] = set()
     stash = {}
     for name, (target, others) in found.items():
@@ -57,7 +57,7 @@ def _containers(items: Iterable[Item]) -> dict[str, Blocks]:
 
 
 def _aligned(old: Blocks, new: Blocks) -> dict[str, str]:
-    """Return which number became which, if not all kept theirs."""
+    """Return the new number of each old block; nothing if all blocks kept their numbers."""
     one, other = sorted(old, key=int), sorted(new, key=int)
     common = [number for number in one if number in new]
     signs = {number: _sign(block) for number, block in old.items()}
@@ -82,7 +82,7 @@ def _fits(one: Sequence[str], other: Sequence[str], signs: Mapping[str, object],
 def _in_order(
     one: Sequence[str], other: Sequence[str], signs: Mapping[str, object], also: Mapping[str, object]
 ) -> dict[str, str]:
-    """Match as many blocks that look the same as possible, in order; the same number, where that is left open."""
+    """Match as many equal blocks as possible, in order; among equally good matches prefer unchanged numbers."""
     if len(one) * len(other) > 40_000:
         return {}
     best = [[(0, 0)] * (len(other) + 1) for _ in range(len(one) + 1)]
@@ -120,11 +120,11 @@ def turned_alike(
     Parameters
     ----------
     links : list of Link
-        What became of what.
+        The matches.
     old, new : mapping of str to Item
         All parameters.
     contents : Contents or None
-        If there is any, it has been asked already.
+        Contents have been compared already, if they are given.
     """
     turned: dict[Parts | None, bool] = {}
     for link in links:
@@ -137,7 +137,7 @@ def turned_alike(
 def with_adapters(
     links: list[Link], old: Mapping[str, Item], new: Mapping[str, Item], dropped: Iterable[str]
 ) -> list[Link]:
-    """Return links that say where a product of adapters may have been added to the values."""
+    """Return the links, with a note where the product of adapters may have been added to the values."""
     adapted = {found[1] for name in dropped if (found := _ADAPTER.match(name))}
     return [
         replace(link, note=_MERGED, confidence=min(link.confidence, 0.9), changed=False)
@@ -157,13 +157,13 @@ def _is_same(old: Item, new: Item) -> bool:
 
 
 def _block(link: Link) -> Parts | None:
-    """Return in which numbered block it is; None outside of all."""
+    """Return the numbered block that holds the old parameter; None if there is none."""
     template, numbers = template_of(link.old[0])
     return template[: template.index(NUMBER)] if numbers else None
 
 
 def _open(link: Link, old: Mapping[str, Item], new: Mapping[str, Item], contents: Contents | None) -> bool:
-    """Tell whether it is not known, and cannot be seen, whether something was transposed."""
+    """Return whether neither content nor shapes show if a parameter was transposed."""
     before, after = [old[name] for name in link.old], [new[name] for name in link.new]
     known = all(item.digest is not None for item in (*before, *after))
     if link.steps or (known and (contents is not None or before[0].digest == after[0].digest)):

@@ -1,4 +1,4 @@
-"""What became of what, by likeness of names: for all that differ by numbers at once."""
+"""Match parameters by the similarity of their names, together with all whose names differ only by numbers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _AHEAD = 0.25
 
 @dataclass
 class Family:
-    """Parameters whose names differ by numbers.
+    """Parameters whose names differ only by numbers.
 
     Attributes
     ----------
     template : tuple of str
-        The parts of their names.
+        The parts of their names, with a placeholder for each number.
     members : dict of tuple of str to Item
-        By the numbers.
+        The parameters, by the numbers in their names.
     place : int
-        Where the first of them stands.
+        The position of the first of them.
     """
 
     template: Parts
@@ -39,17 +39,17 @@ class Family:
 
     @property
     def kind(self) -> object:
-        """What families have in common that can become each other."""
+        """The key under which two families can match: the shape classes of their members."""
         return frozenset(class_of(item.shape) for item in self.members.values())
 
     @property
     def first(self) -> Item:
-        """Any of them."""
+        """The first member."""
         return next(iter(self.members.values()))
 
 
 def families(items: Iterable[Item], one_by_one: bool = False) -> dict[Parts, Family]:
-    """Return families, by template; with `one_by_one`, each parameter is one of its own."""
+    """Return families by template; with `one_by_one`, each parameter is a family of its own."""
     found: dict[Parts, Family] = {}
     for place, item in enumerate(items):
         template, numbers = (parts_of(item.name), ()) if one_by_one else template_of(item.name)
@@ -65,16 +65,18 @@ class _Pair(NamedTuple):
 
 
 def link_families(board: Board, least: float, margin: float, one_by_one: bool = False) -> None:
-    """Match families of the same shapes, the likeliest first, in rounds: one that is matched says where others went.
+    """Match families of the same shapes, the likeliest first.
+
+    Matching runs in rounds, because each match shows where the modules of other families went.
 
     Parameters
     ----------
     board : Board
-        What is left.
+        The unmatched parameters.
     least : float
-        How alike they have to be.
+        The similarity that a match needs.
     margin : float
-        How much more alike than any other.
+        The lead in similarity over any rival that a match needs.
     one_by_one : bool
         Match single parameters instead.
     """
@@ -105,7 +107,7 @@ def _pairs(board: Board, one_by_one: bool) -> Iterator[_Pair]:
 
 
 def _can_be(old: Family, new: Family) -> bool:
-    """Tell whether numbers leave it open."""
+    """Return whether the numbers allow a match: as many members, or a common number."""
     return len(old.members) == len(new.members) or not old.members.keys().isdisjoint(new.members)
 
 
@@ -117,7 +119,7 @@ def _by_kind(found: Mapping[Parts, Family]) -> Mapping[object, list[Family]]:
 
 
 def _candidates(family: Family, place: int, right: list[Family], leaves: Mapping[str, list[int]]) -> list[int]:
-    """Return those to look at, where there are too many: near by, and near by among those with the same last part."""
+    """Return the candidates to compare if there are too many: those near by, in all and among equal last parts."""
     near = set(range(max(place - _NEAR, 0), min(place + _NEAR + 1, len(right))))
     same = leaves.get(family.template[-1], [])
     at = len([each for each in same if each < place]) if len(same) < 200 else 0
@@ -138,7 +140,7 @@ def _link_best(board: Board, pairs: list[_Pair], least: float, margin: float) ->
     pairs.sort(key=lambda pair: -pair.score)
     by_old, by_new = _sides(pairs)
     taken: set[int] = set()
-    sure: set[int] = set()  # taken by what has no rival
+    sure: set[int] = set()  # taken by a pair without a rival
     linked = False
     for pair in pairs:
         if pair.named < least or id(pair.old) in taken or id(pair.new) in taken:
@@ -159,7 +161,7 @@ def _link_best(board: Board, pairs: list[_Pair], least: float, margin: float) ->
 
 
 def _is_refuted(board: Board, pair: _Pair) -> bool:
-    """Tell whether content speaks against it: another may be proven."""
+    """Return whether content contradicts a pair, so that another may be proven."""
     numbers = next((each for each in pair.old.members if each in pair.new.members), None)
     if not board.strict or numbers is None:
         return False
@@ -205,7 +207,7 @@ def _link_members(board: Board, pair: _Pair, sure: float, others: list[Family]) 
 
 
 def _numbers(old: Mapping[Parts, Item], new: Mapping[Parts, Item]) -> dict[Parts, Parts]:
-    """Return which numbers became which: all the same ones, or all in order, or those that are the same."""
+    """Return the new numbers by the old ones: all unchanged, or all in order, or the common ones only."""
     if old.keys() == new.keys():
         return {numbers: numbers for numbers in old}
     forms = Counter((item.shape, item.dtype) for item in old.values())

@@ -1,4 +1,4 @@
-"""Several that became one, and one that became several: fused, split, stacked, unstacked."""
+"""Match several parameters with one, and one with several: fused, split, stacked, unstacked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from anemoi_ckpt_migrate.autogenerate.match_state import Board
 from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, Parts, common_start, in_numbers, likeness
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link, Step
 
-# What is fused in transformers, in the order in which that is done; by what is left of a part when the words that
-# modules are called by are taken away.
+# Parts that transformers fuse, in the usual order. A part of a name is compared without the words in `_WORDS`.
 _SETS = (
     ("q", "k", "v"),
     ("query", "key", "value"),
@@ -33,24 +32,24 @@ _MOST_MEMBERS = 64
 
 @dataclass(frozen=True)
 class Joint:
-    """Families of which one could be made, or that one could be cut into.
+    """A family that could be the fusion of others, or could be split into them.
 
     Attributes
     ----------
     whole : Family
-        The one.
+        The fused family.
     parts : tuple of Family
-        The others, in the order in which they lie in it.
+        The other families, in their order within the whole.
     dim : int
-        Along which dimension.
+        The dimension along which they are joined.
     steps : tuple of Step
-        What is done after joining, or before parting.
+        The steps after joining, or before splitting.
     familiar : bool
-        Whether names say that they belong together.
+        Whether the names are a known set, such as q, k, v.
     likely : float
-        How alike names are.
+        The similarity of the names.
     alone : bool
-        Whether nothing else would fit.
+        Whether no other choice of parts has the right size.
     """
 
     whole: Family
@@ -68,9 +67,9 @@ def link_joined(board: Board, familiar: bool) -> None:
     Parameters
     ----------
     board : Board
-        What is left.
+        The unmatched parameters.
     familiar : bool
-        Only what names say that it belongs together.
+        Whether to match only known sets of names, such as q, k, v, and stacks.
     """
     for parting in (False, True):
         wholes = families((board.old if parting else board.new).values())
@@ -95,11 +94,11 @@ def _link_fused(
 
 
 Key = tuple[frozenset[Parts], int, tuple[int, ...]]
-"""Numbers, a dimension, and the sizes of all others."""
+"""Numbers, a dimension, and the sizes of all other dimensions."""
 
 
 def _siblings(parts: Mapping[Parts, Family]) -> Mapping[Key, Mapping[tuple[int, Parts], list[Family]]]:
-    """Return families that differ in nothing but one part of their names, and along one dimension."""
+    """Group families that differ only in one part of their names and in one dimension."""
     found: defaultdict[Key, defaultdict[tuple[int, Parts], list[Family]]] = defaultdict(lambda: defaultdict(list))
     for family in parts.values():
         shape = family.first.shape
@@ -142,7 +141,7 @@ def _joints(
 
 
 def _alike(whole: Parts, key: tuple[int, Parts]) -> float:
-    """Return how alike a name is to what others have in common; a part that it does not need does not count."""
+    """Return the similarity of a name and the common name of a group, with or without the part that differs."""
     place, parts = key
     return max(likeness(whole, parts), likeness(whole, (*parts[:place], *parts[place + 1 :])))
 
@@ -150,7 +149,11 @@ def _alike(whole: Parts, key: tuple[int, Parts]) -> float:
 def _subsets(
     group: Sequence[Family], place: int, dim: int, total: int
 ) -> Iterator[tuple[tuple[Family, ...], bool, bool]]:
-    """Return those that add up to a size: first those whose names belong together; whether nothing else does."""
+    """Yield families of a group whose sizes add up to a total.
+
+    Each comes with two flags: whether the names are a known set, and whether no other choice adds up. A known set
+    comes alone; so does the whole group.
+    """
     words = {_word(family.template[place]): family for family in group}
     for each in _SETS:
         known = [words[word] for word in each if word in words]
@@ -180,7 +183,7 @@ def _sum(group: Sequence[Family], dim: int) -> int:
 
 
 def _link_joint(board: Board, joint: Joint, parting: bool) -> bool:
-    """Put a joint down, unless content or other matches speak against it."""
+    """Add the links of a joint unless content or other matches contradict it; return whether they were added."""
     involved = [joint.whole, *joint.parts]
     here = (board.old if parting else board.new, board.new if parting else board.old)
     if any(item.name not in here[0] for item in joint.whole.members.values()):
@@ -213,7 +216,7 @@ def _link_joint(board: Board, joint: Joint, parting: bool) -> bool:
 
 
 def _proven(board: Board, joint: Joint, parting: bool) -> tuple[Family, ...] | None:
-    """Return the parts in the order that content proves; None if none is right."""
+    """Return the parts in the order that content proves; None if content proves none."""
     orders = permutations(joint.parts) if len(joint.parts) <= _MOST_PERMUTED else iter([joint.parts])
     for order in orders:
         if all(_is_joined(board, joint, order, numbers, parting) for numbers in joint.whole.members):
@@ -260,7 +263,7 @@ def _put_down(
     if parting:
         cast: tuple[Step, ...] = (("cast", form),) if form != whole.dtype else ()
         kinds = {"cat": "narrow", "stack": "select"}
-        if steps:  # turned before it is cut; it can as well be turned afterwards
+        if steps:  # transposed before the split; each part can be transposed afterwards just as well
             dim = 1 - dim if kind == "cat" else dim
             steps = (("permute", (1, 0)),)
         board.link(Link((whole.name,), names, kinds[kind], dim, sizes, steps + cast, sure, note=note))
@@ -270,7 +273,7 @@ def _put_down(
 
 
 def _link_stacked(board: Board, wholes: Mapping[Parts, Family], parts: Mapping[Parts, Family], parting: bool) -> None:
-    """Match what counts, as experts do, with what has all of them in one."""
+    """Match numbered parameters, such as those of experts, with one parameter that holds all of them."""
     index = _counted(parts)
     for whole in wholes.values():
         for shape, kind, dim, steps in _stackings(whole):
@@ -295,7 +298,11 @@ def _without(template: Parts, place: int) -> Parts:
 def _counted(
     parts: Mapping[Parts, Family],
 ) -> Mapping[tuple[frozenset[Parts], int, tuple[int, ...]], list[tuple[Family, int]]]:
-    """Return families by the numbers that are left when one counts, how many that counts, and the shape."""
+    """Return families with one number taken as the index of a stack.
+
+    The key holds the remaining numbers, the size of the stack, and the shape. Each value is a family with the
+    place of the number that counts.
+    """
     found: defaultdict[tuple[frozenset[Parts], int, tuple[int, ...]], list[tuple[Family, int]]] = defaultdict(list)
     for family in parts.values():
         shapes = {item.shape for item in family.members.values()}
@@ -311,7 +318,7 @@ def _counted(
 
 
 def _stackings(whole: Family) -> Iterator[tuple[tuple[int, tuple[int, ...]], str, int, tuple[Step, ...]]]:
-    """Return how many of which shape would make a whole, and how."""
+    """Yield the ways to join equal parts into a whole: count and shape of the parts, kind, dimension and steps."""
     shape = whole.first.shape
     if len({item.shape for item in whole.members.values()}) > 1:
         return

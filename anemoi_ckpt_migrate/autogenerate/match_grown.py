@@ -1,4 +1,4 @@
-"""Parameters that were made larger: rows for new words, columns for new inputs."""
+"""Match parameters that grew: rows for new words, columns for new inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SURE, _DOUBTFUL = 0.9, 0.6
 
 
 def link_grown(board: Board) -> None:
-    """Match what is left, and larger now, with what had its name, or stood where its module came from."""
+    """Match parameters with larger ones of the same name, or of the name expected after their module moved."""
     for old in list(board.old.values()):
         expected = (old.name, board.modules.expected(old.name, True), board.modules.expected(old.name))
         new = next((board.new[name] for name in expected if name is not None and name in board.new), None)
@@ -26,7 +26,7 @@ def link_grown(board: Board) -> None:
 
 
 def _doubt(board: Board, old: Item, new: Item) -> tuple[float, str]:
-    """Return how sure it is that old values stand first in new ones, and why it is not certain."""
+    """Return the confidence that the new tensor begins with the old values, and the reason for the doubt."""
     told = f"it grew from {list(old.shape)} to {list(new.shape)}"
     if any(size == 1 < larger for size, larger in zip(old.shape, new.shape, strict=True)):
         return _DOUBTFUL, f"{told}; its values may also be repeated"
@@ -42,13 +42,13 @@ def _is_grown(old: Item, new: Item) -> bool:
 
 
 def _ends(old: Item, new: Item) -> Iterator[tuple[bool, ...]]:
-    """Give for each dimension whether what is new stands at the end, which is usual, or at the beginning."""
+    """Yield for each dimension whether the new values come last (the usual case) or first."""
     grown = [size < larger for size, larger in zip(old.shape, new.shape, strict=True)]
     yield from product(*((True, False) if each else (True,) for each in grown))
 
 
 def _is_there(board: Board, old: Item, new: Item, ends: tuple[bool, ...]) -> bool:
-    """Tell whether the old values stand in the new ones, bit for bit."""
+    """Return whether the new tensor holds the old values, bit for bit, at one end of each dimension."""
     if board.contents is None or new.digest is None or old.dtype != new.dtype:
         return False
     starts = [0 if end else larger - size for end, size, larger in zip(ends, old.shape, new.shape, strict=True)]

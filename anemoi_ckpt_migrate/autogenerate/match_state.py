@@ -1,4 +1,4 @@
-"""What is matched so far, and what is left: where the ways to match put down what they find."""
+"""The state of matching: links found so far, and parameters still to match."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from anemoi_ckpt_migrate.autogenerate.tensor_changes import Turned, turned
 
 
 class Board:
-    """What is matched, and what is left.
+    """The links found so far, and the parameters still to match.
 
     Parameters
     ----------
     old, new : sequence of Item
-        What is to be matched.
+        The parameters to match.
     contents : Contents or None
-        What to ask.
+        Answers questions about content.
 
     Attributes
     ----------
     old, new : dict of str to Item
-        What is left, by name, in order.
+        The unmatched parameters, by name, in order.
     links : list of Link
-        What was found.
+        The links found so far.
     modules : Modules
-        Where modules went.
+        The new places of modules.
     turning : bool
-        Whether something was transposed, so that more may have been.
+        Whether a parameter was transposed, so that others may be too.
     strict : bool
-        Whether content says what became of what, so that other content speaks against it.
+        Whether content decides matches, so that different content contradicts a match.
     """
 
     def __init__(self, old: Sequence[Item], new: Sequence[Item], contents: Contents | None) -> None:
@@ -44,7 +44,7 @@ class Board:
         self.turning = False
 
     def link(self, link: Link) -> None:
-        """Put down what became of what."""
+        """Add a link."""
         self.links.append(link)
         for name in link.old:
             del self.old[name]
@@ -54,15 +54,15 @@ class Board:
             self.modules.learn(link.old[0], link.new[0])
 
     def pair(self, old: str, new: str, confidence: float = 1.0, alternatives: Iterable[str] = ()) -> None:
-        """Put down that one became another, without looking at the content."""
+        """Link two parameters without comparing their content."""
         self.link(Link((old,), (new,), confidence=confidence, alternatives=tuple(alternatives)))
 
     def turned(self, old: Item, new: Item, loose: bool = False) -> Turned | None:
-        """Say how one became another; None if it cannot have."""
+        """Return the way one parameter became another; None if it cannot have."""
         return turned(old, new, self.contents, loose)
 
     def pair_turned(self, old: Item, new: Item, how: Turned, confidence: float, others: Sequence[str] = ()) -> None:
-        """Put down that one became another, in some way."""
+        """Link two parameters, with the way one became the other."""
         sure = 1.0 if how.proven else min(confidence, how.certain)
         if how.changed and old.name != new.name and self.strict:
             sure = min(sure, 0.8)
@@ -73,14 +73,14 @@ class Board:
 
 
 class Modules:
-    """Remembers which module became which."""
+    """Remembers the new names of modules."""
 
     def __init__(self) -> None:
         self._exact: dict[Parts, Counter[Parts]] = {}
         self._templates: dict[Parts, Counter[Parts]] = {}
 
     def learn(self, old: str, new: str) -> None:
-        """Remember that a parameter went somewhere: so did what it is part of."""
+        """Remember the new name of a parameter, and so the new names of the modules around it."""
         self._note(self._exact, parts_of(old), parts_of(new))
         (one, numbers), (other, also) = template_of(old), template_of(new)
         if numbers == also:
@@ -91,19 +91,19 @@ class Modules:
             votes.setdefault(old[: len(old) - count], Counter())[new[: len(new) - count]] += 1
 
     def expected(self, name: str, same_block: bool = False) -> str | None:
-        """Return what a parameter should be called, if it went where its module went.
+        """Return the expected name of a parameter that moved along with its module.
 
         Parameters
         ----------
         name : str
-            What it is called.
+            Its old name.
         same_block : bool
-            Whether only modules of the same numbered block count.
+            Whether to consider only modules of the same numbered block.
 
         Returns
         -------
         str or None
-            None if nothing is known.
+            The expected name; None if nothing is known.
         """
         parts = parts_of(name)
         least = max((place for place, part in enumerate(parts[:-1]) if part.isdigit()), default=-1) + 1
@@ -115,7 +115,7 @@ class Modules:
         return filled(found, numbers) if found is not None and found.count(NUMBER) == len(numbers) else None
 
     def support(self, old: Parts, new: Parts) -> int:
-        """Return how many parameters say that a template became another."""
+        """Return the number of parameters that support the move of a template; 0 if another one has more support."""
         found, count = self._found(self._templates, old)
         return count if found == new else 0
 

@@ -1,4 +1,4 @@
-"""Names of parameters: their parts, what stands for a number in them, and how alike two are."""
+"""Names of parameters: their parts, placeholders for numbers, and the similarity of two names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NamedTuple
 Parts = tuple[str, ...]
 _DIGITS = re.compile(r"\d+")
 NUMBER = "{}"
-"""What stands in a template where names have a number."""
+"""The placeholder for a number in a template."""
 
 
 class Edit(NamedTuple):
-    """One part that differs: which of the old ones goes, and which of the new ones comes instead."""
+    """One difference: the range of old parts that is replaced, and the range of new parts that replaces it."""
 
     old_start: int
     old_end: int
@@ -23,31 +23,31 @@ class Edit(NamedTuple):
 
 
 def parts_of(name: str) -> Parts:
-    """Return what stands between the dots."""
+    """Return the parts of a name, which dots separate."""
     return tuple(name.split("."))
 
 
 @lru_cache(maxsize=1 << 16)
 def template_of(name: str) -> tuple[Parts, Parts]:
-    """Return the parts with numbers taken out, and the numbers."""
+    """Return the parts of a name with placeholders for numbers, and the numbers."""
     parts = parts_of(name)
     numbers = tuple(part for part in parts if part.isdigit())
     return (tuple(NUMBER if part.isdigit() else part for part in parts), numbers) if numbers else (parts, ())
 
 
 def filled(template: Sequence[str], numbers: Sequence[str]) -> str:
-    """Return the name that a template stands for."""
+    """Return the name that a template and numbers make."""
     left = iter(numbers)
     return ".".join(next(left) if part == NUMBER else part for part in template)
 
 
 def in_numbers(numbers: Sequence[str]) -> tuple[int, ...]:
-    """Return what numbers are sorted by."""
+    """Return the sort key of numbers in names."""
     return tuple(map(int, numbers))
 
 
 def common_start(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many parts are the same from the beginning."""
+    """Return the number of equal parts at the beginning."""
     count = 0
     for part, also in zip(one, other, strict=False):
         if part != also:
@@ -57,13 +57,13 @@ def common_start(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def common_end(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many parts are the same up to the end."""
+    """Return the number of equal parts at the end."""
     return common_start(one[::-1], other[::-1])
 
 
 @lru_cache(maxsize=1 << 16)
 def part_likeness(one: str, other: str) -> float:
-    """Return how alike two parts are: 1 for the same, 0 for nothing in common."""
+    """Return the similarity of two parts: 1 if they are equal, 0 if they have nothing in common."""
     if one == other:
         return 1.0
     if one.isdigit() or other.isdigit() or NUMBER in (one, other):
@@ -81,13 +81,13 @@ def part_likeness(one: str, other: str) -> float:
 
 @lru_cache(maxsize=1 << 16)
 def _letters(part: str) -> frozenset[str]:
-    """Return letters, pairs of them, and with what it begins and ends."""
+    """Return the letters of a part and all pairs of neighbours; ``^`` and ``$`` mark its beginning and end."""
     whole = f"^{part}$"
     return frozenset(part) | {whole[at : at + 2] for at in range(len(whole) - 1)}
 
 
 def _abbreviates(short: str, long: str) -> bool:
-    """Tell whether a part is made of letters of another, from the first on: attn and attention, q and query."""
+    """Return whether a part abbreviates another: attn and attention, q and query."""
     if not short or short[0] != long[0]:
         return False
     rest = iter(long)
@@ -96,9 +96,9 @@ def _abbreviates(short: str, long: str) -> bool:
 
 @lru_cache(maxsize=1 << 18)
 def likeness(one: Parts, other: Parts) -> float:
-    """Return how alike two names are: the share of parts that have a counterpart, in order.
+    """Return the similarity of two names: the share of parts that have a counterpart, in order.
 
-    That some parts are too many, as those of a wrapper, counts less than that some have no counterpart.
+    Surplus parts in one name, such as those of a wrapper, count less than parts that differ in both.
     """
     if one == other:
         return 1.0
@@ -114,7 +114,7 @@ def likeness(one: Parts, other: Parts) -> float:
 
 
 def edits(one: Parts, other: Parts) -> tuple[Edit, ...]:
-    """Return the fewest parts that differ."""
+    """Return the edits that turn one name into another, as few as possible."""
     start = common_start(one, other)
     end = common_end(one[start:], other[start:])
     middle = _edits(one[start : len(one) - end], other[start : len(other) - end])
@@ -122,7 +122,7 @@ def edits(one: Parts, other: Parts) -> tuple[Edit, ...]:
 
 
 def distance(one: Parts, other: Parts) -> int:
-    """Return how many parts differ."""
+    """Return the number of edits between two names."""
     return 0 if one == other else len(edits(one, other))
 
 
@@ -163,7 +163,7 @@ def _costs(one: Parts, other: Parts) -> list[list[float]]:
 
 @lru_cache(maxsize=1 << 16)
 def _exchange(part: str, other: str) -> float:
-    """Return what it costs to put a part in the place of another: like ones least, a word for a number never."""
+    """Return the cost of replacing a part: least between similar parts, prohibitive between a word and a number."""
     if part == other:
         return 0.0
     if part.isdigit() is not other.isdigit():

@@ -1,4 +1,4 @@
-"""What is compared: parameters by name, shape, dtype and, where it is known, content; and how they are related."""
+"""Parameters to compare (name, shape, dtype and, if known, content), and links between them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Step = tuple[str, Any]
-"""What is done to one tensor: ``permute``, ``reshape``, ``cast`` or ``pad`` (a dimension, by how much, the index or
-None for the end), with its argument."""
+"""One change to a tensor: ``permute``, ``reshape``, ``cast`` or ``pad``, with its argument. The argument of ``pad`` is
+a dimension, the number of new entries, and their index or None for the end."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A parameter, or a buffer.
+    """A parameter or a buffer.
 
     Attributes
     ----------
@@ -25,9 +25,9 @@ class Item:
     dtype : str
         Its dtype, without ``torch.``.
     digest : str or None
-        Of its content: dtype and bytes. None where that is not known, as of a model without weights.
+        Digest of its content. None if that is unknown, as in a model without weights.
     buffer : bool
-        Whether it is known to be a buffer, none of an optimizer's business. Nobody compares that.
+        Whether it is known to be a buffer, which optimizers do not hold. Ignored in comparisons.
     """
 
     name: str
@@ -38,44 +38,44 @@ class Item:
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """Its number of elements."""
         return math.prod(self.shape)
 
 
 class Contents(Protocol):
-    """Answers questions about content; there only if both sides have weights."""
+    """Answers questions about content. It exists only if both sides have weights."""
 
     def same(self, kind: str, args: tuple[Any, ...], old: Sequence[str], new: str, steps: Sequence[Step] = ()) -> bool:
-        """Tell whether what `recipes` makes of old parameters, and steps of that, is the new one, bit for bit."""
+        """Return whether a recipe, applied to old parameters and followed by steps, gives the new one bit for bit."""
 
     def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
-        """Tell whether an old parameter stands in a larger new one, from an index of each dimension on."""
+        """Return whether a larger new parameter holds an old one, beginning at the given index of each dimension."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What became of what.
+    """A match of old and new parameters.
 
     Attributes
     ----------
     old, new : tuple of str
-        Names.
+        The old and the new names.
     kind : str
         ``one`` to one; ``cat`` or ``stack``, several to one; ``narrow`` or ``select``, one to several.
     dim : int
-        Along which dimension, for all but one to one.
+        The dimension of joining or splitting; unused for one to one.
     sizes : tuple of int
-        How much of it each has.
+        The size of each part along that dimension.
     steps : tuple of Step
-        What is done afterwards, to each new one.
+        The steps that follow, for each new parameter.
     confidence : float
-        1 if it is proven by content, or nothing else is possible.
+        1 if content proves the match, or if there is no alternative.
     alternatives : tuple of str
-        Names that it might have been instead.
+        Other names that could be meant instead.
     changed : bool
-        Whether the values are known to be others.
+        Whether the values are known to differ.
     note : str
-        What a user should know.
+        A remark for the user.
     """
 
     old: tuple[str, ...]

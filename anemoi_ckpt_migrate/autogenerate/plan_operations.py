@@ -1,4 +1,4 @@
-"""From what became of what to operations: drop, rename, join and part, turn, reorder, add."""
+"""Turn links into operations: drop, rename, join and split, change tensors, reorder, add."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 @dataclass(frozen=True)
 class Guess:
-    """One operation, and how sure it is.
+    """One proposed operation, with its confidence.
 
     Attributes
     ----------
     operation : Operation
-        What is to be applied.
+        The operation to apply.
     confidence : float
-        1 if it is proven by content, or nothing else is possible.
+        1 if content proves the operation, or if there is no alternative.
     alternatives : tuple of str
-        What it might have been instead, in words.
+        The alternatives, and remarks, in words.
     """
 
     operation: Operation
@@ -40,7 +40,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Loss:
-    """A parameter that is gone, or new, with others of the other side that it might have been."""
+    """A dropped or added parameter, with parameters of the other side that it could match."""
 
     name: str
     confidence: float = 1.0
@@ -49,18 +49,18 @@ class Loss:
 
 
 class Plan:
-    """Operations that make new parameters of old ones, as links say.
+    """Operations that turn old parameters into new ones according to links.
 
     Parameters
     ----------
     old, new : sequence of Item
         The parameters.
     links : sequence of Link
-        What became of what.
+        The matches.
     dropped, added : sequence of Loss
-        What is gone, and what is new.
+        The unmatched parameters.
     plain : bool
-        Whether each parameter is to be named on its own.
+        Whether to name each parameter on its own, without patterns.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Plan:
         self.sound = True
 
     def run(self) -> bool:
-        """Find the operations; return whether they lead to the new parameters."""
+        """Collect the operations; return whether they lead to the new parameters."""
         self._drop()
         current = self._rename()
         self._merge(current)
@@ -106,7 +106,7 @@ class Plan:
             self._apply(Drop(self._selecting([loss.name for loss in losses])), confidence, words)
 
     def _rename(self) -> dict[str, str]:
-        """Rename; return what is called how now, by old names."""
+        """Rename; return the current names by the old names."""
         targets: dict[str, str | None] = {}
         for name in self._model.names:
             link = self._by_old.get(name)
@@ -121,7 +121,7 @@ class Plan:
         return current
 
     def _rename_plainly(self, targets: Mapping[str, str | None]) -> dict[str, str]:
-        """Rename one by one, by way of names that nothing has."""
+        """Rename one by one, via temporary names."""
         taken = {*targets, *(target for target in targets.values() if target), *(item.name for item in self._new)}
         prefix = "_"
         while any(name.startswith(prefix) for name in taken):
@@ -179,7 +179,7 @@ class Plan:
                 yield Permute(keys, dims), names
 
     def _reshapes(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
-        """Give shapes; those that differ in one size only are given at once."""
+        """Yield reshapes; shapes that differ in one size only share an operation."""
         left = {shape: names for shape, names in steps.items() if isinstance(shape, tuple)}
         while left:
             alike: defaultdict[tuple[int, ...], list[tuple[int, ...]]] = defaultdict(list)
@@ -197,7 +197,7 @@ class Plan:
             dtypes = {name: self._model.table[name][1] for name in self._model.names}
             casting = [name for name in names if is_floating(dtypes[name]) and is_floating(str(dtype))]
             others = [name for name in names if name not in set(casting)]
-            # A star passes over what is not floating point, and a cast over what has the dtype already.
+            # `*` skips tensors that are not floating point, and a cast skips tensors that have the dtype already.
             spare = [name for name, each in dtypes.items() if each == dtype or not is_floating(each)]
             for some, beside in ((casting, spare), (others, ())):
                 keys = self._selecting(some, beside) if some else ()
@@ -232,24 +232,24 @@ class Plan:
 
 
 _Texts = tuple[tuple[str, ...], tuple[str, ...]]
-"""Patterns of what there is, and of what comes about."""
+"""Patterns of the sources, and of the targets."""
 
 
 def merges(
     links: Sequence[Link], current: Mapping[str, str], table: Mapping[str, object], plain: bool
 ) -> Iterator[tuple[Operation, list[Link]]]:
-    """Return operations, each with the links that it is for.
+    """Yield the operations that join or split, each with its links.
 
     Parameters
     ----------
     links : sequence of Link
-        What became of what.
+        The matches.
     current : mapping of str to str
-        What is called how now, by old names.
+        The current names by the old names.
     table : mapping
-        Names that are there.
+        The names of all parameters.
     plain : bool
-        Whether each link is to have its own operation.
+        Whether each link gets an operation of its own.
     """
     groups: defaultdict[tuple[_Texts, str, int, tuple[int, ...]], list[Link]] = defaultdict(list)
     for link in links:
@@ -281,14 +281,14 @@ def _operation(texts: _Texts, kind: str, dim: int, sizes: tuple[int, ...]) -> Op
 
 
 def _opened(sources: Sequence[str], targets: Sequence[str]) -> _Texts:
-    """Return patterns with placeholders for the numbers that all names begin with."""
+    """Return patterns with placeholders for the leading numbers that all names share."""
     same = shared_numbers((*sources, *targets))
     opened = [with_places(name, same) for name in (*sources, *targets)]
     return tuple(opened[: len(sources)]), tuple(opened[len(sources) :])
 
 
 def _counting(link: Link, sources: Sequence[str]) -> _Texts | None:
-    """Return patterns with a placeholder that counts, if that is what the names of the parts differ in."""
+    """Return patterns with a placeholder that counts the parts; None if the names do not allow that."""
     joining = link.kind in ("cat", "stack")
     if link.kind == "narrow":
         return None
@@ -309,7 +309,7 @@ def _counting(link: Link, sources: Sequence[str]) -> _Texts | None:
 
 
 def _selects(texts: Sequence[str], sources: Sequence[Sequence[str]], table: Mapping[str, object]) -> bool:
-    """Tell whether patterns stand for these names and no others."""
+    """Return whether patterns select these names and no others."""
     if len(texts) == 1:
         selected = {name for name, _ in pattern(texts[0]).among(table)}
         return selected == {name for names in sources for name in names}

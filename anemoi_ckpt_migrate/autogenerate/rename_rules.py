@@ -1,4 +1,4 @@
-"""Rules of renaming: what may have been done to a name, and what that does to others."""
+"""Rename rules: candidate operations that explain one rename, and their effect on other names."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _MOST_EDITS = 6
 
 @dataclass(frozen=True)
 class Rule:
-    """One way to rename.
+    """One rename operation.
 
     Attributes
     ----------
     kind : str
-        The operation.
+        The name of the operation.
     args : tuple
         Its arguments.
     rank : int
-        How far it is from simple.
+        Its complexity. Simpler rules rank lower.
     where, key : str
-        Where in an index those names are that it may be about: under ``start``, ``name``, ``part``, or ``all``.
+        The index entry that lists the names it may rename: ``start``, ``name``, ``part`` or ``all``, and a text.
     """
 
     kind: str
@@ -46,21 +46,21 @@ class Rule:
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """What those are sorted by that do the same."""
+        """The sort key among rules with the same effect."""
         return (self.rank, sum(len(str(arg)) for arg in self.args), str(self.args))
 
     @property
     def open(self) -> bool:
-        """Whether it may be about more than the index knows."""
+        """Whether it may rename names that its index entry does not list."""
         return self.kind == "RenameRegex" or any("{" in str(arg) for arg in self.args)
 
     @property
     def generic(self) -> bool:
-        """Whether it does not speak of any number."""
+        """Whether it mentions no number."""
         return not any(_DIGITS.search(_GENERIC.sub("", str(arg))) for arg in self.args)
 
     def renaming(self) -> Callable[[str], str | None]:
-        """Return what gives a name another one, or None, as the operation does."""
+        """Return a function that renames as the operation does: a name gives the new name, or None if it stays."""
         return _renaming(self.kind, self.args)
 
 
@@ -98,12 +98,12 @@ def numbers_in(text: str) -> list[str]:
 
 
 def rounded(text: str) -> str:
-    """Return a text with all numbers alike, as an index knows it."""
+    """Return a text with each number replaced by 0, as the index stores it."""
     return _DIGITS.sub("0", text)
 
 
 def keys_of(name: str) -> set[tuple[str, str]]:
-    """Return where a name stands in an index: with its numbers as they are, and with all numbers alike."""
+    """Return the index entries of a name, both with its own numbers and with each number replaced by 0."""
     found = {("all", "")}
     for text in {rounded(name), name}:
         found.add(("name", text))
@@ -116,16 +116,16 @@ def keys_of(name: str) -> set[tuple[str, str]]:
 
 
 def rules(old: str, new: str, literal: bool = False, wide: bool = True) -> Iterator[Rule]:
-    """Return what may have been done to one name, to bring it nearer to another one.
+    """Yield rules that bring one name nearer to another.
 
     Parameters
     ----------
     old, new : str
         The names.
     literal : bool
-        For this very name: numbers are meant as they are.
+        Whether the rules are for this name only, with its numbers taken literally.
     wide : bool
-        Also what would be done to others that have little in common with it.
+        Whether to include rules that may also rename names with little in common.
     """
     one, other = parts_of(old), parts_of(new)
     found = edits(one, other)
@@ -144,7 +144,7 @@ def rules(old: str, new: str, literal: bool = False, wide: bool = True) -> Itera
 
 
 def _starts(one: Parts, other: Parts, edit: Edit, literal: bool) -> Iterator[Rule]:
-    """Return rules about beginnings that end with what differs, or after what follows, or are all of the name."""
+    """Yield rules about the beginning of a name: up to the edit, one or two parts beyond it, or the whole name."""
     gone, come = one[edit.old_start : edit.old_end], other[edit.new_start : edit.new_end]
     if edit.old_end == 0:
         yield Rule("AddPrefix", (".".join(come) + ".",), 0, "all")
@@ -165,11 +165,11 @@ def _starts(one: Parts, other: Parts, edit: Edit, literal: bool) -> Iterator[Rul
 
 
 def _opened(before: Parts, after: Parts, literal: bool) -> tuple[tuple[str, str], bool]:
-    """Return patterns for two names: numbers that both have in the same order become placeholders."""
+    """Return patterns for two names, and whether they have placeholders, which replace the numbers they share."""
     one, other = ".".join(before), ".".join(after)
     if not literal and _numbers(before) == _numbers(after):
         one, other = _with_places(before), _with_places(after)
-    elif not literal:  # what is numbered otherwise is meant as it is, and what is before it is not
+    elif not literal:  # numbers that changed stay literal, those before the change become placeholders
         same = 0
         while same < min(len(before), len(after)) and before[same] == after[same]:
             same += 1
@@ -195,7 +195,7 @@ def _with_places(parts: Parts, end: int | None = None) -> str:
 
 
 def _anywhere(one: Parts, other: Parts, edit: Edit) -> Iterator[Rule]:
-    """Return rules about parts wherever they stand; alone, or with those beside them."""
+    """Yield rules about parts at any place in a name, alone or with their neighbours."""
     come = other[edit.new_start : edit.new_end]
     if not come and edit.old_end < len(one):
         text = ".".join(one[edit.old_start : edit.old_end]) + "."
@@ -218,7 +218,7 @@ def _anywhere(one: Parts, other: Parts, edit: Edit) -> Iterator[Rule]:
 
 
 def _expressions(before: Parts, after: Parts) -> tuple[str, str]:
-    """Return an expression and what replaces it; numbers that both have in the same order may be any."""
+    """Return a regular expression and its replacement. It matches any numbers if both names have the same ones."""
     search, replacement = re.escape(".".join(before)), ".".join(after).replace("\\", r"\\")
     numbers = _DIGITS.findall(".".join(before))
     if numbers and numbers == _DIGITS.findall(".".join(after)) and len(numbers) < 10:
@@ -230,7 +230,7 @@ def _expressions(before: Parts, after: Parts) -> tuple[str, str]:
 
 
 def _inside(one: Parts, other: Parts, edit: Edit) -> Iterator[Rule]:
-    """Return rules about words within a part: q_proj and k_proj become q_projection and k_projection."""
+    """Yield rules about words within a part: q_proj and k_proj become q_projection and k_projection."""
     if edit.old_end - edit.old_start != 1 or edit.new_end - edit.new_start != 1:
         return
     words, others = one[edit.old_start].split("_"), other[edit.new_start].split("_")

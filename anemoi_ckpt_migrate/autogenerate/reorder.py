@@ -1,4 +1,4 @@
-"""What brings parameters into an order, and adds others at their places in it."""
+"""Operations that reorder parameters, and that add parameters at their places."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 
 def reorders(names: Sequence[str], wanted: Sequence[str], plain: bool = False) -> Sequence[Reorder]:
-    """Return what brings names into an order.
+    """Return operations that bring names into an order.
 
     Parameters
     ----------
     names : sequence of str
-        As they stand.
+        The current order.
     wanted : sequence of str
-        As they are to stand.
+        The new order.
     plain : bool
-        Whether all that move are to be named one by one.
+        Whether to list each name that moves, without patterns.
     """
     if list(names) == list(wanted):
         return []
@@ -40,7 +40,7 @@ def reorders(names: Sequence[str], wanted: Sequence[str], plain: bool = False) -
 def _at_once(
     windows: Sequence[list[str]], wanted: Sequence[str], selected: Mapping[str, list[str]]
 ) -> Sequence[Reorder]:
-    """Return operations that do the same in all blocks at once."""
+    """Return operations that reorder all blocks alike at once, and one for the rest."""
     alike: defaultdict[tuple[str, ...], list[list[str]]] = defaultdict(list)
     for keys in windows:
         alike[_opened(keys) or ()].append(keys)
@@ -60,9 +60,9 @@ def _one_after_the_other(
 
 
 def _windows(names: Sequence[str], wanted: Sequence[str], selected: Mapping[str, list[str]]) -> Iterator[list[str]]:
-    """Return for each stretch that has the same names in another order what is to be said about it."""
+    """Yield the shortest list of keys for each stretch that holds the same names in another order."""
     place = {name: at for at, name in enumerate(wanted)}
-    ends: list[int] = []  # for each place where a stretch begins, where it ends
+    ends: list[int] = []  # for each place, the end of its stretch
     last = start = 0
     for at, name in enumerate(names):
         last = max(last, place[name])
@@ -91,7 +91,7 @@ def _windows(names: Sequence[str], wanted: Sequence[str], selected: Mapping[str,
 
 
 def _block(names: Sequence[str], start: int, end: int) -> tuple[int, int]:
-    """Return from where to where names stand that are in the same numbered block as those of a stretch."""
+    """Return the bounds of a stretch, extended over the rest of the numbered blocks at its two ends."""
     one, other = _number(names[start]), _number(names[end - 1])
     while start > 0 and one is not None and _number(names[start - 1]) == one:
         start -= 1
@@ -107,7 +107,7 @@ def _number(name: str) -> Parts | None:
 
 
 def _prefixes(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return patterns of modules, with what they select."""
+    """Return patterns of modules with the names they select."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         parts = parts_of(name)
@@ -117,7 +117,7 @@ def _prefixes(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _keys(names: Sequence[str], selected: Mapping[str, list[str]]) -> list[str]:
-    """Return names in an order, modules in place of all that is in them where these keep theirs."""
+    """Return the keys for an order: a module's pattern replaces its names where these keep their order."""
     found = []
     at = 0
     while at < len(names):
@@ -135,22 +135,22 @@ def _keys(names: Sequence[str], selected: Mapping[str, list[str]]) -> list[str]:
 
 
 def _opened(keys: Sequence[str]) -> tuple[str, ...] | None:
-    """Return what is to be said with placeholders for numbers that all have."""
+    """Return keys with placeholders for the leading numbers that all share; None if they share none."""
     same = shared_numbers(keys)
     return tuple(with_places(key, same) for key in keys) if same else None
 
 
 class Adding:
-    """What adds parameters, those that are alike at once.
+    """Makes the operations that add parameters, with one operation for similar ones.
 
     Parameters
     ----------
     names : sequence of str
-        Names that are there.
+        The names of the parameters so far.
     new : sequence of Item
-        All that are to be there, in order; those that are there have that order already.
+        All parameters of the result, in order. Those in `names` have that order already.
     plain : bool
-        Whether each is to be added alone.
+        Whether to add each parameter on its own.
     """
 
     def __init__(self, names: Sequence[str], new: Sequence[Item], plain: bool = False) -> None:

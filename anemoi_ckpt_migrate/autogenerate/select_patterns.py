@@ -1,4 +1,4 @@
-"""Patterns that stand for some names and for no others."""
+"""Patterns that select some names and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, parts_of, t
 from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 PLACES = "ijklmn"
-"""What placeholders are called; one for each number in a name."""
+"""The names of placeholders, one for each number in a name."""
 
 
 def placed(template: Sequence[str]) -> str | None:
@@ -24,29 +24,29 @@ def placed(template: Sequence[str]) -> str | None:
 
 
 def shared_numbers(names: Iterable[str]) -> int:
-    """Return how many numbers all names have in common, from the first on."""
+    """Return the number of leading numbers that all names share."""
     numbers = [template_of(name)[1] for name in names]
     return len(list(takewhile(lambda each: len(set(each)) == 1, zip(*numbers, strict=False))))
 
 
 def with_places(name: str, count: int, letters: str = PLACES) -> str:
-    """Return a name with placeholders in the place of the first numbers."""
+    """Return a name with placeholders in place of its first numbers."""
     template, numbers = template_of(name)
     found = iter([f"{{{letter}}}" for letter in letters[:count]] + list(numbers[min(count, len(letters)) :]))
     return ".".join(next(found) if part == NUMBER else part for part in template)
 
 
 def selecting(wanted: Collection[str], names: Collection[str], spare: Collection[str] = ()) -> list[str]:
-    """Return few patterns that select some names.
+    """Return a small number of patterns that select some names.
 
     Parameters
     ----------
     wanted : collection of str
-        What they have to select.
+        The names to select.
     names : collection of str
-        All that there are.
+        All names.
     spare : collection of str
-        What they may select beside those.
+        Names that the patterns may select as well.
     """
     if len(wanted) > 1 and len(wanted) + len(spare) >= len(names):
         return ["*"]
@@ -71,7 +71,7 @@ def selecting(wanted: Collection[str], names: Collection[str], spare: Collection
 def _candidates(
     wanted: Collection[str], names: Collection[str], allowed: Collection[str]
 ) -> Mapping[str, tuple[int, set[str]]]:
-    """Return patterns that select wanted names and, as far as that is seen from parts of names, no others."""
+    """Return patterns that select wanted names and probably no others, with their rank and the names."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     ranks: dict[str, int] = {}
     for name in wanted:
@@ -86,7 +86,7 @@ def _candidates(
 
 
 def _patterns(name: str) -> Iterator[tuple[str, int]]:
-    """Return patterns that select a name, with how far they are from just naming it."""
+    """Yield patterns that select a name, each with its rank: 0 for the name itself, more for wider patterns."""
     yield name, 0
     parts = parts_of(name)
     template, numbers = template_of(name)
@@ -106,10 +106,13 @@ def _patterns(name: str) -> Iterator[tuple[str, int]]:
 
 
 def _by_size(candidates: Mapping[str, tuple[int, set[str]]]) -> Iterator[str]:
-    """Return the one that selects most, again and again; simple ones first."""
+    """Yield patterns in greedy order: each time the one with the most names that no earlier one selects.
+
+    Simple patterns win ties. The usual names of adapters come before all others.
+    """
     heap = [(-len(names), rank, len(text), text) for text, (rank, names) in candidates.items()]
     heapq.heapify(heap)
-    yield from (text for text in candidates if re.fullmatch(r"\*\.lora_\w+\.\*", text))  # what everybody calls them
+    yield from (text for text in candidates if re.fullmatch(r"\*\.lora_\w+\.\*", text))  # the usual names of adapters
     done: set[str] = set()
     while heap:
         size, rank, length, text = heapq.heappop(heap)

@@ -1,4 +1,4 @@
-"""The fewest renames that give names other names, each applied after the other."""
+"""Find as few rename operations as possible that, applied in order, give names their targets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WIDE_SCAN = 2000
 
 
 class Renamed(NamedTuple):
-    """One operation of renaming.
+    """One rename operation.
 
     Attributes
     ----------
     operation : Operation
-        What is applied.
+        The operation to apply.
     finished : list of str
-        What has its new name by that, by what it was called at first.
+        The parameters that have their target name afterwards, by their original names.
     """
 
     operation: Operation
@@ -38,22 +38,22 @@ class _Effect(NamedTuple):
 
 
 _Class = tuple[str, str | None]
-"""What names have in common that every rule treats alike, unless it speaks of numbers."""
+"""The key of names that every rule without numbers treats alike: name and target without their numbers."""
 
 
 class Renaming:
-    """Names on their way to others.
+    """A search for renames that give names their targets.
 
     Parameters
     ----------
     targets : mapping of str to str or None
-        What names are to become; None where that does not matter.
+        The target of each name; None if any name will do.
     greedy : bool
-        Take what does most first; otherwise what brings most to an end.
+        Prefer the rule that brings names nearest to their targets; otherwise the one that finishes the most names.
     """
 
     def __init__(self, targets: Mapping[str, str | None], greedy: bool = True) -> None:
-        self._targets = dict(targets)  # by what they are called now
+        self._targets = dict(targets)  # by current names
         self._origins = {name: name for name in targets}
         self._index: defaultdict[tuple[str, str], dict[_Class, dict[str, None]]] = defaultdict(dict)
         for name in targets:
@@ -68,11 +68,11 @@ class Renaming:
 
     @property
     def current(self) -> dict[str, str]:
-        """What is called how now, by what it was called at first."""
+        """The current names by the original ones."""
         return {origin: name for name, origin in self._origins.items()}
 
     def run(self) -> list[Renamed]:
-        """Find operations; afterwards all have the names that they are to have."""
+        """Find operations until all names have their targets, and return them."""
         while self._left:
             progress = self._exhaust(literal=False) or self._exhaust(literal=True)
             if not progress and self._left:
@@ -80,7 +80,7 @@ class Renaming:
         return self.done
 
     def _exhaust(self, literal: bool) -> bool:
-        """Apply rules as long as one does good; return whether any did."""
+        """Apply rules as long as one brings names nearer to their targets; return whether any did."""
         before = len(self.done)
         self._seen.clear()
         self._heap.clear()
@@ -130,7 +130,10 @@ class Renaming:
         return (-effect.finished, -effect.gain, *rule.order, rule.kind)
 
     def _effect(self, rule: Rule) -> _Effect | None:
-        """Return what a rule does, as far as an index shows; None if it does no good, or harm."""
+        """Return the effect of a rule on the names in its index entry.
+
+        None if it brings no name nearer to its target, or fails to do so for a name that it renames.
+        """
         renamed = rule.renaming()
         gain = finished = 0
         blocked = None
@@ -150,7 +153,7 @@ class Renaming:
         return _Effect(gain, finished, blocked) if gain else None
 
     def _samples(self, rule: Rule) -> Iterator[tuple[str, int]]:
-        """Return names that a rule may be about; one for all that are alike, if it does not speak of numbers."""
+        """Yield names that a rule may rename, with counts; a rule without numbers gets one name of each class."""
         for names in self._index[rule.where, rule.key].values():
             if rule.generic:
                 yield next(iter(names)), len(names)
@@ -159,11 +162,11 @@ class Renaming:
                     yield name, 1
 
     def _known(self, rule: Rule) -> list[str]:
-        """Return all names that a rule may be about, as far as an index shows."""
+        """Return all names in the index entry of a rule."""
         return [name for names in self._index[rule.where, rule.key].values() for name in names]
 
     def _names(self, rule: Rule) -> dict[str, str] | None:
-        """Return what a rule renames among all names, more than an index may show; None if that cannot be."""
+        """Return all renames by a rule, beyond its index entry if the rule is open; None if it must not be applied."""
         renamed = rule.renaming()
         names: dict[str, str] = {}
         for name in self._targets if rule.open else self._known(rule):
@@ -222,7 +225,7 @@ class Renaming:
                 del classes[own]
 
     def _break_cycle(self) -> None:
-        """Give some of those that stand in each other's way another name for a while: as many as one rule can."""
+        """Give temporary names to names that block each other, to as many as one operation can."""
         found = min(self._detours(), key=lambda each: (-len(each[1]), str(each[0])), default=None)
         if found is None:
             self._one_by_one()
@@ -231,7 +234,7 @@ class Renaming:
         self._move(*found)
 
     def _one_by_one(self) -> None:
-        """Bring what is left aside, all of it, and then where it belongs."""
+        """Give all remaining names temporary names, and then their targets."""
         goals = {target for name in self._left if (target := self._targets[name])}
         for name in sorted(self._left | {goal for goal in goals if goal in self._targets}):
             aside = self._unused(name)
@@ -241,7 +244,7 @@ class Renaming:
             self._move(Rename(name, target), {name: target})
 
     def _detours(self) -> Iterator[tuple[Operation, dict[str, str]]]:
-        """Return what could be called something else for a while: what is in the way, or is to be renamed."""
+        """Yield operations that give temporary names to unfinished names, or to names that occupy a target."""
         for name in sorted(self._left)[:_WIDE_SCAN]:
             target = self._targets[name] or name
             for each in (name, target) if target in self._targets else (name,):
@@ -256,11 +259,11 @@ class Renaming:
                         yield RenamePrefix(old, new), {each: new + each[len(old) :] for each in found}
 
     def _may_wait(self, name: str) -> bool:
-        """Tell whether a name may be brought aside: what does not have its own yet, and has not been aside."""
+        """Return whether a name may get a temporary name: it had none before, and is not at its target."""
         return self._origins[name] not in self._aside and (name in self._left or self._targets[name] is None)
 
     def _unused(self, name: str) -> str:
-        """Return a name like another one, that nothing begins with."""
+        """Return a name derived from another one that is not the beginning of any name in use."""
         found = f"{name}__"
         taken = {*self._targets, *(target for target in self._targets.values() if target)}
         while any(each.startswith(found) for each in taken):
@@ -273,12 +276,12 @@ def _far(name: str, target: str) -> int:
 
 
 def renamed(targets: Mapping[str, str | None]) -> tuple[list[Renamed], dict[str, str]]:
-    """Return the fewest operations that were found, and what is called how afterwards.
+    """Return the shortest list of operations found, and the final names by the original ones.
 
     Parameters
     ----------
     targets : mapping of str to str or None
-        What names are to become; None where that does not matter.
+        The target of each name; None if any name will do.
     """
     best = Renaming(targets)
     best.run()

@@ -1,4 +1,4 @@
-"""Operations applied to nothing but names, shapes and dtypes: what a plan leads to."""
+"""Apply operations to names, shapes and dtypes without tensors, to see the result of a plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Form = tuple[tuple[int, ...], str]
 
 
 class Forms:
-    """Shapes and dtypes as what the names of a table stand for."""
+    """Access to shapes and dtypes that take the place of tensors in a table."""
 
     def shape(self, value: Form) -> tuple[int, ...]:
         """Return the shape."""
@@ -27,11 +27,11 @@ class Forms:
         return value[1]
 
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Form]) -> Form:
-        """Return the shape and the dtype of what is made."""
+        """Return the shape and the dtype of the result."""
         return outcome(kind, args, [shape for shape, _ in values], [dtype for _, dtype in values])
 
     def same(self, one: Form, other: Form) -> bool:
-        """Tell whether shape and dtype are the same."""
+        """Return whether shape and dtype are equal."""
         return one == other
 
     def keep(self, value: Form) -> Form:
@@ -44,7 +44,7 @@ class Forms:
 
 
 class Model:
-    """A model that operations are tried on.
+    """A model without tensors, to try operations on.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ class Model:
 
     @property
     def table(self) -> Table:
-        """Its names, with what they stand for."""
+        """The shape and dtype of each name."""
         return self._copy.table
 
     def apply(self, operation: Operation) -> bool:
-        """Apply an operation; return whether nothing was wrong with that."""
+        """Apply an operation; return whether the model has no faults."""
         operation.apply(self._copy)  # type: ignore[attr-defined]
         return not self._copy.faults
 
@@ -77,22 +77,22 @@ class Model:
 
     @property
     def faults(self) -> list[str]:
-        """What was wrong with operations."""
+        """The faults found in the operations applied."""
         return self._copy.faults
 
     @property
     def losses(self) -> list[str]:
-        """Which values operations lost."""
+        """The values that operations lost."""
         return self._copy.losses
 
     def is_exactly(self, items: Sequence[Item]) -> bool:
-        """Tell whether names, shapes, dtypes and order are those of parameters."""
+        """Return whether names, shapes, dtypes and order equal those of the given parameters."""
         found = [(name, form) for name, form in self._copy.table.everything()]
         return not self._copy.faults and found == [(item.name, (item.shape, item.dtype)) for item in items]
 
 
 def losses(operations: Iterable[Operation], old: Sequence[Item]) -> list[str]:
-    """Return which values of old parameters operations lose, one after the other."""
+    """Return the values that operations, applied in order, lose."""
     model = Model(old)
     for operation in operations:
         model.apply(operation)
@@ -100,6 +100,6 @@ def losses(operations: Iterable[Operation], old: Sequence[Item]) -> list[str]:
 
 
 def leads_to(operations: Iterable[Operation], old: Sequence[Item], new: Sequence[Item]) -> bool:
-    """Tell whether operations, one after the other, make new parameters of old ones."""
+    """Return whether operations, applied in order, turn old parameters into new ones."""
     model = Model(old)
     return all(map(model.apply, operations)) and model.is_exactly(new)

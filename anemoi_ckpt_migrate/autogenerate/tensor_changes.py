@@ -1,4 +1,4 @@
-"""How one tensor may have become another: turned, of another shape, of another dtype."""
+"""The ways one tensor may have become another: permuted, reshaped, cast."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _MOST_ORDERS = 3
 
 
 class Turned(NamedTuple):
-    """How one tensor became another.
+    """The way one tensor became another.
 
     Attributes
     ----------
     steps : tuple of Step
-        What was done; nothing, if only the name differs.
+        The changes; empty if only the name differs.
     proven : bool
-        Whether the content says so.
+        Whether content proves it.
     changed : bool
-        Whether the content says that the values are others.
+        Whether content shows that the values differ.
     certain : float
-        How sure it is from the shapes alone.
+        The confidence from the shapes alone.
     """
 
     steps: tuple[Step, ...]
@@ -34,21 +34,21 @@ class Turned(NamedTuple):
 
 
 def class_of(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return what shapes have in common that become each other when dimensions are turned, or those of size 1 go."""
+    """Return the key of shapes that become each other by permuting dimensions or removing those of size 1."""
     return tuple(sorted(size for size in shape if size != 1))
 
 
 def turned(old: Item, new: Item, contents: Contents | None = None, loose: bool = False) -> Turned | None:
-    """Say how one tensor became another; None if it cannot have.
+    """Return the way one tensor became another; None if it cannot have.
 
     Parameters
     ----------
     old, new : Item
         The tensors.
     contents : Contents, optional
-        What to ask.
+        Answers questions about content.
     loose : bool
-        Whether anything with as many elements will do: the names say already that it is the same.
+        Whether an equal number of elements suffices, because the names match already.
     """
     if old.size != new.size:
         return None
@@ -74,7 +74,7 @@ def _same_bytes(old: Item, new: Item) -> Turned | None:
 
 
 def _square(old: Item, new: Item) -> list[tuple[Step, ...]]:
-    """Return what shapes do not show: a square matrix may have been turned, too."""
+    """Return the steps for a transposed square matrix, which shapes do not reveal."""
     square = old.shape == new.shape and len(old.shape) == 2 and old.shape[0] == old.shape[1] > 1
     return [(("permute", (1, 0)),)] if square and old.dtype == new.dtype else []
 

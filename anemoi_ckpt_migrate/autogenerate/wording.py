@@ -1,4 +1,4 @@
-"""What is found out, in words: for the table that is printed, and for comments in a script."""
+"""Words for the findings, in the printed table and in comments of a script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS = {"cat": "fused", "narrow": "split", "stack": "stacked", "select": "unst
 
 
 def kind_of(link: Link, moved: bool) -> str:
-    """Return what a link is called in a table."""
+    """Return the kind of a link, as tables show it."""
     if link.kind != "one":
         return _KINDS[link.kind]
     if link.steps:
@@ -25,7 +25,7 @@ def kind_of(link: Link, moved: bool) -> str:
 
 
 def detail_of(link: Link, old: Mapping[str, Item], new: Mapping[str, Item]) -> str:
-    """Return shapes and dtypes that differ, and what else is to be known."""
+    """Return the shapes and dtypes that differ, and whether the values do."""
     before, after = [old[name] for name in link.old], [new[name] for name in link.new]
     found = []
     if link.kind != "one" or before[0].shape != after[0].shape:
@@ -45,7 +45,7 @@ def _shapes(items: Sequence[Item]) -> str:
 
 
 def doubts(link: Link) -> tuple[str, ...]:
-    """Return what a link might have been instead, in words."""
+    """Return the alternatives to a link, and remarks on it, in words."""
     found = []
     for name in link.alternatives[:_MOST]:
         other = f"that {name} stays" if link.old == (name,) else name
@@ -58,6 +58,6 @@ def doubts(link: Link) -> tuple[str, ...]:
 
 
 def together(words: Iterable[str]) -> tuple[str, ...]:
-    """Return what is worth saying, once, and not too much of it."""
+    """Return remarks without repetitions, the first few and a count of the rest."""
     found = list(dict.fromkeys(words))
     return (*found[:_MOST], f"and {len(found) - _MOST} more like these") if len(found) > _MOST else tuple(found)

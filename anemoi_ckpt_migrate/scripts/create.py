@@ -1,4 +1,4 @@
-"""New scripts, from the project's Mako template."""
+"""Make new scripts from the project's Mako template."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from anemoi_ckpt_migrate.util.time_zones import zone
 
 @dataclass(frozen=True)
 class Draft:
-    """What a new script says.
+    """The contents of a new script.
 
     Attributes
     ----------
     revision, name : str
-        Its id; what changes, in a line.
+        Its id, and a one-line description of the change.
     created : datetime.datetime
-        When, in the project's time zone.
+        The time of creation, in the project's time zone.
     parents, labels, depends_on : tuple of str
         As in `graph.Revision`.
     versions : mapping of str to str
@@ -32,9 +32,9 @@ class Draft:
     final : bool
         Whether it is a barrier.
     operations : tuple of str
-        Lines of its list of operations; without them, it has functions.
+        The lines of its list of operations. Without them, the script has functions.
     setup : bool
-        Whether it has a ``migrate_setup`` too.
+        Whether it also has a ``migrate_setup``.
     """
 
     revision: str
@@ -83,13 +83,13 @@ def render(template: str, draft: Draft) -> str:
 
 
 def file_name(pattern: str, draft: Draft, slug_length: int) -> str:
-    """Return what the file of a new script is called, from the pattern in the configuration."""
+    """Return the file name of a new script, from the pattern in the configuration."""
     now = draft.created
     dates = {word: getattr(now, word) for word in ("year", "month", "day", "hour", "minute", "second")}
     short = slug(draft.name)[:slug_length].rstrip("_")
     tokens = {"rev": draft.revision, "slug": short, "epoch": int(now.timestamp()), **dates}
     name: str = pattern % tokens
-    return f"{name.rstrip('_')}.py"  # a name may leave no slug
+    return f"{name.rstrip('_')}.py"  # the slug may be empty
 
 
 def write_new(path: Path, text: str) -> None:
@@ -98,7 +98,7 @@ def write_new(path: Path, text: str) -> None:
     Raises
     ------
     CannotWrite
-        The folder does not take the file, or there is one of that name.
+        The file cannot be written, or a file of that name exists.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,12 +109,12 @@ def write_new(path: Path, text: str) -> None:
 
 
 def now(timezone: str) -> datetime.datetime:
-    """Return the time in a time zone."""
+    """Return the current time in a time zone."""
     return datetime.datetime.now(zone(timezone))
 
 
 def new_id() -> str:
-    """Return an id that no other revision has."""
+    """Return a random id for a revision."""
     return secrets.token_hex(6)
 
 
@@ -124,7 +124,7 @@ def check_id(revision: str) -> None:
     Raises
     ------
     UsageError
-        It could not be told from a target.
+        It would be mistaken for a target, or has other characters than ids may have.
     """
     _check_word(revision, "a revision id", ID_PATTERN, "letters, digits, dots and underscores")
 
@@ -135,7 +135,7 @@ def check_label(label: str) -> None:
     Raises
     ------
     UsageError
-        It could not be told from a target.
+        It would be mistaken for a target, or has other characters than labels may have.
     """
     _check_word(label, "a label", LABEL_PATTERN, "letters, digits, dashes, dots and underscores")
 
@@ -153,26 +153,26 @@ def check_name(name: str) -> None:
     Raises
     ------
     UsageError
-        It is empty, or more than a line.
+        It is empty, or has more than one line.
     """
     if not name.strip() or not name.isprintable():
         raise UsageError("the name of a revision is one line of text that says what changes")
 
 
 def in_docstring(name: str) -> str:
-    """Spell a name so that it may stand in a docstring."""
+    """Return a name, escaped for a docstring."""
     return name.strip().replace("\\", "\\\\").replace('"', '\\"')
 
 
 def one_or_several(words: tuple[str, ...]) -> str | tuple[str, ...] | None:
-    """Return what a script says for none, one or several revisions."""
+    """Return the value that a script sets for no, one or several revisions."""
     return words[0] if len(words) == 1 else words or None
 
 
 def literal(value: object) -> str:
-    """Spell a value as the code formatters do, with double quotes."""
+    """Return the source of a value with double quotes, as code formatters write it."""
     if isinstance(value, str):
-        return repr(value) if '"' in value else '"' + repr("'" + value)[2:]  # repr prefers what is not in it
+        return repr(value) if '"' in value else '"' + repr("'" + value)[2:]  # with a ' in it, repr uses double quotes
     if isinstance(value, tuple):
         return f"({', '.join(map(literal, value))}{',' * (len(value) == 1)})"
     if isinstance(value, Mapping):
@@ -188,6 +188,6 @@ def _render(template: str, **values: object) -> str:
         rendered: str = Template(template, strict_undefined=True).render(**values)  # noqa: S702  (Python, not HTML)
     except exceptions.MakoException as error:
         raise ConfigurationError(f"the template of new scripts is faulty: {error}") from error
-    except Exception as error:  # a template runs the project's own code
+    except Exception as error:  # a template runs code of the project
         raise ConfigurationError(f"the template of new scripts failed with {type(error).__name__}: {error}") from error
     return rendered

@@ -1,4 +1,4 @@
-"""Folders of scripts as a graph."""
+"""Read folders of scripts into a graph."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.util import gc_pause
 
 MANY = 500
-"""From how many scripts on only their heads are parsed, and their functions when they are needed."""
+"""From this number of scripts on, only their heads are parsed; functions follow when they are needed."""
 
 
 def load(folders: Sequence[Path], recursive: bool = False) -> graph.Graph:
-    """Read all scripts of some folders; none is run.
+    """Read all scripts of some folders without running them.
 
     Raises
     ------
     FaultyScripts
-        With everything that is wrong with any of them.
+        Scripts have faults; the error lists all of them.
     ConfigurationError
-        There is no such folder.
+        A folder does not exist or cannot be read.
     """
     revisions, faults = read_folders(folders, recursive)
     if faults:
@@ -34,19 +34,19 @@ def load(folders: Sequence[Path], recursive: bool = False) -> graph.Graph:
 
 
 def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list[graph.Revision], list[Fault]]:
-    """Read all scripts of some folders, and all that is wrong with them.
+    """Read all scripts of some folders, and return the revisions with all faults.
 
     Parameters
     ----------
     folders : sequence of Path
-        Where they lie.
+        The folders.
     recursive : bool
-        Whether also in the folders below.
+        Whether to include the folders below.
 
     Raises
     ------
     ConfigurationError
-        There is no such folder.
+        A folder does not exist or cannot be read.
     """
     revisions, faults, unread = [], [], []
     with gc_pause.paused():
@@ -58,26 +58,26 @@ def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list
                 unread.append(os.path.basename(path))
             else:
                 revisions.append(revision)
-        # The id of a script that could not be read is part of its name; a child of it is not at fault.
+        # The file name of an unreadable script contains its id, so its children are not reported.
         faults += validate.faults(revisions, lambda rev: any(rev in left for left in unread))
     return revisions, faults
 
 
 def is_unchanged(script: graph.Revision, entry: Applied) -> bool:
-    """Tell whether a script does what it did when a checkpoint had it applied.
+    """Return whether a script still does the same as when it was applied to a checkpoint.
 
     Raises
     ------
     MigrationFailed
-        It cannot be read.
+        The script cannot be read.
     """
-    # What the record holds word for word need not be parsed to be known.
+    # A script whose source equals the source in the record need not be parsed.
     known = entry.undo is not None and entry.undo.source == source_of(script)
     return known or signature_of(script) == entry.signature
 
 
 def _scripts(folders: Iterable[Path], recursive: bool) -> list[str]:
-    """Return the paths of all scripts, each once, whatever lies in whatever."""
+    """Return the paths of all scripts, each once, even if folders contain each other."""
     found: dict[str, None] = {}
     seen: set[str] = set()
     for folder in folders:
@@ -86,7 +86,7 @@ def _scripts(folders: Iterable[Path], recursive: bool) -> list[str]:
 
 
 def _below(folder: str, recursive: bool, seen: set[str]) -> Iterator[str]:
-    """Give the scripts in a folder; `seen` are those that were looked at, so that no link leads around."""
+    """Yield the scripts in a folder. `seen` holds the folders visited, so that links form no cycle."""
     real = os.path.realpath(folder)
     if real in seen:
         return

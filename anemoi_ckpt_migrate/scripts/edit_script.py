@@ -1,4 +1,4 @@
-"""Changes to scripts that are there: one value, and nothing else of the text."""
+"""Change one value in an existing script and leave the rest of its text alone."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 
 
 def set_parents(path: Path, parents: Sequence[str]) -> None:
-    """Have a script follow other revisions: ``down_revision``, and the line of the docstring that says so.
+    """Give a script other parents: set ``down_revision``, and update the "Revises" line of the docstring.
 
     Comments, encoding, line ends and permissions stay.
 
     Parameters
     ----------
     path : Path
-        The script, which can be parsed.
+        The script. It must parse.
     parents : sequence of str
-        What it is to follow.
+        The new parents.
 
     Raises
     ------
     CannotWrite
         The file cannot be read or written.
     ReadOnly
-        The script must not be changed.
+        The script is write-protected.
     UsageError
         The script does not set ``down_revision`` once, in a statement of its own.
     """
@@ -53,7 +53,7 @@ def set_parents(path: Path, parents: Sequence[str]) -> None:
 
 
 def with_parents(source: bytes, parents: Sequence[str]) -> bytes:
-    """Return a script that follows other revisions.
+    """Return the source of a script with other parents.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def with_parents(source: bytes, parents: Sequence[str]) -> bytes:
 
 
 def _put(text: bytes, node: ast.expr, value: bytes) -> bytes:
-    """Put a value where another one stands."""
+    """Replace the source of an expression."""
     assert node.end_lineno is not None and node.end_col_offset is not None  # noqa: PT018, S101  (a parser sets them)
     begin = _offset(text, node.lineno) + node.col_offset
     end = _offset(text, node.end_lineno) + node.end_col_offset
@@ -83,19 +83,19 @@ def _put(text: bytes, node: ast.expr, value: bytes) -> bytes:
 
 
 def _offset(text: bytes, line: int) -> int:
-    """Return where a line begins."""
+    """Return the offset of the beginning of a line."""
     return sum(len(found) for found in _LINE.findall(text)[: line - 1])
 
 
 def _revises(text: bytes, last: int, parents: str) -> bytes:
-    """Say in the docstring, which ends in some line, what the script follows by now."""
+    """Update the "Revises" line of the docstring, which ends in line `last`."""
     end = _offset(text, last + 1)
     said = rb"(?m)^([ \t]*Revises:)[^\r\n]*"
     return re.sub(said, lambda found: found[1] + f" {parents}".encode(), text[:end], count=1) + text[end:]
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Replace a file whole."""
+    """Replace a file atomically."""
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(content)
     beside.chmod(path.stat().st_mode & 0o7777)

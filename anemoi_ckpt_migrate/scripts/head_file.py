@@ -1,4 +1,4 @@
-"""The heads, in a file of their own: two people who each make a new one meet in a conflict of version control."""
+"""The head file lists the heads, so that two people who each add one get a conflict in version control."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NAME = "HEAD"
 
 
 def write(folder: Path, graph: Graph) -> Path:
-    """Write the heads into a folder of scripts, and return the file.
+    """Write the head file into a folder of scripts, and return its path.
 
     Raises
     ------
     CannotWrite
-        The system does not let us.
+        The file cannot be written.
     """
     path = folder / NAME
     try:
@@ -27,7 +27,7 @@ def write(folder: Path, graph: Graph) -> Path:
 
 
 def problem(folder: Path, graph: Graph) -> str | None:
-    """Return what is wrong with the file, if anything."""
+    """Return a description of the fault in the head file; None if it is up to date."""
     path, way = folder / NAME, "`ckpt-migrate heads --write` writes it"
     try:
         found = path.read_text(encoding="utf-8")

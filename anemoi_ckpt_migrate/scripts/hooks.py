@@ -1,4 +1,4 @@
-"""Post-write hooks: what a project has run on each new script, as a formatter."""
+"""Post-write hooks: programs, such as a formatter, that run on each new script."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from anemoi_ckpt_migrate.errors import ConfigurationError, MigrateError
 from anemoi_ckpt_migrate.util.text import plain
 
 PLACEHOLDER = "REVISION_SCRIPT_FILENAME"
-# The kinds of hooks, and under which key each says what is to be run.
+# The kinds of hooks, and the key that names the program of each.
 _KINDS = {"console_script": "entrypoint", "module": "module", "executable": "executable"}
-_SHOWN = 200  # characters of what a hook complained
+_SHOWN = 200  # characters of a hook's error output
 
-# Started by its own name, a console script does not find what lies in the current folder; nor does it here.
+# A console script does not import from the current folder when started by its name; neither does this code.
 _CALL = """
 import sys
 sys.path[:1] = filter(None, sys.path[:1])
@@ -29,18 +29,18 @@ sys.exit(EntryPoint({name!r}, {value!r}, "console_scripts").load()())
 
 @dataclass(frozen=True)
 class Hook:
-    """Something to be run on a new script.
+    """A program to run on a new script.
 
     Attributes
     ----------
     kind : str
         ``console_script``, ``module`` or ``executable``.
     target : str
-        Which.
+        The name of the console script, module or executable.
     options : tuple of str
-        Its arguments, in which `PLACEHOLDER` stands for the script; where none does, the script comes last.
+        Its arguments. `PLACEHOLDER` in them stands for the script; without it, the script becomes the last argument.
     folder : Path or None
-        Where it is run; None for the current folder.
+        The folder to run it in; None for the current folder.
     """
 
     kind: str
@@ -55,14 +55,14 @@ def parse_hooks(config: Path, value: object) -> tuple[Hook, ...]:
     Parameters
     ----------
     config : Path
-        The configuration, to which paths are relative.
+        The configuration file. Paths are relative to its folder.
     value : object
-        What stands there: a list of tables.
+        The value of ``hooks``, a list of tables.
 
     Raises
     ------
     ConfigurationError
-        It is something else.
+        The value is not a list of valid tables.
     """
     if not isinstance(value, list):
         raise ConfigurationError(f"{config}: hooks must be a list of tables, not {value!r:.60}")
@@ -70,12 +70,12 @@ def parse_hooks(config: Path, value: object) -> tuple[Hook, ...]:
 
 
 def run_hooks(hooks: Sequence[Hook], script: Path) -> None:
-    """Run hooks on a script, one after the other. What they print goes to stderr.
+    """Run hooks on a script, one after the other. Their output goes to stderr.
 
     Raises
     ------
     MigrateError
-        One cannot be found, or fails; the script stays.
+        A hook cannot be found, or fails. The script stays.
     """
     import subprocess
 
@@ -86,7 +86,7 @@ def run_hooks(hooks: Sequence[Hook], script: Path) -> None:
             words.append(where)
         command = [*_command(hook, script), *words]
         try:
-            ran = subprocess.run(  # noqa: S603  (what the project configured)
+            ran = subprocess.run(  # noqa: S603  (configured by the project)
                 command,
                 cwd=hook.folder,
                 stdin=subprocess.DEVNULL,
@@ -144,7 +144,7 @@ def _words(options: object, wrong: Callable[[str], ConfigurationError]) -> tuple
 
 
 def _command(hook: Hook, script: Path) -> list[str]:
-    """Return how a hook is started."""
+    """Return the command that starts a hook."""
     from importlib import metadata
 
     if hook.kind == "executable":
@@ -159,7 +159,10 @@ def _command(hook: Hook, script: Path) -> list[str]:
 
 
 def _is_module(hook: Hook) -> bool:
-    """Look for the package of a module, where ``python -m`` does. What is in the package would have to be imported."""
+    """Return whether ``python -m`` would find the package of a module.
+
+    The module within the package is not checked, because that would import the package.
+    """
     from importlib import machinery, util
 
     package = hook.target.partition(".")[0]

@@ -1,4 +1,4 @@
-"""The functions of a script: the only place where scripts are run."""
+"""Load the functions of a script. Scripts are run only here."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def load_module(revision: Revision) -> types.ModuleType:
 def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     """Run the source of a script, and return its module.
 
-    While it runs it finds itself in `sys.modules`, as dataclasses expect. It is not left there: what is in no
-    importable module, cloudpickle takes by value.
+    While the source runs, its module is in `sys.modules`, as dataclasses expect. It is removed afterwards, so that
+    cloudpickle pickles its functions by value.
 
     Raises
     ------
@@ -49,17 +49,17 @@ def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     except BaseException as error:  # the code is the user's
         raise failure(error, path, "importing the script") from error
     finally:
-        sys.modules.pop(name, None)  # the script may have done anything with it
+        sys.modules.pop(name, None)  # the script may have removed it
     return module
 
 
 def set_up(revision: Revision) -> MigrationContext:
-    """Run the script of a revision and its `migrate_setup`, and return what that said.
+    """Run the script of a revision and its `migrate_setup`, and return the context that this filled.
 
     Raises
     ------
     MigrationFailed
-        The script cannot be read, or one of them raised.
+        The script cannot be read, one of them raised, or `migrate_setup` is not a function.
     """
     function = getattr(load_module(revision), "migrate_setup", None)
     line = revision.line("migrate_setup")
@@ -79,18 +79,20 @@ def set_up(revision: Revision) -> MigrationContext:
 
 
 def failure(error: BaseException, shown: str, doing: str, function: Function | None = None) -> MigrateError:
-    """Say where in a script something was raised, and what; of a `KeyError`, the key. A refusal is the script's own.
+    """Return an error that names the place in a script and the exception raised there.
+
+    For a `KeyError` it names the key. A refusal by the script stays a refusal.
 
     Parameters
     ----------
     error : BaseException
-        What was raised.
+        The exception.
     shown : str
-        The script.
+        The path of the script.
     doing : str
-        What was going on.
+        The activity that failed.
     function : callable, optional
-        The function that was running; one that was pickled remembers another file.
+        The function that was running. If it was pickled, it has the name of another file.
     """
     if isinstance(error, Refused):
         return Refused(error.sentence)
@@ -108,5 +110,5 @@ def failure(error: BaseException, shown: str, doing: str, function: Function | N
 def _said(error: BaseException) -> str:
     try:
         return str(error).strip().partition("\n")[0]
-    except Exception:  # an exception of the user's, which cannot say what it is
+    except Exception:  # the __str__ of a user's exception may raise
         return "(it cannot say why)"

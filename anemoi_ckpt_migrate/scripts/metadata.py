@@ -1,4 +1,4 @@
-"""What a migration script says about itself, and the type that it works on."""
+"""The metadata of a migration script, and the type of checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CkptType = dict[str, Any]
-"""A checkpoint as a migration sees it: what `torch.load` would return."""
+"""A checkpoint as a migration sees it: the dict that `torch.load` would return."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class MigrationMetadata:
     Attributes
     ----------
     versions : mapping of str to str
-        ``"migration"``, the version of the script format, and the version of the tracked package that was installed
-        when the script was made, by its name.
+        The version of the script format under ``"migration"``, and the installed version of the tracked package at
+        the time of the script's creation under its name.
     final : bool
-        Whether the revision is a barrier: nothing crosses it, upwards or downwards.
+        Whether the revision is a barrier, which neither upgrades nor downgrades cross.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)

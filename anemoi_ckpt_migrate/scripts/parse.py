@@ -1,4 +1,4 @@
-"""One script, read without being run."""
+"""Read one script without running it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _ID, _LABEL = re.compile(ID_PATTERN), re.compile(LABEL_PATTERN)
 
 
 def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fault]]:
-    """Read what a script says about itself.
+    """Read the revision that a script defines.
 
     Parameters
     ----------
     path : str
         The script, as an absolute path.
     whole : bool
-        Whether to parse all of it, or no more than tells what it says about itself; what is wrong with the rest is
-        found when it is run.
+        Whether to parse all of it. Otherwise only the head is read where possible; faults in the rest show up when
+        the script is run.
 
     Returns
     -------
     tuple of Revision or None and list of Fault
-        The revision, if its id could be made out, and everything that is wrong with the script.
+        The revision, if its id could be read, and all faults of the script.
     """
     try:
         with open(path, "rb", opener=_opener) as file:
@@ -43,7 +43,7 @@ def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fa
 
 
 def read_text(source: bytes, path: str, whole: bool = True) -> tuple[Revision | None, list[Fault]]:
-    """Read what the text of a script says about itself; as `read_script`, for one that may not be written yet."""
+    """Read the revision from the text of a script. Like `read_script`, but the file need not exist yet."""
     try:
         found = None if whole else heading(source)
         return _Reader(found or _parsed(source, path), path).read()
@@ -54,11 +54,11 @@ def read_text(source: bytes, path: str, whole: bool = True) -> tuple[Revision | 
 
 
 def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # nobody may ever write into a pipe of that name
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe without a writer would block
 
 
 def _parsed(source: bytes, path: str) -> Heading:
-    """Parse a script, and collect the names that it sets at its top level; the last time counts."""
+    """Parse a script, and collect the names that it sets at its top level. The last assignment counts."""
     module = ast.parse(source, filename=path)
     first = module.body[0] if module.body else None
     text = getattr(getattr(first, "value", None), "value", None) if isinstance(first, ast.Expr) else None
@@ -73,7 +73,7 @@ def _note(statement: ast.stmt, found: Heading) -> None:
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
         names = [statement.name]
         if isinstance(statement, ast.AsyncFunctionDef):
-            value = ast.Await(ast.Constant(None))  # stands for what cannot be called as a function is
+            value = ast.Await(ast.Constant(None))  # marks an async function
     elif isinstance(statement, (ast.Import, ast.ImportFrom)):
         names = [alias.asname or alias.name for alias in statement.names]
     else:
@@ -87,7 +87,7 @@ def _note(statement: ast.stmt, found: Heading) -> None:
 
 
 class _Reader:
-    """Makes a revision of the names that a script sets at its top level, and says what is wrong with them."""
+    """Makes a revision from the names that a script sets at its top level, and collects their faults."""
 
     def __init__(self, found: Heading, shown: str) -> None:
         self._shown, self._docstring = shown, found.docstring
@@ -123,7 +123,7 @@ class _Reader:
         return (found if revision else None), self._faults
 
     def _only_sets_up(self) -> bool:
-        """Tell whether names are all that changes, the way back of which is known."""
+        """Return whether the script has a `migrate_setup` only. Its rollback is known."""
         return self._functions == {"migrate_setup"}
 
     def _reversible(self, operations: tuple[Any, ...] | None) -> bool:
@@ -132,7 +132,7 @@ class _Reader:
         return "rollback" in self._functions or self._only_sets_up()
 
     def _declared(self, operations: tuple[Any, ...] | None) -> bool:
-        """Tell whether the script says whether it can be undone; operations that can be say so themselves."""
+        """Return whether the script states whether it can be undone. Reversible operations count as a statement."""
         if "rollback" in self._lines or self._only_sets_up():
             return True
         return operations is not None and self._reversible(operations)
@@ -144,7 +144,7 @@ class _Reader:
         if name not in self._values:
             return None
         value = self._values[name]
-        if isinstance(value, ast.Constant):  # as nearly all are; thousands of scripts are read at a time
+        if isinstance(value, ast.Constant):  # the usual case, kept fast for thousands of scripts
             return value.value
         try:
             return ast.literal_eval(value)
@@ -194,7 +194,7 @@ class _Reader:
         return labels
 
     def _replaces(self, operations: tuple[Any, ...] | None) -> tuple[Revision, ...]:
-        """Read what a squashed revision says of those that it replaces."""
+        """Read the revisions that a squashed one replaces."""
         facts = self._literal("replaces")
         if facts is None:
             return ()
@@ -206,7 +206,7 @@ class _Reader:
             return ()
 
     def _known_as(self) -> dict[str, dict[str, str]]:
-        """Read for which migrations of another tool it stands."""
+        """Read the migrations of another tool that correspond to this script."""
         names = self._literal("known_as")
         if names is None:
             return {}
@@ -302,7 +302,7 @@ def _are_digests(value: Any) -> bool:
 def _with_operations(
     parts: tuple[Revision, ...], counts: list[int], operations: tuple[Any, ...] | None
 ) -> tuple[Revision, ...]:
-    """Give each of the revisions that a squashed one replaces those of its operations that are its own."""
+    """Assign to each replaced revision its own operations from the list of the squashed one."""
     if operations is None:
         return parts
     from anemoi_ckpt_migrate.operations.tree_operation import functions
@@ -319,7 +319,7 @@ def _with_operations(
 
 
 def _part(fact: dict[str, Any], path: str, place: int) -> Revision:
-    """Return one of the revisions that a squashed one replaces."""
+    """Return one replaced revision of a squashed one."""
     parents = fact["down_revision"]
     return Revision(
         str(fact["revision"]),

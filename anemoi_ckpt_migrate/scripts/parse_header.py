@@ -1,8 +1,8 @@
-"""What a script says about itself, read from its lines where they are as plain as nearly all are.
+"""Read the head of a plain script from its lines, without parsing the script.
 
-Parsing a script takes most of the time that reading it does. Where there are thousands, those that look as `revision`
-makes them are not parsed: a docstring, then lines that import or set one name each, then functions. Whatever else a
-script holds, `heading` gives it back to be parsed; a property test compares the two ways.
+Parsing takes most of the time of reading a script. Among thousands, scripts in the form that `revision` generates are
+not parsed: a docstring, then lines that import or set one name each, then functions. For any other script `heading`
+returns None, and the caller parses it. A property test compares the two ways.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import NamedTuple
 
 
 class Heading(NamedTuple):
-    """What stands in the lines of a script.
+    """The head of a script, and the functions below it.
 
     Attributes
     ----------
     docstring : str
         The docstring; empty if there is none.
     values : dict of str to ast.expr
-        What those of `NAMES` are set to that are.
+        The values of the names in `NAMES` that are set.
     lines : dict of str to int
-        Where that is done, or where they are defined.
+        The lines that set or define those names.
     functions : set of str
-        Which of `FUNCTIONS` are defined.
+        The names in `FUNCTIONS` that are defined.
     """
 
     docstring: str
@@ -47,16 +47,16 @@ NAMES = {
     "operations",
     *FUNCTIONS,
 }
-"""What a script says about itself: the names that it sets at its top level."""
+"""The names with a meaning at the top level of a script."""
 
 _BELOW = re.compile(r"^(?:@|def\b)", re.MULTILINE)
 _FUNCTION = re.compile(rf"^def[ \t]+({'|'.join(FUNCTIONS)})\b", re.MULTILINE)
 _CODING = re.compile(r"[^\n]*\n?[^\n]*coding[:=]")
 _TITLE = re.compile(r'"""([^"\\]*)"""[ \t]*\n')
-# A docstring of one line is a string and no more. Any other string that may go on over lines is not looked into.
+# A docstring of one line is harmless. A script with any other string that may span lines is parsed instead.
 _DOCSTRING = re.compile(r'^[ \t]+"""[^"\\\n]*"""[ \t]*$', re.MULTILINE)
 _HIDING = ('"""', "'''", "\\\n", "\f", "\0")
-# Below the head nothing begins a line but functions, what decorates them, the end of what they take, and comments.
+# Below the head, only functions, decorators, closing brackets and comments may begin a line.
 _OTHER = re.compile(r"^(?:[^ \t\n#@)\]}d]|d(?!ef\b))", re.MULTILINE)
 # In the head, each statement has a line of its own.
 _IMPORT = re.compile(r"(?:from [\w.]+ )?import [\w., ]+")
@@ -66,7 +66,7 @@ _STRING = re.compile(r'"([^"\\]*)"|\'([^\'\\]*)\'')
 
 
 def heading(source: bytes) -> Heading | None:
-    """Read what a script says about itself from its lines; None where only parsing it tells.
+    """Read the head of a script from its lines; None if the script has to be parsed.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def heading(source: bytes) -> Heading | None:
 
 
 def _assignments(head: str, number: int) -> tuple[dict[str, ast.expr], dict[str, int]] | None:
-    """Read the statements between docstring and functions, which begin in some line."""
+    """Read the statements between docstring and functions. They begin at line `number`."""
     values: dict[str, ast.expr] = {}
     lines: dict[str, int] = {}
     for line in head.split("\n"):
@@ -126,7 +126,7 @@ def _value(text: str) -> ast.expr | None:
 
 @lru_cache(maxsize=1024)
 def _expression(text: str) -> ast.expr | None:
-    """Parse an expression: thousands of scripts say ``None``, and note the same few versions."""
+    """Parse an expression. The cache helps because thousands of scripts share ``None`` and a few versions."""
     try:
         return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

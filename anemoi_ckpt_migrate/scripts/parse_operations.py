@@ -1,4 +1,4 @@
-"""The operations that a script declares, read without running it."""
+"""Read the operations of a script without running it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def read_operations(value: ast.expr) -> tuple[list[Operation], list[tuple[int, s
     Parameters
     ----------
     value : ast.expr
-        What the script sets ``operations`` to.
+        The value of ``operations`` in the script.
 
     Returns
     -------
     tuple of list and list
-        The operations, and all that is wrong: lines and messages.
+        The operations, and all faults as lines and messages.
     """
     if not isinstance(value, (ast.List, ast.Tuple)):
         return [], [(value.lineno, _WRITTEN_OUT)]
@@ -41,17 +41,17 @@ def read_operations(value: ast.expr) -> tuple[list[Operation], list[tuple[int, s
 
 
 def read_setup(module: ast.Module) -> MigrationContext:
-    """Return what the ``migrate_setup`` of a script says, if that can be told without running it.
+    """Read the ``migrate_setup`` of a script without running it, and return the context that it would fill.
 
     Parameters
     ----------
     module : ast.Module
-        The script; one without a setup says nothing.
+        The script. Without a setup, the context stays empty.
 
     Raises
     ------
     BadOperation
-        The setup does more than that, or says what cannot be.
+        The setup has to be run to know its effect, or has a faulty call.
     """
     context = MigrationContext()
     for statement in module.body:
@@ -69,7 +69,7 @@ def _names_in(statement: ast.stmt) -> set[str]:
 
 
 def _say(context: MigrationContext, line: ast.stmt, names: list[ast.arg]) -> None:
-    """Say to a context what a line says to it."""
+    """Apply the call in a line of ``migrate_setup`` to a context."""
     value = getattr(line, "value", None)
     if isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(value, ast.Constant)):
         return

@@ -1,4 +1,4 @@
-"""What was released: the place and the signature of each script of then, which nobody may change any more."""
+"""The file of released scripts: the parents and the signature of each, which must not change any more."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _HEADING = "# What was released: revision, what it follows, signature. Written b
 
 @dataclass(frozen=True)
 class Released:
-    """A script as it was released.
+    """The state of a script at its release.
 
     Attributes
     ----------
     parents : tuple of str
-        What it followed.
+        The revisions it followed.
     signature : str
-        Digest of what it did.
+        The digest of its behaviour.
     """
 
     parents: tuple[str, ...]
@@ -32,12 +32,12 @@ class Released:
 
 
 def read(folder: Path) -> dict[str, Released]:
-    """Return what was released, by revision; nothing where no file says so.
+    """Return the released scripts by revision; an empty dict if the file does not exist.
 
     Raises
     ------
     ConfigurationError
-        The file cannot be read.
+        The file cannot be read, or is malformed.
     """
     path = folder / NAME
     try:
@@ -62,12 +62,12 @@ def read(folder: Path) -> dict[str, Released]:
 
 
 def write(folder: Path, graph: Graph) -> Path:
-    """Note all revisions as released, and return the file. What was noted before stays noted.
+    """Write all revisions to the file, and return its path. Earlier entries stay.
 
     Raises
     ------
     CannotWrite, ConfigurationError, MigrationFailed
-        The system does not let us; what was noted, or a script, cannot be read.
+        The file cannot be written, or the file or a script cannot be read.
     """
     path = folder / NAME
     noted = {revision.id: _note(revision) for found in graph for revision in (found.replaces or (found,))}
@@ -85,16 +85,16 @@ def write(folder: Path, graph: Graph) -> Path:
 
 
 class Problem(NamedTuple):
-    """Something that was released, and is not any more what it was.
+    """A change to a released script.
 
     Attributes
     ----------
     script : Revision or None
-        Which; None if it is gone.
+        The script; None if it was removed.
     name : str
-        The name in the script that it is about.
+        The name in the script that the problem concerns.
     sentence : str
-        What is wrong.
+        A description of the problem.
     """
 
     script: Revision | None
@@ -103,7 +103,7 @@ class Problem(NamedTuple):
 
 
 def problems(folder: Path, graph: Graph) -> Iterator[Problem]:
-    """Give what was released and is not any more what it was.
+    """Yield the released scripts that were changed, moved or removed.
 
     Raises
     ------

@@ -1,7 +1,8 @@
-"""The signature of a script: a digest of what it does, whatever it looks like.
+"""The signature of a script: a digest of its behaviour, independent of its layout.
 
-Comments, formatting, docstrings and the place in the graph (recorded beside it) do not count. It is the same on
-every Python: `ast.dump` is not, so the syntax tree is spelled out here, without what differs between versions.
+Comments, formatting, docstrings and the place in the graph (recorded beside it) do not count. The signature is the
+same on every version of Python. `ast.dump` is not, so this module spells out the syntax tree and skips fields that
+differ between versions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def signature(module: ast.Module) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    # Beside operations, `rollback = None` does nothing: it can still be said after a release.
+    # Beside operations, `rollback = None` has no effect, so that it can still be added after a release.
     operations = any("operations" in assigned(statement) for statement in module.body)
     ignored = PLACE | {"rollback"} if operations else PLACE
     meaningful = [statement for statement in module.body if not ignored.issuperset(assigned(statement) or [""])]
@@ -52,7 +53,7 @@ def _words(value: object) -> Iterator[str]:
     elif isinstance(value, ast.AST):
         yield f"({type(value).__name__}"
         for name, child in sorted(ast.iter_fields(value)):
-            # A field that a version does not know yet is, in the next one, None or empty where it is not used.
+            # A field that is new in a version of Python is None or empty if unused; skip it, as older versions lack it.
             if name in _NO_MEANING or child is None or child == []:
                 continue
             yield f"{name}="
@@ -66,12 +67,12 @@ def _words(value: object) -> Iterator[str]:
             yield from _words(child)
         yield "]"
     else:
-        # ascii, for what repr escapes follows the Unicode version; hex, for long numbers have no repr by default.
+        # ascii, because the escapes of repr depend on the Unicode version; hex, because repr refuses long numbers.
         yield hex(value) if type(value) is int else ascii(value)
 
 
 def _f_string(value: ast.JoinedStr) -> Iterator[str]:
-    """Spell an f-string; versions cut its constant parts differently."""
+    """Spell out an f-string with joined constants, because versions of Python split them differently."""
     yield "(JoinedStr"
     text = ""
     for part in value.values:

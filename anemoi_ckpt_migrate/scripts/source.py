@@ -1,4 +1,4 @@
-"""The text of scripts."""
+"""Read the text of scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.scripts.signature import signature
 
 
 def read_source(path: str) -> str:
-    """Read a script as Python reads it: whatever its encoding and its line ends.
+    """Read a script as Python does, with its encoding and line ends decoded.
 
     Raises
     ------
@@ -28,7 +28,9 @@ def read_source(path: str) -> str:
 
 
 def source_of(revision: Revision) -> str:
-    """Return the text that is the script of a revision, and of nothing else.
+    """Return the source of a revision's script.
+
+    For a replaced revision, this is the squashed script with a tail that selects the part of the revision.
 
     Raises
     ------
@@ -39,12 +41,12 @@ def source_of(revision: Revision) -> str:
 
 
 def signature_of(revision: Revision) -> str:
-    """Return the signature of a revision: a digest of what its script does.
+    """Return the signature of a revision, the digest of its script's behaviour.
 
     Raises
     ------
     MigrationFailed
-        The script cannot be read.
+        The script cannot be read or parsed.
     """
     if revision.signature:
         return revision.signature
@@ -56,13 +58,13 @@ def signature_of(revision: Revision) -> str:
 
 
 def tail(place: int, declared: bool = False) -> str:
-    """Return what has to follow the text of a squashed script for it to be the script of one that it replaces.
+    """Return the lines that turn a squashed script into the script of one replaced revision when appended.
 
     Parameters
     ----------
     place : int
-        Which of them, from 0.
+        The place of the replaced revision, from 0.
     declared : bool
-        Whether the squashed one has operations, so that its parts are functions by name.
+        Whether the squashed script has operations. Its parts are then dicts of functions by name.
     """
     return f"\n\nglobals().update(PARTS[{place}])\n" if declared else f"\n\nmigrate, rollback = PARTS[{place}]\n"

@@ -1,6 +1,6 @@
-"""Operations of several scripts in one list: what each script does, as operations, in the words of the script.
+"""Join the operations of several scripts in one list, with the wording of each script kept.
 
-Functions that operations run get the number of their script before their name, so that no two meet.
+Functions that operations run get a prefix with the number of their script, so that their names do not collide.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from anemoi_ckpt_migrate.scripts.parse_operations import read_operations, read_s
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.squash.part import Part, cannot
 
-_Edit = tuple[int, int, str]  # from where to where, and what is to stand there
+_Edit = tuple[int, int, str]  # start, end, replacement
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What a script does, as operations.
+    """The operations of a script, ready for the list of the squashed one.
 
     Attributes
     ----------
     lines : list of str
-        The operations as they are to be written, one after the other.
+        The source lines of the operations, in order.
     count : int
-        How many they are.
+        The number of operations.
     functions : tuple of str
-        Which functions of the script they run, one way or the other, as the script calls them.
+        The functions that the operations run on an upgrade or a downgrade, by their names in the script.
     """
 
     lines: list[str]
@@ -43,34 +43,34 @@ class Listed:
 
 
 def declares(script: Part) -> bool:
-    """Tell whether a script has operations, or a setup, which amounts to some."""
+    """Return whether a script has operations, or a setup, which can be written as operations."""
     return _declared(script) is not None or "migrate_setup" in script.bound
 
 
 def prefix(number: int) -> str:
-    """Return what stands before the names of the functions of a script, which are numbered from 1."""
+    """Return the prefix for the function names of a script. Scripts are numbered from 1."""
     return f"_part_{number}_"
 
 
 def own(operations: Iterable[Operation], number: int) -> tuple[Operation, ...]:
-    """Return operations that were listed as the script of a number had them."""
+    """Return listed operations with the function names of the original script."""
     return tuple(_changed(each, lambda name: name.removeprefix(prefix(number))) for each in operations)
 
 
 def listed(script: Part, number: int) -> Listed:
-    """Return what a script does.
+    """Return the operations of a script.
 
     Parameters
     ----------
     script : Part
         The script.
     number : int
-        Which it is, from 1.
+        Its number, from 1.
 
     Raises
     ------
     Refused
-        It cannot be told without running it, or not be written in another place.
+        The script would have to be run to know its operations, or these are faulty or cannot be moved.
     """
     value = _declared(script)
     if value is None:
@@ -90,7 +90,7 @@ def listed(script: Part, number: int) -> Listed:
 
 
 def _of_functions(script: Part) -> list[Operation]:
-    """Return what a script of functions amounts to."""
+    """Return the operations equivalent to a script of functions."""
     bound = script.bound
     if "migrate" not in bound and "migrate_setup" not in bound:
         raise cannot(script.revision, "it has no migrate", "write one")
@@ -109,7 +109,7 @@ def _declared(script: Part) -> ast.expr | None:
 
 
 def _changed(operation: Operation, name: Callable[[str], str]) -> Operation:
-    """Return an operation that runs functions of other names."""
+    """Return an operation with its functions renamed."""
     if isinstance(operation, Run):
         back = operation.rollback and name(operation.rollback)
         return replace(operation, migrate=name(operation.migrate), rollback=back)
@@ -119,7 +119,7 @@ def _changed(operation: Operation, name: Callable[[str], str]) -> Operation:
 
 
 def _moved(script: Part, value: ast.expr, number: int) -> list[str]:
-    """Return the lines between the brackets of a list, comments and all, with functions by their new names."""
+    """Return the lines between the brackets of a list, including comments, with functions renamed."""
     data = script.text.encode()
     starts = [0]
     for line in data.split(b"\n"):
@@ -142,7 +142,7 @@ def _moved(script: Part, value: ast.expr, number: int) -> list[str]:
 
 
 def _renamed(value: ast.expr, number: int) -> Iterator[tuple[ast.expr, str]]:
-    """Give what is to be called otherwise: operations by ``op``, and functions by their new names."""
+    """Yield expressions to replace, with their new text: operations get ``op.``, and functions their new names."""
     for call in (node for node in ast.walk(value) if isinstance(node, ast.Call)):
         kind = getattr(call.func, "attr", None) or getattr(call.func, "id", "")
         yield call.func, f"op.{kind}"
@@ -155,9 +155,9 @@ def _renamed(value: ast.expr, number: int) -> Iterator[tuple[ast.expr, str]]:
 
 
 def _check(script: Part, lines: list[str], wanted: list[Operation], number: int) -> None:
-    """Check that lines say what a script does."""
+    """Check that lines give the operations of a script."""
     try:
-        value = ast.parse("\n".join(["[", *lines, *lines, "]"]), mode="eval").body  # something may follow them
+        value = ast.parse("\n".join(["[", *lines, *lines, "]"]), mode="eval").body  # other lines may follow them
         found, faults = read_operations(value)
         same = not faults and list(map(repr, own(found, number))) == list(map(repr, [*wanted, *wanted]))
     except SyntaxError:

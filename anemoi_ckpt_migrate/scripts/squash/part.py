@@ -1,4 +1,4 @@
-"""A script that is to become a function: what of it is kept, and what only said what the script was."""
+"""A script that becomes a function: the statements to keep, and the descriptive ones to drop."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _OURS = "anemoi_ckpt_migrate"
 
 @dataclass(frozen=True)
 class Part:
-    """A script that is to become a function.
+    """A script that becomes a function.
 
     Attributes
     ----------
     revision, name, reversible
-        What is said of it.
+        Facts about it.
     text, module, table
-        All of it: its lines, its syntax, its names.
+        Its whole text, its syntax tree, and its symbol table.
     kept : list of ast.stmt
         The statements that go into the function.
     rows : set of int
-        The lines of those that do not.
+        The lines of the statements that are dropped.
     features : list of str
-        What it imports from ``__future__``.
+        The features that it imports from ``__future__``.
     """
 
     revision: str
@@ -47,12 +47,12 @@ class Part:
 
     @property
     def bound(self) -> set[str]:
-        """The names that it binds at its top level."""
+        """The names that the script binds at its top level."""
         return {symbol.get_name() for symbol in self.table.get_symbols() if is_bound(symbol)}
 
     @property
     def shadowed(self) -> list[str]:
-        """Those of them that are built in, and mean that as long as they are not bound."""
+        """The bound names that are builtins, and keep that meaning until they are bound."""
         import builtins
 
         return sorted(name for name in self.bound.intersection(dir(builtins)) if not name.startswith("_"))
@@ -64,16 +64,16 @@ def read(facts: Mapping[str, Any], source: str, hoisted: Collection[str]) -> Par
     Parameters
     ----------
     facts : mapping
-        What ``replaces`` is to say of it.
+        The facts about it for ``replaces``.
     source : str
         Its text.
     hoisted : collection of str
-        What of this package the new script imports for all.
+        The names of this package that the new script imports for all parts.
 
     Raises
     ------
     Refused
-        It is not Python, or cannot be taken apart by lines.
+        The script is not Python, or cannot be split by lines.
     """
     import symtable
 
@@ -90,7 +90,7 @@ def read(facts: Mapping[str, Any], source: str, hoisted: Collection[str]) -> Par
 
 
 def parsed(text: str) -> ast.Module:
-    """Parse a script, and compile it: not all that can be parsed is Python."""
+    """Parse a script and compile it, because the parser accepts some invalid Python."""
     import warnings
 
     with warnings.catch_warnings():
@@ -100,19 +100,19 @@ def parsed(text: str) -> ast.Module:
 
 
 def is_bound(symbol: symtable.Symbol) -> bool:
-    """Tell whether a name is set in a scope."""
+    """Return whether a scope binds a name."""
     return symbol.is_assigned() or symbol.is_imported()
 
 
 def cannot(revision: str, why: str, way: str) -> Refused:
-    """Say that a script cannot be squashed, why, and the way out."""
+    """Return the error for a script that cannot be squashed, with the reason and a remedy."""
     return Refused(
         f"revision {revision} cannot be squashed: {why}; {way}, or squash only what comes before it or after it"
     )
 
 
 def _sorted_out(revision: str, module: ast.Module, hoisted: Collection[str]) -> tuple[list[ast.stmt], set[int]]:
-    """Return the statements that are kept, and the lines that are not; what shares a line is kept."""
+    """Return the statements to keep, and the lines to drop. Statements that share a line are kept."""
     from collections import Counter
 
     needless = {*_described(module), *_hoisted(module, hoisted), *filter(_is_future, module.body)}
@@ -128,7 +128,7 @@ def _sorted_out(revision: str, module: ast.Module, hoisted: Collection[str]) -> 
 
 
 def _described(module: ast.Module) -> Iterator[ast.stmt]:
-    """Give the statements that say what the script is, but for what it looks at itself."""
+    """Return the descriptive statements, except for those whose names the script uses."""
     said = [statement for statement in module.body if _only_describes(statement)]
     used = {
         node.id
@@ -149,7 +149,7 @@ def _only_describes(statement: ast.stmt) -> bool:
 
 
 def _hoisted(module: ast.Module, hoisted: Collection[str]) -> Iterator[ast.stmt]:
-    """Give the imports of what the new script imports for all, where the names have no other meaning."""
+    """Yield imports that the new script makes for all parts, if nothing else binds their names."""
     for statement in module.body:
         if isinstance(statement, ast.ImportFrom) and statement.module == _OURS and statement.level == 0:
             others = {name for other in module.body if other is not statement for name in _binds(other)}

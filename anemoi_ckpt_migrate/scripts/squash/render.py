@@ -1,9 +1,9 @@
-"""One script in the place of several: each becomes a function of the new one, its text kept.
+"""Write one script that replaces several. Each becomes a function of the new script, with its text kept.
 
-What a script sets at its top level becomes local to its function, so that the parts do not meet. Nearly everything
-means the same there; what would not is refused, and the result is compared with what it was made of. Nothing is run.
+Top-level names of a script become local to its function, so that the parts do not collide. Nearly all code means the
+same there. Code that would not is refused, and the result is compared with the original scripts. Nothing is run.
 
-Where one of them has operations, all that they do is one list of these, which run the functions.
+If one of the scripts has operations, all of them become one list of operations, which run the functions.
 """
 
 from __future__ import annotations
@@ -101,26 +101,26 @@ def squashed(
     branch_labels: Ids = None,
     depends_on: Ids = None,
 ) -> str:
-    """Return the text of a script that does what several do.
+    """Return the text of a script that does the work of several.
 
-    Its ``PARTS`` are pairs of functions, the way up and the way down or None, one for each script; where it has
-    operations, the functions of each by name.
+    Its ``PARTS`` hold for each script a pair: the upgrade function, and the downgrade function or None. If the new
+    script has operations, they hold the functions of each script by name.
 
     Parameters
     ----------
     name : str
-        What changes, in a line.
+        A one-line description of the change.
     revision : str
         The id of the new script.
     down_revision : str, tuple of str or None
-        What it follows.
+        The parents of the new script.
     parts : sequence of tuple of mapping and str
-        What it replaces, in order: the facts about each that ``replaces`` is to hold (at least its ``revision``,
-        ``name`` and whether it is ``reversible``), and the whole text of its script.
+        The replaced revisions, in order: the facts about each for ``replaces`` (at least ``revision``, ``name`` and
+        ``reversible``), and the whole text of its script.
     versions : mapping of str to str
-        For its metadata.
+        The versions for its metadata.
     created : str
-        When.
+        The time of creation.
     branch_labels, depends_on : str, tuple of str or None
         As a script writes them.
 
@@ -129,7 +129,7 @@ def squashed(
     UsageError
         There are no parts.
     Refused
-        One of the scripts would do something else as a function.
+        A script would behave differently as a function.
     """
     if not parts:
         raise UsageError("there is nothing to squash; name at least one revision")
@@ -164,7 +164,7 @@ _IMPORTED = ("CkptType", "MigrationMetadata")
 
 
 def _functions(scripts: Sequence[Part]) -> tuple[str, list[str]]:
-    """Return what scripts of functions do, and what of ``__future__`` they need."""
+    """Return the body of the new script for scripts of functions, and the ``__future__`` features it needs."""
     for script in scripts:
         if "migrate" not in script.bound:
             raise cannot(script.revision, "it has no migrate", "write one")
@@ -176,7 +176,10 @@ def _functions(scripts: Sequence[Part]) -> tuple[str, list[str]]:
 
 
 def _operations(scripts: Sequence[Part]) -> tuple[str, list[dict[str, int]], Sequence[str], list[str]]:
-    """Return what scripts do, as operations, what is said of each, what is imported and needed of ``__future__``."""
+    """Return the body of the new script with operations.
+
+    It comes with more facts about each script, the names to import, and the ``__future__`` features it needs.
+    """
     found = [join_operations.listed(script, number) for number, script in enumerate(scripts, 1)]
     lines = []
     for script, listed in zip(scripts, found, strict=True):
@@ -200,14 +203,14 @@ def _operations(scripts: Sequence[Part]) -> tuple[str, list[dict[str, int]], Seq
 
 
 def _comment(script: Part, whole: bool) -> list[str]:
-    """Return what is said above the operations of a script: what its docstring says, or its first line alone."""
+    """Return the comment above the operations of a script: its id and name, and with `whole` the docstring's text."""
     name, more = f"{script.revision}: {script.name}", ast.get_docstring(script.module) or ""
     text = more.partition("\n")[2].partition("Revision ID:")[0].strip() if whole else ""
     return [f"# {plain(line)}".rstrip() for line in (name, *text.splitlines())]
 
 
 def _moved(scripts: Sequence[Part], ends: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return scripts as functions, and what of ``__future__`` they need; those that return nothing are left out."""
+    """Return scripts as functions, and the ``__future__`` features they need. Skip scripts with nothing to return."""
     moved = [(number, script, end) for number, (script, end) in enumerate(zip(scripts, ends, strict=True), 1) if end]
     features = sorted({feature for _, script, _ in moved for feature in script.features})
     functions = []
@@ -223,7 +226,7 @@ def _future(features: Sequence[str]) -> str:
 
 
 def _function(number: int, script: Part, end: str) -> str:
-    """Return a script as a function that returns what is used of it."""
+    """Return a script as a function that returns `end`."""
     lines = [f"def _part_{number}():", *_docstring(script), ""]
     if script.shadowed:
         lines.append(f"    from builtins import {', '.join(script.shadowed)}  # what they mean at first")
@@ -242,7 +245,7 @@ def _docstring(script: Part) -> list[str]:
 
 
 def _body(script: Part) -> list[str]:
-    """Return the lines that are kept, indented but for those that begin within a string."""
+    """Return the lines to keep, indented except for those that begin within a string."""
     within = _within_strings(script.text)
     lines: list[str] = []
     for row, line in enumerate(script.text.split("\n"), 1):
@@ -256,7 +259,7 @@ def _body(script: Part) -> list[str]:
 
 def _indented(line: str) -> str:
     code = line.lstrip(" \t\f")
-    # A form feed begins the line anew; a tab goes to the next multiple of eight, which is elsewhere now.
+    # A form feed restarts the indentation. A tab would end at another column now, so it becomes spaces.
     before = line[: len(line) - len(code)].rpartition("\f")[2].expandtabs(8)
     return f"    {before}{code}" if code else ""
 
@@ -279,8 +282,8 @@ def _within_strings(text: str) -> set[int]:
 
 
 def _check_same(script: Part, text: str) -> None:
-    """Check that a function holds what the script holds, to the letter of each string."""
-    # Before it comes the docstring, and what is built in; after it, what is returned.
+    """Check that a function has the same statements as the script, including the text of each string."""
+    # The body begins with a docstring, and with an import of builtins if any; it ends with the return.
     before = 2 if script.shadowed else 1
     try:
         function = parsed(text).body[-1]
@@ -300,7 +303,7 @@ def _way_back(scripts: Iterable[Part]) -> str:
 
 
 def _lasting(scripts: Iterable[Part]) -> str:
-    """Say that scripts cannot be undone, if there are such among them."""
+    """Return a line that names the scripts that cannot be undone; empty if there are none."""
     lasting = [script.revision for script in scripts if not script.reversible]
     return f"rollback = None  # {' and '.join(lasting)} cannot be undone" if lasting else ""
 
@@ -310,7 +313,7 @@ def _listed(scripts: Iterable[Part]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Spell text as it may stand in a docstring."""
+    """Return text, escaped for a docstring."""
     return plain(text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'), keep="\n")
 
 

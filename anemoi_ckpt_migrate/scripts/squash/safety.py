@@ -1,6 +1,6 @@
-"""What would mean something else in a function than it means in a module.
+"""Find code whose meaning changes when a module becomes a function.
 
-A script that holds any of it cannot become a part of another one; the message names the line, and the way out.
+A script with such code cannot become a part of another one. The message names the line and a remedy.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from anemoi_ckpt_migrate.scripts.squash.part import Part, cannot, is_bound
 if TYPE_CHECKING:
     import symtable
 
-# What a module has and a function has not, or not its own.
+# Names that a module has, and that a function lacks or shares with its module.
 _OF_MODULES = frozenset({"__file__", "__doc__", "__spec__", "__loader__", "__package__", "globals", "locals"})
 _OF_FUNCTIONS = frozenset({"__globals__", "f_globals", "f_locals"})
-# With fewer arguments, these take the names around them.
+# With fewer arguments, these use the names of the scope that calls them.
 _ARGUMENTS = {"exec": 2, "eval": 2, "vars": 1, "dir": 1}
-# Annotations that are text are looked up in a module: by these, and by dataclasses that look for those.
+# Textual annotations are looked up in a module by the readers, and by dataclasses, which look for the markers.
 _READERS = frozenset({"__annotations__", "get_annotations", "get_type_hints", "singledispatch", "singledispatchmethod"})
 _MARKERS = frozenset({"ClassVar", "InitVar", "KW_ONLY"})
-# Built in, but not in every Python that this package runs on.
+# Builtins that only some supported versions of Python have.
 _LATER = frozenset({"BaseExceptionGroup", "ExceptionGroup", "PythonFinalizationError"})
 
-_Obstacle = tuple[int, str, str]  # in which line, what, the way out
+_Obstacle = tuple[int, str, str]  # line, description, remedy
 
 
 def check(script: Part, textual: bool) -> None:
-    """Refuse a script that would do something else.
+    """Refuse a script that would behave differently as a function.
 
     Parameters
     ----------
     script : Part
         The script.
     textual : bool
-        Whether its annotations become text.
+        Whether its annotations become text, by a ``__future__`` import of any part.
 
     Raises
     ------
     Refused
-        With the first thing that would mean something else.
+        The script has such code; the error names the first line with it.
     """
     bound = script.bound
     if "replaces" in bound:
@@ -59,7 +59,7 @@ def check(script: Part, textual: bool) -> None:
 
 
 def _of_modules(nodes: Iterable[ast.AST]) -> Iterator[_Obstacle]:
-    """Find what only a module has, or can do."""
+    """Yield uses of features that only a module has."""
     calls = {node.func: node for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
@@ -77,12 +77,12 @@ def _of_modules(nodes: Iterable[ast.AST]) -> Iterator[_Obstacle]:
 def _asks_around(name: ast.Name, call: ast.Call | None) -> bool:
     needed = _ARGUMENTS.get(name.id, 0)
     if call is None:
-        return name.id in _OF_MODULES or needed > 1  # who passes eval on does not pass the names on
+        return name.id in _OF_MODULES or needed > 1  # eval passed on as a value would not see the names of a part
     return name.id in _OF_MODULES or len(call.args) + len(call.keywords) < needed
 
 
 def _of_annotations(nodes: Iterable[ast.AST], textual: bool) -> Iterator[_Obstacle]:
-    """Find what looks up annotations that are text: the names in them are no longer those of a module."""
+    """Yield lookups of textual annotations, because the names in these no longer belong to a module."""
     quoted = [(line, word) for node in nodes for line, word in _quoted(node)]
     words = {word for _, word in quoted}
     suspects = (_READERS if textual or words else frozenset()) | (_MARKERS if textual else _MARKERS & words)
@@ -102,7 +102,7 @@ def _quoted(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _of_inner_classes(nodes: Iterable[ast.AST]) -> Iterator[_Obstacle]:
-    """Find dataclasses that are made when a function runs: they then look for their module if annotations are text."""
+    """Yield decorated classes in functions: a dataclass made there looks for its module if annotations are text."""
     for function in nodes:
         for node in ast.walk(function) if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) else ():
             if isinstance(node, ast.ClassDef) and node.decorator_list:
@@ -111,7 +111,7 @@ def _of_inner_classes(nodes: Iterable[ast.AST]) -> Iterator[_Obstacle]:
 
 
 def _of_builtins(nodes: Iterable[ast.AST], shadowed: Iterable[str]) -> Iterator[_Obstacle]:
-    """Find names that are to mean what is built in after they meant something else, or in some Pythons only."""
+    """Yield names that would lose their built-in meaning: rebound and deleted, or missing in some Pythons."""
     for node in nodes:
         name = _identifier(node)
         gone = isinstance(node, ast.ExceptHandler) or isinstance(getattr(node, "ctx", None), ast.Del)
@@ -120,7 +120,7 @@ def _of_builtins(nodes: Iterable[ast.AST], shadowed: Iterable[str]) -> Iterator[
 
 
 def _of_classes(table: symtable.SymbolTable, bound: set[str]) -> Iterator[_Obstacle]:
-    """Find classes that take a name from the top level, and bind it anew: they would no longer find it."""
+    """Yield classes that read a top-level name and also bind it: in a function they would not find it."""
     for inner in table.get_children():
         for symbol in inner.get_symbols() if inner.get_type() == "class" else ():
             name = symbol.get_name()
