@@ -24,7 +24,7 @@ FIELDS, EXTRA = "__dict__", "__pydantic_extra__"
 
 
 def content(value: Any, key: Any = None) -> Any:
-    """Return the dict or list in which a configuration keeps its values; None for other values and empty configurations.
+    """Return the dict or list with the values of a configuration; None for other values and empty configurations.
 
     A pydantic model keeps its fields in one dict and extra values in another; the dict that has `key` is returned.
     """

@@ -45,9 +45,9 @@ class Difference(NamedTuple):
 def first_difference(before: Any, after: Any, same: Callable[[StoredTensor, StoredTensor], bool]) -> Difference | None:
     """Compare two trees, both loaded with stand-ins and without imported classes.
 
-    Every difference visible to a program counts: types (1 is not True, 0.0 is not -0.0), the identity of tensors, lists and
-    dicts, the device of a tensor, and `requires_grad`. The memory layout of a tensor's elements does not count, nor do other
-    bytes in its memory.
+    Every difference visible to a program counts: types (1 is not True, 0.0 is not -0.0), the identity of tensors, lists
+    and dicts, the device of a tensor, and `requires_grad`. The memory layout of a tensor's elements does not count, nor
+    do other bytes in its memory.
 
     Parameters
     ----------
