@@ -364,7 +364,7 @@ class Checkpoint:
         return Checkpoint(self.path, self._descriptor, self._before, length, self._trusted)
 
     def has_what(self, later: Checkpoint) -> bool:
-        """Return whether the next state has the same foreign records, except those rewritten together with it."""
+        """Return whether the next state kept all records that are not torch's own, or rewrote them itself."""
         end = later._archive.records[_PREVIOUS].offset
         return same_attached(self._archive, later._archive, _OURS, range(self.length, end))
 

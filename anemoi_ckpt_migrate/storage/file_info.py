@@ -85,7 +85,7 @@ def attached(archive: Archive) -> dict[str, Record]:
 
 
 def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
-    """Return whether two states of one file have the same foreign records, in the same places.
+    """Return whether two states of one file have the same records that are not torch's own, in the same places.
 
     Parameters
     ----------
