@@ -1,4 +1,4 @@
-"""What a target means on the way down: which of the applied revisions are to be undone. Pure: no files, no torch."""
+"""Choose the applied revisions that a downgrade to a target undoes. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 def undone(graph: Graph, record: Record, target: targets.Target, package: str | None = None) -> set[str]:
     """Return the applied revisions that a downgrade to a target undoes.
 
-    What was applied counts, in the order in which it was, not what the scripts say by now.
+    The record decides: its revisions and the order in which they were applied. The current scripts do not.
 
     Parameters
     ----------
@@ -24,9 +24,9 @@ def undone(graph: Graph, record: Record, target: targets.Target, package: str | 
     Raises
     ------
     UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, NotApplied, UsageError
-        The target does not say where to.
+        The target names no place.
     BarrierInTheWay
-        It lies below a barrier of the checkpoint.
+        The target lies below a barrier of the checkpoint.
     """
     lineage = record.lineage
     ids = [entry.revision for entry in lineage]
@@ -46,9 +46,9 @@ def undone(graph: Graph, record: Record, target: targets.Target, package: str | 
 
 
 def astray(graph: Graph, record: Record) -> set[str]:
-    """Return the applied revisions that the scripts would not have: what they do not know, or place after others.
+    """Return the applied revisions that the scripts disagree with: unknown ones, and ones applied before their needs.
 
-    What rests on one of them is among them.
+    Revisions that rest on one of them are included.
     """
     ids = {entry.revision for entry in record.lineage}
     right = applied_revisions(graph, record) - ids
@@ -59,19 +59,19 @@ def astray(graph: Graph, record: Record) -> set[str]:
 
 
 def applied_revisions(graph: Graph, record: Record) -> set[str]:
-    """Return all that the checkpoint has: the lineage, and what lies below its barriers."""
+    """Return all revisions of the checkpoint: the lineage, and everything below its barriers."""
     lineage = {entry.revision for entry in record.lineage}
     return lineage | graph.closure(entry.revision for entry in record.lineage if entry.final)
 
 
 def barrier_below(barrier: Applied, package: str | None) -> BarrierInTheWay:
-    """Say that a barrier keeps a checkpoint from going further down."""
+    """Return the error for a barrier that stops a downgrade."""
     version = (barrier.versions or {}).get(package or "")
     return BarrierInTheWay(barrier.revision, barrier.name, "downgrade", barrier.revision, package, version)
 
 
 def tips(graph: Graph, lineage: Iterable[Applied]) -> tuple[str, ...]:
-    """Return what nothing else in a lineage follows, by the scripts; where there is none, by the record."""
+    """Return the heads of a lineage: revisions without a child in it. The scripts give the parents, else the record."""
     parents = {entry.revision: entry.parents for entry in lineage}
     parents |= {rev: graph[rev].parents for rev in parents if rev in graph}
     return tuple(sorted(parents.keys() - {parent for above in parents.values() for parent in above}))
@@ -105,7 +105,7 @@ def _on_branch(graph: Graph, record: Record, target: targets.OnBranch, package: 
     if isinstance(place, targets.Relative):
         if place.steps > 0:
             raise UsageError(f"{branch}@{place.steps:+} goes up: write `upgrade {branch}@{place.steps:+}`")
-        if line.isdisjoint(tips(graph, record.lineage)):  # all that is there of the line belongs to other branches too
+        if line.isdisjoint(tips(graph, record.lineage)):  # all its applied revisions belong to other branches too
             raise NotThatMany(f"{branch}@{place.steps}", 0)
         if -place.steps > len(there):
             raise NotThatMany(f"{branch}@{place.steps}", len(there), f"downgrade {branch}@base")
@@ -116,7 +116,7 @@ def _on_branch(graph: Graph, record: Record, target: targets.OnBranch, package: 
 
 
 def _line(graph: Graph, lineage: Iterable[Applied], branch: str) -> set[str]:
-    """Return the line of a branch, and what follows the branch by the record though no script knows it."""
+    """Return the line of a branch, with followers that only the record knows."""
     line, followers = graph.line(branch), graph.followers(branch)
     for entry in lineage:
         if entry.revision not in graph and followers.intersection(entry.parents):
@@ -125,7 +125,7 @@ def _line(graph: Graph, lineage: Iterable[Applied], branch: str) -> set[str]:
 
 
 def _beyond(graph: Graph, record: Record, place: targets.Beyond, package: str | None, branch: str = "") -> set[str]:
-    """Count steps from a place, in the order in which they were applied; on a branch, those of its line."""
+    """Count steps from a place, in the order of application; on a branch, only along its line."""
     lineage = record.lineage
     above, below = [entry.revision for entry in lineage], list[str]()
     if place.start != targets.Named("base"):
@@ -144,7 +144,7 @@ def _beyond(graph: Graph, record: Record, place: targets.Beyond, package: str | 
 
 
 def _place(graph: Graph, record: Record, place: targets.Target, branch: str = "", steps: int = 0) -> Sequence[str]:
-    """Return the revisions that a place means, among those of a branch if one is named."""
+    """Return the revisions at a place, within a branch if one is named."""
     if isinstance(place, targets.Id):
         return (_find(graph, record, place.text, branch),)
     heads = resolve.heads_of_branch(graph, branch) if branch else graph.heads
@@ -154,7 +154,7 @@ def _place(graph: Graph, record: Record, place: targets.Target, branch: str = ""
 
 
 def _find(graph: Graph, record: Record, text: str, branch: str = "") -> str:
-    """Return the revision that a text means; not a whole in the place of one of its parts."""
+    """Return the revision that matches a text; refuse part of a squashed revision, except its last part."""
     found = resolve.found_on(graph, text, branch, [entry.revision for entry in record.lineage])
     parts = [part.id for part in graph[found].replaces] if found in graph else []
     if text in parts[:-1]:
@@ -163,9 +163,10 @@ def _find(graph: Graph, record: Record, text: str, branch: str = "") -> str:
 
 
 def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | None, branch: str = "") -> set[str]:
-    """Return what follows revisions that the checkpoint has, and what rests on that.
+    """Return the revisions above the given ones, and everything that rests on those.
 
-    On a branch, only what follows on its line. What only depends on the given revisions stays, as they do.
+    On a branch, only revisions on its line are chosen. The given revisions stay, and so do revisions that only depend
+    on them.
     """
     ids = {entry.revision for entry in record.lineage}
     below = applied_revisions(graph, record) - ids
@@ -179,12 +180,12 @@ def _above(graph: Graph, record: Record, wanted: Iterable[str], package: str | N
     following = {entry.revision for entry in record.lineage if _parents(graph, entry).intersection(chosen)}
     if branch:
         following &= _line(graph, record.lineage, branch)
-    stash = _leading_to(graph, record.lineage, chosen)  # one of them may rest on another
+    stash = _leading_to(graph, record.lineage, chosen)  # one of the chosen revisions may rest on another
     return resting(graph, record.lineage, following.difference(stash))
 
 
 def resting(graph: Graph, lineage: Iterable[Applied], wanted: Collection[str]) -> set[str]:
-    """Return some revisions of a lineage, and what rests on one of them, by the record or by the scripts."""
+    """Return the given revisions of a lineage and all that rest on them, by the record or by the scripts."""
     entries = {entry.revision: entry for entry in lineage}
     above: defaultdict[str, list[str]] = defaultdict(list)
     for entry in entries.values():
@@ -200,7 +201,7 @@ def resting(graph: Graph, lineage: Iterable[Applied], wanted: Collection[str]) -
 
 
 def _leading_to(graph: Graph, lineage: Sequence[Applied], wanted: Iterable[str]) -> list[str]:
-    """Return some revisions of a lineage and what they rest on, in order."""
+    """Return the given revisions of a lineage and all that they rest on, in order."""
     found = set(wanted)
     for entry in reversed(lineage):
         if entry.revision in found:

@@ -1,7 +1,7 @@
-"""The graph of revisions as files that other programs show: Mermaid, Graphviz, SVG. Pure: no files, no torch.
+"""Export the graph of revisions for other programs: Mermaid, Graphviz, SVG. Pure: no files, no torch.
 
-Names come from checkpoints, and those from anywhere: what cannot be printed is spelled out, what means something in a
-format is escaped.
+Names come from checkpoints, which can come from anywhere. Unprintable characters are spelled out, and characters with a
+meaning in the format are escaped.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from anemoi_ckpt_migrate.revisions.draw_layout import Edge, Row, laid_out
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
 from anemoi_ckpt_migrate.util.text import plain
 
-# Lanes, in turn. Each can be told from a white ground and from a nearly black one.
+# Colours of the lanes, in turn. Each stands out on white and on nearly black.
 COLOURS = ("#2f81c7", "#c96a18", "#2e955a", "#a864c9", "#94780f", "#1b8f9c", "#d15d95", "#7482d6")
 _WALL = "#d2453b"
 
-# Of the picture, in pixels.
+# Sizes in the picture, in pixels.
 _ROW, _LANE, _EDGE = 28, 20, 22
-_CHARACTER = 8  # of the widest of the fonts in the style, whose characters are all equally wide
-_SMALL = 7  # the same, in tags
-_LONGEST = 90  # characters of a name; who points at it sees all of it
+_CHARACTER = 8  # character width of the widest font in the style, all of them monospaced
+_SMALL = 7  # character width in tags
+_LONGEST = 90  # longest name shown, in characters; the tooltip shows all of it
 
 _STYLE = """
 .revisions text { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace }
@@ -61,7 +61,7 @@ _DOT_CLASSES = {
 def as_mermaid(entries: Sequence[HistoryEntry]) -> str:
     """Draw a graph as a Mermaid flowchart.
 
-    Arrows lead the way up, dotted ones from what a revision depends on. A barrier is a hexagon.
+    Arrows point up; dotted arrows start at dependencies. A barrier is a hexagon.
 
     Parameters
     ----------
@@ -82,10 +82,10 @@ def as_mermaid(entries: Sequence[HistoryEntry]) -> str:
 
 
 def as_dot(entries: Sequence[HistoryEntry]) -> str:
-    """Draw a graph in the language of Graphviz.
+    """Draw a graph in the DOT language of Graphviz.
 
-    Arrows lead the way up, dashed ones from what a revision depends on. A barrier has a thick red line and
-    corners, a head a thick line. What a checkpoint has is filled; where it stands, there is a second line.
+    Arrows point up; dashed arrows start at dependencies. A barrier has a thick red line and corners, a head a thick
+    line. Applied revisions are filled, and the heads of the checkpoint have a second line.
 
     Parameters
     ----------
@@ -108,10 +108,10 @@ def as_dot(entries: Sequence[HistoryEntry]) -> str:
 
 
 def as_svg(entries: Sequence[HistoryEntry]) -> str:
-    """Draw a graph as a picture that needs nothing else: a row for each revision, lanes for the edges.
+    """Draw a graph as a self-contained picture: a row for each revision, lanes for the edges.
 
-    A barrier is a wall across its lane. What a checkpoint does not have is hollow; where it stands, a tag says so. What
-    a revision depends on is dashed. The ground is light or dark, as the reader prefers.
+    A barrier is a wall across its lane. Revisions that the checkpoint lacks are hollow, and a tag marks its heads.
+    Dependencies are dashed. The background is light or dark, as the reader prefers.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def _colour(number: int) -> str:
 
 
 def _edge(edge: Edge, rows: Sequence[Row]) -> str:
-    """Draw a line along its lanes: it changes them between two rows."""
+    """Draw an edge along its lanes. It changes lanes between two rows."""
     lane = rows[edge.child].lane
     path = f"M{_x(lane)} {_y(edge.child)}"
     for row, to in edge.route:
@@ -169,10 +169,10 @@ def _edge(edge: Edge, rows: Sequence[Row]) -> str:
 
 
 def _dependency(child: int, needed: int, rows: Sequence[Row]) -> str:
-    """Draw a line beside the lane of a revision, down to what it depends on, and across to that."""
+    """Draw a dependency beside the lane of a revision, down to the row of the other one, and across."""
     start, end = _x(rows[child].lane), _x(rows[needed].lane)
     side = -1 if end < start else 1
-    gutter = start + side * (_LANE // 2 + 3 * (child % 3 - 1))  # so that those of neighbours do not cover each other
+    gutter = start + side * (_LANE // 2 + 3 * (child % 3 - 1))  # keeps the lines of neighbours apart
     back = 6 if end > gutter else -6
     path = f"M{start} {_y(child)}Q{gutter} {_y(child)} {gutter} {_y(child) + 8}V{_y(needed) - 8}"
     path += f"Q{gutter} {_y(needed)} {gutter + back} {_y(needed)}H{end}"
@@ -180,7 +180,7 @@ def _dependency(child: int, needed: int, rows: Sequence[Row]) -> str:
 
 
 def _wall(row: int, left: int, width: int) -> str:
-    """Draw what can be seen of a wall all across the picture, below everything else."""
+    """Draw the faint wall across the whole picture, below everything else."""
     y = _y(row)
     return (
         f'<rect fill="{_WALL}" fill-opacity="0.1" y="{y - _ROW // 2}" width="{width}" height="{_ROW}"/>'
@@ -201,21 +201,21 @@ def _node(row: Row, y: int) -> str:
 
 
 def _title(entry: HistoryEntry) -> str:
-    """Return what the mouse is told about a revision."""
+    """Return the tooltip of a revision."""
     said = [entry.revision, entry.name, *_notes(entry)]
     said += [f"(needs {', '.join(entry.depends_on)})"] if entry.depends_on else []
     return f"<title>{escape(plain('  '.join(filter(None, said))))}</title>"
 
 
 class _Line:
-    """A line of texts and tags, each to the right of the one before."""
+    """A line of texts and tags, from left to right."""
 
     def __init__(self, x: int, y: int) -> None:
         self.x, self.y = x, y
         self.drawn: list[str] = []
 
     def text(self, text: str, look: str, cells: int = 0) -> None:
-        """Add a text, which may claim more room than it takes."""
+        """Add a text, which may reserve more room than it takes."""
         if text:
             self.drawn.append(f'<text class="{look}" x="{self.x}" y="{self.y + 5}">{escape(text)}</text>')
             self.x += (max(_cells(text), cells) + 1) * _CHARACTER
@@ -229,7 +229,7 @@ class _Line:
 
 
 def _beside(row: Row, line: _Line, ids: int) -> _Line:
-    """Write what stands beside a node: the id, what is to be known of it, the name."""
+    """Write the text beside a node: the id, the tags, the name."""
     entry = row.entry
     look, head = "pale" if entry.applied is False else "ink", " head" * entry.head
     name = plain(entry.name)
@@ -246,19 +246,19 @@ def _beside(row: Row, line: _Line, ids: int) -> _Line:
 
 
 def _cells(text: str) -> int:
-    """Return how many characters wide a text is: those of East Asia take the place of two."""
+    """Return the width of a text in characters; wide East Asian characters count as two."""
     return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text if not letter.isascii())
 
 
 def _said(entries: Sequence[HistoryEntry]) -> Iterator[list[str]]:
-    """Give the lines that stand in each node."""
+    """Yield the lines of text for each node."""
     for entry in entries:
         notes = [*(f"[{plain(label)}]" for label in entry.labels), *_notes(entry)]
         yield [text for text in (plain(entry.revision), plain(entry.name), " ".join(notes)) if text.strip()]
 
 
 def _classes(entry: HistoryEntry) -> list[str]:
-    """Return what a revision is, what decides last at the end."""
+    """Return the style classes of a revision; later ones override earlier ones."""
     facts = {"head": entry.head, "barrier": entry.final, "applied": entry.applied, "here": entry.here}
     return [name for name, holds in facts.items() if holds]
 
@@ -279,7 +279,7 @@ def _needed(entry: HistoryEntry) -> tuple[str, ...]:
 def _pairs(
     entries: Sequence[HistoryEntry], above: Callable[[HistoryEntry], tuple[str, ...]]
 ) -> Iterator[tuple[int, int]]:
-    """Give each revision with each of those that it follows, by their numbers; those that are not here are left out."""
+    """Yield each revision with each revision it follows, as row numbers; revisions that are not drawn are left out."""
     places = {entry.revision: number for number, entry in enumerate(entries)}
     for number, entry in enumerate(entries):
         for needed in dict.fromkeys(above(entry)):
@@ -287,7 +287,7 @@ def _pairs(
                 yield number, places[needed]
 
 
-# What neither Mermaid nor the Markdown in its nodes could take for anything but text.
+# All characters except those that Mermaid and the Markdown in its nodes always take as text.
 _SPECIAL = re.compile(r"(?![^\W_]|[ ,]|(?<=[^\W_])[.-](?=[^\W_])).", re.DOTALL)
 
 
@@ -296,5 +296,5 @@ def _mermaid_escaped(text: str) -> str:
 
 
 def _dot_escaped(text: str) -> str:
-    # Graphviz reads the entities of HTML too.
+    # Graphviz reads HTML entities too.
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")

@@ -1,4 +1,4 @@
-"""Where revisions stand in a picture of their graph: a row for each, lanes for the edges between. Pure: no files."""
+"""Lay out the graph of revisions: a row for each, lanes for the edges between. Pure: no files."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
 
 @dataclass(frozen=True)
 class Row:
-    """A revision in the picture, and what becomes of the lanes below it.
+    """A revision in the picture, and the changes to the lanes below it.
 
     Attributes
     ----------
     entry : HistoryEntry
         The revision.
     lane, colour : int
-        Where it stands; the number of the colour of the line that it is on.
+        Its lane; the colour number of its line.
     goes_on : bool
-        Whether an edge leads from it straight down its own lane.
+        Whether an edge leads straight down its own lane.
     joined : tuple of int
-        The other lanes that edges lead to from it, sorted.
+        Other lanes that its edges lead to, sorted.
     opened : frozenset of int
-        Those of them that begin with it.
+        Those of the joined lanes that begin here.
     pulled : int or None
-        A lane that ends below it, because what was in there goes on in its own.
+        A lane that ends below the row, because its edge continues in the lane of this revision.
     """
 
     entry: HistoryEntry
@@ -47,9 +47,9 @@ class Edge:
     child, parent : int
         Their rows.
     route : tuple of (int, int)
-        Where it runs: rows, and the lane in which it leaves each of them downwards, until the next one.
+        Its course: rows, and the lane in which it leaves each row downwards, until the next entry.
     colour : int
-        The number of its colour.
+        Its colour number.
     """
 
     child: int
@@ -60,16 +60,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Layout:
-    """A graph that is laid out.
+    """A graph with a place for every revision.
 
     Attributes
     ----------
     rows : tuple of Row
         The revisions, newest first.
     edges : tuple of Edge
-        Lines, in the order in which they are to be drawn: where several share a lane, the last one gives it its colour.
+        Edges in drawing order: where several share a lane, the last one gives the lane its colour.
     width : int
-        How many lanes there are.
+        Number of lanes.
     """
 
     rows: tuple[Row, ...]
@@ -80,14 +80,15 @@ class Layout:
 def laid_out(entries: Sequence[HistoryEntry]) -> Layout:
     """Find a place for each revision.
 
-    A lane leads to one revision. It opens at a head, or at a merge; revisions with a parent in common join in the lane
-    that leads to it; it ends where it arrives. The lane of a revision goes on to its first parent that nothing leads to
-    yet. If there is none, a parent whose lane lies to the right is pulled over, so that pictures lean to the left.
+    A lane leads to one revision. It opens at a head or at a merge, and it ends at its revision. Revisions with a common
+    parent join in the lane that leads to the parent. The lane of a revision continues to its first parent that has no
+    lane yet. If every parent has one, a parent whose lane lies to the right is pulled over, so that pictures lean to
+    the left.
 
     Parameters
     ----------
     entries : sequence of HistoryEntry
-        Revisions, each before its parents. Edges to parents that are not among them are left out.
+        Revisions, each before its parents. Edges to parents outside the sequence are left out.
     """
     places = {entry.revision: row for row, entry in enumerate(entries)}
     lanes = _Lanes()
@@ -97,16 +98,16 @@ def laid_out(entries: Sequence[HistoryEntry]) -> Layout:
 
 @dataclass
 class _Lane:
-    """A lane that is open: the way to a revision that is still to come."""
+    """An open lane: the path to a revision in a later row."""
 
     column: int
     colour: int
     bends: list[tuple[int, int]]
-    joins: list[tuple[int, int, int]] = field(default_factory=list)  # row, colour, how many bends lie behind
-    owners: list[tuple[int, int, int]] = field(default_factory=list)  # the same, of those that it runs straight below
+    joins: list[tuple[int, int, int]] = field(default_factory=list)  # row, colour, number of bends before it
+    owners: list[tuple[int, int, int]] = field(default_factory=list)  # the same, for edges straight below a revision
 
     def edges(self, row: int) -> list[Edge]:
-        """Return the edges that arrive with it, those that it got its colour from last."""
+        """Return the edges that arrive with the lane; those that give it its colour come last."""
         return [
             Edge(child, row, ((child, self.bends[behind - 1][1]), *self.bends[behind:]), colour)
             for child, colour, behind in (*self.joins, *self.owners)
@@ -114,14 +115,14 @@ class _Lane:
 
 
 class _Numbers:
-    """Small numbers to tell apart what there is at a time: as few as can be."""
+    """Small numbers that tell apart objects alive at the same time, as few as possible."""
 
     def __init__(self) -> None:
         self.count = 0
         self._free: list[int] = []
 
     def take(self, after: int = -1) -> int:
-        """Return a free number: the first one after another, rather than one before it, rather than a new one."""
+        """Return a free number: the first after `after`, else the first free one, else a new one."""
         if self._free:
             place = bisect(self._free, after)
             return self._free.pop(place if place < len(self._free) else 0)
@@ -134,7 +135,7 @@ class _Numbers:
 
 
 class _Lanes:
-    """The lanes that are open, by the revision to which each leads. No two have the same column, or colour."""
+    """The open lanes, by the revision they lead to. No two have the same column or colour."""
 
     def __init__(self) -> None:
         self.edges: list[Edge] = []
@@ -142,7 +143,7 @@ class _Lanes:
         self._open: dict[str, _Lane] = {}
 
     def place(self, row: int, entry: HistoryEntry, parents: Sequence[str]) -> Row:
-        """Place the revision of the next row, whose parents are still to come."""
+        """Place the revision of the next row. Its parents are in later rows."""
         column, colour = self._arrive(row, entry.revision)
         fresh = [parent for parent in parents if parent not in self._open]
         right = [parent for parent in parents if parent not in fresh and self._open[parent].column > column]
@@ -161,7 +162,7 @@ class _Lanes:
         return Row(entry, column, colour, bool(fresh or right), joined, frozenset(opened), pulled)
 
     def _arrive(self, row: int, revision: str) -> tuple[int, int]:
-        """Return the column and the colour of a revision: those of the lane that leads to it and ends here, or new."""
+        """Return the column and colour of a revision: those of the lane that ends here, or new ones."""
         lane = self._open.pop(revision, None)
         if lane is None:
             return self.columns.take(), self._colours.take()
@@ -169,13 +170,13 @@ class _Lanes:
         return lane.column, lane.colour
 
     def _branch_off(self, row: int, parent: str, column: int) -> int:
-        """Open a lane beside a column, and return where it is."""
+        """Open a lane beside a column, and return its column."""
         opened = self.columns.take(after=column)
         self._open[parent] = _Lane(opened, self._colours.take(), [(row, opened)])
         return opened
 
     def _pull(self, row: int, lane: _Lane, column: int, colour: int) -> int:
-        """Lead a lane over into a column, and return the one that it leaves."""
+        """Lead a lane over into a column, and return its old column."""
         left = lane.column
         self.columns.give_back(left)
         self._colours.give_back(lane.colour)
@@ -184,7 +185,7 @@ class _Lanes:
         return left
 
     def _lead(self, row: int, column: int, colour: int, parents: Sequence[str], opened: Sequence[int]) -> None:
-        """Note the edges of a revision: the first has its colour, others that of the lane to which they lead."""
+        """Note the edges of a revision: the first has its own colour, the others that of the lane they lead to."""
         for parent in parents:
             lane = self._open[parent]
             edges = lane.owners if lane.column in (column, *opened) else lane.joins

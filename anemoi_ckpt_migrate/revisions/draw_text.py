@@ -1,10 +1,10 @@
-"""The graph of revisions drawn with characters. Pure: no files, no torch.
+"""Draw the graph of revisions with characters. Pure: no files, no torch.
 
-Every second character is a lane. A drawing can be read downwards, by these rules alone:
+Every second character is a lane. You can read a drawing downwards with these rules alone:
 
-- Below a revision only its own edges turn, and a lane that ends there; all others run straight down.
-- An edge that runs sideways goes on in its direction as long as there is a character for it, and crosses lanes on the
-  way. It has arrived where it can only go down; where a lane begins below it, one edge goes down and another one on.
+- Below a revision, only its own edges turn, and a lane that ends there; all others run straight down.
+- A sideways edge continues in its direction as long as a character follows, and crosses lanes on its path. It has
+  arrived where it can only go down. Where a lane begins below it, one edge goes down and another one continues.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
 def as_text(entries: Sequence[HistoryEntry], describe: Callable[[HistoryEntry], str]) -> Iterator[str]:
     r"""Draw a graph, newest first, as ``git log --graph`` does.
 
-    Here a checkpoint stands at b and c::
+    Here the heads of the checkpoint are b and c::
 
         o f
         |\
@@ -30,22 +30,22 @@ def as_text(entries: Sequence[HistoryEntry], describe: Callable[[HistoryEntry], 
         |/
         * a
 
-    A node is ``*``; beside a checkpoint it is ``*`` where the checkpoint has it, ``o`` where not, and ``@`` where it
-    stands. A barrier is a wall: ``#`` (``@`` where the checkpoint stands) in a line of ``=`` that goes on past the last
-    lane. A lane that shows in the wall is of another branch, and passes. Lines between revisions are there only where
-    lanes move, and where something else begins right below the end of a lane.
+    A node is ``*``. For a checkpoint, ``*`` is an applied revision, ``o`` a missing one, and ``@`` a head of the
+    checkpoint. A barrier is a wall: ``#`` (``@`` for a head of the checkpoint) in a line of ``=`` that extends past the
+    last lane. A lane that shows in the wall belongs to another branch, and passes. Lines between revisions appear only
+    where lanes move, and where another lane begins right below the end of one.
 
     Parameters
     ----------
     entries : sequence of HistoryEntry
-        Revisions, each before its parents. Edges to parents that are not among them are left out.
+        Revisions, each before its parents. Edges to parents outside the sequence are left out.
     describe : callable
-        Says what stands beside a node, in one line.
+        Returns the text beside a node, in one line.
 
     Yields
     ------
     str
-        A line, without anything at its end.
+        A line, without trailing spaces.
     """
     lanes: set[int] = set()
     ended: int | None = None
@@ -55,7 +55,7 @@ def as_text(entries: Sequence[HistoryEntry], describe: Callable[[HistoryEntry], 
             yield _line(_lanes(lanes))
         yield f"{_node(row, lanes)} {describe(row.entry)}".rstrip()
         yield from _moves(row, lanes)
-        # A line of moves sets them apart already.
+        # A line of moves separates them already.
         ended = None if row.goes_on or row.joined else row.lane
         lanes |= row.opened | ({row.lane} if row.goes_on else set())
         lanes.discard(-1 if row.pulled is None else row.pulled)
@@ -86,7 +86,7 @@ def _line(cells: dict[int, str]) -> str:
 
 @dataclass(frozen=True)
 class _Move:
-    """Edges that lead from one lane to others on one side of it, drawn from some line on."""
+    """Edges from one lane to others on one side of it, drawn from a given line on."""
 
     start: int
     ends: tuple[int, ...]
@@ -94,15 +94,15 @@ class _Move:
 
     @property
     def height(self) -> int:
-        """How many lines it takes: one to leave the lane and go past others, one to arrive."""
+        """Number of lines it takes: one to leave the lane and pass others, one to arrive."""
         return 1 if abs(self.ends[-1] - self.start) == 1 else 2
 
     def arrival(self, end: int) -> int:
-        """Return the line in which a lane is reached."""
+        """Return the line in which it reaches a lane."""
         return self.line if abs(end - self.start) == 1 else self.line + 1
 
     def draw(self, lines: list[dict[int, str]]) -> None:
-        """Draw it where nothing else is."""
+        """Draw it; existing characters stay."""
         step = 1 if self.ends[-1] > self.start else -1
         slope = "\\" if step > 0 else "/"
         lines[self.line][2 * self.start + step] = slope
@@ -121,14 +121,14 @@ def _moves(row: Row, lanes: Iterable[int]) -> list[str]:
     row : Row
         The revision.
     lanes : iterable of int
-        The lanes that pass it.
+        The lanes that pass the revision.
     """
     left = _side(row, [lane for lane in row.joined[::-1] if lane < row.lane])
     right = _side(row, [lane for lane in row.joined if lane > row.lane])
     moves = left + right
     leaves = max((move.line for move in moves), default=0)  # the line in which the last edge leaves the node's lane
     if row.pulled is not None:
-        # What comes from the right would seem to cross, if edges left to the left after that.
+        # An edge from the right would seem to cross if edges to the left left after it.
         moves.append(_Move(row.pulled, (row.lane,), max(leaves, _height(right))))
     height = _height(moves)
     begins = {lane: move.arrival(lane) + 1 for move in moves for lane in move.ends if lane in row.opened}
@@ -147,8 +147,8 @@ def _moves(row: Row, lanes: Iterable[int]) -> list[str]:
 
 
 def _side(row: Row, ends: Sequence[int]) -> list[_Move]:
-    """Return the edges to one side of a node, to lanes that are given nearest first."""
-    # Joining the lane beside it, and crossing that lane, would look the same if it were done at once.
+    """Return the edges to one side of a node; `ends` lists the lanes, nearest first."""
+    # Joining the adjacent lane and crossing it would look the same in one line.
     beside = ends and abs(ends[0] - row.lane) == 1 and ends[0] not in row.opened
     parts = [tuple(part) for part in ((ends[:1], ends[1:]) if beside else (ends,)) if part]
     return [_Move(row.lane, part, line) for line, part in enumerate(parts)]

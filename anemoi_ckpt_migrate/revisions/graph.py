@@ -1,4 +1,4 @@
-"""The revisions and how they follow each other. Pure: no files, no torch."""
+"""The graph of revisions: parents, dependencies, branches. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Revision:
     id : str
         Its revision id.
     parents : tuple of str
-        What ``down_revision`` names; empty at the base, several at a merge.
+        Its ``down_revision``; empty at the base, several at a merge.
     name : str
         First line of the docstring.
     depends_on, labels : tuple of str
-        Revisions that must be applied first without being parents; names that the script gives to its branch.
+        Dependencies: revisions to apply first that are not parents; branch labels that the script gives.
     versions : mapping of str to str
         As in `MigrationMetadata`.
     final : bool
@@ -37,21 +37,21 @@ class Revision:
     migrates, reversible : bool
         Whether it has a ``migrate``, and a ``rollback``.
     declared : bool
-        Whether it says whether it can be undone: it has a ``rollback``, or says that it has none; or all of its
+        Whether the script settles if it can be undone: it has a ``rollback``, or states that it has none, or all of its
         operations can be undone.
     signature : str
-        Digest of what the script did that this revision had, for one that a squashed revision replaces.
+        For part of a squashed revision: digest of the original script.
     path : str
         The script.
     lines : mapping of str to int
-        Where in the script each of its names is set.
+        Line of the script where each of its names is set.
     replaces : tuple of Revision
-        What a squashed revision stands for, in order.
+        The parts of a squashed revision, in order.
     tail : str
-        What has to follow the text of the script for it to be the script of this revision: one of those that a
-        squashed one replaces has no script of its own.
+        For part of a squashed revision, which has no script of its own: text to append to the script of the squashed
+        revision to make it the script of the part.
     operations : tuple of Operation, or None
-        What the script declares; None for one of functions.
+        The declared operations; None for a script with functions.
     sets_up : bool
         Whether it has a ``migrate_setup``.
     known_as : mapping of str to mapping
@@ -79,18 +79,18 @@ class Revision:
 
     @property
     def undone_by_operations(self) -> bool:
-        """Whether what undoes it is known only after it was applied: operations, made on the very checkpoint."""
+        """Whether its rollback is known only after it was applied: operations create it from the checkpoint itself."""
         return self.operations is not None or self.sets_up
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Everything that comes before it: parents and dependencies."""
+        """All revisions that come right before it: parents and dependencies."""
         if not self.depends_on:
             return self.parents
         return self.parents + tuple(rev for rev in self.depends_on if rev not in self.parents)
 
     def line(self, name: str) -> int:
-        """Return the line where the script sets a name, 1 where it does not."""
+        """Return the line where the script sets a name, or 1."""
         return self.lines.get(name, 1)
 
 
@@ -100,9 +100,9 @@ def digraph_of(revisions: Iterable[Revision]) -> DiGraph[str]:
     Parameters
     ----------
     revisions : iterable of Revision
-        With ids that differ.
+        Revisions with distinct ids.
     """
-    from networkx import DiGraph  # 0.1 s, and only few commands need it
+    from networkx import DiGraph  # takes 0.1 s, and few commands need it
 
     graph: DiGraph[str] = DiGraph()
     for revision in revisions:
@@ -120,7 +120,7 @@ class Graph:
     revisions : iterable of Revision
         A set of revisions without faults; see `validate.faults`.
     expanded : collection of str
-        Squashed revisions in whose place those that they replace are to stand.
+        Squashed revisions to replace by their parts.
     """
 
     def __init__(self, revisions: Iterable[Revision] = (), expanded: Iterable[str] = ()) -> None:
@@ -136,7 +136,7 @@ class Graph:
         return revision in self._revisions
 
     def get(self, revision: str) -> Revision | None:
-        """Return a revision; None if there is none of that id."""
+        """Return a revision; None if the id is unknown."""
         return self._revisions.get(revision)
 
     def __getitem__(self, revision: str) -> Revision:
@@ -150,11 +150,11 @@ class Graph:
 
     @cached_property
     def digraph(self) -> DiGraph[str]:
-        """The graph as networkx has it, for algorithms of your own; made when it is first asked for.
+        """The graph in networkx, for algorithms of your own; it is built on first use.
 
         A node is the id of a revision, with the `Revision` as its attribute ``revision``. An edge leads from a revision
-        to one that needs it; its attribute ``kind`` is ``"parent"`` or ``"dependency"``. Changing it does not change
-        the graph.
+        to one that needs it; its attribute ``kind`` is ``"parent"`` or ``"dependency"``. Changes to it do not affect
+        this graph.
 
         Examples
         --------
@@ -172,33 +172,36 @@ class Graph:
 
     @cached_property
     def children(self) -> Mapping[str, Sequence[str]]:
-        """What follows each revision, sorted; nothing stands there for heads."""
+        """Children of each revision, sorted; heads have no entry."""
         return _inverted(self, lambda revision: revision.parents)
 
     @cached_property
     def replaced(self) -> Mapping[str, str]:
-        """The squashed revision in whose place each of those that it replaces does not stand any more."""
+        """The squashed revision for each of its parts that it replaces."""
         return {part.id: revision.id for revision in self for part in revision.replaces}
 
     def seen_from(self, applied: Iterable[str]) -> Graph:
-        """Return the graph as it is for a checkpoint: what it has a part of does not count as squashed."""
+        """Return the graph for a checkpoint: a squashed revision is replaced by its parts if the checkpoint has one."""
         squashed = {self.replaced[revision] for revision in applied if revision in self.replaced}
         return Graph(self._scripts, squashed | self._expanded) if squashed else self
 
     def opened(self) -> Graph:
-        """Return the graph in which nothing counts as squashed."""
+        """Return the graph with every squashed revision replaced by its parts."""
         return self.seen_from(self.replaced)
 
     def standing(self, revision: str) -> str:
-        """Return what stands for a revision here: a squashed one for a part, or the last part for a squashed one."""
+        """Return the revision that represents another in this graph: the squashed one for a part.
+
+        The last part represents a squashed revision that is expanded.
+        """
         return self.replaced.get(revision) or self._last.get(revision, revision)
 
     def closure(self, revisions: Iterable[str]) -> set[str]:
-        """Return the given revisions and everything that comes before them."""
+        """Return the given revisions and everything they need."""
         return _reached(revisions, self._needs)
 
     def leading_to(self, revisions: Iterable[str]) -> set[str]:
-        """Return the given revisions and all that they follow, dependencies aside."""
+        """Return the given revisions and all their ancestors, without dependencies."""
         return _reached(revisions, self._parents)
 
     def above(self, revisions: Iterable[str]) -> set[str]:
@@ -206,7 +209,7 @@ class Graph:
         return _reached(revisions, self._dependents, known=self)
 
     def order(self, revisions: Iterable[str]) -> list[str]:
-        """Sort revisions so that each comes after all that it needs; by id where that leaves a choice."""
+        """Sort revisions so that each comes after all its needs; ties are sorted by id."""
         chosen = set(revisions)
         needs = self._needs
         left = {rev: sum(map(chosen.__contains__, needs[rev])) for rev in chosen}
@@ -224,13 +227,13 @@ class Graph:
         return found
 
     def tips(self, revisions: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the given revisions that are parent of none of them, sorted: heads, as they are recorded."""
+        """Return the given revisions that are no parent of another given one, sorted: heads, as recorded."""
         chosen = set(revisions)
         parents = {parent for revision in chosen for parent in self._revisions[revision].parents}
         return tuple(sorted(chosen - parents))
 
     def highest(self, revisions: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the given revisions that none of them needs, as parent or as dependency, sorted."""
+        """Return the given revisions that no other given one needs, as parent or dependency, sorted."""
         chosen = set(revisions)
         return tuple(sorted(chosen.difference(*(self._needs[revision] for revision in chosen))))
 
@@ -241,37 +244,37 @@ class Graph:
 
     @cached_property
     def known_as(self) -> Mapping[str, str]:
-        """The revision that stands for each migration of another tool, by the name of that."""
+        """The revision that stands for each migration of another tool, by its name there."""
         return {name: revision.id for revision in self for name in revision.known_as}
 
     def labels_of(self, revision: str) -> tuple[str, ...]:
         """Return the labels of the branches that a revision is on, sorted.
 
-        A label is inherited by everything that follows; and by what comes before, down to where the branch leaves
-        another one, so that it does not matter which revision of a branch was labelled.
+        All followers of a labelled revision inherit its label. So do the revisions before it, down to the fork of its
+        branch. You can thus label any revision of a branch.
         """
         return self._named_by(self._marks[revision])
 
     def own_labels(self, head: str) -> tuple[str, ...]:
-        """Return the labels that a head has and no other head, sorted."""
+        """Return the labels of a head that no other head has, sorted."""
         return self._named_by(self._marks[head] & self._marks_of_one_head)
 
     @cached_property
     def branch_sizes(self) -> Mapping[str, int]:
-        """How many revisions are on each labelled branch, by label, sorted."""
+        """The number of revisions on each labelled branch, by label, sorted."""
         sizes: Counter[str] = Counter(dict.fromkeys(sorted(self.labels), 0))
-        for marks, count in Counter(self._marks.values()).items():  # few differ: only a label or a merge makes new ones
+        for marks, count in Counter(self._marks.values()).items():  # few values: only labels and merges make new ones
             for label in self._named_by(marks):
                 sizes[label] += count
         return sizes
 
     def branch(self, name: str) -> set[str]:
-        """Return the revisions of a branch: what follows the one that is named, and what leads to it from a fork on.
+        """Return the revisions of a branch: the named revision, its followers, and its ancestors down to the fork.
 
         Parameters
         ----------
         name : str
-            Its label; or one of its revisions.
+            A label of the branch, or one of its revisions.
 
         Raises
         ------
@@ -281,37 +284,37 @@ class Graph:
         return self.followers(name) | self._trunk(self.find(name))
 
     def line(self, name: str) -> set[str]:
-        """Return what ``NAME@`` chooses from: what follows the revision that is named, and all that leads to it.
+        """Return the revisions that ``NAME@`` chooses from: the named revision, its followers and all its ancestors.
 
-        So that is the branch, and the way to it from the base. Dependencies are no part of it. Parameters and errors
-        are those of `branch`.
+        These are the branch and the path to it from the base. Dependencies are excluded. Parameters and errors are
+        those of `branch`.
         """
         return self.followers(name) | self.leading_to([self.find(name)])
 
     def followers(self, name: str) -> set[str]:
-        """Return the revision that is named and all that follows it. Parameters and errors are those of `branch`."""
+        """Return the named revision and all its followers. Parameters and errors are those of `branch`."""
         return _reached([self.find(name)], self.children, known=self)
 
     def find(self, text: str, more: Iterable[str] = (), preferred: Collection[str] = ()) -> str:
         """Return the one revision that a text means.
 
-        That is the one whose id it is; or that gives this label; or that stands for a migration of this name; or whose
-        id starts with it; or whose name it is, in any case and whatever stands between the words. What is squashed
-        means the squashed revision, and the other way round where that one is opened.
+        The first match counts: an id; a label; the name of another tool's migration; the start of an id; the name of a
+        revision, ignoring case and punctuation. The id of a part means the squashed revision; if that one is expanded,
+        its id means the last part.
 
         Parameters
         ----------
         text : str
             A full or partial id, a label or a name.
         more : iterable of str
-            Ids to be looked at beside those of the graph.
+            More ids to search.
         preferred : collection of str
-            Where several fit, only these count.
+            If several match, only these count.
 
         Raises
         ------
         UnknownTarget, AmbiguousTarget
-            None fits; several fit.
+            Nothing matches; several revisions match.
         """
         ids = {*self._revisions, *more}
         if text in ids:
@@ -345,7 +348,7 @@ class Graph:
 
     @cached_property
     def _bits(self) -> Mapping[str, int]:
-        """A bit for each label: as sets, those of a line with many labels would grow with its square."""
+        """One bit per label: sets would take quadratic space on a line with many labels."""
         return {label: 1 << place for place, label in enumerate(self.labels)}
 
     @cached_property
@@ -367,7 +370,7 @@ class Graph:
 
     @cached_property
     def _marks_of_one_head(self) -> int:
-        """The labels that one head has and no other, as bits."""
+        """The labels that exactly one head has, as bits."""
         once = several = 0
         for head in self.heads:
             several |= once & self._marks[head]
@@ -380,14 +383,14 @@ class Graph:
         return tuple(sorted(label for label, bit in self._bits.items() if marks & bit))
 
     def _before(self, revision: str) -> str | None:
-        """Return what comes before a revision on the same branch: the one parent, where it is no fork and no merge."""
+        """Return the previous revision on the same branch: the only parent, unless that is a fork or a merge."""
         parents = self[revision].parents
         if len(parents) == 1 and len(self.children[parents[0]]) == 1 and len(self[parents[0]].parents) < 2:
             return parents[0]
         return None
 
     def _trunk(self, revision: str) -> set[str]:
-        """Return what comes before a revision on the same branch."""
+        """Return all previous revisions on the same branch."""
         found, before = set(), self._before(revision)
         while before is not None:
             found.add(before)
@@ -413,17 +416,17 @@ class Graph:
 
 
 def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[Revision]:
-    """Return revisions that name each other by the ids that stand in the graph.
+    """Return revisions whose parents and dependencies are ids of the graph.
 
-    A script may depend on a label; it may follow a revision that has been squashed since, or, where the squashed one
-    is expanded, the other way round.
+    A script may depend on a label. It may also follow a revision that has been squashed since, or a squashed revision
+    that is expanded here.
 
     Parameters
     ----------
     scripts : iterable of Revision
-        As they were read.
+        The revisions as read.
     expanded : iterable of str
-        Squashed revisions in whose place those that they replace are to stand.
+        Squashed revisions to replace by their parts.
     """
     chosen, known = set(expanded), []
     meant: dict[str, str] = {}
@@ -443,7 +446,7 @@ def resolved(scripts: Iterable[Revision], expanded: Iterable[str] = ()) -> list[
 
 
 def _opened(squashed: Revision) -> list[Revision]:
-    """Return what a squashed revision replaces, following what that one follows, and with its labels."""
+    """Return the parts of a squashed revision, with its parents and its labels."""
     inside = {part.id for part in squashed.replaces}
     parts = list(squashed.replaces)
     if set(squashed.parents) != {parent for part in parts for parent in part.parents} - inside:  # it was rebased since
@@ -466,7 +469,7 @@ def _renamed(revision: Revision, meant: Mapping[str, str]) -> Revision:
 
 
 def _inverted(revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]) -> Mapping[str, Sequence[str]]:
-    """Return what each revision is above of; in the order of the revisions."""
+    """Return the revisions that name each revision in `above`, in the order of `revisions`."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for revision in revisions:
         for needed in above(revision):

@@ -1,4 +1,4 @@
-"""Revisions as they are listed and drawn: facts about each, beside what a checkpoint has. Pure: no files, no torch."""
+"""Revisions as listed and drawn: facts about each, and its state in a checkpoint. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ class HistoryEntry:
     Attributes
     ----------
     revision, name : str
-        Which.
+        The revision's id and its name.
     parents, depends_on : tuple of str
-        What it follows; what must be applied before it without being a parent.
+        Its parents; revisions that must be applied first without being parents.
     labels : tuple of str
-        Those that its script gives to its branch.
+        Branch labels that its script gives.
     head, final, reversible : bool
-        Whether nothing follows it, it is a barrier, it can be undone.
+        Whether it has no children, is a barrier, can be undone.
     known : bool
-        Whether there is a script for it here.
+        Whether a script for it exists here.
     applied : bool or None
-        Whether the checkpoint has it; None where none was asked about.
+        Whether the checkpoint has it; None without a checkpoint.
     here : bool
         Whether it is one of the heads of the checkpoint.
     recognised : bool
-        Whether the checkpoint does not record that it has it: it is recognised.
+        Whether the checkpoint does not record it, but was recognised to have it.
     path : str or None
         Its script, if there is one here.
     versions : mapping of str to str
-        What it notes of versions.
+        The versions it notes.
     sets_up : bool
         Whether its script has a ``migrate_setup``.
     """
@@ -54,5 +54,5 @@ class HistoryEntry:
     recognised: bool = False
 
     def to_data(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the data for ``--json``."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

@@ -1,4 +1,4 @@
-"""From the recorded heads and a target to an ordered, checked list of steps. Pure: no files, no torch."""
+"""Plan an ordered, checked list of steps from the recorded heads to a target. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Step(NamedTuple):
     Attributes
     ----------
     revision, name : str
-        Which.
+        The revision's id and its name.
     direction : str
         ``upgrade`` or ``downgrade``.
     carried : bool
-        Whether its function has to come from the checkpoint: no script here knows the revision.
+        Whether its function has to come from the checkpoint, because no script here knows the revision.
     reversible : bool
         Whether it can be undone.
     """
@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is going to be done to one checkpoint.
+    """All steps for one checkpoint.
 
     Attributes
     ----------
@@ -61,16 +61,16 @@ class Plan:
 
 @gc_pause.paused()
 def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: str | None = None) -> Plan:
-    """Plan the way up.
+    """Plan an upgrade.
 
     Parameters
     ----------
     graph : Graph
-        All revisions, as seen from what the checkpoint has.
+        All revisions, as seen from the checkpoint.
     record : Record
-        What the checkpoint remembers.
+        The record of the checkpoint.
     target : targets.Target
-        Where to.
+        The target.
     package : str, optional
         Name of the tracked package, for specifiers and messages.
 
@@ -79,7 +79,7 @@ def plan_upgrade(graph: Graph, record: Record, target: targets.Target, package: 
     UnknownRecorded, HistoryConflict
         Record and scripts do not fit together.
     UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, UsageError
-        The target does not say where to.
+        The target names no place.
     BarrierInTheWay
         A final revision is among the steps.
     """
@@ -116,30 +116,30 @@ def plan_downgrade(
     package: str | None = None,
     stash: Collection[tuple[Applied, ...]] = (),
 ) -> Plan:
-    """Plan the way down. Only what the record holds is undone, and in the reverse of its order.
+    """Plan a downgrade. It undoes only recorded revisions, in reverse order.
 
     Parameters
     ----------
     graph, record, target, package
         As for `plan_upgrade`.
     stash : collection of tuple of Applied
-        Lineages that need no rollback to get back to: the file still has the bytes of then.
+        Lineages that need no rollback, because the file still has their bytes.
 
     Raises
     ------
     UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, NotApplied, UsageError
-        The target does not say where to.
+        The target names no place.
     BarrierInTheWay
         A final revision would have to be undone.
     Irreversible
-        A step has nothing that undoes it.
+        A step has no rollback.
     """
     return _down(graph, record, downgrade_set.undone(graph, record, target, package), package, stash)
 
 
 @gc_pause.paused()
 def plan_sync(graph: Graph, record: Record, package: str | None = None) -> tuple[Plan, Record, Plan]:
-    """Plan the way to the heads of the scripts: first down to where the checkpoint is as they say, then up.
+    """Plan a downgrade to a state that the scripts agree with, then an upgrade to their heads.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def plan_sync(graph: Graph, record: Record, package: str | None = None) -> tuple
     Returns
     -------
     tuple of Plan, Record and Plan
-        The way down, what the checkpoint has then, and the way up.
+        The downgrade, the record after it, and the upgrade.
 
     Raises
     ------
     BarrierInTheWay, Irreversible
-        As for the ways down and up.
+        As for the downgrade and the upgrade.
     """
     gone = downgrade_set.astray(graph, record)
     down = _down(graph, record, gone, package)
@@ -193,26 +193,26 @@ def plan_stamp(
     package: str | None = None,
     purge: bool = False,
 ) -> list[Revision]:
-    """Return the lineage that a checkpoint is to have which is stamped with targets.
+    """Return the new lineage of a checkpoint that is stamped with targets.
 
-    What the record has on branches that have nothing to do with the targets stays, unless it is purged. ``base`` is
-    before everything, so nothing stays then.
+    Recorded revisions on branches unrelated to the targets stay, unless `purge` is set. ``base`` is before everything,
+    so nothing stays then.
 
     Parameters
     ----------
     graph, record, package
         As for `plan_upgrade`.
     wanted : iterable of targets.Target
-        What the checkpoint is.
+        The state of the checkpoint.
     purge : bool
-        Forget whatever the record holds.
+        Discard the old record.
 
     Raises
     ------
     UnknownRecorded
-        The record holds what no script knows.
+        The record holds revisions that no script knows.
     UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NoRelease, NotThatMany, UsageError
-        A target does not say what the file is.
+        A target does not name a state of the file.
     """
     wanted = list(wanted)
     if len(wanted) > 1 and targets.Named("base") in wanted:
@@ -230,10 +230,11 @@ def plan_stamp(
 def _staying(
     graph: Graph, record: Record, wanted: Sequence[targets.Target], told: set[str], package: str | None
 ) -> set[str]:
-    """Return what a checkpoint has that has nothing to do with what was told: other branches.
+    """Return the revisions of a checkpoint that are unrelated to the new ones: other branches.
 
-    Those are the heads that lie neither below nor above it, nor on the line of a branch that was named. Of a branch
-    that is said to be at its base, nothing stays but what others need that do not rest on it.
+    These are the recorded heads that lie neither below nor above the new revisions, nor on the line of a named branch,
+    and everything the heads need. A branch stamped at its base loses its revisions. Only the needs of other branches
+    stay of it, if they do not rest on the branch.
     """
     named = [target for target in wanted if isinstance(target, targets.OnBranch)]
     left = [target.branch for target in named if target.target == targets.Named("base")]
@@ -245,25 +246,25 @@ def _staying(
 
 
 def lineage_of(graph: Graph, heads: Iterable[str]) -> list[Revision]:
-    """Return the revisions that lead to some heads, in order, from their barrier on."""
+    """Return the revisions that lead to the given heads, in order, starting at their barriers."""
     closure = graph.closure(heads)
     return [graph[rev] for rev in graph.order(closure - below_barriers(graph, closure))]
 
 
 def below_barriers(graph: Graph, revisions: Iterable[str]) -> set[str]:
-    """Return everything that lies below a barrier among the given revisions: gone for good."""
+    """Return everything below the barriers among the given revisions: those can no longer be undone."""
     return graph.closure(parent for rev in revisions if graph[rev].final for parent in graph[rev].needs)
 
 
 def check_recorded(graph: Graph, record: Record) -> None:
-    """Check that the record tells a story that the scripts could have told.
+    """Check that the scripts could have produced the record.
 
     Raises
     ------
     UnknownRecorded
         It has revisions that no script knows.
     HistoryConflict
-        It has a revision, but not what the scripts place before it.
+        It has a revision without its needs, or applied before them.
     """
     _check_known(graph, record)
     applied = downgrade_set.applied_revisions(graph, record)
@@ -279,18 +280,18 @@ def check_recorded(graph: Graph, record: Record) -> None:
 
 
 def behind_barriers(graph: Graph, record: Record, plan: Plan) -> list[Revision]:
-    """Return what a checkpoint lacks and a plan that goes as far as it can does not bring, in order."""
+    """Return the revisions that a checkpoint still lacks after a plan that goes as far as it can, in order."""
     there = downgrade_set.applied_revisions(graph, record).union(step.revision for step in plan.steps)
     return [graph[rev] for rev in graph.order(revision.id for revision in graph if revision.id not in there)]
 
 
 def heads_of(graph: Graph, record: Record) -> tuple[str, ...]:
-    """Return the heads of a checkpoint as the scripts see them; what they do not know, as it is recorded."""
+    """Return the heads of a checkpoint by the scripts; for unknown revisions, by the record."""
     return downgrade_set.tips(graph, record.lineage)
 
 
 def _highest(graph: Graph, record: Record) -> list[str]:
-    """Return the heads of a checkpoint without those that the scripts place below others."""
+    """Return the heads of a checkpoint, except those that the scripts place below others."""
     heads = heads_of(graph, record)
     below = {head: graph.closure([head]) - {head} for head in heads}
     return [head for head in heads if not any(head in under for under in below.values())]
@@ -307,12 +308,12 @@ def _check_known(graph: Graph, record: Record) -> None:
 
 
 def _is_data(entry: Applied) -> bool:
-    """Tell whether what a checkpoint carries to undo a revision is data, and no code."""
+    """Return whether the rollback that a checkpoint carries for a revision is data, without code."""
     return entry.undo is not None and entry.undo.operations is not None and not entry.undo.source
 
 
 def _count(target: targets.Target) -> int:
-    """Return how many steps a target asks for, 0 where it says where to."""
+    """Return the number of steps that a target asks for; 0 for a target that names a place."""
     place = target.target if isinstance(target, targets.OnBranch) else target
     if not isinstance(place, targets.Relative):
         return 0
@@ -328,7 +329,7 @@ def _shown(target: targets.Target) -> str:
 
 
 def _ahead(graph: Graph, applied: set[str], target: targets.Target) -> Sequence[str]:
-    """Return the heads that a count of steps may lead to: those ahead of the checkpoint, or those of the branch."""
+    """Return the heads that a number of steps may lead to: those ahead of the checkpoint, or those of the branch."""
     if isinstance(target, targets.OnBranch):
         return resolve.heads_of_branch(graph, target.branch)
     pending = [head for head in graph.heads if head not in applied]
@@ -367,9 +368,9 @@ def _final(graph: Graph, entry: Applied) -> bool:
 
 
 def _reversible(graph: Graph, entry: Applied) -> bool:
-    """Tell whether something undoes a revision; whether that may run is asked later."""
+    """Return whether a revision has a rollback; permission to run it is checked later."""
     script, undo = graph.get(entry.revision), entry.undo
     own = script is not None and script.reversible
     if undo is None or (script is not None and not script.undone_by_operations and own):
         return own
-    return not undo.lost  # what operations left on this very checkpoint
+    return not undo.lost  # the rollback that the operations stored in this very checkpoint

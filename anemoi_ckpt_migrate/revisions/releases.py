@@ -1,4 +1,4 @@
-"""Released versions of the tracked package, and which revisions a release had."""
+"""Released versions of the tracked package, and the revisions in each release."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def had(package: str, specifier: str) -> Callable[[str], bool]:
-    """Return what tells of a noted version whether a release that fits a specifier comes with it or after it.
+    """Return a function that tells whether releases that fit a specifier can contain a revision with a noted version.
 
-    A revision notes the version that it came with, and every release since has it. So lower limits say nothing:
-    ``<0.12`` and ``>=0.10,<0.12`` mean the same revisions, and ``==0.11.0`` means all up to that version.
+    A revision notes the version it came with, and every later release has it. So lower limits have no effect: ``<0.12``
+    and ``>=0.10,<0.12`` mean the same revisions, and ``==0.11.0`` means all up to that version.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def had(package: str, specifier: str) -> Callable[[str], bool]:
     Raises
     ------
     BadTarget, UsageError
-        As `check`.
+        Those of `check`.
     """
     clauses = check(package, specifier)
 
@@ -38,7 +38,7 @@ def had(package: str, specifier: str) -> Callable[[str], bool]:
 
 
 def is_before(noted: str, version: str) -> bool:
-    """Tell whether a noted version is before another one; of what is no version, that is not known."""
+    """Return whether a noted version is before another one; False for invalid versions."""
     found, limit = _version(noted), _version(version)
     return found is not None and limit is not None and found < limit
 
@@ -49,7 +49,7 @@ def check(package: str, specifier: str) -> SpecifierSet:
     Raises
     ------
     BadTarget, UsageError
-        It is none of PEP 440; no version could fit it.
+        It does not follow PEP 440; no version fits it.
     """
     clauses = _parsed(package, specifier)
     if not any(clauses.contains(version, prereleases=True) for version in _candidates(clauses)):
@@ -58,14 +58,14 @@ def check(package: str, specifier: str) -> SpecifierSet:
 
 
 def same_package(one: str, other: str) -> bool:
-    """Tell whether two names are of one package: case, dots, dashes and underscores make no difference."""
+    """Return whether two names mean the same package: case, dots, dashes and underscores make no difference."""
     from packaging.utils import canonicalize_name
 
     return canonicalize_name(one) == canonicalize_name(other)
 
 
 def earliest(versions: Iterable[str]) -> str | None:
-    """Return the earliest version; what cannot be compared cannot be the first."""
+    """Return the earliest version; invalid versions are ignored."""
     known = [version for version in map(_version, versions) if version is not None]
     return str(min(known)) if known else None
 
@@ -98,7 +98,7 @@ def _parsed(package: str, specifier: str) -> SpecifierSet:
 
 
 def _at_or_before(clause: object, noted: Version) -> bool:
-    """Tell whether a version that fits one clause may be this one or a later one."""
+    """Return whether the noted version, or a later one, may fit a clause."""
     from packaging.specifiers import Specifier
 
     assert isinstance(clause, Specifier)  # noqa: S101  (what a set of them holds)
@@ -110,7 +110,7 @@ def _at_or_before(clause: object, noted: Version) -> bool:
 
 
 def _candidates(clauses: SpecifierSet) -> list[str]:
-    """Return versions of which one fits, if any version does: every limit, what comes right after it, and the first."""
+    """Return sample versions, one of which fits if any version does: 0, every limit, and a version right after it."""
     limits = [getattr(clause, "version", "").removesuffix(".*") for clause in clauses]
     known = [version for version in limits if _version(version) is not None]
     return ["0", *known, *(f"{_version(version).base_version}.0.0.0.1" for version in known)]  # type: ignore[union-attr]

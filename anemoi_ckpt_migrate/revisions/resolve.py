@@ -1,4 +1,4 @@
-"""What a target means on a graph: the revisions that a checkpoint at this target has. Pure: no files, no torch."""
+"""Find the revisions that a target means on a graph. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 
 
 def state(graph: Graph, target: targets.Target, package: str | None = None) -> set[str]:
-    """Return the revisions that a checkpoint has which is at a target: the target, and all that comes before it.
+    """Return the revisions of a checkpoint at a target: the target and everything before it.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
     target : targets.Target
-        Any that does not depend on a checkpoint: not ``barrier``, ``current``, ``+N``, ``-N``.
+        Any target that does not depend on a checkpoint: not ``barrier``, ``current``, ``+N``, ``-N``.
     package : str, optional
-        The tracked package, to which a specifier has to refer.
+        The tracked package, which a specifier has to name.
 
     Raises
     ------
     UnknownTarget, AmbiguousTarget, SeveralHeads, NotOnBranch, NotThatMany, NoRelease, UsageError
-        The target means nothing, or several things.
+        The target means nothing, or several revisions.
     """
     if isinstance(target, targets.Released):
         return had_by(graph, target, package)
@@ -34,7 +34,7 @@ def state(graph: Graph, target: targets.Target, package: str | None = None) -> s
 
 
 def resolve(graph: Graph, target: targets.Target, package: str | None = None) -> tuple[str, ...]:
-    """Return the revisions that a target stands for, without those that come before them.
+    """Return the revisions that a target names, without those before them.
 
     Parameters and errors are those of `state`.
     """
@@ -48,9 +48,9 @@ def resolve(graph: Graph, target: targets.Target, package: str | None = None) ->
 
 
 def one(graph: Graph, target: targets.Target, package: str | None = None) -> str:
-    """Return the one revision that a target stands for.
+    """Return the one revision that a target names.
 
-    Parameters and errors are those of `state`; a `UsageError` if it stands for none or several.
+    Parameters and errors are those of `state`; also a `UsageError` if it names none or several.
     """
     try:
         found = resolve(graph, target, package)
@@ -63,7 +63,7 @@ def one(graph: Graph, target: targets.Target, package: str | None = None) -> str
 
 
 def found_on(graph: Graph, text: str, branch: str = "", more: Iterable[str] = ()) -> str:
-    """Return the one revision that a text means, among those that a branch chooses from if one is named.
+    """Return the one revision that a text names, on the line of a branch if one is given.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def found_on(graph: Graph, text: str, branch: str = "", more: Iterable[str] = ()
     branch : str
         A label or a revision; empty for none.
     more : iterable of str
-        Ids to be looked at beside those of the graph.
+        More ids to search.
 
     Raises
     ------
     UnknownTarget, AmbiguousTarget, NotOnBranch
-        None fits; several fit; the one that fits is elsewhere.
+        Nothing matches; several revisions match; the match is not on the branch.
     """
     if not branch:
         return graph.find(text, more)
@@ -91,23 +91,23 @@ def found_on(graph: Graph, text: str, branch: str = "", more: Iterable[str] = ()
 
 
 def head(graph: Graph, heads: Sequence[str], branch: str = "", place: str = "") -> tuple[str, ...]:
-    """Return the one head there is, if any.
+    """Return the only head; empty if there is none.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
     heads : sequence of str
-        Those that are meant.
+        The candidates.
     branch : str
-        The branch whose they are, if they are not all there are.
+        The branch of the heads, if they are not all heads of the graph.
     place : str
-        Where to on the way to the one head, as the user wrote it: ``head-2``, ``+3`` or ``REV+3``; empty for the head.
+        A place relative to the head, as the user wrote it: ``head-2``, ``+3`` or ``REV+3``; empty for the head.
 
     Raises
     ------
     SeveralHeads
-        There are several; the error says what to write instead.
+        There are several heads; the error lists alternatives to write.
     """
     if len(heads) > 1:
         instead = [name_of_head(graph, found, place) for found in heads]
@@ -117,12 +117,12 @@ def head(graph: Graph, heads: Sequence[str], branch: str = "", place: str = "") 
 
 
 def joined_by(graph: Graph, heads: Sequence[str]) -> str:
-    """Return what `merge` has to be given to join some heads and no others."""
+    """Return the arguments with which `merge` joins the given heads and no others."""
     return "" if len(heads) == len(graph.heads) else f"{' '.join(heads)} "
 
 
 def name_of_head(graph: Graph, revision: str, place: str = "") -> str:
-    """Return how a user may name a head: by a label that no other head has, else by its id.
+    """Return how a user can name a head: by a label that no other head has, else by its id.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def name_of_head(graph: Graph, revision: str, place: str = "") -> str:
     revision : str
         The head.
     place : str
-        Name this place on the way to that head instead: as for `head`.
+        Name this place relative to the head instead: as for `head`.
     """
     if len(graph.heads) == 1 and not place:
         return "head"
@@ -154,15 +154,15 @@ def heads_of_branch(graph: Graph, branch: str) -> tuple[str, ...]:
 
 
 def had_by(graph: Graph, target: targets.Released, package: str | None) -> set[str]:
-    """Return the revisions that the newest release that fits a specifier had.
+    """Return the revisions in the newest release that fits a specifier.
 
-    A revision without a noted version is among them if one is that needs it; one whose version fits is not if it
-    needs one whose version does not.
+    A revision without a noted version is included if an included revision needs it. A revision with a fitting version
+    is excluded if it needs one whose version does not fit.
 
     Raises
     ------
     UsageError
-        The specifier is not about the tracked package, or there is none.
+        The specifier names another package, or no package is tracked.
     NoRelease
         No revision notes a version of the package.
     """
@@ -188,7 +188,7 @@ def _noted(versions: Mapping[str, str], package: str) -> str | None:
 
 
 def _remembering(fits: Callable[[str], bool]) -> Callable[[str], bool]:
-    """Ask only once about each version: thousands of revisions note a few."""
+    """Cache the answer for each version: thousands of revisions note only a few versions."""
     answers: dict[str, bool] = {}
 
     def asked(version: str) -> bool:
@@ -207,7 +207,7 @@ def _on_branch(graph: Graph, target: targets.OnBranch) -> set[str]:
 
 
 def _placed(graph: Graph, place: targets.Target, heads: Sequence[str], branch: str = "") -> set[str]:
-    """Return what a checkpoint has that is at a place, on a branch if one is named, where these are the heads."""
+    """Return the revisions of a checkpoint at a place, on a branch if one is given; `heads` are its heads."""
     if isinstance(place, targets.Id):
         return graph.closure([found_on(graph, place.text, branch)])
     if isinstance(place, targets.Beyond):
@@ -222,7 +222,7 @@ def _placed(graph: Graph, place: targets.Target, heads: Sequence[str], branch: s
 
 
 def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], branch: str) -> set[str]:
-    """Count steps from a place, in the order in which they would run; on a branch, those of its line."""
+    """Count steps from a place, in the order of an upgrade; on a branch, only along its line."""
     counted = graph.line(branch) if branch else graph
     if place.steps < 0:
         if place.start == targets.Named("head"):
@@ -244,18 +244,18 @@ def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], branch: s
 
 
 def shared_steps(graph: Graph, applied: set[str], heads: Sequence[str]) -> list[str]:
-    """Return the steps that lead to heads, whichever of them is meant: all steps, if there is one; in order.
+    """Return the steps that all given heads share, in order; all steps, if there is one head.
 
-    They end where the ways part, which is before anything that leads to one head and does not rest on all of them.
+    The list ends at the fork: before the first step that leads to one head and does not rest on all shared steps.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
     applied : set of str
-        What is there already, with all that it needs.
+        Revisions that are already applied, with all their needs.
     heads : sequence of str
-        Those that may be meant.
+        The candidates.
     """
     if not heads:
         return []
@@ -266,13 +266,13 @@ def shared_steps(graph: Graph, applied: set[str], heads: Sequence[str]) -> list[
 
 
 def shown(place: targets.Beyond, branch: str = "") -> str:
-    """Spell a place as the user wrote it."""
+    """Format a place as the user wrote it."""
     start = place.start.text if isinstance(place.start, targets.Id) else place.start.word
     return f"{branch}{'@' * bool(branch)}{start}{place.steps:+}"
 
 
 def split_by(graph: Graph, target: targets.Released, package: str | None) -> list[str]:
-    """Return the squashed revisions of which a release had a part only.
+    """Return the squashed revisions of which a release had only some parts.
 
     Parameters and errors are those of `had_by`.
     """
@@ -282,18 +282,18 @@ def split_by(graph: Graph, target: targets.Released, package: str | None) -> lis
 
 
 def between(graph: Graph, start: Iterable[str], end: set[str] | None, line: Collection[str] | None = None) -> list[str]:
-    """Return the revisions from some up to others, in order; both ends are among them.
+    """Return the revisions from some up to others, in order, both ends included.
 
     Parameters
     ----------
     graph : Graph
         All revisions.
     start : iterable of str
-        Where to begin: all that rests on one of these, but for what comes before another; none for the beginning.
+        The lower end: everything that rests on one of these, except revisions below another one; empty for the base.
     end : set of str or None
-        What a checkpoint has that is at the end; None for everything.
+        The revisions of a checkpoint at the upper end; None for everything.
     line : collection of str, optional
-        The revisions to choose from, where the range begins on a branch.
+        The revisions to choose from, if the range begins on a branch.
     """
     wanted = {revision.id for revision in graph} if end is None else end
     begin = set(start)
@@ -303,7 +303,7 @@ def between(graph: Graph, start: Iterable[str], end: set[str] | None, line: Coll
 
 
 def line_of(graph: Graph, target: targets.Target | None) -> set[str] | None:
-    """Return the revisions that a target chooses from: those of `Graph.line` if it names a branch, else None for all.
+    """Return the revisions that a target chooses from: those of `Graph.line` for a branch; None for all.
 
     Raises
     ------

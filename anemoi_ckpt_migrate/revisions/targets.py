@@ -1,4 +1,4 @@
-"""Targets as the user writes them, parsed into values before any graph is asked.
+"""Parse targets as the user writes them. No graph is needed.
 
 target    = [branch "@"] place | package specifier | name
 place     = word | steps | (id | "head" | "base") [steps]
@@ -25,7 +25,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Relative:
-    """``+N`` or ``-N``: so many steps up (positive) or down (negative)."""
+    """``+N`` or ``-N``: a number of steps up (positive) or down (negative)."""
 
     steps: int
 
@@ -39,7 +39,7 @@ class Id:
 
 @dataclass(frozen=True)
 class Beyond:
-    """``REV+N`` or ``REV-N``: so many steps above or below a revision, ``head`` or ``base``."""
+    """``REV+N`` or ``REV-N``: a number of steps above or below a revision, ``head`` or ``base``."""
 
     start: Id | Named
     steps: int
@@ -55,7 +55,7 @@ class OnBranch:
 
 @dataclass(frozen=True)
 class Released:
-    """What released versions of the tracked package had, by a PEP 440 specifier."""
+    """The revisions in released versions of the tracked package, by a PEP 440 specifier."""
 
     package: str
     specifier: str
@@ -66,7 +66,7 @@ Target = Named | Relative | Id | Beyond | OnBranch | Released
 
 @dataclass(frozen=True)
 class Range:
-    """``A:B``, the revisions from one target up to another; None is the end of that side."""
+    """``A:B``, the revisions from one target up to another; None leaves a side open."""
 
     start: Target | None
     end: Target | None
@@ -76,7 +76,7 @@ WORDS = ("head", "heads", "base", "barrier")
 CURRENT = Named("current")
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.]*"
 LABEL_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_STEPS_FROM = ("head", "base", "current")  # the words that steps can be counted from
+_STEPS_FROM = ("head", "base", "current")  # the words from which steps can be counted
 _SPECIFIER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*) *([<>=!~].*)", re.DOTALL)
 _MOST_DIGITS = 9
 
@@ -87,18 +87,18 @@ def parse(text: str) -> Target:
     Raises
     ------
     BadTarget
-        It cannot be one; the error points at the part that is wrong.
+        It is not a target; the error points at the wrong part.
     """
     return _parse(text, WORDS)
 
 
 def parse_several(text: str) -> tuple[Target, ...]:
-    """Parse targets with commas between them; those of a specifier belong to it.
+    """Parse targets separated by commas. The commas in a specifier do not separate.
 
     Raises
     ------
     BadTarget
-        One of them cannot be a target.
+        One of them is not a target.
     """
     if _SPECIFIER.fullmatch(text):
         return (parse(text),)
@@ -106,12 +106,12 @@ def parse_several(text: str) -> tuple[Target, ...]:
 
 
 def parse_range(text: str) -> Range:
-    """Parse ``A:B``, whose ends may be left out, and may be ``current``.
+    """Parse ``A:B``. Either end may be left out, or be ``current``.
 
     Raises
     ------
     BadTarget, UsageError
-        An end cannot be a target; there are not two of them.
+        An end is not a target; there is no colon, or more than one.
     """
     start, colon, end = text.partition(":")
     if not colon or ":" in end:
@@ -137,7 +137,7 @@ def _parse(text: str, words: tuple[str, ...]) -> Target:
 
 
 def _place(text: str, begin: int, words: tuple[str, ...]) -> Named | Relative | Id | Beyond:
-    """Parse what stands behind the branch, if there is one."""
+    """Parse the part after the branch, if there is a branch."""
     place = text[begin:]
     if place in words:
         return Named(place)

@@ -1,4 +1,4 @@
-"""What keeps revisions from being a graph, each fault with the script that is wrong. Pure: no files, no torch."""
+"""Find the faults that keep revisions from forming a graph, each with its script. Pure: no files, no torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from anemoi_ckpt_migrate.revisions.graph import Revision, digraph_of, resolved
 
 
 def faults(revisions: Iterable[Revision], excused: Callable[[str], bool] = lambda rev: False) -> list[Fault]:
-    """Return everything that keeps revisions from being a graph.
+    """Return every fault that keeps revisions from forming a graph.
 
-    That is ids, labels and names of migrations used twice, parents and dependencies that no script has, cycles.
+    Faults are duplicate ids, labels and migration names, parents and dependencies without a script, and cycles.
 
     Parameters
     ----------
     revisions : iterable of Revision
-        All that could be read.
+        All revisions that could be read.
     excused : callable, optional
-        Tells of an unknown id whether it may belong to a script that could not be read.
+        Returns whether an unknown id may belong to a script that could not be read.
     """
     known = list(revisions)
     first: dict[str, Revision] = {}
@@ -90,7 +90,7 @@ def _unknown(
 
 
 def _cycles(revisions: Mapping[str, Revision]) -> list[Fault]:
-    """Name every cycle; on a graph without cycles networkx is not needed."""
+    """Report every cycle; networkx is needed only if there is one."""
     sorter = graphlib.TopologicalSorter({revision.id: revision.needs for revision in revisions.values()})
     try:
         sorter.prepare()
@@ -100,7 +100,7 @@ def _cycles(revisions: Mapping[str, Revision]) -> list[Fault]:
 
 
 def _knots(revisions: Mapping[str, Revision]) -> Iterator[list[str]]:
-    """Give, for each group of revisions that come before themselves, a shortest cycle through its first member."""
+    """Yield a shortest cycle for each group of revisions that come before themselves, through its first member."""
     import networkx
 
     graph = digraph_of(revisions.values())

@@ -1,4 +1,4 @@
-"""A file is replaced whole or not at all: written beside the old one, synced, then renamed over it."""
+"""Replace a file whole or not at all: write beside the old one, sync, then rename over it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Written:
     path : Path
         The new file.
     backup : Path or None
-        The old one.
+        The old file.
     """
 
     path: Path
@@ -36,12 +36,12 @@ class Written:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a regular file for reading, and give its descriptor.
+    """Open a regular file for reading, and yield its descriptor.
 
     Raises
     ------
     CannotRead
-        It is missing, a directory, something else than a file, or not ours to read.
+        The file is missing, a directory, not a regular file, or not readable for you.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -60,23 +60,23 @@ def opened(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def replacement(target: Path, source: int, before: os.stat_result | None) -> Iterator[Replacement]:
-    """Give a new file beside `target`, and take it away again unless it was published.
+    """Yield a new file beside `target`, and remove it again unless it was published.
 
     Parameters
     ----------
     target : Path
-        Where the file is to be in the end; not a symbolic link.
+        Final path of the file; not a symbolic link.
     source : int
-        Descriptor of the file that is read; the new one gets its permissions.
+        Descriptor of the file being read; the new one gets its permissions.
     before : os.stat_result or None
-        What stood at `target` when reading began, and is to be replaced. None if nothing may stand there.
+        The file at `target` when reading began, which is to be replaced. None if nothing may exist there.
 
     Raises
     ------
     Busy
         Another run is writing the same file.
     CannotWrite
-        The folder, or the disk, does not take the file; everything is as it was.
+        The folder or the disk refuses the file; everything is unchanged.
     """
     try:
         with locked(target):
@@ -91,7 +91,7 @@ def replacement(target: Path, source: int, before: os.stat_result | None) -> Ite
 
 
 class Replacement:
-    """A file that is being written beside the one it is to replace.
+    """A file that is written beside the one it replaces.
 
     Attributes
     ----------
@@ -109,16 +109,16 @@ class Replacement:
     def discard(self) -> None:
         """Remove the new file, unless it was published."""
         os.close(self.descriptor)
-        with contextlib.suppress(OSError):  # what stays is removed by the next run
+        with contextlib.suppress(OSError):  # the next run removes a leftover
             os.unlink(self._beside)
 
     def publish(self, backup: bool) -> Path | None:
-        """Sync the new file and put it in its place.
+        """Sync the new file and move it to the target.
 
         Parameters
         ----------
         backup : bool
-            Keep the old file under another name.
+            Keep the old file under a backup name.
 
         Returns
         -------
@@ -128,9 +128,9 @@ class Replacement:
         Raises
         ------
         CannotWrite
-            The old file changed in the meantime, or something stands at the target by now.
+            The old file has changed since it was read, or something now exists at the target.
         OSError
-            The system refused; the target is as it was.
+            The system refused; the target is unchanged.
         """
         os.fsync(self.descriptor)
         if self._before is None:
@@ -140,7 +140,7 @@ class Replacement:
         kept = keep_backup(self._target) if backup else None
         try:
             os.replace(self._beside, self._target)
-        except BaseException:  # Ctrl-C too: a backup of a file that stays would only be another name of it
+        except BaseException:  # Ctrl-C too: while the file stays, a backup would only be a second name of it
             if kept is not None:
                 os.unlink(kept)
             raise
@@ -168,9 +168,9 @@ class Replacement:
 
 
 def keep_backup(path: Path) -> Path:
-    """Give the file at `path` a second name that nothing has yet: ``NAME.bak``, ``NAME.bak1`` and so on.
+    """Give the file at `path` a free second name: ``NAME.bak``, ``NAME.bak1`` and so on.
 
-    A hard link where the file system has them, so that no bytes are copied; else a copy.
+    The backup is a hard link where the file system has them, so that no bytes are copied; else it is a copy.
     """
     number = 0
     while True:
@@ -184,7 +184,7 @@ def keep_backup(path: Path) -> Path:
 
 
 def _second(path: Path, kept: Path) -> None:
-    """Link a file to a name that nothing has, or copy it there."""
+    """Link a file to a free name, or copy it there."""
     try:
         os.link(path, kept)
     except OSError as error:
@@ -194,7 +194,7 @@ def _second(path: Path, kept: Path) -> None:
 
 
 def keep_modes(source: int, target: int) -> None:
-    """Give an open file the permissions of another, and its owner and extended attributes (ACLs too) where we may."""
+    """Give an open file the permissions of another; also its owner and extended attributes (ACLs) where allowed."""
     before = os.fstat(source)
     mine = os.fstat(target)
     if (before.st_uid, before.st_gid) != (mine.st_uid, mine.st_gid):
@@ -219,18 +219,18 @@ def _attributes(descriptor: int) -> list[str]:
 
 
 def changed_meanwhile(now: os.stat_result, before: os.stat_result) -> bool:
-    """Tell whether a path leads to another file than it did, or to one that was written to."""
+    """Return whether a path now leads to a different file, or the file was written to."""
     first, second = ((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in (now, before))
     return first != second
 
 
 def check_writable(target: Path) -> None:
-    """Refuse a file that its owner protected, even from those (root) whom the system lets write it.
+    """Refuse a file that its owner protected, even for users (root) that the system lets write it.
 
     Raises
     ------
     ReadOnly
-        It is protected.
+        The file is protected.
     """
     if not os.stat(target).st_mode & 0o222 or not os.access(target, os.W_OK):
         raise ReadOnly
@@ -271,7 +271,7 @@ def _why_unreadable(error: OSError, path: Path) -> str:
 
 
 def why_unwritable(error: OSError, target: Path) -> str:
-    """Say why a file could not be written, and the way out."""
+    """Return a message with the reason for a failed write, and a remedy."""
     reason = os.strerror(error.errno or errno.EIO).lower()
     way = {
         errno.ENOSPC: "make room, or write elsewhere with --output",

@@ -1,4 +1,4 @@
-"""The checkpoint store: a torch file as a tree, and a tree as a torch file."""
+"""The checkpoint store: read a torch file as a tree, write a tree as a torch file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, ch
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
 _OURS = "ckpt_migrate/"
-_PREVIOUS = f"{_OURS}previous.json"  # where the file ended before it was written in place
+_PREVIOUS = f"{_OURS}previous.json"  # the end of the file before it was written in place
 
 
 class Checkpoint:
@@ -42,11 +42,11 @@ class Checkpoint:
     Attributes
     ----------
     path : Path
-        As the user named it.
+        The path as the user named it.
     length : int
-        How much of the file is the checkpoint, in bytes.
+        Length of the checkpoint in the file, in bytes.
     attached : dict of str to bytes or None
-        What a draft has beside the pickle, instead of what the file has there.
+        Records of a draft beside the pickle, which replace those of the file.
     """
 
     def __init__(
@@ -75,42 +75,42 @@ class Checkpoint:
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
-        """Modules and names that the pickle gave to the last tree, and whether what they stand for is harmless."""
+        """Modules and names in the pickle of the last tree, and whether they are harmless."""
         called = frozenset(name for name, known in self._names.items() if known and name[1] in ("getattr", "type"))
-        if called and called not in self._handed_on:  # all of the pickle is walked through for this
+        if called and called not in self._handed_on:  # this walks through the whole pickle
             self._handed_on[called] = handed_on(self._data, called)
         if called and self._handed_on[called]:
             return {**self._names, **dict.fromkeys(called, False)}
         return self._names
 
     def facts(self) -> Facts:
-        """Tell how the checkpoint that was loaded lies in its file."""
+        """Return facts about the loaded checkpoint in its file."""
         interrupted = self.length < os.fstat(self._descriptor).st_size
         byteorder = self.attachment("byteorder") or b"little"
         return facts_of(self._archive, byteorder, protocol_of(self._data), self._keys, self.length, interrupted)
 
     @property
     def dead(self) -> int:
-        """How many bytes of the file no record uses."""
+        """Number of bytes in the file that no record uses."""
         return self._archive.dead
 
     @property
     def touched(self) -> list[str]:
-        """What was asked for the content of a tensor in the last tree that was loaded: stand-ins, by class."""
+        """Classes of the stand-ins in the last loaded tree that were asked for the content of a tensor."""
         return self._touched
 
     def load(self, trusting: bool = True) -> Any:
-        """Return the tree with stand-ins for tensors: a new one each time, without torch.
+        """Return the tree with stand-ins for tensors, without torch. Each call builds a new tree.
 
         Parameters
         ----------
         trusting : bool
-            Whether classes of trusted modules are built for real.
+            Whether to build classes of trusted modules for real.
 
         Raises
         ------
         NotACheckpoint
-            The pickle is damaged, or refers to payload that the file does not have.
+            The pickle is damaged, or refers to missing payload.
         """
         trusted = self._trusted if trusting else ()
         unpickler = TreeUnpickler(self._data, trusted)
@@ -119,7 +119,7 @@ class Checkpoint:
         except NotACheckpoint:
             if not trusted:
                 raise
-            # A class that looks at tensors while it is built: it will be, when there are real ones.
+            # A class that looks at tensors while it is built; it will work with real ones.
             touched, unpickler = unpickler.touched, TreeUnpickler(self._data)
             tree = self._unpickled(unpickler)
             unpickler.touched += touched or ["a trusted class"]
@@ -128,7 +128,7 @@ class Checkpoint:
         return tree
 
     def load_content(self) -> Any:
-        """Return the tree with real tensors over the file: a new one each time.
+        """Return the tree with real tensors over the file. Each call builds a new tree.
 
         Raises
         ------
@@ -156,26 +156,26 @@ class Checkpoint:
 
     @property
     def maker(self) -> Maker:
-        """What makes tensors for the tree that was last loaded; they come about when that is written.
+        """The maker of new tensors for the last loaded tree; they are computed when the tree is written.
 
-        It remembers what it made for earlier trees of the file too, so that these can be compared with one another.
+        It also remembers tensors of earlier trees of the file, so that you can compare them.
         """
         return self._maker
 
     def same(self, one: Any, other: Any, there: Checkpoint | None = None) -> bool:
-        """Tell whether two tensors, of the file or to be made, have the same content; shape and dtype are equal.
+        """Return whether two tensors have the same content; their shape and dtype must be equal.
 
         Parameters
         ----------
         one, other : StoredTensor or torch.Tensor
-            The tensors.
+            The tensors, from the file or to be made.
         there : Checkpoint, optional
-            Another draft of the file, if the second is one of that.
+            Another draft of the file, if the second tensor belongs to it.
 
         Raises
         ------
         Damaged
-            What the file holds is not what was written.
+            The content in the file does not match its checksum.
         """
         sides = ((self, one), (there or self, other))
         extents = [home.maker.extents(plain_of(each)) if is_stored(each) else None for home, each in sides]
@@ -188,15 +188,15 @@ class Checkpoint:
         return equal(*(home.content(each) if is_stored(each) else each for home, each in sides))
 
     def content(self, tensor: StoredTensor) -> Any:
-        """Return the real tensor that a stand-in describes, over the file or just made; torch is imported."""
+        """Return the real tensor for a stand-in, over the file or newly made; imports torch."""
         return self._source().tensor(plain_of(tensor))
 
     def digest(self, tensor: StoredTensor) -> str:
-        """Return the CRC-32 of the content of a tensor, and its dtype: read from the directory where it is there."""
+        """Return the CRC-32 of a tensor's content, and its dtype; the CRC comes from the directory if it is there."""
         return self._source().digest(plain_of(tensor))
 
     def attachment(self, name: str) -> bytes | None:
-        """Return the content of a record of the archive beside the pickle, if there is one."""
+        """Return the content of a record beside the pickle; None if there is no such record."""
         if name in self.attached:
             return self.attached[name]
         record = self._archive.records.get(name)
@@ -206,19 +206,19 @@ class Checkpoint:
             return zipped.read_record(stream, record)
 
     def verify(self, progress: Progress | None = None) -> None:
-        """Read all that the file holds, and compare it with its CRCs.
+        """Read all records of the file, and compare them with their CRCs.
 
         Raises
         ------
         Damaged
-            Records are not what was written; all of them are named.
+            Some records are damaged; the error names all of them.
         """
         damaged = self.damaged(progress)
         if damaged:
             raise Damaged(damaged)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
-        """Return the names of the records whose content, or header, is not what was written."""
+        """Return the names of damaged records: their content or header has changed."""
         found = []
         with self._stream() as stream:
             for name, record in self._archive.records.items():
@@ -229,12 +229,12 @@ class Checkpoint:
         return found
 
     def check_writable(self, in_place: bool) -> None:
-        """Refuse early what writing would refuse.
+        """Refuse early a file that writing would refuse.
 
         Raises
         ------
         ReadOnly, HasOtherNames
-            The file is protected; or has other names, under which it would change too.
+            The file is protected; it has other names, which would change too.
         """
         if in_place and not self._archive.is_zip:
             raise NotInPlace
@@ -244,14 +244,14 @@ class Checkpoint:
             check_writable(self._target)
 
     def pickled(self, tree: Any) -> Pickled:
-        """Turn a tree that came from this checkpoint into bytes.
+        """Pickle a tree that came from this checkpoint.
 
         Raises
         ------
         Unpicklable
-            It holds something that cannot be saved.
+            The tree holds an object that cannot be saved.
         TooMuchAsked
-            To undo operations, far more would have to be made than the file has.
+            The rollback of operations would create far more bytes than the file has.
         """
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, max(2, protocol_of(self._data))))
         payloads: dict[str, Content] = {}
@@ -267,7 +267,7 @@ class Checkpoint:
         return Pickled(data, pickler.keys, payloads, frozenset(pickler.names))
 
     def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
-        """Return what `write` would make of the file, without writing it: to be loaded, changed, and compared."""
+        """Return the result of `write` without writing it: you can load, change and compare it."""
         made = copy.copy(self)
         made._data, made.attached = pickled.data, {**self.attached, **attachments}
         content = {key: each for key, each in pickled.payloads.items() if key not in self._maker.recipes}
@@ -291,18 +291,18 @@ class Checkpoint:
         pickled : Pickled
             The new tree, from `pickled`.
         attachments : mapping of str to bytes or None
-            Records beside the pickle that are to be written (None: left out). All others stay as they are.
+            Records to write beside the pickle; None removes one. All others stay as they are.
         output : Path, optional
-            Where to write; nothing may stand there. Without it the file itself is replaced.
+            Where to write; nothing may exist there. Without it, the file itself is replaced.
         backup : bool
             Keep the old file beside the new one.
         progress : callable, optional
-            Told how many bytes were copied, from time to time.
+            Called with the number of bytes copied, from time to time.
 
         Raises
         ------
         CannotWrite
-            The system did not take the file; everything is as it was.
+            The system refused the file; everything is unchanged.
         """
         contents = self._contents(pickled, attachments)
         made = sum(len(content) for content in contents.new.values())
@@ -313,7 +313,7 @@ class Checkpoint:
             return self._published(new, output, backup)
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Write what is new behind the file, and leave all the rest where it is.
+        """Append the new records to the file, and leave all others in their place.
 
         Parameters
         ----------
@@ -323,7 +323,7 @@ class Checkpoint:
         Raises
         ------
         MigrateError
-            As `growing` says.
+            Those of `growing`.
         """
         contents, old = self._contents(pickled, attachments), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
@@ -335,13 +335,13 @@ class Checkpoint:
         return Written(self.path, None)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the file anew with all its records, and nothing between them. As `write`."""
-        # Before torch 1.6 storages were named otherwise in the pickle.
+        """Write the file anew with all its records and without gaps. Parameters and errors are those of `write`."""
+        # Before torch 1.6, the pickle named storages differently.
         pickled = Pickled(self._data, self._keys) if self._archive.is_zip else self.pickled(self.load())
         return self.write(pickled, {}, output, backup, progress)
 
     def earlier(self) -> Checkpoint | None:
-        """Return the file as it was before it was last written in place; None if it was not, or that is gone."""
+        """Return the file before it was last written in place; None if it never was, or the earlier state is lost."""
         mark = Mark.from_json(self.attachment(_PREVIOUS) or b"")
         if mark is None or mark.length >= self.length or not mark.fits(self._descriptor):
             return None
@@ -351,12 +351,12 @@ class Checkpoint:
             return None
 
     def whole(self) -> Checkpoint | None:
-        """Return the file with all its bytes, as torch reads it whatever a journal says; None if it is no other.
+        """Return the file with all its bytes, as torch reads it despite a journal; None if there are no further bytes.
 
         Raises
         ------
         NotACheckpoint
-            It goes on behind what the journal says, and cannot be read so.
+            Bytes follow the length in the journal, and the file cannot be read with them.
         """
         length = os.fstat(self._descriptor).st_size
         if length == self.length:
@@ -364,23 +364,23 @@ class Checkpoint:
         return Checkpoint(self.path, self._descriptor, self._before, length, self._trusted)
 
     def has_what(self, later: Checkpoint) -> bool:
-        """Tell whether the next state has what others put beside the pickle, but for what was written with that."""
+        """Return whether the next state kept all records that are not torch's own, or rewrote them itself."""
         end = later._archive.records[_PREVIOUS].offset
         return same_attached(self._archive, later._archive, _OURS, range(self.length, end))
 
     def release(self) -> None:
-        """Give back what is only needed to load it; its names can be asked for still."""
+        """Free the memory that only loading needs; `names` stays available."""
         _ = self.names
         self._data = b""
 
     def cut(self, earlier: Checkpoint) -> Written:
-        """Cut the file back, in place, to what it was: an object that `earlier` returned."""
+        """Cut the file back, in place, to an earlier state, which `earlier` returned."""
         check_whole(self.path)
         cut(self._target, self._before, earlier._mark())
         return Written(self.path, None)
 
     def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Copy the file as it is: to `output`, where nothing may stand, or (an earlier one) in the place of the new.
+        """Copy the file unchanged: to `output`, where nothing may exist, or (an earlier state) over the current file.
 
         Raises
         ------
@@ -392,9 +392,9 @@ class Checkpoint:
             return self._published(new, output, backup)
 
     def _check_start(self, stream: io.BufferedReader) -> None:
-        """Refuse a file in which anything stands before the archive; torch would read that first.
+        """Refuse a file with other bytes before the archive; torch would read those first.
 
-        A file that was written in place has its first record later on. But then one begins where the file ended before.
+        A file that was written in place has its first record later. But then one record begins at the previous end.
         """
         start, records = self._archive.start, self._archive.records
         if foreign_formats.is_tar(stream):
@@ -417,7 +417,7 @@ class Checkpoint:
     def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
         kept = new.publish(backup)
         if kept is not None and not self.path.is_symlink():
-            kept = self.path.with_name(kept.name)  # as the user names the folder
+            kept = self.path.with_name(kept.name)  # uses the folder name of the user
         return Written(output or self.path, kept)
 
     def _mark(self) -> Mark:
@@ -432,7 +432,7 @@ class Checkpoint:
     def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
         small: dict[str, bytes | None] = {_PICKLE: pickled.data, **self._archive.small, **attachments}
         if _FORMAT in self._archive.records:
-            # Offsets can no longer be computed from the sizes alone; 0 makes torch look them up.
+            # The sizes alone no longer determine the offsets; 0 makes torch look them up.
             small[_FORMAT] = b"0"
         payloads = {f"data/{key}": payload for key, payload in pickled.payloads.items()}
         gone = [f"data/{key}" for key in self._keys if key not in pickled.keys]
@@ -454,20 +454,20 @@ class Checkpoint:
         return tree
 
     def _pickler(self, stream: io.BytesIO, protocol: int) -> TreePickler:
-        if "torch" not in sys.modules:  # then there is no real tensor in the tree either
+        if "torch" not in sys.modules:  # then the tree holds no real tensor either
             return TreePickler(stream, protocol)
         from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentPickler
 
         return ContentPickler(stream, protocol, self._payloads, max(self._first_key(), self._maker.next_key))
 
     def _first_key(self) -> int:
-        """Return the first number that names no storage of the file."""
+        """Return the first number that is not the key of a storage in the file."""
         names = self._archive.records or self._archive.loose
         keys = [name[5:] for name in names if name.startswith("data/")]
         return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
 
     def _source(self) -> Source:
-        """Return what tensors are made from; asked for only where some are, for it looks at every record."""
+        """Return the source for new tensors. It is created on demand, because it looks at every record."""
         if self._reading is None:
             if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
                 wanted = f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved"
@@ -487,21 +487,21 @@ def _runs(module: str, name: str, known: bool) -> bool:
 
 @contextlib.contextmanager
 def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
-    """Open a checkpoint file. Reads its table of contents and its pickle, no payload.
+    """Open a checkpoint file. This reads its table of contents and its pickle, but no payload.
 
     Parameters
     ----------
     path : path
         The file.
     trusted : collection of str
-        Modules whose classes are built for real where they can be imported.
+        Modules whose classes are built for real if they can be imported.
 
     Raises
     ------
     CannotRead
         The file cannot be opened.
     NotACheckpoint
-        It is none that can be read.
+        The file is not a readable checkpoint.
     """
     with opened(Path(path)) as descriptor:
         before = os.fstat(descriptor)

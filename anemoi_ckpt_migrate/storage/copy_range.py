@@ -1,4 +1,4 @@
-"""Bytes from file to file, by the best means that the kernel has."""
+"""Copy bytes from file to file, by the best means of the kernel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import struct
 from collections.abc import Callable
 
 BLOCK = 4096
-"""File systems that can share blocks between files do so where both offsets are multiples of it, in bytes."""
+"""File systems that share blocks between files do so where both offsets are multiples of it, in bytes."""
 
-# So much in one call that the cost of calling vanishes, so little that progress shows and the disk starts early.
+# Bytes per call: large enough to hide the cost of calls, small enough to show progress and start the disk early.
 _CHUNK = 32 << 20
 _BUFFER = 1 << 20
 # Linux, include/uapi/linux/fs.h: FICLONERANGE and its argument.
@@ -29,15 +29,15 @@ _NOT_THIS_WAY = {
 }
 
 Progress = Callable[[int], None]
-# Copies some of `count` bytes from `start` of the source to `to` of the target, and tells how many.
+# Copies some of `count` bytes from `start` of the source to `to` of the target, and returns how many.
 Way = Callable[[int, int, int, int, int], int]
 
 
 def copy_range(source: int, target: int, start: int, end: int, to: int, progress: Progress | None = None) -> None:
     """Copy bytes `start` to `end` of one open file to offset `to` of another.
 
-    Blocks are shared where the file system can (a reflink), else the kernel copies (``copy_file_range``, then
-    ``sendfile``), else the bytes go through a small buffer.
+    Blocks are shared if the file system can do that (a reflink). Otherwise the kernel copies (``copy_file_range``, then
+    ``sendfile``). Otherwise the bytes go through a small buffer.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def copy_range(source: int, target: int, start: int, end: int, to: int, progress
     start, end, to : int
         Offsets in bytes.
     progress : callable, optional
-        Told how many bytes were copied, after each stretch.
+        Called with the number of bytes copied, after each stretch.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def copy_range(source: int, target: int, start: int, end: int, to: int, progress
             except OSError as error:
                 if error.errno not in _NOT_THIS_WAY or len(ways) == 1:
                     raise
-            if not copied:  # refused, or (some file systems) nothing done
+            if not copied:  # refused, or (on some file systems) nothing done
                 if len(ways) == 1:
                     raise OSError(errno.EIO, "the file became shorter while it was read")
                 del ways[0]
@@ -88,7 +88,7 @@ def write_at(target: int, content: bytes | memoryview, offset: int) -> None:
 
 
 def start_writing(target: int, offset: int, count: int) -> None:
-    """Have the kernel bring copied bytes to the disk while the next are copied; a hint, fsync still does the rest."""
+    """Let the kernel write copied bytes to disk while the next are copied. It is a hint; fsync still does the rest."""
     start = _sync_file_range()
     if start is not None:
         start(target, offset, count, _START_WRITING)
@@ -96,7 +96,7 @@ def start_writing(target: int, offset: int, count: int) -> None:
 
 @functools.cache
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return Linux's ``sync_file_range``, which Python lacks; None where there is none."""
+    """Return Linux's ``sync_file_range``, which Python lacks; None if the system has none."""
     import ctypes
 
     function = getattr(ctypes.CDLL(None), "sync_file_range", None)
@@ -106,7 +106,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
 
 
 def _share(source: int, target: int, count: int, start: int, to: int) -> int:
-    """Share whole blocks; up to the first one, and after the last, the bytes are copied."""
+    """Share whole blocks, and copy the bytes before the first and after the last one."""
     import fcntl
 
     if (start - to) % BLOCK:

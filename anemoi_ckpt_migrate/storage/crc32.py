@@ -1,4 +1,4 @@
-"""The CRC-32 of two stretches of bytes together, from the CRCs of both: without reading them again."""
+"""Combine the CRC-32s of two adjacent stretches of bytes without reading them again."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from functools import lru_cache
 
 _POLYNOMIAL = 0xEDB88320  # of CRC-32, its bits in reverse: PKWARE's APPNOTE, 4.4.7
 Matrix = tuple[int, ...]
-"""A linear map of 32 bits, over the field of two elements: what becomes of each bit."""
+"""A linear map of 32 bits over the field of two elements: the image of each bit."""
 
 
 def combined(first: int, second: int, length: int) -> int:
-    """Return the CRC of one stretch of bytes and another behind it.
+    """Return the CRC of one stretch of bytes followed by another.
 
     Parameters
     ----------
     first, second : int
         Their CRCs.
     length : int
-        How many bytes the second one has.
+        Length of the second stretch, in bytes.
     """
     return _times(_zeros(length), first) ^ second if length else first
 
 
 @lru_cache(maxsize=256)
 def _zeros(length: int) -> Matrix:
-    """Return what so many zero bytes behind it do to a CRC."""
+    """Return the map that `length` zero bytes apply to a CRC."""
     step: Matrix = (_POLYNOMIAL, *(1 << bit for bit in range(31)))  # one zero bit
     for _ in range(3):
         step = _product(step, step)

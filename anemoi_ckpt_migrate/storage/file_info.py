@@ -1,4 +1,4 @@
-"""How a checkpoint lies in its file."""
+"""Facts about a checkpoint in its file."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignme
 
 @dataclass(frozen=True)
 class Facts:
-    """How a checkpoint lies in its file.
+    """Facts about a checkpoint in its file.
 
     Attributes
     ----------
     format : str
         ``torch zip``, or ``torch before 1.6``.
     size, dead : int
-        How long it is, and how many bytes of it no record uses.
+        Its length, and the number of bytes that no record uses.
     byteorder : str
         ``little`` or ``big``.
     protocol : int
-        Of the pickle.
+        Protocol of the pickle.
     unchecked : int
-        How many records have no CRC to check them by.
+        Number of records without a CRC to check.
     interrupted : bool
-        Whether more follows in the file, which an interrupted run left.
+        Whether more bytes follow in the file, left by an interrupted run.
     unused : tuple of str
-        Payload that the pickle does not refer to.
+        Payload without a reference in the pickle.
     attached : dict of str to int
         Records that are not torch's own, with their sizes in bytes.
     """
@@ -48,22 +48,22 @@ class Facts:
 def facts_of(
     archive: Archive, byteorder: bytes, protocol: int, keys: Collection[str], length: int, interrupted: bool
 ) -> Facts:
-    """Tell how a checkpoint lies in its file.
+    """Return facts about a checkpoint in its file.
 
     Parameters
     ----------
     archive : Archive
         Its records.
     byteorder : bytes
-        What it says of the order of bytes.
+        Content of its `byteorder` record.
     protocol : int
-        Of the pickle.
+        Protocol of the pickle.
     keys : collection of str
         Storages that the pickle refers to.
     length : int
-        How long it is, in bytes.
+        Its length, in bytes.
     interrupted : bool
-        Whether more follows in the file.
+        Whether more bytes follow in the file.
     """
     records, names = archive.records, archive.records or archive.loose
     return Facts(
@@ -85,16 +85,16 @@ def attached(archive: Archive) -> dict[str, Record]:
 
 
 def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
-    """Tell whether two states of one file have the same records that are not torch's own, in the same places.
+    """Return whether two states of one file have the same records that are not torch's own, in the same places.
 
     Parameters
     ----------
     one, other : Archive
-        The states, the earlier first.
+        The states, the earlier one first.
     but : str
-        How names begin that do not count.
+        Prefix of names to ignore.
     ours : range
-        Where in the later state records lie that somebody knows to have written anew, in bytes.
+        Byte range in the later state where records were rewritten on purpose.
     """
 
     def places(archive: Archive) -> dict[str, tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""Formats that are not ours, told by how a file begins, by what a folder holds, or by how a path is spelled."""
+"""Recognise foreign formats by the start of a file, the names in a folder, or the spelling of a path."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-_MOST_NAMES = 10_000  # of a folder that are looked at
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath makes one slash of two
+_MOST_NAMES = 10_000  # names of a folder to look at
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
 URL = "it is a URL, and only files of this machine can be read and written: download it, and give the path of the copy"
-"""What is said of a URL."""
+"""The message for a URL."""
 
 _SAVE_AGAIN = "load it and save it again with torch.save"
 _UNPACK = "unpack it first"
-_TAR_MAGIC = 257  # where POSIX tar says what it is
-_OLD_TAR = (b"sys_info", b"pickle", b"tensors", b"storages")  # what the tar files of torch's first year begin with
+_TAR_MAGIC = 257  # offset of the magic of POSIX tar
+_OLD_TAR = (b"sys_info", b"pickle", b"tensors", b"storages")  # first members of the tar files of torch's first year
 
-# The commands that unpack read FILE and write NEW by redirection: given a name, most insist on an ending like .gz.
+# The commands read FILE and write NEW by redirection: with a file name, most insist on an ending such as .gz.
 _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"PK\3\4", "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"),
     (b"GGUF", "it is a GGUF file, made for inference; migrate the checkpoint that it was made from"),
@@ -36,14 +36,14 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
 
 
 def kind_of_file(stream: BinaryIO, length: int) -> str:
-    """Say what a file is that is no checkpoint of torch, and the way out where there is one.
+    """Describe a file that is not a torch checkpoint, with a remedy if there is one.
 
     Parameters
     ----------
     stream : BinaryIO
         The file.
     length : int
-        How long it is, in bytes.
+        Its length, in bytes.
     """
     start = _start(stream)
     if not start:
@@ -58,7 +58,7 @@ def kind_of_file(stream: BinaryIO, length: int) -> str:
 
 
 def is_tar(stream: BinaryIO) -> bool:
-    """Tell whether a file is a tar archive, whatever it ends with."""
+    """Return whether a file is a tar archive, whatever its end."""
     return _is_tar(_start(stream), 0)
 
 
@@ -68,14 +68,14 @@ def _start(stream: BinaryIO) -> bytes:
 
 
 def kind_of_archive(names: Collection[str]) -> str:
-    """Say what a zip archive is that torch.save did not write, given the names of its records."""
+    """Describe a zip archive that torch.save did not write, by the names of its records."""
     if names and all(name.endswith(".npy") for name in names):
         return f"it is a file of numpy arrays (.npz); {_SAVE_AGAIN}"
     return "it is a zip archive without data.pkl, which no torch.save wrote"
 
 
 def kind_of_folder(folder: Path) -> str:
-    """Say what a folder is, and that a file is wanted."""
+    """Describe a folder, and ask for a file."""
     with os.scandir(folder) as entries:
         names = {entry.name for entry in itertools.islice(entries, _MOST_NAMES)}
     for wanted, kind in _FOLDERS:
@@ -85,7 +85,7 @@ def kind_of_folder(folder: Path) -> str:
 
 
 def is_url(path: str) -> bool:
-    """Tell whether a path is spelled as a URL."""
+    """Return whether a path is a URL."""
     return _URL.match(path) is not None
 
 
@@ -95,7 +95,7 @@ def _is_safetensors(start: bytes, length: int) -> bool:
 
 
 def _is_onnx(start: bytes, length: int) -> bool:
-    """Tell whether a protobuf begins with a small version number and a field that ONNX has next."""
+    """Return whether a protobuf begins with a small version number and a field that comes next in ONNX."""
     return re.match(rb"\x08[\x01-\x20][\x12\x1a\x3a\x42]", start) is not None
 
 

@@ -1,7 +1,7 @@
-"""A file grows at its end, or is cut, with a journal beside it that tells how much of it is whole in any case.
+"""Append to a file, or cut it, with a journal beside it that gives a length at which the file is whole.
 
-The journal is durable before the file is touched, and goes when all that was done to the file is durable. So a file
-with a journal is one whose writing was interrupted: as many of its first bytes as the journal says are a whole one.
+The journal is durable before the file is touched, and removed once all changes are durable. So a file with a journal
+was interrupted while it was written, and the length in the journal gives a whole file.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from anemoi_ckpt_migrate.storage.lock import beside, create, locked, name_anew, 
 from anemoi_ckpt_migrate.storage.zip_archive import checksum
 
 _FORMAT = 1
-_LONGEST = 1000  # a journal, in bytes
+_LONGEST = 1000  # length of a journal, in bytes
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How to know a file, and where it ended.
+    """Identifies a file, and marks its end.
 
     Attributes
     ----------
     length : int
         Its length, in bytes.
     directory : int
-        Where its table of contents starts: that stretch, to the end, is what it is known by.
+        Start of its table of contents; the bytes from there to the end identify the file.
     crc : int
-        CRC-32 of that stretch.
+        CRC-32 of those bytes.
     """
 
     length: int
@@ -44,17 +44,17 @@ class Mark:
     crc: int
 
     def fits(self, descriptor: int) -> bool:
-        """Tell whether a file begins with the one that is meant."""
+        """Return whether a file begins with the marked one."""
         long_enough = 0 <= self.directory < self.length <= os.fstat(descriptor).st_size
         return long_enough and checksum(descriptor, self.directory, self.length) == self.crc
 
     def to_json(self) -> bytes:
-        """Return it as the bytes of a journal."""
+        """Return the content of a journal."""
         return json.dumps({"format": _FORMAT, **asdict(self)}).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> Mark | None:
-        """Read it; None if the bytes are something else."""
+        """Parse the content of a journal; None for anything else."""
         try:
             data = json.loads(content)
             numbers = [data[name] for name in ("length", "directory", "crc")]
@@ -70,12 +70,12 @@ def mark(descriptor: int, length: int, directory: int) -> Mark:
 
 
 def journal_of(target: Path) -> Path:
-    """Return where the journal of a file lies while it is being written."""
+    """Return the path of the journal that exists while a file is written."""
     return name_beside(target, ".journal")
 
 
 def whole_length(target: Path, descriptor: int) -> int:
-    """Return how much of an open file is whole: all of it, unless a journal says that it was being written."""
+    """Return the whole length of an open file: all of it, unless a journal shows an interrupted write."""
     left = _read(journal_of(target))
     if left is not None and left.fits(descriptor):
         return left.length
@@ -83,7 +83,7 @@ def whole_length(target: Path, descriptor: int) -> int:
 
 
 def recover(path: Path) -> int | None:
-    """Cut a file back to what it was before an interrupted run wrote at its end.
+    """Cut a file back to its state before an interrupted run wrote at its end.
 
     Parameters
     ----------
@@ -93,20 +93,20 @@ def recover(path: Path) -> int | None:
     Returns
     -------
     int or None
-        How many bytes were cut off; None if there was nothing to mend.
+        Number of bytes cut off; None if nothing was wrong.
 
     Raises
     ------
     Busy
-        The run is not interrupted, but still at work.
+        The run is still at work.
     ForeignJournal
         The journal does not belong to the file.
     CannotWrite
-        The system does not let us.
+        The system refused.
     """
     try:
         target = Path(os.path.realpath(path))
-    except ValueError:  # no file name; who opens it will say so
+    except ValueError:  # not a file name; opening it will report that
         return None
     if not os.path.lexists(journal_of(target)):
         return None
@@ -119,23 +119,23 @@ def recover(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def growing(target: Path, before: os.stat_result, old: Mark) -> Iterator[int]:
-    """Open a file to be written at its end; what is written is durable afterwards, or gone.
+    """Open a file for appending; afterwards the new bytes are durable or removed.
 
     Parameters
     ----------
     target : Path
         The file; not a symbolic link.
     before : os.stat_result
-        What it was when it was read.
+        The file as it was when it was read.
     old : Mark
-        The same, as the journal is to describe it.
+        The same as a mark, for the journal.
 
     Raises
     ------
     Busy, ReadOnly, HasOtherNames, CannotWrite
-        The file is as it was.
+        The file is unchanged.
     HalfWritten
-        It could not be put back; `recover` does that.
+        The old state could not be restored; `recover` does that.
     """
     with _opened(target, before) as descriptor:
         _write(target, old)
@@ -150,30 +150,30 @@ def growing(target: Path, before: os.stat_result, old: Mark) -> Iterator[int]:
 
 
 def cut(target: Path, before: os.stat_result, earlier: Mark) -> None:
-    """Cut a file back to what it was earlier: whatever happens, it is as it was or as it is to be.
+    """Cut a file back to an earlier state. Even if interrupted, the file has its old or its new state.
 
     Parameters
     ----------
     target : Path
         The file; not a symbolic link.
     before : os.stat_result
-        What it was when it was read.
+        The file as it was when it was read.
     earlier : Mark
-        What is to be left of it.
+        The state to cut back to.
 
     Raises
     ------
     Busy, ReadOnly, HasOtherNames, CannotWrite
-        The file is as it was.
+        The file is unchanged.
     HalfWritten
-        The system did not confirm the cut; `recover` sees to it.
+        The system did not confirm the cut; `recover` completes it.
     """
     with _opened(target, before) as descriptor:
-        _write(target, earlier)  # a long stretch may be given back in steps, and the power go between two of them
+        _write(target, earlier)  # a long stretch may be freed in steps, with a power cut between two of them
         try:
             os.ftruncate(descriptor, earlier.length)
         except BaseException:
-            with contextlib.suppress(OSError):  # if it stays, the next run does what was asked for here
+            with contextlib.suppress(OSError):  # if the journal stays, the next run completes this cut
                 os.unlink(journal_of(target))
             raise
         try:
@@ -201,12 +201,12 @@ def _opened(target: Path, before: os.stat_result) -> Iterator[int]:
 
 
 def check_own(target: Path) -> None:
-    """Refuse to write within a file that is protected, or that has other names.
+    """Refuse to write within a file that is protected or has other names.
 
     Raises
     ------
     ReadOnly, HasOtherNames
-        It is so.
+        The file is protected, or has other names.
     """
     check_writable(target)
     names = os.stat(target).st_nlink
@@ -229,7 +229,7 @@ def _put_back(target: Path, descriptor: int, old: Mark) -> None:
 def _cut_back(target: Path) -> int | None:
     journal = journal_of(target)
     old = _read(journal)
-    if old is None and not os.path.lexists(journal):  # the run that it belonged to has come to its end meanwhile
+    if old is None and not os.path.lexists(journal):  # the run of the journal has ended in the meantime
         return None
     check_writable(target)
     descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
@@ -256,7 +256,7 @@ def _sync_folder(target: Path) -> None:
 
 
 def _write(target: Path, old: Mark) -> None:
-    """Write the journal beside the file, whole under its name or not at all; whatever has its name stays."""
+    """Write the journal beside the file, whole under its name or not at all. An existing file of that name stays."""
     journal, written = journal_of(target), beside(target)
     descriptor = create(written, 0o644)
     try:
@@ -266,19 +266,19 @@ def _write(target: Path, old: Mark) -> None:
     except FileExistsError:
         raise ForeignJournal(os.fspath(journal)) from None
     finally:
-        with contextlib.suppress(OSError):  # what stays is removed by the next run
+        with contextlib.suppress(OSError):  # the next run removes a leftover
             os.unlink(written)
         os.close(descriptor)
     try:
         sync_folder(target.parent)
     except BaseException:
-        with contextlib.suppress(OSError):  # if it stays, it says that the file is whole as it is
+        with contextlib.suppress(OSError):  # if the journal stays, it marks the unchanged file as whole
             os.unlink(journal)
         raise
 
 
 def _read(journal: Path) -> Mark | None:
-    """Return what a journal says; None if it is missing, or anything else than a small file."""
+    """Return the mark in a journal; None if it is missing or not a small file."""
     try:
         descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

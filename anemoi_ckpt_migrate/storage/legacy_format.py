@@ -1,8 +1,8 @@
-"""The files of torch before 1.6 (``_use_new_zipfile_serialization=False`` today): pickles, then payload.
+"""Read the files of torch before 1.6 (``_use_new_zipfile_serialization=False`` today): pickles, then payload.
 
-Five pickles follow each other: a magic number, the version of the format, facts about the system, the tree, and the
-keys of the storages. Behind them lies, for each key, the number of elements as eight bytes, and the elements. Source of
-these facts: ``torch/serialization.py``, ``_legacy_save`` (torch 2.13).
+A file starts with five pickles: a magic number, the version of the format, facts about the system, the tree, and the
+keys of the storages. Then follow, for each key, the number of elements as eight bytes, and the elements. Source:
+``torch/serialization.py``, ``_legacy_save`` (torch 2.13).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _SPELLED_MAGIC = _MAGIC.to_bytes(10, "little")
-_FIRST, _LARGEST = 1 << 16, 1 << 30  # how much is read of a pickle at first, and at most, in bytes
+_FIRST, _LARGEST = 1 << 16, 1 << 30  # bytes of a pickle to read at first, and at most
 
 
 def is_legacy(stream: BinaryIO) -> bool:
-    """Tell whether a file starts as torch before 1.6 started it."""
+    """Return whether a file starts like those of torch before 1.6."""
     stream.seek(0)
     start = stream.read(32)
     return start[:1] == pickle.PROTO and _SPELLED_MAGIC in start
 
 
 def read_legacy(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
-    """Find what lies where, and return it with the pickle of the tree.
+    """Return the layout of a file, and the pickle of its tree.
 
     Parameters
     ----------
     stream : BinaryIO
         The file.
     length : int
-        How long it is, in bytes.
+        Its length, in bytes.
 
     Raises
     ------
     NotACheckpoint
-        It is damaged, or names its payload in a way that torch never did.
+        The file is damaged, or names its payload in a way that torch never did.
     """
     try:
         return _read(stream, length)
@@ -76,17 +76,17 @@ def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
             raise NotACheckpoint(f"the payload {key} reaches beyond the end of the file (was it cut off?)")
         if at - start < sizes.needed[key]:
             raise NotACheckpoint(f"the payload {key} is shorter than the tensors in it")
-    if at < length:  # another checkpoint, say: several may be saved to one stream, and torch.load reads the first
+    if at < length:  # such as another checkpoint: a stream may hold several, and torch.load reads the first
         raise NotACheckpoint(
             f"it was saved by torch before 1.6, and {length - at:,} bytes follow its end, which torch.load does not "
             "read and a new file would not hold; load what you need with torch, and save that to a file of its own"
         )
-    small = {"byteorder": b"little", "version": b"3\n"}  # whatever the machine was, torch wrote these files so
+    small = {"byteorder": b"little", "version": b"3\n"}  # torch wrote these values on every machine
     return Archive("archive", {}, length, 0, loose, small), pickles[3]
 
 
 def _plain(data: bytes) -> Any:
-    """Load one of the pickles around that of the tree; a class or function in it would be called like any other."""
+    """Load one of the other pickles; a class or function in it would be called like any other."""
     unpickler = TreeUnpickler(data)
     found = unpickler.load()
     if unpickler.names:
@@ -96,7 +96,7 @@ def _plain(data: bytes) -> Any:
 
 
 class _Sizes(TreeUnpickler):
-    """Finds how many bytes an element of each storage has: what is said first of a storage counts."""
+    """Finds the element size of each storage, in bytes; the first mention of a storage counts."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -114,7 +114,7 @@ class _Sizes(TreeUnpickler):
 
 
 def _checked(keys: Any, sizes: dict[str, int]) -> list[str]:
-    """Return the keys of the storages: numbers, each once, of a known size."""
+    """Return the keys of the storages, checked: numbers, each once, of a known size."""
     if not isinstance(keys, list) or not all(type(key) is str and key.isdigit() for key in keys):
         raise NotACheckpoint("it names its payload in an unknown way")
     if len(set(keys)) < len(keys) or not sizes.keys() >= set(keys):
@@ -128,7 +128,7 @@ def _number(spelled: bytes) -> int:
 
 
 def _is_tar(stream: BinaryIO) -> bool:
-    """Tell whether a file is a tar file to torch, which looks for that first; it may start as anything."""
+    """Return whether torch takes a file for a tar file; it checks that first, and tar files may start with anything."""
     stream.seek(0)
     try:
         with tarfile.open(fileobj=stream, mode="r:"):
@@ -138,7 +138,7 @@ def _is_tar(stream: BinaryIO) -> bool:
 
 
 def _pickle_at(stream: BinaryIO, at: int) -> bytes:
-    """Return the pickle that starts at an offset; as much of the file is read as it needs, give or take."""
+    """Return the pickle at an offset. Only slightly more of the file is read than the pickle needs."""
     size = _FIRST
     while True:
         stream.seek(at)

@@ -1,4 +1,4 @@
-"""One writer at a time for each checkpoint, and the tidying up after one that died."""
+"""Allow one writer at a time for each checkpoint, and clean up after a dead one."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
 
 _TEMPORARY = ".tmp"
-_BEGINNING = b"PK\3\4"  # of every file that is written: a zip archive
+_BEGINNING = b"PK\3\4"  # start of every written file: a zip archive
 _TOKEN = re.compile(r"[0-9a-f]{8}")
-# Names may have 255 bytes, and those of files beside are longer.
+# Names may have 255 bytes, and the files beside have longer names.
 _LONGEST = 240
 # The file system has no such locks.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
-"""The file system has no hard links, or not here."""
-# A lock says who holds it, or nothing, or (after a power cut) a part of that, or zeros.
+"""The file system has no hard links, or none here."""
+# A lock names its holder, or is empty, or (after a power cut) holds part of the name, or zeros.
 _HOLDER, _LONGEST_HOLDER = b"process ", 400
 
 
 def beside(target: Path) -> Path:
-    """Return a name, hidden and new, for the file that is to become `target`."""
+    """Return a new hidden name for the file that will become `target`."""
     return target.with_name(f"{_hidden(target)}.{os.urandom(4).hex()}{_TEMPORARY}")
 
 
 def name_beside(target: Path, suffix: str) -> Path:
-    """Return the name of a file that belongs to `target` and that people should see."""
+    """Return the name of a file that belongs to `target` and should be visible."""
     name = os.fsencode(target.name)
     stem = target.name if len(name) < _LONGEST else f"{zlib.crc32(name):08x}"
     return target.with_name(f"{stem}{suffix}")
 
 
 def create(path: Path, mode: int) -> int:
-    """Make a file that is not there yet, and return its descriptor; never one behind a symbolic link."""
+    """Create a file and return its descriptor; refuse an existing name, even a symbolic link."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def name_anew(path: Path, name: Path) -> None:
-    """Give a file a second name, which nothing may have yet; where there are no hard links, another name.
+    """Give a file a second, free name. Where there are no hard links, rename it.
 
     Raises
     ------
     FileExistsError
-        Something has that name.
+        The name is taken.
     """
     try:
         os.link(path, name)
@@ -65,19 +65,19 @@ def name_anew(path: Path, name: Path) -> None:
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of a checkpoint; and remove what a writer left that died while it held it.
+    """Hold the lock of a checkpoint, and remove leftovers of writers that died while they held it.
 
-    The lock is a file beside the checkpoint with an advisory lock on it, which the kernel drops when the process ends,
-    however it ends. Network file systems pass such locks on where they are set up to.
+    The lock is a file beside the checkpoint with an advisory lock on it, which the kernel drops whenever the process
+    ends. Network file systems pass such locks on if they are configured for it.
 
     Raises
     ------
     Busy
-        Somebody else holds it.
+        Another process holds the lock.
     InTheWay
-        Something else has the name of the lock: a link, a folder, a file that holds anything.
+        The name of the lock is taken by something else: a link, a folder, a file with other content.
     OSError
-        The folder does not take the file.
+        The folder refuses the file.
     """
     with contextlib.ExitStack() as held:
         _acquire(target.with_name(f"{_hidden(target)}.lock"), held)
@@ -87,41 +87,41 @@ def locked(target: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of ours, open, beside a checkpoint."""
+    """An open file of ours beside a checkpoint."""
 
     path: Path
     descriptor: int
 
     def is_named(self) -> bool:
-        """Tell whether the name still means this file."""
+        """Return whether the name still means this file."""
         try:
             return os.path.samestat(os.lstat(self.path), os.fstat(self.descriptor))
         except FileNotFoundError:
             return False
 
     def remove(self) -> None:
-        """Take the name away, unless it means another file by now."""
-        with contextlib.suppress(OSError):  # a file without its lock is none
+        """Remove the name, unless it now means another file."""
+        with contextlib.suppress(OSError):  # without its lock, the file locks nothing
             if self.is_named():
                 os.unlink(self.path)
 
 
 def _acquire(path: Path, held: contextlib.ExitStack) -> None:
-    """Take the lock; `held` is to give it back."""
+    """Take the lock; `held` will release it."""
     while True:
         with contextlib.ExitStack() as trying:
             lock = _File(path, _opened(path))
             trying.callback(os.close, lock.descriptor)
             _lock(lock, trying)
-            if lock.is_named():  # else its holder removed it between our opening and our locking it
-                with contextlib.suppress(OSError):  # a lock that does not say whose it is locks too
+            if lock.is_named():  # else its holder removed it between open and lock
+                with contextlib.suppress(OSError):  # a lock without the name of its holder locks too
                     os.pwrite(lock.descriptor, _HOLDER + f"{os.getpid()} on {os.uname().nodename}".encode(), 0)
                 held.push(trying.pop_all())
                 return
 
 
 def _opened(path: Path) -> int:
-    """Open the file of a lock, or make it; what else has its name stays untouched."""
+    """Open the file of a lock, or create it; another file of that name stays untouched."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -145,7 +145,7 @@ def _is_holder(content: bytes) -> bool:
 
 
 def _lock(lock: _File, held: contextlib.ExitStack) -> None:
-    """Lock the file; where the file system has no such locks, make another one that only one can make."""
+    """Lock the file. If the file system has no such locks, create a second file, which only one process can do."""
     try:
         fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -165,7 +165,7 @@ def _lock(lock: _File, held: contextlib.ExitStack) -> None:
 
 
 def _remove_left(target: Path) -> None:
-    """Remove half-written files of ours; whatever else has such a name stays. Only who holds the lock may do so."""
+    """Remove our half-written files; other files of such a name stay. Only the holder of the lock may do so."""
     start = f"{_hidden(target)}."
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
         named = [each.name for each in entries if each.name.startswith(start) and each.name.endswith(_TEMPORARY)]
@@ -175,8 +175,8 @@ def _remove_left(target: Path) -> None:
 
 
 def _remove_if_ours(path: Path, target: Path) -> None:
-    """Remove a file that looks like one that a writer of `target` left."""
-    with contextlib.suppress(OSError):  # what stays is looked at again by the next writer
+    """Remove a file if it looks like a leftover of a writer of `target`."""
+    with contextlib.suppress(OSError):  # the next writer looks at a leftover again
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if _is_left(os.fstat(descriptor), os.pread(descriptor, len(_BEGINNING), 0), target):
@@ -186,15 +186,15 @@ def _remove_if_ours(path: Path, target: Path) -> None:
 
 
 def _is_left(found: os.stat_result, start: bytes, target: Path) -> bool:
-    """Tell whether a writer of `target` may have left a file, by its owner, its names and its first bytes."""
+    """Return whether a writer of `target` may have left a file, by its owner, its names and its first bytes."""
     there = os.stat(target) if target.exists() else None
-    # A writer gives the new file to the owner of the old one, and names it anew where nothing stood.
+    # A writer gives the new file to the owner of the old one; if there was none, it links the file to its name.
     owned = found.st_uid in {os.geteuid(), *([] if there is None else [there.st_uid])}
     alone = found.st_nlink == 1 or (there is not None and os.path.samestat(found, there))
-    # What was not written yet is empty, or zeros.
+    # Unwritten bytes are missing, or zeros.
     return stat.S_ISREG(found.st_mode) and owned and alone and _BEGINNING.startswith(start.rstrip(b"\0"))
 
 
 def _hidden(target: Path) -> str:
-    """Return what the hidden files beside a checkpoint start with."""
+    """Return the common prefix of the hidden files beside a checkpoint."""
     return f".{name_beside(target, '').name}"

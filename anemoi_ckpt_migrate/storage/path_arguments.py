@@ -1,4 +1,4 @@
-"""What arguments of commands have in common; light, since commands that only read import it."""
+"""Helpers for path arguments of commands; light, because read-only commands import it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Progress = Callable[[int], None]
 
 
 def checked_output(output: StrPath | None) -> Path | None:
-    """Return where to write, whatever a script makes the current folder; looked at before anything is run.
+    """Return the output path as an absolute path, checked before any script runs and changes the current folder.
 
     Raises
     ------
     CannotWrite
-        Something stands there, there is no such folder, or it is a URL.
+        The path exists already, its folder does not exist, or it is a URL.
     """
     if output is None:
         return None
-    from anemoi_ckpt_migrate.storage.foreign_formats import is_url  # only commands that write need it
+    from anemoi_ckpt_migrate.storage.foreign_formats import is_url  # only writing commands need it
 
     if is_url(os.fspath(output)):
         raise CannotWrite(f"{output} is a URL; write to a file of this machine, and upload that")
@@ -37,7 +37,7 @@ def checked_output(output: StrPath | None) -> Path | None:
 
 @contextmanager
 def naming(checkpoint: StrPath) -> Iterator[None]:
-    """Have whatever goes wrong say which checkpoint it is about."""
+    """Make every error name the checkpoint it is about."""
     try:
         yield
     except MigrateError as error:

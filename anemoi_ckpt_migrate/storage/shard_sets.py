@@ -1,6 +1,6 @@
-"""Files that are one checkpoint together: shards and their index, files of ranks, folders of torch.distributed.
+"""Recognise files that form one checkpoint together: shards with an index, files per rank, torch.distributed folders.
 
-A member must not be changed alone: what names its tensors, or holds the others, would not follow.
+Such a file must not be changed alone: the index of its tensors, or the other files, would not follow.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _UNIVERSAL = re.compile(r"(fp32|exp_avg|exp_avg_sq|step)\.pt")
 
 @dataclass(frozen=True)
 class Membership:
-    """Which set a file is a member of.
+    """The set that a file belongs to.
 
     Attributes
     ----------
     kind : str
-        Whose set it is, as a message names it.
+        The kind of the set, as a message names it.
     name : str
         The set: a folder, an index, or the pattern of its files.
     way : str
-        How to make one file of the set.
+        How to make one file from the set.
     """
 
     kind: str
@@ -50,12 +50,12 @@ class Membership:
 
 
 class _Folder:
-    """What lies in a folder, looked at once.
+    """The names in a folder, read once.
 
     Attributes
     ----------
     names : list of str
-        The names in it; none if it cannot be listed.
+        The names; empty if the folder cannot be listed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class _Folder:
 
     @cached_property
     def indexed(self) -> dict[str, Path]:
-        """The files that indices name, each with the first of its indices."""
+        """The files that indices name, each with its first index."""
         indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
         return {name: index for index in indices for name in _indexed_by(index)}
 
@@ -77,9 +77,9 @@ _LOOKED_AT: ContextVar[dict[Path, _Folder] | None] = ContextVar("looked_at", def
 
 @contextlib.contextmanager
 def folders_listed_once() -> Iterator[None]:
-    """List each folder once while this lasts, however many of its files are asked about: for a run over many files.
+    """List each folder only once in this context, for a run over many files.
 
-    A set of which nothing but an index tells, and whose index comes after that, is not seen.
+    A set that is known only from its index is missed if the index appears later.
     """
     token = _LOOKED_AT.set({})
     try:
@@ -98,14 +98,14 @@ def _folder(path: Path) -> _Folder:
 
 
 def membership(path: str | os.PathLike[str]) -> Membership | None:
-    """Tell which set a file belongs to, by its name and by what lies beside it; None if it is whole by itself.
+    """Return the set that a file belongs to, by its name and its neighbours; None if it is whole by itself.
 
-    A link counts by its own name and by that of the file that it leads to.
+    A link counts by its own name and by the name of its target.
     """
     named = Path(os.path.abspath(path))
     try:
         places = dict.fromkeys((named, Path(os.path.realpath(named))))
-    except ValueError:  # no file name; who opens it will say so
+    except ValueError:  # not a file name; opening it will report that
         return None
     for place in places:
         for look in _LOOKS:
@@ -116,12 +116,12 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
 
 
 def check_whole(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that is a checkpoint only together with others: it must not be changed alone.
+    """Refuse a file that is a checkpoint only together with others, because it must not be changed alone.
 
     Raises
     ------
     MemberOfSet
-        It is one.
+        The file belongs to a set.
     """
     found = membership(path)
     if found is not None:
@@ -132,19 +132,19 @@ _LOAD_ALL = "load all its files, save them as one with torch.save, and migrate t
 
 
 def distributed(folder: str) -> Membership:
-    """Return a set of torch.distributed.checkpoint."""
+    """Return the membership in a set of torch.distributed.checkpoint."""
     way = f"make one file of it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE`"
     return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"{way}, and migrate that")
 
 
 def _distributed(path: Path) -> Membership | None:
-    # Lightning puts what is no tensor into meta.pt, beside the metadata.
+    # Lightning stores everything except tensors in meta.pt, beside the metadata.
     beside = path.name == "meta.pt" and (path.parent / ".metadata").is_file()
     return distributed(os.fspath(path.parent)) if path.suffix == ".distcp" or beside else None
 
 
 def _indexed(path: Path) -> Membership | None:
-    """Find the index that names the file."""
+    """Find the index that names a file."""
     index = _folder(path.parent).indexed.get(path.name)
     return None if index is None else Membership("a sharded checkpoint", os.fspath(index), _LOAD_ALL)
 
@@ -156,11 +156,11 @@ def _indexed_by(index: Path) -> set[str]:
         listed = json.loads(index.read_bytes())["weight_map"].values()
         return {os.path.basename(name) for name in listed if isinstance(name, str)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return set()  # no index of shards
+        return set()  # not an index of shards
 
 
 def _numbered(path: Path) -> Membership | None:
-    """Recognise ``NAME-00001-of-00002.bin``; one of one is whole."""
+    """Recognise ``NAME-00001-of-00002.bin``; ``00001-of-00001`` is whole."""
     found = _SHARD.fullmatch(path.name)
     if found is None or int(found["count"]) < 2:
         return None
@@ -180,7 +180,7 @@ def _deepspeed(path: Path) -> Membership | None:
     universal = _UNIVERSAL.fullmatch(path.name) and path.parent.parent.name == "zero"
     if not universal and not _DEEPSPEED.fullmatch(path.name):
         return None
-    # Its script zero_to_fp32.py makes several files of more than 5 GB.
+    # Its script zero_to_fp32.py splits more than 5 GB into several files.
     way = (
         "save the weights that deepspeed.utils.zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint returns with "
         "torch.save, and migrate that"
@@ -196,7 +196,7 @@ def _megatron(path: Path) -> Membership | None:
 
 
 def _ranks(path: Path) -> Membership | None:
-    """Recognise ``NAME_rank0.pt`` beside the same with another number."""
+    """Recognise ``NAME_rank0.pt`` beside a file with another number."""
     found = _RANK.fullmatch(path.name)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether there is room for what is to be written: asked before the first byte is."""
+"""Check for enough room before the first byte is written."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import NoRoom, TooMuchAsked
 
 _WIDER = 16
-"""How many times the bytes of one dtype another can have: from one byte to a complex number of sixteen."""
+"""Largest ratio between the sizes of two dtypes: one byte to a complex number of sixteen."""
 _ALWAYS = 64 << 20
 
 
 def check_asked(count: int, length: int) -> None:
-    """Check that undoing operations does not make far more than the checkpoint has.
+    """Check that the rollback of operations does not create far more bytes than the checkpoint has.
 
     Parameters
     ----------
     count : int
-        How many bytes are to be made, as what a record says.
+        Number of bytes to create, by the record.
     length : int
-        How many the checkpoint has.
+        Number of bytes in the checkpoint.
 
     Raises
     ------
     TooMuchAsked
-        It does: nothing that was ever applied to the checkpoint is undone so.
+        It creates too many: no operation on this checkpoint can need that much to be undone.
     """
     if count > _WIDER * length + _ALWAYS:
         raise TooMuchAsked(count, length)
 
 
 def check_room(target: Path, made: int, size: int) -> None:
-    """Check that a file has room.
+    """Check that there is room for a file.
 
-    Only what is made counts against the free space: what is copied may share its blocks with the old file. If it does
-    not, and there is too little, writing fails half way, which leaves everything as it was.
+    Only new bytes count against the free space, because copies may share their blocks with the old file. If they do
+    not, and there is too little space, writing fails half way and leaves everything unchanged.
 
     Parameters
     ----------
     target : Path
-        The file; it need not be there yet.
+        The file; it need not exist yet.
     made : int
-        How many bytes are written that no file has.
+        Number of new bytes.
     size : int
-        How many the file will have, at least.
+        Minimal size of the file, in bytes.
 
     Raises
     ------
     NoRoom
-        It has not.
+        There is too little room.
     """
     largest = _largest_file()
     if largest is not None and size > largest:
@@ -58,7 +58,7 @@ def check_room(target: Path, made: int, size: int) -> None:
     if hasattr(os, "statvfs"):
         try:
             found = os.statvfs(target.parent)
-        except OSError:  # then writing will say why
+        except OSError:  # then writing will report the reason
             return
         free = found.f_bavail * found.f_frsize
         if made > free:
@@ -66,6 +66,6 @@ def check_room(target: Path, made: int, size: int) -> None:
 
 
 def _largest_file() -> int | None:
-    """Return how large a file may be, as ``ulimit -f`` says; None if as large as the disk."""
+    """Return the largest allowed file size, by ``ulimit -f``; None if unlimited."""
     soft = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return None if soft == resource.RLIM_INFINITY else soft

@@ -1,9 +1,9 @@
-"""The zip archive that torch writes: its records, and how they are laid out in the file.
+"""The zip archive that torch writes: its records, and their layout in the file.
 
-Facts about the layout are torch's (``caffe2/serialize/inline_container.cc``, torch 2.13): records are stored, not
-deflated; all lie below one root folder; payload starts at a multiple of the alignment, for which the local header
-is padded with an extra field named ``FB``; sizes and CRC follow the payload in a data descriptor. With
-``config.save.compute_crc32 = False`` torch writes 0 for each CRC: such a record cannot be checked.
+The layout follows torch (``caffe2/serialize/inline_container.cc``, torch 2.13). Records are stored, not deflated. All
+lie below one root folder. Payload starts at a multiple of the alignment; to that end, the local header is padded with
+an extra field named ``FB``. Sizes and CRC follow the payload in a data descriptor. With
+``config.save.compute_crc32 = False``, torch writes 0 for each CRC: such a record cannot be checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, kind_of
 
 ALIGNMENT = 64
 PADDING = 4096
-"""Large stretches of records stay congruent modulo this, in bytes: a multiple of what file systems share blocks by."""
+"""Large stretches of records stay congruent modulo this, in bytes: a multiple of the block size of file systems."""
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
@@ -32,7 +32,7 @@ UTF8, _HAS_DESCRIPTOR = 0x0800, 0x0008
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _PADDING_FIELD = 0x4246  # "FB", as torch names it
 _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
-# Padding and descriptor of a record that torch wrote; only where there is more, dead bytes may hide.
+# Padding and descriptor of a record from torch; only a larger gap may hide dead bytes.
 _USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
 _CHUNK = 1 << 20
 _SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
@@ -47,9 +47,9 @@ class Record:
     name : str
         Full name, root folder included.
     offset : int
-        Where its local header starts, in bytes.
+        Start of its local header, in bytes.
     end : int
-        Where it ends, padding included, in bytes.
+        Its end, padding included, in bytes.
     size : int
         Length of the content, in bytes.
     crc : int
@@ -73,15 +73,15 @@ class Archive:
     Attributes
     ----------
     root : str
-        The folder that everything lies in.
+        The folder that holds all records.
     records : dict of str to Record
-        In the order in which they lie in the file; names without the root.
+        In file order; names without the root.
     directory : int
-        Where the table of contents starts, in bytes.
+        Start of the table of contents, in bytes.
     dead : int
-        How many bytes belong to no record and are no padding: what writing in place left behind.
+        Number of bytes that belong to no record and are not padding: in-place writes leave them behind.
     loose : mapping of str to (int, int)
-        Content without a header: where it starts and ends, in bytes. Only where the file is no zip archive.
+        Content without a header: start and end, in bytes. Only for a file that is not a zip archive.
     small : mapping of str to bytes
         Further records that a zip archive would have, without the root.
     """
@@ -95,7 +95,7 @@ class Archive:
 
     @property
     def start(self) -> int:
-        """Where the first record starts, in bytes."""
+        """Start of the first record, in bytes."""
         return min((record.offset for record in self.records.values()), default=0)
 
     @property
@@ -112,18 +112,18 @@ class Window(io.RawIOBase):
     descriptor : int
         The file; its own position is neither used nor moved.
     length : int
-        How many bytes of it.
+        Number of bytes.
     """
 
     def __init__(self, descriptor: int, length: int) -> None:
         self._descriptor, self._length, self._at = descriptor, length, 0
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return that it can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that it has positions."""
+        """Return that it has positions."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -135,7 +135,7 @@ class Window(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer, and tell how many bytes."""
+        """Read into a buffer, and return the number of bytes."""
         view = memoryview(buffer)[: max(0, self._length - self._at)]
         count = os.preadv(self._descriptor, [view], self._at) if view else 0
         self._at += count
@@ -143,7 +143,7 @@ class Window(io.RawIOBase):
 
 
 def window(descriptor: int, length: int) -> io.BufferedReader:
-    """Give the first `length` bytes of an open file as a buffered stream."""
+    """Return the first `length` bytes of an open file as a buffered stream."""
     return io.BufferedReader(Window(descriptor, length))
 
 
@@ -153,7 +153,7 @@ def read_archive(stream: BinaryIO) -> Archive:
     Raises
     ------
     NotACheckpoint
-        The file is no zip archive, or none that torch would have written.
+        The file is not a zip archive, or not one from torch.
     """
     try:
         with zipfile.ZipFile(stream) as opened:
@@ -176,7 +176,7 @@ def read_archive(stream: BinaryIO) -> Archive:
     seen: set[str] = set()
     for info, end in zip(infos, ends, strict=True):
         name = info.filename.removeprefix(f"{roots[0]}/")
-        _check(info, end, name.lower() in seen, roots[0])  # torch does not tell capitals from small letters
+        _check(info, end, name.lower() in seen, roots[0])  # torch ignores case in names
         seen.add(name.lower())
         found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
         slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
@@ -190,18 +190,18 @@ def read_archive(stream: BinaryIO) -> Archive:
 
 
 def begins(stream: BinaryIO) -> bool:
-    """Tell whether a file begins with a record: only then does torch take it for a zip archive."""
+    """Return whether a file begins with a record: only then does torch take it for a zip archive."""
     stream.seek(0)
     return stream.read(4) == b"PK\3\4"
 
 
 def payload_offset(stream: BinaryIO, record: Record) -> int:
-    """Return where the content of a record starts, in bytes from the beginning of the file.
+    """Return the start of a record's content, in bytes from the beginning of the file.
 
     Raises
     ------
     NotACheckpoint
-        Its local header is not where the directory says, is that of another, or leads elsewhere.
+        Its local header is missing, belongs to another record, or leads elsewhere.
     """
     name = _spelled(record)
     stream.seek(record.offset)
@@ -221,7 +221,7 @@ def read_record(stream: BinaryIO, record: Record) -> bytes:
     Raises
     ------
     NotACheckpoint
-        The content is not what was written.
+        The record is damaged.
     """
     stream.seek(payload_offset(stream, record))
     try:
@@ -234,12 +234,12 @@ def read_record(stream: BinaryIO, record: Record) -> bytes:
 
 
 def is_whole(descriptor: int, record: Record, start: int) -> bool:
-    """Tell whether the content of a record, which starts at `start`, still has its CRC; read in pieces."""
+    """Return whether the content of a record, which starts at `start`, matches its CRC; it is read in pieces."""
     return not record.crc or checksum(descriptor, start, start + record.size) == record.crc
 
 
 def checksum(descriptor: int, start: int, end: int) -> int:
-    """Return the CRC-32 of a stretch of a file, read in pieces; of what there is, if the file ends early."""
+    """Return the CRC-32 of a stretch of a file, read in pieces. If the file ends early, the stretch ends with it."""
     buffer, found = memoryview(bytearray(min(_CHUNK, max(1, end - start)))), 0
     while start < end:
         count = os.preadv(descriptor, [buffer[: end - start]], start)
@@ -250,12 +250,12 @@ def checksum(descriptor: int, start: int, end: int) -> int:
 
 
 def new_record(name: str, offset: int, content: bytes | memoryview) -> Record:
-    """Describe a record that is to start at `offset`."""
+    """Return a record that starts at `offset`."""
     return Record(name, offset, offset, len(content), zlib.crc32(content), UTF8)
 
 
 def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
-    """Make the header of a record that is to start at `offset`, so padded that its content is aligned."""
+    """Return the header of a record at `offset`, padded so that its content is aligned."""
     encoded = name.encode()
     extra = b""
     if size >= _MAX32:
@@ -268,7 +268,7 @@ def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
 
 
 def directory(records: Iterable[Record], offset: int) -> bytes:
-    """Make the table of contents that is to stand at `offset`, the last thing in the file."""
+    """Return the table of contents for `offset`, the end of the file."""
     entries = [_entry(record) for record in records]
     table = b"".join(entries)
     end = offset + len(table)
@@ -280,7 +280,7 @@ def directory(records: Iterable[Record], offset: int) -> bytes:
 
 
 def runs(records: Iterable[Record]) -> Iterator[tuple[int, int, list[Record]]]:
-    """Group records that lie side by side: start, end and members of each stretch that can be copied in one go."""
+    """Group adjacent records: start, end and members of each stretch that can be copied in one go."""
     members: list[Record] = []
     for record in sorted(records, key=lambda record: record.offset):
         if members and members[-1].end != record.offset:
@@ -292,7 +292,7 @@ def runs(records: Iterable[Record]) -> Iterator[tuple[int, int, list[Record]]]:
 
 
 def moved(record: Record, shift: int) -> Record:
-    """Return the entry of a record that was copied `shift` bytes further on."""
+    """Return the entry of a record copied `shift` bytes further on."""
     return replace(record, offset=record.offset + shift, end=record.end + shift)
 
 
@@ -312,7 +312,7 @@ def _spelled(record: Record) -> bytes:
 
 
 def _trimmed(stream: BinaryIO, record: Record) -> Record:
-    """Find where a record really ends: behind its content, or the descriptor that follows it."""
+    """Return a record with its real end: after its content or its descriptor."""
     end = payload_offset(stream, record) + record.size
     if record.flags & _HAS_DESCRIPTOR:
         stream.seek(end)
@@ -325,14 +325,14 @@ def _trimmed(stream: BinaryIO, record: Record) -> Record:
 
 
 def check_read_alike(stream: BinaryIO, archive: Archive) -> None:
-    """Refuse a file whose table of contents torch would find elsewhere than `zipfile` does.
+    """Refuse a file if torch would find its table of contents elsewhere than `zipfile`.
 
-    That one looks right before the end of the archive, whatever the end says; torch goes where the end says.
+    `zipfile` looks right before the end record, whatever that says; torch follows the end record.
 
     Raises
     ------
     NotACheckpoint
-        They would read different tables, or the end is damaged.
+        They would read different tables, or the end record is damaged.
     """
     try:
         _check_end(stream, archive.directory, len(archive.records))
@@ -363,7 +363,7 @@ def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
 
 
 def _dead(stream: BinaryIO, records: Iterable[Record], directory: int) -> int:
-    """Count what lies between records; short stretches of zeros are padding, with which `layout` aligns payload."""
+    """Count the bytes between records; short stretches of zeros are padding, which aligns payload."""
     found = at = 0
     for start, end in [*((record.offset, record.end) for record in records), (directory, directory)]:
         if start > at:

@@ -1,4 +1,4 @@
-"""How a changed checkpoint is laid out: what is copied from the old file, what is written anew, and where."""
+"""Lay out a changed checkpoint: copy some records from the old file, write the others anew."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _WORTH_SHARING = 64 * zipped.PADDING
 
 
 class Streamed(Protocol):
-    """Content that comes about while it is written."""
+    """Content that is computed while the file is written."""
 
     def __len__(self) -> int: ...
 
     def prepare(self) -> None:
-        """Begin with it, beside what else is done."""
+        """Start computing in the background."""
 
     def stretches(self) -> list[tuple[int, int, int | None]] | None:
-        """Return where in the old file it lies: from, to, and the CRC if that is known; None if it does not."""
+        """Return its places in the old file: from, to, and the CRC if known; None if it does not lie there."""
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """Go through it, if it does not lie in the old file."""
+        """Yield the content, if it does not lie in the old file."""
 
 
 Content = bytes | memoryview | Streamed
@@ -36,18 +36,18 @@ Content = bytes | memoryview | Streamed
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file is to hold.
+    """The content of a file to write.
 
     Attributes
     ----------
     root : str
-        The folder that everything lies in.
+        The folder that holds all records.
     kept : list of Record
-        What is taken from the old file as it is, headers included.
+        Records copied unchanged from the old file, headers included.
     new : mapping of str to bytes, memoryview or Streamed
-        What is not in the old file, by name without the root.
+        New records, by name without the root.
     loose : mapping of str to (int, int)
-        Content that lies in the old file without a header: start and end in bytes, by name without the root.
+        Content in the old file without a header: start and end in bytes, by name without the root.
     """
 
     root: str
@@ -62,18 +62,18 @@ def changed(
     new: Mapping[str, Content | None],
     gone: Iterable[str],
 ) -> Contents:
-    """Return what a file is to hold that differs from another.
+    """Return the content of a changed file.
 
     Parameters
     ----------
     archive : Archive
-        The other.
+        The old file.
     stream : callable
-        Opens that.
+        Opens the old file.
     new : mapping of str to bytes, memoryview, Streamed or None
-        Its records that differ, by name without the root; None for one that is left out.
+        Changed records, by name without the root; None removes one.
     gone : iterable of str
-        Names of others that are left out.
+        Names of further records to remove.
     """
     kept, loose = dict(archive.records), dict(archive.loose)
     for name in (*new, *gone):
@@ -81,7 +81,7 @@ def changed(
         loose.pop(name, None)
     with stream() as opened:
         for record in kept.values():
-            zipped.payload_offset(opened, record)  # a header that lies would be copied as it is
+            zipped.payload_offset(opened, record)  # a wrong header would be copied as it is
     there = {name: content for name, content in new.items() if content is not None}
     return Contents(archive.root, list(kept.values()), there, loose)
 
@@ -92,11 +92,11 @@ def write_new(contents: Contents, source: int, target: int, progress: Progress |
     Parameters
     ----------
     contents : Contents
-        What it is to hold.
+        The content.
     source, target : int
-        Descriptors of the old file and the new one, which is empty.
+        Descriptors of the old file and of the new, empty one.
     progress : callable or None
-        Told how many bytes were copied, from time to time.
+        Called with the number of bytes copied, from time to time.
 
     Raises
     ------
@@ -116,21 +116,21 @@ def write_new(contents: Contents, source: int, target: int, progress: Progress |
 
 
 def append(contents: Contents, source: int, target: int, length: int) -> None:
-    """Write what is new behind a file; all that it keeps stays where it is.
+    """Append the new records to a file; kept records stay in their place.
 
     Parameters
     ----------
     contents : Contents
-        What the file is to hold.
+        The content.
     source, target : int
-        Its descriptors, to read and to write.
+        Its descriptors, for reading and for writing.
     length : int
-        How long it is, in bytes.
+        Its length, in bytes.
 
     Raises
     ------
     OSError
-        The system refused; some of it may be written.
+        The system refused; part of the content may be written.
     """
     writer = _Writer(source, target, contents.root, length)
     writer.entries += contents.kept
@@ -139,14 +139,14 @@ def append(contents: Contents, source: int, target: int, length: int) -> None:
 
 
 class _Writer:
-    """Writes records one after the other, and the table of contents behind them."""
+    """Writes records one after the other, then the table of contents."""
 
     def __init__(self, source: int, target: int, root: str, offset: int) -> None:
         self._source, self._target, self._root, self._offset = source, target, root, offset
         self.entries: list[zipped.Record] = []
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
-        """Write records; while one is written, the next one comes about."""
+        """Write records; while one is written, the next one is computed."""
         items = list(contents.items())
         for place, (name, content) in enumerate(items):
             for _, following in items[place + 1 : place + 2]:
@@ -164,7 +164,7 @@ class _Writer:
         self._offset += len(content)
 
     def _stream(self, name: str, content: Streamed) -> None:
-        """Write a record whose CRC is known only when all of it was written, its header last."""
+        """Write a record whose CRC is known only after its content; the header comes last."""
         at = header_at = self._offset
         at += len(zipped.local_header(f"{self._root}/{name}", header_at, len(content), 0))
         crc, end = 0, at
@@ -185,15 +185,15 @@ class _Writer:
     def copy_run(
         self, source: int, start: int, end: int, members: list[zipped.Record], progress: Progress | None
     ) -> None:
-        """Copy records that lie side by side."""
-        # Payload stays aligned; and what is worth it can share its blocks with the old file.
+        """Copy adjacent records."""
+        # Payload stays aligned, and long stretches can share their blocks with the old file.
         self._offset += (start - self._offset) % (zipped.PADDING if end - start > _WORTH_SHARING else zipped.ALIGNMENT)
         copy_range(source, self._target, start, end, self._offset, progress)
         self.entries += [zipped.moved(record, self._offset - start) for record in members]
         self._offset += end - start
 
     def copy_loose(self, source: int, name: str, start: int, end: int, progress: Progress | None) -> None:
-        """Copy content, and put a header before it."""
+        """Copy content, and write a header before it."""
         crc = zipped.checksum(source, start, end)
         self._begin(zipped.Record(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, zipped.UTF8))
         copy_range(source, self._target, start, end, self._offset, progress)
@@ -211,6 +211,6 @@ class _Writer:
 
 
 def _split(new: Mapping[str, Content]) -> tuple[dict[str, Content], dict[str, Content]]:
-    """Part what is small, and read first, from payload."""
+    """Separate the small records, which are read first, from payload."""
     payloads = {name: content for name, content in new.items() if name.startswith("data/")}
     return {name: content for name, content in new.items() if name not in payloads}, payloads

@@ -1,1 +1,1 @@
-"""The tree of values that a checkpoint holds: items, paths, class names."""
+"""The tree of values in a checkpoint: items, paths, class names."""

@@ -1,4 +1,4 @@
-"""The names of classes and functions that are not imported: how they are spelled, where they stand in a tree."""
+"""Names of classes and functions that are not imported: their spelling, and where a tree holds them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def spelled(name: Name) -> str:
 
 
 def inside(module: str, outer: str) -> bool:
-    """Tell whether a module is another, or lies below it."""
+    """Return whether a module is `outer` or lies below it."""
     return module == outer or module.startswith(f"{outer}.")
 
 
 def covers(pattern: str, name: Name) -> bool:
-    """Tell whether a pattern means a name.
+    """Return whether a pattern covers a name.
 
     Parameters
     ----------
     pattern : str
-        A name, which means the classes within it too; ``pkg.mod.*``, what is in a module itself; ``pkg.mod.**``, what
-        is in it or in modules below.
+        A name, which also covers the classes within it; ``pkg.mod.*`` for everything in one module; ``pkg.mod.**`` for
+        everything in a module and the modules below it.
     name : tuple of (str, str)
         The name.
     """
@@ -41,22 +41,22 @@ def covers(pattern: str, name: Name) -> bool:
     module, colon, _ = pattern.partition(":")
     if colon and module != name[0]:
         return False
-    # Without a colon it is not known where the module ends; a class is longer than the module that it is in.
+    # Without a colon, the end of the module is unknown. A class name is longer than the name of its module.
     return len(pattern) > len(name[0]) and inside(".".join(name), pattern.replace(":", "."))
 
 
 def closeness(pattern: str) -> tuple[int, int]:
-    """Return how exactly a pattern says what it means: a class more than a module, a long one more than a short."""
+    """Return how specific a pattern is: a class ranks above a module, a long pattern above a short one."""
     return -pattern.count("*"), len(pattern)
 
 
 def names_in(tree: Any) -> list[OpaqueName]:
-    """Find all names in a tree, however deep."""
+    """Return all names in a tree, at any depth."""
     return [value for value in reachable(tree) if is_a(value, OpaqueName)]
 
 
 def reachable(tree: Any) -> Iterator[Any]:
-    """Go through all that a tree holds, each once; what is text, a number or a real tensor is left out."""
+    """Yield every object in a tree once. Text, numbers and real tensors are left out."""
     waiting, seen = [tree], set[int]()
     while waiting:
         value = waiting.pop()
@@ -69,16 +69,16 @@ def reachable(tree: Any) -> Iterator[Any]:
 
 
 def rename(found: list[OpaqueName], new: Callable[[Name], Name]) -> None:
-    """Give names that were found in a tree other ones."""
+    """Rename names found in a tree."""
     for name in found:
         name.__name_and_calls__ = (new(name.pickled_name), name.__name_and_calls__[1])
 
 
 def inner(value: Any) -> list[Any]:
-    """Return what something in a tree holds."""
+    """Return the objects directly inside a value of a tree."""
     if is_stored(value):
         function, args, state = reduced(value)
-        # The name of a storage's class is torch's own.
+        # torch chooses the name of a storage's class, so it is left out.
         return [*args, state] if function.pickled_name[1] not in ("_rebuild_tensor_v2", "_rebuild_tensor") else []
     if is_a(value, Opaque):
         parts = value.__opaque_parts__

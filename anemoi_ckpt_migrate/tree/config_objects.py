@@ -1,7 +1,7 @@
-"""Configurations, looked into as the dicts that they are: those of OmegaConf and of pydantic, and classes of dicts.
+"""Treat configurations as dicts: OmegaConf, pydantic, and custom dict classes.
 
-None of these is imported. OmegaConf keeps a node for every value, with its key and its parent (seen in the pickles of
-OmegaConf 2.1 to 2.3); a model of pydantic keeps its fields in a dict inside its state (seen in those of pydantic 2).
+No configuration library is imported. OmegaConf keeps a node for every value, with its key and its parent (seen in the
+pickles of OmegaConf 2.1 to 2.3). A pydantic model keeps its fields in a dict inside its state (seen in pydantic 2).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FIELDS, EXTRA = "__dict__", "__pydantic_extra__"
 
 
 def content(value: Any, key: Any = None) -> Any:
-    """Return the dict or list in which a configuration keeps its values; None if it is none, or has none.
+    """Return the dict or list with the values of a configuration; None for other values and empty configurations.
 
-    A model of pydantic has its fields in one, and what it took beyond them in another: that which has the key counts.
+    A pydantic model keeps its fields in one dict and extra values in another; the dict that has `key` is returned.
     """
     state = value.__opaque_parts__.state if is_a(value, Opaque) else None
     if not is_a(state, dict):
@@ -50,29 +50,29 @@ def _is_node(value: Any) -> bool:
 
 
 def bare(value: Any) -> Any:
-    """Return what a node of OmegaConf holds, and anything else as it is."""
+    """Return the value of an OmegaConf node; any other value unchanged."""
     if is_a(value, Opaque) and class_of(value)[0] == NODES and is_a(value.__opaque_parts__.state, dict):
         return value.__opaque_parts__.state.get("_val")
     return value
 
 
 def value_of(value: Any) -> Any:
-    """Return what a node of OmegaConf holds, text for a path, the value of a member of an enumeration."""
+    """Return the plain value: of an OmegaConf node, its content; of a path, text; of an enum member, its value."""
     value = bare(value)
     return _simple(value) if is_a(value, Opaque) else value
 
 
 def fitting(value: Any, parent: Any, key: Any) -> Any:
-    """Return a value as it has to be to stand in something: in a configuration of OmegaConf, a node of it."""
+    """Return a value in the form its parent needs: a node inside an OmegaConf container, else the bare value."""
     if _is_container(parent) and content(parent) is not None:
         return _node(value, parent, key)
     return bare(value)
 
 
 def nested(value: Any, like: Any) -> Any:
-    """Return new plain dicts as they are to stand in a dict of another class.
+    """Return new plain dicts in the form needed inside a dict of another class.
 
-    Classes of configurations nest: a dict in a dict that allows ``config.model.name`` is of that class too.
+    Configuration classes nest: inside a dict that allows ``config.model.name``, each dict has the same class.
     """
     if is_a(value, list):
         return [nested(item, like) for item in value]
@@ -84,34 +84,34 @@ def nested(value: Any, like: Any) -> Any:
 
 
 def plain(value: Any, aliases: Mapping[str, str] | None = None, objects: bool = False) -> Any:
-    """Return a configuration as plain dicts and lists; members of enumerations become their values, paths text.
+    """Return a configuration as plain dicts and lists; enum members become their values, paths become text.
 
     Parameters
     ----------
     value : object
-        Of whatever class.
+        An object of any class.
     aliases : mapping of str to str, optional
-        What fields of pydantic are called outside: ``{"target_": "_target_"}``.
+        Public names of pydantic fields: ``{"target_": "_target_"}``.
     objects : bool
-        Whether objects that hold attributes and nothing else, as `argparse.Namespace`, become dicts too.
+        Whether objects with attributes and nothing else, such as `argparse.Namespace`, become dicts too.
     """
     return _Plain(aliases or {}, objects).of(value)
 
 
 def detached(value: Any, parent: Any) -> Any:
-    """Return what was taken out of a configuration of OmegaConf without what it was part of; else, as it is."""
+    """Return a value taken out of an OmegaConf configuration, without its parent; any other value unchanged."""
     if _is_container(parent) and _is_node(value):
         value.__opaque_parts__.state["_parent"] = None
     return value
 
 
 def named(value: Any) -> str:
-    """Return the name of the class of something."""
+    """Return the class name of a value."""
     return ".".join(class_of(value)) if is_a(value, Opaque) else type(value).__name__
 
 
 def alike(value: dict[str, Any], like: Any) -> Any:
-    """Return plain dicts and lists as a configuration of the class of another; None if none can be made."""
+    """Convert plain dicts and lists to a configuration of the same class as `like`; None if that is impossible."""
     if is_a(like, dict):
         return value
     if not is_a(like, Opaque):
@@ -122,14 +122,14 @@ def alike(value: dict[str, Any], like: Any) -> Any:
 
 
 def dict_config(value: Mapping[str, Any], like: Opaque) -> Opaque:
-    """Make a configuration of OmegaConf of plain dicts and lists.
+    """Make an OmegaConf configuration from plain dicts and lists.
 
     Parameters
     ----------
     value : mapping
-        What it holds.
+        The content.
     like : Opaque
-        Any object of the same pickle.
+        Any object from the same pickle.
     """
     return _container(value, None, None, like)
 
@@ -161,7 +161,7 @@ class _Plain(NamedTuple):
 
 
 def _attributes(value: Opaque) -> dict[str, Any] | None:
-    """Return the attributes of an object that holds nothing else; None for any other, and for modules of torch."""
+    """Return the attributes of an object that holds nothing else; None for any other object and for torch modules."""
     parts = value.__opaque_parts__
     bare_made = parts.function is None or class_of(value) == SIMPLE_NAMESPACE
     if not bare_made or parts.args or parts.kwargs or parts.items or parts.pairs or parts.setter is not None:
@@ -173,30 +173,30 @@ def _attributes(value: Opaque) -> dict[str, Any] | None:
 
 
 def _simple(value: Opaque) -> Any:
-    """Return a path as text, a member of an enumeration as its value, and anything else as it is."""
+    """Return a path as text, an enum member as its value, and any other object unchanged."""
     parts = value.__opaque_parts__
     if parts.state is not None or parts.items or parts.pairs:
         return value
     if class_of(value)[0].partition(".")[0] == "pathlib":
         return str(PurePosixPath(*parts.args))
     if len(parts.args) == 1 and isinstance(parts.args[0], (str, int)):
-        return parts.args[0]  # which a member is made by
+        return parts.args[0]  # the value of the enum member
     return value
 
 
 def _nests(value: Any) -> bool:
-    """Tell whether something is a dict of a class of its own: made bare, with dict items or nothing at all."""
+    """Return whether a value is a custom dict: made bare, with dict items or empty."""
     if not is_a(value, Opaque):
         return False
     parts = value.__opaque_parts__
     return parts.function is None and not parts.args and not parts.items and not parts.state
 
 
-# Nodes of OmegaConf.
+# OmegaConf nodes.
 
 
 def _node(value: Any, parent: Opaque, key: Any) -> Any:
-    """Return a node under a parent: that which the value is, or one made of it."""
+    """Return a node below `parent`: the value itself if it is a node, else a new one."""
     if _is_node(value):
         state = value.__opaque_parts__.state
         state["_parent"] = parent

@@ -1,4 +1,4 @@
-"""Two trees compared: the first place where they differ, and how. Tensors by their content, where memory differs."""
+"""Find the first difference between two trees. Tensors are compared by content where their memory differs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     without_type,
 )
 
-_LONG = 100  # of text that is compared once for all the places that hold it
+_LONG = 100  # characters: longer text is compared once for all places that hold it
 _Where = tuple[Any, Any] | None
-"""A place in a tree: the place that holds it, and the key there; spelled only where trees differ."""
+"""A place in a tree: its parent place and the key. It is spelled out only where the trees differ."""
 _PARTS = ("function", "args", "kwargs", "state", "items", "pairs", "setter")
 
 
 class Difference(NamedTuple):
-    """Where two trees differ.
+    """The place where two trees differ.
 
     Attributes
     ----------
     where : str
         The place, keys joined by dots.
     what : str
-        What is there, and what was.
+        The two values: now and before.
     """
 
     where: str
@@ -43,18 +43,18 @@ class Difference(NamedTuple):
 
 
 def first_difference(before: Any, after: Any, same: Callable[[StoredTensor, StoredTensor], bool]) -> Difference | None:
-    """Compare two trees, both loaded with stand-ins and without a class that is imported.
+    """Compare two trees, both loaded with stand-ins and without imported classes.
 
-    Counted is all that a program could tell: types (1 is not True, 0.0 is not -0.0), which tensors, lists and dicts
-    are one and the same, on which device a tensor lived, whether it wants a gradient. Not counted: how the elements of
-    a tensor lie in memory, and what else its memory holds.
+    Every difference visible to a program counts: types (1 is not True, 0.0 is not -0.0), the identity of tensors, lists
+    and dicts, the device of a tensor, and `requires_grad`. The memory layout of a tensor's elements does not count, nor
+    do other bytes in its memory.
 
     Parameters
     ----------
     before, after : object
-        The trees. The order of keys counts in an `OrderedDict`, as for Python's ``==``, and in no other dict.
+        The trees. The order of keys counts only in an `OrderedDict`, as for Python's ``==``.
     same : callable
-        Tells whether two tensors of one shape and dtype have the same content.
+        Returns whether two tensors of the same shape and dtype have the same content.
     """
     return _Comparing(same).difference(before, after, None)
 
@@ -62,7 +62,7 @@ def first_difference(before: Any, after: Any, same: Callable[[StoredTensor, Stor
 class _Comparing:
     def __init__(self, same: Callable[[StoredTensor, StoredTensor], bool]) -> None:
         self._same, self._seen = same, set[tuple[int, int]]()
-        # What each thing of one side is on the other: tensors by their memory, containers by their identity.
+        # Maps each object of one side to its counterpart: tensors by memory, containers by identity.
         self._twins: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self._compared: set[Any] = set()
 
@@ -112,7 +112,7 @@ class _Comparing:
         return None
 
     def _of_tensors(self, before: StoredTensor, after: StoredTensor, where: _Where) -> Difference | None:
-        """Compare how two tensors are rebuilt: plain ones by what they are, others by what that is made of."""
+        """Compare two tensors: plain ones by their properties, others by the arguments that rebuild them."""
         (function, args, state), (its, others, other_state) = reduced(before), reduced(after)
         name = function.pickled_name[1]
         if function.pickled_name != its.pickled_name:
@@ -126,18 +126,18 @@ class _Comparing:
         for what, one, other in zip(_FACTS, _facts(before), _facts(after), strict=True):
             if one != other:
                 return Difference(_shown(where), f"its {what} was {one}, and is {other}")
-        rest = zip_longest(args[5:], others[5:])  # hooks, the dtype where the storage does not say it, conjugation
+        rest = zip_longest(args[5:], others[5:])  # hooks, the dtype where the storage does not give it, conjugation
         for one, other in (*rest, (state, other_state)):
             both_empty = (
                 is_a(one, dict) and is_a(other, dict) and not (one or other)
-            )  # whose they are matters to nobody
+            )  # the class of an empty dict does not matter
             found = None if both_empty else self.difference(one, other, where)
             if found is not None:
                 return found
         return self._of_memory(before, after, where)
 
     def _of_storages(self, before: StoredStorage, after: StoredStorage, where: _Where) -> Difference | None:
-        """Compare all that two storages hold: what it is for is known only to what is rebuilt with them."""
+        """Compare the whole content of two storages: only the rebuilding function knows how it is used."""
         for what, one, other in zip(_STORAGE_FACTS, _storage_facts(before), _storage_facts(after), strict=True):
             if one != other:
                 return Difference(_shown(where), f"the {what} of its storage was {one}, and is {other}")
@@ -154,7 +154,7 @@ class _Comparing:
     def _of_content(
         self, before: StoredTensor, after: StoredTensor, twins: tuple[Any, Any], where: _Where
     ) -> Difference | None:
-        """Compare what lies in the memory of two tensors, once for each memory."""
+        """Compare the content of two tensors, once for each pair of memories."""
         if not self._are_twins(*twins):
             return Difference(_shown(where), "it shares its memory with another tensor than it did")
         if twins in self._compared:
@@ -173,7 +173,7 @@ def _shown(where: _Where) -> str:
 
 
 def _unconjugated(tensor: StoredTensor) -> StoredTensor:
-    """Return the tensor of the memory of one; whether it is the conjugate of that is compared by itself."""
+    """Return a tensor without its conjugation flags, which are compared separately."""
     function, args, _ = reduced(tensor)
     return StoredTensor(function, tuple(arg for place, arg in enumerate(args) if place < 6 or not is_a(arg, dict)))
 
@@ -214,7 +214,7 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _is_shared(value: Any) -> bool:
-    """Tell whether it matters that two places hold one thing: a change at one would be seen at the other."""
+    """Return whether sharing an object matters: a change at one place would show at the other."""
     if is_a(value, Opaque):
         parts = value.__opaque_parts__
         return bool(parts.state is not None or parts.items or parts.pairs)
@@ -222,7 +222,7 @@ def _is_shared(value: Any) -> bool:
 
 
 def _term(value: Any) -> Any:
-    """Return what two plain values have in common if nothing tells them apart."""
+    """Return a key that is equal for two plain values exactly if they cannot be told apart."""
     if is_a(value, float):
         return float, struct.pack("<d", value)
     if is_a(value, complex):

@@ -1,7 +1,7 @@
-"""What stands at a path in a checkpoint, for functions of scripts: ``from anemoi_ckpt_migrate import items``.
+"""Read and change values in a checkpoint by path, in migration scripts: ``from anemoi_ckpt_migrate import items``.
 
-Configurations of OmegaConf and pydantic, and classes of dicts, are looked into as the dicts that they are. Their
-classes need not be importable. What is put into one becomes part of it.
+Configurations of OmegaConf and pydantic, and custom dict classes, are treated as dicts. Their classes need not be
+importable. A value that you put into a configuration becomes part of it.
 
 >>> from anemoi_ckpt_migrate import items
 >>> ckpt = {"hyper_parameters": {"config": {"lr": 1}}}
@@ -22,16 +22,16 @@ __all__ = ["get", "keys", "plain", "put", "take"]
 
 
 def get(tree: Any, path: str | Sequence[str | int], default: Any = None) -> Any:
-    """Return what stands at a path.
+    """Return the value at a path.
 
     Parameters
     ----------
     tree : object
-        A checkpoint, or a part of it.
+        A checkpoint, or part of one.
     path : str or list
         ``"hyper_parameters.lr"``, or a list of keys.
     default : object
-        What is returned if nothing does.
+        Returned if the path does not exist.
     """
     try:
         return config_objects.value_of(paths.get(tree, _keys(path)))
@@ -40,17 +40,17 @@ def get(tree: Any, path: str | Sequence[str | int], default: Any = None) -> Any:
 
 
 def keys(tree: Any, path: str | Sequence[str | int] = ()) -> list[Any]:
-    """Return the keys of what stands at a path; none if nothing does."""
+    """Return the keys at a path; an empty list if the path does not exist."""
     return list(paths.keys(get(tree, path)))
 
 
 def put(tree: Any, path: str | Sequence[str | int], value: Any) -> None:
-    """Set what stands at a path.
+    """Set the value at a path.
 
     Raises
     ------
     KeyError
-        There is nothing that it could be put into.
+        The parent of the path does not exist or cannot hold the value.
     """
     try:
         paths.set_new(paths.parent(tree, _keys(path)), _keys(path)[-1], value)
@@ -59,12 +59,12 @@ def put(tree: Any, path: str | Sequence[str | int], value: Any) -> None:
 
 
 def take(tree: Any, path: str | Sequence[str | int]) -> Any:
-    """Take out what stands at a path, and return it, as `put` takes it.
+    """Remove the value at a path and return it in a form that `put` accepts.
 
     Raises
     ------
     KeyError
-        Nothing does.
+        The path does not exist.
     """
     try:
         paths.get(tree, _keys(path))
@@ -74,7 +74,7 @@ def take(tree: Any, path: str | Sequence[str | int]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a configuration, or a part of one, as plain dicts and lists; a copy."""
+    """Return a configuration, or part of one, as a copy of plain dicts and lists."""
     return config_objects.plain(value)
 
 

@@ -1,4 +1,4 @@
-"""Paths into the tree of a checkpoint: keys of dicts, indices of lists, attributes and items of opaque objects."""
+"""Paths into the tree of a checkpoint: dict keys, list indices, attributes and items of opaque objects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Path = tuple[Any, ...]
 
 
 class NoSuchPath(Exception):
-    """There is nothing there; the message says how far there was."""
+    """The path does not exist; the message names the first missing part."""
 
 
 def path_of(kind: object, what: str, value: Any) -> Path:
-    """Read a path: text with dots between the keys, or a list of them where a key has dots or is no text.
+    """Parse a path: text with dots between the keys, or a list where a key has dots or is not text.
 
     Raises
     ------
     BadOperation
-        It is none.
+        The value is not a path.
     """
     keys = tuple(value.split(".")) if isinstance(value, str) else value
     right = isinstance(keys, (tuple, list)) and keys and all(isinstance(key, (str, int)) and key != "" for key in keys)
@@ -40,7 +40,7 @@ ANY = "*"
 
 
 def matching(tree: Any, path: Path) -> list[Path]:
-    """Return the paths that a path with ``*`` for some keys stands for: as far as such a key, they are there."""
+    """Return the paths that match a path with ``*`` in place of some keys. They exist up to the last ``*``."""
     if ANY not in path:
         return [path]
     place = path.index(ANY)
@@ -53,29 +53,29 @@ def matching(tree: Any, path: Path) -> list[Path]:
 
 
 def filled(pattern: Path, path: Path, new: Path) -> Path:
-    """Return a path with what each ``*`` of a pattern stands for in another, in order."""
+    """Fill each ``*`` in `new` with the key of `path` that the ``*`` of `pattern` matched, in order."""
     values = iter([key for wanted, key in zip(pattern, path, strict=True) if wanted == ANY])
     return tuple(next(values) if key == ANY else key for key in new)
 
 
 def keys(value: Any) -> Iterator[Any]:
-    """Return the keys or indices of what something holds; none if it holds nothing."""
+    """Return the keys or indices of a container; none for any other value."""
     holder = _holder(value, ANY)
     return iter(range(len(holder)) if is_a(holder, (list, tuple)) else list(holder or ()))
 
 
 def shown(path: Sequence[Any]) -> str:
-    """Spell a path."""
+    """Format a path with dots."""
     return ".".join(map(str, path))
 
 
 def get(tree: Any, path: Sequence[Any]) -> Any:
-    """Return what stands at a path.
+    """Return the value at a path.
 
     Raises
     ------
     NoSuchPath
-        Nothing does.
+        The path does not exist.
     """
     for place, key in enumerate(path):
         if not has(tree, key):
@@ -85,7 +85,7 @@ def get(tree: Any, path: Sequence[Any]) -> Any:
 
 
 def there(tree: Any, path: Sequence[Any]) -> bool:
-    """Tell whether something stands at a path."""
+    """Return whether a path exists."""
     try:
         get(tree, path)
     except NoSuchPath:
@@ -94,17 +94,17 @@ def there(tree: Any, path: Sequence[Any]) -> bool:
 
 
 def holds(value: Any) -> bool:
-    """Tell whether something can hold what has a key."""
+    """Return whether a value can hold items under keys."""
     return _holder(value, ANY) is not None
 
 
 def parent(tree: Any, path: Sequence[Any]) -> Any:
-    """Return what the last key of a path is looked up in; as `get`."""
+    """Return the parent of a path. Errors are those of `get`."""
     return get(tree, path[:-1])
 
 
 def has(parent: Any, key: Any) -> bool:
-    """Tell whether something has a key, an index or an attribute."""
+    """Return whether a value has a key, an index or an attribute."""
     holder = _holder(parent, key)
     key = _key(parent, key)
     if holder is None:
@@ -117,7 +117,7 @@ def _in(key: Any, holder: Any) -> bool:
 
 
 def spelled(tree: Any, path: Sequence[Any]) -> Path:
-    """Return a path with the keys that are really there: a number where a number is meant."""
+    """Return a path with the keys of the tree itself, such as the number 0 for the text "0"."""
     found = []
     for key in path:
         found.append(_key(tree, key))
@@ -126,18 +126,18 @@ def spelled(tree: Any, path: Sequence[Any]) -> Path:
 
 
 def stands(tree: Any, path: Sequence[Any]) -> bool:
-    """Tell whether something would be lost if something were put there, between what is in a list: the very key."""
+    """Return whether a dict holds this very key, so that a new value would overwrite the old one; False for lists."""
     holder = _holder(get(tree, path[:-1]), path[-1])
     return is_a(holder, dict) and path[-1] in holder
 
 
 def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = False) -> None:
-    """Set what stands under a key; a new one goes to the end, or behind another.
+    """Set the value under a key. A new key goes to the end, or behind `before`.
 
     Raises
     ------
     NoSuchPath
-        Nothing can be put there.
+        The parent cannot take the value.
     """
     holder, own = _holder(parent, key), key if placed and not is_a(parent, (list, Opaque)) else _key(parent, key)
     _check_single(parent)
@@ -162,18 +162,18 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
 
 
 def set_new(parent: Any, key: Any, value: Any) -> None:
-    """Set what stands under a key to new plain dicts and lists, which become of the class of what they stand in.
+    """Set the value under a key to new plain dicts and lists, converted to the class of their parent.
 
     Raises
     ------
     NoSuchPath
-        Nothing can be put there.
+        The parent cannot take the value.
     """
     put(parent, key, config_objects.nested(value, parent))
 
 
 def take(parent: Any, key: Any) -> tuple[Any, Any]:
-    """Take out what stands under a key; return it, and the key before it."""
+    """Remove the value under a key; return it and the preceding key."""
     holder, own = _holder(parent, key), _key(parent, key)
     _check_single(parent)
     if is_a(holder, tuple):
@@ -186,7 +186,7 @@ def take(parent: Any, key: Any) -> tuple[Any, Any]:
 
 
 def _check_single(parent: Any) -> None:
-    """Check that an object does not keep things twice, as an attribute and as an item: both would have to change."""
+    """Check that an object does not store keys twice, as attributes and as items: both would have to change."""
     parts = parent.__opaque_parts__ if is_a(parent, Opaque) else None
     if parts is not None and any(key in parts.pairs for attributes in parts.attributes() for key in attributes):
         name = config_objects.named(parent)
@@ -194,7 +194,7 @@ def _check_single(parent: Any) -> None:
 
 
 def _holder(parent: Any, key: Any) -> Any:
-    """Return the container in which a key of something is looked up."""
+    """Return the container in which a key of an object is looked up."""
     if is_a(parent, Opaque):
         inner = config_objects.content(parent, key)
         if inner is not None and not (is_a(key, str) and key in parent.__opaque_parts__.attributes()[0]):

@@ -1,4 +1,4 @@
-"""What a tree holds, as plain facts: its structure, tensors, shared storages, optimizers. No torch, nothing is run."""
+"""Summarise a tree as plain facts: structure, tensors, shared storages, optimizers. Runs no code, needs no torch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
 )
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
-# Characters that are shown of a key, and of a path: one long key may stand above a million tensors.
+# Longest key and longest path to show, in characters: one long key may lie above a million tensors.
 _LONGEST_KEY, _LONGEST_PATH = 250, 500
-_DEEPEST = 200  # below that, nobody looks, and Python's own stack would end
+_DEEPEST = 200  # deeper levels are not shown, and Python's own stack would overflow
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class Tensor:
     Attributes
     ----------
     path : str
-        Where it is in the tree, keys joined by dots.
+        Its path in the tree, keys joined by dots.
     kind : str
-        ``tensor``, ``parameter``, ``sparse_tensor`` and the like; for one of a subclass, the name of that.
+        ``tensor``, ``parameter``, ``sparse_tensor`` and the like; for a subclass, the class name.
     dtype : str or None
-        Its dtype, without ``torch.``; None where it is not known without torch.
+        Its dtype without ``torch.``; None if unknown without torch.
     shape : tuple of int or None
-        Its sizes.
+        Its shape; None if unknown without torch.
     size : int
-        How many bytes the storages have that it refers to.
+        Bytes of the storages it refers to.
     storages : tuple of str
         Their keys; several for a sparse tensor.
     location : str
-        The device that it lived on.
+        Its device.
     """
 
     path: str
@@ -65,13 +65,13 @@ class Optimizer:
     Attributes
     ----------
     path : str
-        Where it is in the tree.
+        Its path in the tree.
     groups, parameters : int
-        How many parameter groups it has, and parameters in them.
+        Numbers of parameter groups and of the parameters in them.
     states : tuple of str
-        What it remembers of a parameter, by name: ``exp_avg`` for example.
+        Names of the moments and other values per parameter: ``exp_avg`` for example.
     size : int
-        How many bytes that has.
+        Bytes of those values.
     """
 
     path: str
@@ -90,13 +90,13 @@ class Node:
     name : str
         Its key, index or attribute.
     what : str
-        What is there: the class, or a short value.
+        The class, or a short value.
     tensor : Tensor or None
         The tensor, if it is one.
     children : list of Node
-        What it holds.
+        Its content.
     size : int
-        Bytes of the storages that first appear in it: over a level, they add up.
+        Bytes of the storages that appear here first. The sizes of one level add up.
     """
 
     name: str
@@ -112,7 +112,7 @@ def survey(tree: Any) -> Node:
 
 
 def tensors(node: Node) -> Iterator[Tensor]:
-    """Give all tensors below a node, in the order of the tree."""
+    """Yield all tensors below a node, in the order of the tree."""
     if node.tensor is not None:
         yield node.tensor
     for child in node.children:
@@ -120,7 +120,7 @@ def tensors(node: Node) -> Iterator[Tensor]:
 
 
 def shared(found: Iterable[Tensor]) -> dict[str, list[str]]:
-    """Return the storages that several tensors refer to, by key, with the paths of those."""
+    """Return the storages that several tensors share: key, and paths of the tensors."""
     users: dict[str, list[str]] = {}
     for tensor in found:
         for key in dict.fromkeys(tensor.storages):
@@ -129,19 +129,19 @@ def shared(found: Iterable[Tensor]) -> dict[str, list[str]]:
 
 
 def optimizers(tree: Any) -> list[Optimizer]:
-    """Find the states of optimizers, as ``Optimizer.state_dict()`` gives them."""
+    """Find the optimizer states, in the form of ``Optimizer.state_dict()``."""
     return [_optimizer(path, value) for path, value in _dicts(tree, "", set(), 0) if _is_optimizer(value)]
 
 
 class _Surveyor:
-    """Walks a tree; each container is entered once, each storage counted once."""
+    """Walks a tree. It enters each container once and counts each storage once."""
 
     def __init__(self) -> None:
         self._entered: set[int] = set()
         self._counted: set[str] = set()
 
     def node(self, name: str, path: str, value: Any, depth: int) -> Node:
-        """Describe a value and all that it holds."""
+        """Describe a value and its content."""
         if is_stored(value):
             return self._tensor(name, path, value)
         found = Node(name, _what(value))
@@ -189,10 +189,10 @@ def _what(value: Any) -> str:
 
 
 def _brief(key: Any) -> str:
-    """Spell a key, as far as it fits."""
+    """Format a key, shortened to fit."""
     try:
         return _shortened(key, _LONGEST_KEY) if is_a(key, str) else reprlib.repr(key)
-    except ValueError:  # Python does not spell out an integer of more than some thousand digits
+    except ValueError:  # Python does not spell out an integer of several thousand digits
         return "a huge number"
 
 
@@ -201,7 +201,7 @@ def _joined(path: str, key: str) -> str:
 
 
 def _shortened(text: str, longest: int) -> str:
-    """Return text without its middle, if it is long."""
+    """Shorten long text by cutting out its middle."""
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 

@@ -1,11 +1,11 @@
-"""Which names of Python, torch and numpy do no harm when a pickle gives them; nothing but lists.
+"""Lists of the harmless names of Python, torch and numpy in a pickle; no code.
 
-`torch.load(weights_only=False)` imports every name in a pickle, and calls most of them with arguments of the pickle's
-choice. Of these three, whatever is not listed here counts as dangerous: they hold thousands of functions that run
-commands, open files or unpickle what they are given, and nobody can list those.
+`torch.load(weights_only=False)` imports every name in a pickle, and calls most of them with arguments chosen by the
+pickle. Of these three packages, every name missing here counts as dangerous: they hold thousands of functions that run
+commands, open files or unpickle their arguments, too many to list.
 
 The tensor functions, dtypes and storages are those that torch itself allows under ``weights_only=True``
-(``torch/_weights_only_unpickler.py``, torch 2.13), with the older and the more recent of their kind.
+(``torch/_weights_only_unpickler.py``, torch 2.13), with older and newer ones of the same kind.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MULTIARRAY = "_reconstruct scalar"
 _PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
 
 HARMLESS: dict[str, str] = {
-    # Python. What calls or wraps only what the pickle has to name beside it adds nothing of its own.
+    # Python. A name that only calls or wraps other names of the pickle adds no danger of its own.
     "builtins": """bool int float complex str bytes bytearray list tuple set frozenset dict range slice object
         Ellipsis NotImplemented abs all any divmod enumerate iter len max min reversed round sorted sum zip""",
     "functools": "partial reduce",
@@ -126,8 +126,8 @@ HARMLESS: dict[str, str] = {
     "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
 }
 
-# Of torch and numpy: where the classes are of which whole models, optimizers and their like are made. What they do when
-# they are built is up to them, as it is for those of other libraries; none of them runs what it is given.
+# torch and numpy: modules with the classes of whole models, optimizers and the like. Their behaviour when built is up
+# to their authors, as for other libraries; none of them runs its arguments.
 CLASSES = """
 torch.nn torch.optim torch.amp torch.cuda.amp torch.ao.nn torch.ao.quantization.observer
 torch.ao.quantization.fake_quantize torch.ao.quantization.qconfig torch.ao.quantization.stubs
@@ -146,7 +146,7 @@ torch.cuda.amp.grad_scaler._refresh_per_optimizer_state torch.utils.data._utils.
 torch.nested._internal.nested_tensor._rebuild_njt torch._dynamo.decorators._DimRange
 """
 
-# Of Python, beside what `sys.stdlib_module_names` lists: what other versions have, or the installation brings.
+# Python, in addition to `sys.stdlib_module_names`: modules of other versions or of the installation.
 PYTHON = """
 __builtins__ popen2 test _testcapi _testinternalcapi __phello__ annotationlib compression _interpreters _interpqueues
 _interpchannels _xxsubinterpreters _xxinterpchannels _pyrepl _colorize _android_support _ios_support _apple_support

@@ -1,4 +1,4 @@
-"""What to think of a name that a pickle gives: a class or function that `torch.load` would import and may call."""
+"""Rate the names in a pickle: classes and functions that `torch.load` would import and may call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.storage.pickle.allowed_names import CLASSES, FUNCTIONS,
 
 KNOWN, TRUSTED, OPAQUE, DANGEROUS = "known", "trusted", "opaque", "dangerous"
 
-# Of other libraries: those that are there to run, import, unpickle or fetch something. With all that lies below them.
+# Other libraries: names that run, import, unpickle or fetch something. Names below them are included.
 _LIBRARIES = """
 anemoi_ckpt_migrate pip setuptools pkg_resources _distutils_hack virtualenv distlib cffi _cffi_backend pyximport
 Cython six requests httpx aiohttp urllib3 websockets boto3 botocore huggingface_hub gdown wget fsspec.open fsspec.core
@@ -25,11 +25,11 @@ pandas.core.computation sympy.sympify sympy.core.sympify sympy.parsing sympy.lam
 hydra._internal tensorflow keras mlflow ray celery django.utils.module_loading werkzeug.utils sqlalchemy.create_engine
 sqlalchemy.engine torchvision.datasets.utils transformers.dynamic_module_utils lightning_utilities.core.imports
 """
-# What leads from a function, a frame or a generator to all that its module has imported.
+# Attributes that lead from a function, a frame or a generator to all imports of its module.
 _NAMESPACES = "func_globals f_globals f_locals f_builtins f_back gi_frame cr_frame ag_frame tb_frame"
-# torch.load reads these of its own old module as of another.
+# torch.load maps its own old module names to new ones.
 _MOVED = {"torch.tensor": "torch._tensor"}
-_LISTED = ("torch", "numpy")  # beside Python, those of which whatever is not listed as harmless is dangerous
+_LISTED = ("torch", "numpy")  # besides Python, packages in which every unlisted name is dangerous
 
 _HARMLESS = {module: frozenset(names.split()) for module, names in HARMLESS.items()}
 _CLASSES, _FUNCTIONS, _SINGLE = (frozenset(names.split()) for names in (CLASSES, FUNCTIONS, SINGLE))
@@ -38,40 +38,40 @@ _DANGEROUS, _LEADING = frozenset(_LIBRARIES.split()), frozenset(_NAMESPACES.spli
 
 
 def standing(module: str, name: str, known: bool, trusted: Collection[str] = ()) -> str:
-    """Tell what a name is.
+    """Return the rating of a name.
 
     Parameters
     ----------
     module, name : str
         As the pickle spells them.
     known : bool
-        Whether the unpickler builds it itself, in a way that can do no harm.
+        Whether the unpickler builds it itself, without harm.
     trusted : iterable of str
-        Modules that the user trusts, with all that lies below them.
+        Modules that the user trusts; modules below them are included.
 
     Returns
     -------
     str
-        ``known``: plain data, or a part of a tensor. ``trusted``: built for real. ``dangerous``: with it, the pickle
-        could make `torch.load` run anything. ``opaque``: any other; what it does when loaded is up to its author.
+        ``known``: plain data, or part of a tensor. ``trusted``: built for real. ``dangerous``: lets the pickle make
+        `torch.load` run anything. ``opaque``: any other; its behaviour when loaded is up to its author.
     """
     if known:
         return KNOWN
     if is_trusted(module, trusted) and not _leads_out(name):
         return TRUSTED
     found = _standing(*meant(module, name))
-    # With protocol 3 and above, torch imports the name as it is spelled; where there is such a module, that counts too.
+    # With protocol 3 and above, torch imports the name as spelled; if there is such a module, that counts too.
     return DANGEROUS if _root(module) in _PYTHON and _standing(module, name) == DANGEROUS else found
 
 
 def is_dangerous_throughout(module: str) -> bool:
-    """Tell whether a module is dangerous, and holds nothing that is listed as harmless, nor do those below it."""
+    """Return whether a module is dangerous and holds no name listed as harmless, nor do modules below it."""
     listed = any(f"{each}.".startswith(f"{module}.") for each in _HARMLESS)
     return not listed and standing(module, "Anything", False) == DANGEROUS
 
 
 def meant(module: str, name: str) -> tuple[str, str]:
-    """Return the module and name that `torch.load` imports: those of Python 2 stand for others.
+    """Return the module and name that `torch.load` imports: it maps the names of Python 2 to new ones.
 
     Parameters
     ----------
@@ -86,24 +86,24 @@ def meant(module: str, name: str) -> tuple[str, str]:
 
 
 def is_trusted(module: str, trusted: Collection[str]) -> bool:
-    """Tell whether a module is one of those that are trusted, or lies below one."""
+    """Return whether a module is trusted, or lies below a trusted one."""
     return _below(module, trusted)
 
 
 def is_plain_member(name: str) -> bool:
-    """Tell whether asking an object for an attribute of this name gives no more than the class itself defines."""
+    """Return whether an attribute of this name can only give a member defined by the class itself."""
     return name.isidentifier() and not _leads_out(f"_.{name}") and name not in _PYTHON
 
 
 def imported(module: str, name: str, trusted: Collection[str]) -> Any:
-    """Import the class or function that a trusted name stands for; None if it is no longer there.
+    """Import the class or function of a trusted name; None if it no longer exists.
 
-    None too for what a trusted module has only imported itself: it is trusted for what it defines.
+    Also None for a name that a trusted module only imports: its trust covers its own definitions.
 
     Raises
     ------
     Exception
-        Whatever the module raises when it is imported, other than that something is not there.
+        Any error from importing the module, except for a missing module or name.
     """
     try:
         found: Any = importlib.import_module(module)
@@ -117,7 +117,7 @@ def imported(module: str, name: str, trusted: Collection[str]) -> Any:
 
 
 def _standing(module: str, name: str) -> str:
-    """Tell what a name is by the lists, in the words that torch imports."""
+    """Return the rating of a name by the lists; the name is as torch imports it."""
     if name in _HARMLESS.get(module, ()) or (module == "builtins" and _is_exception(name)):
         return KNOWN
     root = _root(module)
@@ -134,7 +134,7 @@ def _is_exception(name: str) -> bool:
 
 
 def _is_model_part(module: str, name: str) -> bool:
-    """Tell whether a name of torch or numpy is one of a class, or function, that whole models are made of."""
+    """Return whether a name of torch or numpy is a class or function used in whole models."""
     if f"{module}.{name}" in _SINGLE:
         return True
     if _is_class(name):
@@ -143,15 +143,15 @@ def _is_model_part(module: str, name: str) -> bool:
 
 
 def _is_class(name: str) -> bool:
-    """Tell whether a name is spelled as a class is, or as a member of one: modules, and what they import, are not."""
+    """Return whether a name is spelled like a class or its member, unlike modules and their imports."""
     owner = name.partition(".")[0].lstrip("_")
     return owner[:1].isupper() and (owner == name.lstrip("_") or not owner.isupper())
 
 
 def _leads_out(name: str) -> bool:
-    """Tell whether a dotted name leads through what a module has imported, or to what a function can see."""
+    """Return whether a dotted name leads through the imports of a module, or to the scope of a function."""
     parts = name.split(".")
-    if parts[-1] == "__new__":  # of a class; that is how it is built with names for its arguments
+    if parts[-1] == "__new__":  # on a class; this is how a pickle builds one with keyword arguments
         parts.pop()
     return (
         any(part in _PYTHON or part in _LISTED for part in parts[:-1])

@@ -1,4 +1,4 @@
-"""A tree becomes bytes; or it is said which part of it cannot."""
+"""Pickle a tree, or name the part of it that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Pickled:
     data : bytes
         The pickle.
     keys : mapping of str to None
-        Keys of the storages that it refers to.
+        Keys of the storages in the pickle.
     payloads : mapping of str to memoryview or Streamed
-        Content of those storages that the old file does not have in this form.
+        Content of those storages that the old file lacks or holds differently.
     names : frozenset of (str, str)
-        Modules and names that it gives; not those that are harmless, nor those of real objects that a function made.
+        Modules and names in the pickle, except harmless ones and those of real objects made by a function.
     """
 
     data: bytes
@@ -45,19 +45,19 @@ def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePi
     Parameters
     ----------
     tree : object
-        What came from a checkpoint, and what a migration made of it.
+        A tree from a checkpoint, changed by a migration.
     make : callable
         Makes a pickler that writes to a stream.
 
     Returns
     -------
     tuple of TreePickler and bytes
-        The pickler, which knows the storages that were referred to, and the pickle.
+        The pickler, which knows the storages in the pickle, and the pickle.
 
     Raises
     ------
     Unpicklable
-        It holds something that cannot be saved.
+        The tree holds an object that cannot be saved.
     """
     stream = io.BytesIO()
     pickler = make(stream)
@@ -66,7 +66,7 @@ def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePi
             pickler.dump(tree)
         except RecursionError as error:
             raise Unpicklable("the checkpoint", "it is nested too deeply") from error
-        except Exception as error:  # reducers of any class may raise anything
+        except Exception as error:  # reducers of any class may raise any error
             found = _culprit(tree, lambda part: make(io.BytesIO()).dump(part), set())
             where, culprit = found or ("", error)
             raise Unpicklable(f"ckpt{where}", short(culprit)) from error
@@ -74,13 +74,13 @@ def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePi
 
 
 def short(error: BaseException) -> str:
-    """Return the first line of what an error says, with its kind."""
+    """Return the kind of an error and the first line of its message."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _culprit(tree: Any, dump: Callable[[Any], None], seen: set[int]) -> tuple[str, Exception] | None:
-    """Find the innermost part of a tree that cannot be pickled, as a path from the tree, and why; each part once."""
+    """Find the innermost part of a tree that cannot be pickled: its path and the error; each part is tried once."""
     seen.add(id(tree))
     try:
         dump(tree)
@@ -106,13 +106,13 @@ def _children(tree: Any) -> list[tuple[str, Any]]:
 def _spelled(key: Any) -> str:
     try:
         return repr(key)
-    except ValueError:  # Python does not spell out an integer of more than some thousand digits
+    except ValueError:  # Python does not spell out an integer of several thousand digits
         return "a huge number"
 
 
 @contextlib.contextmanager
 def _deep_recursion() -> Iterator[None]:
-    """Allow as deep a nesting as torch's own pickler manages; ours needs several frames for each level."""
+    """Allow as deep a nesting as torch's own pickler; ours needs several frames per level."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _FRAMES))
     try:

@@ -1,7 +1,7 @@
-"""Whether a pickle only calls `getattr` and `type`, or hands them to something that calls them out of sight.
+"""Detect whether a pickle only calls `getattr` and `type`, or passes them to other code that calls them unseen.
 
-A call with arguments in the pickle can be judged. `functools.partial(getattr, path, "write_text")` cannot, nor can an
-item of a list that is called later; so such a pickle has to be told from one that only calls them.
+A call with its arguments in the pickle can be judged. `functools.partial(getattr, path, "write_text")` cannot, nor can
+an item of a list that is called later. So such a pickle must be told apart from one that only calls them.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any, ClassVar
 
 
 def handed_on(data: bytes, names: Collection[tuple[str, str]]) -> bool:
-    """Tell whether one of these names becomes anything but the function of a call. Nothing is imported or called.
+    """Return whether one of these names is used for anything but a call. Nothing is imported or called.
 
     Parameters
     ----------
     data : bytes
-        A pickle that was loaded without an error.
+        A pickle that loads without an error.
     names : collection of (str, str)
         Modules and names, as the pickle spells them.
     """
     unpickler = _Counter(io.BytesIO(data), names)
     try:
         unpickler.load()
-    except Exception:  # it depends on what things are: nobody can tell
+    except Exception:  # the pickle depends on real values: assume the worst
         return True
     return unpickler.left != 0
 
 
 class _Thing:
-    """What stands for everything that a pickle builds; it takes whatever is done to it."""
+    """Represents every object in a pickle, and accepts every operation."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Thing:
         return object.__new__(cls)
@@ -55,12 +55,12 @@ class _Thing:
         """Take items."""
 
 
-# The pure Python unpickler: only that one lets us see its stack. The type checker takes it for the one in C.
+# The pure Python unpickler: only that one shows its stack. The type checker takes it for the one in C.
 _PythonUnpickler: Any = pickle._Unpickler
 
 
 class _Counter(_PythonUnpickler):
-    """Counts how often the names come onto the stack, less how often they leave it as the function of a call."""
+    """Counts pushes of the names onto the stack, less the calls that take them off again."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
@@ -69,23 +69,23 @@ class _Counter(_PythonUnpickler):
         self._names, self._watched, self.left = names, _Thing(), 0
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name."""
+        """Return a dummy for a name."""
         if (module, name) not in self._names:
             return _Thing
         self.left += 1
         return self._watched
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what stands for a storage."""
+        """Return a dummy for a storage."""
         return _Thing()
 
     def load_again(self, load: Any) -> None:
-        """Push what was there before."""
+        """Push an object that was loaded before."""
         load(self)
         self.left += self.stack[-1] is self._watched
 
     def load_reduce(self) -> None:
-        """Call something."""
+        """Call a function."""
         self.left -= self.stack[-2] is self._watched
         super().load_reduce()
 

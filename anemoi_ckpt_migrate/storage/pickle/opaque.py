@@ -1,8 +1,8 @@
-"""Opaque objects: what a pickle builds from classes that are not imported.
+"""Opaque objects: stand-ins for objects of classes that are not imported.
 
-A pickle names classes and functions and says how to call them. Nothing of that is run here. Every name
-becomes an `OpaqueName`, every object built through one an `Opaque` that remembers how it was built. Both are
-written back as they came, so that an unpickler that does import the class builds what it built before.
+A pickle names classes and functions and says how to call them. Here nothing of that runs. Every name becomes an
+`OpaqueName`, and every object built through one becomes an `Opaque` that remembers how it was built. Both are written
+back unchanged, so that an unpickler that imports the class builds the same object as before.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
-_FEW = 8  # arguments, which are not worth counting
+_FEW = 8  # arguments, too few to count
 
 
 class Calls(list["Call"]):
-    """Calls that one pickle makes, noted while it is being loaded; and how much more they may copy.
+    """The calls in one pickle, noted while it is loaded, with a limit on copied items.
 
     Parameters
     ----------
     allowed : float
-        How many items and characters all calls together may copy.
+        Total number of items and characters that all calls may copy.
 
     Attributes
     ----------
     loading : bool
-        Whether it still is: then what is set on an object is what the pickle says, and later what a migration says.
+        Whether the pickle is still loading. Until then, the pickle sets values on objects; later, migrations do.
     """
 
     def __init__(self, allowed: float = math.inf) -> None:
@@ -41,54 +41,54 @@ class Calls(list["Call"]):
         self._held: dict[int, tuple[Any, int]] = {}
 
     def take(self, count: int) -> None:
-        """Count what is copied.
+        """Count copied items.
 
         Raises
         ------
         pickle.UnpicklingError
-            It is more than the pickle may copy.
+            The pickle copies more than it may.
         """
         self.left -= count
         if self.left < 0:
             raise pickle.UnpicklingError("it copies more than it holds")
 
     def take_arguments(self, args: Collection[Any]) -> None:
-        """Count the arguments of a call, which Python copies. A few are what every call has."""
+        """Count the arguments of a call, which Python copies. A few arguments are normal and do not count."""
         if len(args) > _FEW:
             self.take(len(args))
 
     def note_held(self, value: Collection[Any]) -> None:
-        """Note that one more object holds a container that every walk over the tree goes through anew."""
+        """Note another object that holds a container, because every walk over the tree visits the container again."""
         self._held[id(value)] = value, self._held.get(id(value), (value, 0))[1] + 1
 
     def take_held(self) -> None:
-        """Count the containers that several objects hold: only now is it known how long they have become."""
+        """Count the containers that several objects hold; their final lengths are known only now."""
         for value, count in self._held.values():
             self.take((count - 1) * len(value))
         self._held.clear()
 
 
-# A call of a two-argument function, as one pickle makes it: its result, the function, its arguments.
+# A call of a two-argument function in a pickle: its result, the function, its arguments.
 Call = tuple["weakref.ref[Opaque]", Any, tuple[Any, ...]]
 
 
 class Parts:
-    """How an opaque object was built, in the pickle's terms.
+    """How an opaque object was built, in the terms of the pickle.
 
     Attributes
     ----------
     function : object
-        What was called; None where the class made a bare instance (``cls.__new__``).
+        The called function; None for a bare instance of the class (``cls.__new__``).
     args, kwargs : tuple, dict
         The arguments.
     state : object
-        What ``__setstate__`` or ``__dict__`` receives; None for none.
+        The argument of ``__setstate__``, or the content of ``__dict__``; None without a state.
     items, pairs : list, dict
         List items and dict items.
     setter : object or None
-        The function that is called with the object and the state instead of ``__setstate__``.
+        A function called with the object and the state instead of ``__setstate__``.
     calls : Calls
-        Where further calls are noted while the pickle is being loaded.
+        Where further calls are noted during loading.
     """
 
     __slots__ = ("args", "calls", "function", "items", "kwargs", "pairs", "setter", "state")
@@ -101,21 +101,21 @@ class Parts:
         self.setter: Any = None
 
     def attributes(self) -> list[dict[str, Any]]:
-        """Return the dicts of the state that stand for attributes: ``__dict__``, and ``__slots__`` beside it."""
+        """Return the dicts of attributes in the state: ``__dict__``, and ``__slots__`` beside it."""
         pair = self.state if is_a(self.state, tuple) and len(self.state) == 2 else (self.state,)
         return [part for part in pair if is_a(part, dict)]
 
     def has_no_items(self) -> bool:
-        """Tell whether the object is one of attributes alone: its class would not know what to do with an item."""
+        """Return whether the object has attributes alone: its class could not handle an item."""
         return self.state is not None and not self.items and not self.pairs
 
     def sequence(self, key: Any) -> Any:
-        """Return where a key belongs: the list items for an index or a slice into them, else the dict items."""
+        """Return the container for a key: the list items for an index or a slice into them, else the dict items."""
         return self.items if is_a(key, slice) or (self.items and is_a(key, int)) else self.pairs
 
 
 class OpaqueName(type):
-    """A class or function that a pickle names, without the thing itself.
+    """A class or function named in a pickle, without the real one.
 
     The unpickler insists that classes are types, so each name is a type of its own, made by `opaque_name`.
     """
@@ -128,7 +128,7 @@ class OpaqueName(type):
         return cls.__name_and_calls__[0]
 
     def __call__(cls, *args: Any) -> Opaque:
-        """Note a call (the pickle's REDUCE), and return what stands for its result."""
+        """Note a call (the pickle's REDUCE), and return a stand-in for its result."""
         return _called(cls, args, cls.__name_and_calls__[1])
 
     def __repr__(cls) -> str:
@@ -138,8 +138,8 @@ class OpaqueName(type):
 class Opaque(metaclass=OpaqueName):
     """An object of a class that is not imported: readable, editable, written back unchanged.
 
-    Its attributes are those that the pickle restores; they win over the methods here. Its items are the list items and
-    dict items of the pickle; those with a name may be read as attributes too, as configurations often allow.
+    The attributes are those that the pickle restores; they take precedence over the methods here. The items are the
+    list items and dict items of the pickle. You can also read named items as attributes, as configurations often allow.
     """
 
     __slots__ = ("__opaque_parts__", "__weakref__")
@@ -155,10 +155,10 @@ class Opaque(metaclass=OpaqueName):
         object.__setattr__(made, "__opaque_parts__", Parts(None, args, kwargs, calls))
         return made
 
-    # What the unpickler calls while it builds the object, and the author of a migration may call later.
+    # The unpickler calls these methods while it builds the object; a migration may call them later.
 
     def __call__(self, *args: Any) -> Opaque:
-        """Note a call of what a pickle built, and return what stands for its result."""
+        """Note a call of an object from the pickle, and return a stand-in for its result."""
         return _called(self, args, self.__opaque_parts__.calls)
 
     def __setstate__(self, state: Any) -> None:
@@ -222,11 +222,11 @@ class Opaque(metaclass=OpaqueName):
         parts = self.__opaque_parts__
         if name in parts.pairs:
             return parts.pairs[name]
-        # A dict's and a list's own methods, on the items.
+        # Methods of dict and list, applied to the items.
         holder = parts.items if parts.items else parts.pairs
         if not name.startswith("__") and hasattr(holder, name) and not parts.has_no_items():
             return getattr(holder, name)
-        if name.startswith("__"):  # Python asks for these, of each of many calls within each other: nobody reads that
+        if name.startswith("__"):  # Python asks for these on each of many nested calls: no message is needed
             raise AttributeError(name)
         raise AttributeError(f"{self!r} carries no attribute {name!r}")
 
@@ -260,7 +260,7 @@ class Opaque(metaclass=OpaqueName):
         return f"<opaque {'.'.join(class_of(self))}>"
 
     def __str__(self) -> str:
-        # It would be taken for the value: a path, a dtype, a number.
+        # A text would be mistaken for the value: a path, a dtype, a number.
         raise TypeError(f"the text of {self!r} is known to its class only: have its module `trusted`, or use its repr")
 
     def __format__(self, spec: str) -> str:
@@ -277,7 +277,7 @@ class Opaque(metaclass=OpaqueName):
         return made
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Describe the object to a pickler, in the terms in which it was described to us."""
+        """Describe the object to a pickler, in the terms of its old pickle."""
         parts = self.__opaque_parts__
         function, args = parts.function, parts.args
         if function is None and parts.kwargs:
@@ -296,16 +296,16 @@ def opaque_name(module: str, qualname: str, calls: Calls) -> OpaqueName:
     Parameters
     ----------
     module, qualname : str
-        The two words that the pickle gives.
+        The module and the name in the pickle.
     calls : Calls
-        Where calls made during loading are noted, one list for each pickle.
+        Where calls during loading are noted; each pickle has one list.
     """
     namespace = {"__slots__": (), "__name_and_calls__": ((module, qualname), calls)}
     return OpaqueName(qualname.rpartition(".")[2] or "?", (Opaque,), namespace)
 
 
 def instance(module: str, qualname: str, attributes: dict[str, Any]) -> Opaque:
-    """Make an object of a class that is not imported: one that a pickle makes bare, and gives attributes.
+    """Make an object of a class that is not imported, as a pickle does: bare, then with attributes.
 
     Parameters
     ----------
@@ -324,16 +324,16 @@ def instance(module: str, qualname: str, attributes: dict[str, Any]) -> Opaque:
 
 
 def settle(calls: Calls) -> None:
-    """Decide, after loading, which calls were made for their effect on their first argument only.
+    """Find the calls, after loading, that were made only for their effect on their first argument.
 
-    A pickle may restore state by calling ``setter(obj, state)`` and dropping the result: the sixth item of what
-    ``__reduce__`` returns. The unpickler does not show that it dropped something; that the result is gone does.
+    A pickle may restore state by calling ``setter(obj, state)`` and dropping the result: ``setter`` is the sixth item
+    that ``__reduce__`` returns. The unpickler does not report the drop, but the result no longer exists.
 
     Raises
     ------
     pickle.UnpicklingError
-        Such a call was made on something that is not opaque, where it could not be written back; or objects share
-        their attributes so often that all of them together are far longer than the pickle.
+        Such a call was made on an object that is not opaque, so that it could not be written back. Or objects share
+        their attributes so often that all attributes together are far longer than the pickle.
     """
     for result, function, (target, state) in calls:
         if result() is None:
@@ -350,7 +350,7 @@ def settle(calls: Calls) -> None:
 
 
 def class_of(opaque: Opaque) -> tuple[str, str]:
-    """Return module and qualified name of the class (or function) that an opaque object was built by."""
+    """Return module and name of the class or function that built an opaque object."""
     parts = opaque.__opaque_parts__
     function = parts.function
     if function is None:
@@ -359,7 +359,7 @@ def class_of(opaque: Opaque) -> tuple[str, str]:
         made_by, wrapped = class_of(function), function.__opaque_parts__.args
         if made_by == ("functools", "partial") and wrapped:
             made_by = getattr(wrapped[0], "pickled_name", made_by)
-        # A ``__new__`` with names for its arguments, as protocols below 4 spell it.
+        # A ``__new__`` with keyword arguments, as protocols below 4 spell it.
         return made_by[0], made_by[1].removesuffix(".__new__")
     name: tuple[str, str] = getattr(function, "pickled_name", ("?", "?"))
     if name[1] == "_reconstructor" and parts.args:
@@ -373,7 +373,7 @@ def _refuse_items(opaque: Opaque) -> None:
 
 
 def _refuse_unknown_items(opaque: Opaque) -> None:
-    """Refuse to say that there are no items where the pickle may spell them otherwise, as those of an array."""
+    """Refuse to report no items if the pickle may store them in another form, as for an array."""
     parts = opaque.__opaque_parts__
     if parts.pairs or parts.items:
         return

@@ -1,8 +1,8 @@
-"""What stands in a file for objects whose class is gone: placeholders that any Python loads, and that can be undone.
+"""Placeholders for objects of removed classes: any Python can load them, and they can be undone.
 
-An object becomes a `types.SimpleNamespace` with the same attributes; a class or function by itself, a
-`functools.partial` that makes one. Both say under `KEY` what they stand for, and hold there all that the pickle said of
-it beyond attributes. So what hangs on it stays where it was, and shared as it was.
+An object becomes a `types.SimpleNamespace` with the same attributes. A bare class or function becomes a
+`functools.partial` that makes one. Under `KEY`, both store the original name and everything in the pickle beyond the
+attributes. So all attributes stay in their place, and shared objects stay shared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName,
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 KEY = "missing_class"
-"""The attribute of a placeholder that says what it stands for."""
+"""The attribute of a placeholder that names the original."""
 
 Name = tuple[str, str]
 _NAMESPACE, _PARTIAL = MADE_OF = ("types", "SimpleNamespace"), ("functools", "partial")
@@ -25,20 +25,20 @@ _EMPTY: dict[str, Any] = {"args": (), "kwargs": {}, "items": [], "pairs": {}, "s
 
 @dataclass(frozen=True)
 class PickledState:
-    """What a pickle says of something whose class is not imported, or is gone. To change it, change the thing itself.
+    """The pickled content of an object whose class is not imported or was removed. To change it, change the object.
 
     Attributes
     ----------
     name : str
         The class, or the function that made it, as ``pkg.mod.Class``.
     args, kwargs : tuple, dict
-        What that was called with.
+        The arguments of the call.
     attributes : dict of str to object
         Its attributes.
     items, pairs : list, dict
         List items and dict items.
     placeholder : bool
-        Whether it is a placeholder: a revision said that the class is gone.
+        Whether it is a placeholder, because a revision removed the class.
     """
 
     name: str
@@ -51,12 +51,12 @@ class PickledState:
 
 
 def pickled_state(value: Any) -> PickledState | None:
-    """Return what a pickle says of something whose class is not imported, or is gone; None for anything else.
+    """Return the pickled content of an object whose class is not imported or was removed; None for other values.
 
     Parameters
     ----------
     value : object
-        What stands in a checkpoint, as `migrate` gets it.
+        A value in a checkpoint, as `migrate` gets it.
     """
     if is_a(value, OpaqueName):
         return PickledState(".".join(value.pickled_name))
@@ -73,13 +73,13 @@ def pickled_state(value: Any) -> PickledState | None:
 
 
 def stands_for(value: Any) -> Name | None:
-    """Return module and name of what a placeholder stands for; None for what is none."""
+    """Return module and name of a placeholder's original; None for other values."""
     held = _held(value) if is_a(value, Opaque) else None
     return None if held is None else _split(held["name"])
 
 
 def of_name(name: Name, known: dict[Name, OpaqueName]) -> Opaque:
-    """Return what stands for a class or function by itself; `known` are names that were made, so that each is one."""
+    """Return a placeholder for a bare class or function; `known` holds names already made, so that each exists once."""
     made = object.__new__(Opaque)
     namespace = _name(_NAMESPACE, known)
     parts = Parts(_name(_PARTIAL, known), (namespace,), {}, _settled())
@@ -89,7 +89,7 @@ def of_name(name: Name, known: dict[Name, OpaqueName]) -> Opaque:
 
 
 def put(value: Opaque, known: dict[Name, OpaqueName]) -> None:
-    """Make an object a placeholder of itself; `known` as for `of_name`."""
+    """Turn an object into a placeholder of itself; `known` as for `of_name`."""
     parts = value.__opaque_parts__
     held: dict[str, Any] = {"name": ":".join(class_of(value))}
     for attribute, empty in _EMPTY.items():
@@ -97,14 +97,14 @@ def put(value: Opaque, known: dict[Name, OpaqueName]) -> None:
             held[attribute] = getattr(parts, attribute)
         setattr(parts, attribute, copy(empty))
     if not (type(parts.state) is dict and all(type(key) is str for key in parts.state) and KEY not in parts.state):
-        held["state"], parts.state = parts.state, {}  # None too: no state is not an empty one
+        held["state"], parts.state = parts.state, {}  # None too: no state differs from an empty one
     parts.state[KEY] = held
     parts.function = _name(_NAMESPACE, known)
     object.__setattr__(value, "__class__", Opaque)
 
 
 def take(value: Opaque, known: dict[Name, OpaqueName]) -> Opaque | OpaqueName:
-    """Make a placeholder again what it stands for; for a class or function by itself, return that.
+    """Turn a placeholder back into its original; for a bare class or function, return that.
 
     `known` as for `of_name`.
     """
@@ -116,7 +116,7 @@ def take(value: Opaque, known: dict[Name, OpaqueName]) -> Opaque | OpaqueName:
         setattr(parts, attribute, held.get(attribute, copy(empty)))
     if "state" in held:
         parts.state = held["state"]
-    if held.get("called") is True:  # new code has called what stands for a class or function, as a defaultdict does
+    if held.get("called") is True:  # new code has called the placeholder of a class or function, as a defaultdict does
         parts.function, parts.state = _name(_split(held["name"]), known), parts.state or None
     elif parts.function is None:
         object.__setattr__(value, "__class__", _name(_split(held["name"]), known))
@@ -124,7 +124,7 @@ def take(value: Opaque, known: dict[Name, OpaqueName]) -> Opaque | OpaqueName:
 
 
 def _held(value: Opaque) -> dict[str, Any] | None:
-    """Return what a placeholder holds; None for what is none."""
+    """Return the stored facts of a placeholder; None for other values."""
     parts = value.__opaque_parts__
     made_by, state = getattr(parts.function, "pickled_name", None), parts.state
     if made_by == _PARTIAL and is_a(state, tuple) and len(state) == 4:
@@ -158,7 +158,7 @@ def _name(name: Name, known: dict[Name, OpaqueName]) -> OpaqueName:
 
 
 def _settled() -> Calls:
-    """Return that nothing is being loaded any more."""
+    """Return calls that are no longer loading."""
     calls = Calls()
     calls.loading = False
     return calls

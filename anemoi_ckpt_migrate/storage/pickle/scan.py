@@ -1,7 +1,7 @@
-"""A pickle looked over before it is loaded: nothing in it may ask for more than its own length.
+"""Check a pickle before it is loaded: it must not ask for more than its own length.
 
-The unpickler of the standard library trusts lengths and memo indices, and a tuple nested deeply enough crashes the
-interpreter when it is hashed. Here the opcodes are walked with no more than the depth of each object on a stack.
+The unpickler of the standard library trusts lengths and memo indices, and hashing a deeply nested tuple crashes the
+interpreter. This scan walks the opcodes and keeps only the depth and weight of each object on a stack.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import pickle
 from typing import NamedTuple
 
 DEEPEST = 10_000
-"""How deeply objects may be nested. Far beyond what torch's own pickler manages to write."""
-# From so many bytes on, different integers may have one hash; so many with one hash are no accident.
+"""Maximal nesting of objects. It is far more than torch's own pickler can write."""
+# Length in bytes from which different integers may share a hash; the number with one hash that is no accident.
 _LARGE, _MOST_ALIKE = 8, 1000
 
-# What an opcode does, and beside it the number of bytes, lines or objects that go with it.
-_PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # something without depth: so many bytes; a length; lines
+# The effect of an opcode; beside it in the table, the number of its bytes, lines or objects.
+_PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # push an object without depth: fixed bytes; a length; lines
 _PUT, _PUT_NEXT, _PUT_TEXT, _GET, _GET_TEXT = 5, 6, 7, 8, 9
-_JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # make one of several; put some into the one below
+_JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # join several into one; put several into one below
 _SKIP, _POP, _POP_MARK, _DUP, _STOP = 14, 15, 16, 17, 18
-_LONG = 19  # a counted one that may be a key with a hash of somebody's choice
-# Of what is put into, or made of, others, so many objects go together, and the first of them is hashed.
+_LONG = 19  # a counted integer: as a key, its hash may be chosen
+# For opcodes that fill or make containers with hashed keys: the distance from one hashed object to the next.
 _KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {
     code[0]: 1 for code in (pickle.ADDITEMS, pickle.FROZENSET)
 }
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
 _BUILD = pickle.BUILD[0]
-_AT_ONCE = 6  # 64 bytes of text, or of an integer, cost a hash or a comparison as much as an object
-_HEAVY = 1 << 40  # more than a hash may look at in any file
+_AT_ONCE = 6  # 64 bytes of text or of an integer cost as much to hash or compare as an object
+_HEAVY = 1 << 40  # more than a hash may visit in any file
 _UNSHARED = (1 << 100) - 1
 _SHARED = _UNSHARED + 1
 
@@ -72,14 +72,14 @@ _OPCODES = [_CODES.get(code, (0, 0)) for code in range(256)]
 
 
 class Scanned(NamedTuple):
-    """What is known of a pickle before it is loaded.
+    """Facts about a pickle before it is loaded.
 
     Attributes
     ----------
     length : int
-        How long it is, in bytes: others may follow it.
+        Its length, in bytes: other pickles may follow.
     shares_state : bool
-        Whether the state of an object is, or holds, something that stands elsewhere too, and may so be copied often.
+        Whether the state of an object is shared, or holds shared objects, and may thus be copied often.
     """
 
     length: int
@@ -87,12 +87,12 @@ class Scanned(NamedTuple):
 
 
 def scan(data: bytes) -> Scanned:
-    """Look a pickle over.
+    """Check a pickle.
 
     Raises
     ------
     pickle.UnpicklingError
-        It is cut off, no pickle, or asks for too much.
+        It is cut off, not a pickle, or asks for too much.
     """
     try:
         return _walk(data)
@@ -100,9 +100,9 @@ def scan(data: bytes) -> Scanned:
         raise pickle.UnpicklingError("it is cut off, or refers to what it does not have") from None
 
 
-def _walk(data: bytes) -> Scanned:  # noqa: C901  (one opcode after the other; calls would cost more than they do)
-    # Of each object on the stack: its depth, and how many objects a hash of it looks at; with `_SHARED` where it was
-    # remembered, or holds something that was.
+def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls would cost more than the branches)
+    # For each object on the stack: its depth, and the number of objects that its hash visits; with `_SHARED` if it was
+    # memoized, or holds a memoized object.
     opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], dict[int, tuple[int, int]]()
     hashes, at, size, shares_state = _Hashes(len(data)), 0, len(data), False
     while at < size:
@@ -192,20 +192,20 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one opcode after the other; c
 
 
 class _Hashes:
-    """What hashing may cost: each object a few times, and not many with the same hash."""
+    """A limit on the cost of hashing: each object a few times, and few objects with the same hash."""
 
     def __init__(self, length: int) -> None:
         self._left = 10 * length + 1000
         self._alike: dict[int, int] = {}
 
     def take(self, count: int) -> None:
-        """Note that so many objects are looked at by a hash."""
+        """Count objects that a hash visits."""
         self._left -= count
         if self._left < 0:
             raise pickle.UnpicklingError("a key in it, written out, would be far longer than all of it")
 
     def note(self, spelled: bytes) -> None:
-        """Note an integer; Python gives those that differ by a multiple of a certain number one hash."""
+        """Note an integer; integers that differ by a multiple of a certain number share a hash in Python."""
         if len(spelled) < _LARGE:
             return
         found = hash(int.from_bytes(spelled, "little", signed=True))
@@ -215,7 +215,7 @@ class _Hashes:
 
 
 def _reasonable(index: int, size: int) -> int:
-    """Check the number under which an object is to be remembered: the unpickler makes room for all below it."""
+    """Check the memo index of an object: the unpickler allocates all indices below it."""
     if not 0 <= index <= size:
         raise pickle.UnpicklingError("it numbers an object beyond all that it has")
     return index

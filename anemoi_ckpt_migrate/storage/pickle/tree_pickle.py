@@ -1,7 +1,7 @@
-"""The pickle inside a checkpoint, read and written without importing what it names.
+"""Read and write the pickle inside a checkpoint without importing the names in it.
 
-Reading builds plain containers, the few harmless types below, stand-ins for tensors and opaque objects for
-everything else; no code that the file names is run. Writing gives all of them back.
+Reading builds plain containers, the few harmless types below, stand-ins for tensors, and opaque objects for all others.
+No code named in the file runs. Writing restores all of them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
 )
 
 LONGEST = 1000
-"""Characters that a name, the key of a storage or a device may have: messages repeat them for each object."""
-# What calls may copy, in lengths of the pickle: text of protocol 2 becomes bytes, and those a bytearray.
+"""Maximal length of a name, of a storage's key and of a device, in characters: messages repeat them per object."""
+# Limit for copies by calls, in lengths of the pickle: protocol 2 turns text into bytes, and those into a bytearray.
 _COPIES, _ALWAYS = 2, 1000
 
 
 class Builder:
-    """A name that is not given its own meaning but a stricter one.
+    """A name with a stricter meaning than its own.
 
     Attributes
     ----------
@@ -58,14 +58,14 @@ class Builder:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """Build `bytes` as protocol 2 spells them; nothing else may go through codecs."""
+    """Build `bytes` as protocol 2 spells them; no other object may go through codecs."""
     if not is_a(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("bytes are spelled in an unknown way")
     return text.encode("latin-1")
 
 
 def _bytes(*args: Any) -> bytes:
-    """Build the empty `bytes`, which protocol 2 spells so; a number would ask for that much memory."""
+    """Build empty `bytes`, which protocol 2 spells this way; a number would allocate that much memory."""
     if args:
         raise pickle.UnpicklingError("bytes are spelled in an unknown way")
     return b""
@@ -81,7 +81,7 @@ def _bytearray(*args: Any) -> bytearray:
 
 
 def _empty(kind: type) -> Callable[..., Any]:
-    """Build an empty container or a zero, as the factory of a defaultdict does; of anything else, no copy is made."""
+    """Build an empty container or a zero, as the factory of a defaultdict does; copies of other objects are refused."""
 
     def build(*args: Any) -> Any:
         if args:
@@ -92,14 +92,14 @@ def _empty(kind: type) -> Callable[..., Any]:
 
 
 def _complex(*args: Any) -> complex:
-    """Build a complex number of numbers; text would be read anew each time."""
+    """Build a complex number from numbers; text would be parsed each time."""
     if not all(is_a(arg, (int, float)) for arg in args):
         raise pickle.UnpicklingError("a complex number is spelled in an unknown way")
     return complex(*args)
 
 
 def _with_zone(kind: Callable[..., Any], foreign: OpaqueName) -> Callable[..., Any]:
-    """Build a date or time; one whose time zone is of a class that is not imported stays opaque."""
+    """Build a date or time; one with a time zone of a class that is not imported stays opaque."""
     return lambda *args: foreign(*args) if any(is_a(arg, Opaque) for arg in args) else kind(*args)
 
 
@@ -108,7 +108,7 @@ SIZE = Builder("torch", "Size", StoredSize)
 # By protocol.
 _GETATTR = {2: Builder("__builtin__", "getattr", getattr), 3: Builder("builtins", "getattr", getattr)}
 
-# Classes written in C only: what a pickle asks to set on one of them fails, so none can be tampered with.
+# Classes written in C only: a pickle cannot set attributes on them, so it cannot tamper with them.
 _C_CLASSES = {
     "datetime": (datetime.date, datetime.timedelta, datetime.timezone),
 }
@@ -134,22 +134,22 @@ class TreeUnpickler(pickle.Unpickler):
     Attributes
     ----------
     touched : list of str
-        What was asked for the content of a tensor: stand-ins, by class or function.
+        Classes or functions of the stand-ins that were asked for the content of a tensor.
     keys : dict of str to None
-        Keys of the storages that the pickle refers to, in its order.
+        Keys of the storages in the pickle, in its order.
     names : dict of (str, str) to bool
-        Modules and names that the pickle gives, and whether what they stand for is built here without harm.
+        Modules and names in the pickle, and whether they are built here without harm.
 
     Parameters
     ----------
     data : bytes
         The pickle.
     trusted : collection of str
-        Modules whose classes are imported and built for real, as far as they are there.
+        Modules whose classes are imported and built for real, if they exist.
     """
 
     def __init__(self, data: bytes, trusted: Collection[str] = ()) -> None:
-        # Names as they are spelled: they are to be written back so. Strings of Python 2 as torch reads them.
+        # Names stay as spelled, to be written back unchanged. Strings of Python 2 are read as torch reads them.
         super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
         self._data = data
         self.touched: list[str] = []
@@ -161,10 +161,10 @@ class TreeUnpickler(pickle.Unpickler):
         self._ordered: list[collections.OrderedDict[Any, Any]] | None = None
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name; nothing is imported, unless it is trusted."""
+        """Return the object for a name; only trusted names are imported."""
         key = (module, name)
         if key not in self._found:
-            # Written as a line, what follows would be opcodes; and parts of a name are written one by one.
+            # In a line, a newline would turn the rest into opcodes; and the parts of a name are written one by one.
             if not module or not all(name.split(".")) or "\n" in module + name:
                 raise pickle.UnpicklingError("a name has no line, or several")
             if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
@@ -180,7 +180,7 @@ class TreeUnpickler(pickle.Unpickler):
         return self._found[key]
 
     def resolve(self, module: str, name: str) -> Any:
-        """Choose what stands for a name."""
+        """Return the object for a name that is not imported."""
         if harmless := self._harmless(module, name):
             return harmless
         if module in REBUILD_MODULES and name.startswith("_rebuild_"):
@@ -190,10 +190,10 @@ class TreeUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """Return the stand-in of a storage."""
         if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
-            pid = pid[:5]  # before torch 1.6 a view of another storage could follow
+            pid = pid[:5]  # before torch 1.6, a view of another storage could follow
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
-            return pid[1]  # then, too, the class of a module came with its source
-        # Spelled out, for it is done for every tensor.
+            return pid[1]  # also before torch 1.6, the class of a module came with its source
+        # Written out for speed, because this runs for every tensor.
         known = type(pid) is tuple and len(pid) == 5 and pid[0] == "storage"
         if not known or type(pid[2]) is not str or type(pid[3]) is not str or type(pid[4]) is not int:
             raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
@@ -210,7 +210,7 @@ class TreeUnpickler(pickle.Unpickler):
         Raises
         ------
         Exception
-            Whatever the bytes bring about: a damaged pickle raises almost anything.
+            Any error: a damaged pickle raises almost anything.
         """
         if scan(self._data).shares_state:
             self._ordered = []
@@ -223,8 +223,8 @@ class TreeUnpickler(pickle.Unpickler):
         return tree
 
     def _harmless(self, module: str, name: str) -> Any:
-        """Return what a harmless name stands for; None for any other."""
-        plain = "builtins" if module == "__builtin__" else module  # as Python 2, and protocol 2, call it
+        """Return the object for a harmless name; None for any other."""
+        plain = "builtins" if module == "__builtin__" else module  # the name in Python 2 and in protocol 2
         build = _BUILDERS.get(plain, {}).get(name)
         if build is not None:
             build = functools.partial(self._counted, build)
@@ -243,13 +243,13 @@ class TreeUnpickler(pickle.Unpickler):
         return next((kind for kind in _C_CLASSES.get(plain, ()) if kind.__name__ == name), None)
 
     def _counted(self, build: Callable[..., Any], *args: Any) -> Any:
-        """Build a value; all that is copied for it counts."""
+        """Build a value, and count everything copied for it."""
         for arg in args:
             self._calls.take(_weight(arg, self._calls.left))
         return build(*args)
 
     def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
-        """Build a container from others, all of which counts; nothing else is gone through."""
+        """Build a container from others, and count all their items; other arguments are refused."""
         for arg in args[1:] if kind is collections.defaultdict else args:
             if not is_a(arg, _COUNTED):
                 raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
@@ -261,7 +261,7 @@ class TreeUnpickler(pickle.Unpickler):
         return made
 
     def _set_state(self, attributes: dict[str, Any], state: Any) -> None:
-        """Give an `OrderedDict` its attributes, as the unpickler does; all that is copied for it counts."""
+        """Set the attributes of an `OrderedDict` as the unpickler does, and count everything copied for it."""
         for part in state if is_a(state, tuple) and len(state) == 2 else (state,):
             if part is not None and (not is_a(part, dict) or "__setstate__" in part):
                 raise pickle.UnpicklingError("the state of an OrderedDict is spelled in an unknown way")
@@ -269,10 +269,11 @@ class TreeUnpickler(pickle.Unpickler):
             attributes.update(part or {})
 
     def _member(self, module: str, *args: Any) -> Any:
-        """Return a class within a class, which protocols below 4 spell so; any other `getattr` is only noted.
+        """Return a nested class, which protocols below 4 spell this way; any other `getattr` is only noted.
 
-        A method of an object whose class is opaque is up to its author, as that is. What a method, a function or a
-        module can see is not, nor what an object of Python's own can do that is harmless as data (a path can write).
+        A method of an object of an opaque class is up to the author of that class. All other calls count as dangerous:
+        the attributes of a method, a function or a module, and of Python's own objects that are harmless as data (a
+        path can write).
         """
         if len(args) == 2 and is_a(args[0], type) and type(args[1]) is str and args[1].isidentifier():
             home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
@@ -281,7 +282,7 @@ class TreeUnpickler(pickle.Unpickler):
         return self._noted(module, "getattr", of_object and type(args[1]) is str and is_plain_member(args[1]), args)
 
     def _type(self, module: str, *args: Any) -> Any:
-        """Note a call of `type`: of None and its like it gives a class, as type hints hold it; else it may make one."""
+        """Note a call of `type`: harmless for None and NotImplemented, as in type hints; else it may make a class."""
         return self._noted(module, "type", len(args) == 1 and (args[0] is None or args[0] is NotImplemented), args)
 
     def _noted(self, module: str, name: str, harmless: bool, args: tuple[Any, ...]) -> Any:
@@ -294,7 +295,7 @@ _COUNTED = (list, tuple, dict, set, frozenset)
 
 
 def _weight(value: Any, limit: float) -> int:
-    """Count what is copied or hashed where one value is made of another; not much further than to a limit."""
+    """Count the items and characters copied or hashed to make one value from another; stop soon after a limit."""
     if is_a(value, int):
         return value.bit_length() // 8
     if is_a(value, (str, bytes, bytearray)):
@@ -316,21 +317,21 @@ def _weight(value: Any, limit: float) -> int:
 _LARGE = 1 << 64
 
 
-_STORAGE = "storage"  # one object, so that the pickler remembers it
+_STORAGE = "storage"  # one object, so that the pickler memoizes it
 
 # The type checker takes it for the one in C, which lacks most of it.
 _PythonPickler: Any = pickle._Pickler
 
 
 class TreePickler(_PythonPickler):
-    """Write a tree back. The pure Python pickler: only that one can write a name without importing it.
+    """Write a tree back. It uses the pure Python pickler, which can write a name without importing it.
 
     Attributes
     ----------
     keys : dict of str to None
-        Keys of the storages that the pickle refers to, in its order.
+        Keys of the storages in the pickle, in its order.
     names : dict of (str, str) to None
-        Modules and names that are written without being imported, other than those that are harmless.
+        Modules and names that are written without an import, except harmless ones.
     """
 
     dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
@@ -351,7 +352,7 @@ class TreePickler(_PythonPickler):
         *rest: Any,
         obj: Any = None,
     ) -> None:
-        """Write how an object is built; its items only once, though its own arguments may hold it."""
+        """Write how an object is built. Its items are written only once, even if its own arguments hold it."""
 
         def once(items: Any) -> Any:
             if id(obj) not in self._done:
@@ -362,12 +363,12 @@ class TreePickler(_PythonPickler):
         self._done.add(id(obj))
 
     def save_ordered(self, obj: collections.OrderedDict[Any, Any]) -> None:
-        """Write an `OrderedDict` with its items, whatever its attributes are called."""
+        """Write an `OrderedDict` with its items, even if an attribute is named `items`."""
         items = collections.OrderedDict.items(obj)
         self.save_reduce(collections.OrderedDict, (), vars(obj) or None, None, iter(items), obj=obj)
 
     def persistent_id(self, obj: Any) -> Any:
-        """Spell storages as torch does."""
+        """Describe storages in torch's form."""
         if type(obj) is not StoredStorage:
             return None
         self.keys[obj.key] = None
@@ -378,9 +379,9 @@ class TreePickler(_PythonPickler):
         module, name = obj.pickled_name
         if type(obj) is not Builder:
             self.names[module, name] = None
-        if self.proto < 4 and "." in name:  # as Python itself spells a class within a class
+        if self.proto < 4 and "." in name:  # Python's own spelling of a nested class
             outer, _, inner = name.rpartition(".")
-            named = self.names.copy()  # the outer one is only how this one is spelled
+            named = self.names.copy()  # the outer name only spells this one
             self.save_reduce(_GETATTR[self.proto], (opaque_name(module, outer, Calls()), inner), obj=obj)
             self.names = named
             return
@@ -393,7 +394,7 @@ class TreePickler(_PythonPickler):
         self.memoize(obj)
 
     def save_tensor(self, obj: StoredTensor) -> None:
-        """Write a stand-in as the tensor it stands for."""
+        """Write a stand-in as its tensor."""
         function, args, state = reduced(obj)
         if state is None and self.proto < 4 and _is_plain(args):
             self._write_plain(function, *args[:5])
@@ -404,7 +405,7 @@ class TreePickler(_PythonPickler):
     def _write_plain(
         self, function: RebuildFunction, storage: StoredStorage, offset: int, size: Any, stride: Any, grad: bool
     ) -> None:
-        """Write what almost every tensor is, opcode by opcode: there may be a hundred thousand of them."""
+        """Write an ordinary tensor opcode by opcode, for speed: there may be a hundred thousand of them."""
         write = self.write
         self._write_again(function)
         write(pickle.MARK)
@@ -420,7 +421,7 @@ class TreePickler(_PythonPickler):
         write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE + pickle.REDUCE)
 
     def _write_again(self, obj: Any) -> None:
-        """Write what was probably written before."""
+        """Write an object that was probably written before."""
         known = self.memo.get(id(obj))
         if known is None:
             self.save(obj)
@@ -428,7 +429,7 @@ class TreePickler(_PythonPickler):
             self.write(self.get(known[0]))
 
     def save_size(self, obj: StoredSize) -> None:
-        """Write the shape of a stand-in as the `torch.Size` that it stands for."""
+        """Write the shape of a stand-in as a `torch.Size`."""
         self.save_reduce(SIZE, (tuple(obj),), obj=obj)
 
     dispatch[OpaqueName] = save_name
@@ -440,7 +441,7 @@ class TreePickler(_PythonPickler):
 
 
 def _is_plain(args: tuple[Any, ...]) -> bool:
-    """Tell whether these are the arguments of a tensor without anything unusual about it."""
+    """Return whether these are the arguments of an ordinary tensor."""
     if len(args) != 6 or type(args[0]) is not StoredStorage or type(args[4]) is not bool:
         return False
     _, offset, size, stride, _, hooks = args
@@ -473,5 +474,5 @@ def _integers(numbers: tuple[int, ...]) -> bytes:
 
 
 def protocol_of(data: bytes) -> int:
-    """Return the protocol that a pickle declares; 2, torch's own, where it declares none."""
+    """Return the protocol that a pickle declares; 2, torch's own, if it declares none."""
     return data[1] if len(data) > 1 and data[:1] == pickle.PROTO else 2

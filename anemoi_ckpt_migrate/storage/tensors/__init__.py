@@ -1,1 +1,1 @@
-"""Tensors of a checkpoint: references, deferred expressions, their values."""
+"""Tensors of a checkpoint: references, deferred tensors, their values."""

@@ -1,8 +1,7 @@
-"""Tensors that are to be made of others when the file is written: what of, how, and of what shape. No torch.
+"""Tensors that are made from others when the file is written: sources, recipe and shape. No torch.
 
-What is made is a stand-in like any other, on a storage that no file holds yet. Of contiguous tensors that are only put
-side by side, or cut, the bytes are known from the start to lie in the file: these are copied. For the rest there is
-`computing`.
+A new tensor is a stand-in like any other, on a storage that no file holds yet. If contiguous tensors are only joined or
+cut, all bytes already lie in the file and are copied. `evaluate` computes all other tensors.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ SIZES = dict(STORAGES.values()) | {
 _LARGEST = 1 << 50
 
 Extent = tuple[str, int, int]
-"""Where bytes lie: the key of a storage in the file, the first byte, how many."""
+"""A place of bytes: the key of a storage in the file, the first byte, the number of bytes."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a tensor is made.
+    """How to make a tensor.
 
     Attributes
     ----------
@@ -56,11 +55,11 @@ class Recipe:
         ``cat``, ``narrow``, ``pad``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``clone``, ``fill`` or
         ``init``.
     args : tuple
-        As `outcome` says.
+        As for `outcome`.
     sources : tuple of StoredTensor
-        What of.
+        The source tensors.
     shape : tuple of int
-        What it will have.
+        Its shape.
     dtype : str
         Its dtype, without ``torch.``.
     """
@@ -73,25 +72,25 @@ class Recipe:
 
 
 class Maker:
-    """Makes stand-ins of tensors that do not exist yet, and remembers how to make them.
+    """Makes stand-ins for tensors that do not exist yet, and remembers their recipes.
 
     Parameters
     ----------
     first_key : int
-        The first number that names no storage of the file.
+        The first number that is not the key of a storage in the file.
     touched : list of str
-        Where stand-ins note that they were asked for content.
+        Where stand-ins note a request for their content.
 
     Attributes
     ----------
     recipes : dict of str to Recipe
-        How to make each storage, by its key.
+        The recipe of each new storage, by its key.
     next_key : int
-        The first number that names neither a storage of the file nor one that is to be made.
+        The first number that is not the key of a storage, neither in the file nor to be made.
     elsewhere : set of str
-        Keys of storages whose content is not, or no longer, that of the file.
+        Keys of storages whose content differs from the file or is not in it.
     asked : set of str
-        Keys of those that are made to undo something.
+        Keys of storages that are made by a rollback.
     """
 
     def __init__(self, first_key: int, touched: list[str]) -> None:
@@ -106,26 +105,28 @@ class Maker:
         self._location = "cpu"
 
     def renew(self, touched: list[str]) -> None:
-        """Make stand-ins for another tree of the same file from here on."""
+        """Switch to another tree of the same file."""
         self._touched, self._functions, self._parameters = touched, {}, {}
 
     def forked(self, first_key: int, elsewhere: Iterable[str]) -> Maker:
-        """Return one that knows what this one makes, and goes on beyond it."""
+        """Return a maker that knows the recipes of this one and adds its own."""
         made = Maker(max(first_key, self.next_key), [])
         made.recipes, made.elsewhere, made.asked = dict(self.recipes), set(elsewhere), set(self.asked)
         return made
 
     def lives_at(self, location: str) -> None:
-        """Say on which device what is made of nothing belongs."""
+        """Set the device for tensors without sources."""
         self._location = location
 
     def make(self, kind: str, args: tuple[Any, ...], sources: Sequence[StoredTensor]) -> StoredTensor:
-        """Return the stand-in of a tensor that is to be made. The same of the same shares its memory, as tied weights.
+        """Return the stand-in of a new tensor.
+
+        Equal recipes share their memory, as tied weights do; ``clone``, ``fill`` and ``init`` do not.
 
         Raises
         ------
         Mismatch
-            It cannot be made.
+            The tensor cannot be made.
         """
         plain = [plain_of(source) for source in sources]
         check_alike(map(_kind, sources))
@@ -144,12 +145,12 @@ class Maker:
         return self._as_parameter((kind, _hashable(args), *map(id, sources)), sources, made)
 
     def _as_parameter(self, key: Any, sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:
-        """Return a parameter if all sources were; the same of the same is one and the same, as tied ones are."""
+        """Return a parameter if all sources are parameters. Equal recipes share one, except ``clone``."""
         if not sources or any(reduced(source)[0].pickled_name[1] not in _PARAMETER for source in sources):
             return made
         if key not in self._parameters or key[0] == "clone":
             function, args, _ = reduced(sources[0])
-            # With hooks of its own; and kept with the sources, which are told by their identity.
+            # It has hooks of its own. The sources are kept, because their ids are part of the key.
             args = (made, *args[1:2], OrderedDict(), *args[3:])
             self._parameters[key] = StoredTensor(function, args), sources
         return self._parameters[key][0]
@@ -162,7 +163,7 @@ class Maker:
             place = storage_of(recipe.sources[0]).location if recipe.sources else self._location
             kind = _CLASSES.get(recipe.dtype)
             count = math.prod(recipe.shape)
-            if kind is None:  # torch keeps these as bytes, and says so with the tensor
+            if kind is None:  # torch keeps these as bytes, and stores the dtype with the tensor
                 name, numel = self._name("torch.storage", "UntypedStorage"), count * SIZES[recipe.dtype]
             else:
                 name, numel = self._name("torch", kind), count
@@ -187,7 +188,7 @@ class Maker:
         return self._names[module, name]
 
     def extents(self, tensor: StoredTensor) -> list[Extent] | None:
-        """Return where in the file the bytes of a tensor lie, one after the other; None if they have to be computed."""
+        """Return the places of a tensor's bytes in the file, in order; None if the bytes have to be computed."""
         storage = storage_of(tensor)
         recipe = self.recipes.get(storage.key)
         size = SIZES.get(known_dtype(tensor))
@@ -202,7 +203,7 @@ class Maker:
         return None if whole is None else _cut(whole, start, length)
 
     def extents_of(self, recipe: Recipe) -> list[Extent] | None:
-        """Return where in the file the bytes lie that a recipe makes; None if they have to be computed."""
+        """Return the places in the file of a recipe's bytes; None if the bytes have to be computed."""
         if recipe.kind not in ("cat", "stack", "narrow", "select", "reshape", "clone"):
             return None
         dim = 0
@@ -226,7 +227,7 @@ class Maker:
 
 
 def _extend(extents: list[Extent], extent: Extent) -> None:
-    """Add bytes to others; what goes on where they end goes on."""
+    """Append a place, and merge it with the last one if it continues there."""
     key, first, count = extents[-1] if extents else ("", 0, 0)
     if extents and key == extent[0] and first + count == extent[1]:
         extents[-1] = (key, first, count + extent[2])
@@ -249,12 +250,12 @@ def _hashable(value: Any) -> Any:
 
 
 def plain_of(tensor: StoredTensor) -> StoredTensor:
-    """Return the tensor that a stand-in of one, or of a parameter, describes.
+    """Return the plain tensor behind a stand-in of a tensor or a parameter.
 
     Raises
     ------
     Mismatch
-        It describes something else: a sparse tensor, one of a subclass.
+        It is not a plain tensor: a sparse one, one of a subclass.
     """
     function, args, _ = reduced(tensor)
     name = function.pickled_name[1]
@@ -269,17 +270,17 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
 
 
 def check_alike(kinds: Iterable[tuple[bool, bool]]) -> None:
-    """Check that what is put together is of one kind: the way back could not tell which was frozen.
+    """Check that tensors to be joined are of one kind, because the rollback could not tell which was frozen.
 
     Parameters
     ----------
     kinds : iterable of (bool, bool)
-        For each tensor whether it is a parameter, and whether it wants a gradient.
+        For each tensor, whether it is a parameter, and whether it requires a gradient.
 
     Raises
     ------
     Mismatch
-        It is not.
+        They are of different kinds.
     """
     if len(set(kinds)) > 1:
         raise Mismatch("some are parameters, or want a gradient, and others are not so; only `Run` can join them")
@@ -298,7 +299,7 @@ def storage_of(tensor: StoredTensor) -> StoredStorage:
 
 
 def bytes_of(storage: StoredStorage) -> StoredTensor:
-    """Return the tensor of all the bytes of a storage of the file."""
+    """Return a tensor of all bytes of a storage in the file."""
     kind = getattr(storage.kind, "pickled_name", ("", ""))[1]
     count = storage.numel * STORAGES.get(kind, ("", 1))[1]
     own = StoredStorage(opaque_name("torch", "ByteStorage", Calls()), storage.key, storage.location, count)
@@ -307,18 +308,18 @@ def bytes_of(storage: StoredStorage) -> StoredTensor:
 
 
 def requires_grad(tensor: StoredTensor) -> bool:
-    """Tell whether a plain tensor says that it needs a gradient."""
+    """Return whether a plain tensor requires a gradient."""
     args = reduced(tensor)[1]
     return len(args) > 4 and args[4] is True
 
 
 def known_dtype(tensor: StoredTensor) -> str:
-    """Return the dtype of a tensor; empty where it is not known."""
+    """Return the dtype of a tensor; empty if unknown."""
     return dtype_of(tensor) or ""
 
 
 def identity(tensor: StoredTensor) -> Any:
-    """Return what two stand-ins have in common if they are of the very same memory."""
+    """Return a key that is equal for two stand-ins of the very same memory."""
     try:
         _, args, _ = reduced(plain_of(tensor))
     except Mismatch:
@@ -327,7 +328,7 @@ def identity(tensor: StoredTensor) -> Any:
 
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of a tensor whose elements lie in order."""
+    """Return the strides of a contiguous tensor."""
     found: list[int] = []
     step = 1
     for size in reversed(shape):
@@ -337,7 +338,7 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_contiguous(tensor: StoredTensor) -> bool:
-    """Tell whether the elements of a plain tensor lie in order."""
+    """Return whether a plain tensor is contiguous."""
     _, args, _ = reduced(tensor)
     shape, stride = tuple(args[2]), tuple(args[3])
     pairs = zip(shape, stride, contiguous_stride(shape), strict=True)

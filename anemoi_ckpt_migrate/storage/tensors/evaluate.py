@@ -1,4 +1,4 @@
-"""What recipes make, computed with torch, one tensor at a time."""
+"""Compute the tensors of recipes with torch, one at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 
 
 def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Make a tensor of others, as a recipe says. It may still be a view of one of them.
+    """Make a tensor from others by a recipe. The result may be a view of one of them.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) ->
 
 
 def finished(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Make a tensor of others with memory of its own, a parameter where all others are; as `Maker` makes stand-ins."""
+    """Make a tensor with memory of its own; a parameter if all sources are parameters, as `Maker` makes stand-ins."""
     kinds = [(isinstance(source, torch.nn.Parameter), source.requires_grad) for source in sources]
     check_alike(kinds)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def _padded(source: torch.Tensor, dim: int, at: int, size: int, how: Any) -> tor
 
 
 _RANDOM = threading.Lock()
-"""The generator of torch is one for all threads, and tensors are made in two."""
+"""Guards torch's generator, which all threads share: two threads make tensors."""
 
 
 def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (), seed: str = "") -> torch.Tensor:
@@ -91,11 +91,11 @@ def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (),
 
 
 Last = dict[str, torch.Tensor]
-"""What was made last on the way to something else, by the key of its storage: its parts often follow each other."""
+"""The last intermediate tensor, by the key of its storage: its parts often follow each other."""
 
 
 def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Payloads, last: Last) -> torch.Tensor:
-    """Return the tensor that a stand-in describes: over the file, or made as its recipe says."""
+    """Return the tensor of a stand-in: over the file, or made by its recipe."""
     args = reduced(tensor)[1]
     key, offset, size, stride = storage_of(tensor).key, args[1], tuple(args[2]), tuple(args[3])
     recipe = recipes.get(key)
@@ -113,19 +113,19 @@ def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Pay
 
 
 def evaluated_recipe(recipe: Recipe, recipes: Mapping[str, Recipe], payloads: Payloads, last: Last) -> torch.Tensor:
-    """Return what a recipe makes, with its elements in order."""
+    """Return the contiguous tensor of a recipe."""
     sources = [evaluated(source, recipes, payloads, last) for source in recipe.sources]
     return computed(recipe.kind, recipe.args, sources).contiguous()
 
 
 def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Tell whether two tensors of one shape and dtype have the same bits."""
+    """Return whether two tensors of the same shape and dtype have the same bits."""
     if one.layout != torch.strided or one.is_quantized:
         return torch.equal(one, other)
     return torch.equal(_bits(one), _bits(other))
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of a tensor, with its elements in order."""
+    """Return the bytes of a tensor in the order of its elements."""
     ordered = tensor.detach().contiguous()
     return ordered.as_strided((ordered.numel(),), (1,), ordered.storage_offset()).view(torch.uint8)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _CHUNK = 8 << 20
 
 Places = dict[str, tuple[int, int]]
-"""Where in the file each storage is: offset and length, by key."""
+"""The place of each storage in the file: offset and length, by key."""
 
 
 def places_in(archive: zipped.Archive, stream: Callable[[], BinaryIO]) -> Places:
-    """Return where each storage of a checkpoint is."""
+    """Return the place of each storage of a checkpoint."""
     with stream() as opened:
         places = {
             name.removeprefix("data/"): (zipped.payload_offset(opened, record), record.size)
@@ -42,9 +42,9 @@ class Made:
     Parameters
     ----------
     recipe : Recipe
-        How.
+        Its recipe.
     extents : list of Extent or None
-        Where its bytes lie in the file, if they do.
+        The places of its bytes in the file, if they lie there.
     source : Source
         The file.
     """
@@ -60,16 +60,16 @@ class Made:
         return self._count
 
     def prepare(self) -> None:
-        """Compute the bytes in another thread, unless they will be copied."""
+        """Start computing the bytes in another thread, unless they will be copied."""
         if self._extents is None:
             self._begun = self._source.beside(self._compute)
 
     def stretches(self) -> list[tuple[int, int, int | None]] | None:
-        """Return where in the file the bytes lie: from, to, and their CRC if that is known; None if they do not."""
+        """Return the places of the bytes in the file: from, to, and the CRC if known; None if they do not lie there."""
         return None if self._extents is None else [self._source.stretch(extent) for extent in self._extents]
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """Go through the bytes, where they do not lie in the file."""
+        """Yield the bytes, if they do not lie in the file."""
         computed = self._compute() if self._begun is None else self._begun.result()
         self._begun = None
         if computed is not None:
@@ -79,14 +79,14 @@ class Made:
                 yield bytes(min(_CHUNK, self._count - start))
 
     def _compute(self) -> memoryview | None:
-        """Return the bytes, where they have to be computed."""
+        """Return the computed bytes; None for zeros."""
         if self._recipe.kind == "fill" and repr(float(self._recipe.args[2])) == "0.0":  # -0.0 has other bytes
             return None
         return self._source.compute(self._recipe)
 
 
 class Source:
-    """The file that tensors are made from.
+    """The source file of new tensors.
 
     Parameters
     ----------
@@ -97,11 +97,11 @@ class Source:
     stream : callable
         Opens the checkpoint as a stream.
     maker : Maker
-        Knows the recipes.
+        Holds the recipes.
     checked : set of str
-        Storages that were compared with their CRCs already; is added to.
+        Storages already compared with their CRCs; more are added.
     unwritten : mapping of str to memoryview
-        Content of storages that is not in the file.
+        Content of storages outside the file.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Source:
         self._thread: ThreadPoolExecutor | None = None
 
     def contents(self) -> dict[str, Callable[[], memoryview]]:
-        """Return what gives the content of each storage that the file does not have, or not so."""
+        """Return functions for the content of each storage that the file lacks or holds differently."""
         held = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
         return {**held, **{key: partial(self.compute, recipe) for key, recipe in self._maker.recipes.items()}}
 
     def beside(self, work: Callable[[], memoryview | None]) -> Future[memoryview | None]:
-        """Do some work in another thread, of which there is one."""
+        """Run work in the one background thread."""
         from concurrent.futures import ThreadPoolExecutor
 
         if self._thread is None:
@@ -134,12 +134,12 @@ class Source:
         return self._thread.submit(work)
 
     def made(self, key: str) -> Made:
-        """Return the content of a storage that is to be made."""
+        """Return the content of a storage to be made."""
         recipe = self._maker.recipes[key]
         return Made(recipe, self._maker.extents_of(recipe), self)
 
     def same(self, one: list[Extent], other: list[Extent]) -> bool | None:
-        """Tell whether bytes of the file are the same; None where there are many, and torch is faster."""
+        """Return whether two parts of the file have the same bytes; None for long ones, which torch compares faster."""
         if one == other:
             return True
         if max(sum(count for _, _, count in each) for each in (one, other)) > _CHUNK:
@@ -152,16 +152,16 @@ class Source:
         return b"".join(os.pread(self._descriptor, count, start) for start, count in starts)
 
     def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
-        """Return where bytes lie in the file: from, to, and their CRC if that is known."""
+        """Return the place of bytes in the file: from, to, and the CRC if known."""
         key, first, count = extent
         start, record = self._places[key][0] + first, self._archive.records.get(f"data/{key}")
         whole = record is not None and record.crc and record.size == count
         if not whole:
-            self.check({key})  # what is damaged would be given a CRC that says it is not
+            self.check({key})  # damaged bytes would get a CRC that says they are whole
         return start, start + count, record.crc if record is not None and whole else None
 
     def compute(self, recipe: Recipe) -> memoryview:
-        """Return what a recipe makes."""
+        """Return the content that a recipe makes."""
         from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated_recipe
         from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
 
@@ -175,7 +175,7 @@ class Source:
         return content_of(found.untyped_storage())
 
     def tensor(self, tensor: StoredTensor) -> Any:
-        """Return what a stand-in describes."""
+        """Return the real tensor of a stand-in."""
         from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated
 
         recipe = self._maker.recipes.get(storage_of(tensor).key)
@@ -183,7 +183,7 @@ class Source:
         return evaluated(tensor, self._maker.recipes, self._opened(), self._last)
 
     def digest(self, tensor: StoredTensor) -> str:
-        """Return the CRC-32 of what a stand-in describes, its elements in order, and its dtype."""
+        """Return the dtype and the CRC-32 of a stand-in's content, its elements in order."""
         found = 0
         extents = self._maker.extents(tensor)
         if extents is None:
@@ -200,7 +200,7 @@ class Source:
         return content_of(self.tensor(tensor).contiguous().clone().untyped_storage())
 
     def check(self, keys: Iterable[str]) -> None:
-        """Compare storages with their CRCs before they are used, each once."""
+        """Compare storages with their CRCs before they are used; each storage once."""
         damaged = []
         for key in keys:
             record = self._archive.records.get(f"data/{key}")
@@ -220,7 +220,7 @@ class Source:
         return self._payloads
 
     def _storages(self, recipe: Recipe) -> set[str]:
-        """Return the keys of the storages of the file that a recipe uses."""
+        """Return the keys of the file's storages that a recipe uses."""
         found: set[str] = set()
         for source in recipe.sources:
             key = storage_of(source).key

@@ -1,7 +1,7 @@
 """Stand-ins for tensors: name, shape and place of the payload, without torch and without the bytes.
 
-A migration that only moves tensors about never needs more. One that does something else with a stand-in gets
-`ContentNeeded`; the executor then runs it again on real `torch.Tensor` objects.
+A migration that only moves tensors needs no more. Any other use of a stand-in raises `ContentNeeded`, and the executor
+runs the migration again on real `torch.Tensor` objects.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ STORAGES = {
 }
 
 
-# What a tensor may have at most: dimensions, of which torch's own loops take no more; tensors within one another.
+# Limits for a tensor: dimensions, of which torch's own loops take no more; nesting of tensors.
 _MOST_DIMENSIONS, _DEEPEST = 64, 20
-_FEW = 8  # dimensions, as almost every tensor has them
+_FEW = 8  # dimensions of almost every tensor
 
 _Kind = TypeVar("_Kind")
 
 
 class ContentNeeded(Exception):
-    """A migration asked a stand-in for what only a real tensor has."""
+    """A migration used a stand-in like a real tensor."""
 
 
 def closed(self: object, state: object) -> NoReturn:
-    """Refuse a state: a pickle must not change what is shared, or was looked at already."""
+    """Refuse a state: a pickle must not change an object that is shared or was already checked."""
     raise pickle.UnpicklingError(f"it sets the state of a {type(self).__name__}")
 
 
@@ -68,9 +68,9 @@ class StoredStorage:
     kind : object
         Stand-in of the storage class, ``torch.FloatStorage`` for example.
     key : str
-        Name of the record below ``data/``.
+        Name of the record, after ``data/``.
     location : str
-        Device that the tensor lived on, ``"cuda:0"`` for example.
+        Device of the tensor, ``"cuda:0"`` for example.
     numel : int
         Number of elements.
     """
@@ -84,12 +84,12 @@ class StoredStorage:
 
     @property
     def persistent_id(self) -> tuple[str, Any, str, str, int]:
-        """What torch's unpickler expects for it."""
+        """The persistent id that torch's unpickler expects."""
         return ("storage", self.kind, self.key, self.location, self.numel)
 
 
 class StoredSize(tuple[int, ...]):
-    """A shape, as `torch.Size` is one; written as one, and taken for one where somebody can ask."""
+    """A shape, written as a `torch.Size`; it passes for one if torch is loaded."""
 
     __slots__ = ()
     __setstate__ = closed
@@ -118,9 +118,9 @@ class RebuildFunction:
     pickled_name : tuple of (str, str)
         Module and name, as the pickle spells them.
     touched : list of str
-        Shared by all stand-ins of a tree: what was asked for content.
+        Shared by all stand-ins of a tree: classes of those asked for their content.
     unusual : list of StoredTensor
-        Shared by all stand-ins of a tree: those whose arguments are not the few numbers of a plain tensor.
+        Shared by all stand-ins of a tree: those with other arguments than a plain tensor.
     """
 
     __slots__ = ("pickled_name", "touched", "unusual")
@@ -143,9 +143,10 @@ class RebuildFunction:
 
 
 class StoredTensor:
-    """A tensor of the file, by its description. Knows its ``shape``, ``ndim`` and ``numel()``; may be moved freely.
+    """A tensor of the file, by its description.
 
-    Any other use raises `ContentNeeded`, and what asked for it is run again on real tensors.
+    You may move it, and read its ``shape``, ``ndim`` and ``numel()``. Any other use raises `ContentNeeded`, and the
+    migration is run again on real tensors.
     """
 
     __slots__ = ("__weakref__", "_parts")
@@ -171,8 +172,8 @@ class StoredTensor:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        # Where torch is loaded, its own code asks so too, and would take our memory for that of a tensor: a real one
-        # is needed from here on.
+        # If torch is loaded, its own code asks for the class too, and would read our memory as that of a tensor. So a
+        # real tensor is needed from here on.
         if "torch" in sys.modules:
             _touch(self)
         return StoredTensor
@@ -196,7 +197,7 @@ class StoredTensor:
     __hash__ = object.__hash__
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _touch(self)  # copy.deepcopy and other picklers; ours knows what to do
+        _touch(self)  # for copy.deepcopy and other picklers; ours uses `reduced`
 
     def __getattr__(self, name: str) -> Any:
         _touch(self)
@@ -210,19 +211,19 @@ class StoredTensor:
     def __repr__(self) -> str:
         try:
             shape = _shape(self._parts[0].pickled_name[1], self._parts[1])
-        except (TypeError, IndexError):  # what is hostile may say anything
+        except (TypeError, IndexError):  # hostile arguments may hold anything
             shape = None
         size = "of unknown shape" if shape is None else "x".join(map(str, shape)) or "scalar"
         return f"<tensor {size} in the file>"
 
 
 def is_stored(value: Any) -> bool:
-    """Tell whether a value is a stand-in of a tensor; unlike ``isinstance``, which asks it for its class."""
+    """Return whether a value is a stand-in of a tensor; unlike ``isinstance``, this does not ask for its class."""
     return type(value) is StoredTensor
 
 
 def is_a(value: Any, kinds: type[_Kind] | tuple[type[_Kind], ...]) -> TypeGuard[_Kind]:
-    """Tell whether a value of a tree is of some kind, without asking a stand-in for its class."""
+    """Return whether a value of a tree is of some kind, without asking a stand-in for its class."""
     return type(value) is not StoredTensor and isinstance(value, kinds)
 
 
@@ -232,9 +233,9 @@ def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
 
 
 def without_type(tensor: StoredTensor) -> tuple[Any, ...]:
-    """Return the arguments that a stand-in is rebuilt with; of one with a type or attributes of its own, the tensor.
+    """Return the arguments that rebuild a stand-in; if it has its own type or attributes, the inner tensor comes first.
 
-    torch saves such a one as a function, a type, the function's arguments, and the attributes.
+    torch saves such a tensor as a function, a type, the function's arguments, and the attributes.
     """
     function, args, _ = tensor._parts
     if function.pickled_name[1] == "_rebuild_from_type_v2" and len(args) > 2 and isinstance(args[0], RebuildFunction):
@@ -243,25 +244,25 @@ def without_type(tensor: StoredTensor) -> tuple[Any, ...]:
 
 
 def storages_of(value: Any) -> list[StoredStorage]:
-    """Return the storages that a stand-in, or the arguments of one, refers to, in order."""
+    """Return the storages that a stand-in, or its arguments, refers to, in order."""
     found, waiting, seen = [], [value], set[int]()
     while waiting:
         value = waiting.pop()
         if type(value) is StoredStorage:
             found.append(value)
         elif type(value) in (StoredTensor, tuple, list) and id(value) not in seen:
-            seen.add(id(value))  # what is hostile may hold itself, or one thing a billion times
+            seen.add(id(value))  # hostile arguments may hold themselves, or one object a billion times
             waiting += reversed(value._parts[1] if type(value) is StoredTensor else value)
     return found
 
 
 def weight_of(tensor: StoredTensor, limit: float) -> int:
-    """Count what a stand-in is made of, with all that is nested in that; not much further than to a limit.
+    """Count the arguments of a stand-in, nested ones included; stop soon after a limit.
 
     Raises
     ------
     pickle.UnpicklingError
-        No tensor has so many dimensions, or is made of tensors so deeply nested.
+        No tensor has so many dimensions, or tensors so deeply nested.
     """
     shape = _SHAPE_ARGUMENT.get(tensor._parts[0].pickled_name[1], -1)
     args = tensor._parts[1]
@@ -294,7 +295,7 @@ _INTEGER, _LARGE = {int}, 1 << 63
 
 
 def _is_usual(args: tuple[Any, ...]) -> bool:
-    """Tell whether arguments are those of almost every tensor: a storage, numbers, two short shapes, no hooks."""
+    """Return whether arguments are those of almost every tensor: a storage, numbers, two short shapes, no hooks."""
     if len(args) != 6:
         return False
     storage, offset, size, stride, grad, hooks = args
@@ -310,7 +311,7 @@ def _is_usual(args: tuple[Any, ...]) -> bool:
 
 
 def dtype_of(tensor: StoredTensor) -> str | None:
-    """Return the name of a stand-in's dtype, without ``torch.``; None where it is not known without torch."""
+    """Return the dtype of a stand-in, without ``torch.``; None if unknown without torch."""
     function, args, _ = tensor._parts
     name = function.pickled_name[1]
     if name == "_rebuild_from_type_v2" and isinstance(args[0], RebuildFunction):
@@ -320,13 +321,13 @@ def dtype_of(tensor: StoredTensor) -> str | None:
             return str(arg.pickled_name[1])
     found = storages_of(args)
     if name == "_rebuild_sparse_tensor":
-        found.reverse()  # indices come first
+        found.reverse()  # the indices are first
     kind = getattr(found[0].kind, "pickled_name", ("", ""))[1] if found else ""
     return STORAGES[kind][0] if kind in STORAGES else None
 
 
 def kind_of(tensor: StoredTensor) -> str:
-    """Tell what a stand-in is: ``tensor``, ``parameter``, ``sparse_tensor``, or the class of a subclass."""
+    """Return the kind of a stand-in: ``tensor``, ``parameter``, ``sparse_tensor``, or the class name of a subclass."""
     function, args, _ = tensor._parts
     name = function.pickled_name[1]
     if name == "_rebuild_from_type_v2" and len(args) > 1 and hasattr(args[1], "pickled_name"):
@@ -335,7 +336,7 @@ def kind_of(tensor: StoredTensor) -> str:
 
 
 def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:
-    """Find the shape among the arguments of a function that rebuilds a tensor."""
+    """Return the shape from the arguments of a rebuilding function; None if unknown."""
     if name in _SHAPE_ARGUMENT:
         return StoredSize(args[_SHAPE_ARGUMENT[name]])
     if name == "_rebuild_from_type_v2" and isinstance(args[0], RebuildFunction):
@@ -368,7 +369,7 @@ def _touching(name: str) -> Any:
     return operator
 
 
-# Python looks operators up on the class, past __getattr__.
+# Python looks operators up on the class, without __getattr__.
 _OPERATORS = (
     "add radd iadd sub rsub isub mul rmul imul matmul rmatmul imatmul truediv rtruediv itruediv floordiv rfloordiv "
     "ifloordiv mod rmod imod pow rpow ipow and rand iand or ror ior xor rxor ixor lshift rlshift ilshift rshift "
@@ -380,5 +381,5 @@ for _name in _OPERATORS.split():
 
 
 def is_real(value: Any) -> bool:
-    """Tell whether a value is a tensor of torch's, not a stand-in."""
+    """Return whether a value is a real tensor of torch."""
     return not is_stored(value) and type(value).__module__.startswith("torch") and hasattr(value, "untyped_storage")

@@ -1,4 +1,4 @@
-"""Which shape and dtype tensors have that are made of others, and what cannot be made."""
+"""Shape and dtype of tensors made from others, and the limits of each recipe."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 
 class Mismatch(Exception):
-    """Tensors that cannot be put together so; the message says why."""
+    """Tensors that cannot be combined this way; the message gives the reason."""
 
 
 def outcome(
     kind: str, args: Sequence[Any], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]
 ) -> tuple[tuple[int, ...], str]:
-    """Return the shape and the dtype of what is made.
+    """Return the shape and dtype of a new tensor.
 
     Parameters
     ----------
     kind : str
-        ``cat`` (along a dimension), ``narrow`` (a dimension, the first index, how many), ``pad`` (a dimension, the
-        index of what is new, how many, a number or an initialiser, whether optimizers leave it), ``stack`` (along a new
-        dimension), ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a
-        shape, one size of which may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
+        ``cat`` (a dimension), ``narrow`` (a dimension, the first index, a length), ``pad`` (a dimension, the index of
+        the new part, its length, a number or an initialiser, whether optimizers skip it), ``stack`` (a new dimension),
+        ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a shape, in
+        which one size may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
     args : sequence
-        What stands in parentheses.
+        The arguments listed in parentheses.
     shapes, dtypes : sequence
-        Those of the sources.
+        Shapes and dtypes of the sources.
 
     Raises
     ------
     Mismatch
-        That cannot be.
+        The tensor cannot be made.
     """
     if kind in ("fill", "init"):
         return tuple(args[0]), args[1]
@@ -88,12 +88,12 @@ def _permuted(shape: tuple[int, ...], dims: Sequence[int]) -> tuple[int, ...]:
 
 
 def reshaped(shape: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
-    """Return a shape with the size that is left open, -1, worked out.
+    """Return a shape with its open size, -1, filled in.
 
     Raises
     ------
     Mismatch
-        It has room for another number of elements.
+        The shape needs another number of elements.
     """
     count, known = math.prod(shape), math.prod(size for size in wanted if size >= 0)
     found = tuple(wanted)

@@ -1,7 +1,7 @@
-"""Tensors with their content: real `torch.Tensor` objects over the file, and how they are written back.
+"""Tensors with their content: real `torch.Tensor` objects over the file, and their pickling.
 
-The one module that imports torch, and only imported itself where a migration touches or makes tensors. The file
-is mapped copy-on-write: nothing is read before it is looked at, and a change stays private until it is written.
+This module and `evaluate` import torch. They are imported only if a migration touches or makes tensors. The file is
+mapped copy-on-write: bytes are read on first use, and changes stay private until they are written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler,
 from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored
 from anemoi_ckpt_migrate.storage.zip_archive import checksum
 
-# torch's own functions that only put a tensor together, and classes of torch's own; the rest of it stays closed.
+# torch's own functions and classes that only assemble a tensor; the rest of torch stays closed.
 _REBUILD = (
     "_rebuild_tensor",
     "_rebuild_tensor_v2",
@@ -38,9 +38,9 @@ _REBUILD = (
 )
 _KINDS = (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", torch.nn.Parameter))
 # Linux, Documentation/admin-guide/mm/pagemap.rst: bits of a page's entry.
-# The highest, the sign here, says that the page is present.
+# The highest bit, here the sign, marks a page as present.
 _SWAPPED, _FILE_PAGE = 1 << 62, 1 << 61
-_PAGES = 1 << 16  # are asked about at a time
+_PAGES = 1 << 16  # pages per read
 
 
 class Payloads:
@@ -53,9 +53,9 @@ class Payloads:
     places : mapping of str to (int, int)
         Offset and length in bytes of each storage in the file, by key.
     crcs : mapping of str to int
-        Their CRCs, as far as they are known.
+        Their CRCs, if known.
     unwritten : mapping of str to callable
-        Give the content of storages that the file does not have, or not so.
+        Functions for the content of storages that the file lacks or holds differently.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Payloads:
         whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
         self._address = whole.data_ptr()
         self._storages: dict[str, torch.UntypedStorage] = {
-            # One without bytes is a part of the mapping too: torch would let it grow, and show what lay in memory.
+            # An empty storage is part of the mapping too: else torch would let it grow, and show other memory.
             key: whole[start : start + length]
             for key, (start, length) in places.items()
         }
@@ -84,7 +84,7 @@ class Payloads:
         Raises
         ------
         pickle.UnpicklingError
-            The file has none of that key.
+            The file has no storage of that key.
         """
         if key in self._unwritten:
             self._storages[key] = _storage_of(self._unwritten[key]())
@@ -94,24 +94,24 @@ class Payloads:
         return self._storages[key]
 
     def key_of(self, storage: torch.UntypedStorage) -> str | None:
-        """Return the key of a storage that came from the file, and None for any other."""
+        """Return the key of a storage from the file; None for any other."""
         key = self._keys.get(storage._cdata) or self._keys_by_address.get(storage.data_ptr())
         if key is None or storage.nbytes() != self._places[key][1]:
             return None
         return key
 
     def usual_location(self) -> str | None:
-        """Return where most tensors of the file lived; what a migration makes of them belongs there too."""
+        """Return the most common device of the file's tensors; new tensors belong there too."""
         found = collections.Counter(self.locations.values()).most_common(1)
         return found[0][0] if found else None
 
     def changed(self, keys: Mapping[str, None]) -> dict[str, memoryview]:
-        """Return the content, as it is now, of those storages that are no longer as in the file.
+        """Return the current content of storages that differ from the file.
 
         Raises
         ------
         Damaged
-            The content of a storage that was looked at is not what was once written.
+            The content of a used storage does not match its checksum.
         """
         looks = {key: self._look(*place) for key, place in self._places.items()}
         damaged = [f"data/{key}" for key, (seen, _) in looks.items() if seen and not self._is_whole(key)]
@@ -125,9 +125,9 @@ class Payloads:
         return found
 
     def _look(self, start: int, length: int) -> tuple[bool, bool]:
-        """Tell whether a stretch of the mapping was looked at, and whether it was written to.
+        """Return whether a stretch of the mapping was read, and whether it was written to.
 
-        A page that was only read and that the system has taken back since no longer counts as looked at.
+        A page that was only read, and that the system has reclaimed, no longer counts as read.
         """
         first, end = (self._address + start) // mmap.PAGESIZE, -(-(self._address + start + length) // mmap.PAGESIZE)
         seen = written = False
@@ -137,7 +137,7 @@ class Payloads:
                 return True, True
             mapped = (entries < 0) | ((entries & _SWAPPED) != 0)
             seen |= bool(mapped.any())
-            # Copied on write: the page is memory of ours now, no longer the file's.
+            # Copied on write: the page is now our memory, no longer the file's.
             written |= bool((mapped & ((entries & _FILE_PAGE) == 0)).any())
         return seen, written
 
@@ -156,14 +156,14 @@ class Payloads:
 
 
 class ContentUnpickler(TreeUnpickler):
-    """Load the tree of a checkpoint with real tensors in the place of stand-ins."""
+    """Load the tree of a checkpoint with real tensors instead of stand-ins."""
 
     def __init__(self, data: bytes, payloads: Payloads, trusted: Collection[str] = ()) -> None:
         super().__init__(data, trusted)
         self._payloads = payloads
 
     def resolve(self, module: str, name: str) -> Any:
-        """Choose what stands for a name: torch's functions that build tensors, its dtypes and the like, are real."""
+        """Return the object for a name: torch's functions that build tensors, its dtypes and the like, are real."""
         if module == "torch._utils" and name in _REBUILD and hasattr(torch._utils, name):
             return _Rebuilder(super().resolve(module, name), getattr(torch._utils, name))
         if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
@@ -178,7 +178,7 @@ class ContentUnpickler(TreeUnpickler):
         return kinds.get((module, name)) or super().resolve(module, name)
 
     def load(self) -> Any:
-        """Load the tree. As that of stand-ins; what could lead outside the memory of a tensor is checked."""
+        """Load the tree, as for stand-ins. Sparse tensors are checked: they could reach outside their memory."""
         try:
             tree = super().load()
             with torch.sparse.check_sparse_tensor_invariants():
@@ -197,7 +197,7 @@ class ContentUnpickler(TreeUnpickler):
 
 
 class _Rebuilder:
-    """Rebuilds a tensor for real; one of a class that is not torch's own stays a stand-in."""
+    """Rebuilds a real tensor; a tensor of a foreign class stays a stand-in."""
 
     def __init__(self, stand_in: RebuildFunction, function: Any) -> None:
         self.pickled_name, self.touched = stand_in.pickled_name, stand_in.touched
@@ -218,7 +218,7 @@ class ContentPickler(TreePickler):
     Attributes
     ----------
     made : dict of str to torch.UntypedStorage
-        Storages that the file does not have, by the key that they were given.
+        Storages that the file lacks, by their new keys.
     """
 
     def __init__(self, stream: io.BytesIO, protocol: int, payloads: Payloads | None, first_key: int) -> None:
@@ -230,7 +230,7 @@ class ContentPickler(TreePickler):
         self._kinds: dict[str, OpaqueName] = {}
 
     def persistent_id(self, obj: Any) -> Any:
-        """Spell storages, real ones too, as torch does."""
+        """Describe storages, real ones included, in torch's form."""
         if is_stored(obj):
             return None
         if isinstance(obj, torch.storage.TypedStorage):
@@ -257,7 +257,7 @@ class ContentPickler(TreePickler):
     def _key_of_new(self, storage: torch.UntypedStorage) -> str:
         if storage._cdata not in self._made_keys:
             key = self._made_keys[storage._cdata] = str(self._next_key)
-            self.made[key] = storage  # kept alive, or its address could be given to another
+            self.made[key] = storage  # kept alive, or its address could be reused
             self._next_key += 1
         return self._made_keys[storage._cdata]
 
@@ -269,7 +269,7 @@ class ContentPickler(TreePickler):
 
 
 def _holds_stand_in(args: Any) -> bool:
-    """Tell whether something among the arguments, or in containers there, is not real."""
+    """Return whether any argument, or any item of a container there, is not real."""
     waiting, seen = [args], set[int]()
     while waiting:
         value = waiting.pop()
@@ -286,7 +286,7 @@ def _storage_of(content: memoryview) -> torch.UntypedStorage:
 
 
 def content_of(storage: torch.UntypedStorage) -> memoryview:
-    """Return the bytes of a storage, wherever it lives."""
+    """Return the bytes of a storage on any device."""
     here = storage if storage.device.type == "cpu" else storage.cpu()
     if not here.nbytes():
         return memoryview(b"")
@@ -307,7 +307,7 @@ def _dtype(kind: Any) -> torch.dtype:
 
 
 def _pagemap(first: int, count: int) -> torch.Tensor | None:
-    """Return the entries of so many pages of this process; None where the system does not give them."""
+    """Return the page map entries of this process for a range of pages; None if the system does not provide them."""
     entries = bytearray(8 * count)
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
