@@ -331,11 +331,11 @@ def _shown(target: targets.Target) -> str:
 def _ahead(graph: Graph, applied: set[str], target: targets.Target) -> Sequence[str]:
     """Return the heads that a number of steps may lead to: those ahead of the checkpoint, or those of the branch."""
     if isinstance(target, targets.OnBranch):
-        return resolve.heads_of_branch(graph, target.branch)
-    pending = [head for head in graph.heads if head not in applied]
-    if not applied:
-        return pending
-    above = graph.above(graph.tips(applied))
+        heads, own = resolve.heads_of_branch(graph, target.branch), applied & graph.branch(target.branch)
+    else:
+        heads, own = graph.heads, applied
+    pending = [head for head in heads if head not in applied]
+    above = graph.above(graph.tips(own)) if own else pending
     return [head for head in pending if head in above]
 
 
