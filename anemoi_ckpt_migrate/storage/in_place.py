@@ -18,7 +18,7 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal, HalfWritten, HasOtherNames
 from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, check_writable, sync_folder, why_unwritable
 from anemoi_ckpt_migrate.storage.copy_range import write_at
-from anemoi_ckpt_migrate.storage.lock import beside, create, locked, name_anew, name_beside
+from anemoi_ckpt_migrate.storage.lock import JOURNAL, beside, create, locked, name_anew, name_beside
 from anemoi_ckpt_migrate.storage.zip_archive import checksum
 
 _FORMAT = 1
@@ -71,7 +71,7 @@ def mark(descriptor: int, length: int, directory: int) -> Mark:
 
 def journal_of(target: Path) -> Path:
     """Return the path of the journal that exists while a file is written."""
-    return name_beside(target, ".journal")
+    return name_beside(target, JOURNAL)
 
 
 def whole_length(target: Path, descriptor: int) -> int:

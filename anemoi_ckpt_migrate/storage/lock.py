@@ -16,7 +16,9 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
 
 _TEMPORARY = ".tmp"
-_BEGINNING = b"PK\3\4"  # start of every written file: a zip archive
+JOURNAL = ".journal"
+"""The suffix of the name of a journal."""
+_BEGINNINGS = (b"PK\3\4", b'{"format')  # of written files: zip archives, and journals
 _TOKEN = re.compile(r"[0-9a-f]{8}")
 # Names may have 255 bytes, and the files beside have longer names.
 _LONGEST = 240
@@ -179,7 +181,7 @@ def _remove_if_ours(path: Path, target: Path) -> None:
     with contextlib.suppress(OSError):  # the next writer looks at a leftover again
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if _is_left(os.fstat(descriptor), os.pread(descriptor, len(_BEGINNING), 0), target):
+            if _is_left(os.fstat(descriptor), os.pread(descriptor, max(map(len, _BEGINNINGS)), 0), target):
                 _File(path, descriptor).remove()
         finally:
             os.close(descriptor)
@@ -187,12 +189,13 @@ def _remove_if_ours(path: Path, target: Path) -> None:
 
 def _is_left(found: os.stat_result, start: bytes, target: Path) -> bool:
     """Return whether a writer of `target` may have left a file, by its owner, its names and its first bytes."""
-    there = os.stat(target) if target.exists() else None
-    # A writer gives the new file to the owner of the old one; if there was none, it links the file to its name.
-    owned = found.st_uid in {os.geteuid(), *([] if there is None else [there.st_uid])}
-    alone = found.st_nlink == 1 or (there is not None and os.path.samestat(found, there))
+    there = [os.stat(path) for path in (target, name_beside(target, JOURNAL)) if path.exists()]
+    # A writer gives the new file to the owner of the old one, and links a new file to its name.
+    owned = found.st_uid in {os.geteuid(), *(each.st_uid for each in there)}
+    alone = found.st_nlink == 1 or any(os.path.samestat(found, each) for each in there)
     # Unwritten bytes are missing, or zeros.
-    return stat.S_ISREG(found.st_mode) and owned and alone and _BEGINNING.startswith(start.rstrip(b"\0"))
+    begins = any(each.startswith(start[: len(each)].rstrip(b"\0")) for each in _BEGINNINGS)
+    return stat.S_ISREG(found.st_mode) and owned and alone and begins
 
 
 def _hidden(target: Path) -> str:

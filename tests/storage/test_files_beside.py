@@ -238,7 +238,7 @@ def test_what_no_writer_left_stays(project: Folder, checkpoint: Path, way: Way) 
     assert left.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 9, b"PK", b"PK\3\4 and more"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 9, b"PK", b"PK\3\4 and more", b'{"format": 1'])
 def test_what_a_writer_left_goes_under_its_lock_only(project: Folder, checkpoint: Path, content: bytes) -> None:
     left = Path(".c.ckpt.0123abcd.tmp")
     left.write_bytes(content)
