@@ -119,3 +119,16 @@ def test_the_function_of_the_page_on_the_manifest(project: Folder) -> None:
         '      "revisions": ["3f2a9c1b7d10"],',
         '        "0.weight": {"after": null, "dtype": "float32", "shape": [64, 3]}',  # the last one there
     }
+
+
+def test_the_page_of_the_record_names_every_operation_that_only_records_hold() -> None:
+    from anemoi_ckpt_migrate import op  # noqa: F401  (registers all kinds)
+    from anemoi_ckpt_migrate.operations.base import KINDS
+
+    page = (README.parent / "docs" / "record.md").read_text()
+    assert {name for name, kind in KINDS.items() if not kind.written} == set(
+        re.findall(
+            r"`(\w+)`",
+            page[page.index("| `op` | undoes") : page.index("## Values that JSON lacks")].replace("`op`", ""),
+        )
+    ) & set(KINDS) - {name for name, kind in KINDS.items() if kind.written}

@@ -132,7 +132,7 @@ def test_a_second_time_only_what_is_new_is_added(project: Folder, seeds: Path) -
     before = {path: digest(path) for path in (project.path / "versions").iterdir()}
     (seeds / "1700000004_more.py").write_text(seed(NOTHING, version="0.13.0"))
     ran = project.ok("import-scripts", seeds, "--json")
-    assert [script["done"] for script in ran.lines[0]["scripts"]] == ["stash"] * 3 + ["created"]
+    assert [script["done"] for script in ran.lines[0]["scripts"]] == ["kept"] * 3 + ["created"]
     assert {path: digest(path) for path in before} == before
     assert open_project().graph["".join(open_project().graph.heads)].name == "more"
     assert "rollback = None" in made(project, "more")

@@ -166,7 +166,7 @@ _FITTING = {  # groups of values that a field of an operation is likely to take
 @change
 def undo_with(record: Any, number: int, operations: tuple[Any, ...], more: tuple[tuple[str, str], ...]) -> None:
     """Have something else undo a revision: operations, each a kind and its fields, and what else it says."""
-    record["format"] = 2
+    record["format"] = 1
     undo = {"source": "", "python": None, "pickle": None, "parameters": None}
     undo["operations"] = [
         {"op": kind, **{name: VALUES[value] for name, value in fields}} for kind, fields in operations
@@ -209,7 +209,7 @@ def exchange_parts(record: Any, one: int, other: int) -> None:
 @change
 def put_aside(record: Any, revision: str, value: str) -> None:
     """Have the record keep something that no operation put aside."""
-    record["format"] = 2
+    record["format"] = 1
     hidden = packed([VALUES[value]], []) if value.startswith("odd: c") else [VALUES[value]]
     record["stash"] = {VALUES[revision]: hidden}
 
@@ -245,7 +245,7 @@ TEXTS = [
     b'{"format": 1e999}',
     b'{"format": NaN}',
     b'{"format": ' + b"9" * 10_000 + b"}",
-    b'{"format": 1, "format": 2}',
+    b'{"format": 1, "format": 1}',
     b"\xff\xfe",
     b'"\\ud800"',
     b"[" + b"0," * 100_000 + b"0]",

@@ -141,7 +141,7 @@ def recorded(project: Folder, operations: list[dict[str, Any]], names: list[str]
     undo = {"source": "", "python": None, "pickle": None, "operations": operations, "parameters": None}
     entry = {"revision": "zz", "parents": [], "depends_on": [], "name": "n", "signature": "", "versions": {},
              "final": False, "undo": undo}  # fmt: skip
-    record = {"format": 2, "heads": ["zz"], "lineage": [entry], "log": []}
+    record = {"format": 1, "heads": ["zz"], "lineage": [entry], "log": []}
     state = b"}(" + b"".join(text(each) + TENSOR for each in names) + b"u"
     data = b"\x80\x02}(" + text("state_dict") + state + text("ckpt_migrate") + spelled(record) + b"u."
     return checkpoint(project, data)
