@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from anemoi_ckpt_migrate.autogenerate.match import matched
 from anemoi_ckpt_migrate.autogenerate.match_by_structure import turned_alike, with_adapters
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
-from anemoi_ckpt_migrate.autogenerate.plan_operations import Guess, Loss, Plan
+from anemoi_ckpt_migrate.autogenerate.plan_operations import OperationPlanner, ProposedOperation, Unmatched
 from anemoi_ckpt_migrate.autogenerate.simulate import losses
 from anemoi_ckpt_migrate.autogenerate.wording import detail_of, kind_of
 from anemoi_ckpt_migrate.op import RenameRegex
 from anemoi_ckpt_migrate.state.name_patterns import pattern
 
-__all__ = ["Change", "Explanation", "Guess", "explain"]
+__all__ = ["Change", "Explanation", "ProposedOperation", "explain"]
 
 _MOST = 5
 
@@ -57,7 +57,7 @@ class Explanation:
     ----------
     changes : tuple of Change
         The changes. Each old and each new name is in exactly one of them.
-    operations : tuple of Guess
+    operations : tuple of ProposedOperation
         Operations that, applied in order, turn the old names, shapes, dtypes and order into the new ones.
     related : float
         The share of the new elements that come from the old checkpoint.
@@ -66,7 +66,7 @@ class Explanation:
     """
 
     changes: tuple[Change, ...]
-    operations: tuple[Guess, ...]
+    operations: tuple[ProposedOperation, ...]
     related: float = 1.0
     losses: tuple[str, ...] = ()
 
@@ -107,7 +107,7 @@ def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> in
 
 def _losses(
     gone: Sequence[Item], come: Sequence[Item], strict: bool, olds: Mapping[str, Item], news: Mapping[str, Item]
-) -> tuple[list[Loss], list[Loss]]:
+) -> tuple[list[Unmatched], list[Unmatched]]:
     """Return the unmatched parameters of both sides, each with the other side's parameters that it could match."""
     alike: defaultdict[object, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, items in enumerate((gone, come)):
@@ -130,9 +130,9 @@ def _losses(
     return _as_others(dropped), _as_others(added)
 
 
-def _as_others(losses: Sequence[Loss]) -> list[Loss]:
+def _as_others(losses: Sequence[Unmatched]) -> list[Unmatched]:
     """Lower full confidence to the lowest confidence among parameters whose names differ only by numbers."""
-    least: dict[str, Loss] = {}
+    least: dict[str, Unmatched] = {}
     for loss in losses:
         least[_blocks(loss.name)] = min(loss, least.get(_blocks(loss.name), loss), key=lambda each: each.confidence)
     found = []
@@ -144,7 +144,7 @@ def _as_others(losses: Sequence[Loss]) -> list[Loss]:
     return found
 
 
-def _of_parts(losses: Sequence[Loss], items: Sequence[Item], others: Sequence[Item]) -> list[Loss]:
+def _of_parts(losses: Sequence[Unmatched], items: Sequence[Item], others: Sequence[Item]) -> list[Unmatched]:
     """Add alternatives for a possible fuse or split: neighbours on the other side with the same number of elements."""
     sums: defaultdict[tuple[str, str], int] = defaultdict(int)
     families: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
@@ -182,7 +182,7 @@ def _families(name: str) -> list[tuple[str, str]]:
     return [(module.rpartition(".")[0], word), (module, word)]
 
 
-def _blocks_alike(loss: Loss, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Loss:
+def _blocks_alike(loss: Unmatched, item: Item, others: Container[tuple[str, tuple[int, ...]]]) -> Unmatched:
     """Lower the confidence if the other side has the same parameter in some block with the same shape."""
     if (_blocks(item.name), item.shape) not in others:
         return loss
@@ -195,9 +195,9 @@ def _form(item: Item, strict: bool) -> object:
     return (item.name if strict and item.digest is not None else "", item.shape, item.dtype)
 
 
-def _loss(item: Item, others: Sequence[str]) -> Loss:
+def _loss(item: Item, others: Sequence[str]) -> Unmatched:
     sure = round(1 / (1 + min(len(others), _MOST)), 2) if others else 1.0
-    return Loss(item.name, sure, tuple(others[:_MOST]))
+    return Unmatched(item.name, sure, tuple(others[:_MOST]))
 
 
 def _blocks(name: str) -> str:
@@ -208,8 +208,8 @@ def _changes(
     olds: Mapping[str, Item],
     news: Mapping[str, Item],
     links: Sequence[Link],
-    dropped: Sequence[Loss],
-    added: Sequence[Loss],
+    dropped: Sequence[Unmatched],
+    added: Sequence[Unmatched],
 ) -> Iterator[Change]:
     """Yield the change of each old parameter, in the old order, then the added parameters."""
     moved = _moved(olds, news, links)
@@ -253,8 +253,12 @@ def _moved(olds: Mapping[str, Item], news: Mapping[str, Item], links: Iterable[L
 
 
 def _operations(
-    old: Sequence[Item], new: Sequence[Item], links: Sequence[Link], dropped: Sequence[Loss], added: Sequence[Loss]
-) -> list[Guess]:
+    old: Sequence[Item],
+    new: Sequence[Item],
+    links: Sequence[Link],
+    dropped: Sequence[Unmatched],
+    added: Sequence[Unmatched],
+) -> list[ProposedOperation]:
     """Return operations that lead to the new parameters.
 
     Try patterns first, then one operation per parameter. If neither leads there, drop and add everything.
@@ -274,16 +278,18 @@ def _operations(
         dropped = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in dropped]
         added = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in added]
     for plain in (False, True):
-        plan = Plan(old, new, links, dropped, added, plain)
+        plan = OperationPlanner(old, new, links, dropped, added, plain)
         if plan.run():
             return [*before, *plan.guesses, *after]
-    everything = [Loss(item.name, 0.5) for item in old], [Loss(item.name, 0.5) for item in new]
-    plan = Plan(old, new, [], *everything)
+    everything = [Unmatched(item.name, 0.5) for item in old], [Unmatched(item.name, 0.5) for item in new]
+    plan = OperationPlanner(old, new, [], *everything)
     plan.run()
     return [*before, *plan.guesses, *after]
 
 
-def _sanitised(old: Sequence[Item], new: Sequence[Item]) -> tuple[dict[str, str], list[Guess], list[Guess]]:
+def _sanitised(
+    old: Sequence[Item], new: Sequence[Item]
+) -> tuple[dict[str, str], list[ProposedOperation], list[ProposedOperation]]:
     """Replace names that operations would read as patterns.
 
     Return the substitutes, the renames to apply before the other operations, and those to apply after them.
@@ -300,7 +306,7 @@ def _sanitised(old: Sequence[Item], new: Sequence[Item]) -> tuple[dict[str, str]
             plain += "_"
         safe[name] = plain
         if name in there:
-            before.append(Guess(RenameRegex(rf"\A{re.escape(name)}\Z", plain.replace("\\", r"\\"))))
+            before.append(ProposedOperation(RenameRegex(rf"\A{re.escape(name)}\Z", plain.replace("\\", r"\\"))))
         if name in wanted:
-            after.append(Guess(RenameRegex(rf"\A{re.escape(plain)}\Z", name.replace("\\", r"\\"))))
+            after.append(ProposedOperation(RenameRegex(rf"\A{re.escape(plain)}\Z", name.replace("\\", r"\\"))))
     return safe, before, after

@@ -31,7 +31,7 @@ _MOST_MEMBERS = 64
 
 
 @dataclass(frozen=True)
-class Joint:
+class FusionCandidate:
     """A family that could be the fusion of others, or could be split into them.
 
     Attributes
@@ -119,7 +119,7 @@ def _siblings(parts: Mapping[Parts, Family]) -> Mapping[Key, Mapping[tuple[int, 
 
 def _joints(
     board: Board, whole: Family, index: Mapping[Key, Mapping[tuple[int, Parts], list[Family]]]
-) -> Iterator[Joint]:
+) -> Iterator[FusionCandidate]:
     shapes = {item.shape for item in whole.members.values()}
     if len(shapes) > 1:
         return
@@ -137,7 +137,7 @@ def _joints(
                 if likeliness < _LEAST:
                     break
                 for chosen, familiar, alone in _subsets(group, place, dim, form[dim]):
-                    yield Joint(whole, chosen, dim, steps, familiar, likeliness, alone)
+                    yield FusionCandidate(whole, chosen, dim, steps, familiar, likeliness, alone)
 
 
 def _alike(whole: Parts, key: tuple[int, Parts]) -> float:
@@ -182,7 +182,7 @@ def _sum(group: Sequence[Family], dim: int) -> int:
     return sum(family.first.shape[dim] for family in group)
 
 
-def _link_joint(board: Board, joint: Joint, parting: bool) -> bool:
+def _link_joint(board: Board, joint: FusionCandidate, parting: bool) -> bool:
     """Add the links of a joint unless content or other matches contradict it; return whether they were added."""
     involved = [joint.whole, *joint.parts]
     here = (board.old if parting else board.new, board.new if parting else board.old)
@@ -215,7 +215,7 @@ def _link_joint(board: Board, joint: Joint, parting: bool) -> bool:
     return True
 
 
-def _proven(board: Board, joint: Joint, parting: bool) -> tuple[Family, ...] | None:
+def _proven(board: Board, joint: FusionCandidate, parting: bool) -> tuple[Family, ...] | None:
     """Return the parts in the order that content proves; None if content proves none."""
     orders = permutations(joint.parts) if len(joint.parts) <= _MOST_PERMUTED else iter([joint.parts])
     for order in orders:
@@ -224,7 +224,7 @@ def _proven(board: Board, joint: Joint, parting: bool) -> tuple[Family, ...] | N
     return None
 
 
-def _is_joined(board: Board, joint: Joint, order: Sequence[Family], numbers: Parts, parting: bool) -> bool:
+def _is_joined(board: Board, joint: FusionCandidate, order: Sequence[Family], numbers: Parts, parting: bool) -> bool:
     whole = joint.whole.members[numbers]
     parts = [family.members[numbers] for family in order]
     if not parting:

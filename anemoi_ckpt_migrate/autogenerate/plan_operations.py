@@ -20,7 +20,7 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 
 @dataclass(frozen=True)
-class Guess:
+class ProposedOperation:
     """One proposed operation, with its confidence.
 
     Attributes
@@ -39,7 +39,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Unmatched:
     """A dropped or added parameter, with parameters of the other side that it could match."""
 
     name: str
@@ -48,7 +48,7 @@ class Loss:
     note: str = ""
 
 
-class Plan:
+class OperationPlanner:
     """Operations that turn old parameters into new ones according to links.
 
     Parameters
@@ -57,7 +57,7 @@ class Plan:
         The parameters.
     links : sequence of Link
         The matches.
-    dropped, added : sequence of Loss
+    dropped, added : sequence of Unmatched
         The unmatched parameters.
     plain : bool
         Whether to name each parameter on its own, without patterns.
@@ -68,15 +68,15 @@ class Plan:
         old: Sequence[Item],
         new: Sequence[Item],
         links: Sequence[Link],
-        dropped: Sequence[Loss],
-        added: Sequence[Loss],
+        dropped: Sequence[Unmatched],
+        added: Sequence[Unmatched],
         plain: bool = False,
     ) -> None:
         self._new, self._links, self._plain = new, links, plain
         self._dropped, self._added = dropped, {loss.name: loss for loss in added}
         self._model = Model(old)
         self._by_old = {link.old[0]: link for link in links if link.kind == "one"}
-        self.guesses: list[Guess] = []
+        self.guesses: list[ProposedOperation] = []
         self.sound = True
 
     def run(self) -> bool:
@@ -91,13 +91,13 @@ class Plan:
 
     def _apply(self, operation: Operation, confidence: float = 1.0, alternatives: Iterable[str] = ()) -> None:
         self.sound = self.sound and self._model.apply(operation)
-        self.guesses.append(Guess(operation, confidence, together(alternatives)))
+        self.guesses.append(ProposedOperation(operation, confidence, together(alternatives)))
 
     def _selecting(self, wanted: Sequence[str], spare: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(wanted) if self._plain else tuple(selecting(wanted, self._model.names, spare))
 
     def _drop(self) -> None:
-        groups: defaultdict[float, list[Loss]] = defaultdict(list)
+        groups: defaultdict[float, list[Unmatched]] = defaultdict(list)
         for loss in self._dropped:
             groups[loss.confidence].append(loss)
         for confidence, losses in sorted(groups.items(), reverse=True):

@@ -8,7 +8,7 @@ from typing import Any
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import outcome
 
 Form = tuple[tuple[int, ...], str]
@@ -53,7 +53,7 @@ class Model:
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._copy = Copy("", Table((item.name, (item.shape, item.dtype)) for item in items), Forms())
+        self._copy = ParameterSet("", Table((item.name, (item.shape, item.dtype)) for item in items), Forms())
 
     @property
     def names(self) -> list[str]:

@@ -73,10 +73,10 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _upgrade(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import upgrade as moving
+    from anemoi_ckpt_migrate.commands import upgrade
 
     options = {name: getattr(args, name) for name in ("check_rollback", "trust_checkpoint_code", "check_model")}
-    return _move(args, moving.upgrade, **options)
+    return _move(args, upgrade.upgrade, **options)
 
 
 def _downgrade(args: argparse.Namespace) -> int:
@@ -87,16 +87,16 @@ def _downgrade(args: argparse.Namespace) -> int:
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import sync as syncing
+    from anemoi_ckpt_migrate.commands import sync
 
     options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
-    return _move(args, syncing.sync, **options)
+    return _move(args, sync.sync, **options)
 
 
 def _stamp(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import stamp as stamping
+    from anemoi_ckpt_migrate.commands import stamp
 
-    return _move(args, stamping.stamp, purge=args.purge)
+    return _move(args, stamp.stamp, purge=args.purge)
 
 
 def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
@@ -124,9 +124,9 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
 
 
 def _recover(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import recover as mending
+    from anemoi_ckpt_migrate.commands import recover
 
-    return for_each(args, lambda checkpoint: output.print_recovered(mending.recover(checkpoint), args.json))
+    return for_each(args, lambda checkpoint: output.print_recovered(recover.recover(checkpoint), args.json))
 
 
 def _compact(args: argparse.Namespace) -> int:

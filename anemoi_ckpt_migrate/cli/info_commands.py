@@ -102,71 +102,70 @@ def _current(args: argparse.Namespace) -> int:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import diff as differing
+    from anemoi_ckpt_migrate.commands import diff
 
-    found = differing.diff(args.old, args.new, project=args.config)
+    found = diff.diff(args.old, args.new, project=args.config)
     diff_table.print_diff(found, args.json, args.all)
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import check as checking
+    from anemoi_ckpt_migrate.commands import check
 
-    found = checking.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config)
+    found = check.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config)
     revision_tables.print_checked(found, args.json)
     return found.exit_code
 
 
 def _manifest(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import manifest as manifesting
+    from anemoi_ckpt_migrate.commands import manifest
 
     if args.write:
         options = {"checkpoint": args.checkpoint, "at": args.at, "project": args.config}
-        revision_tables.print_manifests(manifesting.update_manifest(args.models, **options), args.json)
+        revision_tables.print_manifests(manifest.update_manifest(args.models, **options), args.json)
         return 0
     if args.checkpoint is not None:
         raise UsageError("--from says what to write down: give --update too")
-    revision_tables.print_manifests(manifesting.manifest(args.models, at=args.at, project=args.config), args.json)
+    revision_tables.print_manifests(manifest.manifest(args.models, at=args.at, project=args.config), args.json)
     return 0
 
 
 def _history(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import history as histories
+    from anemoi_ckpt_migrate.commands import history
 
-    found = histories.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
+    found = history.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
     revision_tables.print_history(found, args.json, args.graph, args.verbose)
     return 0
 
 
 def _graph(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import history as histories
+    from anemoi_ckpt_migrate.commands import history
 
-    drawn = histories.draw(args.format, args.checkpoint, rev_range=args.rev_range, project=args.config)
+    drawn = history.draw(args.format, args.checkpoint, rev_range=args.rev_range, project=args.config)
     output.print_file(drawn, None if args.output is None else Path(args.output))
     return 0
 
 
 def _heads(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.branches import heads as heads_
-    from anemoi_ckpt_migrate.commands.branches import write_head_file as write_head_file_
+    from anemoi_ckpt_migrate.commands.branches import heads, write_head_file
 
     if args.write:
-        write_head_file_(project=args.config)
-    revision_tables.print_heads(heads_(project=args.config), args.json, args.verbose)
+        write_head_file(project=args.config)
+    revision_tables.print_heads(heads(project=args.config), args.json, args.verbose)
     return 0
 
 
 def _branches(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.branches import branches as branches_
+    from anemoi_ckpt_migrate.commands.branches import branches
 
-    revision_tables.print_branches(branches_(project=args.config), args.json, args.verbose)
+    revision_tables.print_branches(branches(project=args.config), args.json, args.verbose)
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.show import show as show_
+    from anemoi_ckpt_migrate.commands.show import show
 
-    revision_tables.print_shown(show_(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
+    revision_tables.print_shown(show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
     return 0
 
 

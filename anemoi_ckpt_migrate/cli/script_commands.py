@@ -88,10 +88,10 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _revision(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import revision as authoring
+    from anemoi_ckpt_migrate.commands import revision
 
     name, sides = _sides(args.name, args.autogenerate)
-    made = authoring.revision(
+    made = revision.revision(
         name,
         final=args.final,
         rev_id=args.rev_id,
@@ -121,9 +121,9 @@ def _sides(name: str | None, given: list[str] | None) -> tuple[str, Any]:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.merge import merge as merge_
+    from anemoi_ckpt_migrate.commands.merge import merge
 
-    made = merge_(
+    made = merge(
         args.revisions or ["heads"],
         args.name,
         rev_id=args.rev_id,
@@ -137,37 +137,37 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _import_scripts(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import import_scripts as importing
+    from anemoi_ckpt_migrate.commands import import_scripts
 
-    made = importing.import_scripts(args.folder, next_version=args.next_version, project=args.config)
+    made = import_scripts.import_scripts(args.folder, next_version=args.next_version, project=args.config)
     output.print_import(made, args.json)
     return 0
 
 
 def _edit(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.edit import edit as edit_
+    from anemoi_ckpt_migrate.commands.edit import edit
 
-    edit_(args.revision, project=args.config)
+    edit(args.revision, project=args.config)
     return 0
 
 
 def _rebase(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import rebase as rewriting
+    from anemoi_ckpt_migrate.commands import rebase
 
-    output.print_rebased(rewriting.rebase(args.revision, args.onto, project=args.config), args.json)
+    output.print_rebased(rebase.rebase(args.revision, args.onto, project=args.config), args.json)
     return 0
 
 
 def _squash(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.squash import squash as squash_
+    from anemoi_ckpt_migrate.commands.squash import squash
 
-    made = squash_(args.stretch, args.name, rev_id=args.rev_id, project=args.config)
+    made = squash(args.stretch, args.name, rev_id=args.rev_id, project=args.config)
     output.print_squashed(made, args.json)
     return 0
 
 
 def _release(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.release import release as release_
+    from anemoi_ckpt_migrate.commands.release import release
 
-    output.print_release(release_(project=args.config), args.json)
+    output.print_release(release(project=args.config), args.json)
     return 0

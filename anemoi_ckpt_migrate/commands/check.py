@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.commands.upgrade import upgrade
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.manifests import drift, manifest_file
 from anemoi_ckpt_migrate.manifests.known import known_of
-from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.operations.tree_operation import functions
 from anemoi_ckpt_migrate.project.config import Config, find_config
 from anemoi_ckpt_migrate.project.project import Project
@@ -169,7 +169,7 @@ def _of_models(config: Config, graph: Graph, names: Sequence[str]) -> Iterator[P
             yield Problem("model", f"the model {name}: {error.sentence}", os.fspath(config.path), pending=False)
             continue
         if not found.as_expected:
-            fits = not isinstance(found.expected, Gap) or found.expected.fits
+            fits = not isinstance(found.expected, UnknownState) or found.expected.fits
             yield Problem("model", found.trouble, path, pending=fits, details=found.operations)
 
 

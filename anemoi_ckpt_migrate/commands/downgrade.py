@@ -93,7 +93,7 @@ def downgrade(
         shrunk = step_actions.shrunk(record.lineage, [step.revision for step in plan.steps])
         actions, noted_elsewhere = keeping(file, tree, record, actions, shrunk)
 
-        def after(walk: executor.Walk) -> Record:
+        def after(walk: executor.RunContext) -> Record:
             walk.warnings += check.result(walk)
             return replace(record.logged(log_entry("downgrade", target, plan), left), migrations_list=noted_elsewhere)
 

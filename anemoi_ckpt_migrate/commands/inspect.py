@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record, to_data
-from anemoi_ckpt_migrate.storage import Checkpoint, Facts, membership, open_checkpoint
+from anemoi_ckpt_migrate.storage import Checkpoint, FileInfo, membership, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, naming
 from anemoi_ckpt_migrate.storage.pickle.class_safety import meant, standing
 from anemoi_ckpt_migrate.tree import summary
@@ -62,8 +62,8 @@ class Inspection:
     ----------
     checkpoint : str
         The file.
-    facts : Facts
-        Facts about the file: format, size, dead bytes and so on.
+    facts : FileInfo
+        FileInfo about the file: format, size, dead bytes and so on.
     tree : Node
         The structure.
     tensors : tuple of Tensor
@@ -87,7 +87,7 @@ class Inspection:
     """
 
     checkpoint: str
-    facts: Facts
+    facts: FileInfo
     tree: Node
     tensors: tuple[Tensor, ...]
     shared: dict[str, list[str]]

@@ -11,9 +11,9 @@ from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import own_of
 from anemoi_ckpt_migrate.manifests.drift import Drift, configured, drift, gone
-from anemoi_ckpt_migrate.manifests.known import Known, known_of
+from anemoi_ckpt_migrate.manifests.known import ModelHistory, known_of
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
-from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, opened
 from anemoi_ckpt_migrate.record import embed
@@ -142,7 +142,7 @@ def update_manifest(
     except DamagedManifest as error:
         if models or error.earlier:
             raise
-        known = Known({}, [])  # the whole manifest is rewritten
+        known = ModelHistory({}, [])  # the whole manifest is rewritten
     names = [one for name in models for one in configured(found.config, name)] or configured(found.config)
     known = _standing(found.graph, known)
     return write_manifest(
@@ -150,7 +150,7 @@ def update_manifest(
     )
 
 
-def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[Drift]) -> list[Manifest]:
+def write_manifest(config: Config, graph: Graph, known: ModelHistory, drifts: Sequence[Drift]) -> list[Manifest]:
     """Write the manifest of compared models; errors as of `update_manifest`."""
     for each in drifts:
         _bridge(config, graph, known, each.name, each.snapshot)
@@ -158,22 +158,22 @@ def write_manifest(config: Config, graph: Graph, known: Known, drifts: Sequence[
     return [Manifest(each.name, each.snapshot, path, each.operations) for each in drifts]
 
 
-def _standing(graph: Graph, known: Known) -> Known:
+def _standing(graph: Graph, known: ModelHistory) -> ModelHistory:
     """Leave out models at revisions that no script has any more."""
-    return Known({name: one for name, one in known.models.items() if not gone(graph, one)}, known.bridges)
+    return ModelHistory({name: one for name, one in known.models.items() if not gone(graph, one)}, known.bridges)
 
 
-def _bridge(config: Config, graph: Graph, known: Known, name: str, new: Snapshot) -> None:
+def _bridge(config: Config, graph: Graph, known: ModelHistory, name: str, new: Snapshot) -> None:
     """Keep the old manifest of a model if it cannot be derived from the new one."""
     old = known.models.get(name)
     if old is None or old.revisions == new.revisions:
         return
     again = trace.derived(graph, [new], old.revisions)
-    if isinstance(again, Gap) or not trace.same(again, old):
+    if isinstance(again, UnknownState) or not trace.same(again, old):
         manifest_file.write_bridge(config.versions[0], name, old)
 
 
-def _taken(project: Project, known: Known, name: str, checkpoint: StrPath, at: str | None) -> Manifest:
+def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath, at: str | None) -> Manifest:
     """Write the manifest of a model from a checkpoint."""
     config, graph = project.config, project.graph
     with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
@@ -204,7 +204,7 @@ def _resolved(project: Project, at: str) -> tuple[str, ...]:
     return tuple(resolve.resolve(seen_from(project.graph, Record(), [target], package), target, package))
 
 
-def _at(graph: Graph, known: Known, name: str, revisions: Sequence[str]) -> Snapshot:
+def _at(graph: Graph, known: ModelHistory, name: str, revisions: Sequence[str]) -> Snapshot:
     state = known.at(name, graph, revisions)
     if isinstance(state, Snapshot):
         return state

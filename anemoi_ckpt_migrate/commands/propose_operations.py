@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate.autogenerate.explain import Explanation, Guess
+from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.commands.diff_sides import Side, sides
 from anemoi_ckpt_migrate.commands.remaining_differences import remainder
@@ -130,7 +130,7 @@ def _loss(explanation: Explanation) -> tuple[str, ...]:
     return (f"the script loses values: {lost}; {ways}; until it has one of them, `check` fails",) if lost else ()
 
 
-def _lines(guess: Guess, of_model: bool) -> list[str]:
+def _lines(guess: ProposedOperation, of_model: bool) -> list[str]:
     comments = []
     if guess.confidence < 1:
         comments.append(f"# {guess.confidence:.0%} certain: look at it.")

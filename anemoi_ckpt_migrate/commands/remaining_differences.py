@@ -7,13 +7,13 @@ from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.commands.diff_sides import Side
-from anemoi_ckpt_migrate.engine.apply import World
+from anemoi_ckpt_migrate.engine.apply import OperationRunner
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.manifests.compare import misfit
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.state.find_parameters import (
-    Place,
+    ParameterLocation,
     at,
     find_copies,
     find_main,
@@ -53,7 +53,7 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     tensors = Tensors(file.maker, file.same)
     main = find_main(tree, path)
     copies = [] if isinstance(main, str) else [place.path for place in find_copies(tree, main, main.table())]
-    world = World(tree, tensors, {}, path)
+    world = OperationRunner(tree, tensors, {}, path)
     world.apply("", [each for each in operations if each.on_parameters], "<the new script>", _none, _none)
     world.close()
     if world.faults:
@@ -85,7 +85,7 @@ def _of_copies(
         for file, tree in (one, other):
             content = held(at(tree, path))
             if is_parameters(content):
-                items.append(items_of(Place(path, content).table(), Tensors(file.maker, file.same))[0])
+                items.append(items_of(ParameterLocation(path, content).table(), Tensors(file.maker, file.same))[0])
         if len(items) == 2 and (said := misfit(*items).sentences()):
             yield f"{path} does not become what {shown} has there: {', '.join(together(said))}"
 

@@ -95,7 +95,7 @@ def sync(
         lineages = [*step_actions.shrunk(record.lineage, gone), *step_actions.grown(between.lineage, applied)]
         actions, noted_elsewhere = keeping(file, tree, record, actions, lineages)
 
-        def after(walk: executor.Walk) -> Record:
+        def after(walk: executor.RunContext) -> Record:
             lineage = step_actions.with_undo(applied, graph, walk, parameters)
             walk.warnings += [*step_actions.notes(graph, lineage, walk), *check.result(walk)]
             entry = log_entry("sync", "", plan)

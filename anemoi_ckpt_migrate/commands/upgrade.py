@@ -111,7 +111,7 @@ def upgrade(
         parameters = found.config.parameters
         actions, noted_elsewhere = keeping(file, tree, record, actions, step_actions.grown(record.lineage, applied))
 
-        def after(walk: executor.Walk) -> Record:
+        def after(walk: executor.RunContext) -> Record:
             entry = log_entry("upgrade", target, plan, proven=check_rollback)
             lineage = step_actions.with_undo(applied, graph, walk, parameters)
             walk.warnings += [*step_actions.notes(graph, lineage, walk), *check.result(walk)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.release import Release
     from anemoi_ckpt_migrate.commands.revision import NewRevision
     from anemoi_ckpt_migrate.commands.squash import Squashed
-    from anemoi_ckpt_migrate.project.scaffold import Laid
+    from anemoi_ckpt_migrate.project.scaffold import CreatedPath
     from anemoi_ckpt_migrate.runtime.session import Result
 
 _LONGEST = 900  # letters of a sentence: names in it may come from hostile checkpoints
@@ -69,7 +69,7 @@ def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) 
         print_json({"checkpoint": checkpoint, "error": kind})
 
 
-def print_laid(laid: Sequence[Laid]) -> None:
+def print_laid(laid: Sequence[CreatedPath]) -> None:
     """Print the result of `init`."""
     for item in laid:
         say(f"{item.done:8} {shown_path(os.fspath(item.path))}")

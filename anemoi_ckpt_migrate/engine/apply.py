@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.engine.module_names import Opened, follow, follow_back, misfits
+from anemoi_ckpt_migrate.engine.module_names import OpenParameters, follow, follow_back, misfits
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.add_drop import Add, is_of_optimizers, takes_back
 from anemoi_ckpt_migrate.operations.base import Operation
@@ -16,11 +16,11 @@ from anemoi_ckpt_migrate.operations.module_metadata import RestoreModules
 from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy, by_place
 from anemoi_ckpt_migrate.operations.rename import Reorder, StripPrefix
 from anemoi_ckpt_migrate.operations.tied_weights import Tie, Ties
-from anemoi_ckpt_migrate.operations.tree_operation import Means, TreeOperation, functions
+from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation, functions
 from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.archive_json import Attached
 from anemoi_ckpt_migrate.state.find_parameters import (
-    Place,
+    ParameterLocation,
     find_copies,
     find_main,
     find_optimizers,
@@ -30,9 +30,9 @@ from anemoi_ckpt_migrate.state.find_parameters import (
 )
 from anemoi_ckpt_migrate.state.infer_optimizer import Unknown, candidates, differ
 from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
-from anemoi_ckpt_migrate.state.optimizer_state import Known, State, known_of
+from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State, known_of
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.state.stash import packed, unpacked
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
@@ -40,7 +40,7 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 
 
 @dataclass
-class Undone:
+class UndoResult:
     """The rollback of a revision, for the checkpoint to which it was applied.
 
     Attributes
@@ -62,7 +62,7 @@ class _Before(NamedTuple):
     names: dict[str, Any]
 
 
-class World:
+class OperationRunner:
     """A checkpoint to which operations are applied.
 
     Parameters
@@ -103,13 +103,13 @@ class World:
         self.tree, self.stash, self.faults = tree, stash, list[OperationFault]()
         self.attached, self.orders = attached or Attached(), dict(orders or {})
         self._tensors, self._path, self._forced = tensors, path, forced
-        self._main: Opened | None = None
-        self._others: list[Opened] = []
+        self._main: OpenParameters | None = None
+        self._others: list[OpenParameters] = []
         self._ties = self._following = False
         self._unknown: list[Any] = []
         self._hint: ParameterLocations | None = None  # used when parameters are opened next
         self._found: list[ParameterLocations] = []
-        self._known: list[Known] = []
+        self._known: list[OptimizerSnapshot] = []
         self._at: tuple[str, Operation] | None = None
 
     def apply(
@@ -120,7 +120,7 @@ class World:
         run: Callable[..., Any],
         ask: Callable[[str, Any], list[Any]],
         follow: bool = True,
-    ) -> Undone:
+    ) -> UndoResult:
         """Apply the operations of a revision.
 
         Parameters
@@ -141,12 +141,12 @@ class World:
 
         Returns
         -------
-        Undone
+        UndoResult
             The rollback. Faults are added to `faults`.
         """
         self._following = follow
         stash = unpacked(self.stash.pop(revision, [])) if not follow else []
-        undo = Undone()
+        undo = UndoResult()
         for operation in self._derived(operations, ask, undo):
             before, self._at = len(self.faults), (shown, operation)
             try:
@@ -166,7 +166,7 @@ class World:
         return undo
 
     def _derived(
-        self, operations: Iterable[Operation], ask: Callable[[str, Any], list[Any]], undo: Undone
+        self, operations: Iterable[Operation], ask: Callable[[str, Any], list[Any]], undo: UndoResult
     ) -> Iterator[Operation]:
         """Iterate over operations; each `Derive` is replaced by the operations that it derives."""
         for operation in operations:
@@ -177,7 +177,7 @@ class World:
             self.close()
             yield from [] if self.faults else operation.derived(self.tree, ask)
 
-    def _settle(self, undo: Undone) -> None:
+    def _settle(self, undo: UndoResult) -> None:
         """Update module names and add hints to the rollback (upgrades only); report names that do not fit."""
         if self._following:
             undo.operations[:0] = follow(self._main, self._others)
@@ -225,7 +225,7 @@ class World:
                 self.orders[state.path] = state.order(main)
 
     def _one(
-        self, operation: Operation, stash: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+        self, operation: Operation, stash: list[Any], shown: str, run: Callable[..., Any], undo: UndoResult
     ) -> list[Operation]:
         """Apply one operation, and return the rollback."""
         if isinstance(operation, TreeOperation):
@@ -244,13 +244,13 @@ class World:
         return self._everywhere(main, operation, stash, shown, undo)
 
     def _on_tree(
-        self, operation: TreeOperation, stash: list[Any], shown: str, run: Callable[..., Any], undo: Undone
+        self, operation: TreeOperation, stash: list[Any], shown: str, run: Callable[..., Any], undo: UndoResult
     ) -> list[Operation]:
         self._settle(undo)
         self.close()
         if self.faults and functions([operation]):
             return []  # after a fault, the tree is not in the state that the function expects
-        means = Means(self.tree, self.attached, stash, run, self._forced, undo.losses)
+        means = TreeContext(self.tree, self.attached, stash, run, self._forced, undo.losses)
         try:
             if operation.everywhere:
                 return operation.carry_out([self.tree, self.stash, stash], means)[1]
@@ -260,7 +260,7 @@ class World:
             return []
         return back
 
-    def _declare(self, operation: ParameterGroups, shown: str, undo: Undone) -> list[Operation]:
+    def _declare(self, operation: ParameterGroups, shown: str, undo: UndoResult) -> list[Operation]:
         """Name the parameters of an optimizer as declared, after writing all earlier changes."""
         self._settle(undo)
         self.close()
@@ -271,7 +271,7 @@ class World:
         return []
 
     def _everywhere(
-        self, main: Opened, operation: Operation, stash: list[Any], shown: str, undo: Undone
+        self, main: OpenParameters, operation: Operation, stash: list[Any], shown: str, undo: UndoResult
     ) -> list[Operation]:
         own, others = by_place(operation)
         ties = Ties(main.copy.table if self._ties else {})
@@ -301,13 +301,13 @@ class World:
 
     def _on(
         self,
-        opened: Opened,
+        opened: OpenParameters,
         operations: Sequence[Operation],
         stash: list[Any],
         shown: str,
         whole: Operation,
         tied: dict[str, list[str]],
-        undo: Undone,
+        undo: UndoResult,
     ) -> list[Operation]:
         copy = opened.copy
         copy.stash, copy.tied, copy.forced = stash, tied, self._forced
@@ -329,7 +329,7 @@ class World:
             undo.losses += copy.losses if copy.main is None else [f"in {copy.path}, {what}" for what in copy.losses]
         return back
 
-    def _ties_of(self, opened: Opened, operations: Sequence[Operation]) -> Ties | None:
+    def _ties_of(self, opened: OpenParameters, operations: Sequence[Operation]) -> Ties | None:
         """Return the ties of a copy if operations of an upgrade may break them; otherwise None."""
         if not self._following or not opened.has_ties or not any(each.makes for each in operations):
             return None
@@ -337,7 +337,7 @@ class World:
         opened.has_ties = ties is not None and bool(ties.names)
         return ties if opened.has_ties else None
 
-    def _applied(self, operation: Operation, copy: Copy) -> list[Operation]:
+    def _applied(self, operation: Operation, copy: ParameterSet) -> list[Operation]:
         try:
             back: list[Operation] = operation.apply(copy)  # type: ignore[attr-defined]
         except Mismatch as error:
@@ -345,7 +345,7 @@ class World:
             return []
         return back
 
-    def _order_lost(self, opened: Opened, operation: Operation) -> str:
+    def _order_lost(self, opened: OpenParameters, operation: Operation) -> str:
         state = opened.state
         if state is None or state.keeps_order() or not is_of_optimizers(operation):
             return ""
@@ -360,7 +360,7 @@ class World:
         table = self._main.copy.table
         return {name: table[name] for name, _ in candidates(table, self._tensors)}
 
-    def _is_left(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> bool:
+    def _is_left(self, opened: OpenParameters, operation: Operation, before: _Before, shown: str) -> bool:
         """Return whether to leave a copy unchanged; report a fault if it would have to change."""
         own, others = by_place(operation)
         told = opened.copy.path in others
@@ -379,7 +379,7 @@ class World:
             return True
         return False
 
-    def _check_unknown(self, opened: Opened, operation: Operation, before: _Before, shown: str) -> None:
+    def _check_unknown(self, opened: OpenParameters, operation: Operation, before: _Before, shown: str) -> None:
         """Report a fault if an operation may affect an unidentified optimizer (renaming: only if it stores names)."""
         by_name = opened.state is not None and opened.state.called() is not None
         moved = differ(before.movable, self._movable(), by_name)
@@ -387,7 +387,7 @@ class World:
             self._fault(shown, operation, opened.unknown)
 
     def _lead_followed(
-        self, opened: Opened, operation: Operation, before: Sequence[str], shown: str
+        self, opened: OpenParameters, operation: Operation, before: Sequence[str], shown: str
     ) -> list[Operation]:
         """Update the prefix of an optimizer that stores names, and return the rollback."""
         try:
@@ -401,7 +401,7 @@ class World:
         spelled = repr(operation)
         self.faults.append(OperationFault(shown, spelled if len(spelled) < 120 else f"{spelled[:117]}...", what))
 
-    def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> Opened | None:
+    def _open(self, operation: Operation, shown: str, declared: ParameterGroups | None = None) -> OpenParameters | None:
         if self._main is not None:
             return self._main
         place = self._place()
@@ -410,18 +410,20 @@ class World:
             return None
         return self._open_at(place, declared)
 
-    def _place(self) -> Place | str:
+    def _place(self) -> ParameterLocation | str:
         said = None if self._hint is None else self._hint.places(self.tree)[0]
         return said or find_main(self.tree, self._path)
 
     def _look(self) -> None:
         """Open the parameters, if they can be found, so that optimizers can be identified."""
-        if self._main is None and not self.faults and isinstance(place := self._place(), Place):
+        if self._main is None and not self.faults and isinstance(place := self._place(), ParameterLocation):
             self._open_at(place)
 
-    def _open_at(self, place: Place, declared: ParameterGroups | None = None) -> Opened:
+    def _open_at(self, place: ParameterLocation, declared: ParameterGroups | None = None) -> OpenParameters:
         shown_path = place.path or "the state dict"
-        self._main = Opened(Copy(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place)
+        self._main = OpenParameters(
+            ParameterSet(shown_path, place.table(), self._tensors, unknown=self._unknown, place=place), place
+        )
         main = self._main.copy
         self._tensors.live_with(main.table[name] for name in main.table)
         self._others += [self._copy(other, main) for other in find_copies(self.tree, place, main.table)]
@@ -429,8 +431,8 @@ class World:
         self._others += self._wrapped_otherwise(place, main)
         for path, content in find_optimizers(self.tree):
             state = State(path, content, self._tensors)
-            copy = Copy(path, state.table, state.slots, main, optimizer=True)
-            self._others.append(Opened(copy, None, state, "?"))
+            copy = ParameterSet(path, state.table, state.slots, main, optimizer=True)
+            self._others.append(OpenParameters(copy, None, state, "?"))
         self._name_optimizers(declared)
         self._ties = any(opened.state for opened in self._others) and bool(Ties(main.table).names)
         return self._main
@@ -449,12 +451,12 @@ class World:
             except Unknown as error:
                 opened.unknown = str(error)
 
-    def _copy(self, place: Place, main: Copy) -> Opened:
+    def _copy(self, place: ParameterLocation, main: ParameterSet) -> OpenParameters:
         table = place.table()
         whole = all(name in table for name in main.table)
-        return Opened(Copy(place.path, table, self._tensors, main, whole, place=place), place)
+        return OpenParameters(ParameterSet(place.path, table, self._tensors, main, whole, place=place), place)
 
-    def _wrapped_otherwise(self, place: Place, main: Copy) -> list[Opened]:
+    def _wrapped_otherwise(self, place: ParameterLocation, main: ParameterSet) -> list[OpenParameters]:
         """Open dicts that would be copies except for wrappers in their names, and mark them as unknown."""
         known = [opened.place for opened in self._others if opened.place is not None]
         said = () if self._hint is None else self._hint.not_copies
@@ -462,7 +464,7 @@ class World:
         for other in find_wrapped_otherwise(self.tree, place, main.table, known):
             if other.path not in said:
                 copy = self._copy(other, main).copy
-                found.append(Opened(copy, other, unknown=_wrapped_otherwise(copy, main)))
+                found.append(OpenParameters(copy, other, unknown=_wrapped_otherwise(copy, main)))
         return found
 
     def _reach(self, operation: ParameterLocations) -> None:
@@ -475,7 +477,7 @@ class World:
         if self._main is not None:
             self._know(self._main.copy)
 
-    def _know(self, main: Copy) -> None:
+    def _know(self, main: ParameterSet) -> None:
         """Add the copies that the hint names, and remove dicts that it says are no copies."""
         if self._hint is not None:
             known = self._hint.places(self.tree)[1]
@@ -504,7 +506,7 @@ def _takes_wrappers(operations: Iterable[Operation]) -> bool:
     return all(isinstance(each, StripPrefix) and each.anywhere for each in operations)
 
 
-def _wrapped_otherwise(copy: Copy, main: Copy) -> str:
+def _wrapped_otherwise(copy: ParameterSet, main: ParameterSet) -> str:
     """Return a message that a dict has wrappers at other places in its names, and how to strip them."""
     own = {unwrapped(name): name for name in copy.table}
     here, there = next((name, own[unwrapped(name)]) for name in main.table if unwrapped(name) in own)

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.module_metadata import RestoreModules, followed
 from anemoi_ckpt_migrate.operations.parameter_groups import PerCopy, by_place
-from anemoi_ckpt_migrate.state.find_parameters import Place
+from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation
 from anemoi_ckpt_migrate.state.optimizer_state import State
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.state.pickled_module import Pickled
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 
 @dataclass
-class Opened:
+class OpenParameters:
     """A dict of parameters, or an optimizer, while operations are applied to it."""
 
-    copy: Copy
-    place: Place | None = None
+    copy: ParameterSet
+    place: ParameterLocation | None = None
     state: State | None = None
     unknown: str = ""
     has_ties: bool = True
@@ -31,7 +31,7 @@ class Opened:
         return bool(self.unknown) and self.state is None
 
 
-def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
+def follow(main: OpenParameters | None, others: Sequence[OpenParameters]) -> list[Operation]:
     """Rename the modules in ``_metadata`` after their parameters, and return the rollback."""
     if main is None:
         return []
@@ -54,7 +54,7 @@ def follow(main: Opened | None, others: Sequence[Opened]) -> list[Operation]:
     return [] if own is None else [own]
 
 
-def misfits(main: Opened | None, others: Sequence[Opened]) -> Iterator[str]:
+def misfits(main: OpenParameters | None, others: Sequence[OpenParameters]) -> Iterator[str]:
     """Iterate over messages about names that a pickled model cannot contain."""
     if main is None:
         return
@@ -65,7 +65,7 @@ def misfits(main: Opened | None, others: Sequence[Opened]) -> Iterator[str]:
                 yield sentence if opened is main else f"in {opened.copy.path}, {sentence}"
 
 
-def follow_back(operation: Operation, main: Opened, others: Sequence[Opened]) -> None:
+def follow_back(operation: Operation, main: OpenParameters, others: Sequence[OpenParameters]) -> None:
     """Restore the module names in the state dict, and in its copies with their own operations."""
     own, elsewhere = by_place(operation)
     for opened in (main, *others):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
-from anemoi_ckpt_migrate.manifests.compare import Misfit, misfit
+from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
 from anemoi_ckpt_migrate.state.find_parameters import find_main
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 
 @dataclass(frozen=True)
-class Own:
+class CheckpointParameters:
     """The parameters of a checkpoint.
 
     Attributes
@@ -31,19 +31,19 @@ class Own:
     items: list[Item]
     left_out: frozenset[str]
 
-    def misfit(self, expected: Iterable[Item], shapes: bool = True) -> Misfit:
+    def misfit(self, expected: Iterable[Item], shapes: bool = True) -> StateDictDiff:
         """Return the differences from the expected parameters; `shapes=False` ignores shapes."""
         found = misfit(self.items, [item for item in expected if item.name not in self.left_out])
         return found if shapes else replace(found, reshaped=())
 
 
-def own_of(file: Checkpoint, tree: Any, parameters: str | None, content: bool = False) -> Own | None:
+def own_of(file: Checkpoint, tree: Any, parameters: str | None, content: bool = False) -> CheckpointParameters | None:
     """Return the parameters of a checkpoint; None if it has none, or the state dict cannot be identified."""
     place = find_main(tree, parameters)
     if isinstance(place, str):
         return None
     found, left_out = items_of(place.table(), Tensors(file.maker, file.same, content))
-    return Own(found, frozenset(left_out))
+    return CheckpointParameters(found, frozenset(left_out))
 
 
 def items_of(table: Table, tensors: Tensors, digested: Checkpoint | None = None) -> tuple[list[Item], list[str]]:

@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.state.find_parameters import is_extra
 
 
 @dataclass(frozen=True)
-class Misfit:
+class StateDictDiff:
     """The differences between parameters and those expected.
 
     Attributes
@@ -42,7 +42,7 @@ class Misfit:
     @property
     def exact(self) -> bool:
         """Whether names, shapes, dtypes and order all match."""
-        return self == Misfit()
+        return self == StateDictDiff()
 
     def sentences(self) -> list[str]:
         """Return one sentence per difference."""
@@ -57,7 +57,7 @@ class Misfit:
         ]
 
 
-def misfit(own: Sequence[Item], expected: Sequence[Item]) -> Misfit:
+def misfit(own: Sequence[Item], expected: Sequence[Item]) -> StateDictDiff:
     """Compare parameters by name with those expected.
 
     Extra state of modules is ignored: it differs from run to run, and is not always a tensor.
@@ -74,4 +74,4 @@ def misfit(own: Sequence[Item], expected: Sequence[Item]) -> Misfit:
     reshaped = tuple(pair for pair in both if pair[0].shape != pair[1].shape)
     recast = tuple(pair for pair in both if pair[0].shape == pair[1].shape and pair[0].dtype != pair[1].dtype)
     moved = not missing and not extra and list(mine) != list(its)
-    return Misfit(missing, extra, reshaped, recast, moved)
+    return StateDictDiff(missing, extra, reshaped, recast, moved)

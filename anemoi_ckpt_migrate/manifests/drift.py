@@ -6,14 +6,14 @@ import os
 import shlex
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate.autogenerate.explain import Explanation, Guess, explain
+from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation, explain
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
 from anemoi_ckpt_migrate.manifests import build_model, manifest_file, trace
 from anemoi_ckpt_migrate.manifests.build_model import Built
-from anemoi_ckpt_migrate.manifests.known import Known, heads_of
+from anemoi_ckpt_migrate.manifests.known import ModelHistory, heads_of
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
-from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.revisions.graph import Graph
 
@@ -28,7 +28,7 @@ class Drift:
         The model.
     heads : tuple of str
         The current revisions of the model: the heads that descend from the revisions of the manifest.
-    expected : Snapshot, Gap or None
+    expected : Snapshot, UnknownState or None
         Its parameters at these heads by the manifest, or the reason why they are unknown; None without an entry.
     built : Built
         The model as built now.
@@ -38,7 +38,7 @@ class Drift:
 
     name: str
     heads: tuple[str, ...]
-    expected: Snapshot | Gap | None
+    expected: Snapshot | UnknownState | None
     built: Built
     explanation: Explanation | None = None
 
@@ -54,7 +54,7 @@ class Drift:
         update = f"`ckpt-migrate manifest {quoted} --update`"
         if self.expected is None:
             return f"the manifest does not have the model {self.name} yet: {update} adds it as it is now"
-        if isinstance(self.expected, Gap):
+        if isinstance(self.expected, UnknownState):
             gap = self.expected
             if not gap.fits:
                 return f"the revision {gap.revision} does not fit the model {self.name}: {gap.why}"
@@ -80,7 +80,7 @@ class Drift:
         return Snapshot(self.heads, self.built.items, self.built.sized)
 
 
-def _doubt(guess: Guess) -> str:
+def _doubt(guess: ProposedOperation) -> str:
     return f"  # {guess.confidence:.0%} certain" if guess.confidence < 1 else ""
 
 
@@ -100,7 +100,9 @@ def configured(config: Config, name: str | None = None) -> list[str]:
     return sorted(config.models) if name is None else [name]
 
 
-def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[str, ...] | None = None) -> Drift:
+def drift(
+    config: Config, graph: Graph, known: ModelHistory, name: str, parents: tuple[str, ...] | None = None
+) -> Drift:
     """Build a model, and compare it with its manifest.
 
     Parameters
@@ -123,7 +125,7 @@ def drift(config: Config, graph: Graph, known: Known, name: str, parents: tuple[
         raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which is no revision here")
     heads = heads_of(graph, snapshot)
     expected = None if snapshot is None else trace.derived(graph, known.of(name), heads)
-    if parents is not None and isinstance(expected, Gap) and not expected.fits:
+    if parents is not None and isinstance(expected, UnknownState) and not expected.fits:
         heads, expected = parents, trace.derived(graph, known.of(name), parents)
     made = build_model.built(config.models[name], folder=config.folder)
     between = None

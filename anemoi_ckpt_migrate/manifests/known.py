@@ -10,14 +10,14 @@ from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.manifests import build_model as models
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
-from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.tree import items
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelHistory:
     """The known states of the models of a project.
 
     Attributes
@@ -36,15 +36,15 @@ class Known:
         earlier = [each[name] for each in self.bridges if name in each]
         return [self.models[name], *earlier] if name in self.models else earlier
 
-    def at(self, name: str, graph: Graph, revisions: Iterable[str]) -> Snapshot | Gap:
+    def at(self, name: str, graph: Graph, revisions: Iterable[str]) -> Snapshot | UnknownState:
         """Return the state of a model at revisions, or the reason why it is unknown."""
         return trace.derived(graph, self.of(name), revisions)
 
 
-def known_of(config: Config) -> Known:
+def known_of(config: Config) -> ModelHistory:
     """Read the known states of the models of a project; raises the errors of `manifests.read`."""
     folder = config.versions[0]
-    return Known(manifest_file.read(folder), manifest_file.read_bridges(folder))
+    return ModelHistory(manifest_file.read(folder), manifest_file.read_bridges(folder))
 
 
 def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def heads_of(graph: Graph, snapshot: Snapshot | None) -> tuple[str, ...]:
     return tuple(head for head in graph.heads if head in graph.above(standing))
 
 
-def known_of_checkpoint(known: Known, name: str, config: Config, graph: Graph, tree: Any) -> list[Snapshot]:
+def known_of_checkpoint(known: ModelHistory, name: str, config: Config, graph: Graph, tree: Any) -> list[Snapshot]:
     """Return the known states of a model for a checkpoint, built from its own hyper-parameters if sizes depend on them.
 
     The built model belongs to the heads, as the code does, even if the manifest is older.

@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 
 @dataclass(frozen=True)
-class Gap:
+class UnknownState:
     """The reason why the state of a model is unknown.
 
     Attributes
@@ -38,16 +38,16 @@ class Gap:
 class _Stopped(Exception):
     """A revision cannot be passed; the caller adds its id to the gap."""
 
-    def __init__(self, why: str, gap: Gap | None = None) -> None:
+    def __init__(self, why: str, gap: UnknownState | None = None) -> None:
         super().__init__(why)
-        self.gap = gap or Gap("", why)
+        self.gap = gap or UnknownState("", why)
 
 
 class _Unfit(_Stopped):
     """Operations do not fit the model."""
 
 
-def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -> Snapshot | Gap:
+def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -> Snapshot | UnknownState:
     """Return the state of a model at revisions.
 
     Parameters
@@ -61,14 +61,14 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
 
     Returns
     -------
-    Snapshot or Gap
+    Snapshot or UnknownState
         The state; or, if it cannot be derived from any known state, the obstacle on the way from the nearest one.
     """
     wanted = tuple(revisions)
     graph = _seen(graph, known, wanted)
     foreign = [revision for revision in _standing(graph, wanted) if revision not in graph]
     if foreign:  # a checkpoint may have revisions without a script
-        return Gap("", f"{foreign[0]} is no revision here")
+        return UnknownState("", f"{foreign[0]} is no revision here")
     there = _all_of(graph, wanted)
     gaps = []
     for have, one in _starts(graph, known, there):
@@ -78,7 +78,7 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
             gaps.append(stopped.gap)
         else:
             return Snapshot(wanted, items, one.sized)
-    return gaps[0] if gaps else Gap("", "nothing is known of it")
+    return gaps[0] if gaps else UnknownState("", "nothing is known of it")
 
 
 def ahead(
@@ -189,7 +189,7 @@ def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied
                     )
         except _Stopped as stopped:
             raise _Stopped(
-                str(stopped), Gap(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))
+                str(stopped), UnknownState(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))
             ) from None
     return items if model is None else model.items
 

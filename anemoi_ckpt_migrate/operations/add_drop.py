@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.operations.cast import Cast, CastBack, RestoreCast
 from anemoi_ckpt_migrate.operations.initializers import fills, initialiser
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literals, pattern
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 
@@ -51,7 +51,7 @@ class Drop(Operation):
         """Whether the parameters are stashed."""
         return self.keep
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Remove the parameters, and return the rollback."""
         names = copy.table.in_order(copy.select(self.keys))
         renamed = {name: other for name in names if (other := copy.other_name(name)) is not None}
@@ -82,7 +82,7 @@ class RestoreParameters(Operation):
     def __post_init__(self) -> None:
         set_fields(self, items=tuple((name, number, before) for name, number, before in self.items))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Put the parameters back, each at its old position."""
         if copy.free([name for name, *_ in self.items], ()):
             for name, number, before in self.items:
@@ -175,7 +175,7 @@ class Add(Operation):
             return "fill", (self.shape, self.dtype, self.fill)
         return "init", (self.shape, self.dtype, self.init[0], self.init[1], name)
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Add the parameter, and return the rollback."""
         if copy.optimizer and (self.buffer or not is_floating(self.dtype)):
             return []
@@ -199,7 +199,7 @@ class Add(Operation):
         copy.added = added
         return [RemoveAdded(self.to_data(), literals(added))] if added else []
 
-    def _wanted(self, copy: Copy) -> list[tuple[str, str | None]]:
+    def _wanted(self, copy: ParameterSet) -> list[tuple[str, str | None]]:
         """Return the new names, each with the name that it follows."""
         if copy.main is not None:
             return [(name, copy.anchor(name)) for name in copy.main.added if name not in copy.table]
@@ -227,7 +227,7 @@ class RemoveAdded(Operation):
     def __hash__(self) -> int:
         return hash(json.dumps(self.added, sort_keys=True))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Remove the parameter; one that has changed is a fault, unless changes may be discarded."""
         added = from_data(self.added)
         if not isinstance(added, Add):

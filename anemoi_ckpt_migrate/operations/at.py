@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, operation, read, set_fields
 from anemoi_ckpt_migrate.operations.derive import Derive
 from anemoi_ckpt_migrate.operations.items import AtPath, NoOperation
-from anemoi_ckpt_migrate.operations.tree_operation import Means, Run, TreeOperation
+from anemoi_ckpt_migrate.operations.tree_operation import Run, TreeContext, TreeOperation
 from anemoi_ckpt_migrate.state.archive_json import NotJson
 from anemoi_ckpt_migrate.tree import paths
 from anemoi_ckpt_migrate.tree.paths import KEY, NoSuchPath, Path, path_of, shown
@@ -80,7 +80,7 @@ class At(TreeOperation):
         """Iterate over the operations."""
         yield from self.operations
 
-    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
         """Apply the operations at each place, in the order of `paths` and then of `records`."""
         undo: list[Operation] = []
         for path in self.paths:
@@ -99,7 +99,7 @@ class At(TreeOperation):
             raise NoSuchPath(f"there is no {shown(path)}")
         return not there
 
-    def _below(self, tree: Any, path: Path, means: Means, where: str) -> list[Operation]:
+    def _below(self, tree: Any, path: Path, means: TreeContext, where: str) -> list[Operation]:
         """Apply the operations at one place, and return the rollback there."""
         value, undo = paths.get(tree, path), list[Operation]()
         for each in self.operations:
@@ -113,7 +113,7 @@ class At(TreeOperation):
             undo[:0] = back
         return undo
 
-    def _in_record(self, name: str, path: Path, means: Means) -> list[Operation]:
+    def _in_record(self, name: str, path: Path, means: TreeContext) -> list[Operation]:
         """Apply the operations in a JSON entry, which is rewritten if they change it."""
         try:
             document = means.attached.document(name)
@@ -154,7 +154,7 @@ class RestoreEntry(TreeOperation):
         """Iterate over the operations that undo the change in an entry that has changed since."""
         yield from self.operations
 
-    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
         """Restore the entry; if it no longer exists, do nothing."""
         try:
             content = means.attached.content(self.record)

@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_exact, is_floating
 from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 @operation
@@ -45,7 +45,7 @@ class Cast(Operation):
         """Whether the old tensors are stashed, or the dtype is usually wide enough; the checkpoint decides."""
         return self.keep or self.dtype in ("float32", "float64", "complex64", "complex128", "int64")
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Cast the parameters, and return the rollback."""
         undo: list[Any] = []
         exact: dict[str, list[str]] = {}
@@ -67,7 +67,7 @@ class Cast(Operation):
             undo.append(RestoreCast(tuple(stash), self.dtype))
         return undo
 
-    def _chosen(self, copy: Copy) -> Iterator[tuple[str, str]]:
+    def _chosen(self, copy: ParameterSet) -> Iterator[tuple[str, str]]:
         if copy.optimizer:
             return  # its moments keep their precision; torch casts them when it loads them
         for text in self.keys:
@@ -92,7 +92,7 @@ class CastBack(Operation):
     def __post_init__(self) -> None:
         set_fields(self, keys=names_of(self, "keys", self.keys))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Cast the parameters back."""
         for name in () if copy.optimizer else copy.select(self.keys):
             made = copy.make("cast", (self.dtype,), [name], f"{name} cannot be cast")
@@ -112,7 +112,7 @@ class RestoreCast(Operation):
     def __post_init__(self) -> None:
         set_fields(self, items=tuple((name, number) for name, number in self.items))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Put them back; a parameter that has changed since its cast is a fault, unless changes may be discarded."""
         for name, number in () if copy.optimizer else self.items:
             if name not in copy.table:

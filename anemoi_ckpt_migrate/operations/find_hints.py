@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
-from anemoi_ckpt_migrate.state.find_parameters import Place, Told, dicts_of, find_copies, is_tensor
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation, Told, dicts_of, find_copies, is_tensor
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 @operation
@@ -17,7 +17,7 @@ class MissingPrefix(Operation):
     written = False
     prefix: str
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Use the names of the state dict for the parameters of the copy."""
         if copy.place is not None:
             keys = {name: copy.place.key(name) for name in copy.table}
@@ -54,14 +54,14 @@ class ParameterLocations(Operation):
             not_copies=tuple(self.not_copies),
         )
 
-    def places(self, tree: Any) -> tuple[Place | None, list[Place]]:
+    def places(self, tree: Any) -> tuple[ParameterLocation | None, list[ParameterLocation]]:
         """Return the place of the state dict (None if not noted) and of the copies that still exist."""
         dicts = dicts_of(tree)
         main = None if self.main is None else _place(self.main, dicts)
         return main, [place for place in (_place(told, dicts) for told in self.copies) if place is not None]
 
 
-def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[ParameterLocations]:
+def reached(tree: Any, main: ParameterSet, copies: Iterable[ParameterSet]) -> list[ParameterLocations]:
     """Return the hint that a downgrade needs to find the same parameters; empty if it needs none."""
     if main.place is None or not main.table.changed:
         return []
@@ -74,9 +74,9 @@ def reached(tree: Any, main: Copy, copies: Iterable[Copy]) -> list[ParameterLoca
     return [ParameterLocations(main.place.told() if empty else None, lost, tuple(place.path for place in more))]
 
 
-def _place(told: Told, dicts: Mapping[str, dict[Any, Any]]) -> Place | None:
+def _place(told: Told, dicts: Mapping[str, dict[Any, Any]]) -> ParameterLocation | None:
     path, lead, lacking = told
-    return Place(path, dicts[path], lead, lacking) if path in dicts else None
+    return ParameterLocation(path, dicts[path], lead, lacking) if path in dicts else None
 
 
 def _told(value: Any) -> Told:

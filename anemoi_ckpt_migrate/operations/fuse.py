@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.operations.base import (
 )
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
 from anemoi_ckpt_migrate.state.ordered_names import Places
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 def _placed(kind: Operation, places: Any) -> Places | None:
@@ -58,7 +58,7 @@ class _Joining(Operation):
         if self.kind == "cat" and one:
             raise BadOperation(f"{type(self).__name__}: {self.sources[0]} is one source, and two are needed")
 
-    def apply(self, copy: Copy) -> list[Operation]:
+    def apply(self, copy: ParameterSet) -> list[Operation]:
         """Join the sources at each match of the patterns, and return the rollback."""
         done: list[tuple[str, list[str], tuple[int, ...], Places | None]] = []
         word = type(self).__name__.lower()
@@ -79,7 +79,9 @@ class _Joining(Operation):
             self.parted(literal(target), literals(names), sizes, places) for target, names, sizes, places in done[::-1]
         ]
 
-    def _short(self, copy: Copy, done: Sequence[tuple[str, list[str], tuple[int, ...], Places | None]]) -> list[Any]:
+    def _short(
+        self, copy: ParameterSet, done: Sequence[tuple[str, list[str], tuple[int, ...], Places | None]]
+    ) -> list[Any]:
         if len(done) < 2 or len({sizes for _, _, sizes, _ in done}) > 1 or any(places for *_, places in done):
             return []
         if not turns(self.target, *self.sources) or not copy.alone(self.target, [target for target, *_ in done]):
@@ -142,7 +144,7 @@ class _Parting(Operation):
         """Return the names of the parts."""
         return [pattern(target).fill(bound) for target in self.targets]
 
-    def apply(self, copy: Copy) -> list[Operation]:
+    def apply(self, copy: ParameterSet) -> list[Operation]:
         """Divide each match of the source, and return the rollback."""
         undo: list[Operation] = []
         done: list[list[str]] = []
@@ -159,12 +161,12 @@ class _Parting(Operation):
             done.append(list(made))
         return [self.joined(self.targets, self.source)] if self._is_short(copy, done) else undo
 
-    def _is_short(self, copy: Copy, done: Sequence[Sequence[str]]) -> bool:
+    def _is_short(self, copy: ParameterSet, done: Sequence[Sequence[str]]) -> bool:
         if len(done) < 2 or self.places is not None or not turns(self.source, *self.targets):
             return False
         return all(copy.alone(target, made) for target, made in zip(self.targets, zip(*done, strict=True), strict=True))
 
-    def _made(self, copy: Copy, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
+    def _made(self, copy: ParameterSet, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
         shape = copy.shape(source, f"{source} cannot be taken apart")
         if shape is None:
             return None

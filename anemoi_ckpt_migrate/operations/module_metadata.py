@@ -8,7 +8,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.state.pickled_module import hollow
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
@@ -109,7 +109,7 @@ class RenameModules(Operation):
             dropped=tuple(self.dropped),
         )
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Do nothing: parameters stay as they are."""
         return []
 
@@ -150,7 +150,7 @@ class RestoreModules(Operation):
             restored=tuple((name, before, value) for name, before, value in self.restored),
         )
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Do nothing: parameters stay as they are."""
         return []
 

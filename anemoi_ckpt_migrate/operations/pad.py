@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.operations.initializers import MEAN, fills, initialiser
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import literals
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 @operation
@@ -68,7 +68,7 @@ class Pad(Operation):
         """Return the operation that removes the new elements if they have not changed."""
         return Unpad(self.keys, self.size, self.dim, self.at, self.fill, self.init)
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Enlarge the parameters, and return the rollback."""
         done, names = [], copy.select(self.keys)
         seeds = _seeds(copy, self)
@@ -83,7 +83,7 @@ class Pad(Operation):
                 done.append(name)
         return [Unpad(literals(done), self.size, self.dim, self.at, self.fill, self.init)] if done else []
 
-    def _takes(self, copy: Copy, name: str) -> bool:
+    def _takes(self, copy: ParameterSet, name: str) -> bool:
         dtype = copy.values.dtype(copy.table[name])
         if self.init is not None:
             shape = copy.values.shape(copy.table[name])
@@ -112,7 +112,7 @@ class Unpad(Operation):
     def __post_init__(self) -> None:
         set_fields(self, keys=names_of(self, "keys", self.keys), init=initialiser("Unpad", self.init, (MEAN,)))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Remove the elements; changed ones are a fault, unless changes may be discarded."""
         names = copy.select(self.keys)
         seeds = _seeds(copy, self)
@@ -125,7 +125,7 @@ class Unpad(Operation):
                 copy.table.set(name, made)
         return []
 
-    def _is_unchanged(self, copy: Copy, name: str, made: Any, args: tuple[Any, ...]) -> bool:
+    def _is_unchanged(self, copy: ParameterSet, name: str, made: Any, args: tuple[Any, ...]) -> bool:
         """Return whether the added elements may be removed: `Pad` would add the same, or nothing has to be checked."""
         if copy.optimizer or copy.forced:
             return True
@@ -137,7 +137,7 @@ class Unpad(Operation):
         copy.fault(f"{what}; --discard-changes removes them")
         return False
 
-    def _without(self, copy: Copy, name: str, dim: int, at: int) -> Any:
+    def _without(self, copy: ParameterSet, name: str, dim: int, at: int) -> Any:
         values, value = copy.values, copy.table[name]
         whole = values.shape(value)[dim]
         stash = [(0, at), (at + self.size, whole - at - self.size)]
@@ -146,7 +146,7 @@ class Unpad(Operation):
         return parts[0] if len(parts) == 1 else values.make("cat", (dim,), parts)
 
 
-def _seeds(copy: Copy, kind: Pad | Unpad) -> dict[str, str]:
+def _seeds(copy: ParameterSet, kind: Pad | Unpad) -> dict[str, str]:
     """Return the name that seeds the random numbers of each tied parameter: the first of its group."""
     if kind.init is None or copy.optimizer:
         return {}
@@ -158,7 +158,7 @@ def _content(kind: Pad | Unpad, seed: str) -> Any:
     return kind.fill if kind.init is None else (*kind.init, seed if kind.init[0] != MEAN else "")
 
 
-def _place(copy: Copy, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
+def _place(copy: ParameterSet, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
     """Return the dimension (not negative) and the index of the first new element; None after reporting a fault."""
     shape: Sequence[int] | None = copy.shape(name, f"{name} cannot be made larger")
     if shape is None:

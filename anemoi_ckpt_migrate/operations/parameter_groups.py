@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.state.optimizer_slots import Slots
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 @operation
@@ -72,7 +72,7 @@ class OptimizerPrefix(Operation):
     def __post_init__(self) -> None:
         set_fields(self, prefix=str(self.prefix))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Set the prefix of an optimizer; other copies stay as they are."""
         if isinstance(copy.values, Slots):
             copy.values.lead = self.prefix

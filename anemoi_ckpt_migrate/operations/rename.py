@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, nam
 from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
 from anemoi_ckpt_migrate.state.find_parameters import is_of_average
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 class _Naming(Operation):
@@ -27,7 +27,7 @@ class _Naming(Operation):
         """
         raise NotImplementedError
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
+    def renamed(self, copy: ParameterSet) -> dict[str, str]:
         """Return old and new names; call `missing` if there are none."""
         try:
             found = self.found(copy.table)
@@ -38,14 +38,14 @@ class _Naming(Operation):
             self.missing(copy)
         return found
 
-    def missing(self, copy: Copy) -> None:
+    def missing(self, copy: ParameterSet) -> None:
         """Report a fault if it has to match at least one name."""
 
     def targets(self) -> list[str]:
         """Return patterns of the new names."""
         return []
 
-    def apply(self, copy: Copy) -> list[Operation]:
+    def apply(self, copy: ParameterSet) -> list[Operation]:
         """Rename the parameters, and return the rollback."""
         names = {old: new for old, new in self.renamed(copy).items() if old != new}
         lacked = copy.lacking
@@ -94,7 +94,7 @@ class Rename(_Naming):
         new = pattern(self.new)
         return {name: new.fill(bound) for name, bound in pattern(self.old).among(names)}
 
-    def missing(self, copy: Copy) -> None:
+    def missing(self, copy: ParameterSet) -> None:
         """Report a fault: no name matches."""
         copy.missing(self.old, [self.new])
 
@@ -140,7 +140,7 @@ class RenamePrefix(_Naming):
                 found[name] = other.fill(bound) + name[end:]
         return found
 
-    def missing(self, copy: Copy) -> None:
+    def missing(self, copy: ParameterSet) -> None:
         """Report a fault: no name has the prefix."""
         copy.missing(f"{self.old}*", [f"{self.new}*"])
 
@@ -181,7 +181,7 @@ class RenameRegex(_Naming):
             raise ValueError(f"{self.replacement} is no replacement: {error}") from error
         return {name: new for name, new in changed.items() if new != name}
 
-    def missing(self, copy: Copy) -> None:
+    def missing(self, copy: ParameterSet) -> None:
         """Report a fault: no name changes."""
         if copy.main is None and not copy.unknown:
             copy.fault(f"no name changes by {self.pattern}")
@@ -282,7 +282,7 @@ class RenameEach(_Naming):
         """Return the names that exist, with their new names."""
         return {old: new for old, new in self.names if old in names}
 
-    def renamed(self, copy: Copy) -> dict[str, str]:
+    def renamed(self, copy: ParameterSet) -> dict[str, str]:
         """Return old and new names; an old name that is missing is a fault."""
         for old, _ in self.names:
             if old not in copy.table:
@@ -305,7 +305,7 @@ class Reorder(Operation):
     def __post_init__(self) -> None:
         set_fields(self, names=names_of(self, "names", self.names))
 
-    def apply(self, copy: Copy) -> list[Any]:
+    def apply(self, copy: ParameterSet) -> list[Any]:
         """Reorder the parameters, and return the rollback."""
         groups: dict[tuple[str, ...], dict[str, None]] = {}
         shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.state.name_patterns import literals
-from anemoi_ckpt_migrate.state.parameters import Copy
+from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 class _Turning(Operation):
@@ -39,7 +39,7 @@ class _Turning(Operation):
         """Return the inverse for parameters that had this shape before."""
         raise NotImplementedError
 
-    def apply(self, copy: Copy) -> list[Operation]:
+    def apply(self, copy: ParameterSet) -> list[Operation]:
         """Change the parameters that the keys select, and return the rollback."""
         done: dict[tuple[int, ...], list[str]] = {}
         for name in copy.select(self.keys):
@@ -53,7 +53,7 @@ class _Turning(Operation):
         undo = {self.back(literals(names), shape): None for shape, names in done.items()}
         return list(undo)
 
-    def _change(self, copy: Copy, name: str) -> tuple[int, ...] | None:
+    def _change(self, copy: ParameterSet, name: str) -> tuple[int, ...] | None:
         doing = f"{type(self).__name__} of {name} cannot be"
         shape = copy.shape(name, doing)
         if shape is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, operation, set_fields
-from anemoi_ckpt_migrate.operations.tree_operation import Means, Run
+from anemoi_ckpt_migrate.operations.tree_operation import Run, TreeContext
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, paths
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
@@ -49,7 +49,7 @@ class Rewrite(Run):
         """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else Rewrite(self.rollback, self.migrate, self.path, self.optional)
 
-    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
         """Rewrite the configuration."""
         if self.optional and not paths.there(tree, self.path):
             return tree, []

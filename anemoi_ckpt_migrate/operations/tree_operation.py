@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.state.archive_json import Attached
 
 
 @dataclass
-class Means:
+class TreeContext:
     """Context of operations on the tree.
 
     Attributes
@@ -56,14 +56,14 @@ class TreeOperation(Operation):
         """Return why it cannot be undone on a tree; empty if it can."""
         return ""
 
-    def carry_out(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+    def carry_out(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
         """Change a tree, or a part of it; return the new tree and the rollback.
 
         Parameters
         ----------
         tree : object
             The checkpoint, or a part that is treated as one.
-        means : Means
+        means : TreeContext
             The context.
 
         Raises
@@ -74,7 +74,7 @@ class TreeOperation(Operation):
         means.losses += filter(None, [self.loss(tree)])
         return self.on(tree, means)
 
-    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
         """Do the work of `carry_out`; subclasses that need the context override this."""
         return tree, self.change(tree, means.stash, means.forced)
 
@@ -130,7 +130,7 @@ class Run(TreeOperation):
         """Return a sentence if it has no rollback."""
         return "" if self.reversible else f"{self.migrate} has no rollback"
 
-    def on(self, tree: Any, means: Means) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
         """Run the function."""
         return means.run(self.migrate, tree), [back for back in [self.inverse()] if back is not None]
 

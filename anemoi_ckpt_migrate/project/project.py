@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NoConfiguration
 from anemoi_ckpt_migrate.project.config import Config, find_config
-from anemoi_ckpt_migrate.project.scaffold import Laid, lay_out
+from anemoi_ckpt_migrate.project.scaffold import CreatedPath, lay_out
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -101,7 +101,7 @@ def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) ->
     return tuple({found.config.chain: found for found in (*own, *chains)}.values())
 
 
-def init(folder: StrPath = ".", package: str | None = None) -> list[Laid]:
+def init(folder: StrPath = ".", package: str | None = None) -> list[CreatedPath]:
     """Make a folder a project. Existing files are kept.
 
     Parameters

@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.project.config import OWN_FILE, SHARED_FILE, TABLE, TEM
 
 
 @dataclass(frozen=True)
-class Laid:
+class CreatedPath:
     """The result of `lay_out` for one file or folder.
 
     Attributes
@@ -26,7 +26,7 @@ class Laid:
     done: str
 
 
-def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
+def lay_out(folder: Path, package: str | None = None) -> list[CreatedPath]:
     """Make a folder a project: configuration, ``versions/``, a copy of the template. Existing files are kept.
 
     Parameters
@@ -52,11 +52,11 @@ def lay_out(folder: Path, package: str | None = None) -> list[Laid]:
     template = config.template or folder / "templates" / TEMPLATE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        laid = [Laid(existing.path, "kept")] if existing else [_configure(folder, package)]
+        laid = [CreatedPath(existing.path, "kept")] if existing else [_configure(folder, package)]
         for versions in config.versions:
-            laid.append(Laid(versions, "kept" if versions.is_dir() else "created"))
+            laid.append(CreatedPath(versions, "kept" if versions.is_dir() else "created"))
             versions.mkdir(parents=True, exist_ok=True)
-        laid.append(Laid(template, "kept" if template.exists() else "created"))
+        laid.append(CreatedPath(template, "kept" if template.exists() else "created"))
         if laid[-1].done == "created":
             template.parent.mkdir(parents=True, exist_ok=True)
             template.write_text(read_template(None), encoding="utf-8")
@@ -83,7 +83,7 @@ def read_template(path: Path | None) -> str:
         raise ConfigurationError(f"the template {found} cannot be read ({reason})") from error
 
 
-def _configure(folder: Path, package: str | None) -> Laid:
+def _configure(folder: Path, package: str | None) -> CreatedPath:
     shared = folder / SHARED_FILE
     lines = ['versions = "versions"', f'template = "templates/{TEMPLATE}"']
     unset = '# package = "NAME"  # whose versions the scripts note'
@@ -94,7 +94,7 @@ def _configure(folder: Path, package: str | None) -> Laid:
         gap = b"" if not before or before.endswith(end * 2) else end if before.endswith(end) else end * 2
         added = [line.encode() for line in (f"[tool.{TABLE}]", *lines, "")]
         shared.write_bytes(before + gap + end.join(added))
-        return Laid(shared, "extended")
+        return CreatedPath(shared, "extended")
     own = folder / OWN_FILE
     own.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    return Laid(own, "created")
+    return CreatedPath(own, "created")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anemoi_ckpt_migrate.engine.apply import Undone, World
+from anemoi_ckpt_migrate.engine.apply import OperationRunner, UndoResult
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
 from anemoi_ckpt_migrate.operations.base import Operation
@@ -33,12 +33,12 @@ class Action(Protocol):
     def runs_code(self) -> bool:
         """Whether the action runs code of a script."""
 
-    def prepare(self) -> Callable[[Walk], None]:
+    def prepare(self) -> Callable[[RunContext], None]:
         """Load the code. Called for each walk, so that no walk sees the state that an earlier one left in a module."""
 
 
 @dataclass(frozen=True)
-class Calling:
+class FunctionAction:
     """Runs one function.
 
     Attributes
@@ -56,18 +56,18 @@ class Calling:
     shown: str
     runs_code = True
 
-    def prepare(self) -> Callable[[Walk], None]:
+    def prepare(self) -> Callable[[RunContext], None]:
         """Load the function."""
         function = self.load()
 
-        def call(walk: Walk) -> None:
+        def call(walk: RunContext) -> None:
             walk.world.close()
             walk.stop_if_faulty()
             walk.world.tree = self.call(walk, function, walk.world.tree)
 
         return call
 
-    def call(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
+    def call(self, walk: RunContext, function: Function, tree: Any, *more: Any) -> Any:
         """Run the function on a tree, or on a part of it and the whole, and return its result."""
         result = self._result(walk, function, tree, *more)
         # A checkpoint that is not a dict (a list of tensors, a pickled model) has to keep its type.
@@ -80,7 +80,7 @@ class Calling:
             raise self._fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
         raise self._fail(function, f"returned a {type(result).__name__}, not the checkpoint")
 
-    def ask(self, walk: Walk, function: Function, tree: Any) -> list[Any]:
+    def ask(self, walk: RunContext, function: Function, tree: Any) -> list[Any]:
         """Run the function on a tree that it does not change, and return its list of operations."""
         result = self._result(walk, function, tree)
         if walk.checkpoint.touched:
@@ -89,7 +89,7 @@ class Calling:
             raise self._fail(function, f"returned a {type(result).__name__}, not a list of operations")
         return result
 
-    def _result(self, walk: Walk, function: Function, tree: Any, *more: Any) -> Any:
+    def _result(self, walk: RunContext, function: Function, tree: Any, *more: Any) -> Any:
         """Return the result of the function, or the tree if the function failed on missing content."""
         touched = walk.checkpoint.touched
         try:
@@ -123,7 +123,7 @@ class Calling:
 
 
 @dataclass(frozen=True)
-class Applying:
+class OperationsAction:
     """Applies operations.
 
     Attributes
@@ -151,14 +151,14 @@ class Applying:
         """Whether an operation runs a function."""
         return bool(tree_operation.functions(self.operations))
 
-    def prepare(self) -> Callable[[Walk], None]:
+    def prepare(self) -> Callable[[RunContext], None]:
         """Load the functions, if any."""
         names = {operation.migrate for operation in tree_operation.functions(self.operations)}
         functions = {name: self.load(name) for name in sorted(names)}
 
-        def apply(walk: Walk) -> None:
-            def calling(name: str) -> Calling:
-                return Calling(lambda: functions[name], name, self.shown)
+        def apply(walk: RunContext) -> None:
+            def calling(name: str) -> FunctionAction:
+                return FunctionAction(lambda: functions[name], name, self.shown)
 
             def run(name: str, *given: Any) -> Any:
                 return calling(name).call(walk, functions[name], *given)
@@ -177,30 +177,30 @@ class Applying:
 
 
 @dataclass
-class Walk:
+class RunContext:
     """One pass over a plan.
 
     Attributes
     ----------
     checkpoint : Checkpoint
         The open file.
-    world : World
+    world : OperationRunner
         The tree and everything else that the pass changes.
     content : bool
         Whether tensors are real instead of stand-ins.
     check : callable or None
         Called with each function that ran and the tree that it returned.
-    undone : dict of str to Undone
+    undone : dict of str to UndoResult
         The rollbacks of revisions whose operations were applied.
     warnings : list of str
         The warnings that functions raised.
     """
 
     checkpoint: Checkpoint
-    world: World
+    world: OperationRunner
     content: bool = False
-    check: Callable[[Calling, Function, Any], None] | None = None
-    undone: dict[str, Undone] = field(default_factory=dict)
+    check: Callable[[FunctionAction, Function, Any], None] | None = None
+    undone: dict[str, UndoResult] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def stop_if_faulty(self) -> None:
@@ -234,7 +234,7 @@ def run(
     stash: Stash,
     actions: Sequence[Action],
     settings: Settings,
-    after: Callable[[Walk], Record],
+    after: Callable[[RunContext], Record],
 ) -> tuple[Pickled, dict[str, bytes | None]]:
     """Run actions in order, and return the content to write.
 
@@ -274,14 +274,16 @@ def run(
         return checkpoint.pickled(walk.world.tree), attachments
     except Unpicklable:
         # Find the function at fault only now: a check after each function would cost as much as the whole run.
-        def check(action: Calling, function: Function, left: Any) -> None:
+        def check(action: FunctionAction, function: Function, left: Any) -> None:
             action.check_saves(checkpoint, function, left)
 
         _walk(checkpoint, actions, settings, *_fresh(checkpoint, walk.content), walk.content, check)
         raise
 
 
-def walked(checkpoint: Checkpoint, tree: Any, stash: Stash, actions: Sequence[Action], settings: Settings) -> Walk:
+def walked(
+    checkpoint: Checkpoint, tree: Any, stash: Stash, actions: Sequence[Action], settings: Settings
+) -> RunContext:
     """Run actions on a tree, or on a fresh one with real tensors if needed; writes nothing."""
     if not checkpoint.touched:  # a trusted class may have asked for content while it was built
         walk = _walk(checkpoint, actions, settings, tree, stash, False)
@@ -304,13 +306,13 @@ def _walk(
     tree: Any,
     stash: Stash,
     content: bool,
-    check: Callable[[Calling, Function, Any], None] | None = None,
-) -> Walk:
+    check: Callable[[FunctionAction, Function, Any], None] | None = None,
+) -> RunContext:
     """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
     tensors = Tensors(checkpoint.maker, checkpoint.same, content)
     attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-    world = World(tree, tensors, stash, settings.parameters, settings.forced, attached, settings.optimizers)
-    walk = Walk(checkpoint, world, content, check)
+    world = OperationRunner(tree, tensors, stash, settings.parameters, settings.forced, attached, settings.optimizers)
+    walk = RunContext(checkpoint, world, content, check)
     for step in [action.prepare() for action in actions]:
         step(walk)
         if checkpoint.touched and not content:

@@ -11,9 +11,9 @@ from typing import Any
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.errors import CannotApply, NotOnePlace, NoWayBack, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
-from anemoi_ckpt_migrate.manifests.checkpoint_parameters import Own, own_of
-from anemoi_ckpt_migrate.manifests.compare import Misfit
-from anemoi_ckpt_migrate.manifests.known import Known, known_of, known_of_checkpoint
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
+from anemoi_ckpt_migrate.manifests.compare import StateDictDiff
+from anemoi_ckpt_migrate.manifests.known import ModelHistory, known_of, known_of_checkpoint
 from anemoi_ckpt_migrate.operations.tree_operation import functions
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
@@ -27,7 +27,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Fit:
+class RevisionMatch:
     """The comparison of parameters with a model at one place in the history.
 
     Attributes
@@ -36,13 +36,13 @@ class Fit:
         The name of the model.
     revisions : tuple of str
         The heads at this place; empty for base.
-    misfit : Misfit
+    misfit : StateDictDiff
         The differences.
     """
 
     model: str
     revisions: tuple[str, ...]
-    misfit: Misfit
+    misfit: StateDictDiff
 
     @property
     def target(self) -> str:
@@ -102,7 +102,7 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     raise _none(project.graph, file, fits, own)
 
 
-def _fits(project: Project, known: Known, own: Own, tree: Any) -> list[Fit]:
+def _fits(project: Project, known: ModelHistory, own: CheckpointParameters, tree: Any) -> list[RevisionMatch]:
     """Compare with all known places; if nothing matches, compare less strictly."""
     fits = list(_everywhere(project, known, own, tree))
     if all(fit.misfit.count for fit in fits):  # earlier states may be guesses: follow the revisions from here
@@ -112,7 +112,9 @@ def _fits(project: Project, known: Known, own: Own, tree: Any) -> list[Fit]:
     return fits
 
 
-def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahead: bool = False) -> Iterator[Fit]:
+def _everywhere(
+    project: Project, known: ModelHistory, own: CheckpointParameters, tree: Any = None, ahead: bool = False
+) -> Iterator[RevisionMatch]:
     """Compare with all known places; without a tree, models have the sizes from the manifest."""
     for name, snapshot in known.models.items():
         try:
@@ -125,10 +127,10 @@ def _everywhere(project: Project, known: Known, own: Own, tree: Any = None, ahea
         shapes = tree is not None or not snapshot.sized
         for state in trace.everywhere(project.graph, snapshots):
             found = misfit_of(own, project.graph, snapshots, state) if ahead else own.misfit(state.items, shapes)
-            yield Fit(name, state.revisions, found)
+            yield RevisionMatch(name, state.revisions, found)
 
 
-def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
+def _narrowed(project: Project, file: Checkpoint, fits: list[RevisionMatch]) -> list[RevisionMatch]:
     """Drop places that the order, the dtypes, or operations outside the parameters rule out."""
     for narrower in (
         [fit for fit in fits if not fit.misfit.moved],
@@ -142,7 +144,7 @@ def _narrowed(project: Project, file: Checkpoint, fits: list[Fit]) -> list[Fit]:
     return possible or fits
 
 
-def _nearest(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> list[Fit]:
+def _nearest(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> list[RevisionMatch]:
     """Return the nearest candidate places above and below one."""
     there = {other.target: graph.closure(other.revisions) for other in fits}
     own = there[fit.target]
@@ -151,7 +153,7 @@ def _nearest(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> list[Fit]:
     return [*above[:1], *below[:1]]
 
 
-def _may_move(project: Project, file: Checkpoint, fit: Fit, other: Fit) -> bool:
+def _may_move(project: Project, file: Checkpoint, fit: RevisionMatch, other: RevisionMatch) -> bool:
     """Return whether a checkpoint could move from one place to another, as far as operations before a function show."""
     graph, settings = project.graph, executor.Settings(project.config.parameters)
     here, there = graph.closure(fit.revisions), graph.closure(other.revisions)
@@ -180,7 +182,7 @@ def _action(project: Project, revision: Revision, back: bool) -> executor.Action
         return None
 
 
-def _unsure(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> tuple[str, ...]:
+def _unsure(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> tuple[str, ...]:
     """Warn if a checkpoint may stand on the other side of adjacent functions, as they may not change parameters."""
     own = set(fit.revisions)
     known = {
@@ -199,13 +201,13 @@ def _has_functions(revision: Revision) -> bool:
     return revision.migrates if revision.operations is None else bool(functions(revision.operations))
 
 
-def _several(file: Checkpoint, fits: Sequence[Fit]) -> str:
+def _several(file: Checkpoint, fits: Sequence[RevisionMatch]) -> str:
     shown = shlex.quote(os.fspath(file.path))
     way = f"`ckpt-migrate stamp REV {shown}` says which it is"
     return f"its parameters are the same at {len(fits)} places, and nothing in it tells them apart; {way}:"
 
 
-def _told_apart(graph: Graph, fit: Fit, fits: Sequence[Fit]) -> str:
+def _told_apart(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> str:
     """Name a place, and the visible effects of the revisions up to it."""
     before = [graph.closure(other.revisions) for other in fits if other is not fit]
     own = graph.closure(fit.revisions)
@@ -221,7 +223,7 @@ def _doing(revision: Revision) -> str:
     return ", ".join(f"op.{operation!r:.80}" for operation in revision.operations)
 
 
-def _none(graph: Graph, file: Checkpoint, fits: Sequence[Fit], own: Own) -> NotOnePlace:
+def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: CheckpointParameters) -> NotOnePlace:
     """Return the error for a checkpoint that matches no known place, with ways to proceed."""
     shown, names = shlex.quote(os.fspath(file.path)), {item.name for item in own.items}
     by_hand = f"`ckpt-migrate stamp REV {shown}` says where it stands all the same"

@@ -10,11 +10,11 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, UsageError
 from anemoi_ckpt_migrate.manifests import trace
-from anemoi_ckpt_migrate.manifests.checkpoint_parameters import Own, own_of
-from anemoi_ckpt_migrate.manifests.compare import Misfit, misfit
-from anemoi_ckpt_migrate.manifests.known import Known, heads_of, known_of, known_of_checkpoint
+from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
+from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
+from anemoi_ckpt_migrate.manifests.known import ModelHistory, heads_of, known_of, known_of_checkpoint
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
-from anemoi_ckpt_migrate.manifests.trace import Gap
+from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record.record import Record
@@ -34,7 +34,7 @@ class Verdict:
     ----------
     model : str
         The matching model, or else the nearest one; empty if none is known.
-    misfit : Misfit
+    misfit : StateDictDiff
         The differences from that model.
     unknown : bool
         Whether the checkpoint may be another model, whose parameters at this revision are unknown.
@@ -43,7 +43,7 @@ class Verdict:
     """
 
     model: str
-    misfit: Misfit
+    misfit: StateDictDiff
     unknown: bool
     notes: list[str]
 
@@ -78,7 +78,7 @@ class ModelCheck:
     wanted: bool
 
     @cached_property
-    def known(self) -> Known:
+    def known(self) -> ModelHistory:
         """The known states of the models."""
         return known_of(self.project.config)
 
@@ -97,7 +97,7 @@ class ModelCheck:
             wrong = verdict.misfit
             raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(self.file.path), wrong.only_sizes)
 
-    def result(self, walk: executor.Walk) -> list[str]:
+    def result(self, walk: executor.RunContext) -> list[str]:
         """Check the result of a walk.
 
         Returns
@@ -128,9 +128,11 @@ class ModelCheck:
         return None if own is None else compared(self.known, config, graph, revisions, own, tree)
 
 
-def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str], own: Own, tree: Any) -> Verdict:
+def compared(
+    known: ModelHistory, config: Config, graph: Graph, revisions: Sequence[str], own: CheckpointParameters, tree: Any
+) -> Verdict:
     """Compare the parameters of a checkpoint with the models of a project at revisions."""
-    nearest: tuple[str, Misfit] | None = None
+    nearest: tuple[str, StateDictDiff] | None = None
     unknown, notes = False, []
     for name, snapshot in known.models.items():
         try:
@@ -143,7 +145,7 @@ def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str
             notes.append(f"it is not compared with the model {name}: {error.sentence}")
             continue
         expected = trace.derived(graph, snapshots, revisions)
-        if isinstance(expected, Gap):
+        if isinstance(expected, UnknownState):
             unknown = True
             continue
         found = misfit_of(own, graph, snapshots, expected)
@@ -155,7 +157,7 @@ def compared(known: Known, config: Config, graph: Graph, revisions: Sequence[str
             notes.append(f"it is not compared with the model {name}: {config.hyper_parameters}{odd} is not plain data")
         elif nearest is None or found.count < nearest[1].count:
             nearest = name, found
-    return Verdict(*(nearest or ("", Misfit())), unknown, notes)
+    return Verdict(*(nearest or ("", StateDictDiff())), unknown, notes)
 
 
 def _not_plain(value: Any, path: str = "") -> str:
@@ -170,7 +172,7 @@ def _not_plain(value: Any, path: str = "") -> str:
     return "" if is_plain else path
 
 
-def misfit_of(own: Own, graph: Graph, known: Sequence[Snapshot], expected: Snapshot) -> Misfit:
+def misfit_of(own: CheckpointParameters, graph: Graph, known: Sequence[Snapshot], expected: Snapshot) -> StateDictDiff:
     """Return the differences from the expected parameters; none if the parameters match at revisions further ahead."""
     found = own.misfit(expected.items)
     if found.exact or own.left_out:

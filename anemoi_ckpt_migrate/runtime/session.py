@@ -200,7 +200,7 @@ def write(
     plan: Plan,
     actions: Sequence[executor.Action],
     settings: executor.Settings,
-    after: Callable[[executor.Walk], Record],
+    after: Callable[[executor.RunContext], Record],
     options: Options,
     warnings: tuple[str, ...],
     names: NameCheck | None = None,
@@ -216,7 +216,7 @@ def write(
     settings = replace(settings, optimizers=record.optimizers)
     noted: list[str] = []
 
-    def remembered(walk: executor.Walk) -> Record:
+    def remembered(walk: executor.RunContext) -> Record:
         made = replace(after(walk), stash=walk.world.stash, optimizers=walk.world.orders)
         noted.extend(walk.warnings)
         return made
@@ -236,7 +236,7 @@ def foresee(
     record: Record,
     actions: Sequence[executor.Action],
     settings: executor.Settings,
-    check: Callable[[executor.Walk], list[str]],
+    check: Callable[[executor.RunContext], list[str]],
     names: NameCheck,
 ) -> tuple[list[str], tuple[NewName, ...]]:
     """Apply operations, up to the first function, to names, shapes and dtypes only.

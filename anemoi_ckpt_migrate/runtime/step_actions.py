@@ -29,7 +29,7 @@ def up(revision: Revision) -> executor.Action:
     operations = operations_of(revision)
     if operations is not None:
         load = _loader(lambda: load_module(revision), revision.path)
-        return executor.Applying(revision.id, operations, revision.path, load)
+        return executor.OperationsAction(revision.id, operations, revision.path, load)
     return _calling(revision, "migrate")
 
 
@@ -87,9 +87,9 @@ def down(graph: Graph, entry: Applied, trusted: bool = False) -> executor.Action
         return _carried_back(entry)
     load = _loader(lambda: load_module(script), script.path)
     if way is Way.RECORD:
-        return executor.Applying(entry.revision, recorded_operations(entry) or (), script.path, load, back=True)
+        return executor.OperationsAction(entry.revision, recorded_operations(entry) or (), script.path, load, back=True)
     if script.undone_by_operations:
-        return executor.Applying(entry.revision, _inverses(script), script.path, load, back=True)
+        return executor.OperationsAction(entry.revision, _inverses(script), script.path, load, back=True)
     return _calling(script, "rollback")
 
 
@@ -97,12 +97,14 @@ def _carried_back(entry: Applied) -> executor.Action:
     """Return the rollback that uses only code and operations that the checkpoint carries."""
     shown, operations = carried_code.shown_carried(entry.revision), recorded_operations(entry)
     if operations is None:
-        return executor.Calling(lambda: carried_code.carried(entry), "rollback", shown)
+        return executor.FunctionAction(lambda: carried_code.carried(entry), "rollback", shown)
     source = "" if entry.undo is None else entry.undo.source
     if not source:
-        return executor.Applying(entry.revision, operations, shown, lambda name: carried_code.carried(entry), back=True)
+        return executor.OperationsAction(
+            entry.revision, operations, shown, lambda name: carried_code.carried(entry), back=True
+        )
     load = _loader(lambda: load_source(source, entry.revision, shown), shown)
-    return executor.Applying(entry.revision, operations, shown, load, back=True)
+    return executor.OperationsAction(entry.revision, operations, shown, load, back=True)
 
 
 def parameters_of(record: Record, undone: Collection[str], configured: str | None) -> str | None:
@@ -157,7 +159,7 @@ def told(revision: Revision, parameters: str | None, by_value: bool = False) -> 
 
 
 def with_undo(
-    entries: Sequence[Applied], graph: Graph, walk: executor.Walk, parameters: str | None
+    entries: Sequence[Applied], graph: Graph, walk: executor.RunContext, parameters: str | None
 ) -> tuple[Applied, ...]:
     """Add the rollbacks of operations to revisions that were applied."""
     found = []
@@ -178,7 +180,7 @@ def _undo_of(revision: Revision, operations: Sequence[Operation], parameters: st
     return Undo(source_of(revision) if functions(operations) else "", operations=data, parameters=parameters)
 
 
-def notes(graph: Graph, entries: Iterable[Applied], walk: executor.Walk) -> list[str]:
+def notes(graph: Graph, entries: Iterable[Applied], walk: executor.RunContext) -> list[str]:
     """Return notes for the user: revisions that cannot be undone here, and placeholders for missing classes."""
     found = [
         f"{entry.revision} ({entry.name}) cannot be undone here: {entry.undo.lost}"
@@ -203,11 +205,11 @@ def _missing(operation: Operation) -> tuple[str, ...]:
     return operation.names if isinstance(operation, missing_classes.ReplacePlaceholders) else ()
 
 
-def _calling(revision: Revision, name: str) -> executor.Calling:
+def _calling(revision: Revision, name: str) -> executor.FunctionAction:
     def load() -> Function:
         return _function(load_module(revision), name, revision.path)
 
-    return executor.Calling(load, name, revision.path)
+    return executor.FunctionAction(load, name, revision.path)
 
 
 def _function(module: Any, name: str, shown: str) -> Function:

@@ -23,8 +23,8 @@ class _Noting:
     own_classes: bool
     runs_code = False
 
-    def prepare(self) -> Callable[[executor.Walk], None]:
-        def note(walk: executor.Walk) -> None:
+    def prepare(self) -> Callable[[executor.RunContext], None]:
+        def note(walk: executor.RunContext) -> None:
             ledger.keep_up(walk.world.tree, walk.world.stash, self.ledger, self.record, self.own_classes)
 
         return note

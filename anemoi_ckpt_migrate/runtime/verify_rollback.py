@@ -202,7 +202,7 @@ def _gone_and_back(
     up = [step_actions.up(graph[entry.revision]) for entry in reversed(undone)]
     orders: dict[str, Any] = {}
 
-    def noted(walk: executor.Walk) -> Record:
+    def noted(walk: executor.RunContext) -> Record:
         orders.update(walk.world.orders)
         return _kept_alone(walk)
 
@@ -228,7 +228,7 @@ def _difference(
     expected = _draft(file, up[: len(revisions) - back], settings)
     entries = step_actions.applied(revisions)
 
-    def after(walk: executor.Walk) -> Record:
+    def after(walk: executor.RunContext) -> Record:
         lineage = step_actions.with_undo(entries, graph, walk, settings.parameters)
         return replace(
             record, lineage=(*record.lineage, *lineage), stash=walk.world.stash, optimizers=walk.world.orders
@@ -260,12 +260,12 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
     return None
 
 
-def _kept_alone(walk: executor.Walk) -> Record:
+def _kept_alone(walk: executor.RunContext) -> Record:
     """Return the part of a record that is compared: the stash, without the history."""
     return Record(stash=walk.world.stash)
 
 
-def _nothing(walk: executor.Walk) -> Record:
+def _nothing(walk: executor.RunContext) -> Record:
     """Return an empty record for the comparison after a downgrade and upgrade, because the stash is rebuilt."""
     return Record()
 
@@ -274,7 +274,7 @@ def _draft(
     file: Checkpoint,
     actions: Sequence[executor.Action],
     settings: executor.Settings,
-    after: Callable[[executor.Walk], Record] = _kept_alone,
+    after: Callable[[executor.RunContext], Record] = _kept_alone,
 ) -> Checkpoint:
     return file.draft(*executor.run(file, *embed.unrecorded(file), actions, settings, after))
 

@@ -26,7 +26,7 @@ _TRIED = 8  # names from which the prefix of a copy is guessed
 
 
 @dataclass
-class Place:
+class ParameterLocation:
     """A dict of parameters.
 
     Attributes
@@ -132,7 +132,7 @@ def at(tree: Any, path: str) -> Any:
     return None
 
 
-def find_main(tree: Any, path: str | None = None) -> Place | str:
+def find_main(tree: Any, path: str | None = None) -> ParameterLocation | str:
     """Find the state dict of the model.
 
     Parameters
@@ -181,8 +181,8 @@ def is_extra(key: Any) -> bool:
     return isinstance(key, str) and key.endswith("_extra_state")
 
 
-def _main(path: str, content: dict[Any, Any]) -> Place:
-    return Place(path, content, AVERAGED if _own_lead(content) == AVERAGED else "")
+def _main(path: str, content: dict[Any, Any]) -> ParameterLocation:
+    return ParameterLocation(path, content, AVERAGED if _own_lead(content) == AVERAGED else "")
 
 
 def _own_lead(names: Collection[str]) -> str:
@@ -210,7 +210,9 @@ def wrappers_of(names: Iterable[str]) -> list[str]:
     return [wrapper for wrapper in WRAPPERS if wrapper in parts]
 
 
-def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = ()) -> list[Place]:
+def find_copies(
+    tree: Any, main: ParameterLocation, names: Table, known: Iterable[ParameterLocation] = ()
+) -> list[ParameterLocation]:
     """Find further copies of the parameters, beside known ones: averages, and parameters that averages replaced.
 
     Pickled models are searched only if the main parameters are in one; otherwise they may be unrelated models.
@@ -224,12 +226,14 @@ def find_copies(tree: Any, main: Place, names: Table, known: Iterable[Place] = (
     return found
 
 
-def find_wrapped_otherwise(tree: Any, main: Place, names: Table, known: Iterable[Place]) -> list[Place]:
+def find_wrapped_otherwise(
+    tree: Any, main: ParameterLocation, names: Table, known: Iterable[ParameterLocation]
+) -> list[ParameterLocation]:
     """Find dicts that would be copies of these names if wrappers stood at the same places in their names."""
     own = {unwrapped(name): names[name] for name in names}
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
     return [
-        Place(path, value)
+        ParameterLocation(path, value)
         for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled))
         if _are_most(value, own)
     ]
@@ -243,7 +247,7 @@ def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
     return 2 * len(same) > len(tensors)
 
 
-def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:
+def _like(path: str, content: dict[Any, Any], main: Table) -> ParameterLocation | None:
     tensors = [key for key, value in content.items() if is_tensor(value)]
     own = _own_lead(content)  # stays, even if the state dict gains or loses a wrapper of that name
     for more, lacking in _leads([key[len(own) :] for key in tensors if key.startswith(own)], main):
@@ -251,7 +255,7 @@ def _like(path: str, content: dict[Any, Any], main: Table) -> Place | None:
         names = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
         same = sum(_shape(main[name]) == _shape(content[lead + name[len(lacking) :]]) for name in names if name in main)
         if 2 * same > len(tensors):
-            return Place(path, content, lead, lacking)
+            return ParameterLocation(path, content, lead, lacking)
     return None
 
 

@@ -47,7 +47,7 @@ class OrderDeclaration(Protocol):
         """Groups that do not follow the order of the state dict."""
 
 
-class Known(NamedTuple):
+class OptimizerSnapshot(NamedTuple):
     """The known parameters of an optimizer, kept while functions change the tree.
 
     Attributes
@@ -106,7 +106,7 @@ class State:
         main: Table,
         tensors: Tensors,
         declared: OrderDeclaration | None = None,
-        known: Known | None = None,
+        known: OptimizerSnapshot | None = None,
         noted: Order | None = None,
     ) -> None:
         """Identify the parameter at each position.
@@ -119,7 +119,7 @@ class State:
             Operations on its tensors.
         declared : OrderDeclaration, optional
             The declaration of the script.
-        known : Known, optional
+        known : OptimizerSnapshot, optional
             The parameters known before the tree was changed.
         noted : Order, optional
             The order in the record; used only if there is no other source, and if it fits.
@@ -158,7 +158,7 @@ class State:
         main: Table,
         tensors: Tensors,
         declared: OrderDeclaration | None,
-        known: Known | None,
+        known: OptimizerSnapshot | None,
         noted: Order | None,
     ) -> Sequence[Sequence[str]]:
         if self.is_flattened and (of_none := strays(self._source)):
@@ -287,14 +287,14 @@ class State:
         """Return whether it was made from this dict (the same object)."""
         return self._source is content
 
-    def known(self, main: Table) -> Known:
+    def known(self, main: Table) -> OptimizerSnapshot:
         """Return its parameters as they are written, to identify them again when names have changed."""
         places = [
             [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
         ]
-        return Known(self._source, places, self.declared)
+        return OptimizerSnapshot(self._source, places, self.declared)
 
-    def _followed(self, known: Known, main: Table) -> list[list[str]] | None:
+    def _followed(self, known: OptimizerSnapshot, main: Table) -> list[list[str]] | None:
         """Return the current names of known parameters; None if any of them or their states changed or is missing."""
         called: dict[int, str] = {}
         for name in main:
@@ -390,7 +390,7 @@ class State:
             return True
 
 
-def known_of(state: State, known: Sequence[Known], every: Sequence[State]) -> Known | None:
+def known_of(state: State, known: Sequence[OptimizerSnapshot], every: Sequence[State]) -> OptimizerSnapshot | None:
     """Return the known parameters of an optimizer; for a new one, the declared parameters of a removed one."""
     own = [each for each in known if state.holds(each.content)]
     said = (each for each in known if each.declared and not any(other.holds(each.content) for other in every))

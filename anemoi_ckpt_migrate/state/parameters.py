@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anemoi_ckpt_migrate.state.find_parameters import AVERAGED, Place
+from anemoi_ckpt_migrate.state.find_parameters import AVERAGED, ParameterLocation
 from anemoi_ckpt_migrate.state.name_patterns import Pattern, literal, pattern
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.pickled_module import Pickled
@@ -40,7 +40,7 @@ class Values(Protocol):
 
 
 @dataclass
-class Copy:
+class ParameterSet:
     """One copy of the parameters.
 
     Attributes
@@ -51,7 +51,7 @@ class Copy:
         Its names.
     values : Values
         Operations on the values.
-    main : Copy or None
+    main : ParameterSet or None
         The main copy, to which operations are applied first; None for the main copy itself.
     whole : bool
         Whether it has all the names that the main one has.
@@ -71,14 +71,14 @@ class Copy:
         Reasons why there is no rollback, if any.
     added : list of str
         Names that the current operation has just added; of matching names, other copies get only these.
-    place : Place or None
+    place : ParameterLocation or None
         The names in the tree; None if the tree does not have them.
     """
 
     path: str
     table: Table
     values: Values
-    main: Copy | None = None
+    main: ParameterSet | None = None
     whole: bool = True
     optimizer: bool = False
     faults: list[str] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Copy:
     forced: bool = False
     losses: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
-    place: Place | None = None
+    place: ParameterLocation | None = None
 
     def parameter(self, value: Any) -> Any:
         """Return a newly made tensor in the form in which the copy holds parameters."""

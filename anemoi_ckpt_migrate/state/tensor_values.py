@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.storage.tensors.deferred import Maker, identity, known_dtype, plain_of, storage_of
+from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, identity, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
@@ -16,7 +16,7 @@ class Tensors:
 
     Parameters
     ----------
-    maker : Maker
+    maker : TensorBuilder
         Makes stand-ins.
     same : callable
         Returns whether two stand-ins have the same content.
@@ -24,7 +24,7 @@ class Tensors:
         Whether tensors are real, so that newly made ones are real too.
     """
 
-    def __init__(self, maker: Maker, same: Callable[[Any, Any], bool], content: bool = False) -> None:
+    def __init__(self, maker: TensorBuilder, same: Callable[[Any, Any], bool], content: bool = False) -> None:
         self._maker, self._same, self._content = maker, same, content
         self._known: dict[Any, tuple[Any, Sequence[Any]]] = {}
 

@@ -17,15 +17,15 @@ from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format
 from anemoi_ckpt_migrate.storage import zip_archive as zipped
 from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, opened, replacement
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
-from anemoi_ckpt_migrate.storage.file_info import Facts, facts_of, same_attached
-from anemoi_ckpt_migrate.storage.in_place import Mark, check_own, cut, growing, mark, whole_length
+from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
+from anemoi_ckpt_migrate.storage.in_place import JournalMark, check_own, cut, growing, mark, whole_length
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
-from anemoi_ckpt_migrate.storage.tensors.deferred import Maker, plain_of
+from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
 from anemoi_ckpt_migrate.storage.tensors.materialize import Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, changed, write_new
@@ -71,7 +71,7 @@ class Checkpoint:
         self._reading: Source | None = None
         self.attached: dict[str, bytes | None] = {}
         self._unwritten: dict[str, memoryview] = {}
-        self._maker = Maker(self._first_key(), [])
+        self._maker = TensorBuilder(self._first_key(), [])
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -83,7 +83,7 @@ class Checkpoint:
             return {**self._names, **dict.fromkeys(called, False)}
         return self._names
 
-    def facts(self) -> Facts:
+    def facts(self) -> FileInfo:
         """Return facts about the loaded checkpoint in its file."""
         interrupted = self.length < os.fstat(self._descriptor).st_size
         byteorder = self.attachment("byteorder") or b"little"
@@ -155,7 +155,7 @@ class Checkpoint:
         return tree
 
     @property
-    def maker(self) -> Maker:
+    def maker(self) -> TensorBuilder:
         """The maker of new tensors for the last loaded tree; they are computed when the tree is written.
 
         It also remembers tensors of earlier trees of the file, so that you can compare them.
@@ -342,7 +342,7 @@ class Checkpoint:
 
     def earlier(self) -> Checkpoint | None:
         """Return the file before it was last written in place; None if it never was, or the earlier state is lost."""
-        mark = Mark.from_json(self.attachment(_PREVIOUS) or b"")
+        mark = JournalMark.from_json(self.attachment(_PREVIOUS) or b"")
         if mark is None or mark.length >= self.length or not mark.fits(self._descriptor):
             return None
         try:
@@ -406,7 +406,7 @@ class Checkpoint:
         if not start:
             return
         previous = zipped.read_record(stream, records[_PREVIOUS]) if _PREVIOUS in records else b""
-        mark = Mark.from_json(previous)
+        mark = JournalMark.from_json(previous)
         # Of two files written in place, one after the other, the last one looks like one whose beginning was shifted.
         if mark is None or all(record.offset != mark.length for record in records.values()):
             raise SeveralArchives(distributed(os.fspath(self.path.parent)).way)
@@ -417,7 +417,7 @@ class Checkpoint:
             kept = self.path.with_name(kept.name)  # uses the folder name of the user
         return Written(output or self.path, kept)
 
-    def _mark(self) -> Mark:
+    def _mark(self) -> JournalMark:
         return mark(self._descriptor, self.length, self._archive.directory)
 
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate.storage.zip_archive import Archive, Record
+from anemoi_ckpt_migrate.storage.zip_archive import Archive, ZipEntry
 
 _OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
 
 @dataclass(frozen=True)
-class Facts:
+class FileInfo:
     """Facts about a checkpoint in its file.
 
     Attributes
@@ -47,7 +47,7 @@ class Facts:
 
 def facts_of(
     archive: Archive, byteorder: bytes, protocol: int, keys: Collection[str], length: int, interrupted: bool
-) -> Facts:
+) -> FileInfo:
     """Return facts about a checkpoint in its file.
 
     Parameters
@@ -66,7 +66,7 @@ def facts_of(
         Whether more bytes follow in the file.
     """
     records, names = archive.records, archive.records or archive.loose
-    return Facts(
+    return FileInfo(
         "torch zip" if archive.is_zip else "torch before 1.6",
         length,
         archive.dead,
@@ -79,7 +79,7 @@ def facts_of(
     )
 
 
-def attached(archive: Archive) -> dict[str, Record]:
+def attached(archive: Archive) -> dict[str, ZipEntry]:
     """Return the records that are not torch's own, by name."""
     return {name: record for name, record in archive.records.items() if not _is_own(name)}
 

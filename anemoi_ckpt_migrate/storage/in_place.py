@@ -26,7 +26,7 @@ _LONGEST = 1000  # length of a journal, in bytes
 
 
 @dataclass(frozen=True)
-class Mark:
+class JournalMark:
     """Identifies a file, and marks its end.
 
     Attributes
@@ -53,7 +53,7 @@ class Mark:
         return json.dumps({"format": _FORMAT, **asdict(self)}).encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> Mark | None:
+    def from_json(cls, content: bytes) -> JournalMark | None:
         """Parse the content of a journal; None for anything else."""
         try:
             data = json.loads(content)
@@ -64,9 +64,9 @@ class Mark:
         return cls(*numbers) if known else None
 
 
-def mark(descriptor: int, length: int, directory: int) -> Mark:
+def mark(descriptor: int, length: int, directory: int) -> JournalMark:
     """Describe the first `length` bytes of an open file, whose table of contents starts at `directory`."""
-    return Mark(length, directory, checksum(descriptor, directory, length))
+    return JournalMark(length, directory, checksum(descriptor, directory, length))
 
 
 def journal_of(target: Path) -> Path:
@@ -118,7 +118,7 @@ def recover(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def growing(target: Path, before: os.stat_result, old: Mark) -> Iterator[int]:
+def growing(target: Path, before: os.stat_result, old: JournalMark) -> Iterator[int]:
     """Open a file for appending; afterwards the new bytes are durable or removed.
 
     Parameters
@@ -127,7 +127,7 @@ def growing(target: Path, before: os.stat_result, old: Mark) -> Iterator[int]:
         The file; not a symbolic link.
     before : os.stat_result
         The file as it was when it was read.
-    old : Mark
+    old : JournalMark
         The same as a mark, for the journal.
 
     Raises
@@ -149,7 +149,7 @@ def growing(target: Path, before: os.stat_result, old: Mark) -> Iterator[int]:
         _sync_folder(target)
 
 
-def cut(target: Path, before: os.stat_result, earlier: Mark) -> None:
+def cut(target: Path, before: os.stat_result, earlier: JournalMark) -> None:
     """Cut a file back to an earlier state. Even if interrupted, the file has its old or its new state.
 
     Parameters
@@ -158,7 +158,7 @@ def cut(target: Path, before: os.stat_result, earlier: Mark) -> None:
         The file; not a symbolic link.
     before : os.stat_result
         The file as it was when it was read.
-    earlier : Mark
+    earlier : JournalMark
         The state to cut back to.
 
     Raises
@@ -214,7 +214,7 @@ def check_own(target: Path) -> None:
         raise HasOtherNames(names - 1)
 
 
-def _put_back(target: Path, descriptor: int, old: Mark) -> None:
+def _put_back(target: Path, descriptor: int, old: JournalMark) -> None:
     try:
         if os.fstat(descriptor).st_size > old.length:
             os.ftruncate(descriptor, old.length)
@@ -255,7 +255,7 @@ def _sync_folder(target: Path) -> None:
         raise CannotWrite(f"the file is written, but its folder not synced ({reason}): {lost}") from error
 
 
-def _write(target: Path, old: Mark) -> None:
+def _write(target: Path, old: JournalMark) -> None:
     """Write the journal beside the file, whole under its name or not at all. An existing file of that name stays."""
     journal, written = journal_of(target), beside(target)
     descriptor = create(written, 0o644)
@@ -277,7 +277,7 @@ def _write(target: Path, old: Mark) -> None:
         raise
 
 
-def _read(journal: Path) -> Mark | None:
+def _read(journal: Path) -> JournalMark | None:
     """Return the mark in a journal; None if it is missing or not a small file."""
     try:
         descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -285,6 +285,6 @@ def _read(journal: Path) -> Mark | None:
         return None
     try:
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        return Mark.from_json(os.read(descriptor, _LONGEST)) if is_file else None
+        return JournalMark.from_json(os.read(descriptor, _LONGEST)) if is_file else None
     finally:
         os.close(descriptor)

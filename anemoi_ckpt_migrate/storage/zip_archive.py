@@ -39,7 +39,7 @@ _SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".dat
 
 
 @dataclass(frozen=True)
-class Record:
+class ZipEntry:
     """One file of the archive.
 
     Attributes
@@ -87,7 +87,7 @@ class Archive:
     """
 
     root: str
-    records: dict[str, Record]
+    records: dict[str, ZipEntry]
     directory: int
     dead: int
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -172,13 +172,13 @@ def read_archive(stream: BinaryIO) -> Archive:
             "it is a TorchScript archive, which holds compiled code beside the weights; migrate what torch.save "
             "makes of torch.jit.load(...).state_dict(), load that into the new model, and script it anew"
         )
-    records: dict[str, Record] = {}
+    records: dict[str, ZipEntry] = {}
     seen: set[str] = set()
     for info, end in zip(infos, ends, strict=True):
         name = info.filename.removeprefix(f"{roots[0]}/")
         _check(info, end, name.lower() in seen, roots[0])  # torch ignores case in names
         seen.add(name.lower())
-        found = Record(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
+        found = ZipEntry(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
         slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
         records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
     for name in _SHORT:
@@ -195,7 +195,7 @@ def begins(stream: BinaryIO) -> bool:
     return stream.read(4) == b"PK\3\4"
 
 
-def payload_offset(stream: BinaryIO, record: Record) -> int:
+def payload_offset(stream: BinaryIO, record: ZipEntry) -> int:
     """Return the start of a record's content, in bytes from the beginning of the file.
 
     Raises
@@ -215,7 +215,7 @@ def payload_offset(stream: BinaryIO, record: Record) -> int:
     return int(start)
 
 
-def read_record(stream: BinaryIO, record: Record) -> bytes:
+def read_record(stream: BinaryIO, record: ZipEntry) -> bytes:
     """Read the content of a record and verify its CRC.
 
     Raises
@@ -233,7 +233,7 @@ def read_record(stream: BinaryIO, record: Record) -> bytes:
     return content
 
 
-def is_whole(descriptor: int, record: Record, start: int) -> bool:
+def is_whole(descriptor: int, record: ZipEntry, start: int) -> bool:
     """Return whether the content of a record, which starts at `start`, matches its CRC; it is read in pieces."""
     return not record.crc or checksum(descriptor, start, start + record.size) == record.crc
 
@@ -249,9 +249,9 @@ def checksum(descriptor: int, start: int, end: int) -> int:
     return found
 
 
-def new_record(name: str, offset: int, content: bytes | memoryview) -> Record:
+def new_record(name: str, offset: int, content: bytes | memoryview) -> ZipEntry:
     """Return a record that starts at `offset`."""
-    return Record(name, offset, offset, len(content), zlib.crc32(content), UTF8)
+    return ZipEntry(name, offset, offset, len(content), zlib.crc32(content), UTF8)
 
 
 def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
@@ -267,7 +267,7 @@ def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
     return _LOCAL.pack(b"PK\3\4", 0, UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
 
 
-def directory(records: Iterable[Record], offset: int) -> bytes:
+def directory(records: Iterable[ZipEntry], offset: int) -> bytes:
     """Return the table of contents for `offset`, the end of the file."""
     entries = [_entry(record) for record in records]
     table = b"".join(entries)
@@ -279,9 +279,9 @@ def directory(records: Iterable[Record], offset: int) -> bytes:
     return table + end64 + locator + _END.pack(b"PK\5\6", 0, 0, few, few, short, min(offset, _MAX32), 0)
 
 
-def runs(records: Iterable[Record]) -> Iterator[tuple[int, int, list[Record]]]:
+def runs(records: Iterable[ZipEntry]) -> Iterator[tuple[int, int, list[ZipEntry]]]:
     """Group adjacent records: start, end and members of each stretch that can be copied in one go."""
-    members: list[Record] = []
+    members: list[ZipEntry] = []
     for record in sorted(records, key=lambda record: record.offset):
         if members and members[-1].end != record.offset:
             yield members[0].offset, members[-1].end, members
@@ -291,12 +291,12 @@ def runs(records: Iterable[Record]) -> Iterator[tuple[int, int, list[Record]]]:
         yield members[0].offset, members[-1].end, members
 
 
-def moved(record: Record, shift: int) -> Record:
+def moved(record: ZipEntry, shift: int) -> ZipEntry:
     """Return the entry of a record copied `shift` bytes further on."""
     return replace(record, offset=record.offset + shift, end=record.end + shift)
 
 
-def _entry(record: Record) -> bytes:
+def _entry(record: ZipEntry) -> bytes:
     encoded, extra = _spelled(record), b""
     large = [value for value in (record.size, record.size, record.offset) if value >= _MAX32]
     if large:
@@ -307,11 +307,11 @@ def _entry(record: Record) -> bytes:
     return fixed + encoded + extra
 
 
-def _spelled(record: Record) -> bytes:
+def _spelled(record: ZipEntry) -> bytes:
     return record.name.encode("utf-8" if record.flags & UTF8 else "cp437")
 
 
-def _trimmed(stream: BinaryIO, record: Record) -> Record:
+def _trimmed(stream: BinaryIO, record: ZipEntry) -> ZipEntry:
     """Return a record with its real end: after its content or its descriptor."""
     end = payload_offset(stream, record) + record.size
     if record.flags & _HAS_DESCRIPTOR:
@@ -362,7 +362,7 @@ def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
         raise NotACheckpoint("its table of contents is not where the archive says, so torch would read another one")
 
 
-def _dead(stream: BinaryIO, records: Iterable[Record], directory: int) -> int:
+def _dead(stream: BinaryIO, records: Iterable[ZipEntry], directory: int) -> int:
     """Count the bytes between records; short stretches of zeros are padding, which aligns payload."""
     found = at = 0
     for start, end in [*((record.offset, record.end) for record in records), (directory, directory)]:

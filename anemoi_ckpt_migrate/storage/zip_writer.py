@@ -51,7 +51,7 @@ class Contents:
     """
 
     root: str
-    kept: list[zipped.Record]
+    kept: list[zipped.ZipEntry]
     new: Mapping[str, Content]
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -143,7 +143,7 @@ class _Writer:
 
     def __init__(self, source: int, target: int, root: str, offset: int) -> None:
         self._source, self._target, self._root, self._offset = source, target, root, offset
-        self.entries: list[zipped.Record] = []
+        self.entries: list[zipped.ZipEntry] = []
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
         """Write records; while one is written, the next one is computed."""
@@ -179,11 +179,11 @@ class _Writer:
             end += len(chunk)
         if end - at != len(content):
             raise OSError(errno.EIO, "a tensor came out in another size")
-        self._begin(zipped.Record(f"{self._root}/{name}", header_at, header_at, len(content), crc, zipped.UTF8))
+        self._begin(zipped.ZipEntry(f"{self._root}/{name}", header_at, header_at, len(content), crc, zipped.UTF8))
         self._offset = end
 
     def copy_run(
-        self, source: int, start: int, end: int, members: list[zipped.Record], progress: Progress | None
+        self, source: int, start: int, end: int, members: list[zipped.ZipEntry], progress: Progress | None
     ) -> None:
         """Copy adjacent records."""
         # Payload stays aligned, and long stretches can share their blocks with the old file.
@@ -195,7 +195,7 @@ class _Writer:
     def copy_loose(self, source: int, name: str, start: int, end: int, progress: Progress | None) -> None:
         """Copy content, and write a header before it."""
         crc = zipped.checksum(source, start, end)
-        self._begin(zipped.Record(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, zipped.UTF8))
+        self._begin(zipped.ZipEntry(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, zipped.UTF8))
         copy_range(source, self._target, start, end, self._offset, progress)
         self._offset += end - start
 
@@ -203,7 +203,7 @@ class _Writer:
         """Write the table of contents."""
         write_at(self._target, zipped.directory(self.entries, self._offset), self._offset)
 
-    def _begin(self, record: zipped.Record) -> None:
+    def _begin(self, record: zipped.ZipEntry) -> None:
         header = zipped.local_header(record.name, self._offset, record.size, record.crc)
         write_at(self._target, header, self._offset)
         self.entries.append(record)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from anemoi_ckpt_migrate import op
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
-from anemoi_ckpt_migrate.manifests.compare import Misfit, misfit
+from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot, parsed, spelled
-from anemoi_ckpt_migrate.manifests.trace import Gap, ahead, derived, everywhere
+from anemoi_ckpt_migrate.manifests.trace import UnknownState, ahead, derived, everywhere
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
@@ -85,7 +85,7 @@ def test_up_it_is_exact_and_down_names_are(history: tuple[Graph, dict[str, Items
     known = data.draw(st.sampled_from(sorted(states)))
     for rev in states:
         found = derived(graph, [at(known, states)], [rev] if rev else [])
-        if isinstance(found, Gap):
+        if isinstance(found, UnknownState):
             assert found.back  # a cast, or something added to nothing, does not say what was before
             assert found.fits
             continue
@@ -107,7 +107,7 @@ def test_what_is_right_is_right_further_on(history: tuple[Graph, dict[str, Items
             assert pair is None  # what it is there is exact
         elif there < have:
             assert pair is not None
-            assert misfit(*pair) == Misfit()
+            assert misfit(*pair) == StateDictDiff()
 
 
 @given(histories())
@@ -141,24 +141,24 @@ def test_the_nearest_is_begun_with() -> None:
     )
     head, base = Snapshot(("c",), (Item("w", (2, 2), "float32"),)), Snapshot((), items)
     gap = derived(graph, [head], ["a"])
-    assert gap == Gap("b", "it has functions, and only operations say what they do", back=True)
+    assert gap == UnknownState("b", "it has functions, and only operations say what they do", back=True)
     found = derived(graph, [head, base], ["a"])
     assert isinstance(found, Snapshot)
     assert [item.name for item in found.items] == ["y"]
     assert [one.revisions for one in everywhere(graph, [head, base])] == [("c",), ("b",), ("a",), ()]
-    assert derived(graph, [], ["a"]) == Gap("", "nothing is known of it")
-    assert derived(graph, [head, base], ["a", "x"]) == Gap("", "x is no revision here")
+    assert derived(graph, [], ["a"]) == UnknownState("", "nothing is known of it")
+    assert derived(graph, [head, base], ["a", "x"]) == UnknownState("", "x is no revision here")
 
 
 def test_a_barrier_ends_it() -> None:
     graph = Graph([Revision("a", operations=()), Revision("b", ("a",), final=True, migrates=False)])
     found = derived(graph, [Snapshot(("b",), ())], ["a"])
-    assert found == Gap("b", "it is a barrier", back=True)
+    assert found == UnknownState("b", "it is a barrier", back=True)
 
 
 def test_what_does_not_fit_is_said() -> None:
     one, other = Item("a", (2,), "float32"), Item("b", (3,), "float32")
-    assert misfit([one, other], [one, other]) == Misfit()
+    assert misfit([one, other], [one, other]) == StateDictDiff()
     assert misfit([one], [one, other]).sentences() == ["b is missing"]
     assert misfit([one, other], [one]).sentences() == ["b is left over"]
     assert misfit([one], [Item("a", (3,), "float32")]).sentences() == ["a is [2], not [3]"]

@@ -41,7 +41,7 @@ from hypothesis import strategies as st
 from anemoi_ckpt_migrate import cli
 from anemoi_ckpt_migrate.storage.in_place import journal_of, mark
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.storage.zip_archive import Record, directory, local_header, new_record, read_archive
+from anemoi_ckpt_migrate.storage.zip_archive import ZipEntry, directory, local_header, new_record, read_archive
 from tests.support.pickle_bytes import HOOKS, ONES, STORAGE, TENSOR, call, checkpoint, name, text, tree
 from tests.support.project import Folder, Ran, digest
 
@@ -422,7 +422,7 @@ def test_a_pickle_that_is_not_there(chain: Folder) -> None:
 def with_a_hole(folder: Folder, hollow: str, size: int) -> Path:
     """Make a checkpoint in which one record is a hole."""
     records = {"data.pkl": b"\x80\2].", "version": b"3\n"}
-    path, offset, entries = folder.path / "x.ckpt", 0, list[Record]()
+    path, offset, entries = folder.path / "x.ckpt", 0, list[ZipEntry]()
     with path.open("wb") as stream:
         for word, content in {hollow: b"", **{word: data for word, data in records.items() if word != hollow}}.items():
             length = size if word == hollow else len(content)
@@ -430,7 +430,7 @@ def with_a_hole(folder: Folder, hollow: str, size: int) -> Path:
             stream.seek(offset)
             stream.write(header + content)
             end = offset + len(header) + length
-            entries.append(Record(f"x/{word}", offset, end, length, zlib.crc32(content), 0x800))
+            entries.append(ZipEntry(f"x/{word}", offset, end, length, zlib.crc32(content), 0x800))
             offset = end
         stream.seek(offset)
         stream.write(directory(entries, offset))

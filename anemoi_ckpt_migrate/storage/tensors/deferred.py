@@ -46,7 +46,7 @@ Extent = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TensorExpr:
     """How to make a tensor.
 
     Attributes
@@ -71,7 +71,7 @@ class Recipe:
     dtype: str
 
 
-class Maker:
+class TensorBuilder:
     """Makes stand-ins for tensors that do not exist yet, and remembers their recipes.
 
     Parameters
@@ -83,7 +83,7 @@ class Maker:
 
     Attributes
     ----------
-    recipes : dict of str to Recipe
+    recipes : dict of str to TensorExpr
         The recipe of each new storage, by its key.
     next_key : int
         The first number that is not the key of a storage, neither in the file nor to be made.
@@ -94,7 +94,7 @@ class Maker:
     """
 
     def __init__(self, first_key: int, touched: list[str]) -> None:
-        self.recipes: dict[str, Recipe] = {}
+        self.recipes: dict[str, TensorExpr] = {}
         self.elsewhere: set[str] = set()
         self.asked: set[str] = set()
         self.next_key, self._touched = first_key, touched
@@ -108,9 +108,9 @@ class Maker:
         """Switch to another tree of the same file."""
         self._touched, self._functions, self._parameters = touched, {}, {}
 
-    def forked(self, first_key: int, elsewhere: Iterable[str]) -> Maker:
+    def forked(self, first_key: int, elsewhere: Iterable[str]) -> TensorBuilder:
         """Return a maker that knows the recipes of this one and adds its own."""
-        made = Maker(max(first_key, self.next_key), [])
+        made = TensorBuilder(max(first_key, self.next_key), [])
         made.recipes, made.elsewhere, made.asked = dict(self.recipes), set(elsewhere), set(self.asked)
         return made
 
@@ -140,7 +140,7 @@ class Maker:
             storage, offset = storage_of(plain[0]), reduced(plain[0])[1][1]
         else:
             offset = 0
-            storage = self._storage(Recipe(kind, args, tuple(plain), shape, dtype))
+            storage = self._storage(TensorExpr(kind, args, tuple(plain), shape, dtype))
         made = self._tensor(storage, offset, shape, dtype, requires_grad(plain[0]) if plain else False)
         return self._as_parameter((kind, _hashable(args), *map(id, sources)), sources, made)
 
@@ -155,7 +155,7 @@ class Maker:
             self._parameters[key] = StoredTensor(function, args), sources
         return self._parameters[key][0]
 
-    def _storage(self, recipe: Recipe) -> StoredStorage:
+    def _storage(self, recipe: TensorExpr) -> StoredStorage:
         known: Any = (recipe.kind, _hashable(recipe.args), tuple(map(identity, recipe.sources)))
         if recipe.kind in ("clone", "fill", "init") or known not in self._known:
             key = str(self.next_key)
@@ -202,7 +202,7 @@ class Maker:
         whole = self.extents_of(recipe)
         return None if whole is None else _cut(whole, start, length)
 
-    def extents_of(self, recipe: Recipe) -> list[Extent] | None:
+    def extents_of(self, recipe: TensorExpr) -> list[Extent] | None:
         """Return the places in the file of a recipe's bytes; None if the bytes have to be computed."""
         if recipe.kind not in ("cat", "stack", "narrow", "select", "reshape", "clone"):
             return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anemoi_ckpt_migrate.storage.tensors.deferred import Recipe, check_alike, known_dtype, storage_of
+from anemoi_ckpt_migrate.storage.tensors.deferred import TensorExpr, check_alike, known_dtype, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
@@ -30,7 +30,7 @@ def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) ->
 
 
 def finished(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Make a tensor with memory of its own; a parameter if all sources are parameters, as `Maker` makes stand-ins."""
+    """Make a tensor with memory of its own; a parameter if all sources are parameters, as `TensorBuilder` makes placeholders."""
     kinds = [(isinstance(source, torch.nn.Parameter), source.requires_grad) for source in sources]
     check_alike(kinds)
     with torch.no_grad():
@@ -94,7 +94,7 @@ Last = dict[str, torch.Tensor]
 """The last intermediate tensor, by the key of its storage: its parts often follow each other."""
 
 
-def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Payloads, last: Last) -> torch.Tensor:
+def evaluated(tensor: StoredTensor, recipes: Mapping[str, TensorExpr], payloads: Payloads, last: Last) -> torch.Tensor:
     """Return the tensor of a stand-in: over the file, or made by its recipe."""
     args = reduced(tensor)[1]
     key, offset, size, stride = storage_of(tensor).key, args[1], tuple(args[2]), tuple(args[3])
@@ -112,7 +112,9 @@ def evaluated(tensor: StoredTensor, recipes: Mapping[str, Recipe], payloads: Pay
     return found
 
 
-def evaluated_recipe(recipe: Recipe, recipes: Mapping[str, Recipe], payloads: Payloads, last: Last) -> torch.Tensor:
+def evaluated_recipe(
+    recipe: TensorExpr, recipes: Mapping[str, TensorExpr], payloads: Payloads, last: Last
+) -> torch.Tensor:
     """Return the contiguous tensor of a recipe."""
     sources = [evaluated(source, recipes, payloads, last) for source in recipe.sources]
     return computed(recipe.kind, recipe.args, sources).contiguous()

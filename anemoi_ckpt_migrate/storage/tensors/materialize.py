@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from anemoi_ckpt_migrate.errors import CannotMake, Damaged
 from anemoi_ckpt_migrate.storage import zip_archive as zipped
 from anemoi_ckpt_migrate.storage.crc32 import combined
-from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, Extent, Maker, Recipe, known_dtype, storage_of
+from anemoi_ckpt_migrate.storage.tensors.deferred import (
+    SIZES,
+    Extent,
+    TensorBuilder,
+    TensorExpr,
+    known_dtype,
+    storage_of,
+)
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
@@ -41,7 +48,7 @@ class Made:
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : TensorExpr
         Its recipe.
     extents : list of Extent or None
         The places of its bytes in the file, if they lie there.
@@ -49,7 +56,7 @@ class Made:
         The file.
     """
 
-    def __init__(self, recipe: Recipe, extents: list[Extent] | None, source: Source) -> None:
+    def __init__(self, recipe: TensorExpr, extents: list[Extent] | None, source: Source) -> None:
         self._recipe, self._extents, self._source = recipe, extents, source
         self._count = SIZES[recipe.dtype]
         for size in recipe.shape:
@@ -96,7 +103,7 @@ class Source:
         Its records.
     stream : callable
         Opens the checkpoint as a stream.
-    maker : Maker
+    maker : TensorBuilder
         Holds the recipes.
     checked : set of str
         Storages already compared with their CRCs; more are added.
@@ -109,7 +116,7 @@ class Source:
         descriptor: int,
         archive: zipped.Archive,
         stream: Callable[[], BinaryIO],
-        maker: Maker,
+        maker: TensorBuilder,
         checked: set[str],
         unwritten: Mapping[str, memoryview],
     ) -> None:
@@ -160,7 +167,7 @@ class Source:
             self.check({key})  # damaged bytes would get a CRC that says they are whole
         return start, start + count, record.crc if record is not None and whole else None
 
-    def compute(self, recipe: Recipe) -> memoryview:
+    def compute(self, recipe: TensorExpr) -> memoryview:
         """Return the content that a recipe makes."""
         from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated_recipe
         from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
@@ -219,7 +226,7 @@ class Source:
             self._payloads = Payloads(self._descriptor, self._places, {}, unwritten)
         return self._payloads
 
-    def _storages(self, recipe: Recipe) -> set[str]:
+    def _storages(self, recipe: TensorExpr) -> set[str]:
         """Return the keys of the file's storages that a recipe uses."""
         found: set[str] = set()
         for source in recipe.sources:
