@@ -30,7 +30,7 @@ def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) ->
 
 
 def finished(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Make a tensor with memory of its own; a parameter if all sources are parameters, as `TensorBuilder` makes placeholders."""
+    """Make a tensor with memory of its own; a parameter if all sources are, as `TensorBuilder` does."""
     kinds = [(isinstance(source, torch.nn.Parameter), source.requires_grad) for source in sources]
     check_alike(kinds)
     with torch.no_grad():
