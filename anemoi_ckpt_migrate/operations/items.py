@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -98,6 +99,13 @@ class SetItem(AtEachPlace):
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
 
+    def check_written(self) -> None:
+        """Refuse a value that the rollback could not recognise in the checkpoint."""
+        odd = next(_odd_values(self.value), None)
+        if odd is not None:
+            kind = type(odd).__name__
+            raise BadOperation(f"SetItem: value holds a {kind}; set one in a function, op.Run(migrate, rollback)")
+
     def inverse(self) -> Operation | None:
         """Return the operation that removes the value; None with `overwrite`, which may replace an old value."""
         return None if self.overwrite else UnsetItem(self.path, self.value, False, optional=True)
@@ -120,6 +128,16 @@ class SetItem(AtEachPlace):
             return [UnsetItem(path, self.value, True, before, optional=self.optional)]
         stash.append(config_objects.detached(before, parent))
         return [UnsetItem(path, self.value, True, None, len(stash) - 1, self.optional)]
+
+
+def _odd_values(value: Any) -> Iterator[Any]:
+    """Give the values in a value that are neither text, numbers, None, nor lists and dicts."""
+    if type(value) is dict:
+        yield from (odd for each in value.values() for odd in _odd_values(each))
+    elif type(value) in (list, tuple):
+        yield from (odd for each in value for odd in _odd_values(each))
+    elif value is not None and type(value) not in (str, int, float, bool):
+        yield value
 
 
 def _own(value: Any) -> Any:

@@ -255,6 +255,8 @@ def test_all_faults_at_once(project: Folder) -> None:
         ('op.Add("a", [-2])', "shape must be an integer from 0, not -2"),
         ('op.Drop(name)', "operations must be written out"),
         ('op.SetItem("", 1)', "path must be a path"),
+        ('op.SetItem("a", {"b": [{1, 2}]})', "SetItem: value holds a set; set one in a function"),
+        ('op.SetItem("a", b"x")', "SetItem: value holds a bytes; set one in a function"),
         ('op.MoveClass("A", "b.B")', "must be a class, as package.module.Class"),
         ('op.Fuse(["a"], "b")', "a is one source, and two are needed"),
         ('op.RestoreParameters([])', "RestoreParameters is an unknown operation"),
