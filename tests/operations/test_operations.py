@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import op
 from anemoi_ckpt_migrate.operations.base import from_data
-from tests.support.operations import declare, equal, without_record
 from tests.support.project import Folder, digest
-from tests.support.tensors import dtypes, slow, tensor, torch, up_and_down
+
+torch = pytest.importorskip("torch")
+
+from tests.support.operations import declare, equal, without_record  # noqa: E402
+from tests.support.tensors import dtypes, slow, tensor, up_and_down  # noqa: E402
 
 
 def weights(**shapes: Any) -> OrderedDict[str, Any]:
