@@ -11,8 +11,6 @@ import pytest
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 
-pytest.importorskip("torch")  # the processes that try inputs import it once
-
 from tests import fuzzing
 
 USUAL = 100

@@ -73,15 +73,15 @@ def every_call(project: Folder, forks: Forks, fault: str, way: str) -> None:
     assert EXPECTED[way] <= {call for call, _ in calls}
     assert len(calls) > 15
     outcomes = collections.Counter[str]()
-    missed: list[tuple[str, int]] = []  # on a busy machine a run may need a call less than the one that was counted
     for call, number in calls:
         shutil.rmtree(project.path / "runs", ignore_errors=True)
         (project.path / "runs").mkdir()
         victim = project.copy(to="runs/victim.ckpt")
         ran = traced(forks, victim, way, "-e", f"inject={call}:{fault}:when={number}")
-        killed = ran.code == -signal.SIGKILL
-        if not (killed if fault == "signal=KILL" else "(INJECTED)" in victim.with_name("trace").read_text()):
-            missed.append((call, number))
+        if fault == "signal=KILL":
+            assert ran.code == -signal.SIGKILL
+        else:
+            assert "(INJECTED)" in victim.with_name("trace").read_text()
         if in_place.journal_of(victim).exists():
             project.ok("recover", victim)
         found = names(victim)
@@ -99,7 +99,6 @@ def every_call(project: Folder, forks: Forks, fault: str, way: str) -> None:
         assert sorted(names(victim)) == sorted(old)
         assert [path.name for path in victim.parent.glob(".*")] == [], (call, number)
         assert not in_place.journal_of(victim).exists()
-    assert len(missed) <= len(calls) // 5, missed
     assert outcomes["new"] > 0, outcomes
     if fault != "error=EINTR":
         assert outcomes["old"] > 0, outcomes

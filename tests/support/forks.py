@@ -88,21 +88,26 @@ def serve() -> None:
     """For each line, a folder and a command line: fork, say which process it is, and how it ended."""
     while line := sys.stdin.readline():
         folder, *words = json.loads(line)
+        ready, tell = os.pipe()
         process = os.fork()
         if not process:
-            run(Path(folder), words)
+            run(Path(folder), words, tell)
+        os.close(tell)
+        os.read(ready, 1)  # a call before that would be in some traces and not in others, and shift the count
+        os.close(ready)
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
-def run(folder: Path, words: Sequence[str]) -> NoReturn:
-    """Wait for a line, run a command line, and end the process."""
+def run(folder: Path, words: Sequence[str], tell: int) -> NoReturn:
+    """Write a byte to `tell` when all is set up, wait for a line, run a command line, and end the process."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
         os.chdir(folder)
         for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+        os.write(tell, b"1")
         while not select.select([0], [], [], 0.001)[0]:
             os.getppid()  # the first one in the trace tells that strace is there
         os.read(0, 100)
