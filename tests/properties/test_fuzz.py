@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
-
 from tests import fuzzing
 
 USUAL = 100
