@@ -18,7 +18,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("anemoi_ckpt_migrate", "tests", "versions", "templates", "docs", "pyproject.toml", "setup.cfg", "README.md")
-PRELOADED = ("torch", "hypothesis.strategies", "networkx", "rich.tree", "packaging.specifiers", "cloudpickle", "mako.template")
+PRELOADED = (
+    "torch",
+    "hypothesis.strategies",
+    "networkx",
+    "rich.tree",
+    "packaging.specifiers",
+    "cloudpickle",
+    "mako.template",
+)
 LARGEST = 1 << 32  # bytes that a test may write into a file, or have as its data
 
 

@@ -59,9 +59,7 @@ def test_layers_that_are_alike_are_recorded_as_one(project: Folder) -> None:
         {"op": "Split", "source": "h.{i}.qv", "targets": ["h.{i}.q", "h.{i}.v"], "sizes": [2, 4]}
     ]
     tree = state(h_0_w=V, h_1_w=V)
-    assert recorded(project, tree, SPLIT) == [
-        {"op": "Fuse", "sources": ["h.{i}.a", "h.{i}.b"], "target": "h.{i}.w"}
-    ]
+    assert recorded(project, tree, SPLIT) == [{"op": "Fuse", "sources": ["h.{i}.a", "h.{i}.b"], "target": "h.{i}.w"}]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,10 @@ def test_a_counted_stack_is_recorded_by_names(project: Folder) -> None:
         (op.Fuse(["q", "k", "v", "z", "long"], "w"), "q, k, 2 more and long cannot fuse"),
         (op.Split("q", ["a", "b"], 2), "q has the shape [2, 3], and no dimension 2"),
         (op.Split("q", ["a", "b"], -3), "q has the shape [2, 3], and no dimension -3"),
-        (op.Split("q", ["a", "b"], 1), "q of the shape [2, 3] cannot be taken apart: 3 is no multiple of 2; say sizes="),
+        (
+            op.Split("q", ["a", "b"], 1),
+            "q of the shape [2, 3] cannot be taken apart: 3 is no multiple of 2; say sizes=",
+        ),
         (op.Split("q", ["a", "b"], 1, [1, 1]), "its sizes [1, 1] add up to 2, not to 3"),
         (op.Unstack("q", ["a", "b", "c"]), "dimension 0 has 2, and there are 3 targets"),
         (op.Unstack("q", ["a", "b"], 1), "dimension 1 has 3, and there are 2 targets"),
