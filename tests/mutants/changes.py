@@ -44,7 +44,7 @@ class Change:
     line : int
         Where.
     function : str
-        The function or the method, as ``Class.method``; the class, or nothing, outside of one.
+        The function or the method, as ``Class.method``; the class outside of one, or ``module``.
     before, after : str
         The smallest piece of code that tells what changes.
     """
@@ -86,12 +86,12 @@ class Change:
 def changes(source: str) -> list[Change]:
     """Return all changes to a module, from its first line to its last."""
     tree = ast.parse(source)
-    return sorted(_within(tree, tree, (), ""), key=lambda change: change.line)
+    return sorted(_within(tree, tree, (), "module"), key=lambda change: change.line)
 
 
 def _within(tree: ast.Module, holder: ast.AST, around: tuple[ast.AST, ...], function: str) -> Iterator[Change]:
     if isinstance(holder, (ast.FunctionDef, ast.ClassDef)):
-        function = f"{function}.{holder.name}".lstrip(".")
+        function = f"{function}.{holder.name}".removeprefix("module.")
     for field, value in ast.iter_fields(holder):
         if field in SKIPPED or f"{field} of {type(holder).__name__}" in SKIPPED:
             continue

@@ -172,6 +172,21 @@ def test_what_makes_no_sense_is_refused_when_the_script_is_read(project: Folder,
     assert (ran.code, says in ran.err) == (1, True), ran.err
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [op.Split("a", ["x", "y"]), op.Unstack("a", "x.{i}"), op.Fuse(["a", "c"], "x"), op.Stack(["a", "c"], "x")],
+)
+def test_one_of_two_tied_parameters_stays_what_the_optimizer_knows(project: Folder, operation: Operation) -> None:
+    """a and b are one parameter: the optimizer has one momentum for both."""
+    tied, other = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    optimizer = torch.optim.SGD([tied, other], momentum=0.9)
+    (tied.sum() + other.sum()).backward()
+    optimizer.step()
+    weights = OrderedDict(a=tied.detach(), b=tied.detach(), c=other.detach())
+    err = refused(project, {"state_dict": weights, "opt": optimizer.state_dict()}, operation)
+    assert "a shares its memory with b, and the optimizer has one state for both" in err
+
+
 def test_one_source_can_be_stacked(project: Folder) -> None:
     """A new dimension of size 1."""
     assert recorded(project, state(q=Q), op.Stack("q", "w")) == [{"op": "Unstack", "source": "w", "targets": ["q"]}]

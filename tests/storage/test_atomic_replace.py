@@ -66,12 +66,19 @@ def test_the_new_file_has_the_name_and_the_permissions_of_the_old_one(target: Pa
         os.fstat(new.descriptor)
 
 
-def test_until_it_is_published_only_you_can_read_it(target: Path) -> None:
-    """The permissions of the old file come before the content."""
-    target.chmod(0o600)
-    with replacing(target):
-        (hidden,) = target.parent.glob(".last.ckpt.*.tmp")
-        assert hidden.stat().st_mode & 0o7777 == 0o600
+def test_until_a_file_has_its_permissions_it_is_yours_alone(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file, and the copy that becomes the backup where there are no hard links."""
+    modes, real = [], os.fchmod
+
+    def noting(descriptor: int, mode: int) -> None:
+        modes.append(os.fstat(descriptor).st_mode & 0o7777)
+        real(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", noting)
+    refuse(monkeypatch, "link", errno.EPERM)
+    with replacing(target) as new:
+        new.publish(backup=True)
+    assert modes == [0o600, 0o600]
 
 
 @pytest.mark.parametrize("stops", [KeyboardInterrupt, CannotWrite])
