@@ -10,6 +10,7 @@ import argparse
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -77,6 +78,7 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", default=0, help="which ones (0)")
     parser.add_argument("modules", nargs="*", help="only these, as revisions/planner")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the copy and the tests that run do not outlive it
     os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "25")
     noticed, tried = 0, 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:

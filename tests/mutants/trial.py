@@ -78,20 +78,21 @@ class Copy:
         tests : sequence of str
             As for pytest.
         seconds : float
-            The time of the processor after which a process is stopped; after five times as long by the clock, and a minute, all are.
+            The time of the processor after which a process is stopped. After five times as long by the clock, and a
+            minute, all are.
         """
         path = self._root / module
         kept = path.read_text()
         path.write_text(source)
+        process = os.fork()
+        if not process:
+            self._test(tests, seconds)
         try:
-            process = os.fork()
-            if not process:
-                self._test(tests, seconds)
             _, status, usage = os.wait4(process, 0)
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)  # with what it started and left
             path.write_text(kept)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process, signal.SIGKILL)  # what it started and left
         code = os.waitstatus_to_exitcode(status)
         if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
             raise FileNotFoundError(f"{', '.join(tests)}: one of them does not exist")
@@ -101,6 +102,7 @@ class Copy:
         code = 1
         try:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1,) * 2)
             for limit in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
                 resource.setrlimit(limit, (LARGEST, LARGEST))
