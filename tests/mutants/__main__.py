@@ -40,6 +40,7 @@ RELATED = {
     "storage/zip_writer": ["storage/test_zip_writer.py"],
     "operations/fuse": ["operations/test_fuse.py", "operations/test_operations_plain.py"],
     "state/optimizer_state": [
+        "state/test_optimizer_state.py",
         "state/test_optimizers_refused.py",
         "state/test_optimizers_more.py",
         "state/test_optimizers_remembered.py",

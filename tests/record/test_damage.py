@@ -229,3 +229,14 @@ def test_data_that_repeats_itself_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             from_data(edited("later")([held] * 6))
     with pytest.raises(DamagedRecord, match="operations in undo repeat the same data"):
         from_data(edited(*UNDO, "operations")([{"op": shared}] * 6))
+
+
+def test_the_limit_is_four_times_all_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word counts one, and so do the list of words, the list of these lists, and the list around all."""
+    monkeypatch.setattr(records, "_MOST", 0)
+    words = [f"word {number}" for number in range(6)]
+    from_data(edited("later")([words[:5]] * 5))  # 32 of 4 * 8
+    with pytest.raises(DamagedRecord, match="repeat the same data"):
+        from_data(edited("later")([words] * 5))  # 37 of 4 * 9
+    with pytest.raises(DamagedRecord, match="repeat the same data"):
+        from_data(edited("later")([["long " * 100]] * 5))  # long text counts as much as it takes
