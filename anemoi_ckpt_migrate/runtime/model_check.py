@@ -110,7 +110,7 @@ class ModelCheck:
         NotAsExpected
             The result does not match the expected model.
         """
-        tree = walk.world.tree
+        tree = walk.state.tree
         verdict = self._verdict(self.graph, self.revisions, tree, walk.content) if self.wanted else None
         if verdict is None:
             return []
