@@ -25,7 +25,7 @@ class _Noting:
 
     def prepare(self) -> Callable[[executor.RunContext], None]:
         def note(walk: executor.RunContext) -> None:
-            ledger.keep_up(walk.world.tree, walk.world.stash, self.ledger, self.record, self.own_classes)
+            ledger.keep_up(walk.state.tree, walk.state.stash, self.ledger, self.record, self.own_classes)
 
         return note
 
