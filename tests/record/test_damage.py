@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,12 @@ def test_each_field_is_where_it_belongs() -> None:
     assert (last.parents, last.depends_on, last.known_as) == (("a",), ("c",), {"1_first": "0a1b"})
     assert record.optimizers["opt"].groups == (("x", "y"), ())
     assert record.extra == {"later": {"set": ["of", "a later version"]}}
+
+
+def test_records_of_the_same_revisions_and_commands_are_equal() -> None:
+    record = from_data(whole())
+    assert replace(record, stash={}, migrations_list=None, optimizers={}, extra={}) == record
+    assert replace(record, log=()) != record != replace(record, heads=())
 
 
 def test_chains_are_told_apart_and_put_together_again() -> None:
@@ -231,12 +238,25 @@ def test_data_that_repeats_itself_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         from_data(edited(*UNDO, "operations")([{"op": shared}] * 6))
 
 
-def test_the_limit_is_four_times_all_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [[f"word {number}" for number in range(6)], [n + 0.5 for n in range(6)]])
+def test_the_limit_is_four_times_all_of_it_once(monkeypatch: pytest.MonkeyPatch, words: list[object]) -> None:
     """Each word counts one, and so do the list of words, the list of these lists, and the list around all."""
     monkeypatch.setattr(records, "_MOST", 0)
-    words = [f"word {number}" for number in range(6)]
     from_data(edited("later")([words[:5]] * 5))  # 32 of 4 * 8
     with pytest.raises(DamagedRecord, match="repeat the same data"):
         from_data(edited("later")([words] * 5))  # 37 of 4 * 9
+
+
+def test_long_text_counts_as_much_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_MOST", 0)
+    for held in (["long " * 100], "long " * 100, b"long" * 100):
+        with pytest.raises(DamagedRecord, match="repeat the same data"):
+            from_data(edited("later")([held] * 5))
+
+
+def test_a_million_is_always_allowed() -> None:
+    """A list of one word counts two, the list of them and the list around it one each."""
+    pairs = [["x"]] * 499_999
+    from_data(edited("later")(pairs))
     with pytest.raises(DamagedRecord, match="repeat the same data"):
-        from_data(edited("later")([["long " * 100]] * 5))  # long text counts as much as it takes
+        from_data(edited("later")([*pairs, "y"]))

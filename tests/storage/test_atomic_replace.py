@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
-from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, opened, replacement, why_unwritable
+from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, check_writable, opened, replacement, why_unwritable
 
 OLD, NEW = b"the old file, which is longer", b"the new file"
 
@@ -194,6 +194,22 @@ def test_a_protected_file_is_not_replaced(target: Path) -> None:
     with replacing(target, target.with_name("new.ckpt")) as new:
         new.publish(backup=False)
     assert (target.read_bytes(), list(beside(target))) == (OLD, ["new.ckpt"])
+
+
+def test_only_a_file_that_nobody_may_write_is_protected(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That counts for root too, whom the system lets write anything."""
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    for mode in (0o644, 0o464, 0o446):
+        target.chmod(mode)
+        check_writable(target)
+    for mode in (0o444, 0o555):
+        target.chmod(mode)
+        with pytest.raises(ReadOnly):
+            check_writable(target)
+    target.chmod(0o644)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ReadOnly):
+        check_writable(target)
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])

@@ -430,6 +430,18 @@ def test_what_is_no_journal_is_not_followed(chain: Folder, journal: bytes) -> No
     assert in_place.journal_of(checkpoint).read_bytes() == journal
 
 
+def test_a_journal_has_at_most_a_thousand_bytes(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    journal = interrupted(checkpoint)
+    mark = journal.read_bytes()
+    journal.write_bytes(mark[:-1].ljust(1000) + mark[-1:])
+    assert "is not the journal of an interrupted run" in chain.run("recover", checkpoint).err
+    journal.write_bytes(mark[:-1].ljust(999) + mark[-1:])
+    chain.ok("recover", checkpoint)
+    assert digest(checkpoint) == old
+
+
 def test_a_journal_is_read_as_it_is_written() -> None:
     mark = in_place.JournalMark(10, 3, 7)
     assert mark.to_json() == b'{"format": 1, "length": 10, "directory": 3, "crc": 7}'
