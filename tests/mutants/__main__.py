@@ -43,7 +43,6 @@ RELATED = {
         "state/test_optimizer_state.py",
         "state/test_optimizers_refused.py",
         "state/test_optimizers_more.py",
-        "state/test_optimizers_remembered.py",
         "state/test_optimizers.py::test_names_as_keys",
     ],
 }

@@ -8,6 +8,8 @@ from tests.mutants.__main__ import PACKAGE, RELATED, equivalent, sample
 from tests.mutants.changes import changes
 from tests.mutants.trial import ROOT
 
+pytestmark = pytest.mark.skipif(not (ROOT / PACKAGE).is_dir(), reason="the sources are not here")
+
 SOURCE = '''"""A module."""
 LIMIT: int = 3
 
