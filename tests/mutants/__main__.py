@@ -21,11 +21,10 @@ from tests.mutants.trial import ROOT, Copy
 PACKAGE = "anemoi_ckpt_migrate"
 RELATED = {
     "revisions/planner": [
+        "revisions/test_plans_by_example.py",
         "revisions/test_planner.py",
         "commands/test_stamp.py",
         "revisions/test_barriers.py",
-        "commands/test_downgrade.py",
-        "revisions/test_branch_plans.py",
     ],
     "revisions/downgrade_set": [
         "revisions/test_downgrade_set.py",

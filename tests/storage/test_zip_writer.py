@@ -148,10 +148,12 @@ def test_what_has_no_header_gets_one(tmp_path: Path) -> None:
     source.write_bytes(b"...zero....." + BYTES)
     loose = {"data/0": (3, 7), "data/1": (12, 12 + len(BYTES)), "data/2": (0, 3), "data/3": (0, 3)}
     archive = Archive("model", {}, 0, 0, loose)
-    contents = zip_writer.changed(archive, lambda: source.open("rb"), {"data/2": b"new"}, ["data/3"])
+    new = {"data.pkl": b"pickle", "version": b"3\n", "data/2": b"new"}
+    contents = zip_writer.changed(archive, lambda: source.open("rb"), new, ["data/3"])
     moved: list[int] = []
     path = written(tmp_path / "new", contents, source, moved)
-    assert records(path) == {"data/0": b"zero", "data/1": BYTES, "data/2": b"new"}
+    assert records(path) == {**new, "data/0": b"zero", "data/1": BYTES}
+    assert read(path).dead == 0
     assert sum(moved) == 4 + len(BYTES)
 
 
