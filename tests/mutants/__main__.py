@@ -35,7 +35,7 @@ RELATED = {
     "revisions/graph": ["revisions/test_graph.py", "revisions/test_targets.py", "revisions/test_lines.py"],
     "record/record": ["record/test_damage.py"],
     "storage/atomic_replace": ["storage/test_atomic_replace.py"],
-    "storage/in_place": ["storage/test_in_place.py"],
+    "storage/in_place": ["storage/test_in_place.py", "storage/test_power_loss.py::test_the_power_goes[recover]"],
     "storage/zip_writer": ["storage/test_zip_writer.py"],
     "operations/fuse": ["operations/test_fuse.py", "operations/test_operations_plain.py"],
     "state/optimizer_state": [

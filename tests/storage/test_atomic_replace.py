@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -278,6 +279,19 @@ def test_a_file_that_was_read_is_closed(target: Path) -> None:
         assert os.pread(descriptor, 7, 0) == b"the old"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list open files")
+def test_no_file_stays_open(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.listdir("/proc/self/fd")
+    for code in (errno.EPERM, errno.EIO):
+        with monkeypatch.context() as patch:
+            refuse(patch, "link", code)
+            with contextlib.suppress(CannotWrite), replacing(target) as new:
+                new.publish(backup=True)
+        with contextlib.suppress(CannotRead), opened(target.parent):
+            raise AssertionError("it was opened")
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize(
