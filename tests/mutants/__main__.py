@@ -25,6 +25,8 @@ RELATED = {
         "revisions/test_planner.py",
         "commands/test_stamp.py",
         "revisions/test_barriers.py",
+        "commands/test_downgrade.py::test_of_several_steps_without_a_rollback_the_last_one_stops_first",
+        "commands/test_downgrade.py::test_no_number_of_steps_is_named_that_would_undo_another_branch",
     ],
     "revisions/downgrade_set": [
         "revisions/test_downgrade_set.py",
