@@ -194,12 +194,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class OtherToolFailed(MigrateError):
-    """The code that reads and updates the list of another tool raised an exception."""
+    """The code that reads and updates the list of another tool is faulty."""
 
-    def __init__(self, tool: str, module: str, error: Exception) -> None:
+    def __init__(self, tool: str, module: str, what: str) -> None:
         super().__init__(
-            f"the code for the migrations of {tool} failed with {type(error).__name__} ({error!s:.200}): report "
-            f"that to those who maintain {module}"
+            f"the code for the migrations of {tool} {what:.200}: report that to those who maintain {module}"
         )
 
 

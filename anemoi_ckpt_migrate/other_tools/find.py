@@ -47,7 +47,8 @@ def code_of(tool: OtherTool) -> Iterator[None]:
     except (MigrateError, MemoryError):
         raise
     except Exception as error:
-        raise OtherToolFailed(tool.name, type(tool).__module__, error) from error
+        what = f"failed with {type(error).__name__} ({error})"
+        raise OtherToolFailed(tool.name, type(tool).__module__, what) from error
 
 
 def _published(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from anemoi_ckpt_migrate.errors import OtherToolFailed
 from anemoi_ckpt_migrate.other_tools import Done, Entry, OtherTool
 from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import history, listed
@@ -66,6 +67,12 @@ class _Noting:
         else:
             left = tool.entries([here[name] for name in names], values, self.classes)
         tool.put(tree, left)
+        written = [tool.entry(value).name for value in tool.find(tree) or ()]
+        if written != list(names or ()):
+            what = (
+                f"wrote a list of {', '.join(written) or 'nothing'} in place of {', '.join(names or ()) or 'nothing'}"
+            )
+            raise OtherToolFailed(tool.name, type(tool).__module__, what)
         kept = {id(value) for value in left or ()}
         stashed = [values[name] for name in self.seen.found or () if id(values[name]) not in kept]
         if stashed:
