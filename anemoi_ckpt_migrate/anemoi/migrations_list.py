@@ -15,9 +15,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation, DamagedLedger, Fault
-from anemoi_ckpt_migrate.op import Run
-from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.setup import MoveNames
 from anemoi_ckpt_migrate.other_tools import Done, Entry, ForeignScript, OtherTool, Undo
 from anemoi_ckpt_migrate.revisions import releases
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, instance
@@ -76,6 +73,9 @@ class AnemoiModels(OtherTool):
 
     def undo(self, tree: Any, entry: Entry) -> Undo:
         """Return the rollback in an entry. Until 0.13, that is a function pickled by value."""
+        from anemoi_ckpt_migrate.op import Run  # not needed to read the list
+        from anemoi_ckpt_migrate.operations.setup import MoveNames
+
         rollback = _rollback(entry.found.get("rollback"))
         if rollback is None:
             return super().undo(tree, entry)
@@ -89,8 +89,7 @@ class AnemoiModels(OtherTool):
         except BadOperation as error:
             return Undo("", lost=f"its setup moved what has no name: {error.sentence}")
         # Move names back first, because the rollback comes from code that knows the old names.
-        operations: list[Operation] = [names] if names.classes or names.modules else []
-        operations.append(Run("rollback"))
+        operations = (names, Run("rollback")) if names.classes or names.modules else (Run("rollback"),)
         pickled = base64.b64encode(rollback).decode()
         return Undo("", f"cpython-{python}", pickled, tuple(operation.to_data() for operation in operations))
 

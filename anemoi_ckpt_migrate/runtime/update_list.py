@@ -69,9 +69,7 @@ class _Noting:
         tool.put(tree, left)
         written = [tool.entry(value).name for value in tool.find(tree) or ()]
         if written != list(names or ()):
-            what = (
-                f"wrote a list of {', '.join(written) or 'nothing'} in place of {', '.join(names or ()) or 'nothing'}"
-            )
+            what = f"wrote the list {written or 'of nothing'}, not {list(names or ()) or 'one of nothing'}"
             raise OtherToolFailed(tool.name, type(tool).__module__, what)
         kept = {id(value) for value in left or ()}
         stashed = [values[name] for name in self.seen.found or () if id(values[name]) not in kept]

@@ -159,7 +159,7 @@ class Hasty(OtherTool):
     project.script("a", None, top='known_as = {"0001_a": {"all": "5"}}')
     for content, says in (
         ({"patches": [{}]}, "failed with KeyError ('id')"),
-        ({"x": 1}, "wrote a list of nothing in place of 0001_a"),
+        ({"x": 1}, "wrote the list of nothing, not ['0001_a']"),
     ):
         path = make(project, content)
         before = digest(path)
