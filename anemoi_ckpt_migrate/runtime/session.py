@@ -218,7 +218,7 @@ def write(
     noted: list[str] = []
 
     def remembered(walk: executor.RunContext) -> Record:
-        made = replace(after(walk), stash=walk.world.stash, optimizers=walk.world.orders)
+        made = replace(after(walk), stash=walk.state.stash, optimizers=walk.state.orders)
         noted.extend(walk.warnings)
         return made
 
@@ -267,8 +267,8 @@ def foresee(
     settings = replace(settings, optimizers=record.optimizers)
     walk = executor.walked(file, tree, dict(record.stash), actions[:first], settings)
     found = check(walk) if first == len(actions) else []
-    embed.put(walk.world.tree, replace(record, stash=walk.world.stash))  # raises if the tree has no place for it
-    return found, names.added(dict.fromkeys(file.pickled(walk.world.tree).names, False))
+    embed.put(walk.state.tree, replace(record, stash=walk.state.stash))  # raises if the tree has no place for it
+    return found, names.added(dict.fromkeys(file.pickled(walk.state.tree).names, False))
 
 
 def result_of(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import OtherToolFailed
+from anemoi_ckpt_migrate.errors import DamagedRecord, OtherToolFailed
 from anemoi_ckpt_migrate.other_tools import Done, Entry, OtherTool
 from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import history, listed
@@ -45,7 +45,7 @@ class _Noting:
     def prepare(self) -> Callable[[executor.RunContext], None]:
         def note(walk: executor.RunContext) -> None:
             with code_of(self.tool):
-                self._note(walk.world.tree, walk.world.stash)
+                self._note(walk.state.tree, walk.state.stash)
 
         return note
 
@@ -58,6 +58,9 @@ class _Noting:
             tool.entry(value)._replace(found=value) for value in (*(tool.find(tree) or ()), *stash.pop(aside, ()))
         ]
         found = {entry.name: entry for entry in entries if entry.name in (self.seen.found or ())}
+        lost = [name for name in self.seen.found or () if name not in found]
+        if lost:
+            raise DamagedRecord(f"it says that {lost[0]} was in the list `{tool.key}`, and the checkpoint lacks that")
         values = {name: entry.found for name, entry in found.items()}
         here = wanted(self.record)
         if names is None:
@@ -69,7 +72,7 @@ class _Noting:
         tool.put(tree, left)
         written = [tool.entry(value).name for value in tool.find(tree) or ()]
         if written != list(names or ()):
-            what = f"wrote the list {written or 'of nothing'}, not {list(names or ()) or 'one of nothing'}"
+            what = f"wrote the list {written}, not {list(names or ())}"
             raise OtherToolFailed(tool.name, type(tool).__module__, what)
         kept = {id(value) for value in left or ()}
         stashed = [values[name] for name in self.seen.found or () if id(values[name]) not in kept]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from anemoi_ckpt_migrate.storage import open_checkpoint
 from tests.support.chains import make, script, tree
 from tests.support.project import Folder, digest
 
@@ -123,6 +124,28 @@ def test_a_migration_that_no_script_knows_cannot_be_undone(chain: Folder) -> Non
     assert "has no rollback" in ran.err
 
 
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"other_lists": []}, "other_lists are no dict by tool"),
+        ({"other_lists": {"weathertool": 5}}, "migrations_list is no dict"),
+        ({"lists": ["0009_gone"]}, "it says that 0009_gone was in the list `patches`, and the checkpoint lacks that"),
+    ],
+)
+def test_a_record_that_claims_too_much_is_refused(chain: Folder, more: dict[str, Any], says: str) -> None:
+    path = make(chain, {"wind": 1, "tp": 2, "sf": 3, "patches": [patch("0001_wind")]})
+    chain.ok("upgrade", "0002_rain", path)
+    with open_checkpoint(path) as file:
+        content = file.load()
+    record = content["ckpt_migrate"]
+    assert list(record["other_lists"]) == ["weathertool"]
+    record["other_lists"]["weathertool"]["found"] += more.pop("lists", [])
+    path = make(chain, content | {"ckpt_migrate": record | more})
+    before = digest(path)
+    ran = chain.run("upgrade", "head", path)
+    assert (ran.code, says in ran.err, digest(path)) == (1, True, before), ran.err
+
+
 def test_two_tools_in_one_checkpoint(chain: Folder, site: Path) -> None:
     """The project follows one, a chain from a package the built-in one: each list has the migrations of its tool."""
     known = script("cccc00000001", None, "p", "q") + 'known_as = {"1700000001_q": {"all": "5"}}\n'
@@ -159,7 +182,7 @@ class Hasty(OtherTool):
     project.script("a", None, top='known_as = {"0001_a": {"all": "5"}}')
     for content, says in (
         ({"patches": [{}]}, "failed with KeyError ('id')"),
-        ({"x": 1}, "wrote the list of nothing, not ['0001_a']"),
+        ({"x": 1}, "wrote the list [], not ['0001_a']"),
     ):
         path = make(project, content)
         before = digest(path)
