@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.anemoi import match_revisions
 from anemoi_ckpt_migrate.errors import (
     AmbiguousTarget,
     CannotApply,
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.errors import (
     UsageError,
 )
 from anemoi_ckpt_migrate.manifests import manifest_file
+from anemoi_ckpt_migrate.other_tools import match_revisions
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, LogEntry, Record
@@ -138,7 +138,8 @@ def reading(
                 file.verify(options.progress)
             tree = file.load()
             try:
-                record = embed.take(tree, file.attachment(embed.ATTACHMENT)).of_chain(project.config.chain)
+                record = embed.take(tree, file.attachment(embed.ATTACHMENT))
+                record = record.of_chain(project.config.chain, project.config.other_tool)
             except (DamagedRecord, NewerRecord) as error:
                 if not (purge or (stamping and isinstance(error, DamagedRecord))):
                     raise
