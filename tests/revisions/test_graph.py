@@ -93,11 +93,11 @@ def test_a_cycle_in_the_middle() -> None:
 
 def test_faults_name_the_file_that_is_wrong() -> None:
     revisions = [Revision("a", ("zz",), path="1.py"), Revision("a", path="2.py"), Revision("b", depends_on=("y",))]
-    found = [(fault.path, fault.message) for fault in faults(revisions)]
+    found = [(fault.path, fault.line, fault.message) for fault in faults(revisions)]
     assert found == [
-        ("2.py", "revision a has the id of 1.py; give one of them another"),
-        ("1.py", "down_revision names zz, which no script has"),
-        ("", "depends_on names y, which no script has"),
+        ("2.py", 1, "revision a has the id of 1.py; give one of them another"),
+        ("1.py", 1, "down_revision names zz, which no script has"),
+        ("", 1, "depends_on names y, which no script has"),
     ]
     assert len(faults(revisions, lambda rev: rev in "zzy")) == 1
 
