@@ -1,7 +1,7 @@
 """Change some modules, one place at a time, and print which changes no test notices.
 
 A library would have to draw a sample, take the tests of each module from us, and leave the working tree alone.
-mutmut has neither of the first two: it finds the tests by running all of them. cosmic-ray changes the files in place.
+mutmut draws no sample, and finds the tests of each function by running all of them. cosmic-ray changes files in place.
 """
 
 from __future__ import annotations

@@ -203,6 +203,20 @@ def test_a_stamp_of_a_branch_leaves_the_other(there: str, targets: str, lineage:
     assert " ".join(revision.id for revision in found) == lineage
 
 
+def test_a_branch_that_is_not_there_takes_along_what_rests_on_it() -> None:
+    r"""
+    a - b      L is on b
+     \
+      - c      x, a root of its own, depends on b
+    """
+    graph = Graph(
+        [Revision("a"), Revision("b", ("a",), labels=("L",)), Revision("c", ("a",)), Revision("x", depends_on=("b",))]
+    )
+    for target, lineage in (("L@base", "a c"), ("L@b", "a b c"), ("L@a", "a"), ("c", "a b c x")):
+        found = plan_stamp(graph, of(graph, "a b c x"), [parse(target)])
+        assert " ".join(revision.id for revision in found) == lineage, target
+
+
 def test_sync_goes_down_to_what_the_scripts_agree_with_and_up_from_there() -> None:
     """
     was applied:  a - u - v       the scripts:  a - b - c
