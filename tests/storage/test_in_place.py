@@ -307,6 +307,8 @@ def test_a_failure_that_cannot_be_put_right(chain: Folder, monkeypatch: pytest.M
         patch.setattr(os, "ftruncate", failing)
         ran = chain.run("upgrade", "head", "--in-place", "--json", checkpoint)
     assert json.loads(ran.out)["error"]["type"] == "HalfWritten"
+    os.umask(mask := os.umask(0))
+    assert in_place.journal_of(checkpoint).stat().st_mode & 0o7777 == 0o644 & ~mask  # whoever reads the file needs it
     assert "`ckpt-migrate recover`" in ran.err
     assert digest(checkpoint) != old
     chain.ok("recover", checkpoint)
