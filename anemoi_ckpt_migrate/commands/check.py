@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.current import current
+from anemoi_ckpt_migrate.commands.prove_rollback import Proof, prove_rollback
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.manifests import drift, manifest_file
@@ -22,7 +23,6 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
-from anemoi_ckpt_migrate.runtime.verify_rollback import Proof, prove_rollback
 from anemoi_ckpt_migrate.scripts import discover, head_file, released
 from anemoi_ckpt_migrate.scripts.load_functions import load_module
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath

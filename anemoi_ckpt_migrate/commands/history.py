@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.revisions import downgrade_set, planner, resolve, targe
 from anemoi_ckpt_migrate.revisions.draw_export import FORMATS
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
-from anemoi_ckpt_migrate.runtime import session
+from anemoi_ckpt_migrate.scripts.discover import changed_since
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -72,7 +72,7 @@ def history(
     foreign = (
         [] if rev_range else [_foreign(e, e.revision in here) for e in reversed(lineage) if e.revision not in graph]
     )
-    return History((*foreign, *entries), (*notes, *session.changed_since(graph, record)))
+    return History((*foreign, *entries), (*notes, *changed_since(graph, record)))
 
 
 def draw(

@@ -19,8 +19,8 @@ from anemoi_ckpt_migrate.project.project import Project, opened
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import resolve, targets
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph
-from anemoi_ckpt_migrate.runtime.session import seen_from
 from anemoi_ckpt_migrate.storage import open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
 
@@ -201,7 +201,7 @@ def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath
 def _resolved(project: Project, at: str) -> tuple[str, ...]:
     """Return the revisions that a target means; it may also name a revision that was squashed."""
     target, package = targets.parse(at), project.config.package
-    return tuple(resolve.resolve(seen_from(project.graph, Record(), [target], package), target, package))
+    return tuple(resolve.resolve(expand_squashed_for(project.graph, Record(), [target], package), target, package))
 
 
 def _at(graph: Graph, known: ModelHistory, name: str, revisions: Sequence[str]) -> Snapshot:

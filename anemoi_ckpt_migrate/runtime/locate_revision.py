@@ -19,8 +19,10 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.runtime import executor, step_actions
+from anemoi_ckpt_migrate.runtime import step_actions
+from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Settings
 from anemoi_ckpt_migrate.runtime.model_check import misfit_of
+from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
 from anemoi_ckpt_migrate.storage import Checkpoint
 
 _SHOWN = 10
@@ -155,27 +157,27 @@ def _nearest(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) ->
 
 def _may_move(project: Project, file: Checkpoint, fit: RevisionMatch, other: RevisionMatch) -> bool:
     """Return whether a checkpoint could move from one place to another, as far as operations before a function show."""
-    graph, settings = project.graph, executor.Settings(project.config.parameters)
+    graph, settings = project.graph, Settings(project.config.parameters)
     here, there = graph.closure(fit.revisions), graph.closure(other.revisions)
     path = [(revision, True) for revision in graph.order(here - there)[::-1]]
     path += [(revision, False) for revision in graph.order(there - here)]
-    actions: list[executor.Action] = []
+    actions: list[Action] = []
     for revision, back in path:
         action = _action(project, graph[revision], back)
         if action is None or action.runs_code:
             break
         actions.append(action)
     try:
-        executor.walked(file, *embed.unrecorded(file), actions, settings)
+        Executor(file, actions, settings).run(*embed.unrecorded(file))
     except CannotApply:
         return False
     return True
 
 
-def _action(project: Project, revision: Revision, back: bool) -> executor.Action | None:
+def _action(project: Project, revision: Revision, back: bool) -> Action | None:
     if not back:
         return step_actions.up(revision)
-    entry = step_actions.told(revision, project.config.parameters)
+    entry = stamped_entry(revision, project.config.parameters)
     try:
         return None if entry.undo is None else step_actions.down(project.graph, entry)
     except NoWayBack:
