@@ -193,10 +193,10 @@ def _unsure(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> 
     behind = [rev for rev in fit.revisions if not known.issuperset(graph[rev].needs or [manifest_file.BASE])]
     before = [rev.id for rev in graph if own.issuperset(rev.needs) and bool(own) == bool(rev.needs)]
     undecided = [*behind, *(rev for rev in before if rev not in known)]
-    told = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
+    functions_of = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
     way = "look whether it has what these do besides, and say with `stamp REV` if it stands elsewhere"
-    sentence = f"what the model {fit.model} is on the other side of the functions of {told} is not known: {way}"
-    return (sentence,) if told else ()
+    sentence = f"what the model {fit.model} is on the other side of the functions of {functions_of} is not known: {way}"
+    return (sentence,) if functions_of else ()
 
 
 def _has_functions(revision: Revision) -> bool:
@@ -235,16 +235,16 @@ def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: Ch
     nearest = min(fits, key=lambda fit: fit.misfit.count)
     known = {fit.target for fit in fits if fit.model == nearest.model}
     unknown = [place for place in (manifest_file.BASE, *graph.order(rev.id for rev in graph)) if place not in known]
-    told, ways = "", [by_hand]
+    gap, ways = "", [by_hand]
     if unknown:
         there = unknown[0] if len(unknown) == 1 else "REV"
         adds = f"`ckpt-migrate manifest {shlex.quote(nearest.model)} --update --from {shown} --at {there}`"
-        told = f"; what {nearest.model} is at {', '.join(together(unknown))} is not known"
+        gap = f"; what {nearest.model} is at {', '.join(together(unknown))} is not known"
         ways = [f"if it stands there, {adds} writes down what it holds, and `stamp auto` finds it then"]
     if all(len(fit.misfit.extra) == len(names) for fit in fits):
-        return NotOnePlace(f"{nothing}{told}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
+        return NotOnePlace(f"{nothing}{gap}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
     title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifest_file.BASE
     near = f"it is at no revision that is known; the nearest is {nearest.model} at {title}, but for what follows"
     sentences = nearest.misfit.sentences()
     more = [f"and {len(sentences) - _SHOWN} more"] if len(sentences) > _SHOWN else []
-    return NotOnePlace(f"{near}{told}; {ways[0]}:", [*sentences[:_SHOWN], *more])
+    return NotOnePlace(f"{near}{gap}; {ways[0]}:", [*sentences[:_SHOWN], *more])
