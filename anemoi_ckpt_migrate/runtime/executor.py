@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anemoi_ckpt_migrate.engine.apply import OperationRunner, UndoResult
+from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
+from anemoi_ckpt_migrate.engine.runner import OperationRunner, UndoResult
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
 from anemoi_ckpt_migrate.operations.base import Operation
@@ -142,7 +143,7 @@ class OperationsAction:
     @property
     def runs_code(self) -> bool:
         """Whether an operation runs a function."""
-        return bool(tree_operation.functions(self.operations))
+        return any(operation.runs_code for operation in self.operations)
 
     def prepare(self) -> Callable[[RunContext], None]:
         """Load the functions, if any."""
@@ -171,7 +172,9 @@ class RunContext:
     ----------
     checkpoint : Checkpoint
         The open file.
-    runner : OperationRunner
+    settings : Settings
+        Settings for operations.
+    state : CheckpointState
         The tree and everything else that the pass changes.
     content : bool
         Whether tensors are real instead of stand-ins.
@@ -184,7 +187,8 @@ class RunContext:
     """
 
     checkpoint: Checkpoint
-    runner: OperationRunner
+    settings: Settings
+    state: CheckpointState
     content: bool = False
     check: Callable[[FunctionAction, Function, Any], None] | None = None
     undone: dict[str, UndoResult] = field(default_factory=dict)
@@ -192,14 +196,14 @@ class RunContext:
 
     def stop_if_faulty(self) -> None:
         """Raise all faults so far, so that no function runs on a tree that its author did not expect."""
-        if self.runner.faults:
-            raise CannotApply(self.runner.faults)
+        if self.state.faults:
+            raise CannotApply(self.state.faults)
 
     def replace_tree(self, function: Callable[[Any], Any]) -> None:
         """Run a function on the tree, and put its result in place of the tree."""
-        self.runner.close()
+        self.state.close()
         self.stop_if_faulty()
-        self.runner.tree = function(self.runner.tree)
+        self.state.replace_tree(function(self.state.tree))
 
     def apply(self, action: OperationsAction, functions: Mapping[str, Function]) -> None:
         """Apply operations, with the functions that they run, and keep their rollback."""
@@ -210,8 +214,9 @@ class RunContext:
         def ask(name: str, tree: Any) -> list[Any]:
             return action.function(name).ask(self, functions[name], tree)
 
-        revision, follow = action.revision, not action.back
-        self.undone[revision] = self.runner.apply(revision, action.operations, action.shown, run, ask, follow)
+        discard_changes = self.settings.discard_changes
+        runner = OperationRunner(self.state, action.revision, action.shown, run, ask, not action.back, discard_changes)
+        self.undone[action.revision] = runner.apply(action.operations)
 
     def warn(self, warnings: Iterable[str]) -> None:
         """Keep warnings. A function that runs in several places may repeat them."""
@@ -355,27 +360,25 @@ class Executor:
         checkpoint, settings = self.checkpoint, self.settings
         tensors = Tensors(checkpoint.maker, checkpoint.same, content)
         attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-        runner = OperationRunner(
-            tree, tensors, stash, settings.parameters, settings.discard_changes, attached, settings.optimizers
-        )
-        context = RunContext(checkpoint, runner, content, check)
+        state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers)
+        context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:
             step(context)
             if checkpoint.touched and not content:
                 return context
         if self.actions:
-            runner.finish()
+            state.finish()
         context.stop_if_faulty()
         return context
 
 
 def _outcome(context: RunContext) -> Outcome:
-    runner = context.runner
+    state = context.state
     return Outcome(
-        runner.tree,
-        runner.stash,
-        runner.orders,
-        runner.attached.changed,
+        state.tree,
+        state.stash,
+        state.orders,
+        state.attached.changed,
         context.undone,
         tuple(context.warnings),
         context.content,

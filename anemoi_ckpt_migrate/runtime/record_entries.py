@@ -10,7 +10,7 @@ from typing import Any
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.anemoi import match_revisions
 from anemoi_ckpt_migrate.autogenerate.wording import together
-from anemoi_ckpt_migrate.engine.apply import UndoResult
+from anemoi_ckpt_migrate.engine.runner import UndoResult
 from anemoi_ckpt_migrate.errors import MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.operations import missing_classes
 from anemoi_ckpt_migrate.operations.base import Operation

@@ -24,8 +24,8 @@ class _Noting:
     runs_code = False
 
     def prepare(self) -> Callable[[executor.RunContext], None]:
-        def note(context: executor.RunContext) -> None:
-            ledger.keep_up(context.runner.tree, context.runner.stash, self.ledger, self.record, self.own_classes)
+        def note(walk: executor.RunContext) -> None:
+            ledger.keep_up(walk.state.tree, walk.state.stash, self.ledger, self.record, self.own_classes)
 
         return note
 

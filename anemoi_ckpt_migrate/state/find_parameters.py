@@ -59,6 +59,16 @@ class ParameterLocation:
             return None
         return self.lacking + key[len(self.lead) :]
 
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """The ``_metadata`` of the state dict, versions by module name; None if there is none."""
+        found = getattr(self.content, "_metadata", None)
+        return found if isinstance(found, dict) else None
+
+    def set_prefixes(self, lead: str, lacking: str) -> None:
+        """Set the prefixes; the keys change when the table is written."""
+        self.lead, self.lacking = lead, lacking
+
     def key(self, name: str) -> str:
         """Return the key here of a name of the state dict."""
         return self.lead + name.removeprefix(self.lacking)

@@ -68,6 +68,14 @@ class Slots:
         self._tensors, self._groups, self._flattened = tensors, groups, flattened
         self.models: dict[int, Slot] = {}
 
+    def set_prefix(self, lead: str) -> None:
+        """Set the prefix of the optimizer's own names in the state dict."""
+        self.lead = lead
+
+    def set_models(self, models: dict[int, Slot]) -> None:
+        """Set, for each group, a parameter that has state."""
+        self.models = models
+
     def shape(self, value: Slot) -> tuple[int, ...]:
         """Return the shape of the parameter."""
         return value.shape
