@@ -110,9 +110,9 @@ def _stamp(args: argparse.Namespace) -> int:
 
 
 def _move(args: argparse.Namespace, command: Any) -> int:
-    from anemoi_ckpt_migrate.project.project import opened
+    from anemoi_ckpt_migrate.project.project import resolve_project
 
-    options = _options(args) | {"project": opened(args.config)}
+    options = _options(args) | {"project": resolve_project(args.config)}
     done: dict[str, str] = {}
 
     def move(checkpoint: str) -> None:

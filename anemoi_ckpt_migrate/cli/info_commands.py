@@ -88,10 +88,10 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands.current import current
-    from anemoi_ckpt_migrate.project.project import opened
+    from anemoi_ckpt_migrate.project.project import resolve_project
 
     # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
-    project = opened(args.config) if args.check_heads else args.config
+    project = resolve_project(args.config) if args.check_heads else args.config
 
     def show(checkpoint: str) -> int:
         found = current(checkpoint, project=project)

@@ -135,7 +135,7 @@ def check(
     if broken:
         return Checked(len(revisions), 0, tuple(broken))
     graph = project.graph if isinstance(project, Project) else Graph(revisions)
-    opened = Project(config, graph)
+    found = Project(config, graph)
     if model is not None:
         names = drift.configured(config, model or None)
         return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
@@ -143,9 +143,9 @@ def check(
     for path in checkpoints:
         try:
             if rollback:
-                proofs.append(prove_rollback(path, project=opened))
+                proofs.append(prove_rollback(path, project=found))
             else:
-                problems += _of_checkpoint(path, opened)
+                problems += _of_checkpoint(path, found)
         except MigrateError as error:
             kind = "rollback" if rollback else "checkpoint"
             problems.append(Problem(kind, error.sentence, os.fspath(path), pending=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, targets
@@ -46,7 +46,7 @@ def downgrade(
 
     The other parameters, the result and the errors are those of `upgrade`.
     """
-    found, wanted = opened(project), targets.parse(target)
+    found, wanted = resolve_project(project), targets.parse(target)
     options = WriteOptions(
         output=checked_output(output),
         backup=backup,

@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.anemoi.migrations_list import revision_of
 from anemoi_ckpt_migrate.commands.revision import to_follow, update_head_file, versions_of
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, Fault, FaultyScripts, Refused
 from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import create, hooks
@@ -95,7 +95,7 @@ def import_scripts(
     ConfigurationError, CannotWrite, MigrateError
         The project cannot be read; the scripts cannot be written; or a hook failed after they were written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     scripts = _read(Path(folder))
     states = [_state(found.graph, script, {each.name for each in scripts}) for script in scripts]
     _check_order(states)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.executor import Settings
 from anemoi_ckpt_migrate.runtime.session import open_session
@@ -61,7 +61,7 @@ def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Pro
     MigrateError
         As for `upgrade` and `downgrade`.
     """
-    found, wanted = opened(project), targets.parse(target)
+    found, wanted = resolve_project(project), targets.parse(target)
     parameters = found.config.parameters
     with open_session(checkpoint, found, WriteOptions(dry_run=True)) as session:
         file, record, graph = session.file, session.record, session.graph([wanted])

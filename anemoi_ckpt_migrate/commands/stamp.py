@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, resolve, targets
@@ -49,7 +49,7 @@ def stamp(
 
     The other parameters, the result and the errors are those of `upgrade`. A damaged record is replaced.
     """
-    found = opened(project)
+    found = resolve_project(project)
     text, texts = (target, [target]) if isinstance(target, str) else (",".join(target), target)
     wanted = [each for one in texts for each in targets.parse_several(one)]
     auto = target == AUTO and not (AUTO in found.graph or AUTO in found.graph.labels)

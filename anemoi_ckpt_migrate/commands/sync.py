@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
@@ -46,7 +46,7 @@ def sync(
     MigrateError
         Nothing was changed; the class of the error tells the reason.
     """
-    found = opened(project)
+    found = resolve_project(project)
     options = WriteOptions(
         output=checked_output(output),
         backup=backup,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
@@ -67,7 +67,7 @@ def upgrade(
     MigrateError
         Nothing was changed; the class of the error tells the reason.
     """
-    found, wanted = opened(project), targets.parse(target)
+    found, wanted = resolve_project(project), targets.parse(target)
     options = WriteOptions(
         output=checked_output(output),
         backup=backup,

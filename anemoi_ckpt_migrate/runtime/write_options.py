@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage import Checkpoint, check_whole, open_checkpoint, recover
-from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def open_to_write(checkpoint: StrPath, options: WriteOptions, trusted: Collectio
     MigrateError
         The file is one of a set, cannot be opened, or is damaged.
     """
-    with naming(checkpoint):
+    with annotate_errors(checkpoint):
         check_whole(checkpoint)
         if options.output is None and not options.dry_run:
             recover(Path(checkpoint))
