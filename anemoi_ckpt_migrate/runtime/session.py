@@ -197,7 +197,8 @@ class MigrationSession:
         return Run(graph, plan, undone, kept, applied, (*down, *up), settings, model, names, warnings)
 
     def _name_check(self, graph: Graph, plan: Plan) -> NameCheck:
-        return step_actions.name_check(self.file, self.project, graph, plan, self.options.trust_checkpoint_code)
+        trusted, allowed = self.project.config.trusted, self.options.trust_checkpoint_code
+        return NameCheck(self.file, trusted, allowed, lambda: step_actions.class_names(graph, plan.steps))
 
     def _try_operations(self, run: Run) -> tuple[tuple[str, ...], tuple[NewName, ...]]:
         """Apply operations, up to the first function, to names, shapes and dtypes only.

@@ -8,15 +8,12 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.operations import setup
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record.record import Applied
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Plan, Step
+from anemoi_ckpt_migrate.revisions.planner import Step
 from anemoi_ckpt_migrate.runtime import carried_code, executor
-from anemoi_ckpt_migrate.runtime.added_names import NameCheck
 from anemoi_ckpt_migrate.runtime.trust import Way, check_own_code, recorded_operations, way_back
 from anemoi_ckpt_migrate.scripts.load_functions import Function, load_module, load_source, set_up
-from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 def up(revision: Revision) -> executor.Action:
@@ -50,11 +47,6 @@ def class_names(graph: Graph, steps: Iterable[Step]) -> list[str]:
     scripts = [graph[step.revision] for step in steps if step.revision in graph]
     leaves = (leaf for script in scripts for each in operations_of(script) or () for leaf in each.leaves())
     return [name for leaf in leaves for name in leaf.class_names()]
-
-
-def name_check(file: Checkpoint, project: Project, graph: Graph, plan: Plan, allowed: bool) -> NameCheck:
-    """Return the check of the names that a plan adds; `allowed` permits dangerous ones."""
-    return NameCheck(file, project.config.trusted, allowed, lambda: class_names(graph, plan.steps))
 
 
 def down(graph: Graph, entry: Applied, trusted: bool = False) -> executor.Action:
