@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.state.dtypes import is_floating
-from anemoi_ckpt_migrate.state.flattened_optimizer import groups_like, nameless, settings_of
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
+from anemoi_ckpt_migrate.tree.optimizer_formats import groups_like, nameless, settings_of
 
 _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # steps are divided by these, or by roots
 _FROM_ZERO = (

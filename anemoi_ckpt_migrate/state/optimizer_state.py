@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
-from anemoi_ckpt_migrate.state.flattened_optimizer import flattened, is_flattened, strays, unflattened
 from anemoi_ckpt_migrate.state.infer_optimizer import (
     SAY,
     Unknown,
@@ -29,6 +28,7 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 from anemoi_ckpt_migrate.state.optimizer_slots import Slot, Slots
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
+from anemoi_ckpt_migrate.tree.optimizer_formats import flattened, is_flattened, strays, unflattened
 
 
 class OrderDeclaration(Protocol):
