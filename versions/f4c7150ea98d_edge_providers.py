@@ -84,13 +84,12 @@ def added_sizes(ckpt: CkptType, names: list[str]) -> list[op.Operation]:
     sizes, pairs = sizes_by_graph(ckpt), [(name, name) for name in names]
     for key in sizes:
         pairs.insert(first(pairs, key.removesuffix(SIZES)), (key, key))
-    order: list[str | None] = [None, *(name for name, _ in pairs)]
-    return [
-        op.Add(key, [2, 1], "int64", numbers, None if before else 0, before, buffer=True)
-        for before, key in zip(order, order[1:], strict=False)
-        for numbers in [sizes.get(str(key))]
-        if numbers is not None
-    ]
+    order, added = [name for name, _ in pairs], []
+    for place, key in enumerate(order):
+        if key in sizes:
+            where: dict[str, Any] = {"after": order[place - 1]} if place else {"index": 0}
+            added.append(op.Add(key, [2, 1], "int64", sizes[key], buffer=True, **where))
+    return list(added)
 
 
 # What is called what, and stands where.

@@ -236,7 +236,7 @@ class DropItem(AtEachPlace):
             _check_value("DropItem: default", self.default)
 
     def inverse(self) -> Operation | None:
-        """Return the operation that sets the default; without one, `NoOperation` if the value is optional, else None."""
+        """Return the operation that sets the default; without one, `NoOperation` if it is optional, else None."""
         if self.default is not UNKNOWN:
             return SetItem(self.path, self.default, overwrite=False, optional=self.optional)
         return NoOperation() if self.optional else None

@@ -29,7 +29,7 @@ def copied(value: Any) -> Any:
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Return whether two values are equal; objects are compared by their class and contents, tensors by their memory."""
+    """Return whether two values are equal: objects by their class and contents, tensors by their memory."""
     return _same(one, other, set())
 
 

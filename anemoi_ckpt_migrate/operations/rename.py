@@ -269,7 +269,9 @@ class AddPrefix(_Naming):
 
 @operation
 class RenameEach(_Naming):
-    """Rename several parameters at once, so that names may change places; also what records contain where no pattern fits.
+    """Rename several parameters at once, so that names may change places.
+
+    Records contain it for renames that no pattern describes.
 
     Parameters
     ----------
