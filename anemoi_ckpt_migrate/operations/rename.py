@@ -290,12 +290,14 @@ class RenameEach(_Naming):
     def __post_init__(self) -> None:
         pairs = tuple(self.names.items()) if isinstance(self.names, Mapping) else self.names
         if not isinstance(pairs, (tuple, list)) or not all(
-            isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(name, str) and name for name in pair)
+            isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
             for pair in pairs
         ):
             raise BadOperation(f"RenameEach: names must be a dict of old and new names, not {self.names!r:.60}")
         for own in zip(*pairs, strict=True):
-            names_of(self, "names", own, 0)
+            if len(set(own)) < len(own):
+                twice = next(name for name in own if own.count(name) > 1)
+                raise BadOperation(f"RenameEach: names has {twice} twice")
         set_fields(self, names=tuple((old, new) for old, new in pairs))
 
     def inverse(self) -> Operation | None:
