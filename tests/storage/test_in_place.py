@@ -444,6 +444,23 @@ def test_a_journal_has_at_most_a_thousand_bytes(chain: Folder) -> None:
     assert digest(checkpoint) == old
 
 
+def test_a_journal_is_a_file_of_its_own(chain: Folder) -> None:
+    """A link to one is not followed, and nobody waits for a pipe."""
+    checkpoint = chain.copy()
+    journal = interrupted(checkpoint)
+    before = digest(checkpoint)
+    journal.rename(chain.path / "elsewhere")
+    journal.symlink_to("elsewhere")
+    assert "is not the journal of an interrupted run" in chain.run("recover", checkpoint).err
+    journal.unlink()
+    os.mkfifo(journal)
+    assert "is not the journal of an interrupted run" in chain.run("recover", checkpoint).err
+    assert digest(checkpoint) == before
+    journal.unlink()
+    (chain.path / "elsewhere").rename(journal)
+    chain.ok("recover", checkpoint)
+
+
 def test_a_journal_is_read_as_it_is_written() -> None:
     mark = in_place.JournalMark(10, 3, 7)
     assert mark.to_json() == b'{"format": 1, "length": 10, "directory": 3, "crc": 7}'
