@@ -155,6 +155,11 @@ class Checkpoint(ABC):
 
     # The file
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order of the tensors counts, because a model or an optimizer may number them by it."""
+        return True
+
     @abstractmethod
     def facts(self) -> FileInfo:
         """Return facts about the loaded checkpoint in its file."""

@@ -72,6 +72,11 @@ class SafetensorsCheckpoint(Checkpoint):
         self._maker = TensorBuilder(self._first_key(), [])
 
     @property
+    def is_ordered(self) -> bool:
+        """False: tensors are found by name."""
+        return False
+
+    @property
     def names(self) -> dict[tuple[str, str], bool]:
         """An empty dict: the format names no classes."""
         return {}
