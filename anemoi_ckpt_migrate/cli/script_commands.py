@@ -43,7 +43,7 @@ def _add_new(adding: Any) -> None:
     merge.add_argument("name", metavar="NAME", help="what it is about, in a line")
     merge.add_argument("--splice", action="store_true", help="join revisions that are no heads, too")
     _add_common(merge)
-    what = "take over a folder of scripts of anemoi-models' own migration command"
+    what = "take over a folder of scripts of another migration command, by default that of anemoi-models"
     importing = add(adding, "import-scripts", _import_scripts, what, writes_scripts=True)
     importing.add_argument("folder", metavar="DIR", help="the folder; a second time, only new scripts are added")
     version = "the version of scripts that were not released (default: that of the tracked package, if it is installed)"

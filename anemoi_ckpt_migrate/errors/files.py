@@ -160,11 +160,11 @@ class DamagedRecord(MigrateError):
 
 
 class DamagedLedger(MigrateError):
-    """The list `migrations`, in which another tool notes migrations, is damaged."""
+    """The list in which another tool notes migrations is damaged."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, key: str) -> None:
         super().__init__(
-            f"the list `migrations` in the checkpoint is damaged ({what}); say what the checkpoint is with "
+            f"the list `{key}` in the checkpoint is damaged ({what}); say what the checkpoint is with "
             "`ckpt-migrate stamp TARGET CKPT`, which leaves the list alone"
         )
 

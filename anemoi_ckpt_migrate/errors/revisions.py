@@ -179,11 +179,11 @@ class HistoryConflict(MigrateError):
 class LedgerConflict(MigrateError):
     """The list of another tool in the checkpoint contradicts the scripts or the record."""
 
-    def __init__(self, found: Sequence[str], expected: Sequence[str], recorded: bool = False) -> None:
+    def __init__(self, found: Sequence[str], expected: Sequence[str], key: str, recorded: bool = False) -> None:
         self.found, self.expected = tuple(found), tuple(expected)
         teller = "the record" if recorded else "the scripts"
         super().__init__(
-            f"the checkpoint's list `migrations` ({_listed(found)}) is not what {teller} would have it be "
+            f"the checkpoint's list `{key}` ({_listed(found)}) is not what {teller} would have it be "
             f"({_listed(expected)}): another tool changed it; take the file from before that, or say what it is with "
             "`ckpt-migrate stamp --purge TARGET CKPT`"
         )
@@ -191,6 +191,15 @@ class LedgerConflict(MigrateError):
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join([*names[:_MOST], f"and {len(names) - _MOST} more"] if len(names) > _MOST else names) or "empty"
+
+
+class OtherToolFailed(MigrateError):
+    """The code that reads and updates the list of another tool is faulty."""
+
+    def __init__(self, tool: str, module: str, what: str) -> None:
+        super().__init__(
+            f"the code for the migrations of {tool} {what:.200}: report that to those who maintain {module}"
+        )
 
 
 class BarrierInTheWay(Refused):

@@ -67,7 +67,8 @@ class FunctionAction:
         result = self._result(context, function, tree, *more)
         # A checkpoint that is not a dict (a list of tensors, a pickled model) has to keep its type.
         kinds = dict if is_a(tree, dict) else (dict, type(tree))
-        if context.checkpoint.touched or type(result) is type(tree) or is_a(result, kinds):
+        is_part = bool(more) and result is not None  # which kinds fit, the operation knows
+        if context.checkpoint.touched or is_part or type(result) is type(tree) or is_a(result, kinds):
             if context.check is not None:
                 context.check(self, function, result)
             return result

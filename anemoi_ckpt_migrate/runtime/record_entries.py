@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.anemoi import match_revisions
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.engine.runner import UndoResult
 from anemoi_ckpt_migrate.errors import MigrationFailed, NoWayBack
 from anemoi_ckpt_migrate.operations import missing_classes
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.tree_operation import functions
+from anemoi_ckpt_migrate.other_tools import match_revisions
 from anemoi_ckpt_migrate.record.record import Applied, LogEntry, Undo
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.revisions.planner import Plan

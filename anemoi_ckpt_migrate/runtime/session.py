@@ -335,7 +335,8 @@ def _opened(
     with open_to_write(checkpoint, options, project.config.trusted) as file:
         tree, damaged = file.load(), False
         try:
-            record = embed.take(tree, file.attachment(embed.ATTACHMENT)).of_chain(project.config.chain)
+            record = embed.take(tree, file.attachment(embed.ATTACHMENT))
+            record = record.of_chain(project.config.chain, project.config.other_tool)
         except discarded:
             record, damaged = Record(), True
         try:

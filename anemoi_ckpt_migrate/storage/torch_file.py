@@ -162,11 +162,12 @@ class TorchCheckpoint(Checkpoint):
         Raises
         ------
         Unpicklable
-            The tree holds an object that cannot be saved.
+            The tree holds an object that cannot be saved, or that could not be read again.
         TooMuchAsked
             The rollback of operations would create far more bytes than the file has.
         """
-        pickler, data = dumped(tree, lambda stream: self._pickler(stream, max(2, protocol_of(self._data))))
+        protocol = max(2, protocol_of(self._data))
+        pickler, data = dumped(tree, lambda stream: self._pickler(stream, protocol), self._trusted)
         payloads: dict[str, Content] = {}
         if self._payloads is not None:
             payloads |= self._payloads.changed(pickler.keys)

@@ -88,7 +88,8 @@ class Made:
 
     def _compute(self) -> memoryview | None:
         """Return the computed bytes; None for zeros."""
-        if self._recipe.kind == "fill" and repr(float(self._recipe.args[2])) == "0.0":  # -0.0 has other bytes
+        fill = self._recipe.args[2] if self._recipe.kind == "fill" else None
+        if isinstance(fill, (int, float)) and repr(float(fill)) == "0.0":  # -0.0 has other bytes
             return None
         return self._source.compute(self._recipe)
 
