@@ -156,6 +156,11 @@ class Checkpoint(ABC):
     # The file
 
     @property
+    def is_of_torch(self) -> bool:
+        """Whether `torch.load` reads it."""
+        return True
+
+    @property
     def is_ordered(self) -> bool:
         """Whether the order of the tensors counts, because a model or an optimizer may number them by it."""
         return True

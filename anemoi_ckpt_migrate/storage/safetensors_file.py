@@ -72,6 +72,11 @@ class SafetensorsCheckpoint(Checkpoint):
         self._maker = TensorBuilder(self._first_key(), [])
 
     @property
+    def is_of_torch(self) -> bool:
+        """False: the library of safetensors reads it."""
+        return False
+
+    @property
     def is_ordered(self) -> bool:
         """False: tensors are found by name."""
         return False

@@ -13,6 +13,7 @@ from typing import Any
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
 from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
 from anemoi_ckpt_migrate.project.project import Project, opened_all
+from anemoi_ckpt_migrate.storage import open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def load(
     trust_checkpoint_code: bool = False,
     **options: Any,
 ) -> Any:
-    """Load a checkpoint with `torch.load` as if it had been upgraded. The file stays unchanged.
+    """Load a checkpoint as if it had been upgraded. The file stays unchanged.
 
     Parameters
     ----------
@@ -40,24 +41,29 @@ def load(
     trust_checkpoint_code : bool
         As for `upgrade`.
     **options
-        Options of `torch.load`.
+        Options of `torch.load`. For a safetensors file, only `map_location` means something.
 
     Returns
     -------
     object
-        The upgraded checkpoint, with its record if that is part of the tree.
+        The upgraded checkpoint, with its record if that is part of the tree: what `torch.load` returns; for a
+        safetensors file, a dict of tensors, whose content is read when you use it.
 
     Raises
     ------
     MigrateError
         As for `upgrade`.
     """
-    import torch
-
     with upgraded(
         checkpoint, target, project=project, chain=chain, trust_checkpoint_code=trust_checkpoint_code
-    ) as path:
-        return torch.load(path, **options)
+    ) as path, open_checkpoint(path) as file:
+        if file.is_of_torch:
+            import torch
+
+            return torch.load(path, **options)
+        device = options.get("map_location")
+        tensors = file.load_content()
+        return tensors if device is None else {name: each.to(device) for name, each in tensors.items()}
 
 
 def upgraded(

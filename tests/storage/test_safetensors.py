@@ -176,6 +176,17 @@ def test_a_safetensors_file_beside_a_torch_file(project: Folder) -> None:
     assert "renamed" not in project.ok("diff", path, "last.ckpt").out
 
 
+def test_load_as_if_upgraded(project: Folder) -> None:
+    path = saved(project, model())
+    before = digest(path)
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    loaded = cm.load(path, project=project.path)
+    assert torch.equal(loaded["head.weight"], model()["out.weight"])
+    with cm.upgraded(path, project=project.path) as copy:
+        assert torch.equal(library.load_file(copy)["head.weight"], model()["out.weight"])
+    assert digest(path) == before
+
+
 def test_neither_torch_nor_the_library_is_imported_for_a_rename(project: Folder) -> None:
     path = saved(project, model())
     declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
