@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_header import SPELLED, HeaderEntry, header_bytes, read_header
+from anemoi_ckpt_migrate.storage.safetensors_header import BLOCK, SPELLED, HeaderEntry, header_bytes, read_header
 from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
@@ -36,6 +36,8 @@ from anemoi_ckpt_migrate.storage.tensors.materialize import Made, Source
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.zip_archive import Archive, window
+
+_WORTH_SHARING = 64 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class SafetensorsCheckpoint(Checkpoint):
             entries.append(HeaderEntry(item.name, item.dtype, item.shape, end, end + size))
             end += size
         try:
-            header = header_bytes(entries, metadata)
+            header = header_bytes(entries, metadata, self._header.end if end > _WORTH_SHARING else 0)
         except ValueError as error:
             raise Unpicklable("the record", str(error)) from error
         made = sum(len(each) for each in pickled.payloads.values())

@@ -17,7 +17,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 
 METADATA = "__metadata__"
-ALIGNMENT = 8
+ALIGNMENT, BLOCK = 8, 4096
 LONGEST = 100_000_000  # bytes of a header; the library reads no longer one
 _LENGTH = 8  # bytes of the length before the header
 
@@ -137,17 +137,18 @@ def read_header(descriptor: int, length: int) -> Header:
     return Header(tuple(found), metadata, _LENGTH + size)
 
 
-def header_bytes(entries: Iterable[HeaderEntry], metadata: Mapping[str, str], begin: int = 0) -> bytes:
+def header_bytes(entries: Iterable[HeaderEntry], metadata: Mapping[str, str], like: int = 0) -> bytes:
     """Return the header of a file, with its length before it and padded so that the content is aligned.
 
     Parameters
     ----------
     entries : iterable of HeaderEntry
-        The tensors, in the order of their content.
+        The tensors, in the order of their content. Their places are counted from the end of the header.
     metadata : mapping of str to str
         Texts by name.
-    begin : int
-        The byte from which their places are counted.
+    like : int
+        Where the content of the old file begins. The new content begins at the same byte of a block, so that both files
+        can share blocks; spaces fill the room. 0 for content that is too short for that.
 
     Raises
     ------
@@ -156,10 +157,11 @@ def header_bytes(entries: Iterable[HeaderEntry], metadata: Mapping[str, str], be
     """
     data: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     for each in entries:
-        place = [each.start - begin, each.end - begin]
+        place = [each.start, each.end]
         data[each.name] = {"dtype": SPELLED[each.dtype], "shape": list(each.shape), "data_offsets": place}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    shared = bool(like) and like % ALIGNMENT == 0
+    text += b" " * ((like - _LENGTH - len(text)) % BLOCK if shared else -len(text) % ALIGNMENT)
     if len(text) > LONGEST:
         raise ValueError(f"a header of {len(text):,} bytes is longer than the {LONGEST:,} that safetensors reads")
     return len(text).to_bytes(_LENGTH, "little") + text

@@ -54,9 +54,10 @@ def load(
     MigrateError
         As for `upgrade`.
     """
-    with upgraded(
-        checkpoint, target, project=project, chain=chain, trust_checkpoint_code=trust_checkpoint_code
-    ) as path, open_checkpoint(path) as file:
+    with (
+        upgraded(checkpoint, target, project=project, chain=chain, trust_checkpoint_code=trust_checkpoint_code) as path,
+        open_checkpoint(path) as file,
+    ):
         if file.is_of_torch:
             import torch
 

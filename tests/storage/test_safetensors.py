@@ -212,6 +212,17 @@ def test_the_order_of_the_file_does_not_count(project: Folder) -> None:
     assert "Reorder" not in ran.out
 
 
+def test_large_content_begins_at_the_same_byte_of_a_block(project: Folder) -> None:
+    """So a file system that shares blocks shares them: only the header is new."""
+    path = saved(project, model(large=torch.arange(200_000)))
+    begin = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    project.ok("upgrade", "head", path)
+    after = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert (after - begin) % 4096 == 0
+    assert torch.equal(library.load_file(path)["large"], torch.arange(200_000))
+
+
 def test_autogenerate(project: Folder) -> None:
     """Between two files, as between two of torch; the script that it writes brings one to the other."""
     path = saved(project, model())
