@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs graphs mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats graphs mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -65,6 +65,9 @@ bench-detection: $(BIN)/.ready ## count hostile files detected, beside picklesca
 
 bench-costs: $(BIN)/.ready ## measure what hostile files cost, and write benchmarks/COSTS.md
 	$(BIN)/python benchmarks/costs.py
+
+bench-formats: $(BIN)/.ready ## measure safetensors files beside cp and their library, and write benchmarks/FORMATS.md
+	$(BIN)/python benchmarks/formats.py
 
 bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
 	$(BIN)/python benchmarks/graphs.py
