@@ -115,7 +115,7 @@ def test_from_python(site: Path, project: Folder) -> None:
     ("words", "code", "says"),
     [
         (["--chain", "nowhere", "heads"], 2, "no installed package brings a chain 'nowhere'; there are"),
-        (["--chain", "weather", "--config", ".", "heads"], 2, "give --chain or --config"),
+        (["--chain", "weather", "--config", ".", "heads"], 2, "give either --chain or --config"),
         (["--chain", "weather", "revision", "x"], 2, "a published chain is read-only"),
         (["--chain", "weather", "release"], 2, "a published chain is read-only"),
         (["--chain", "weather", "heads", "--write"], 2, "a published chain is read-only"),

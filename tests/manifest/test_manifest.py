@@ -472,15 +472,15 @@ def test_a_factory_that_makes_no_model(models: Models, code: str) -> None:
     [
         (["manifest", "other"], "the manifest has no model 'other'; there are net"),
         (["manifest", "other", "--update"], "configures no model 'other'; there are net"),
-        (["manifest", "--from", "x.ckpt"], "--from says what to write down: give --update too"),
+        (["manifest", "--from", "x.ckpt"], "--from needs --update, because it names the checkpoint to record"),
         (["manifest", "--update", "--at", "base"], "--at needs --from, a checkpoint of then"),
         (["manifest", "--update", "--from", "x.ckpt"], "a checkpoint is of one model: name that one"),
         (["check", "--model", "other"], "configures no model 'other'"),
         (["revision", "x", "--model", "net"], "give --autogenerate too"),
         (["revision", "x", "--autogenerate", "a", "b", "--model", "net"], "leave out --model"),
-        (["revision", "x", "--autogenerate", "a"], "--autogenerate takes OLD and NEW, or neither"),
-        (["revision", "--autogenerate"], "a revision needs a name"),
-        (["revision"], "a revision needs a name"),
+        (["revision", "x", "--autogenerate", "a"], "--autogenerate takes both OLD and NEW, or neither"),
+        (["revision", "--autogenerate"], "a revision needs a NAME"),
+        (["revision"], "a revision needs a NAME"),
     ],
 )
 def test_arguments_that_do_not_go_together(models: Models, words: list[str], says: str) -> None:
