@@ -337,8 +337,8 @@ def copied(project: Folder, release: str, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda tree: tree["migrations"].reverse(), "is not what the scripts would have it be"),
-        (lambda tree: tree["migrations"].pop(1), "is not what the scripts would have it be"),
+        (lambda tree: tree["migrations"].reverse(), "contradicts the scripts"),
+        (lambda tree: tree["migrations"].pop(1), "contradicts the scripts"),
         (
             lambda tree: tree["migrations"].append({"name": "1999999999_new_thing"}),
             "(1999999999_new_thing), which no script here knows",

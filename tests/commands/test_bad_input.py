@@ -70,7 +70,7 @@ def test_files_that_are_no_checkpoints(chain: Folder, command: list[str]) -> Non
         path = chain.path / name
         path.write_bytes(content)
         refused(chain, *command, path, says=f"{path}: {says}" if "cut" not in name else says)
-    refused(chain, *command, chain.path, says="it is a directory, give the checkpoint file")
+    refused(chain, *command, chain.path, says="it is a directory, not a checkpoint file; give the path of the file")
     refused(chain, *command, chain.path / "missing.ckpt", says="there is no such file")
     os.mkfifo(chain.path / "fifo")
     refused(chain, *command, chain.path / "fifo", says="it is not a regular file")
@@ -113,10 +113,10 @@ def test_permissions(chain: Folder) -> None:
     checkpoint.chmod(0)
     refused_without_reading = chain.run("upgrade", "head", checkpoint)
     assert refused_without_reading.code == 1
-    assert "not readable for you" in refused_without_reading.err
+    assert "you may not read it" in refused_without_reading.err
     checkpoint.chmod(0o644)
     chain.path.chmod(0o555)
-    refused(chain, "upgrade", "head", checkpoint, says="allow writing in")
+    refused(chain, "upgrade", "head", checkpoint, says="allow writing to")
     chain.path.chmod(0o755)
 
 
@@ -141,7 +141,7 @@ def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     code, says = {
         "file": (1, "permission denied"),
-        "folder": (1, "allow writing in"),
+        "folder": (1, "allow writing to"),
         "not ours": (3, "it is read-only; allow writing with `chmod u+w`"),
     }[what]
     assert (ran.returncode, says in ran.stderr) == (code, True), ran.stderr
@@ -254,7 +254,7 @@ def test_little_memory(chain: Folder) -> None:
     before = digest(checkpoint)
     ran = upgraded_within(resource.RLIMIT_AS, 300_000_000, checkpoint)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
-    assert f"{checkpoint}: there is not enough memory" in ran.stderr
+    assert f"{checkpoint}: not enough memory" in ran.stderr
     assert digest(checkpoint) == before
 
 
@@ -290,7 +290,7 @@ def test_a_step_count_does_not_lead_into_another_branch(chain: Folder) -> None:
     chain.script("r1", None)
     checkpoint = chain.copy()
     chain.ok("upgrade", "a3", checkpoint)
-    refused(chain, "upgrade", "+1", checkpoint, says="no step is left that way")
+    refused(chain, "upgrade", "+1", checkpoint, says="no revision is left in that direction")
 
 
 def test_a_revision_that_became_a_barrier_is_one(chain: Folder) -> None:
@@ -303,7 +303,7 @@ def test_a_revision_that_became_a_barrier_is_one(chain: Folder) -> None:
 def test_names_that_are_no_file_names(chain: Folder) -> None:
     import anemoi_ckpt_migrate as cm
 
-    with pytest.raises(cm.MigrateError, match="it is no file name"):
+    with pytest.raises(cm.MigrateError, match="it is not a valid file name"):
         cm.upgrade("a\0b")
     long = chain.copy(to="x" * 246 + ".ckpt")
     chain.ok("upgrade", "head", long)
@@ -401,12 +401,12 @@ def test_a_wrong_configuration(chain: Folder, text: str | bytes, says: str) -> N
     ("words", "code", "says"),
     [
         (["upgrade", "a9"], 1, "no revision is called 'a9';"),
-        (["upgrade", "zzz"], 1, "no revision is called 'zzz'; `ckpt-migrate history` lists what there is"),
-        (["upgrade", "a"], 1, "'a' is ambiguous: it may be a1 (change a1), a2 (change a2), a3 (change a3)"),
+        (["upgrade", "zzz"], 1, "no revision is called 'zzz'; `ckpt-migrate history` lists all of them"),
+        (["upgrade", "a"], 1, "'a' is ambiguous: it fits a1 (change a1), a2 (change a2), a3 (change a3)"),
         (["upgrade", "haed"], 1, "did you mean head"),
-        (["upgrade", "+99"], 1, "+99 asks for too much: only 3 steps are left that way; write `upgrade head`"),
-        (["downgrade", "-99"], 1, "-99 asks for too much: no step is left that way; write `downgrade base`"),
-        (["downgrade", "a3"], 1, "a3 is not among the revisions that the checkpoint has (it is at base)"),
+        (["upgrade", "+99"], 1, "+99 goes too far: only 3 revisions are left in that direction; write `upgrade head`"),
+        (["downgrade", "-99"], 1, "-99 goes too far: no revision is left in that direction; write `downgrade base`"),
+        (["downgrade", "a3"], 1, "the checkpoint does not have a3 (it is at base)"),
         (["upgrade", "-1"], 2, "write `downgrade -1`"),
         (["downgrade", "+1"], 2, "write `upgrade +1`"),
         (["upgrade", "+0"], 2, "asks for no step at all"),
@@ -452,7 +452,7 @@ def test_output_that_exists(chain: Folder) -> None:
     refused(chain, "upgrade", "head", checkpoint, "-o", other, says="exists already")
     refused(chain, "upgrade", "head", checkpoint, "-o", chain.path, says="exists already")
     refused(chain, "upgrade", "head", checkpoint, "-n", "-o", other, says="exists already")
-    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="does not exist; make it")
+    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="does not exist; create it")
 
 
 @pytest.mark.parametrize(
@@ -530,9 +530,7 @@ def test_a_record_that_contradicts_the_scripts(chain: Folder) -> None:
     chain.ok("upgrade", "head", checkpoint)
     chain.script("n", "a1")
     chain.script("a2", "n")
-    refused(
-        chain, "upgrade", "head", checkpoint, says="the checkpoint has a2 but not n, which the scripts place before"
-    )
+    refused(chain, "upgrade", "head", checkpoint, says="the checkpoint has a2 but not n, which comes before")
 
 
 def test_a_checkpoint_that_changes_meanwhile(chain: Folder) -> None:
@@ -540,6 +538,6 @@ def test_a_checkpoint_that_changes_meanwhile(chain: Folder) -> None:
     chain.script("a1", None, f'open({str(checkpoint)!r}, "ab").write(b"x")')
     ran = chain.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "changed by somebody else meanwhile" in ran.err
+    assert "another program changed the file" in ran.err
     assert leftovers(chain.path) == []
     assert not list(chain.path.glob("*.bak*"))

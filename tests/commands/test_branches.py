@@ -64,7 +64,7 @@ def test_steps_are_counted_as_they_run(branched: Folder) -> None:
     assert ran(branched, checkpoint, "upgrade", "graphs@+1") == "abcxy"
     assert ran(branched, checkpoint, "downgrade", "-3") == "ab"
     refused = branched.run("upgrade", "graphs@+9", checkpoint)
-    assert (refused.code, "+9 asks for too much: only 3 steps are left" in refused.err) == (1, True)
+    assert (refused.code, "+9 goes too far: only 3 revisions are left" in refused.err) == (1, True)
 
 
 def test_relative_to_a_revision(branched: Folder) -> None:

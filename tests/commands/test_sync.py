@@ -44,7 +44,7 @@ def test_what_only_the_checkpoint_knows_is_undone(chain: Folder) -> None:
     before = digest(path)
     refused = chain.run("sync", path)
     assert refused.code == 3
-    assert "runs only with --trust-checkpoint-code; it is a pickle, which cannot be looked at first" in refused.err
+    assert "runs only with --trust-checkpoint-code; it is a pickle, which cannot be read first" in refused.err
     assert digest(path) == before
     ran = chain.ok("sync", path, "--trust-checkpoint-code", "--json")
     assert [(step["name"], step["direction"]) for step in ran.lines[0]["steps"]] == [
@@ -155,7 +155,7 @@ def test_the_way_back_that_a_checkpoint_carries(project: Folder) -> None:
     before = digest(path)
     refused = project.run("sync", path)
     assert refused.code == 3
-    assert "look at it first with `ckpt-migrate show c --from" in refused.err
+    assert "read it first with `ckpt-migrate show c --from" in refused.err
     dry = project.ok("sync", path, "--trust-checkpoint-code", "--dry-run")
     assert "downgrade c" in dry.out
     assert digest(path) == before

@@ -106,7 +106,7 @@ def test_items_that_only_a_class_knows_are_not_taken_for_none(project: Folder) -
     scripted(project, "ckpt['list'] = [int(x) for x in ckpt.pop('array')]", "pass")
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "has items is known to its class only: have its module `trusted`" in ran.err
+    assert "knows whether it has items: add its module to `trusted`" in ran.err
     assert digest(checkpoint) == before
 
 

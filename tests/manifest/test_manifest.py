@@ -403,7 +403,7 @@ def test_a_kept_manifest_that_makes_no_sense(models: Models) -> None:
     for words in (["manifest"], ["manifest", "--update"], ["upgrade", "head", models.save("old.ckpt")]):
         ran = models.run(*words)
         assert ran.code == 1
-        way = "it is not built as a manifest is); take it from version control, or remove it"
+        way = "it is not built as a manifest is); restore it from version control, or remove it"
         assert f"the manifest versions/manifests/base.json cannot be used ({way}" in ran.err
     assert digest(models.path / "versions" / "manifest.json") == before
 

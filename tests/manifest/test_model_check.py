@@ -60,8 +60,8 @@ def test_a_wrong_name_is_refused_before_anything_is_written(models: Models) -> N
         ran = models.run("upgrade", "head", checkpoint, *words)
         assert ran.code == 3
         assert ran.err == (
-            f"ckpt-migrate: error: {checkpoint}: it would not be what the model net is at ccc (layer_norm.bias is missing, "
-            "norm.bias is left over): mend the scripts or the manifest; --no-check-model writes it all the same\n"
+            f"ckpt-migrate: error: {checkpoint}: the result would not match the model net at ccc (layer_norm.bias is missing, "
+            "norm.bias is left over): fix the scripts or the manifest, or skip this comparison with --no-check-model\n"
         )
     with pytest.raises(cm.Refused, match=r"layer_norm\.bias is missing"):
         cm.upgrade(checkpoint)
@@ -93,7 +93,7 @@ def test_the_way_down_is_compared_too(models: Models) -> None:
     models.ok("manifest", "net", "--update", "--from", at_bbb(models), "--at", "bbb")
     ran = models.run("downgrade", "bbb", "old.ckpt")
     assert ran.code == 3
-    assert "it would not be what the model net is at bbb (top.bias is missing, x is left over)" in ran.err
+    assert "the result would not match the model net at bbb (top.bias is missing, x is left over)" in ran.err
     assert digest(models.path / "old.ckpt") == before
     models.ok("downgrade", "bbb", "old.ckpt", "--no-check-model")
 
@@ -112,9 +112,9 @@ def test_a_checkpoint_that_cannot_be_at_base(models: Models) -> None:
     ran = models.run("upgrade", "head", checkpoint)
     assert ran.code == 3
     assert ran.err == (
-        f"ckpt-migrate: error: {checkpoint}: it holds no record, so it would be at base, and it is not what the model net is "
+        f"ckpt-migrate: error: {checkpoint}: it has no record, so it should be at base, but it does not match the model net "
         "there (norm.weight is missing, norm.bias is missing, layer_norm.weight is left over, layer_norm.bias is left over): "
-        f"`ckpt-migrate stamp auto {checkpoint}` finds where it stands; --no-check-model takes it as it is\n"
+        f"`ckpt-migrate stamp auto {checkpoint}` finds its revision; --no-check-model skips this comparison\n"
     )
     assert digest(checkpoint) == before
     assert models.run("sync", checkpoint).code == 3
@@ -237,8 +237,8 @@ def test_shapes_depend_on_hyper_parameters(sized: Models) -> None:
     torch.save({name: value for name, value in torch.load(wide).items() if "migrat" not in name}, again)
     ran = sized.run("upgrade", "head", again)
     assert ran.code == 1
-    way = f"it was taken to be at base: `ckpt-migrate stamp auto {again}` finds where it stands"
-    assert f"no name matches norm.*; nothing was changed; it holds no record, so {way}" in ran.err
+    way = f"it was taken to be at base: `ckpt-migrate stamp auto {again}` finds its revision"
+    assert f"no name matches norm.*; nothing was changed; it has no record, so {way}" in ran.err
     assert sized.ok("stamp", "auto", again, "--json").lines[0]["to"] == ["aaa"]
     sized.ok("downgrade", "base", wide)
     (sized.path / "versions" / "aaa_norm.py").unlink()
@@ -292,7 +292,7 @@ def test_sizes_of_a_model_that_has_only_one(models: Models) -> None:
     ran = models.run("upgrade", "head", "other.ckpt")
     assert ran.code == 3
     assert "(head.weight is [5, 4], not [2, 4])" in ran.err
-    assert "the function that makes the model has to take `hyper_parameters`" in ran.err
+    assert "let the function that makes the model take `hyper_parameters`" in ran.err
 
 
 def test_an_enumeration_is_not_what_the_code_was_given(sized: Models) -> None:
@@ -438,7 +438,7 @@ def test_names_that_begin_otherwise(models: Models) -> None:
     models.ok("manifest", "net", "--update", "--from", "old.ckpt", "--at", "base")
     ran = models.run("upgrade", "aaa", "wrapped.ckpt")
     assert ran.code == 3
-    assert "--no-check-model takes it as it is" in ran.err
+    assert "--no-check-model skips this comparison" in ran.err
     models.ok("upgrade", "aaa", "wrapped.ckpt", "--no-check-model")
 
 

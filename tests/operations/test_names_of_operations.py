@@ -186,7 +186,7 @@ def test_what_is_no_plain_tensor_is_called_what_it_is(project: Folder, operation
     w = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
     ran = refused(project, {"state_dict": {"w": w, "x": torch.ones(1)}}, operation)
     assert "no plain tensor" in ran.err
-    assert "only `Run` can change" in ran.err
+    assert "use op.Run to change it" in ran.err
 
 
 def test_only_what_is_added_gets_into_optimizers_and_copies(project: Folder) -> None:

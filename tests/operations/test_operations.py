@@ -237,7 +237,7 @@ def test_all_faults_at_once(project: Folder) -> None:
             "their shapes do not fit along dimension 0: [2, 3] and [2, 4]",
             "c would come about, but it is there already",
             "5 is no multiple of 2; say sizes=",
-            "[5] cannot take the shape [2, 2]",
+            "[5] cannot be reshaped to [2, 2]",
             "no name matches x.*",
         ):
             assert sentence in ran.err

@@ -129,7 +129,7 @@ def test_functions_that_the_operations_of_the_script_do_not_name(project: Folder
     )
     assert project.run("downgrade", "base", checkpoint, TRUST).code == 3  # there is nothing to be trusted
     with_undo(checkpoint, CALLS[call], source=SOURCE)
-    refused(project, checkpoint, f"runs only with {TRUST}; look at it first with `ckpt-migrate show a1 --from")
+    refused(project, checkpoint, f"runs only with {TRUST}; read it first with `ckpt-migrate show a1 --from")
 
 
 def test_the_way_out_of_such_a_record(project: Folder, checkpoint: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_function_by_value(project: Folder, checkpoint: Path) -> None:
     exec(TOP, module.__dict__)
     pickled = base64.b64encode(cloudpickle.dumps(module.plant)).decode()
     with_undo(checkpoint, CALLS["run"], pickle=pickled, python=PYTHON)
-    refused(project, checkpoint, "it is a pickle, which cannot be looked at first")
+    refused(project, checkpoint, "it is a pickle, which cannot be read first")
 
 
 @pytest.mark.parametrize("operations", [(), (CALLS["run"],), ({"op": "SetItem", "path": ["hp"], "value": 0},)])
@@ -465,7 +465,7 @@ def test_no_name_becomes_one_that_runs_code(project: Folder, attack: str, known:
     assert "dangerous" not in standings(path).values()
     if not known:
         script.unlink()
-    refused(project, path, f"would make the checkpoint name {name}")
+    refused(project, path, f"the file would newly name {name}")
     ran = project.run("downgrade", "base", path, "--dry-run", "--json")
     assert (ran.code, ran.lines[0]["error"]["type"]) == (3, "DangerousNames")
     plan = project.ok("downgrade", "base", path, "--dry-run", TRUST)
@@ -489,7 +489,7 @@ def test_a_name_that_is_harmless_where_it_stands_is_not_so_elsewhere(project: Fo
     project.ok("upgrade", "head", path)
     assert standings(path)["__builtin__.getattr"] == "known"
     with_undo(path, {"op": "MoveClass", "old": "my.models.Config", "new": "__builtin__.getattr"})
-    refused(project, path, "would make the checkpoint name __builtin__.getattr")
+    refused(project, path, "the file would newly name __builtin__.getattr")
 
 
 def test_what_was_harmless_before_it_was_written_in_place_is_so_still(
@@ -537,7 +537,7 @@ def test_sync_does_not_let_one_through(project: Folder) -> None:
     with_undo(path, LAUNDRY["MoveClass"][0])
     script.unlink()
     declare(project, "b1", 'op.SetItem("other", 1)')
-    refused(project, path, "would make the checkpoint name posix.system", "sync")
+    refused(project, path, "the file would newly name posix.system", "sync")
     project.ok("sync", path, TRUST)
 
 
@@ -548,7 +548,7 @@ def test_a_module_that_moves_does_not_take_others_along(project: Folder) -> None
         for entry in old.namelist():
             new.writestr(entry, old.read(entry).replace(b"cmy.models\nConfig\n", b"cmy.f2py\nConfig\n"))
     declare(project, "a1", 'op.MoveModule("my", "numpy")')
-    refused(project, path, "would make the checkpoint name numpy.f2py.Config", "upgrade", "head")
+    refused(project, path, "the file would newly name numpy.f2py.Config", "upgrade", "head")
     with pytest.raises(MigrateError, match=r"numpy\.f2py\.Config"):
         load(path)
     project.ok("upgrade", "head", path, TRUST)
@@ -594,7 +594,7 @@ def test_bytes_of_before_in_the_file(project: Folder) -> None:
     declare(project, "a1", 'op.DropItem("x")')
     project.ok("upgrade", "head", path, "--in-place")
     assert "dangerous" not in standings(path).values()
-    refused(project, path, "would make the checkpoint name posix.system")
+    refused(project, path, "the file would newly name posix.system")
     assert "restored" not in project.ok("downgrade", "base", path, TRUST).err
     assert standings(path)["posix.system"] == "dangerous"
 

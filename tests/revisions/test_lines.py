@@ -62,7 +62,10 @@ def test_a_count_on_a_branch_that_is_not_there_takes_nothing_of_the_others(forke
     checkpoint = forked.copy()
     forked.ok("upgrade", "right@head", checkpoint)
     refused = forked.run("downgrade", "left@-1", checkpoint)
-    assert (refused.code, refused.err.endswith("left@-1 asks for too much: no step is left that way\n")) == (1, True)
+    assert (refused.code, refused.err.endswith("left@-1 goes too far: no revision is left in that direction\n")) == (
+        1,
+        True,
+    )
     assert "nothing to do" in forked.ok("downgrade", "left@b", checkpoint).out
 
 
@@ -150,7 +153,7 @@ def test_a_branch_narrows_the_start_of_an_id(project: Folder) -> None:
     assert project.ok("downgrade", "x@3f-1", checkpoint, "--json").lines[0]["to"] == ["a1"]
     assert "'3f' is ambiguous" in project.run("upgrade", "3f", checkpoint).err
     refused = project.run("upgrade", "x@b1", checkpoint)
-    says = "b1 neither leads to the branch x nor is on it; write b1 alone, or x@heads\n"
+    says = "b1 is neither on the branch x nor below it; write b1 alone, or x@heads\n"
     assert (refused.code, refused.err.endswith(says)) == (1, True)
     assert ran(project, project.copy(to="b1.ckpt"), "upgrade", "b1") == "b1"
     assert ran(project, project.copy(to="x.ckpt"), "upgrade", "x@heads") == "a13f01"

@@ -168,9 +168,9 @@ def test_states(text: str, has: str) -> None:
         ("a+1", SeveralHeads, "there are 2 heads: e, g; write `main@a+1`, `side@a+1` (`ckpt-migrate merge NAME`"),
         ("base+2", SeveralHeads, "write `main@base+2`, `side@base+2`"),
         ("c+1", SeveralHeads, "there are 2 heads"),
-        ("d+2", NotThatMany, "d+2 asks for too much: only 1 step is left that way"),
-        ("d-5", NotThatMany, "d-5 asks for too much: only 4 steps are left"),
-        ("side@d", NotOnBranch, "d neither leads to the branch side nor is on it; write d alone, or side@heads"),
+        ("d+2", NotThatMany, "d+2 goes too far: only 1 revision is left in that direction"),
+        ("d-5", NotThatMany, "d-5 goes too far: only 4 revisions are left"),
+        ("side@d", NotOnBranch, "d is neither on the branch side nor below it; write d alone, or side@heads"),
         ("sied@head", UnknownTarget, "no revision is called 'sied'; did you mean side?"),
         ("renam x to z", UnknownTarget, "did you mean 'rename x to y'?"),
         ("heda", UnknownTarget, "did you mean head"),
@@ -184,7 +184,7 @@ def test_what_means_nothing_or_too_much(text: str, kind: type[MigrateError], say
 
 def test_a_name_that_two_have_is_ambiguous() -> None:
     graph = Graph([Revision("a", name="Fuse"), Revision("b", ("a",), name="fuse!")])
-    with pytest.raises(AmbiguousTarget, match=r"it may be a \(Fuse\), b \(fuse!\)"):
+    with pytest.raises(AmbiguousTarget, match=r"it fits a \(Fuse\), b \(fuse!\)"):
         state(graph, "fuse ")
     assert state(graph, "b") == "ab"  # an id wins over the start of a name
 

@@ -70,7 +70,7 @@ def test_a_target_inside_of_it(line: Folder) -> None:
     whole = line.copy(to="whole.ckpt")
     assert ran(line, whole, "upgrade", "head") == "abcde"
     refused = line.run("downgrade", "c", whole)
-    assert (refused.code, "c lies inside of S, which the checkpoint got as one step; write S, or a" in refused.err) == (
+    assert (refused.code, "c is part of S, which the checkpoint got as one step; write S or a instead" in refused.err) == (
         3, True)  # fmt: skip
     assert "already at e, nothing to do" in line.ok("upgrade", "c", whole).out
     assert ran(line, whole, "downgrade", "d") == "abcd"  # the last part is the whole
@@ -229,6 +229,6 @@ def test_a_squashed_revision_may_be_rebased(line: Folder) -> None:
     checkpoint = line.copy()
     assert ran(line, checkpoint, "upgrade", "head") == "axbcde"
     refused = line.run("upgrade", "head", part)
-    assert (refused.code, "has b but not x, which the scripts place before it" in refused.err) == (1, True)
+    assert (refused.code, "has b but not x, which comes before it" in refused.err) == (1, True)
     line.ok("downgrade", "a", part)
     assert ran(line, part, "upgrade", "c") == "axbc"

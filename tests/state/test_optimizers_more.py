@@ -588,7 +588,7 @@ def test_tensors_that_only_functions_can_change(project: Folder) -> None:
         (['op.Transpose("c")'], "whether the optimizer at opt has a, no plain tensor, is not known"),
         (
             ['op.ParameterGroups([["*"]])', 'op.Transpose("b")'],
-            "in opt, Transpose of b cannot be: it is no plain tensor",
+            "in opt, Transpose of b cannot be: it is not a plain tensor",
         ),
     ):
         declare(project, "a1", *operations)

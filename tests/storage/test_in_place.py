@@ -213,7 +213,8 @@ def test_a_journal_of_another_file(chain: Folder, command: tuple[str, ...]) -> N
     ran = chain.run(*command, checkpoint)
     assert ran.code == 1
     assert (
-        "is not the journal of an interrupted run on this file as it is now; if the file was replaced since" in ran.err
+        "is not the journal of an interrupted run on this file as it is now; if the file has been replaced since"
+        in ran.err
     )
     assert digest(checkpoint) == before
     chain.ok("current", checkpoint)

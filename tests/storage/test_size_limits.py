@@ -219,7 +219,7 @@ def test_a_record_asks_for_terabytes(project: Folder, operation: dict[str, Any])
     for words in (["downgrade", "base"], ["downgrade", "base", "--in-place"]):
         ran = project.run(*words, path)
         assert ran.code == 1
-        assert "new bytes to undo" in ran.err
+        assert "the rollbacks in its record would make" in ran.err
     assert path.read_bytes() == before
     # The way out that the message names.
     project.ok("stamp", "--purge", "base", path)
