@@ -209,9 +209,9 @@ def test_docstrings_and_encodings(project: Folder, seeds: Path) -> None:
         ("1700000004_x", "def f(", "1700000004_x.py:1: syntax error"),
         ("1700000004_x", "x = 1\n", "it does not set `metadata = MigrationMetadata(...)` once"),
         ("1700000004_x", seed(NOTHING, "operations = []\n"), "it sets operations, which says something else"),
-        ("1700000004_x", seed(NOTHING, more="    final=True,\n"), "a barrier (final=True) has no migrate"),
+        ("1700000004_x", seed(NOTHING, more="    final=True,\n"), "a barrier (final=True) cannot have migrate"),
         ("1700000004_x", seed(), "no migrate function"),
-        ("1700000004_x", seed(NOTHING, version='" + "'), "versions of metadata must be written out"),
+        ("1700000004_x", seed(NOTHING, version='" + "'), "versions of metadata must be a literal"),
         ("1700000000_x", seed(NOTHING), "1700000000_x is new and stands before 1700000001_first"),
     ],
 )

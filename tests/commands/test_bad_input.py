@@ -64,7 +64,7 @@ def test_files_that_are_no_checkpoints(chain: Folder, command: list[str]) -> Non
         "cut2.ckpt": (whole[:-10], "was it cut off?"),
         "cut3.ckpt": (whole[10:], "was its beginning cut off?"),
         "cut4.ckpt": (whole[:100] + whole[200:], "was its beginning cut off?"),
-        "legacy.pt": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de903"), "it was saved by torch before 1.6"),
+        "legacy.pt": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de903"), "torch before 1.6 saved it"),
     }
     for name, (content, says) in cases.items():
         path = chain.path / name
@@ -209,7 +209,7 @@ def test_no_configuration(
     checkpoint = chain.copy()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     refused(chain, "upgrade", "head", checkpoint, says="no configuration found in")
-    refused(chain, "heads", says="`ckpt-migrate init` makes one")
+    refused(chain, "heads", says="run `ckpt-migrate init` to write one")
     refused(chain, "heads", "--config", chain.path / "nowhere.toml", says="cannot be read")
     assert "a1" not in chain.ok("current", checkpoint).out  # needs no project
 
@@ -267,7 +267,7 @@ def test_a_current_folder_that_was_removed(chain: Folder, monkeypatch: pytest.Mo
     for words in (["history"], ["upgrade", "head", checkpoint], ["heads"]):
         ran = chain.run(*words)
         assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
-        assert "the current folder was removed; go to another one, or name one with --config" in ran.err
+        assert "the current folder was removed; go to another folder, or use --config" in ran.err
     chain.ok("--config", chain.path, "upgrade", "head", checkpoint)
 
 
@@ -409,9 +409,9 @@ def test_a_wrong_configuration(chain: Folder, text: str | bytes, says: str) -> N
         (["downgrade", "a3"], 1, "the checkpoint does not have a3 (it is at base)"),
         (["upgrade", "-1"], 2, "write `downgrade -1`"),
         (["downgrade", "+1"], 2, "write `upgrade +1`"),
-        (["upgrade", "+0"], 2, "asks for no step at all"),
+        (["upgrade", "+0"], 2, "a step count of 0 does nothing"),
         (["upgrade", "a b"], 1, "no revision is called 'a b'"),
-        (["upgrade", "a1@"], 2, "a target has to stand here: head, heads, base, barrier, +N, -N, a revision id"),
+        (["upgrade", "a1@"], 2, "expected a target: head, heads, base, barrier, +N, -N, a revision id"),
         (["stamp", "barrier"], 2, "stamp takes"),
     ],
 )
@@ -426,10 +426,10 @@ def test_usage(chain: Folder) -> None:
     refused(chain, "upgrade", "head", checkpoint, checkpoint, "-o", "x", code=2, says="one checkpoint at a time")
     refused(chain, "revision", " ", code=2, says="one line of text")
     refused(chain, "revision", "a\nb", code=2, says="one line of text")
-    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it is a target of its own")
+    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it has a meaning as a target")
     refused(chain, "revision", "x", "--rev-id", "a-b", code=2, says="cannot be a revision id")
     refused(chain, "revision", "x", "--rev-id", "a1", says="a1 exists already")
-    refused(chain, "show", "base", code=2, says="the target stands for no revision; name one")
+    refused(chain, "show", "base", code=2, says="the target means no revision; name exactly one")
 
 
 def test_two_heads(chain: Folder) -> None:

@@ -88,15 +88,15 @@ def test_merge_of_some_of_the_heads(branched: Folder) -> None:
         (("merge", "b", "join"), 2, "there is only b to merge; a merge joins two heads or more"),
         (("merge", "a", "b", "join"), 2, "a merge joins heads, and a is none: b, c follows it"),
         (("merge", "b", "zz", "join"), 1, "no revision is called 'zz'"),
-        (("revision", "x", "--head", "heads"), 2, "the target stands for several revisions: b, c; name one"),
+        (("revision", "x", "--head", "heads"), 2, "the target means several revisions: b, c; name exactly one"),
         (("revision", "x", "--head", "zz"), 1, "no revision is called 'zz'"),
-        (("revision", "x", "--head", "b", "--branch-label", "side"), 2, "the label side is used by"),
-        (("revision", "x", "--head", "b", "--branch-label", "heads"), 2, "it is a target of its own"),
+        (("revision", "x", "--head", "b", "--branch-label", "side"), 2, "the label side is already used by"),
+        (("revision", "x", "--head", "b", "--branch-label", "heads"), 2, "it has a meaning as a target"),
         (("revision", "x", "--head", "b", "--branch-label", "a@b"), 2, "cannot be a label: use letters"),
         (("revision", "x", "--head", "b", "--branch-label", "a"), 2, "it is the id of a revision"),
         (("revision", "x", "--head", "b", "--rev-id", "side"), 2, "a squashed revision has it, or a label"),
-        (("revision", "x", "--head", "b", "--rev-id", "current"), 2, "it is a target of its own"),
-        (("revision", "x", "--head", "b", "--depends-on", "base"), 2, "the target stands for no revision"),
+        (("revision", "x", "--head", "b", "--rev-id", "current"), 2, "it has a meaning as a target"),
+        (("revision", "x", "--head", "b", "--depends-on", "base"), 2, "the target means no revision"),
         (
             ("revision", "x", "--head", "b", "--version-path", "other"),
             2,
@@ -129,7 +129,7 @@ def test_several_folders(project: Folder) -> None:
     assert len(cm.history().entries) == 2
     project.ok("init")
     (project.path / "more" / "versions" / "twin.py").write_text(first.read_text())
-    assert "revision a has the id of" in project.run("heads").err
+    assert "revision a has the same id as" in project.run("heads").err
 
 
 def test_folders_below(project: Folder) -> None:
@@ -176,7 +176,7 @@ def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None
         ("slug_length = true", "slug_length must be a number of letters"),
         (
             'timezone = "Mars/Olympus"',
-            "timezone must be the name of a time zone, as \"Europe/Berlin\", not 'Mars/Olympus'",
+            "timezone must be the name of a time zone, such as \"Europe/Berlin\", not 'Mars/Olympus'",
         ),
         ('timezone = "../etc"', "timezone must be the name of a time zone"),
         ('timezone = "local"', "timezone must be the name of a time zone"),
@@ -185,7 +185,7 @@ def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None
         ("timezone = 3", "timezone must be the name of a time zone"),
         (
             'file_template = "%(revision)s"',
-            'file_template must be a pattern as "%(rev)s_%(slug)s", of rev, slug, epoch',
+            'file_template must be a pattern such as "%(rev)s_%(slug)s", of rev, slug, epoch',
         ),
         ('file_template = "../%(rev)s"', "file_template must be a pattern"),
         ('file_template = "_%(rev)s"', "file_template must be a pattern"),
@@ -193,12 +193,12 @@ def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None
         ("file_template = 3", "file_template must be a pattern"),
         (
             'file_template = "%(year)d/%(rev)s"',
-            "file_template makes folders, which are read only with recursive = true",
+            "file_template names folders, which needs recursive = true",
         ),
         ("head_file = 'HEAD'", "head_file must be true or false"),
         ("several_heads = 2", "several_heads must be true or false"),
         ("trusted = 'os'", "trusted must be a list of names of modules"),
-        ("head = 1", "unknown key 'head'; there are versions, recursive, template"),
+        ("head = 1", "unknown key 'head'; the keys are versions, recursive, template"),
     ],
 )
 def test_faulty_configurations(project: Folder, line: str, says: str) -> None:

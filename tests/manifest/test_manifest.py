@@ -502,7 +502,7 @@ def test_two_models_of_one_name_in_the_configuration(project: Folder) -> None:
     assert "ckpt-migrate.toml cannot be read" in ran.err
     (project.path / "ckpt-migrate.toml").write_text('[models]\nnet = "not a factory"\n')
     ran = project.run("check")
-    assert 'models must be a table of functions that make models, as gt = "mypackage.models:build_gt"' in ran.err
+    assert 'models must be a table of functions that make models, such as gt = "mypackage.models:build_gt"' in ran.err
 
 
 def test_a_manifest_that_cannot_be_written(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -371,7 +371,7 @@ def test_what_a_function_leaves_has_to_be_json(project: Folder, value: str) -> N
             "where the record of the checkpoint stands",
         ),
         ('op.At(["a"], [op.RestoreItem("c", 0, None, True)])', "RestoreItem is an unknown operation"),
-        ('op.At(["a"], [op.DropItem(c)])', "operations must be written out"),
+        ('op.At(["a"], [op.DropItem(c)])', "operations must be literal calls"),
     ],
 )
 def test_what_makes_no_sense(project: Folder, operation: str, says: str) -> None:

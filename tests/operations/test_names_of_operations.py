@@ -185,7 +185,7 @@ def test_digits_that_are_no_numbers_are_text(project: Folder) -> None:
 def test_what_is_no_plain_tensor_is_called_what_it_is(project: Folder, operation: str) -> None:
     w = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
     ran = refused(project, {"state_dict": {"w": w, "x": torch.ones(1)}}, operation)
-    assert "no plain tensor" in ran.err
+    assert "not a plain tensor" in ran.err
     assert "use op.Run to change it" in ran.err
 
 

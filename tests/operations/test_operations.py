@@ -256,7 +256,7 @@ def test_all_faults_at_once(project: Folder) -> None:
         ('op.RenameRegex("(", "b")', "RenameRegex: missing )"),
         ('op.Add("a", [2], init="normal")', "init is one of uniform_, normal_"),
         ('op.Add("a", [-2])', "shape must be an integer from 0, not -2"),
-        ('op.Drop(name)', "operations must be written out"),
+        ('op.Drop(name)', "operations must be literal calls"),
         ('op.SetItem("", 1)', "path must be a path"),
         ('op.SetItem("a", {"b": [{1, 2}]})', "SetItem: value holds a set; set one in a function"),
         ('op.SetItem("a", b"x")', "SetItem: value holds a bytes; set one in a function"),
@@ -280,7 +280,7 @@ def test_operations_beside_functions(project: Folder) -> None:
     declare(project, "a1", 'op.Rename("a", "b")', top="def migrate(ckpt):\n    return ckpt\n")
     ran = project.run("heads")
     assert ran.code == 1
-    assert "a script has operations or functions; migrate can be one of them, as op.Run" in ran.err
+    assert "a script has operations or functions, not both; use op.Run for migrate" in ran.err
 
 
 def test_two_names_that_become_one(project: Folder) -> None:

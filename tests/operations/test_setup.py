@@ -575,9 +575,9 @@ def test_what_cannot_be_meant(project: Folder, setup: str) -> None:
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        ("operations = []", "a script has operations or functions; op.MoveClass and op.MoveModule move names too"),
+        ("operations = []", "a script has operations or functions, not both; use op.MoveClass or op.MoveModule"),
         ("def rollback(ckpt):\n    return ckpt", "rollback has no migrate to undo"),
-        ("metadata = MigrationMetadata(final=True)", "a barrier (final=True) has no migrate_setup"),
+        ("metadata = MigrationMetadata(final=True)", "a barrier (final=True) cannot have migrate_setup"),
         ("async def migrate_setup(context):\n    pass", "migrate_setup must not be async"),
         ("migrate_setup = 3", "migrate_setup must be a function, not 3"),
     ],

@@ -67,19 +67,19 @@ def test_parsed(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "pointed", "says"),
     [
-        ("main@head-", "          ^", "a number of steps has to follow the -"),
+        ("main@head-", "          ^", "a number of steps must follow the -"),
         ("head+x", None, None),  # a name, if a strange one
-        ("@head", "^", "a branch label or a revision id has to stand before the @"),
-        ("main@", "     ^", "a target has to stand here: head, heads, base, barrier, +N, -N, a revision id"),
-        ("a@b@c", "  ^^^", "a target has to stand here"),
-        ("main@barrier", "     ^^^^^^^", "barrier is not something that a branch has"),
+        ("@head", "^", "a branch label or a revision id must come before the @"),
+        ("main@", "     ^", "expected a target: head, heads, base, barrier, +N, -N, a revision id"),
+        ("a@b@c", "  ^^^", "expected a target"),
+        ("main@barrier", "     ^^^^^^^", "a branch has no barrier"),
         ("heads+1", "^^^^^", "steps cannot be counted from heads"),
-        ("+0", "^^", "asks for no step at all"),
-        ("--1", " ^^", "a number of steps has to follow the -"),
-        ("+99999999999", " ^^^^^^^^^^^", "nobody has that many revisions"),
-        ("pkg<0.12,>>3", "         ^^^", "'>>3' is no version specifier, such as <0.12 or ==0.11.*"),
-        ("pkg<", "   ^", "'<' is no version specifier"),
-        ("pkg==1.0,", "         ^", "'nothing' is no version specifier"),
+        ("+0", "^^", "a step count of 0 does nothing"),
+        ("--1", " ^^", "a number of steps must follow the -"),
+        ("+99999999999", " ^^^^^^^^^^^", "the step count is too large (9 digits at most)"),
+        ("pkg<0.12,>>3", "         ^^^", "'>>3' is not a version specifier, such as <0.12 or ==0.11.*"),
+        ("pkg<", "   ^", "'<' is not a version specifier"),
+        ("pkg==1.0,", "         ^", "'nothing' is not a version specifier"),
     ],
 )
 def test_the_wrong_part_is_underlined(text: str, pointed: str | None, says: str | None) -> None:
@@ -230,9 +230,9 @@ def test_a_release_has_nothing_that_needs_something_later() -> None:
 def test_specifiers_that_cannot_be_answered() -> None:
     with pytest.raises(NoRelease, match="no script notes a version of pkg"):
         state(DIAMOND, "pkg<1", "pkg")
-    with pytest.raises(UsageError, match="other is not the tracked package, that is pkg"):
+    with pytest.raises(UsageError, match="this project tracks pkg, not other"):
         state(DIAMOND, "other<1", "pkg")
-    with pytest.raises(UsageError, match="none is tracked here; set `package` in the configuration"):
+    with pytest.raises(UsageError, match="this project tracks none; set `package` in the configuration"):
         state(DIAMOND, "pkg<1")
     with pytest.raises(UsageError, match=r"no version of pkg can be >1,<0\.5"):
         parse("pkg>1,<0.5")

@@ -273,7 +273,7 @@ def test_what_is_wrong_ends_a_run_before_it_begins(
         cm.Stamper("nowhere")
     with pytest.raises(UsageError, match="stamp takes head"):
         cm.Stamper("+1")
-    with pytest.raises(UsageError, match="no installed package brings a chain 'nothing'"):
+    with pytest.raises(UsageError, match="no installed package has a chain 'nothing'"):
         cm.Stamper(chain="nothing")
     project.script("d", "missing")
     with pytest.raises(FaultyScripts):
