@@ -212,7 +212,7 @@ def test_docstrings_and_encodings(project: Folder, seeds: Path) -> None:
         ("1700000004_x", seed(NOTHING, more="    final=True,\n"), "a barrier (final=True) cannot have migrate"),
         ("1700000004_x", seed(), "no migrate function"),
         ("1700000004_x", seed(NOTHING, version='" + "'), "versions of metadata must be a literal"),
-        ("1700000000_x", seed(NOTHING), "1700000000_x is new and stands before 1700000001_first"),
+        ("1700000000_x", seed(NOTHING), "1700000000_x is new and comes before 1700000001_first"),
     ],
 )
 def test_refused(project: Folder, seeds: Path, name: str, text: str, says: str) -> None:

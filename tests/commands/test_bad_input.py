@@ -443,7 +443,7 @@ def test_two_heads(chain: Folder) -> None:
     says = "there are 2 heads: a3, b2; write `a3`, `b2`, or `heads` for all of them"
     refused(chain, "upgrade", "head", checkpoint, says=says)
     refused(chain, "upgrade", "+2", checkpoint, says="there are 2 heads")
-    refused(chain, "revision", "x", code=2, says="say with --head which one to follow")
+    refused(chain, "revision", "x", code=2, says="choose one with --head")
     assert chain.ok("upgrade", "heads", checkpoint, "--json").lines[0]["to"] == ["a3", "b2"]
 
 

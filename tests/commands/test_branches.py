@@ -154,8 +154,8 @@ def test_ranges_of_history(branched: Folder) -> None:
     assert revisions(other, "-r", "current:+1") == "de"
     assert revisions(checkpoint, "-r", "current-1:current") == "ab"
     for text, code, says in (
-        ("c:a", 2, "'c:a' holds no revision; the earlier end stands first"),
-        ("current:", 2, "current is where a checkpoint is: name one"),
+        ("c:a", 2, "'c:a' holds no revision; write the earlier end first"),
+        ("current:", 2, "`current` needs a checkpoint: name one"),
         ("a", 2, "write START:END"),
         ("-1:+1", 2, "two relative ends"),
         ("a:zz", 1, "no revision is called 'zz'"),

@@ -117,7 +117,7 @@ def test_commands_that_read_say_where_it_stands_and_that_this_is_not_recorded(ch
     assert "the checkpoint is here, recognised, not recorded" in lines[1]
     entries = json.loads(chain.ok("history", checkpoint, "--json").out)
     assert [entry["recognised"] for entry in entries] == [False, True, True]
-    assert "it is at a2, recognised and not recorded, not at head" in chain.run("check", checkpoint).out
+    assert "it is at a2, recognised but not recorded, not at head" in chain.run("check", checkpoint).out
     assert digest(checkpoint) == before
 
 

@@ -42,7 +42,7 @@ def facts(project: Folder, rev: str) -> dict[str, object]:
 def test_with_several_heads_one_is_to_be_named(branched: Folder) -> None:
     refused = branched.run("revision", "next")
     assert refused.code == 2
-    assert "there are 2 heads: b, c; say with --head which one to follow" in refused.err
+    assert "there are 2 heads: b, c; choose one with --head" in refused.err
     made(branched, "revision", "next", "--head", "b", "--rev-id", "d")
     made(branched, "revision", "more", "--head", "side@head", "--rev-id", "e")
     assert facts(branched, "d") == {"parents": ["b"], "depends_on": [], "labels": []}
@@ -85,7 +85,7 @@ def test_merge_of_some_of_the_heads(branched: Folder) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("merge", "b", "join"), 2, "there is only b to merge; a merge joins two heads or more"),
+        (("merge", "b", "join"), 2, "there is only b to merge; a merge needs two heads or more"),
         (("merge", "a", "b", "join"), 2, "a merge joins heads, and a is none: b, c follows it"),
         (("merge", "b", "zz", "join"), 1, "no revision is called 'zz'"),
         (("revision", "x", "--head", "heads"), 2, "the target means several revisions: b, c; name exactly one"),
@@ -94,13 +94,13 @@ def test_merge_of_some_of_the_heads(branched: Folder) -> None:
         (("revision", "x", "--head", "b", "--branch-label", "heads"), 2, "it has a meaning as a target"),
         (("revision", "x", "--head", "b", "--branch-label", "a@b"), 2, "cannot be a label: use letters"),
         (("revision", "x", "--head", "b", "--branch-label", "a"), 2, "it is the id of a revision"),
-        (("revision", "x", "--head", "b", "--rev-id", "side"), 2, "a squashed revision has it, or a label"),
+        (("revision", "x", "--head", "b", "--rev-id", "side"), 2, "it is the id of a squashed revision, or a label"),
         (("revision", "x", "--head", "b", "--rev-id", "current"), 2, "it has a meaning as a target"),
         (("revision", "x", "--head", "b", "--depends-on", "base"), 2, "the target means no revision"),
         (
             ("revision", "x", "--head", "b", "--version-path", "other"),
             2,
-            "other is no folder of this project's scripts",
+            "other is not a folder of scripts of this project",
         ),
     ],
 )
@@ -122,7 +122,7 @@ def test_several_folders(project: Folder) -> None:
     configured(project, 'versions = ["versions", "more/versions"]')
     (project.path / "more" / "versions").mkdir(parents=True)
     refused = project.run("revision", "first")
-    assert (refused.code, "there are 2 folders of scripts; say with --version-path" in refused.err) == (2, True)
+    assert (refused.code, "there are 2 folders of scripts; choose one with --version-path" in refused.err) == (2, True)
     first, _ = made(project, "revision", "first", "--version-path", "more/versions", "--rev-id", "a")
     second, _ = made(project, "revision", "second")  # where its parent is
     assert first.parent == second.parent == project.path / "more" / "versions"

@@ -103,9 +103,9 @@ def test_without_onto_the_other_head_is_followed(forked: Folder) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("rebase", "c", "--onto", "d"), 2, "d needs c, which would come before itself"),
-        (("rebase", "a"), 2, "there is no other head for a to follow"),
-        (("rebase", "m", "--onto", "a"), 3, "m is a merge of b, d; rebase what it merges"),
+        (("rebase", "c", "--onto", "d"), 2, "d needs c, so c would come before itself"),
+        (("rebase", "a"), 2, "there is no other head that a could follow"),
+        (("rebase", "m", "--onto", "a"), 3, "m is a merge of b, d; rebase these"),
         (("rebase", "zz"), 1, "no revision is called 'zz'"),
         (("rebase", "c", "--onto", "zz"), 1, "no revision is called 'zz'"),
         (("rebase", "heads", "--onto", "a"), 1, "no revision is called"),
@@ -154,7 +154,7 @@ def test_a_missing_rollback_has_to_be_said(project: Folder) -> None:
     project.script("a", rollback=None)
     ran = project.run("check")
     assert ran.code == 4
-    assert "a (change a) has no rollback; write one, or say `rollback = None`" in ran.out
+    assert "a (change a) has no rollback; write one, or set `rollback = None`" in ran.out
     project.script("a", rollback=None, top="rollback = None")
     project.script("F", "a", final=True)
     project.ok("check")
@@ -163,7 +163,7 @@ def test_a_missing_rollback_has_to_be_said(project: Folder) -> None:
 def test_nothing_that_was_released_may_change(project: Folder) -> None:
     script = project.script("a")
     project.script("b", "a")
-    assert "2 revisions more noted as released" in project.ok("release").out
+    assert "2 revisions added as released" in project.ok("release").out
     assert "0 revisions more" in project.ok("release").out
     project.ok("check")
     script.write_text(script.read_text() + "# a comment changes nothing\n")
@@ -187,7 +187,7 @@ def test_nothing_that_was_released_may_change(project: Folder) -> None:
     project.script("b", "a")
     project.ok("check")
     refused = project.run("rebase", "b", "--onto", "base")
-    assert (refused.code, "b was released, and checkpoints have it where it is" in refused.err) == (3, True)
+    assert (refused.code, "b was released, so checkpoints may have it at its place" in refused.err) == (3, True)
     (project.path / "versions" / "RELEASED").write_text("b\n")
     refused = project.run("check")
     assert (refused.code, "RELEASED:1: expected a revision, its parents and a signature" in refused.err) == (1, True)

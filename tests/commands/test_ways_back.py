@@ -156,14 +156,14 @@ def test_several_heads(line: Folder) -> None:
 def test_nothing_to_be_tried(project: Folder) -> None:
     torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 0}, "x.pt")
     assert (
-        "x.pt: no rollback was tried: it has no revision, and none is ahead\n"
+        "x.pt: no rollback was tested, because it has no revisions and there are none to apply\n"
         in project.ok("check", "--rollback", "x.pt").out
     )
     declare(project, "a1", 'op.Drop("w", keep=True)')
     project.ok("stamp", "head", "x.pt", "--no-backup")
     out = project.ok("check", "--rollback", "x.pt").out
     assert "not tried: a1 (change a1): it was stamped, not applied" in out
-    assert "x.pt: no rollback was tried\n" in out
+    assert "x.pt: no rollback was tested\n" in out
 
 
 def test_operations_go_down_with_what_the_record_carries(project: Folder) -> None:

@@ -103,7 +103,7 @@ def test_written_for_you(models: Models) -> None:
     assert list(torch.load(old)["state_dict"]) == list(new["state_dict"])
     ran = models.run("revision", "x", "--autogenerate")
     assert ran.code == 2
-    assert "net: what the manifest says is what the code makes, so there is nothing to migrate" in ran.err
+    assert "net: the code matches the manifest, so there is nothing to migrate" in ran.err
 
 
 def test_a_buffer_is_none_of_the_optimizers_business(models: Models) -> None:
@@ -192,8 +192,8 @@ def test_what_it_was_is_kept_where_no_operations_lead_back(models: Models) -> No
     ran = models.run("manifest", "--at", "aaa")
     assert ran.code == 3
     assert (
-        "what the model net is at aaa is not known, only back to ccc (change ccc), as it has functions, and only operations "
-        "say what they do; `ckpt-migrate manifest net --update --at aaa --from CKPT` takes it from a checkpoint of then"
+        "the model net at aaa is unknown, only back to ccc (change ccc), because it has functions, and only operations "
+        "say what they do; `ckpt-migrate manifest net --update --at aaa --from CKPT` takes it from a checkpoint at that revision"
     ) in ran.err
 
 
@@ -206,14 +206,14 @@ def test_a_checkpoint_bridges_what_no_operations_do(models: Models) -> None:
     assert models.run("manifest", "--at", "base").code == 3
     ran = models.run("manifest", "net", "--update", "--from", old)
     assert ran.code == 3
-    assert "old.ckpt: it carries no record: say with --at where it stands" in ran.err
+    assert "old.ckpt: it has no record: give its revision with --at" in ran.err
     models.ok("manifest", "net", "--update", "--from", old, "--at", "base")
     assert shown(models, "--at", "base") == list(torch.load(old)["state_dict"])
     assert shown(models) == [name.replace("norm", "layer_norm") for name in torch.load(old)["state_dict"]]
     models.ok("stamp", "aaa", old)
     ran = models.run("manifest", "net", "--update", "--from", old, "--at", "base")
     assert ran.code == 3
-    assert "old.ckpt: it stands at aaa, not at base" in ran.err
+    assert "old.ckpt: it is at aaa, not at base" in ran.err
 
 
 def test_a_model_from_a_checkpoint_alone(models: Models) -> None:
@@ -243,7 +243,7 @@ def test_several_models(models: Models) -> None:
     models.code({"layer_norm": "nn.LayerNorm(4)", "out": "nn.Linear(2, 2, bias=False)"}, "small")
     ran = models.run("revision", "each", "--autogenerate")
     assert ran.code == 3
-    assert "net and small changed in different ways, and one script cannot do for all" in ran.err
+    assert "net and small changed in different ways, so one script cannot migrate them all" in ran.err
     models.ok("revision", "one", "--autogenerate", "--model", "small", "--rev-id", "bbb")
     ran = models.run("check")
     assert ran.code == 1
@@ -386,7 +386,7 @@ def test_what_moves_is_no_longer_what_it_was(models: Models) -> None:
     models.ok("revision", "more of mine", "--autogenerate", "--rev-id", "bbb")
     models.operations("ttt", None, 'op.RenamePrefix("embed.", "first.")', name="theirs")
     ran = models.ok("rebase", "aaa", "--onto", "ttt")
-    assert "removed versions/manifests/aaa.json, which said what models are at revisions that moved" in ran.out
+    assert "removed versions/manifests/aaa.json, the manifest of a revision that moved" in ran.out
     models.code({"first": FIRST["embed"], "layer_norm": FIRST["norm"], "head": "nn.Linear(4, 2, bias=False)"})
     models.ok("manifest", "--update")
     models.ok("upgrade", "aaa", old)
@@ -473,11 +473,11 @@ def test_a_factory_that_makes_no_model(models: Models, code: str) -> None:
         (["manifest", "other"], "the manifest has no model 'other'; there are net"),
         (["manifest", "other", "--update"], "configures no model 'other'; there are net"),
         (["manifest", "--from", "x.ckpt"], "--from needs --update, because it names the checkpoint to record"),
-        (["manifest", "--update", "--at", "base"], "--at needs --from, a checkpoint of then"),
-        (["manifest", "--update", "--from", "x.ckpt"], "a checkpoint is of one model: name that one"),
+        (["manifest", "--update", "--at", "base"], "--at needs --from with a checkpoint at that revision"),
+        (["manifest", "--update", "--from", "x.ckpt"], "--from takes one MODEL: name the model of the checkpoint"),
         (["check", "--model", "other"], "configures no model 'other'"),
-        (["revision", "x", "--model", "net"], "give --autogenerate too"),
-        (["revision", "x", "--autogenerate", "a", "b", "--model", "net"], "leave out --model"),
+        (["revision", "x", "--model", "net"], "--model needs --autogenerate"),
+        (["revision", "x", "--autogenerate", "a", "b", "--model", "net"], "--model and OLD NEW exclude each other"),
         (["revision", "x", "--autogenerate", "a"], "--autogenerate takes both OLD and NEW, or neither"),
         (["revision", "--autogenerate"], "a revision needs a NAME"),
         (["revision"], "a revision needs a NAME"),
@@ -529,7 +529,7 @@ def test_a_script_that_was_written_before_the_disk_was_full(models: Models, monk
         patched.setattr(manifest_file, "write", full)
         ran = models.run("revision", "norm", "--autogenerate", "--rev-id", "aaa")
     assert ran.code == 1
-    assert "the script is as it should be; `ckpt-migrate manifest --update` does the rest" in ran.err
+    assert "the script is complete; once that is fixed, run `ckpt-migrate manifest --update`" in ran.err
     models.ok("check")
     models.ok("manifest", "--update")
     assert manifest(models)["models"]["net"]["revisions"] == ["aaa"]

@@ -622,7 +622,7 @@ def test_commands_that_read_tell_of_it(project: Folder, checkpoint: Path) -> Non
     script(project, "a1", 'context.delete_module("weather")')
     assert "(head, setup)" in project.ok("history").out
     assert project.ok("history", "--json").lines[0][0]["sets_up"] is True
-    assert "setup     migrate_setup: names of classes" in project.ok("show", "a1").out
+    assert "setup     migrate_setup: classes" in project.ok("show", "a1").out
     assert project.ok("show", "a1", "--json").lines[0]["sets_up"] is True
     assert project.ok("check").out == "1 revision: all is well\n"
     project.ok("upgrade", "head", checkpoint)

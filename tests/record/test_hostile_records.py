@@ -470,7 +470,7 @@ def test_no_name_becomes_one_that_runs_code(project: Folder, attack: str, known:
     assert (ran.code, ran.lines[0]["error"]["type"]) == (3, "DangerousNames")
     plan = project.ok("downgrade", "base", path, "--dry-run", TRUST)
     assert "code from the checkpoint" not in plan.out
-    assert f"the file will name {name}, which is dangerous: loading it could run anything" in plan.out
+    assert f"the file will newly name {name}, which is dangerous: loading the file could run any code" in plan.out
     names = project.ok("downgrade", "base", path, "--dry-run", TRUST, "--json").lines[0]["new_names"]
     assert {"name": name, "standing": "dangerous"} in names
     project.ok("downgrade", "base", path, TRUST)

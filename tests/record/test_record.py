@@ -174,9 +174,9 @@ def test_a_stamp_accepts_a_changed_script(renaming: Folder) -> None:
     renaming.ok("upgrade", "head", checkpoint)
     script = renaming.path / "versions" / "a1_change.py"
     script.write_text(script.read_text().replace('"y.weight"', '"z.weight"'))
-    assert "already at a1, recorded anew (dry run" in renaming.ok("stamp", "head", checkpoint, "-n").out
+    assert "already at a1, record written again (dry run" in renaming.ok("stamp", "head", checkpoint, "-n").out
     ran = renaming.ok("stamp", "head", checkpoint)
-    assert "already at a1, recorded anew\n  the old file is kept as" in ran.out
+    assert "already at a1, record written again\n  the old file is kept as" in ran.out
     assert renaming.ok("current", checkpoint).err == ""
     assert "already at a1, nothing to do" in renaming.ok("stamp", "head", checkpoint).out
 

@@ -140,7 +140,7 @@ def test_ranges_begin_at_what_they_name(project: Folder) -> None:
     assert [entry["revision"] for entry in found] == ["d2", "b3", "a3"]
     assert project.ok("show", "d2-1", "--json").lines[0]["revision"] == "c2"
     refused = project.run("squash", "side@base:d2", "too much")
-    assert (refused.code, "holds 1 revision; a stretch is at least two" in refused.err) == (2, True)
+    assert (refused.code, "holds 1 revision; squash needs two or more" in refused.err) == (2, True)
 
 
 def test_a_branch_narrows_the_start_of_an_id(project: Folder) -> None:
@@ -168,9 +168,9 @@ def test_a_merge_may_join_what_is_no_head(project: Folder) -> None:
     for rev, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", "a")):
         note(project, rev, parent)
     refused = project.run("merge", "b", "d", "joined")
-    assert (refused.code, "and b is none: c follows it; --splice joins it all the same" in refused.err) == (2, True)
+    assert (refused.code, "and b is none: c follows it; --splice joins it anyway" in refused.err) == (2, True)
     refused = project.run("merge", "a", "d", "joined", "--splice")
-    says = "d comes after a already, so there is nothing to join; leave out a"
+    says = "a already comes before d, so there is nothing to join; leave out a"
     assert (refused.code, says in refused.err) == (2, True)
     assert project.ok("merge", "b", "d", "joined", "--splice", "--rev-id", "m", "--json").lines[0]["parents"] == [
         "b",
@@ -187,7 +187,7 @@ def test_what_is_proposed_where_one_revision_is_wanted_names_one(forked: Folder)
     assert [forked.ok("show", way, "--json").lines[0]["revision"] for way in ways] == ["d1", "d2"]
     note(forked, "x")
     refused = forked.run("rebase", "x")
-    assert (refused.code, "2 other heads: d1, d2; say with --onto which to follow" in refused.err) == (2, True)
+    assert (refused.code, "2 other heads: d1, d2; choose one with --onto" in refused.err) == (2, True)
     forked.ok("rebase", "x", "--onto", "d1")
     assert [head["revision"] for head in forked.ok("heads", "--json").lines[0]] == ["d2", "x"]
 

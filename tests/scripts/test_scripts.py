@@ -142,7 +142,7 @@ def test_a_new_script_says_who_it_is(project: Folder) -> None:
 
 def test_a_package_that_is_not_here_is_said(project: Folder) -> None:
     ran = project.ok("revision", "x")
-    assert "pkg is not installed here, so the script notes no version of it" in ran.err
+    assert "pkg is not installed here, so the script does not note its version" in ran.err
 
 
 def test_the_project_may_change_its_template(project: Folder) -> None:

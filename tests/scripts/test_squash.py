@@ -164,13 +164,13 @@ def test_irreversible_parts(project: Folder) -> None:
 @pytest.mark.parametrize(
     ("stretch", "code", "says"),
     [
-        ("c:c", 2, "'c:c' holds 1 revision; a stretch is at least two"),
+        ("c:c", 2, "'c:c' holds 1 revision; squash needs two or more"),
         ("d:b", 2, "'d:b' holds 0 revisions"),
         ("b", 2, "write START:END"),
-        ("current:c", 2, "squash works on scripts; current is about a checkpoint"),
+        ("current:c", 2, "squash does not take `current`, because it changes scripts and not checkpoints"),
         ("b:zz", 1, "no revision is called 'zz'"),
-        ("a:F", 3, "F (change F) is a barrier, which nothing can stand for; squash up to it"),
-        ("b:d", 3, "x follows c, in the middle; rebase it, or squash up to c"),
+        ("a:F", 3, "F (change F) is a barrier, which cannot be squashed; squash up to it"),
+        ("b:d", 3, "x follows c inside the range; rebase it, or squash up to c"),
         ("a:heads", 3, "is a head beside"),
     ],
 )
@@ -189,7 +189,7 @@ def test_twice_and_scripts_that_came_back(line: Folder) -> None:
     kept = (line.path / "versions" / "b_change.py").read_text()
     squashed(line, "b:c", "squashed", "--rev-id", "S")
     refused = line.run("squash", "a:d", "again")
-    assert (refused.code, "S (squashed) is squashed already; squash what follows it" in refused.err) == (3, True)
+    assert (refused.code, "S (squashed) is already squashed; squash the revisions after it" in refused.err) == (3, True)
     (line.path / "versions" / "b_change.py").write_text(kept)
     refused = line.run("heads")
     assert (refused.code, "it replaces b, but" in refused.err, "is still there; remove one" in refused.err) == (

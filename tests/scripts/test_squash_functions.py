@@ -489,7 +489,7 @@ def test_what_is_written_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     source = script("r0", 'X = """a\nb"""\nvalue = lambda: X\n')
     squash(source)
     monkeypatch.setattr(render, "_within_strings", lambda text: set())
-    with pytest.raises(Refused, match="its text cannot be moved into a function as it is; format it"):
+    with pytest.raises(Refused, match="its text cannot be moved into a function as it is; format the script"):
         squash(source)
 
 

@@ -287,9 +287,9 @@ def test_what_opaque_and_dangerous_mean_is_said(project: Folder) -> None:
     pair = as_line("some.project", "Model") + SYSTEM + pickle.TUPLE2
     (project.path / "x.pt").write_bytes(archive(in_dict(pair)))
     out = project.ok("inspect", "x.pt").out
-    assert "opaque     some.project.Model  (not imported here; torch.load(weights_only=False) runs their code: " in out
-    assert "their author decides what it does" in out
-    assert "dangerous  posix.system  (torch.load(weights_only=False) can be made to run anything with these" in out
+    assert "opaque     some.project.Model  (not imported here; torch.load(weights_only=False) runs their code, " in out
+    assert "so you have to trust their author" in out
+    assert "dangerous  posix.system  (torch.load(weights_only=False) can run any code with these" in out
 
 
 # Files.
@@ -391,7 +391,7 @@ def test_a_journal_that_says_less_than_torch_reads(project: Folder) -> None:
     ran = project.ok("inspect", "--json", "x.pt")
     assert ran.lines[0]["record"]["heads"] == ["a1"]  # as torch reads it
     assert ran.lines[0]["interrupted"]
-    assert f"only the first {earlier:,} bytes count; torch.load reads it whole, as shown here" in ran.err
+    assert f"only the first {earlier:,} bytes are valid, but torch.load reads the whole file, as shown here" in ran.err
     project.ok("recover", "x.pt")
     assert project.ok("inspect", "--json", "x.pt").lines[0]["record"] is None
 

@@ -278,7 +278,7 @@ def test_a_released_part_stays_where_it_is(project: Folder) -> None:
     project.ok("release")
     path = Path(project.ok("squash", "b:c", "all", "--rev-id", "S", "--json").lines[0]["path"])
     refused = project.run("rebase", "S", "--onto", "x")
-    assert (refused.code, "b was released, and checkpoints have it where it is" in refused.err) == (3, True)
+    assert (refused.code, "b was released, so checkpoints may have it at its place" in refused.err) == (3, True)
     (project.path / "ckpt-migrate.toml").write_text("several_heads = true")
     project.ok("check")
     path.write_text(path.read_text().replace('down_revision = "a"', 'down_revision = "x"', 1))
@@ -303,7 +303,7 @@ def test_a_head_file_that_cannot_be_written(project: Folder) -> None:
     (project.path / "versions" / "HEAD").mkdir()
     refused = project.run("revision", "first")
     assert refused.code == 1
-    assert "could not be written (Is a directory); the scripts are as they should be" in refused.err
+    assert "could not be written (Is a directory); the scripts are complete" in refused.err
     (project.path / "versions" / "HEAD").rmdir()
     project.ok(*suggested(refused.err, project.path))
 
