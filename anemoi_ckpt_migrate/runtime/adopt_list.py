@@ -98,12 +98,12 @@ def check_noted(graph: Graph, record: Record, entries: Sequence[migrations_list.
 def _said(
     graph: Graph, revision: str, lineage: Sequence[Applied], told: match_revisions.Adopted, by_content: bool
 ) -> str:
-    teller = "what it holds" if by_content else "its list of migrations"
-    said = f"by {teller} it is at {revision} ({graph[revision].name}), and is taken for that"
+    teller = "its content" if by_content else "its list of migrations"
+    said = f"by {teller} it is taken to be at {revision} ({graph[revision].name})"
     has = {name for entry in lineage for name in entry.known_as}
     more = [entry.name for name, entry in told.known.items() if entry.name not in has]
     if more:
-        said += f"; that its list of migrations has {', '.join(more)} too does not count"
+        said += f"; ignoring {', '.join(more)}, also in its list of migrations"
     if told.extra:
         said += f"; it also has {', '.join(entry.name for entry in told.extra)}, which no script here knows"
     return said
@@ -126,14 +126,14 @@ def _foreign(tree: Any, entry: migrations_list.Entry, parent: str) -> Applied:
 def _undo(tree: Any, entry: migrations_list.Entry) -> Undo:
     """Return the rollback that is listed with a foreign migration."""
     if entry.rollback is None:
-        return Undo("", lost="no rollback is noted with it")
+        return Undo("", lost="its entry has no rollback")
     python = migrations_list.python_of(tree, entry.rollback)
     if python is None:
-        return Undo("", lost="which Python pickled its rollback is not known, and another one would crash")
+        return Undo("", lost="the Python that pickled its rollback is unknown, and another one could crash")
     try:
         names = MoveNames(tuple(entry.moved_classes.items()), tuple(entry.moved_modules.items()))
     except BadOperation as error:
-        return Undo("", lost=f"its setup moved what has no name: {error.sentence}")
+        return Undo("", lost=f"its setup has an invalid name: {error.sentence}")
     # Move names back first, because the rollback comes from code that knows the old names.
     operations: list[Operation] = [names] if names.classes or names.modules else []
     operations.append(Run("rollback"))

@@ -192,7 +192,7 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.RunContext) -
     for name in sorted(gone.intersection(places)):
         first, *more = places[name]
         others = f", and {len(more)} more" if more else ""
-        found.append(f"{name} is gone, and a placeholder stands at {first}{others}")
+        found.append(f"{name} was removed, and a placeholder replaces it at {first}{others}")
     return found
 
 
@@ -229,7 +229,7 @@ def _inverses(script: Revision) -> tuple[Operation, ...]:
     for operation in reversed(operations_of(script) or ()):
         inverse = operation.inverse()
         if inverse is None:
-            why = f"it was stamped, not applied, so that nothing is known of what undoes {operation!r:.80}"
+            why = f"it was stamped, not applied, so the record has no rollback of {operation!r:.80}"
             raise NoWayBack(script.id, why)
         found.append(inverse)
     return tuple(found)

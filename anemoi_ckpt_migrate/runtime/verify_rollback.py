@@ -76,7 +76,7 @@ def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) 
     """
     for revision in revisions:
         if not revision.reversible and not (but_declared and why_skipped(revision)):
-            raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
+            raise NoWayBack(revision.id, f"{revision.name} has no rollback to check")
 
 
 def prove(
@@ -256,7 +256,7 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
     """Compare rewritten entries beside the pickle, except our own, which holds the history."""
     for name in sorted({*expected.attached, *found.attached} - {embed.ATTACHMENT}):
         if expected.attachment(name) != found.attachment(name):
-            return Difference(f"record {name} of the archive", "it is not what it was, byte by byte")
+            return Difference(f"record {name} of the archive", "its bytes differ")
     return None
 
 
@@ -317,6 +317,6 @@ def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Pro
         check_reversible(revisions, but_declared=True)
         behind = planner.behind_barriers(graph, record, plan) if wanted == targets.Named("barrier") else []
         unproven = [Skipped(each.id, each.name, why_skipped(each)) for each in revisions]
-        unproven += [Skipped(each.id, each.name, "it is, or lies above, a barrier") for each in behind]
+        unproven += [Skipped(each.id, each.name, "it is a barrier, or above one") for each in behind]
         up = tuple(revision.id for revision in revisions if revision.reversible)
         return Proof(os.fspath(checkpoint), up, down, (*skipped, *(each for each in unproven if each.why)))

@@ -220,7 +220,7 @@ def test_refused(project: Folder, seeds: Path, name: str, text: str, says: str) 
     before = sorted(os.listdir("versions"))
     (seeds / f"{name}.py").write_text(text)
     ran = project.run("import-scripts", seeds)
-    assert ran.code == (3 if "stands before" in says else 1)
+    assert ran.code == (3 if "comes before" in says else 1)
     assert says in ran.err
     assert sorted(os.listdir("versions")) == before
 

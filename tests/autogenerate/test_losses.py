@@ -152,7 +152,7 @@ def test_check_asks_for_a_consent(project: Folder, operation: str) -> None:
     assert ran.out.startswith(f"versions/a1_change.py:{_line(path)}: a1 (change a1) cannot be undone: op.")
     assert f"{LOSING[operation]}, or set `rollback = None` below `operations`" in ran.out
     path.write_text(path.read_text() + "rollback = None\n")
-    assert "all is well" in project.ok("check").out
+    assert "no problems" in project.ok("check").out
     assert "irreversible" in project.ok("history").out
 
 
@@ -246,10 +246,10 @@ def optimized(path: str, groups: Groups, kind: Any = torch.optim.AdamW, **option
 
 
 OPTIMIZERS: dict[str, tuple[dict[str, Any], str]] = {
-    "groups": ({"groups": SPLIT}, "it has 1 group of 4 parameters, and 2 groups of 1 and 3 parameters in new.pt"),
-    "fewer": ({"groups": lambda own: own[:2]}, "it has 1 group of 4 parameters, and 1 group of 2 parameters in new.pt"),
-    "options": ({"weight_decay": 0.5}, "weight_decay is 0.01, and 0.5 in new.pt"),
-    "kind": ({"kind": torch.optim.Adagrad}, "it remembers exp_avg, exp_avg_sq, step, and step, sum in new.pt"),
+    "groups": ({"groups": SPLIT}, "it has 1 group of 4 parameters, but 2 groups of 1 and 3 parameters in new.pt"),
+    "fewer": ({"groups": lambda own: own[:2]}, "it has 1 group of 4 parameters, but 1 group of 2 parameters in new.pt"),
+    "options": ({"weight_decay": 0.5}, "weight_decay is 0.01, but 0.5 in new.pt"),
+    "kind": ({"kind": torch.optim.Adagrad}, "its state is exp_avg, exp_avg_sq, step, but step, sum in new.pt"),
 }
 
 

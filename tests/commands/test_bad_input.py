@@ -467,8 +467,8 @@ def test_output_that_exists(chain: Folder) -> None:
         ('ckpt["me"] = ckpt; ckpt["f"] = lambda: 1', 8, "`migrate` left ckpt['f'], which cannot be saved"),
         ('raise ValueError("too old\\nreally")', 9, "`migrate` failed with ValueError: too old;"),
         ("def inner(d):\n    return d['no']\ninner(ckpt)", 10, "`migrate` failed: there is no key 'no'"),
-        ("return", 8, "`migrate` returned None, not the checkpoint; does `return ckpt` miss?"),
-        ("return [ckpt]", 8, "`migrate` returned a list, not the checkpoint"),
+        ("return", 8, "`migrate` returned None instead of the checkpoint; did you forget `return ckpt`?"),
+        ("return [ckpt]", 8, "`migrate` returned a list instead of the checkpoint"),
         ('ckpt["hyper_parameters"]["f"] = lambda: 1', 8, "`migrate` left ckpt['hyper_parameters']['f'], which cannot"),
         ('ckpt["a"] = [1, open("/dev/null")]', 8, "`migrate` left ckpt['a'][1], which cannot be saved"),
         ("import sys; sys.exit(0)", 9, "`migrate` failed with SystemExit"),
@@ -501,11 +501,11 @@ def test_a_migration_that_swallows_everything_still_gets_tensors(chain: Folder) 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("[]", "record is no dict"),
+        ("[]", "record is not a dict"),
         ("{'format': 'x'}", "format in record is no int"),
         ("{'format': 99}", "the migration record has format 99, this version reads 1: upgrade ckpt-migrate"),
         ("{'format': 1, 'heads': ['z'], 'lineage': [], 'log': []}", "head z is not in the lineage"),
-        ("{'format': 1, 'heads': [3], 'lineage': [], 'log': []}", "is no list of text"),
+        ("{'format': 1, 'heads': [3], 'lineage': [], 'log': []}", "is not a list of text"),
     ],
 )
 def test_a_damaged_record(chain: Folder, damage: str, says: str) -> None:

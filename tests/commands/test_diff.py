@@ -65,7 +65,7 @@ def test_a_model_has_no_content(project: Folder) -> None:
     assert {name for change in found.changes for name in change.new} == {"0.weight", "0.bias", "1.weight", "1.bias"}
     for name, says in (
         ("models:broken", "models:broken failed with RuntimeError: no such thing"),
-        ("models:text", "models:text returns a str, where a torch.nn.Module is needed"),
+        ("models:text", "models:text returns a strinstead of a torch.nn.Module"),
         ("models:leaving", "models:leaving failed with SystemExit: 5"),
         ("models:sized", "models:sized cannot be called without arguments: missing a required argument: 'width'"),
         ("models:empty", "models:empty returns a model without any parameters"),

@@ -61,7 +61,7 @@ def test_a_new_root_with_a_label_and_a_dependency(branched: Folder) -> None:
 def test_a_branch_begins_only_where_it_is_asked_for(branched: Folder) -> None:
     refused = branched.run("revision", "next", "--head", "a")
     assert refused.code == 2
-    assert "a new revision follows a head, and a is none: b, c follows it; --splice begins a new branch" in refused.err
+    assert "a new revision follows a head, but a is not one: b, c follows it; --splice begins a new branch" in refused.err
     made(branched, "revision", "next", "--head", "a", "--splice", "--rev-id", "d")
     assert facts(branched, "d")["parents"] == ["a"]
 
@@ -86,7 +86,7 @@ def test_merge_of_some_of_the_heads(branched: Folder) -> None:
     ("words", "code", "says"),
     [
         (("merge", "b", "join"), 2, "there is only b to merge; a merge needs two heads or more"),
-        (("merge", "a", "b", "join"), 2, "a merge joins heads, and a is none: b, c follows it"),
+        (("merge", "a", "b", "join"), 2, "a merge joins heads, but a is not one: b, c follows it"),
         (("merge", "b", "zz", "join"), 1, "no revision is called 'zz'"),
         (("revision", "x", "--head", "heads"), 2, "the target means several revisions: b, c; name exactly one"),
         (("revision", "x", "--head", "zz"), 1, "no revision is called 'zz'"),

@@ -35,7 +35,7 @@ def test_check_fails_with_both_names_and_the_command_that_mends_it(forked: Folde
         "4 revisions: 1 problem",
     ]
     forked.ok("rebase", "c", "--onto", "b")
-    assert forked.ok("check").out == "4 revisions: all is well\n"
+    assert forked.ok("check").out == "4 revisions: no problems\n"
     (found,) = forked.ok("check", "--json").lines
     assert found == {"revisions": 4, "checkpoints": 0, "problems": [], "models": 0, "proofs": []}
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_rewritten_is_left_alone(forked: Folder) -> None:
 
 
 def test_without_onto_the_other_head_is_followed(forked: Folder) -> None:
-    assert "c follows b, no more a" in forked.ok("rebase", "c").out
+    assert "c now follows b (was a)" in forked.ok("rebase", "c").out
     assert [entry.revision for entry in cm.history().entries] == ["d", "c", "b", "a"]
     forked.ok("rebase", "c", "--onto", "base")
     assert [head.revision for head in cm.heads()] == ["b", "d"]
@@ -164,7 +164,7 @@ def test_nothing_that_was_released_may_change(project: Folder) -> None:
     script = project.script("a")
     project.script("b", "a")
     assert "2 revisions added as released" in project.ok("release").out
-    assert "0 revisions more" in project.ok("release").out
+    assert "0 revisions added" in project.ok("release").out
     project.ok("check")
     script.write_text(script.read_text() + "# a comment changes nothing\n")
     project.ok("check")

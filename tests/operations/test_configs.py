@@ -639,7 +639,7 @@ class TestAnyClass:
         declare(project, "a1", f"op.{operation}")
         ran = project.run("upgrade", "head", path)
         assert ran.code == 1
-        assert "keeps each item as an attribute too; make it a dict with ConvertItem first" in ran.err
+        assert "also stores each item as an attribute; convert it to a dict with ConvertItem first" in ran.err
         declare(project, "a1", 'op.ConvertItem("hp.config", "dict")', f"op.{operation}")
         project.ok("upgrade", "head", path, "--check-rollback")
 

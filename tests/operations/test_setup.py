@@ -416,8 +416,10 @@ def test_a_stamped_checkpoint_goes_back_too(project: Folder, packages: Packages)
 def test_what_is_gone_gets_placeholders(project: Folder, packages: Packages, checkpoint: Path) -> None:
     script(project, "a1", 'context.delete_module("weather")')
     ran = project.ok("upgrade", "head", checkpoint, "--check-rollback")
-    assert "weather.config.Config is gone, and a placeholder stands at config\n" in ran.err
-    assert "weather.config.Averaging is gone, and a placeholder stands at config.averaging, and 3 more" in ran.err
+    assert "weather.config.Config was removed, and a placeholder replaces it at config\n" in ran.err
+    assert (
+        "weather.config.Averaging was removed, and a placeholder replaces it at config.averaging, and 3 more" in ran.err
+    )
     assert pickled(checkpoint) == set()
     packages.remove("weather.config")
     found = load(checkpoint)  # with nothing but torch and Python
@@ -624,7 +626,7 @@ def test_commands_that_read_tell_of_it(project: Folder, checkpoint: Path) -> Non
     assert project.ok("history", "--json").lines[0][0]["sets_up"] is True
     assert "setup     migrate_setup: classes" in project.ok("show", "a1").out
     assert project.ok("show", "a1", "--json").lines[0]["sets_up"] is True
-    assert project.ok("check").out == "1 revision: all is well\n"
+    assert project.ok("check").out == "1 revision: no problems\n"
     project.ok("upgrade", "head", checkpoint)
     assert 'op.ReplacePlaceholders(["weather.config.' in project.ok("show", "a1", "--from", checkpoint).out
 

@@ -124,9 +124,7 @@ def test_functions_that_the_operations_of_the_script_do_not_name(project: Folder
     declare(project, "a1", "op.Run(double, halve)", top=TOP)
     project.ok("upgrade", "head", checkpoint)
     with_undo(checkpoint, CALLS[call])
-    refused(
-        project, checkpoint, "which the operations of its script do not name, and the checkpoint carries no rollback"
-    )
+    refused(project, checkpoint, "but the operations of its script do not, and the checkpoint has no rollback")
     assert project.run("downgrade", "base", checkpoint, TRUST).code == 3  # there is nothing to be trusted
     with_undo(checkpoint, CALLS[call], source=SOURCE)
     refused(project, checkpoint, f"runs only with {TRUST}; read it first with `ckpt-migrate show a1 --from")
@@ -230,7 +228,7 @@ def test_a_script_that_got_a_call_since(project: Folder, checkpoint: Path) -> No
     project.ok("upgrade", "head", checkpoint)
     with_undo(checkpoint, source=script.read_text())
     rewritten(checkpoint, lambda record, tree: record["lineage"][-1].update(signature="0" * 64))
-    refused(project, checkpoint, "the record of a1 does not run halve as its script does on the way back")
+    refused(project, checkpoint, "the record of a1 does not run halve, which the rollback in its script does")
 
 
 def test_what_the_script_leaves_to_the_checkpoint_may_be_missing(project: Folder, larger: Path) -> None:
@@ -320,7 +318,7 @@ def test_parts_of_a_squashed_script(project: Folder, checkpoint: Path) -> None:
     sound = checkpoint.read_bytes()
     for name in ("plant", "_part_1_plant", "_part_1_halve"):
         with_undo(checkpoint, {"op": "Run", "migrate": name})
-        refused(project, checkpoint, f"the record of a1 runs {name}, which the operations of its script do not name")
+        refused(project, checkpoint, f"the record of a1 runs {name}, but the operations of its script do not")
     checkpoint.write_bytes(sound)
     project.ok("downgrade", "base", checkpoint)
     assert "doubled" not in torch.load(checkpoint, weights_only=True)
@@ -389,7 +387,7 @@ def test_training_goes_on_without_running_it(project: Folder, checkpoint: Path) 
     tree = load(checkpoint, weights_only=True)
     torch.save(stamped({"state_dict": {}}, resumed=tree), "next.ckpt")
     assert not Path("planted").exists()
-    refused(project, Path("next.ckpt"), "which the operations of its script do not name")
+    refused(project, Path("next.ckpt"), "but the operations of its script do not")
 
 
 # ---------------------------------------------------------------------- names that the pickle would have beyond its own
@@ -761,5 +759,5 @@ def test_a_tensor_among_fields(project: Folder, checkpoint: Path) -> None:
         record["lineage"][-1]["undo"]["operations"][0]["value"] = tree["state_dict"]["l.weight"]
 
     rewritten(checkpoint, change)
-    assert "hold a StoredTensor, which is no plain data" in project.run("current", checkpoint).err
+    assert "hold a StoredTensor, which is not plain data" in project.run("current", checkpoint).err
     assert project.run("downgrade", "base", checkpoint).code == 1

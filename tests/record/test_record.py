@@ -196,7 +196,7 @@ def test_what_a_stranger_put_under_our_key_is_not_overwritten(project: Folder) -
     torch.save({"state_dict": {"x.weight": torch.ones(1)}, "ckpt_migrate": "theirs"}, checkpoint)
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "record is no dict" in ran.err
+    assert "record is not a dict" in ran.err
 
 
 def test_keys_of_a_later_version_survive(renaming: Folder) -> None:
@@ -220,7 +220,7 @@ def test_a_key_that_is_no_plain_data_is_damage(renaming: Folder) -> None:
     before = digest(checkpoint)
     ran = renaming.run("downgrade", "base", checkpoint)
     assert ran.code != 0
-    assert "no plain data" in ran.err
+    assert "not plain data" in ran.err
     assert digest(checkpoint) == before
 
 

@@ -168,7 +168,7 @@ def test_a_merge_may_join_what_is_no_head(project: Folder) -> None:
     for rev, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", "a")):
         note(project, rev, parent)
     refused = project.run("merge", "b", "d", "joined")
-    assert (refused.code, "and b is none: c follows it; --splice joins it anyway" in refused.err) == (2, True)
+    assert (refused.code, "but b is not one: c follows it; --splice joins it anyway" in refused.err) == (2, True)
     refused = project.run("merge", "a", "d", "joined", "--splice")
     says = "a already comes before d, so there is nothing to join; leave out a"
     assert (refused.code, says in refused.err) == (2, True)
