@@ -94,7 +94,7 @@ def read(tree: Any) -> tuple[Entry, ...] | None:
     names = [entry.name for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DamagedLedger(f"{twice} stands in it twice")
+        raise DamagedLedger(f"{twice} is in it twice")
     return entries
 
 
@@ -236,7 +236,7 @@ def _keep_history(tree: Any, ledger: MigrationsList, names: Sequence[str], signa
 def _entry(found: Any) -> Entry:
     name = _text(found, "name")
     if not name:
-        raise DamagedLedger("something in it has no name")
+        raise DamagedLedger("one of its entries has no name")
     metadata = found.get("metadata")
     versions = _inside(metadata, "versions")
     texts = {key: value for key, value in versions.items() if is_a(value, str)} if is_a(versions, dict) else {}

@@ -211,7 +211,7 @@ def fork(graph: Graph, noted: Collection[str] = ()) -> str:
         The released revisions, which must stay in place.
     """
     names = " and ".join(f"{head} ({graph[head].name}, {shown_path(graph[head].path)})" for head in graph.heads)
-    aside = next((f", and `ckpt-migrate {way}` puts one after the other" for way in _rebases(graph, noted)), "")
+    aside = next((f", or `ckpt-migrate {way}` puts one after the other" for way in _rebases(graph, noted)), "")
     return f"there are {len(graph.heads)} heads: {names}; `ckpt-migrate merge heads NAME` joins them{aside}"
 
 

@@ -178,13 +178,13 @@ class RenameRegex(_Naming):
         try:
             changed = {name: re.sub(self.pattern, self.replacement, name) for name in names}
         except (re.error, IndexError) as error:
-            raise ValueError(f"{self.replacement} is no replacement: {error}") from error
+            raise ValueError(f"{self.replacement} is not a valid replacement: {error}") from error
         return {name: new for name, new in changed.items() if new != name}
 
     def missing(self, copy: ParameterSet) -> None:
         """Report a fault: no name changes."""
         if copy.main is None and not copy.unknown:
-            copy.fault(f"no name changes by {self.pattern}")
+            copy.fault(f"{self.pattern} changes no name")
 
 
 @operation

@@ -40,7 +40,7 @@ class Rewrite(Run):
 
     def __post_init__(self) -> None:
         if self.rollback is None:
-            raise BadOperation("Rewrite needs rollback: what was changed since is to find its way back too")
+            raise BadOperation("Rewrite needs rollback, so that later changes can be downgraded too")
         super().__post_init__()
         set_fields(self, path=path_of(self, "path", self.path or None))
         flag_of(self, "optional", self.optional)

@@ -462,7 +462,7 @@ class _Fields:
     def get(self, name: str, kind: type) -> Any:
         value = self._data.get(name)
         if not isinstance(value, kind):
-            raise DamagedRecord(f"{name} in {self._place} is not a {kind.__name__}")
+            raise DamagedRecord(f"{name} in {self._place} is not of type {kind.__name__}")
         return value
 
     def maybe(self, name: str) -> str | None:

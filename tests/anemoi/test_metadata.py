@@ -170,7 +170,7 @@ def test_metadata_that_cannot_be_read_are_refused(anemoi: Folder, monkeypatch: p
     refused = anemoi.run("upgrade", "head", path)
     assert (refused.code, digest(path)) == (1, old)
     assert "record anemoi-metadata/anemoi.json of the archive cannot be read as JSON" in refused.err
-    assert "replace it, or take it out" in refused.err
+    assert "replace it, or remove it" in refused.err
 
 
 def with_metadata(anemoi: Folder, release: str, kind: str) -> tuple[Path, str]:

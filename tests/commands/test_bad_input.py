@@ -462,7 +462,7 @@ def test_output_that_exists(chain: Folder) -> None:
         (
             "raise type('Odd', (BaseException,), {'__str__': lambda self: 1 / 0})",
             9,
-            "`migrate` failed with Odd: (it cannot",
+            "`migrate` failed with Odd: (its message cannot",
         ),
         ('ckpt["me"] = ckpt; ckpt["f"] = lambda: 1', 8, "`migrate` left ckpt['f'], which cannot be saved"),
         ('raise ValueError("too old\\nreally")', 9, "`migrate` failed with ValueError: too old;"),
@@ -502,7 +502,7 @@ def test_a_migration_that_swallows_everything_still_gets_tensors(chain: Folder) 
     ("damage", "says"),
     [
         ("[]", "record is not a dict"),
-        ("{'format': 'x'}", "format in record is no int"),
+        ("{'format': 'x'}", "format in record is not of type int"),
         ("{'format': 99}", "the migration record has format 99, this version reads 1: upgrade ckpt-migrate"),
         ("{'format': 1, 'heads': ['z'], 'lineage': [], 'log': []}", "head z is not in the lineage"),
         ("{'format': 1, 'heads': [3], 'lineage': [], 'log': []}", "is not a list of text"),

@@ -61,7 +61,9 @@ def test_a_new_root_with_a_label_and_a_dependency(branched: Folder) -> None:
 def test_a_branch_begins_only_where_it_is_asked_for(branched: Folder) -> None:
     refused = branched.run("revision", "next", "--head", "a")
     assert refused.code == 2
-    assert "a new revision follows a head, but a is not one: b, c follows it; --splice begins a new branch" in refused.err
+    assert (
+        "a new revision follows a head, but a is not one: b, c follows it; --splice begins a new branch" in refused.err
+    )
     made(branched, "revision", "next", "--head", "a", "--splice", "--rev-id", "d")
     assert facts(branched, "d")["parents"] == ["a"]
 

@@ -52,7 +52,7 @@ def tree() -> dict[str, Any]:
         ("ckpt['x'] = 0", "x: it was a float, and is a int"),
         ("ckpt['z'] = complex(1, -0.0)", "z: it was (1+0j), and is (1-0j)"),
         ("ckpt['n'] = -ckpt['n']", "n: it was nan, and is nan"),
-        ("ckpt['by'] = {False: 'zero', 1: 'one'}", "by: the key 0 has become False"),
+        ("ckpt['by'] = {False: 'zero', 1: 'one'}", "by: the key 0 is now False"),
         ("ckpt['set'] = {1.0, 2}", "set: it was {1, 2}, and is {1.0, 2}"),
         ("ckpt['q'] = list(ckpt['q'])", "q: it is now the same object as another list"),
         ("ckpt['o'].move_to_end('a')", "o: the order of its keys differs: a was number 1, now b is"),

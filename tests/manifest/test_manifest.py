@@ -318,11 +318,11 @@ def test_squashed_revisions_are_looked_into(models: Models) -> None:
 BROKEN = {
     '"format": 1,': ('"format": 2,', "has format 2, this version reads 1: upgrade ckpt-migrate"),
     '"after": null': ('"after": "head.bias"', "embed.bias comes after a name that net does not have"),
-    '"after": "norm.weight"': ('"after": "embed.bias"', "both stand behind embed.bias in net"),
+    '"after": "norm.weight"': ('"after": "embed.bias"', "both come after embed.bias in net"),
     '"shape": [4, 3]': ('"shape": [4, -3]', "embed.weight cannot have the shape [4, -3]"),
     '"dtype": "float32", "shape": [2]': ('"shape": [2]', "'dtype' is missing"),
-    '"head.bias":': ('"head.weight":', "head.weight stands in it twice"),
-    '  "models": {\n': ('  "models": {\n"net": {},\n', "net stands in it twice"),
+    '"head.bias":': ('"head.weight":', "head.weight is in it twice"),
+    '  "models": {\n': ('  "models": {\n"net": {},\n', "net is in it twice"),
     '      "revisions": [],\n': (
         '<<<<<<< HEAD\n      "revisions": [],\n',
         "it has conflict markers of version control",
@@ -474,7 +474,7 @@ def test_a_factory_that_makes_no_model(models: Models, code: str) -> None:
     ("words", "says"),
     [
         (["manifest", "other"], "the manifest has no model 'other'; its models are net"),
-        (["manifest", "other", "--update"], "configures no model 'other'; there are net"),
+        (["manifest", "other", "--update"], "configures no model 'other', only net"),
         (["manifest", "--from", "x.ckpt"], "--from needs --update, because it names the checkpoint to record"),
         (["manifest", "--update", "--at", "base"], "--at needs --from with a checkpoint at that revision"),
         (["manifest", "--update", "--from", "x.ckpt"], "--from takes one MODEL: name the model of the checkpoint"),

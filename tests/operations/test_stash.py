@@ -175,15 +175,15 @@ class TestTensors:
 @pytest.mark.parametrize(
     ("operation", "says"),
     [
-        ('op.Add("a", [2], dtype="uint8", fill=300)', "uint8 does not have the number 300"),
-        ('op.Add("a", [2], dtype="uint8", fill=-1)', "uint8 does not have the number -1"),
-        ('op.Add("a", [2], dtype="int32", fill=0.5)', "int32 does not have the number 0.5"),
-        ('op.Add("a", [2], dtype="float16", fill=1e30)', "float16 does not have the number 1e+30"),
-        (f'op.Add("a", [2], fill=1{"0" * 400})', "float32 does not have the number 10000"),
-        ('op.Add("a", [2], init="nonsense_")', "init is one of uniform_"),
-        ('op.Add("a", [2], init="kaiming_uniform_")', "kaiming_uniform_ makes nothing of the shape [2]"),
-        ('op.SetItem("ckpt_migrate", 1)', "ckpt_migrate is where the record of the checkpoint stands"),
-        ('op.MoveItem("h", "ckpt_migrate")', "ckpt_migrate is where the record of the checkpoint stands"),
+        ('op.Add("a", [2], dtype="uint8", fill=300)', "uint8 cannot represent 300"),
+        ('op.Add("a", [2], dtype="uint8", fill=-1)', "uint8 cannot represent -1"),
+        ('op.Add("a", [2], dtype="int32", fill=0.5)', "int32 cannot represent 0.5"),
+        ('op.Add("a", [2], dtype="float16", fill=1e30)', "float16 cannot represent 1e+30"),
+        (f'op.Add("a", [2], fill=1{"0" * 400})', "float32 cannot represent 10000"),
+        ('op.Add("a", [2], init="nonsense_")', "init must be one of uniform_"),
+        ('op.Add("a", [2], init="kaiming_uniform_")', "kaiming_uniform_ cannot make the shape [2]"),
+        ('op.SetItem("ckpt_migrate", 1)', "ckpt_migrate is the place of the record of the checkpoint"),
+        ('op.MoveItem("h", "ckpt_migrate")', "ckpt_migrate is the place of the record of the checkpoint"),
     ],
 )
 def test_what_makes_no_sense_is_said_when_the_script_is_read(project: Folder, operation: str, says: str) -> None:

@@ -432,8 +432,8 @@ SETUPS = {
     "return context.delete_module('a')": "cannot be read without running it",
     "context.deleted.append('a')": "cannot be read without running it",
     "context.delete_module('a', 'b')": "cannot be read without running it",
-    "context.delete_module('a b')": "a name must be dotted, as pkg.mod, not 'a b'",
-    "context.move_module('a', 'b')\n    context.delete_module('b')": "is moved, or moved to, and cannot be gone",
+    "context.delete_module('a b')": "a name must be dotted, such as pkg.mod, not 'a b'",
+    "context.move_module('a', 'b')\n    context.delete_module('b')": "is moved or the target of a move, so it cannot be deleted",
 }
 
 
@@ -498,7 +498,7 @@ def test_functions_that_are_not_there(project: Folder) -> None:
     [
         ('op.MoveNames([["a.B"]])', "classes must be a list of pairs of names"),
         ('op.MoveNames(modules={"a": "b"})', "modules must be a list of pairs of names"),
-        ('op.MoveNames([["a.B", "c.D"]], spared=["c.**"])', "a.B is moved to c.D, which is said to be gone"),
+        ('op.MoveNames([["a.B", "c.D"]], spared=["c.**"])', "a.B is moved to c.D, which is also deleted"),
         ("op.PutPlaceholders([])", "gone must be a list of 1 names or more"),
     ],
 )

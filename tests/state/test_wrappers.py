@@ -132,7 +132,7 @@ def test_a_wrapper_around_an_average_is_not_taken_for_another(project: Folder) -
     declare(project, "a1", 'op.StripPrefix("module.")')
     ran = project.run("upgrade", "head", path)
     assert (ran.code, digest(path)) == (1, was)
-    assert "in model_ema, names begin with module.module. where those of the state dict begin with module." in ran.err
+    assert "in model_ema, names begin with module.module., but those of the state dict with module." in ran.err
     assert "op.Run" in ran.err
 
     top = "def strip(ckpt):\n"
