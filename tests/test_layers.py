@@ -26,7 +26,7 @@ commands
 runtime
 manifests
 project autogenerate anemoi
-engine scripts
+engine scripts other_tools
 op
 operations
 state revisions
@@ -74,6 +74,10 @@ def imported(tree: ast.AST) -> list[str]:
     return names
 
 
+def strings(tree: ast.AST) -> list[str]:
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
 def folder_of(module: str) -> str:
     return module.partition(".")[0] or "."
 
@@ -113,6 +117,17 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         if target not in (name, ".")
     )
     assert list(networkx.simple_cycles(arrows)) == []
+
+
+def test_only_the_search_for_other_tools_names_the_built_in_one() -> None:
+    """The folder `anemoi` is known through the interface of `other_tools`, like a tool from an installed package."""
+    built_in = f"{PACKAGE}.anemoi"
+    namers = {
+        name
+        for name, tree in modules().items()
+        if folder_of(name) != "anemoi" and any(text.startswith(built_in) for text in (*imported(tree), *strings(tree)))
+    }
+    assert namers == {"other_tools.find"}
 
 
 @pytest.mark.parametrize("heavy", sorted(HEAVY))

@@ -11,11 +11,12 @@ import ast
 import datetime
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.anemoi.digests import digests
 from anemoi_ckpt_migrate.errors import Fault, MigrationFailed
+from anemoi_ckpt_migrate.other_tools import ForeignScript
 from anemoi_ckpt_migrate.scripts.create import in_docstring, literal, one_or_several
 from anemoi_ckpt_migrate.scripts.parse_header import FUNCTIONS
 from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
@@ -32,13 +33,11 @@ _Edit = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
-class ForeignScript:
+class Script(ForeignScript):
     """A script of anemoi-models' own migration command.
 
     Attributes
     ----------
-    path, name : str
-        The file, and its name without the suffix.
     text : str
         The whole text.
     module : ast.Module
@@ -47,39 +46,45 @@ class ForeignScript:
         The statement that sets its metadata.
     """
 
-    path: str
-    name: str
     text: str
     module: ast.Module
     metadata: ast.stmt
-
-    @property
-    def title(self) -> str:
-        """Its name in words, without the leading time."""
-        return re.sub(r"_+", " ", _NAME.sub(r"\2", self.name)).strip() or self.name
-
-    @property
-    def created(self) -> datetime.datetime:
-        """Its time of creation, from its name or the file."""
-        found = _NAME.fullmatch(self.name)
-        try:
-            seconds = int(found[1]) if found else os.stat(self.path).st_mtime
-            return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-        except (OSError, OverflowError, ValueError):
-            return datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Its digests, by Python."""
-        return digests(self.module)
 
     @property
     def unreleased(self) -> ast.Constant | None:
         """The placeholder for the version of the next release, if it still has one."""
         return next((word for word in _words(self.metadata) if word.value == _PLACEHOLDER), None)
 
+    def released_as(self, known: Mapping[str, str]) -> str | None:
+        """Return the version with which it was released, if only that differs from a script with these digests.
 
-def read_foreign(path: str) -> tuple[ForeignScript | None, list[Fault]]:
+        Before its release, a script has a placeholder for the version.
+        """
+        lines = _Lines(self.text)
+        for word in _words(self.metadata):
+            before = lines.edited([(*lines.span(word), literal(_PLACEHOLDER))])
+            if digests(ast.parse(before)) == known:
+                return str(word.value)
+        return None
+
+    def converted(self, revision: str, parents: tuple[str, ...], next_version: str | None) -> tuple[str, list[str]]:
+        """Return the script as one of ours."""
+        lines = _Lines(self.text)
+        edits, notes = _Imports(self.module, lines).rewritten()
+        edits += _placed(self, lines, revision, parents)
+        placeholder = self.unreleased
+        if placeholder is not None and next_version is not None:
+            edits.append((*lines.span(placeholder), literal(next_version)))
+        elif placeholder is not None:
+            notes.append(f"it notes {placeholder.value!s}, because it was not released: write the version when it is")
+        rollback, left_out = _way_back(self.module, lines)
+        edits += rollback
+        notes += left_out
+        text = lines.edited(edits)
+        return _CODING.sub(r"\1", text), notes  # it is written as UTF-8, whatever its encoding was
+
+
+def read_foreign(path: str) -> tuple[Script | None, list[Fault]]:
     """Read a script of anemoi-models' own migration command.
 
     Parameters
@@ -89,7 +94,7 @@ def read_foreign(path: str) -> tuple[ForeignScript | None, list[Fault]]:
 
     Returns
     -------
-    tuple of ForeignScript or None and list of Fault
+    tuple of Script or None and list of Fault
         The script, and all faults in it.
     """
     try:
@@ -106,56 +111,23 @@ def read_foreign(path: str) -> tuple[ForeignScript | None, list[Fault]]:
         why = "it does not set `metadata = MigrationMetadata(...)` once, so it is not a migration of anemoi-models"
         return None, [Fault(path, 1, why)]
     name = os.path.splitext(os.path.basename(path))[0]
-    return ForeignScript(path, name, text, module, metadata[0]), list(_taken(module, path))
+    script = Script(path, name, _title(name), _created(name, path), digests(module), text, module, metadata[0])
+    return script, list(_taken(module, path))
 
 
-def released_as(script: ForeignScript, known: dict[str, str]) -> str | None:
-    """Return the version with which a script was released, if only that differs from a script with these digests.
-
-    Before its release, a script has a placeholder for the version.
-    """
-    lines = _Lines(script.text)
-    for word in _words(script.metadata):
-        before = lines.edited([(*lines.span(word), literal(_PLACEHOLDER))])
-        if digests(ast.parse(before)) == known:
-            return str(word.value)
-    return None
+def _title(name: str) -> str:
+    """Return a name in words, without the leading time."""
+    return re.sub(r"_+", " ", _NAME.sub(r"\2", name)).strip() or name
 
 
-def translated(
-    script: ForeignScript, revision: str, parents: tuple[str, ...], next_version: str | None
-) -> tuple[str, list[str]]:
-    """Return a script converted into one of ours.
-
-    Parameters
-    ----------
-    script : ForeignScript
-        The script.
-    revision : str
-        Its id.
-    parents : tuple of str
-        The revisions that it follows.
-    next_version : str, optional
-        The version to put in place of the placeholder.
-
-    Returns
-    -------
-    tuple of str and list of str
-        The text, and notes for the user.
-    """
-    lines = _Lines(script.text)
-    edits, notes = _Imports(script.module, lines).rewritten()
-    edits += _placed(script, lines, revision, parents)
-    placeholder = script.unreleased
-    if placeholder is not None and next_version is not None:
-        edits.append((*lines.span(placeholder), literal(next_version)))
-    elif placeholder is not None:
-        notes.append(f"it notes {placeholder.value!s}, because it was not released: write the version when it is")
-    rollback, left_out = _way_back(script.module, lines)
-    edits += rollback
-    notes += left_out
-    text = lines.edited(edits)
-    return _CODING.sub(r"\1", text), notes  # it is written as UTF-8, whatever its encoding was
+def _created(name: str, path: str) -> datetime.datetime:
+    """Return the time of creation, from the name or the file."""
+    found = _NAME.fullmatch(name)
+    try:
+        seconds = int(found[1]) if found else os.stat(path).st_mtime
+        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    except (OSError, OverflowError, ValueError):
+        return datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
 
 
 class _Lines:
@@ -224,7 +196,7 @@ class _Imports:
         return f"\n{self._lines.indent(node)}".join(imports)
 
 
-def _placed(script: ForeignScript, lines: _Lines, revision: str, parents: tuple[str, ...]) -> list[_Edit]:
+def _placed(script: Script, lines: _Lines, revision: str, parents: tuple[str, ...]) -> list[_Edit]:
     """Return edits that place the script in the history: a docstring, and the variables that a script sets."""
     body = script.module.body
     said = ast.get_docstring(script.module, clean=False)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 PYTHONS = ("3.9", "3.12", "3.13")
 """The first Python of each variant of `ast.dump`: without type parameters, with them, without empty lists."""
@@ -25,16 +24,6 @@ def digests(module: ast.Module) -> dict[str, str]:
         The script.
     """
     return {python: hashlib.sha256(_dumped(module, python).encode()).hexdigest() for python in PYTHONS}
-
-
-def chosen(found: Mapping[str, str]) -> str:
-    """Return the digest that this Python would make, or any other if that is missing; empty if there is none."""
-    fitting = [python for python in PYTHONS if _version(python) <= sys.version_info[:2] and python in found]
-    return found[fitting[-1]] if fitting else next(iter(found.values()), "")
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")))
 
 
 def _dumped(value: object, python: str) -> str:

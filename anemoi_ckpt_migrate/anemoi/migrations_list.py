@@ -8,103 +8,99 @@ metadata of ``hyper_parameters``.
 
 from __future__ import annotations
 
+import base64
 import copy
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from anemoi_ckpt_migrate.errors import DamagedLedger
-from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, Stash
+from anemoi_ckpt_migrate.errors import BadOperation, DamagedLedger, Fault
+from anemoi_ckpt_migrate.other_tools import Done, Entry, ForeignScript, OtherTool, Undo
 from anemoi_ckpt_migrate.revisions import releases
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, instance
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_stored
 
-KEY = "migrations"
-HISTORY = ("hyper_parameters", "metadata", "migrations", "history")
+_HISTORY = ("hyper_parameters", "metadata", "migrations", "history")
 _PACKAGE, _WITHOUT_ROLLBACKS = "anemoi-models", "0.13"
 _METADATA = ("anemoi.models.migrations.migrator", "MigrationMetadata")
-ASIDE = "list of migrations"
-"""The stash key of removed entries of the list; no revision has this id."""
 _ONCE = ("rollback", "setup_context")
 _PYTHON = re.compile(rb"\bpython(3\.\d+)\b")
 
 
-class Entry(NamedTuple):
-    """A migration that is listed in a checkpoint.
+class AnemoiModels(OtherTool):
+    """The migrations of anemoi-models."""
 
-    Attributes
-    ----------
-    name, signature : str
-        Its name, and the digest of its script.
-    versions : dict of str to str
-        The versions in its metadata.
-    final : bool
-        Whether it is a barrier.
-    rollback : bytes or None
-        The rollback: a function, pickled by value. Nothing of it runs here.
-    moved_classes, moved_modules : dict of str to str
-        Classes and modules that its setup moved: from new names to old ones.
-    """
+    name = "anemoi-models"
+    key = "migrations"
 
-    name: str
-    signature: str = ""
-    versions: Mapping[str, str] = {}
-    final: bool = False
-    rollback: bytes | None = None
-    moved_classes: Mapping[str, str] = {}
-    moved_modules: Mapping[str, str] = {}
+    def entry(self, found: Any) -> Entry:
+        """Read an entry."""
+        name = _text(found, "name")
+        if not name:
+            raise DamagedLedger("one of its entries has no name", self.key)
+        metadata = found.get("metadata")
+        versions = _inside(metadata, "versions")
+        texts = {key: value for key, value in versions.items() if is_a(value, str)} if is_a(versions, dict) else {}
+        return Entry(name, _text(found, "signature"), texts, _inside(metadata, "final") is True)
+
+    def entries(
+        self, wanted: Sequence[Entry], found: Mapping[str, Any], classes: Collection[tuple[str, str]]
+    ) -> list[Any]:
+        """Return entries in the form of their release: those found, and new ones for the others."""
+        example = next((entry.get("metadata") for entry in found.values()), None)
+        if example is None:
+            # Metadata may be an instance of a class of anemoi only if the checkpoint names others too.
+            own_classes = any(module.partition(".")[0] == "anemoi" for module, _ in classes)
+            example = instance(*_METADATA, {}) if own_classes else {}
+        made = [found.get(entry.name) or _made(entry, example) for entry in wanted]
+        newest = wanted[-1].versions if wanted else {}
+        if releases.is_before(newest.get(_PACKAGE, ""), _WITHOUT_ROLLBACKS):
+            return [entry if all(map(entry.__contains__, _ONCE)) else {**entry, **_without(entry)} for entry in made]
+        return made
+
+    def history(self, tree: Any) -> tuple[Done, ...] | None:
+        """Return the history beside the list."""
+        found = _history(tree)[1]
+        if found is None:
+            return None
+        return tuple(Done(_text(each, "type"), _text(each, "name"), _text(each, "signature")) for each in found)
+
+    def put_history(self, tree: Any, kept: int, more: Sequence[Done]) -> None:
+        """Cut the history to its first entries, and add more."""
+        holder, history = _history(tree)
+        new = [{"type": done.kind, "name": done.name, "signature": done.signature} for done in more]
+        holder[_HISTORY[-1]] = [*(history or ())[:kept], *new]
+
+    def undo(self, tree: Any, entry: Entry) -> Undo:
+        """Return the rollback in an entry. Until 0.13, that is a function pickled by value."""
+        from anemoi_ckpt_migrate.op import Run  # not needed to read the list
+        from anemoi_ckpt_migrate.operations.setup import MoveNames
+
+        rollback = _rollback(entry.found.get("rollback"))
+        if rollback is None:
+            return super().undo(tree, entry)
+        python = _python_of(tree, rollback)
+        if python is None:
+            return Undo("", lost="the Python that pickled its rollback is unknown, and another one could crash")
+        setup = entry.found.get("setup_context")
+        classes, modules = (_moved(setup, key) for key in ("attribute_paths", "module_paths"))
+        try:
+            names = MoveNames(tuple(classes.items()), tuple(modules.items()))
+        except BadOperation as error:
+            return Undo("", lost=f"its setup has an invalid name: {error.sentence}")
+        # Move names back first, because the rollback comes from code that knows the old names.
+        operations = (names, Run("rollback")) if names.classes or names.modules else (Run("rollback"),)
+        pickled = base64.b64encode(rollback).decode()
+        return Undo("", f"cpython-{python}", pickled, tuple(operation.to_data() for operation in operations))
+
+    def script(self, path: str) -> tuple[ForeignScript | None, list[Fault]]:
+        """Read one of its scripts."""
+        from anemoi_ckpt_migrate.anemoi.convert_script import read_foreign
+
+        return read_foreign(path)
 
 
-class Done(NamedTuple):
-    """An entry of the history beside the list.
-
-    Attributes
-    ----------
-    kind : str
-        ``migrate`` or ``rollback``.
-    name, signature : str
-        The name and signature of the migration.
-    """
-
-    kind: str
-    name: str
-    signature: str
-
-
-def revision_of(name: str) -> str:
-    """Return the id of the revision for a migration, derived from its name so that it is the same everywhere."""
-    return hashlib.sha256(name.encode()).hexdigest()[:12]
-
-
-def read(tree: Any) -> tuple[Entry, ...] | None:
-    """Return the migrations listed in a checkpoint; None if there is no list.
-
-    Raises
-    ------
-    DamagedLedger
-        The entry for the list holds something else.
-    """
-    found = tree.get(KEY) if is_a(tree, dict) else None
-    if found is None:
-        return None
-    if not is_a(found, list):
-        raise DamagedLedger(f"it is a {type(found).__name__}")
-    entries = tuple(map(_entry, found))
-    names = [entry.name for entry in entries]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DamagedLedger(f"{twice} is in it twice")
-    return entries
-
-
-def found_history(tree: Any) -> tuple[Done, ...]:
-    """Return the entries of the history beside the list; empty if there is no history. Skips invalid entries."""
-    found = [(_text(each, "type"), _text(each, "name"), _text(each, "signature")) for each in _history(tree)[1] or ()]
-    return tuple(Done(*each) for each in found if all(each[:2]))
-
-
-def python_of(tree: Any, rollback: bytes) -> str | None:
+def _python_of(tree: Any, rollback: bytes) -> str | None:
     """Return the Python that pickled a rollback, as ``"3.11"``: that of the training, or one named in the pickle.
 
     None if there is no such information, or it is contradictory.
@@ -117,100 +113,17 @@ def python_of(tree: Any, rollback: bytes) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def found_in(tree: Any, record: Record) -> MigrationsList:
-    """Return the information to remember about the list as it is found.
-
-    Raises
-    ------
-    DamagedLedger
-        The entry for the list holds something else.
-    """
-    entries, history = read(tree), _history(tree)[1]
-    names = None if entries is None else tuple(entry.name for entry in entries)
-    return MigrationsList(_revisions(record), names, names, None if history is None else len(history))
-
-
-def wanted(record: Record) -> dict[str, tuple[str, Applied]]:
-    """Return the names that the list should have, in order, with their signatures and revisions."""
-    applied = (*record.others, *record.lineage)
-    return {name: (signature, entry) for entry in applied for name, signature in entry.known_as.items()}
-
-
-def names_after(record: Record, ledger: MigrationsList) -> tuple[str, ...] | None:
-    """Return the names for the list. At the revisions where the list was found, these are the names found then.
-
-    None if there was no list, and a new one would be empty.
-    """
-    if set(_revisions(record)) == set(ledger.revisions):
-        return ledger.found
-    return tuple(wanted(record)) or (None if ledger.found is None else ())
-
-
-def keep_up(tree: Any, stash: Stash, ledger: MigrationsList, record: Record, own_classes: bool) -> None:
-    """Update the list to the current revisions of a checkpoint, as its release would have written it.
-
-    Entries that were found stay unchanged; entries that are removed or need another form are stashed.
-
-    Parameters
-    ----------
-    tree : object
-        The checkpoint; changed in place.
-    stash : dict of str to list
-        Its stash; changed in place.
-    ledger : MigrationsList
-        Information about the list as it was found.
-    record : Record
-        The current record.
-    own_classes : bool
-        Whether the checkpoint names classes of anemoi, so that metadata may be an instance of one too.
-    """
-    names = names_after(record, ledger)
-    # Entries added since are made anew at each step, in the form of that step's release.
-    entries = [*(tree.get(KEY) or ()), *stash.pop(ASIDE, ())]
-    there = {entry["name"]: entry for entry in entries if entry["name"] in (ledger.found or ())}
-    if names is None:
-        tree.pop(KEY, None)
-    else:
-        as_found = names is ledger.found
-        tree[KEY] = _noted(names, there, {} if as_found else wanted(record), own_classes)
-    left = tree.get(KEY) or ()
-    aside = [there[name] for name in ledger.found or () if not any(there[name] is entry for entry in left)]
-    if aside:
-        stash[ASIDE] = aside
-    signatures = {name: _text(entry, "signature") for name, entry in there.items()}
-    signatures |= {name: signature for name, (signature, _) in wanted(record).items()}
-    _keep_history(tree, ledger, names or (), signatures)
-
-
-def _revisions(record: Record) -> tuple[str, ...]:
-    return tuple(entry.revision for entry in (*record.others, *record.lineage))
-
-
-def _noted(
-    names: Sequence[str], there: Mapping[str, Any], asked: Mapping[str, tuple[str, Applied]], own_classes: bool
-) -> list[Any]:
-    """Return entries for some names: existing ones, and new ones for missing names, in the form of their release."""
-    example = next((entry.get("metadata") for entry in there.values()), None)
-    if example is None:
-        example = instance(*_METADATA, {}) if own_classes else {}
-    made = [there.get(name) or _made(name, *asked[name], example) for name in names]
-    newest = asked[names[-1]][1].versions or {} if names and asked else {}
-    if releases.is_before(newest.get(_PACKAGE, ""), _WITHOUT_ROLLBACKS):
-        return [entry if all(map(entry.__contains__, _ONCE)) else {**entry, **_without(entry)} for entry in made]
-    return made
-
-
-def _made(name: str, signature: str, applied: Applied, example: Any) -> dict[str, Any]:
-    return {"name": name, "metadata": _metadata(example, applied), "signature": signature}
+def _made(entry: Entry, example: Any) -> dict[str, Any]:
+    return {"name": entry.name, "metadata": _metadata(example, entry), "signature": entry.signature}
 
 
 def _without(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: entry.get(key) for key in _ONCE}
 
 
-def _metadata(example: Any, applied: Applied) -> Any:
+def _metadata(example: Any, entry: Entry) -> Any:
     """Return metadata in the form of an example: its readers expect attributes unless it is a dict."""
-    versions, final = dict(applied.versions or {}), applied.final
+    versions, final = dict(entry.versions), entry.final
     if is_a(example, dict):
         return {"versions": versions, "final": final}
     made = copy.deepcopy(example)
@@ -219,37 +132,6 @@ def _metadata(example: Any, applied: Applied) -> Any:
     else:
         made.versions, made.final = versions, final
     return made
-
-
-def _keep_history(tree: Any, ledger: MigrationsList, names: Sequence[str], signatures: Mapping[str, str]) -> None:
-    """Restore the history as it was found, and append the migrations run and rolled back since."""
-    holder, history = _history(tree)
-    if history is None or ledger.done is None:
-        return
-    found = ledger.found or ()
-    done = [("rollback", name) for name in reversed(found) if name not in names]
-    done += [("migrate", name) for name in names if name not in found]
-    new = [{"type": kind, "name": name, "signature": signatures[name]} for kind, name in done]
-    holder["history"] = [*history[: ledger.done], *new]
-
-
-def _entry(found: Any) -> Entry:
-    name = _text(found, "name")
-    if not name:
-        raise DamagedLedger("one of its entries has no name")
-    metadata = found.get("metadata")
-    versions = _inside(metadata, "versions")
-    texts = {key: value for key, value in versions.items() if is_a(value, str)} if is_a(versions, dict) else {}
-    setup = found.get("setup_context")
-    return Entry(
-        name,
-        _text(found, "signature"),
-        texts,
-        _inside(metadata, "final") is True,
-        _rollback(found.get("rollback")),
-        _moved(setup, "attribute_paths"),
-        _moved(setup, "module_paths"),
-    )
 
 
 def _text(found: Any, key: str) -> str:
@@ -272,9 +154,9 @@ def _moved(setup: Any, key: str) -> dict[str, str]:
 def _history(tree: Any) -> tuple[Any, list[Any] | None]:
     """Return the container of the history, and the history."""
     holder = tree
-    for key in HISTORY[:-1]:
+    for key in _HISTORY[:-1]:
         holder = _inside(holder, key)
-    found = _inside(holder, HISTORY[-1])
+    found = _inside(holder, _HISTORY[-1])
     return holder, found if is_a(found, list) else None
 
 

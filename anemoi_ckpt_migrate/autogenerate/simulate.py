@@ -7,7 +7,9 @@ from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.operations.base import Operation
+from anemoi_ckpt_migrate.state.name_patterns import Pattern
 from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import outcome
 
@@ -50,45 +52,49 @@ class Model:
     ----------
     items : iterable of Item
         Its parameters, in order.
+
+    Attributes
+    ----------
+    faults : list of str
+        The faults found in the operations applied.
+    losses : list of str
+        The values that operations lost.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
-        self._copy = ParameterSet("", Table((item.name, (item.shape, item.dtype)) for item in items), Forms())
+        self._parameters = ParameterSet("", Table((item.name, (item.shape, item.dtype)) for item in items), Forms())
+        self.faults: list[str] = []
+        self.losses: list[str] = []
+        self._missing: list[Pattern] = []
 
     @property
     def names(self) -> list[str]:
         """Its names, in order."""
-        return list(self._copy.table)
+        return list(self._parameters.table)
 
     @property
     def table(self) -> Table:
         """The shape and dtype of each name."""
-        return self._copy.table
+        return self._parameters.table
 
     def apply(self, operation: Operation) -> bool:
         """Apply an operation; return whether the model has no faults."""
-        operation.apply(self._copy)  # type: ignore[attr-defined]
-        return not self._copy.faults
+        context = ParameterContext(self._parameters, missing=self._missing)
+        outcome = context.outcome(operation.apply(context))
+        self.faults += outcome.faults
+        self.losses += outcome.losses
+        self._missing += outcome.missing
+        return not self.faults
 
     @property
     def items(self) -> tuple[Item, ...]:
         """Its parameters, in order."""
-        return tuple(Item(name, *self._copy.table[name]) for name in self._copy.table)
-
-    @property
-    def faults(self) -> list[str]:
-        """The faults found in the operations applied."""
-        return self._copy.faults
-
-    @property
-    def losses(self) -> list[str]:
-        """The values that operations lost."""
-        return self._copy.losses
+        return tuple(Item(name, *self._parameters.table[name]) for name in self._parameters.table)
 
     def is_exactly(self, items: Sequence[Item]) -> bool:
         """Return whether names, shapes, dtypes and order equal those of the given parameters."""
-        found = [(name, form) for name, form in self._copy.table.everything()]
-        return not self._copy.faults and found == [(item.name, (item.shape, item.dtype)) for item in items]
+        found = [(name, form) for name, form in self._parameters.table.everything()]
+        return not self.faults and found == [(item.name, (item.shape, item.dtype)) for item in items]
 
 
 def losses(operations: Iterable[Operation], old: Sequence[Item]) -> list[str]:

@@ -43,7 +43,7 @@ def _add_new(adding: Any) -> None:
     merge.add_argument("name", metavar="NAME", help="a title, in one line")
     merge.add_argument("--splice", action="store_true", help="allow revisions that are no heads")
     _add_common(merge)
-    what = "import a folder of scripts of anemoi-models' own migration command"
+    what = "import a folder of scripts of another migration command (default: that of anemoi-models)"
     importing = add(adding, "import-scripts", _import_scripts, what, writes_scripts=True)
     importing.add_argument(
         "folder", metavar="DIR", help="the folder; if you import it again, only new scripts are added"

@@ -1,4 +1,4 @@
-"""The command that imports the scripts of anemoi-models' own migration command: import-scripts."""
+"""The command that imports the scripts of another migration command: import-scripts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.anemoi.convert_script import ForeignScript, read_foreign, released_as, translated
-from anemoi_ckpt_migrate.anemoi.migrations_list import revision_of
 from anemoi_ckpt_migrate.commands.revision import to_follow, update_head_file, versions_of
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, Fault, FaultyScripts, Refused
+from anemoi_ckpt_migrate.other_tools import ForeignScript, OtherTool
+from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
+from anemoi_ckpt_migrate.other_tools.match_revisions import revision_of
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, opened
 from anemoi_ckpt_migrate.revisions import validate
@@ -67,7 +68,9 @@ class Import:
 def import_scripts(
     folder: StrPath, *, next_version: str | None = None, project: Project | StrPath | None = None
 ) -> Import:
-    """Import a folder of scripts of anemoi-models' own migration command, as a linear chain of revisions.
+    """Import a folder of scripts of another migration command, as a linear chain of revisions.
+
+    The command is that of the configured `other_tool`, by default that of anemoi-models.
 
     They follow each other in the order of their names; the first follows the head, if there is one. Ids are derived
     from the names, so they are the same everywhere. Scripts imported before stay unchanged; only new ones are added.
@@ -96,13 +99,14 @@ def import_scripts(
         The project cannot be read; the scripts cannot be written; or a hook failed after they were written.
     """
     found = opened(project)
-    scripts = _read(Path(folder))
+    tool = find_tool(found.config.other_tool)
+    scripts = _read(tool, Path(folder))
     states = [_state(found.graph, script, {each.name for each in scripts}) for script in scripts]
     _check_order(states)
     new = [script for script, state in zip(scripts, states, strict=True) if state.done == "created"]
     if next_version is None:
         next_version = versions_of(found.config.package)[0].get(found.config.package or "")
-    drafts = _drafts(found, new, next_version) if new else []
+    drafts = _drafts(found, tool, new, next_version) if new else []
     _check(found.graph, new, drafts)
     _write(drafts)
     if drafts:
@@ -120,14 +124,15 @@ class _Draft:
     done: ImportedScript
 
 
-def _read(folder: Path) -> list[ForeignScript]:
+def _read(tool: OtherTool, folder: Path) -> list[ForeignScript]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".py" and path.name[0] not in "_.")
     except OSError as error:
         raise CannotRead(f"the folder {folder} cannot be read ({error.strerror})") from error
     if not paths:
         raise CannotRead(f"the folder {folder} holds no scripts (*.py); give the folder of the package's migrations")
-    read = [read_foreign(os.fspath(path)) for path in paths]
+    with code_of(tool):
+        read = [tool.script(os.fspath(path)) for path in paths]
     faults = [fault for _, wrong in read for fault in wrong]
     if faults:
         raise FaultyScripts(faults)
@@ -143,7 +148,7 @@ def _state(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScri
     found = ImportedScript(script.name, own.id, own.path, "kept")
     if script.digests == noted or not noted:
         return found
-    version = released_as(script, noted)
+    version = script.released_as(noted)
     if version is not None:
         return replace(
             found, notes=(f"it was released with {version} since: write that to the metadata of {own.path}",)
@@ -174,12 +179,15 @@ def _check_order(states: Sequence[ImportedScript]) -> None:
             )
 
 
-def _drafts(project: Project, scripts: Sequence[ForeignScript], next_version: str | None) -> list[_Draft]:
+def _drafts(
+    project: Project, tool: OtherTool, scripts: Sequence[ForeignScript], next_version: str | None
+) -> list[_Draft]:
     config, graph = project.config, project.graph
     parents, drafts = to_follow(graph), list[_Draft]()
     for script in scripts:
         rev = revision_of(script.name)
-        text, notes = translated(script, rev, parents, next_version)
+        with code_of(tool):
+            text, notes = script.converted(rev, parents, next_version)
         path = _folder(config, graph) / _file_name(config, script, rev, parents)
         done = ImportedScript(script.name, rev, os.fspath(path), "created", tuple(notes))
         drafts.append(_Draft(path, text, done))

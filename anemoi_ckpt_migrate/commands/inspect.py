@@ -6,9 +6,10 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from anemoi_ckpt_migrate.anemoi import migrations_list
-from anemoi_ckpt_migrate.anemoi.migrations_list import Done
 from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord, NotACheckpoint
+from anemoi_ckpt_migrate.other_tools import Done, OtherTool
+from anemoi_ckpt_migrate.other_tools.find import find_tool
+from anemoi_ckpt_migrate.other_tools.read_list import history, listed
 from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record, to_data
@@ -81,9 +82,11 @@ class Inspection:
     warnings : tuple of str
         Warnings for the user.
     migrations : tuple of str or None
-        The migrations that anemoi-models itself noted in it; None if there is no such list.
+        The migrations that another tool noted in it; None if there is no such list.
     migration_history : tuple of Done
-        The migrations that, by its own history, were run on the file.
+        The migrations that, by the history of that tool, were run on the file.
+    noted_by : str
+        The name of that tool.
     """
 
     checkpoint: str
@@ -98,6 +101,7 @@ class Inspection:
     warnings: tuple[str, ...]
     migrations: tuple[str, ...] | None = None
     migration_history: tuple[Done, ...] = ()
+    noted_by: str = ""
 
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
@@ -140,7 +144,8 @@ def inspect(
     verify : bool
         Read the whole file, and compare it with the CRCs of the archive.
     project : Project or path, optional
-        The project whose configuration names trusted modules; by default that of the current folder, if there is one.
+        The project whose configuration names trusted modules and the other tool; by default that of the current
+        folder, if there is one.
     progress : callable, optional
         Called from time to time with the number of bytes verified.
 
@@ -149,7 +154,9 @@ def inspect(
     MigrateError
         The checkpoint or the configuration cannot be read.
     """
-    trusted = _trusted(project)
+    config = config_of(project)
+    trusted = () if config is None else config.trusted
+    tool = find_tool("" if config is None else config.other_tool)
     with naming(checkpoint), open_checkpoint(checkpoint) as opened:
         file, journal = _as_torch_reads(opened)
         tree = file.load()
@@ -172,8 +179,9 @@ def inspect(
             tuple(names),
             _damage(file.damaged(progress), tensors) if verify else None,
             (*journal, *warnings) if part is None else (*journal, *warnings, str(part)),
-            _noted(tree),
-            migrations_list.found_history(tree),
+            _noted(tool, tree),
+            tuple(done for done in history(tool, tree) or () if done.kind and done.name),
+            tool.name,
         )
 
 
@@ -196,9 +204,9 @@ def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[s
         return None, (error.sentence,)
 
 
-def _noted(tree: Any) -> tuple[str, ...] | None:
+def _noted(tool: OtherTool, tree: Any) -> tuple[str, ...] | None:
     try:
-        entries = migrations_list.read(tree)
+        entries = listed(tool, tree)
     except DamagedLedger:  # another value with the same name
         return None
     return None if entries is None else tuple(entry.name for entry in entries)
@@ -210,11 +218,6 @@ def _damage(records: list[str], tensors: tuple[Tensor, ...]) -> tuple[Damage, ..
         for key in tensor.storages:
             found[f"data/{key}"].append(tensor.path)
     return tuple(Damage(name, tuple(found.get(name, ()))) for name in records)
-
-
-def _trusted(project: Project | StrPath | None) -> tuple[str, ...]:
-    config = config_of(project)
-    return () if config is None else config.trusted
 
 
 def _tree_data(node: Node) -> dict[str, Any]:

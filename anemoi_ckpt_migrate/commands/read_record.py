@@ -53,5 +53,5 @@ def standing(checkpoint: StrPath, project: Project) -> tuple[Record | None, tupl
 
     with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
         tree, _ = embed.unrecorded(file)
-        _, record, said = recognised(project, file, tree, found or Record().of_chain(config.chain))
+        _, record, said = recognised(project, file, tree, found or Record().of_chain(config.chain, config.other_tool))
         return (record, said) if said else (found, ())

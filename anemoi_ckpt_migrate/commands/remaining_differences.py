@@ -7,7 +7,8 @@ from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.commands.diff_sides import Side
-from anemoi_ckpt_migrate.engine.apply import OperationRunner
+from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
+from anemoi_ckpt_migrate.engine.runner import OperationRunner
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.manifests.compare import misfit
 from anemoi_ckpt_migrate.operations.base import Operation
@@ -53,12 +54,13 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     tensors = Tensors(file.maker, file.same)
     main = find_main(tree, path)
     copies = [] if isinstance(main, str) else [place.path for place in find_copies(tree, main, main.table())]
-    world = OperationRunner(tree, tensors, {}, path)
-    world.apply("", [each for each in operations if each.on_parameters], "<the new script>", _none, _none)
-    world.close()
-    if world.faults:
-        return tuple(f"the script does not apply to {file.path} yet: {fault}" for fault in world.faults[:_SHOWN])
-    place = find_main(world.tree, path)
+    state = CheckpointState(tree, tensors, {}, path)
+    runner = OperationRunner(state, "", "<the new script>", _none, _none)
+    runner.apply([each for each in operations if each.on_parameters])
+    state.close()
+    if state.faults:
+        return tuple(f"the script does not apply to {file.path} yet: {fault}" for fault in state.faults[:_SHOWN])
+    place = find_main(state.tree, path)
     if isinstance(place, str):
         return (place,)
     found = [f"not explained: {what}" for what in misfit(items_of(place.table(), tensors)[0], other.items).sentences()]
@@ -67,8 +69,8 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     new, _ = embed.unrecorded(other.file)
     return (
         *found[:_SHOWN],
-        *_of_copies(copies, (file, world.tree), (other.file, new), other.shown),
-        *_of_optimizers(dict(find_optimizers(world.tree)), dict(find_optimizers(new)), other.shown),
+        *_of_copies(copies, (file, state.tree), (other.file, new), other.shown),
+        *_of_optimizers(dict(find_optimizers(state.tree)), dict(find_optimizers(new)), other.shown),
     )
 
 

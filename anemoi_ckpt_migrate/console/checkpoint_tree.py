@@ -186,7 +186,7 @@ def _imported(name: PickledName) -> str:
 def _noted(found: Inspection) -> Iterator[str]:
     """Yield the notes of another tool, a line each."""
     if found.migrations:
-        yield plain(f"migrations {len(found.migrations)} noted by anemoi-models: {', '.join(found.migrations)}")
+        yield plain(f"migrations {len(found.migrations)} noted by {found.noted_by}: {', '.join(found.migrations)}")
     for done in found.migration_history:
         yield plain(f"history    {done.kind} {done.name}")
 

@@ -162,11 +162,11 @@ class DamagedRecord(MigrateError):
 
 
 class DamagedLedger(MigrateError):
-    """The list `migrations`, in which another tool notes migrations, is damaged."""
+    """The list in which another tool notes migrations is damaged."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, key: str) -> None:
         super().__init__(
-            f"the list `migrations` in the checkpoint is damaged ({what}); record its revision with "
+            f"the list `{key}` in the checkpoint is damaged ({what}); record its revision with "
             "`ckpt-migrate stamp TARGET CKPT`, which does not touch the list"
         )
 

@@ -177,11 +177,11 @@ class HistoryConflict(MigrateError):
 class LedgerConflict(MigrateError):
     """The list of another tool in the checkpoint contradicts the scripts or the record."""
 
-    def __init__(self, found: Sequence[str], expected: Sequence[str], recorded: bool = False) -> None:
+    def __init__(self, found: Sequence[str], expected: Sequence[str], key: str, recorded: bool = False) -> None:
         self.found, self.expected = tuple(found), tuple(expected)
         teller = "the record" if recorded else "the scripts"
         super().__init__(
-            f"the checkpoint's list `migrations` ({_listed(found)}) contradicts {teller} ({_listed(expected)}): "
+            f"the checkpoint's list `{key}` ({_listed(found)}) contradicts {teller} ({_listed(expected)}): "
             "another tool changed it; use the file from before that, or write a new record with "
             "`ckpt-migrate stamp --purge TARGET CKPT`"
         )
@@ -189,6 +189,15 @@ class LedgerConflict(MigrateError):
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join([*names[:_MOST], f"and {len(names) - _MOST} more"] if len(names) > _MOST else names) or "empty"
+
+
+class OtherToolFailed(MigrateError):
+    """The code that reads and updates the list of another tool is faulty."""
+
+    def __init__(self, tool: str, module: str, what: str) -> None:
+        super().__init__(
+            f"the code for the migrations of {tool} {what:.200}: report this to the maintainers of {module}"
+        )
 
 
 class BarrierInTheWay(Refused):

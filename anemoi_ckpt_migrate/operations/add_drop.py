@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -18,11 +18,10 @@ from anemoi_ckpt_migrate.operations.base import (
     operation,
     set_fields,
 )
-from anemoi_ckpt_migrate.operations.cast import Cast, CastBack, RestoreCast
 from anemoi_ckpt_migrate.operations.initializers import fills, initialiser
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literals, pattern
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 
@@ -51,24 +50,24 @@ class Drop(Operation):
         """Whether the parameters are stashed."""
         return self.keep
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Remove the parameters, and return the rollback."""
-        names = copy.table.in_order(copy.select(self.keys))
-        renamed = {name: other for name in names if (other := copy.other_name(name)) is not None}
-        copy.table.rename(renamed)  # the moments of tied weights stay with the remaining name
-        gone = [(name, copy.table.before(name)) for name in names if name not in renamed]
+        names = context.table.in_order(context.select(self.keys))
+        renamed = {name: other for name in names if (other := context.other_name(name)) is not None}
+        context.table.rename(renamed)  # the moments of tied weights stay with the remaining name
+        gone = [(name, context.table.before(name)) for name in names if name not in renamed]
         items = []
         for name, before in gone:
-            value = copy.table.remove(name)
+            value = context.table.remove(name)
             if self.keep:
-                items.append((name, copy.put_aside(value), before))
+                items.append((name, context.stash(value), before))
         back: list[Any] = [RestoreParameters(tuple(items))] if items else []
         if renamed:
             from anemoi_ckpt_migrate.operations.rename import RenameEach
 
             back.insert(0, RenameEach(tuple((new, old) for old, new in renamed.items())))
         for name in () if self.keep else names:
-            copy.lost(f"{name} is dropped")
+            context.lose(f"{name} is dropped")
         return back
 
 
@@ -77,22 +76,23 @@ class RestoreParameters(Operation):
     """Put back parameters that `Drop` stashed."""
 
     written = False
+    restores_stash = True
     items: tuple[tuple[str, int, str | None], ...]
 
     def __post_init__(self) -> None:
         set_fields(self, items=tuple((name, number, before) for name, number, before in self.items))
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Put the parameters back, each at its old position."""
-        if copy.free([name for name, *_ in self.items], ()):
+        if context.free([name for name, *_ in self.items], ()):
             for name, number, before in self.items:
                 try:
-                    value = copy.taken_back(number)
+                    value = context.stashed(number)
                 except Mismatch as error:
-                    copy.fault(f"{name} cannot be put back: {error}")
+                    context.fault(f"{name} cannot be put back: {error}")
                     continue
                 if value is not None:
-                    copy.table.insert({name: value}, [(name, before)])
+                    context.table.insert({name: value}, [(name, before)])
         return []
 
 
@@ -169,47 +169,56 @@ class Add(Operation):
         """Return the operation that removes the parameter if it still has its initial value."""
         return RemoveAdded(self.to_data(), None if pattern(self.key).places else (self.key,))
 
+    @property
+    def concerns_optimizers(self) -> bool:
+        """Whether optimizers may have state for it: for floating-point parameters, not for buffers."""
+        return not self.buffer and is_floating(self.dtype)
+
+    def changes_order(self, names: Mapping[str, object]) -> bool:
+        """Return True: the new parameter needs a position."""
+        return True
+
     def recipe(self, name: str) -> tuple[str, tuple[Any, ...]]:
         """Return the recipe for the tensor with this name."""
         if self.init is None:
             return "fill", (self.shape, self.dtype, self.fill)
         return "init", (self.shape, self.dtype, self.init[0], self.init[1], name)
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Add the parameter, and return the rollback."""
-        if copy.optimizer and (self.buffer or not is_floating(self.dtype)):
+        if context.optimizer and not self.concerns_optimizers:
             return []
-        if copy.main is not None and not copy.whole and not copy.optimizer and self.buffer:
+        if context.main is not None and not context.whole and not context.optimizer and self.buffer:
             return []
         added = []
-        for name, after in self._wanted(copy):
-            if not copy.free([name], ()):
+        for name, after in self._wanted(context):
+            if not context.free([name], ()):
                 continue
             try:
                 kind, args = self.recipe(name)
-                made = copy.values.make(kind, (*args, self.group) if copy.optimizer else args, [])
+                made = context.values.make(kind, (*args, self.group) if context.optimizer else args, [])
             except Mismatch as error:
-                copy.fault(f"{name} cannot be added: {error}")
+                context.fault(f"{name} cannot be added: {error}")
                 continue
             if not self.buffer and is_floating(self.dtype):
-                made = copy.parameter(made)
-            index = self.index if copy.main is None else None
-            copy.table.insert_at(name, made, index, after, first=after is None and copy.stands_first(name))
+                made = context.parameter(made)
+            index = self.index if context.main is None else None
+            context.table.insert_at(name, made, index, after, first=after is None and context.stands_first(name))
             added.append(name)
-        copy.added = added
+        context.add(added)
         return [RemoveAdded(self.to_data(), literals(added))] if added else []
 
-    def _wanted(self, copy: ParameterSet) -> list[tuple[str, str | None]]:
+    def _wanted(self, context: ParameterContext) -> list[tuple[str, str | None]]:
         """Return the new names, each with the name that it follows."""
-        if copy.main is not None:
-            return [(name, copy.anchor(name)) for name in copy.main.added if name not in copy.table]
+        if context.main is not None:
+            return [(name, context.anchor(name)) for name in context.added if name not in context.table]
         if self.after is None:
             return [(pattern(self.key).fill({}), None)]
         found: list[tuple[str, str | None]] = [
-            (pattern(self.key).fill(bound), name) for name, bound in pattern(self.after).among(copy.table)
+            (pattern(self.key).fill(bound), name) for name, bound in pattern(self.after).among(context.table)
         ]
         if not found:
-            copy.missing(self.after, [self.key])
+            context.missing(self.after, [self.key])
         return found
 
 
@@ -227,29 +236,21 @@ class RemoveAdded(Operation):
     def __hash__(self) -> int:
         return hash(json.dumps(self.added, sort_keys=True))
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    @property
+    def concerns_optimizers(self) -> bool:
+        """Whether the operation that it undoes does."""
+        return from_data(self.added).concerns_optimizers
+
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Remove the parameter; one that has changed is a fault, unless changes may be discarded."""
         added = from_data(self.added)
         if not isinstance(added, Add):
             raise BadOperation("TakeBack: only added parameters can be removed")
-        for name in copy.select([added.key] if self.names is None else self.names):
-            if not copy.optimizer and not copy.forced:
+        for name in context.select([added.key] if self.names is None else self.names):
+            if not context.optimizer and not context.discard_changes:
                 kind, args = added.recipe(name)
-                if not copy.values.same(copy.table[name], copy.values.make(kind, args, [])):
-                    copy.fault(f"{name} has changed since it was added; --discard-changes removes it")
+                if not context.values.same(context.table[name], context.values.make(kind, args, [])):
+                    context.fault(f"{name} has changed since it was added; --discard-changes removes it")
                     continue
-            copy.table.remove(name)
+            context.table.remove(name)
         return []
-
-
-def takes_back(operations: Iterable[Operation]) -> bool:
-    """Return whether some operations take parameters from the stash."""
-    return any(isinstance(operation, (RestoreParameters, RestoreCast)) for operation in operations)
-
-
-def is_of_optimizers(operation: Operation) -> bool:
-    """Return whether an operation may change optimizer state; added buffers and casts never do."""
-    added = from_data(operation.added) if isinstance(operation, RemoveAdded) else operation
-    if isinstance(added, Add):
-        return not added.buffer and is_floating(added.dtype)
-    return not isinstance(operation, (Cast, CastBack, RestoreCast))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -19,6 +20,25 @@ else:  # in `typing` since Python 3.11; only type checkers need it
 
 KINDS: dict[str, type[Operation]] = {}
 """All kinds of operations, by name."""
+
+
+class Runner(Protocol):
+    """Applies operations to an open checkpoint; see `engine.runner`. Each method returns the rollback."""
+
+    def apply_to_parameters(self, operation: Operation) -> list[Operation]:
+        """Apply an operation to the state dict and its copies."""
+
+    def apply_to_tree(self, operation: Any) -> list[Operation]:
+        """Apply a `TreeOperation`."""
+
+    def derive(self, operation: Any) -> list[Operation]:
+        """Apply the operations that a `Derive` derives."""
+
+    def declare_groups(self, operation: Any) -> list[Operation]:
+        """Use a declaration of the parameters of an optimizer for the operations that follow."""
+
+    def use_locations(self, operation: Any) -> list[Operation]:
+        """Use the locations of parameters in a record for the operations that follow."""
 
 
 _ONE_OR_SEVERAL = ("keys", "sources", "targets")  # fields that take a single name too
@@ -42,6 +62,10 @@ class Operation:
         The argument that makes an irreversible operation reversible.
     recorded : bool
         Whether a record may contain it. Other kinds occur in scripts only, whose author is responsible for their cost.
+    restores_stash : bool
+        Whether it puts back values that were stashed.
+    applies_to_copies : bool
+        Whether it applies to all copies of the parameters; otherwise only to the state dict.
     """
 
     on_parameters: ClassVar[bool] = True
@@ -50,6 +74,42 @@ class Operation:
     noted: ClassVar[tuple[str, ...]] = ()
     remedy: ClassVar[str] = "a rollback"
     recorded: ClassVar[bool] = True
+    restores_stash: ClassVar[bool] = False
+    applies_to_copies: ClassVar[bool] = True
+
+    @property
+    def concerns_optimizers(self) -> bool:
+        """Whether it may change the state of optimizers."""
+        return True
+
+    @property
+    def strips_wrappers(self) -> bool:
+        """Whether it only removes wrappers from names, wherever they stand in these."""
+        return False
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs functions of a script."""
+        return any(leaf.runs_code for leaf in self.leaves() if leaf is not self)
+
+    def changes_order(self, names: Mapping[str, object]) -> bool:
+        """Return whether it needs to know the positions of these parameters: it moves one of them, or adds one."""
+        return False
+
+    def per_copy(self) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
+        """Return the operations for the state dict, and the different ones for copies, by path."""
+        return (self,), {}
+
+    def perform(self, runner: Runner) -> list[Operation]:
+        """Apply it to an open checkpoint by the method of the runner that fits it, and return the rollback.
+
+        Most kinds apply to the parameters: then the runner calls `apply` for the state dict and for each copy.
+        """
+        return runner.apply_to_parameters(self)
+
+    def apply(self, context: ParameterContext) -> list[Operation]:
+        """Apply it to one copy of the parameters, and return the rollback. Faults and losses go to the context."""
+        raise NotImplementedError
 
     @property
     def reversible(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import paths
 from anemoi_ckpt_migrate.tree.class_names import Name, inside, names_in
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
+from anemoi_ckpt_migrate.tree.walk import Path, walk
 
 
 class Moving(TreeOperation):
@@ -136,7 +136,8 @@ class DropClass(TreeOperation):
     def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
         """Remove the objects, and return the rollback."""
         wanted = split(self, "name", self.name)
-        found = [path for path, value in _places(tree, (), set()) if is_a(value, Opaque) and class_of(value) == wanted]
+        every = walk(tree, _content, every_place=True)
+        found = [path for path, value in every if is_a(value, Opaque) and class_of(value) == wanted]
         if not found:
             raise NoSuchPath(f"the checkpoint holds no {self.name}{near(self.name, names_in(tree))}")
         if () in found:
@@ -151,25 +152,19 @@ class DropClass(TreeOperation):
         return undo
 
 
-def _places(tree: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Iterate over the values of a tree, each with its path."""
-    yield path, tree
-    if id(tree) in seen:
-        return
-    seen.add(id(tree))
-    children: list[tuple[Any, Any]] = []
-    if is_a(tree, Opaque):
-        parts = tree.__opaque_parts__
+def _content(path: Path, value: Any) -> list[tuple[Any, Any]]:
+    """Return the values that can be removed from an object, a dict or a list, with their keys."""
+    found: list[tuple[Any, Any]] = []
+    if is_a(value, Opaque):
+        parts = value.__opaque_parts__
         for holder in (*parts.attributes(), parts.pairs):
-            children += holder.items()
-        children += enumerate(parts.items)
-    elif is_a(tree, dict):
-        children += tree.items()
-    elif is_a(tree, list):
-        children += enumerate(tree)
-    for key, value in children:
-        if isinstance(key, (str, int)):
-            yield from _places(value, (*path, key), seen)
+            found += holder.items()
+        found += enumerate(parts.items)
+    elif is_a(value, dict):
+        found += value.items()
+    elif is_a(value, list):
+        found += enumerate(value)
+    return [(key, each) for key, each in found if isinstance(key, (str, int))]
 
 
 def near(text: str, found: list[OpaqueName]) -> str:

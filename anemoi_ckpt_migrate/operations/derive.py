@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations.base import Operation, operation
+from anemoi_ckpt_migrate.operations.base import Operation, Runner, operation
 from anemoi_ckpt_migrate.operations.tree_operation import Run, functions
 
 
@@ -34,6 +34,10 @@ class Derive(Run):
     def inverse(self) -> Operation | None:
         """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else Derive(self.rollback, self.migrate)
+
+    def perform(self, runner: Runner) -> list[Operation]:
+        """Apply the derived operations."""
+        return runner.derive(self)
 
     def derived(self, tree: Any, ask: Callable[[str, Any], list[Any]]) -> list[Operation]:
         """Return the operations for a checkpoint.

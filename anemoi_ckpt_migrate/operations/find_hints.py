@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import Operation, Runner, operation, set_fields
 from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation, Told, dicts_of, find_copies, is_tensor
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
@@ -17,12 +18,12 @@ class MissingPrefix(Operation):
     written = False
     prefix: str
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
-        """Use the names of the state dict for the parameters of the copy."""
-        if copy.place is not None:
-            keys = {name: copy.place.key(name) for name in copy.table}
-            copy.place.lead, copy.place.lacking = "", self.prefix
-            copy.table.rename({name: self.prefix + key for name, key in keys.items()})
+    def apply(self, context: ParameterContext) -> list[Any]:
+        """Use the names of the state dict for the parameters of the context."""
+        if context.place is not None:
+            keys = {name: context.place.key(name) for name in context.table}
+            context.place.set_prefixes("", self.prefix)
+            context.table.rename({name: self.prefix + key for name, key in keys.items()})
         return []
 
 
@@ -53,6 +54,10 @@ class ParameterLocations(Operation):
             copies=tuple(map(_told, self.copies)),
             not_copies=tuple(self.not_copies),
         )
+
+    def perform(self, runner: Runner) -> list[Operation]:
+        """Use the locations for the operations that follow."""
+        return runner.use_locations(self)
 
     def places(self, tree: Any) -> tuple[ParameterLocation | None, list[ParameterLocation]]:
         """Return the place of the state dict (None if not noted) and of the copies that still exist."""

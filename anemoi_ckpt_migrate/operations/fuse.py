@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.operations.base import (
 )
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
 from anemoi_ckpt_migrate.state.ordered_names import Places
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 def _placed(kind: Operation, places: Any) -> Places | None:
@@ -58,33 +58,33 @@ class _Joining(Operation):
         if self.kind == "cat" and one:
             raise BadOperation(f"{type(self).__name__}: {self.sources[0]} is one source, but two are needed")
 
-    def apply(self, copy: ParameterSet) -> list[Operation]:
+    def apply(self, context: ParameterContext) -> list[Operation]:
         """Join the sources at each match of the patterns, and return the rollback."""
         done: list[tuple[str, list[str], tuple[int, ...], Places | None]] = []
         word = type(self).__name__.lower()
-        for names, bound in copy.bound(self.sources, self.target):
+        for names, bound in context.bound(self.sources, self.target):
             target = pattern(self.target).fill(bound)
-            if not copy.free([target], names, [self.target]):
+            if not context.free([target], names, [self.target]):
                 continue
-            shapes = [copy.values.shape(copy.table[name]) for name in names if copy.has_shape(name)]
-            made = copy.make(self.kind, (self.dim,), names, f"{_listed(names)} cannot {word} into {target}")
+            shapes = [context.values.shape(context.table[name]) for name in names if context.has_shape(name)]
+            made = context.make(self.kind, (self.dim,), names, f"{_listed(names)} cannot {word} into {target}")
             if made is None:
-                copy.unknown.append(pattern(self.target))
+                context.expect_missing([self.target])
                 continue
-            places = copy.table.places(names)
+            places = context.table.places(names)
             sizes = tuple(shape[self.dim] for shape in shapes) if self.kind == "cat" else (1,) * len(names)
-            copy.table.replace(names, {target: made})
+            context.table.replace(names, {target: made})
             done.append((target, names, sizes, places))
-        return self._short(copy, done) or [
+        return self._short(context, done) or [
             self.parted(literal(target), literals(names), sizes, places) for target, names, sizes, places in done[::-1]
         ]
 
     def _short(
-        self, copy: ParameterSet, done: Sequence[tuple[str, list[str], tuple[int, ...], Places | None]]
+        self, context: ParameterContext, done: Sequence[tuple[str, list[str], tuple[int, ...], Places | None]]
     ) -> list[Any]:
         if len(done) < 2 or len({sizes for _, _, sizes, _ in done}) > 1 or any(places for *_, places in done):
             return []
-        if not turns(self.target, *self.sources) or not copy.alone(self.target, [target for target, *_ in done]):
+        if not turns(self.target, *self.sources) or not context.alone(self.target, [target for target, *_ in done]):
             return []
         return [self.parted(self.target, self.sources, done[0][2], None)]
 
@@ -144,47 +144,49 @@ class _Parting(Operation):
         """Return the names of the parts."""
         return [pattern(target).fill(bound) for target in self.targets]
 
-    def apply(self, copy: ParameterSet) -> list[Operation]:
+    def apply(self, context: ParameterContext) -> list[Operation]:
         """Divide each match of the source, and return the rollback."""
         undo: list[Operation] = []
         done: list[list[str]] = []
-        found = list(pattern(self.source).among(copy.table))
+        found = list(pattern(self.source).among(context.table))
         if not found:
-            copy.missing(self.source, self.targets)
+            context.missing(self.source, self.targets)
         for source, bound in found:
-            made = self._made(copy, source, bound)
+            made = self._made(context, source, bound)
             if made is None:
-                copy.unknown += [pattern(target) for target in self.targets]
+                context.expect_missing(self.targets)
                 continue
-            copy.table.replace([source], made, self.places)
+            context.table.replace([source], made, self.places)
             undo.insert(0, self.joined(literals(made), literal(source)))
             done.append(list(made))
-        return [self.joined(self.targets, self.source)] if self._is_short(copy, done) else undo
+        return [self.joined(self.targets, self.source)] if self._is_short(context, done) else undo
 
-    def _is_short(self, copy: ParameterSet, done: Sequence[Sequence[str]]) -> bool:
+    def _is_short(self, context: ParameterContext, done: Sequence[Sequence[str]]) -> bool:
         if len(done) < 2 or self.places is not None or not turns(self.source, *self.targets):
             return False
-        return all(copy.alone(target, made) for target, made in zip(self.targets, zip(*done, strict=True), strict=True))
+        return all(
+            context.alone(target, made) for target, made in zip(self.targets, zip(*done, strict=True), strict=True)
+        )
 
-    def _made(self, copy: ParameterSet, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
-        shape = copy.shape(source, f"{source} cannot be split")
+    def _made(self, context: ParameterContext, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
+        shape = context.shape(source, f"{source} cannot be split")
         if shape is None:
             return None
         if not -len(shape) <= self.dim < len(shape):
-            copy.fault(f"{source} has the shape {list(shape)}, but no dimension {self.dim}")
+            context.fault(f"{source} has the shape {list(shape)}, but no dimension {self.dim}")
             return None
         size = shape[self.dim]
         names = self.named(bound, size)
         try:
             parts = self.parts(size)
         except ValueError as error:
-            copy.fault(f"{source} of the shape {list(shape)} cannot be split: {error}")
+            context.fault(f"{source} of the shape {list(shape)} cannot be split: {error}")
             return None
-        if not copy.free(names, [source], self.targets):
+        if not context.free(names, [source], self.targets):
             return None
         made = {}
         for name, (kind, *args) in zip(names, parts, strict=True):
-            made[name] = copy.make(kind, tuple(args), [source], f"{source} cannot be split")
+            made[name] = context.make(kind, tuple(args), [source], f"{source} cannot be split")
         return None if any(one is None for one in made.values()) else made
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.pickled_module import hollow
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 
-def followed(
-    names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[str, str | None]]
-) -> RenameModules | None:
+def followed(names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[str, str | None]]) -> ModuleMoves | None:
     """Return the renaming of modules that follows from moved parameters; None if nothing changes.
 
     Parameters
@@ -55,7 +54,7 @@ def followed(
             taken.add(new)
     if not (renamed or added or dropped):
         return None
-    return RenameModules(tuple(renamed.items()), tuple(added.items()), tuple(dropped))
+    return ModuleMoves(tuple(renamed.items()), tuple(added.items()), tuple(dropped))
 
 
 def _upwards(module: str) -> Iterator[str]:
@@ -92,26 +91,23 @@ def _modules(names: Iterable[str]) -> set[str]:
     return found
 
 
-@operation
-class RenameModules(Operation):
-    """Rename modules in ``_metadata``; each added module gets the metadata of an existing one."""
+@dataclass(frozen=True)
+class ModuleMoves:
+    """Changes of module names in ``_metadata``; each added module gets the metadata of an existing one.
 
-    written = False
+    Attributes
+    ----------
+    renamed : tuple of (str, str)
+        Old and new names.
+    added : tuple of (str, str)
+        New names, each with the module that it is like.
+    dropped : tuple of str
+        Names without a module.
+    """
+
     renamed: tuple[tuple[str, str], ...]
     added: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        set_fields(
-            self,
-            renamed=tuple((old, new) for old, new in self.renamed),
-            added=tuple((new, like) for new, like in self.added),
-            dropped=tuple(self.dropped),
-        )
-
-    def apply(self, copy: ParameterSet) -> list[Any]:
-        """Do nothing: parameters stay as they are."""
-        return []
 
     def change(self, metadata: dict[str, Any]) -> RestoreModules:
         """Change the metadata, and return the rollback."""
@@ -133,9 +129,11 @@ class RenameModules(Operation):
 
 @operation
 class RestoreModules(Operation):
-    """Undo a `RenameModules`."""
+    """Undo `ModuleMoves`. A copy is changed only if it has such an operation of its own."""
 
     written = False
+    concerns_optimizers = False
+    applies_to_copies = False
     renamed: tuple[tuple[str, str], ...]
     removed: tuple[str, ...] = ()
     restored: tuple[tuple[str, str | None, Any], ...] = ()
@@ -150,12 +148,14 @@ class RestoreModules(Operation):
             restored=tuple((name, before, value) for name, before, value in self.restored),
         )
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
-        """Do nothing: parameters stay as they are."""
+    def apply(self, context: ParameterContext) -> list[Any]:
+        """Restore the metadata, if there is any."""
+        metadata = None if context.place is None else context.place.metadata
+        if metadata is not None:
+            self._restore(metadata)
         return []
 
-    def change(self, metadata: dict[str, Any]) -> None:
-        """Restore the metadata."""
+    def _restore(self, metadata: dict[str, Any]) -> None:
         table = Table(metadata.items())
         for name in self.removed:
             if name in table:

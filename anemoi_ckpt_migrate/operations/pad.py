@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.operations.initializers import MEAN, fills, initialiser
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import literals
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 @operation
@@ -68,32 +68,32 @@ class Pad(Operation):
         """Return the operation that removes the new elements if they have not changed."""
         return Unpad(self.keys, self.size, self.dim, self.at, self.fill, self.init)
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Enlarge the parameters, and return the rollback."""
-        done, names = [], copy.select(self.keys)
-        seeds = _seeds(copy, self)
+        done, names = [], context.select(self.keys)
+        seeds = _seeds(context, self)
         for name in names:
-            place = _place(copy, name, self, 0)
-            if place is None or not self._takes(copy, name):
+            place = _place(context, name, self, 0)
+            if place is None or not self._takes(context, name):
                 continue
             args = (*place, self.size, _content(self, seeds.get(name, name)), self.still)
-            made = copy.make("pad", args, [name], f"{name} cannot be padded")
+            made = context.make("pad", args, [name], f"{name} cannot be padded")
             if made is not None:
-                copy.table.set(name, made)
+                context.table.set(name, made)
                 done.append(name)
         return [Unpad(literals(done), self.size, self.dim, self.at, self.fill, self.init)] if done else []
 
-    def _takes(self, copy: ParameterSet, name: str) -> bool:
-        dtype = copy.values.dtype(copy.table[name])
+    def _takes(self, context: ParameterContext, name: str) -> bool:
+        dtype = context.values.dtype(context.table[name])
         if self.init is not None:
-            shape = copy.values.shape(copy.table[name])
+            shape = context.values.shape(context.table[name])
             if is_floating(dtype) and fills(self.init[0], len(shape)):
                 return True
-            copy.fault(f"{self.init[0]} cannot fill {name}, which is {dtype} of the shape {list(shape)}")
+            context.fault(f"{self.init[0]} cannot fill {name}, which is {dtype} of the shape {list(shape)}")
             return False
         if dtype not in DTYPES or takes(dtype, self.fill):
             return True
-        copy.fault(f"{name} is {dtype}, which cannot represent {str(self.fill)[:40]}")
+        context.fault(f"{name} is {dtype}, which cannot represent {str(self.fill)[:40]}")
         return False
 
 
@@ -112,33 +112,35 @@ class Unpad(Operation):
     def __post_init__(self) -> None:
         set_fields(self, keys=names_of(self, "keys", self.keys), init=initialiser("Unpad", self.init, (MEAN,)))
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Remove the elements; changed ones are a fault, unless changes may be discarded."""
-        names = copy.select(self.keys)
-        seeds = _seeds(copy, self)
+        names = context.select(self.keys)
+        seeds = _seeds(context, self)
         for name in names:
-            place = _place(copy, name, self, self.size)
-            made = None if place is None else self._without(copy, name, *place)
+            place = _place(context, name, self, self.size)
+            made = None if place is None else self._without(context, name, *place)
             if place is None or made is None:
                 continue
-            if self._is_unchanged(copy, name, made, (*place, self.size, _content(self, seeds.get(name, name)), False)):
-                copy.table.set(name, made)
+            if self._is_unchanged(
+                context, name, made, (*place, self.size, _content(self, seeds.get(name, name)), False)
+            ):
+                context.table.set(name, made)
         return []
 
-    def _is_unchanged(self, copy: ParameterSet, name: str, made: Any, args: tuple[Any, ...]) -> bool:
+    def _is_unchanged(self, context: ParameterContext, name: str, made: Any, args: tuple[Any, ...]) -> bool:
         """Return whether the added elements may be removed: `Pad` would add the same, or nothing has to be checked."""
-        if copy.optimizer or copy.forced:
+        if context.optimizer or context.discard_changes:
             return True
-        values, value, (dim, at, size, *_) = copy.values, copy.table[name], args
+        values, value, (dim, at, size, *_) = context.values, context.table[name], args
         then = values.make("pad", args, [made])
         if values.same(*(values.make("narrow", (dim, at, size), [each]) for each in (value, then))):
             return True
         what = f"{size} of dimension {dim} were added to {name} and have changed since"
-        copy.fault(f"{what}; --discard-changes removes them")
+        context.fault(f"{what}; --discard-changes removes them")
         return False
 
-    def _without(self, copy: ParameterSet, name: str, dim: int, at: int) -> Any:
-        values, value = copy.values, copy.table[name]
+    def _without(self, context: ParameterContext, name: str, dim: int, at: int) -> Any:
+        values, value = context.values, context.table[name]
         whole = values.shape(value)[dim]
         stash = [(0, at), (at + self.size, whole - at - self.size)]
         stash = [each for each in stash if each[1]] or stash[:1]
@@ -146,11 +148,11 @@ class Unpad(Operation):
         return parts[0] if len(parts) == 1 else values.make("cat", (dim,), parts)
 
 
-def _seeds(copy: ParameterSet, kind: Pad | Unpad) -> dict[str, str]:
+def _seeds(context: ParameterContext, kind: Pad | Unpad) -> dict[str, str]:
     """Return the name that seeds the random numbers of each tied parameter: the first of its group."""
-    if kind.init is None or copy.optimizer:
+    if kind.init is None or context.optimizer:
         return {}
-    return {name: group[0] for name, group in Ties(copy.table).names.items()}
+    return {name: group[0] for name, group in Ties(context.table).names.items()}
 
 
 def _content(kind: Pad | Unpad, seed: str) -> Any:
@@ -158,18 +160,18 @@ def _content(kind: Pad | Unpad, seed: str) -> Any:
     return kind.fill if kind.init is None else (*kind.init, seed if kind.init[0] != MEAN else "")
 
 
-def _place(copy: ParameterSet, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
+def _place(context: ParameterContext, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
     """Return the dimension (not negative) and the index of the first new element; None after reporting a fault."""
-    shape: Sequence[int] | None = copy.shape(name, f"{name} cannot be padded")
+    shape: Sequence[int] | None = context.shape(name, f"{name} cannot be padded")
     if shape is None:
         return None
     if not -len(shape) <= kind.dim < len(shape):
-        copy.fault(f"{name} has the shape {list(shape)}, but no dimension {kind.dim}")
+        context.fault(f"{name} has the shape {list(shape)}, but no dimension {kind.dim}")
         return None
     dim = kind.dim % len(shape)
     size = shape[dim] - gone
     at = size if kind.at is None else kind.at
     if not 0 <= at <= size:
-        copy.fault(f"{name} has the shape {list(shape)}, so dimension {dim} has no index {at}")
+        context.fault(f"{name} has the shape {list(shape)}, so dimension {dim} has no index {at}")
         return None
     return dim, at

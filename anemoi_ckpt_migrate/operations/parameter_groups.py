@@ -8,6 +8,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
     Operation,
+    Runner,
     integer_of,
     integers_of,
     names_of,
@@ -16,7 +17,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.state.optimizer_slots import Slots
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 @operation
@@ -57,6 +58,10 @@ class ParameterGroups(Operation):
         set_fields(self, exclude=names_of(self, "exclude", self.exclude, 0))
         set_fields(self, own_order=integers_of(self, "own_order", self.own_order))
 
+    def perform(self, runner: Runner) -> list[Operation]:
+        """Use the declaration for the operations that follow."""
+        return runner.declare_groups(self)
+
     def inverse(self) -> Operation | None:
         """Return None: the names are different on the downgrade."""
         return None
@@ -72,10 +77,10 @@ class OptimizerPrefix(Operation):
     def __post_init__(self) -> None:
         set_fields(self, prefix=str(self.prefix))
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Set the prefix of an optimizer; other copies stay as they are."""
-        if isinstance(copy.values, Slots):
-            copy.values.lead = self.prefix
+        if isinstance(context.values, Slots):
+            context.values.set_prefix(self.prefix)
         return []
 
 
@@ -97,7 +102,6 @@ class PerCopy(Operation):
     def __hash__(self) -> int:
         return hash(self.operations)
 
-
-def by_place(operation: Operation) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
-    """Return the operations for the state dict, and the different ones for copies, by their path."""
-    return (operation.operations, operation.copies) if isinstance(operation, PerCopy) else ((operation,), {})
+    def per_copy(self) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
+        """Return the operations for the state dict, and the different ones for copies, by path."""
+        return self.operations, self.copies

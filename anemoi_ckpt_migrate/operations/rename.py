@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, nam
 from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
 from anemoi_ckpt_migrate.state.find_parameters import is_of_average
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 class _Naming(Operation):
@@ -27,37 +27,37 @@ class _Naming(Operation):
         """
         raise NotImplementedError
 
-    def renamed(self, copy: ParameterSet) -> dict[str, str]:
+    def renamed(self, context: ParameterContext) -> dict[str, str]:
         """Return old and new names; call `missing` if there are none."""
         try:
-            found = self.found(copy.table)
+            found = self.found(context.table)
         except ValueError as error:
-            copy.fault(str(error))
+            context.fault(str(error))
             return {}
         if not found:
-            self.missing(copy)
+            self.missing(context)
         return found
 
-    def missing(self, copy: ParameterSet) -> None:
+    def missing(self, context: ParameterContext) -> None:
         """Report a fault if it has to match at least one name."""
 
     def targets(self) -> list[str]:
         """Return patterns of the new names."""
         return []
 
-    def apply(self, copy: ParameterSet) -> list[Operation]:
+    def apply(self, context: ParameterContext) -> list[Operation]:
         """Rename the parameters, and return the rollback."""
-        names = {old: new for old, new in self.renamed(copy).items() if old != new}
-        lacked = copy.lacking
-        copy.relate(names)
-        if copy.faults or not names or not copy.free(names.values(), names, self.targets()):
+        names = {old: new for old, new in self.renamed(context).items() if old != new}
+        lacked = context.lacking
+        context.relate(names)
+        if context.has_faults or not names or not context.free(names.values(), names, self.targets()):
             return []
-        copy.table.rename(names)
-        if copy.lacking != lacked:
+        context.table.rename(names)
+        if context.lacking != lacked:
             return [MissingPrefix(lacked)]
         each = RenameEach(tuple((new, old) for old, new in names.items()))
         short = self.inverse()
-        right = isinstance(short, _Naming) and _changed(short, copy.table) == dict(each.names)
+        right = isinstance(short, _Naming) and _changed(short, context.table) == dict(each.names)
         return [short if short is not None and right else each]
 
 
@@ -94,9 +94,9 @@ class Rename(_Naming):
         new = pattern(self.new)
         return {name: new.fill(bound) for name, bound in pattern(self.old).among(names)}
 
-    def missing(self, copy: ParameterSet) -> None:
+    def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name matches."""
-        copy.missing(self.old, [self.new])
+        context.missing(self.old, [self.new])
 
     def targets(self) -> list[str]:
         """Return the pattern of the new names."""
@@ -140,9 +140,9 @@ class RenamePrefix(_Naming):
                 found[name] = other.fill(bound) + name[end:]
         return found
 
-    def missing(self, copy: ParameterSet) -> None:
+    def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name has the prefix."""
-        copy.missing(f"{self.old}*", [f"{self.new}*"])
+        context.missing(f"{self.old}*", [f"{self.new}*"])
 
     def targets(self) -> list[str]:
         """Return the pattern of the new names."""
@@ -181,10 +181,10 @@ class RenameRegex(_Naming):
             raise ValueError(f"{self.replacement} is not a valid replacement: {error}") from error
         return {name: new for name, new in changed.items() if new != name}
 
-    def missing(self, copy: ParameterSet) -> None:
+    def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name changes."""
-        if copy.main is None and not copy.unknown:
-            copy.fault(f"{self.pattern} changes no name")
+        if context.main is None and not context.has_missing:
+            context.fault(f"{self.pattern} changes no name")
 
 
 @operation
@@ -207,6 +207,11 @@ class StripPrefix(_Naming):
     def __post_init__(self) -> None:
         name_of(self, "prefix", self.prefix)
         flag_of(self, "anywhere", self.anywhere)
+
+    @property
+    def strips_wrappers(self) -> bool:
+        """Whether it removes the prefix anywhere, and so in any order of wrappers."""
+        return self.anywhere
 
     def inverse(self) -> Operation | None:
         """Return the operation that adds the prefix to every name; None if it was removed anywhere."""
@@ -282,12 +287,12 @@ class RenameEach(_Naming):
         """Return the names that exist, with their new names."""
         return {old: new for old, new in self.names if old in names}
 
-    def renamed(self, copy: ParameterSet) -> dict[str, str]:
+    def renamed(self, context: ParameterContext) -> dict[str, str]:
         """Return old and new names; an old name that is missing is a fault."""
         for old, _ in self.names:
-            if old not in copy.table:
-                copy.missing(literal(old))
-        return self.found(copy.table)
+            if old not in context.table:
+                context.missing(literal(old))
+        return self.found(context.table)
 
 
 @operation
@@ -305,20 +310,24 @@ class Reorder(Operation):
     def __post_init__(self) -> None:
         set_fields(self, names=names_of(self, "names", self.names))
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def changes_order(self, names: Mapping[str, object]) -> bool:
+        """Return whether it matches a name."""
+        return any(True for text in self.names for _ in pattern(text).among(names))
+
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Reorder the parameters, and return the rollback."""
         groups: dict[tuple[str, ...], dict[str, None]] = {}
         shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))
         for text in self.names:
-            found = list(pattern(text).among(copy.table))
+            found = list(pattern(text).among(context.table))
             if not found:
-                copy.missing(text)
+                context.missing(text)
             for name, bound in found:
                 groups.setdefault(tuple(bound[place] for place in sorted(shared)), {})[name] = None
         undo: list[Any] = []
         for group in groups.values():
-            before = copy.table.in_order(group)
+            before = context.table.in_order(group)
             if before != list(group):
-                copy.table.reorder(list(group))
+                context.table.reorder(list(group))
                 undo.append(Reorder(literals(before)))
         return undo

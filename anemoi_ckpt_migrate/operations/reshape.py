@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.state.name_patterns import literals
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 class _Turning(Operation):
@@ -39,37 +39,37 @@ class _Turning(Operation):
         """Return the inverse for parameters that had this shape before."""
         raise NotImplementedError
 
-    def apply(self, copy: ParameterSet) -> list[Operation]:
+    def apply(self, context: ParameterContext) -> list[Operation]:
         """Change the parameters that the keys select, and return the rollback."""
         done: dict[tuple[int, ...], list[str]] = {}
-        for name in copy.select(self.keys):
-            shape = self._change(copy, name)
+        for name in context.select(self.keys):
+            shape = self._change(context, name)
             if shape is not None:
                 done.setdefault(shape, []).append(name)
         if len(done) == 1 and len(next(iter(done.values()))) > 1:
             shape, names = next(iter(done.items()))
-            if set(copy.select(self.keys)) == set(names):
+            if set(context.select(self.keys)) == set(names):
                 return [self.back(self.keys, shape)]
         undo = {self.back(literals(names), shape): None for shape, names in done.items()}
         return list(undo)
 
-    def _change(self, copy: ParameterSet, name: str) -> tuple[int, ...] | None:
+    def _change(self, context: ParameterContext, name: str) -> tuple[int, ...] | None:
         doing = f"{type(self).__name__} of {name} cannot be"
-        shape = copy.shape(name, doing)
+        shape = context.shape(name, doing)
         if shape is None:
             return None
         try:
             steps = self.steps(shape)
         except ValueError as error:
-            copy.fault(f"{doing}: {error}")
+            context.fault(f"{doing}: {error}")
             return None
-        before = copy.table[name]
+        before = context.table[name]
         for kind, *args in steps:
-            made = copy.make(kind, tuple(args), [name], doing)
+            made = context.make(kind, tuple(args), [name], doing)
             if made is None:
-                copy.table.set(name, before)
+                context.table.set(name, before)
                 return None
-            copy.table.set(name, made)
+            context.table.set(name, made)
         return shape
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.tensor_values import memory_of
 
 
@@ -75,17 +75,17 @@ class Tie(Operation):
             raise BadOperation("Tie: groups name a parameter twice")
         set_fields(self, groups=groups)
 
-    def apply(self, copy: ParameterSet) -> list[Any]:
+    def apply(self, context: ParameterContext) -> list[Any]:
         """Tie each group."""
-        for group in () if copy.optimizer else self.groups:
-            self._tie(copy, [name for name in group if name in copy.table])
+        for group in () if context.optimizer else self.groups:
+            self._tie(context, [name for name in group if name in context.table])
         return []
 
-    def _tie(self, copy: ParameterSet, names: Sequence[str]) -> None:
+    def _tie(self, context: ParameterContext, names: Sequence[str]) -> None:
         for name in names[1:]:
-            first, value = copy.table[names[0]], copy.table[name]
-            if memory_of(first) != memory_of(value) and copy.values.same(first, value):
-                copy.table.set(name, first)
+            first, value = context.table[names[0]], context.table[name]
+            if memory_of(first) != memory_of(value) and context.values.same(first, value):
+                context.table.set(name, first)
 
 
 def _memory(table: Table, name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations.base import KINDS, Operation, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import KINDS, Operation, Runner, operation, set_fields
 from anemoi_ckpt_migrate.state.archive_json import Attached
 
 
@@ -51,6 +51,10 @@ class TreeOperation(Operation):
 
     on_parameters = False
     everywhere: ClassVar[bool] = False
+
+    def perform(self, runner: Runner) -> list[Operation]:
+        """Apply it to the tree."""
+        return runner.apply_to_tree(self)
 
     def loss(self, tree: Any) -> str:
         """Return why it cannot be undone on a tree; empty if it can."""
@@ -116,6 +120,11 @@ class Run(TreeOperation):
             if not isinstance(name, str) or not name.isidentifier():
                 raise BadOperation(f"Run: {what} must be a function of the script, not {value!r:.60}")
             set_fields(self, **{what: name})
+
+    @property
+    def runs_code(self) -> bool:
+        """True."""
+        return True
 
     @property
     def reversible(self) -> bool:

@@ -59,6 +59,8 @@ class Config:
         The project's models: a function that makes each, as ``package.module:factory``, by name.
     hyper_parameters : str
         The path of hyper-parameters in checkpoints, as keys joined by dots.
+    other_tool : str
+        The other tool whose migrations the scripts stand for: the name of an entry point; empty for the built-in one.
     chain : str
         The name of the published chain; empty for a project.
     """
@@ -78,6 +80,7 @@ class Config:
     head_file: bool = False
     models: Mapping[str, str] = field(default_factory=dict)
     hyper_parameters: str = "hyper_parameters"
+    other_tool: str = ""
     chain: str = ""
 
     @property
@@ -236,6 +239,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "head_file": _no_truth,
     "models": _no_models,
     "hyper_parameters": _no_text,
+    "other_tool": _no_text,
 }
 _PLAIN = (
     "recursive",
@@ -248,6 +252,7 @@ _PLAIN = (
     "head_file",
     "models",
     "hyper_parameters",
+    "other_tool",
 )
 
 

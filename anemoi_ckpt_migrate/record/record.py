@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.record.encode import decode, encode
 FORMAT = 1
 """The format that this version writes, and the newest that it reads."""
 
-_KEYS = ("format", "heads", "lineage", "log", "stash", "migrations_list", "optimizers")
+_KEYS = ("format", "heads", "lineage", "log", "stash", "migrations_list", "other_lists", "optimizers")
 
 Stash = dict[str, list[Any]]
 """Values that operations removed from a checkpoint, by revision: tensors, and any other values of the tree."""
@@ -66,6 +66,8 @@ class Applied:
         The published chain that the revision belongs to; empty for a revision of a project.
     known_as : mapping of str to str
         The migrations of another tool that the revision stands for, in order, with the signature listed for each.
+    known_by : str
+        That tool; empty for the built-in one.
     """
 
     revision: str
@@ -78,6 +80,7 @@ class Applied:
     undo: Undo | None = None
     chain: str = ""
     known_as: Mapping[str, str] = field(default_factory=dict)
+    known_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,12 @@ class Record:
         Heads of the other chains.
     chain : str
         The name of this chain; empty for the chain of a project.
+    other_tool : str
+        The other tool whose migrations this chain follows; empty for the built-in one.
     migrations_list : MigrationsList or None
-        The list of another tool, once seen.
+        The list of that tool, once seen.
+    other_lists : mapping of str to MigrationsList
+        The lists of further tools, which other chains follow.
     optimizers : mapping of str to Order
         The parameters of optimizers, by path.
     extra : mapping of str to object
@@ -185,24 +192,42 @@ class Record:
     others: tuple[Applied, ...] = ()
     other_heads: tuple[str, ...] = ()
     chain: str = ""
+    other_tool: str = ""
     migrations_list: MigrationsList | None = field(default=None, compare=False)
+    other_lists: Mapping[str, MigrationsList] = field(default_factory=dict, compare=False)
     optimizers: Mapping[str, Order] = field(default_factory=dict, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def of_chain(self, chain: str) -> Record:
-        """Return the record as one chain sees it: revisions of other chains move to `others`."""
+    def of_chain(self, chain: str, other_tool: str = "") -> Record:
+        """Return the record as one chain sees it: what belongs to other chains moves to `others`.
+
+        The other tool that the chain follows has to be given where `of_all` is to return a record to store.
+        """
         own = tuple(entry for entry in self.lineage if entry.chain == chain)
         ids = {entry.revision for entry in own}
         heads = tuple(head for head in self.heads if head in ids)
         others = tuple(entry for entry in self.lineage if entry.chain != chain)
         other_heads = tuple(head for head in self.heads if head not in ids)
-        return replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
+        found = replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
+        return found._following(other_tool)
 
     def of_all(self) -> Record:
         """Return the record of all chains together: the reverse of `of_chain`."""
-        own = (replace(entry, chain=self.chain) for entry in self.lineage) if self.chain else self.lineage
+        own = self.lineage
+        if self.chain or self.other_tool:
+            own = tuple(replace(each, chain=self.chain, known_by=self.other_tool or each.known_by) for each in own)
         heads = tuple(sorted((*self.heads, *self.other_heads)))
-        return replace(self, heads=heads, lineage=(*self.others, *own), others=(), other_heads=(), chain="")
+        found = replace(self, heads=heads, lineage=(*self.others, *own), others=(), other_heads=(), chain="")
+        return found._following("")
+
+    def _following(self, other_tool: str) -> Record:
+        if other_tool == self.other_tool:
+            return self
+        lists = dict(self.other_lists)
+        if self.migrations_list is not None:
+            lists[self.other_tool] = self.migrations_list
+        own = lists.pop(other_tool, None)
+        return replace(self, other_tool=other_tool, migrations_list=own, other_lists=lists)
 
     def logged(self, entry: LogEntry, lineage: tuple[Applied, ...]) -> Record:
         """Return the record after a command."""
@@ -221,9 +246,10 @@ def to_data(record: Record) -> dict[str, Any]:
         **({"stash": record.stash} if record.stash else {}),
         **(
             {}
-            if record.migrations_list is None
-            else {"migrations_list": _migrations_list_to_data(record.migrations_list)}
+            if whole.migrations_list is None
+            else {"migrations_list": _migrations_list_to_data(whole.migrations_list)}
         ),
+        **({"other_lists": _other_lists_to_data(whole.other_lists)} if whole.other_lists else {}),
         **({"optimizers": _optimizers_to_data(record.optimizers)} if record.optimizers else {}),
     }
 
@@ -248,6 +274,7 @@ def from_data(data: Any) -> Record:
         migrations_list=None
         if data.get("migrations_list") is None
         else _migrations_list_from_data(data["migrations_list"]),
+        other_lists=_other_lists_from_data(data.get("other_lists", {})),
         optimizers=_optimizers_from_data(data.get("optimizers", {})),
         extra=_extra_of(data),
     )
@@ -291,6 +318,7 @@ def _applied_to_data(entry: Applied) -> dict[str, Any]:
         "undo": None if undo is None else _undo_to_data(undo),
         **({"chain": entry.chain} if entry.chain else {}),
         **({"known_as": dict(entry.known_as)} if entry.known_as else {}),
+        **({"known_by": entry.known_by} if entry.known_as and entry.known_by else {}),
     }
 
 
@@ -304,6 +332,10 @@ def _undo_to_data(undo: Undo) -> dict[str, Any]:
 def _migrations_list_to_data(migrations_list: MigrationsList) -> dict[str, Any]:
     found, noted = (None if names is None else list(names) for names in (migrations_list.found, migrations_list.noted))
     return {"revisions": list(migrations_list.revisions), "found": found, "noted": noted, "done": migrations_list.done}
+
+
+def _other_lists_to_data(lists: Mapping[str, MigrationsList]) -> dict[str, Any]:
+    return {tool: _migrations_list_to_data(each) for tool, each in lists.items()}
 
 
 def _optimizers_to_data(optimizers: Mapping[str, Order]) -> dict[str, Any]:
@@ -345,6 +377,7 @@ def _applied_from_data(data: Any) -> Applied:
         undo,
         fields.maybe("chain") or "",
         known_as,
+        fields.maybe("known_by") or "",
     )
 
 
@@ -366,6 +399,12 @@ def _migrations_list_from_data(data: Any) -> MigrationsList:
     found, noted = (None if data.get(name) is None else fields.words(name) for name in ("found", "noted"))
     done = None if data.get("done") is None else fields.get("done", int)
     return MigrationsList(fields.words("revisions"), found, noted, done)
+
+
+def _other_lists_from_data(data: Any) -> dict[str, MigrationsList]:
+    if not isinstance(data, dict) or not all(isinstance(tool, str) for tool in data):
+        raise DamagedRecord("other_lists are no dict by tool")
+    return {tool: _migrations_list_from_data(each) for tool, each in data.items()}
 
 
 def _optimizers_from_data(data: Any) -> dict[str, Order]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from anemoi_ckpt_migrate.anemoi import match_revisions, migrations_list
-from anemoi_ckpt_migrate.errors import BadOperation, LedgerConflict
-from anemoi_ckpt_migrate.op import Run
-from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.setup import MoveNames
+from anemoi_ckpt_migrate.errors import LedgerConflict
+from anemoi_ckpt_migrate.other_tools import Entry, OtherTool, match_revisions
+from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
+from anemoi_ckpt_migrate.other_tools.read_list import listed
 from anemoi_ckpt_migrate.project.project import Project
-from anemoi_ckpt_migrate.record.record import Applied, Record, Undo
+from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import step_actions
 from anemoi_ckpt_migrate.runtime.session import log_entry
+from anemoi_ckpt_migrate.runtime.update_list import wanted
 
 
-def noted(graph: Graph, tree: Any) -> tuple[migrations_list.Entry, ...]:
+def noted(project: Project, tree: Any) -> tuple[Entry, ...]:
     """Return the migrations that another tool listed in a checkpoint; empty if no script stands for such migrations.
 
     Raises
@@ -30,11 +29,11 @@ def noted(graph: Graph, tree: Any) -> tuple[migrations_list.Entry, ...]:
     DamagedLedger
         The entry for the list holds something else.
     """
-    return (migrations_list.read(tree) or ()) if graph.known_as else ()
+    return (listed(find_tool(project.config.other_tool), tree) or ()) if project.graph.known_as else ()
 
 
 def adopted(
-    project: Project, tree: Any, record: Record, entries: Sequence[migrations_list.Entry], recognised: str | None = None
+    project: Project, tree: Any, record: Record, entries: Sequence[Entry], recognised: str | None = None
 ) -> tuple[Record, str]:
     """Return a record for a checkpoint that has none.
 
@@ -46,7 +45,7 @@ def adopted(
         The checkpoint.
     record : Record
         The empty record, as its chain sees it.
-    entries : sequence of ledger.Entry
+    entries : sequence of Entry
         The migrations listed in the checkpoint.
     recognised : str, optional
         The revision that its contents match; takes precedence over the list.
@@ -63,7 +62,8 @@ def adopted(
     """
     # The checkpoint may be older than a squash, so look at the single revisions.
     graph, parameters = project.graph.opened(), project.config.parameters
-    told = match_revisions.adopt(graph, entries, whole=recognised is None)
+    tool = find_tool(project.config.other_tool)
+    told = match_revisions.adopt(graph, entries, tool.key, whole=recognised is None)
     revision = recognised or told.revision
     if revision is None:
         return record, ""
@@ -73,14 +73,14 @@ def adopted(
         for each in planner.lineage_of(graph, [revision])
     ]
     for entry in told.extra:
-        lineage.append(_foreign(tree, entry, lineage[-1].revision))
+        lineage.append(_foreign(tool, tree, entry, lineage[-1].revision))
     end = (lineage[-1].revision,)
     done = log_entry("recognise" if recognised else "adopt", "", Plan((), end, ()))
     record = replace(record, heads=end, lineage=tuple(lineage), log=(*record.log, done))
     return record, f"it has no record; {_said(graph, revision, lineage, told, recognised is not None)}"
 
 
-def check_noted(graph: Graph, record: Record, entries: Sequence[migrations_list.Entry]) -> None:
+def check_noted(project: Project, record: Record, entries: Sequence[Entry]) -> None:
     """Check that the list of a checkpoint has not changed since the last run.
 
     Raises
@@ -88,11 +88,11 @@ def check_noted(graph: Graph, record: Record, entries: Sequence[migrations_list.
     LedgerConflict
         The list has changed.
     """
-    if record.migrations_list is None or not graph.known_as:
+    if record.migrations_list is None or not project.graph.known_as:
         return
     names, left = tuple(entry.name for entry in entries), record.migrations_list.noted or ()
-    if names not in (left, tuple(migrations_list.wanted(record))):
-        raise LedgerConflict(names, left, recorded=True)
+    if names not in (left, tuple(wanted(record))):
+        raise LedgerConflict(names, left, find_tool(project.config.other_tool).key, recorded=True)
 
 
 def _said(
@@ -109,33 +109,17 @@ def _said(
     return said
 
 
-def _foreign(tree: Any, entry: migrations_list.Entry, parent: str) -> Applied:
+def _foreign(tool: OtherTool, tree: Any, entry: Entry, parent: str) -> Applied:
     """Describe a migration that no script knows, as a foreign revision."""
+    with code_of(tool):
+        undo = tool.undo(tree, entry)
     return Applied(
-        migrations_list.revision_of(entry.name),
+        match_revisions.revision_of(entry.name),
         (parent,),
         name=re.sub(r"^\d+_", "", entry.name).replace("_", " "),
         signature=entry.signature,
         versions=entry.versions,
         final=entry.final,
-        undo=_undo(tree, entry),
+        undo=undo,
         known_as={entry.name: entry.signature},
     )
-
-
-def _undo(tree: Any, entry: migrations_list.Entry) -> Undo:
-    """Return the rollback that is listed with a foreign migration."""
-    if entry.rollback is None:
-        return Undo("", lost="its entry has no rollback")
-    python = migrations_list.python_of(tree, entry.rollback)
-    if python is None:
-        return Undo("", lost="the Python that pickled its rollback is unknown, and another one could crash")
-    try:
-        names = MoveNames(tuple(entry.moved_classes.items()), tuple(entry.moved_modules.items()))
-    except BadOperation as error:
-        return Undo("", lost=f"its setup has an invalid name: {error.sentence}")
-    # Move names back first, because the rollback comes from code that knows the old names.
-    operations: list[Operation] = [names] if names.classes or names.modules else []
-    operations.append(Run("rollback"))
-    pickled = base64.b64encode(entry.rollback).decode()
-    return Undo("", f"cpython-{python}", pickled, tuple(operation.to_data() for operation in operations))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from anemoi_ckpt_migrate.engine.apply import OperationRunner, UndoResult
+from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
+from anemoi_ckpt_migrate.engine.runner import OperationRunner, UndoResult
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
 from anemoi_ckpt_migrate.operations.base import Operation
@@ -61,9 +62,9 @@ class FunctionAction:
         function = self.load()
 
         def call(walk: RunContext) -> None:
-            walk.world.close()
+            walk.state.close()
             walk.stop_if_faulty()
-            walk.world.tree = self.call(walk, function, walk.world.tree)
+            walk.state.replace_tree(self.call(walk, function, walk.state.tree))
 
         return call
 
@@ -149,7 +150,7 @@ class OperationsAction:
     @property
     def runs_code(self) -> bool:
         """Whether an operation runs a function."""
-        return bool(tree_operation.functions(self.operations))
+        return any(operation.runs_code for operation in self.operations)
 
     def prepare(self) -> Callable[[RunContext], None]:
         """Load the functions, if any."""
@@ -168,8 +169,10 @@ class OperationsAction:
 
             maker = walk.checkpoint.maker
             first = maker.next_key
-            undo = walk.world.apply(self.revision, self.operations, self.shown, run, ask, not self.back)
-            walk.undone[self.revision] = undo
+            runner = OperationRunner(
+                walk.state, self.revision, self.shown, run, ask, not self.back, walk.settings.forced
+            )
+            walk.undone[self.revision] = runner.apply(self.operations)
             if self.back:
                 maker.asked |= set(map(str, range(first, maker.next_key)))
 
@@ -184,7 +187,9 @@ class RunContext:
     ----------
     checkpoint : Checkpoint
         The open file.
-    world : OperationRunner
+    settings : Settings
+        Settings for operations.
+    state : CheckpointState
         The tree and everything else that the pass changes.
     content : bool
         Whether tensors are real instead of stand-ins.
@@ -197,7 +202,8 @@ class RunContext:
     """
 
     checkpoint: Checkpoint
-    world: OperationRunner
+    settings: Settings
+    state: CheckpointState
     content: bool = False
     check: Callable[[FunctionAction, Function, Any], None] | None = None
     undone: dict[str, UndoResult] = field(default_factory=dict)
@@ -205,8 +211,8 @@ class RunContext:
 
     def stop_if_faulty(self) -> None:
         """Raise all faults so far, so that no function runs on a tree that its author did not expect."""
-        if self.world.faults:
-            raise CannotApply(self.world.faults)
+        if self.state.faults:
+            raise CannotApply(self.state.faults)
 
 
 @dataclass(frozen=True)
@@ -269,9 +275,9 @@ def run(
         A function raised, did not return the checkpoint, or returned a tree that cannot be saved.
     """
     walk = walked(checkpoint, tree, stash, actions, settings)
-    attachments = {**walk.world.attached.changed, **embed.put(walk.world.tree, after(walk))}
+    attachments = {**walk.state.attached.changed, **embed.put(walk.state.tree, after(walk))}
     try:
-        return checkpoint.pickled(walk.world.tree), attachments
+        return checkpoint.pickled(walk.state.tree), attachments
     except Unpicklable:
         # Find the function at fault only now: a check after each function would cost as much as the whole run.
         def check(action: FunctionAction, function: Function, left: Any) -> None:
@@ -311,13 +317,13 @@ def _walk(
     """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
     tensors = Tensors(checkpoint.maker, checkpoint.same, content)
     attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-    world = OperationRunner(tree, tensors, stash, settings.parameters, settings.forced, attached, settings.optimizers)
-    walk = RunContext(checkpoint, world, content, check)
+    state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers)
+    walk = RunContext(checkpoint, settings, state, content, check)
     for step in [action.prepare() for action in actions]:
         step(walk)
         if checkpoint.touched and not content:
             return walk
     if actions:
-        walk.world.finish()
+        walk.state.finish()
     walk.stop_if_faulty()
     return walk

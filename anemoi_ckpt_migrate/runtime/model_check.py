@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from anemoi_ckpt_migrate.state.find_parameters import find_optimizers
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, items
+from anemoi_ckpt_migrate.tree.walk import Path, walk
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class ModelCheck:
         NotAsExpected
             The result does not match the expected model.
         """
-        tree = walk.world.tree
+        tree = walk.state.tree
         verdict = self._verdict(self.graph, self.revisions, tree, walk.content) if self.wanted else None
         if verdict is None:
             return []
@@ -160,16 +161,22 @@ def compared(
     return Verdict(*(nearest or ("", StateDictDiff())), unknown, notes)
 
 
-def _not_plain(value: Any, path: str = "") -> str:
+def _not_plain(tree: Any) -> str:
     """Return the path of the first value that is not plain data: an instance of a class, or an interpolation."""
+    for path, value in walk(tree, _content):
+        is_container = is_a(value, (dict, list, tuple)) or config_objects.content(value) is not None
+        is_plain = value is None or (is_a(value, (str, int, float, bool)) and "${" not in str(value))
+        if not is_container and not is_plain:
+            return "".join(f".{key}" for key in path)
+    return ""
+
+
+def _content(path: Path, value: Any) -> Iterable[tuple[Any, Any]]:
     if config_objects.content(value) is not None:
         value = config_objects.plain(value)
     if is_a(value, dict):
-        return next(filter(None, (_not_plain(each, f"{path}.{key}") for key, each in value.items())), "")
-    if is_a(value, (list, tuple)):
-        return next(filter(None, (_not_plain(each, f"{path}.{at}") for at, each in enumerate(value))), "")
-    is_plain = value is None or (is_a(value, (str, int, float, bool)) and "${" not in str(value))
-    return "" if is_plain else path
+        return list(value.items())
+    return enumerate(value) if is_a(value, (list, tuple)) else ()
 
 
 def misfit_of(own: CheckpointParameters, graph: Graph, known: Sequence[Snapshot], expected: Snapshot) -> StateDictDiff:

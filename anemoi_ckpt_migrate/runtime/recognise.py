@@ -41,9 +41,9 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
     LedgerConflict, DamagedLedger
         The list that another tool left does not match the scripts, or is not a list.
     """
-    entries = adopt_list.noted(project.graph, tree)
+    entries = adopt_list.noted(project, tree)
     if record.lineage or record.log:
-        adopt_list.check_noted(project.graph, record, entries)
+        adopt_list.check_noted(project, record, entries)
         return tree, record, ()
     path = project.config.recogniser
     revision = None

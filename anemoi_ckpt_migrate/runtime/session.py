@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.anemoi import match_revisions
 from anemoi_ckpt_migrate.errors import (
     AmbiguousTarget,
     CannotApply,
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.errors import (
     UsageError,
 )
 from anemoi_ckpt_migrate.manifests import manifest_file
+from anemoi_ckpt_migrate.other_tools import match_revisions
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, LogEntry, Record
@@ -138,7 +138,8 @@ def reading(
                 file.verify(options.progress)
             tree = file.load()
             try:
-                record = embed.take(tree, file.attachment(embed.ATTACHMENT)).of_chain(project.config.chain)
+                record = embed.take(tree, file.attachment(embed.ATTACHMENT))
+                record = record.of_chain(project.config.chain, project.config.other_tool)
             except (DamagedRecord, NewerRecord) as error:
                 if not (purge or (stamping and isinstance(error, DamagedRecord))):
                     raise
@@ -217,7 +218,7 @@ def write(
     noted: list[str] = []
 
     def remembered(walk: executor.RunContext) -> Record:
-        made = replace(after(walk), stash=walk.world.stash, optimizers=walk.world.orders)
+        made = replace(after(walk), stash=walk.state.stash, optimizers=walk.state.orders)
         noted.extend(walk.warnings)
         return made
 
@@ -266,8 +267,8 @@ def foresee(
     settings = replace(settings, optimizers=record.optimizers)
     walk = executor.walked(file, tree, dict(record.stash), actions[:first], settings)
     found = check(walk) if first == len(actions) else []
-    embed.put(walk.world.tree, replace(record, stash=walk.world.stash))  # raises if the tree has no place for it
-    return found, names.added(dict.fromkeys(file.pickled(walk.world.tree).names, False))
+    embed.put(walk.state.tree, replace(record, stash=walk.state.stash))  # raises if the tree has no place for it
+    return found, names.added(dict.fromkeys(file.pickled(walk.state.tree).names, False))
 
 
 def result_of(

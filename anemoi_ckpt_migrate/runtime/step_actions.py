@@ -188,7 +188,7 @@ def notes(graph: Graph, entries: Iterable[Applied], walk: executor.RunContext) -
         if entry.undo is not None and entry.undo.lost and not _says_so(graph[entry.revision])
     ]
     gone = {name for undone in walk.undone.values() for each in undone.operations for name in _missing(each)}
-    places = missing_classes.standing(walk.world.tree, walk.world.stash) if gone else {}
+    places = missing_classes.standing(walk.state.tree, walk.state.stash) if gone else {}
     for name in sorted(gone.intersection(places)):
         first, *more = places[name]
         others = f", and {len(more)} more" if more else ""

@@ -203,7 +203,7 @@ def _gone_and_back(
     orders: dict[str, Any] = {}
 
     def noted(walk: executor.RunContext) -> Record:
-        orders.update(walk.world.orders)
+        orders.update(walk.state.orders)
         return _kept_alone(walk)
 
     before, below = _draft(file, [], settings, _nothing), _draft(file, down, settings, noted)
@@ -231,7 +231,7 @@ def _difference(
     def after(walk: executor.RunContext) -> Record:
         lineage = step_actions.with_undo(entries, graph, walk, settings.parameters)
         return replace(
-            record, lineage=(*record.lineage, *lineage), stash=walk.world.stash, optimizers=walk.world.orders
+            record, lineage=(*record.lineage, *lineage), stash=walk.state.stash, optimizers=walk.state.orders
         )
 
     upgraded = _draft(file, up, settings, after)
@@ -262,7 +262,7 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
 
 def _kept_alone(walk: executor.RunContext) -> Record:
     """Return the part of a record that is compared: the stash, without the history."""
-    return Record(stash=walk.world.stash)
+    return Record(stash=walk.state.stash)
 
 
 def _nothing(walk: executor.RunContext) -> Record:

@@ -6,10 +6,11 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from typing import Any
 
-from anemoi_ckpt_migrate.state.flattened_optimizer import is_flattened
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.pickled_module import Pickled, held, identity, is_module
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
+from anemoi_ckpt_migrate.tree.optimizer_formats import is_optimizer
+from anemoi_ckpt_migrate.tree.walk import Path, walk
 
 USUAL = ("state_dict", "model_state_dict", "model")
 """The usual keys of the state dict of a model."""
@@ -59,6 +60,16 @@ class ParameterLocation:
             return None
         return self.lacking + key[len(self.lead) :]
 
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """The ``_metadata`` of the state dict, versions by module name; None if there is none."""
+        found = getattr(self.content, "_metadata", None)
+        return found if isinstance(found, dict) else None
+
+    def set_prefixes(self, lead: str, lacking: str) -> None:
+        """Set the prefixes; the keys change when the table is written."""
+        self.lead, self.lacking = lead, lacking
+
     def key(self, name: str) -> str:
         """Return the key here of a name of the state dict."""
         return self.lead + name.removeprefix(self.lacking)
@@ -103,16 +114,6 @@ def is_tensor(value: Any) -> bool:
 def is_parameters(value: Any) -> bool:
     """Return whether a value of a tree is a dict of tensors by name."""
     return is_a(value, dict) and any(map(is_tensor, value.values())) and all(isinstance(key, str) for key in value)
-
-
-def is_optimizer(value: Any) -> bool:
-    """Return whether a value of a tree is a saved optimizer state, flattened or not."""
-    if is_flattened(value):
-        return True
-    if not is_a(value, dict) or not is_a(value.get("state"), dict):
-        return False
-    groups = value.get("param_groups")
-    return is_a(groups, list) and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
 
 
 def at(tree: Any, path: str) -> Any:
@@ -219,7 +220,7 @@ def find_copies(
     """
     found = []
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
-    for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled)):
+    for path, value in _parameter_dicts(tree, seen, is_a(main.content, Pickled)):
         place = _like(path, value, names)
         if place is not None:
             found.append(place)
@@ -234,7 +235,7 @@ def find_wrapped_otherwise(
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
     return [
         ParameterLocation(path, value)
-        for path, value in _dicts(tree, "", 0, seen, is_a(main.content, Pickled))
+        for path, value in _parameter_dicts(tree, seen, is_a(main.content, Pickled))
         if _are_most(value, own)
     ]
 
@@ -280,36 +281,35 @@ def _shape(value: Any) -> Any:
 
 def find_optimizers(tree: Any) -> list[tuple[str, dict[Any, Any]]]:
     """Find saved optimizer states, with their paths."""
-    return [(path, value) for path, value in _walk(tree, "", 0, set()) if is_optimizer(value)]
+    return [(path, value) for path, value in _dicts(tree) if is_optimizer(value)]
 
 
 def dicts_of(tree: Any) -> dict[str, dict[Any, Any]]:
     """Return all dicts that may hold parameters, by path."""
-    return {"": held(tree), **dict(_walk(tree, "", 0, set(), True))} if is_a(held(tree), dict) else {}
+    return {"": held(tree), **dict(_dicts(tree, models=True))} if is_a(held(tree), dict) else {}
 
 
-def _dicts(tree: Any, path: str, depth: int, seen: set[int], models: bool) -> Iterable[tuple[str, dict[Any, Any]]]:
-    every = _walk(tree, path, depth, seen, models)
+def _parameter_dicts(tree: Any, known: Collection[int], models: bool) -> Iterator[tuple[str, dict[Any, Any]]]:
+    every = _dicts(tree, known, models)
     return (found for found in every if is_parameters(found[1]) and not is_optimizer(found[1]))
 
 
-def _walk(tree: Any, path: str, depth: int, seen: set[int], models: bool = False) -> Iterator[tuple[str, Any]]:
-    """Yield the dicts of a tree, and pickled models if asked to; do not enter dicts of tensors or optimizers."""
-    if depth > _DEEPEST or id(tree) in seen:
-        return
-    seen.add(id(tree))
-    if is_a(tree, dict):
-        if depth:
-            yield path, tree
-        if is_optimizer(tree) or (depth and is_parameters(tree)):
-            return
-        children: Iterable[tuple[Any, Any]] = list(tree.items())
-    elif is_a(tree, (list, tuple)):
-        children = enumerate(tree)
-    else:
-        if depth:
-            yield path, held(tree)
-        return
-    for key, value in children:
-        if id(value) not in seen and (is_a(value, (dict, list, tuple)) or (models and is_module(value))):
-            yield from _walk(value, f"{path}.{key}" if path else str(key), depth + 1, seen, models)
+def _dicts(tree: Any, known: Collection[int] = (), models: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield the dicts in a tree, except known ones; pickled models too if `models`."""
+
+    def content(path: Path, value: Any) -> list[tuple[Any, Any]]:
+        """Return the containers in a value; dicts of tensors and optimizers are not entered."""
+        if is_a(value, dict):
+            closed = is_optimizer(value) or (path and is_parameters(value))
+            found: Iterable[tuple[Any, Any]] = () if closed else value.items()
+        else:
+            found = enumerate(value) if is_a(value, (list, tuple)) else ()
+        return [(str(key), each) for key, each in found if id(each) not in known and _is_container(each, models)]
+
+    for path, value in walk(tree, content, _DEEPEST):
+        if path and not is_a(value, (list, tuple)):
+            yield ".".join(path), value if is_a(value, dict) else held(value)
+
+
+def _is_container(value: Any, models: bool) -> bool:
+    return is_a(value, (dict, list, tuple)) or (models and is_module(value))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.state.dtypes import is_floating
-from anemoi_ckpt_migrate.state.flattened_optimizer import groups_like, nameless, settings_of
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
+from anemoi_ckpt_migrate.tree.optimizer_formats import groups_like, nameless, settings_of
 
 _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # steps are divided by these, or by roots
 _FROM_ZERO = (
@@ -67,6 +67,14 @@ class Slots:
     def __init__(self, tensors: Tensors, groups: list[dict[Any, Any]], flattened: bool = False) -> None:
         self._tensors, self._groups, self._flattened = tensors, groups, flattened
         self.models: dict[int, Slot] = {}
+
+    def set_prefix(self, lead: str) -> None:
+        """Set the prefix of the optimizer's own names in the state dict."""
+        self.lead = lead
+
+    def set_models(self, models: dict[int, Slot]) -> None:
+        """Set, for each group, a parameter that has state."""
+        self.models = models
 
     def shape(self, value: Slot) -> tuple[int, ...]:
         """Return the shape of the parameter."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
-from anemoi_ckpt_migrate.state.flattened_optimizer import flattened, is_flattened, strays, unflattened
 from anemoi_ckpt_migrate.state.infer_optimizer import (
     SAY,
     Unknown,
@@ -29,6 +28,7 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 from anemoi_ckpt_migrate.state.optimizer_slots import Slot, Slots
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
+from anemoi_ckpt_migrate.tree.optimizer_formats import flattened, is_flattened, strays, unflattened
 
 
 class OrderDeclaration(Protocol):
@@ -143,9 +143,9 @@ class State:
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
-        self.slots.lead = self._lead(names)
+        self.slots.set_prefix(self._lead(names))
         self.table, self._written = Table(items), names
-        self.slots.models = {slot.group: slot for _, slot in reversed(items) if slot.state}
+        self.slots.set_models({slot.group: slot for _, slot in reversed(items) if slot.state})
         self.declared = declared is not None or believed or (known is not None and known.declared)
         place = _order(main)
         in_order = [sorted(own, key=place) == list(own) for own in names]
@@ -252,7 +252,7 @@ class State:
                 f"the optimizer at {self.path} leaves {lead} out of its names, so its name for {strays[0]} is "
                 "unknown; change that prefix for all names at once"
             )
-        self.slots.lead = new
+        self.slots.set_prefix(new)
         return lead
 
     def _declared(self, declared: OrderDeclaration, main: Table, tensors: Tensors) -> Sequence[Sequence[str]]:

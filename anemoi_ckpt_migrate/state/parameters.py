@@ -1,20 +1,13 @@
-"""One copy of the parameters, as operations see it: ordered names with values, and the operations on those."""
+"""One copy of the parameters: ordered names with values, at a location in the tree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from anemoi_ckpt_migrate.state.find_parameters import AVERAGED, ParameterLocation
-from anemoi_ckpt_migrate.state.name_patterns import Pattern, literal, pattern
+from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.pickled_module import Pickled
-from anemoi_ckpt_migrate.storage.tensors.refs import is_a
-from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
-
-_Bound = tuple[tuple[str, str], ...]
-"""Placeholders with their values, in order."""
 
 
 class Values(Protocol):
@@ -57,20 +50,6 @@ class ParameterSet:
         Whether it has all the names that the main one has.
     optimizer : bool
         Whether it is an optimizer state.
-    faults : list of str
-        Faults of the current operation.
-    unknown : list of Pattern
-        Names that are missing only because of an earlier fault.
-    tied : mapping of str to list of str
-        For each tied name, all names that shared its memory before the operation.
-    stash : list of object
-        The stash of this revision.
-    forced : bool
-        Whether a downgrade may lose later changes.
-    losses : list of str
-        Reasons why there is no rollback, if any.
-    added : list of str
-        Names that the current operation has just added; of matching names, other copies get only these.
     place : ParameterLocation or None
         The names in the tree; None if the tree does not have them.
     """
@@ -81,198 +60,9 @@ class ParameterSet:
     main: ParameterSet | None = None
     whole: bool = True
     optimizer: bool = False
-    faults: list[str] = field(default_factory=list)
-    unknown: list[Pattern] = field(default_factory=list)
-    tied: Mapping[str, list[str]] = field(default_factory=dict)
-    stash: list[Any] = field(default_factory=list)
-    forced: bool = False
-    losses: list[str] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
     place: ParameterLocation | None = None
-
-    def parameter(self, value: Any) -> Any:
-        """Return a newly made tensor in the form in which the copy holds parameters."""
-        content = None if self.place is None else self.place.content
-        return content.parameter(value) if is_a(content, Pickled) else value
-
-    def lost(self, what: str) -> None:
-        """Note a reason why there is no rollback."""
-        self.losses.append(what)
-
-    def put_aside(self, value: Any) -> int:
-        """Stash a value, and return its number."""
-        self.stash.append(self.values.keep(value))
-        return len(self.stash) - 1
-
-    def taken_back(self, number: int) -> Any:
-        """Return the stashed value with a number."""
-        return self.values.kept(self.stash[number])
-
-    def has_shape(self, name: str) -> bool:
-        """Return whether the value of a name is a tensor."""
-        try:
-            self.values.shape(self.table[name])
-        except Mismatch:
-            return False
-        return True
-
-    def shape(self, name: str, doing: str) -> tuple[int, ...] | None:
-        """Return the shape of a name's value; None, with a fault noted, if it is no tensor with a shape."""
-        try:
-            return self.values.shape(self.table[name])
-        except Mismatch as error:
-            self.fault(f"{doing}: {error}")
-            return None
-
-    def is_cast_of(self, name: str, value: Any, dtype: str) -> bool:
-        """Return whether the value of a name is just another value, cast."""
-        return self.values.same(self.table[name], self.values.make("cast", (dtype,), [value]))
-
-    def other_name(self, name: str) -> str | None:
-        """Return another name tied to a name that was just dropped, for the parameter in an optimizer."""
-        if not self.optimizer or self.main is None:
-            return None
-        return next((other for other in self.tied.get(name, ()) if other in self.main.table), None)
-
-    def anchor(self, name: str) -> str | None:
-        """Return the nearest preceding name of the main copy that this copy also has."""
-        before = None if self.main is None else self.main.table.before(name)
-        while before is not None and before not in self.table and self.main is not None:
-            before = self.main.table.before(before)
-        return before
-
-    def stands_first(self, name: str) -> bool:
-        """Return whether a name stands before all others that this copy shares with the main copy."""
-        return self.main is not None and self.anchor(name) is None
-
-    def fault(self, sentence: str, targets: Iterable[str] = ()) -> None:
-        """Note a fault, and the names that are missing because of it; no further faults report these as missing."""
-        self.faults.append(sentence if self.main is None else f"in {self.path}, {sentence}")
-        self.unknown += [pattern(target) for target in targets]
-
-    def is_unknown(self, text: str) -> bool:
-        """Return whether names may be missing only because of an earlier fault."""
-        return any(known.text == text or known.bind(text) is not None for known in self.unknown)
-
-    def missing(self, text: str, targets: Iterable[str] = ()) -> None:
-        """Note a fault because a required name is missing."""
-        if self.main is not None:
-            return
-        if self.is_unknown(text):
-            self.unknown += [pattern(target) for target in targets]
-            return
-        if pattern(text).open:
-            self.fault(f"no name matches {text}", targets)
-        else:
-            name = pattern(text).fill({})
-            self.fault(f"there is no {name}{_near(name, self.table)}", targets)
-
-    def select(self, texts: Sequence[str]) -> list[str]:
-        """Return the names that patterns select, in order; each pattern has to select one."""
-        found: dict[str, None] = {}
-        for text in texts:
-            names = [name for name, _ in pattern(text).among(self.table)]
-            if not names:
-                self.missing(text, [text])
-            found |= dict.fromkeys(names)
-        return list(found)
 
     @property
     def lacking(self) -> str:
         """The prefix of its names that they lack in the tree."""
         return "" if self.place is None else self.place.lacking
-
-    def relate(self, names: Mapping[str, str]) -> None:
-        """Update the lacking prefix if a renaming changes only that; the names in the tree then stay unchanged."""
-        before = self.lacking
-        after = {old[len(before) :]: names.get(old, old) for old in self.table}
-        if self.place is None or all(new.startswith(before) for new in after.values()):
-            return
-        begin = next(new.removesuffix(rest) for rest, new in after.items())
-        if all(new == begin + rest for rest, new in after.items()):
-            if self.place.lead not in ("", AVERAGED):
-                self.fault(
-                    f"names begin with {self.place.lead}, but those of the state dict with {before}, so the wrappers "
-                    "cannot be matched; use op.Run to change both"
-                )
-                return
-            self.place.lacking = begin
-
-    def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:
-        """Return whether new names are available once others are removed; note a fault if not."""
-        leaving = set(gone)
-        seen: set[str] = set()
-        for name in new:
-            if not name.startswith(self.lacking):
-                before = f"names lack {self.lacking}, which the state dict has before them"
-                self.fault(f"{before}, so the source of {name} is unknown")
-                return False
-            if name in seen or (name in self.table and name not in leaving):
-                twice = "twice" if name in seen else "but exists already"
-                self.fault(f"{name} would be added, {twice}", targets)
-                return False
-            seen.add(name)
-        return True
-
-    def bound(self, sources: Sequence[str], target: str) -> Iterator[tuple[list[str], dict[str, str]]]:
-        """Yield the names that source patterns match, with the values of the target's placeholders.
-
-        A placeholder that only the sources have is a counter: its numbers are used from the lowest up.
-        """
-        fixed = set(pattern(target).places)
-        patterns = [pattern(source) for source in sources]
-        if not any(each.places for each in patterns):
-            yield from self._exact([each.fill({}) for each in patterns], target)
-            return
-        groups: dict[_Bound, dict[_Bound, dict[str, str]]] = {}
-        for each in patterns:
-            for _, bound in each.among(self.table):
-                every = tuple(sorted(bound.items()))
-                key = tuple((place, text) for place, text in every if place in fixed)
-                groups.setdefault(key, {}).setdefault(every, bound)
-        if not groups:
-            self.missing(sources[0], [target])
-        for key, full in groups.items():
-            if fixed - {place for place, _ in key}:
-                self.fault(f"{target} has a placeholder that {' and '.join(sources)} do not have", [target])
-                return
-            names = [each.fill(bound) for bound in _counted(full.values()) for each in patterns]
-            yield from ((found, dict(key)) for found, _ in self._exact(list(dict.fromkeys(names)), target))
-
-    def _exact(self, names: Sequence[str], target: str) -> Iterator[tuple[list[str], dict[str, str]]]:
-        there = [name for name in names if name in self.table]
-        if len(there) == len(names):
-            yield list(names), {}
-        elif self.main is None:
-            for name in names:
-                if name not in self.table:
-                    self.missing(literal(name), [target])
-        elif there:
-            lacking = next(name for name in names if name not in self.table)
-            self.fault(f"{there[0]} exists, but {lacking} does not", [target])
-
-    def make(self, kind: str, args: tuple[Any, ...], names: Sequence[str], doing: str) -> Any:
-        """Make a value from the values of names; None, with a fault noted, if that fails."""
-        try:
-            return self.values.make(kind, args, [self.table[name] for name in names])
-        except Mismatch as error:
-            self.fault(f"{doing}: {error}", [])
-            return None
-
-    def alone(self, text: str, made: Iterable[str]) -> bool:
-        """Return whether a pattern matches exactly these names."""
-        return [name for name, _ in pattern(text).among(self.table)] == self.table.in_order(set(made))
-
-
-def _counted(bound: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    def key(one: Mapping[str, str]) -> list[tuple[int, str]]:
-        return [(int(text) if text.isdecimal() else 0, text) for text in one.values()]
-
-    return sorted(bound, key=key)
-
-
-def _near(text: str, names: Iterable[str]) -> str:
-    from difflib import get_close_matches
-
-    found = get_close_matches(text, list(names)[:5000], 1, 0.75)
-    return f"; there is {found[0]}" if found else ""

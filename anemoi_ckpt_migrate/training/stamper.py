@@ -111,8 +111,9 @@ class Stamper:
         """Return the record for checkpoints that a run saves after it continued from one with this record."""
         follow = self._checked if record.lineage or record.log else self._told
         for found in self.projects:
-            record = follow(found, record.of_chain(found.config.chain)).of_all()
-        return replace(record, migrations_list=None)  # another tool keeps its own list in saved checkpoints
+            record = follow(found, record.of_chain(found.config.chain, found.config.other_tool)).of_all()
+        # Other tools keep their own lists in saved checkpoints.
+        return replace(record, migrations_list=None, other_lists={})
 
     def _told(self, found: Project, record: Record) -> Record:
         package, parameters = found.config.package, found.config.parameters

@@ -20,6 +20,8 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     kind_of,
     storages_of,
 )
+from anemoi_ckpt_migrate.tree.optimizer_formats import is_flattened, is_optimizer, unflattened
+from anemoi_ckpt_migrate.tree.walk import Path, walk
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 # Longest key and longest path to show, in characters: one long key may lie above a million tensors.
@@ -129,8 +131,13 @@ def shared(found: Iterable[Tensor]) -> dict[str, list[str]]:
 
 
 def optimizers(tree: Any) -> list[Optimizer]:
-    """Find the optimizer states, in the form of ``Optimizer.state_dict()``."""
-    return [_optimizer(path, value) for path, value in _dicts(tree, "", set(), 0) if _is_optimizer(value)]
+    """Find the optimizer states, flattened or not."""
+    found = walk(tree, _containers, _DEEPEST)
+    return [
+        _optimizer(_shortened(".".join(map(_brief, path)), _LONGEST_PATH), value)
+        for path, value in found
+        if is_optimizer(value)
+    ]
 
 
 class _Surveyor:
@@ -228,29 +235,21 @@ def _size(storage: StoredStorage) -> int:
     return storage.numel * STORAGES.get(kind, ("", 1))[1]
 
 
-def _dicts(value: Any, path: str, entered: set[int], depth: int) -> Iterator[tuple[str, dict[Any, Any]]]:
-    if not is_a(value, (*_CONTAINERS, Opaque)) or is_stored(value) or id(value) in entered or depth > _DEEPEST:
-        return
-    entered.add(id(value))
-    if is_a(value, dict):
-        yield path, value
-    for key, child in _children(value):
-        if is_a(child, (*_CONTAINERS, Opaque)) and id(child) not in entered:
-            yield from _dicts(child, _joined(path, _brief(key)), entered, depth + 1)
+def _containers(path: Path, value: Any) -> list[tuple[Any, Any]]:
+    """Return the containers directly in a value."""
+    if not is_a(value, (*_CONTAINERS, Opaque)) or is_stored(value):
+        return []
+    return [(key, child) for key, child in _children(value) if is_a(child, (*_CONTAINERS, Opaque))]
 
 
-def _is_optimizer(value: dict[Any, Any]) -> bool:
-    groups = value.get("param_groups")
-    return (
-        is_a(value.get("state"), dict)
-        and is_a(groups, list)
-        and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
-    )
-
-
-def _optimizer(path: str, value: dict[str, Any]) -> Optimizer:
+def _optimizer(path: str, content: dict[str, Any]) -> Optimizer:
+    value = unflattened(content, _is_same) if is_flattened(content) else content
     groups = value["param_groups"]
     states = [state for state in value["state"].values() if is_a(state, dict)]
     names = dict.fromkeys(_brief(name) for state in states for name in state)
     held = {s.key: _size(s) for state in states for tensor in state.values() for s in storages_of(tensor)}
     return Optimizer(path, len(groups), sum(len(group["params"]) for group in groups), tuple(names), sum(held.values()))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or not (is_stored(one) or is_stored(other) or one != other)

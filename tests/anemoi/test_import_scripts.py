@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from anemoi_ckpt_migrate import MigrateError, import_scripts, open_project
-from anemoi_ckpt_migrate.anemoi.digests import chosen, digests
+from anemoi_ckpt_migrate.anemoi.digests import digests
+from anemoi_ckpt_migrate.other_tools.match_revisions import signature
 from tests.support.project import Folder, digest, names
 
 LICENCE = "# (C) Somebody.\n# All of this stays.\n\n"
@@ -258,7 +259,7 @@ def test_digests_are_those_of_every_python() -> None:
     )
     found = digests(ast.parse(text))
     own = hashlib.sha256(ast.dump(ast.parse(text)).encode()).hexdigest()
-    assert chosen(found) == own == found[{10: "3.9", 11: "3.9", 12: "3.12"}.get(sys.version_info[1], "3.13")]
+    assert signature(found) == own == found[{10: "3.9", 11: "3.9", 12: "3.12"}.get(sys.version_info[1], "3.13")]
     assert found == {  # as each of them makes it
         "3.9": "24d428b7d52788e9110e44d127c3d39ca3884e7fcfce645d3e0829a60f838579",
         "3.12": "4d1ce51ab2b476288782b1e329c0fbb4868acb104c0b1d895a2e5c9a4df5a2fd",

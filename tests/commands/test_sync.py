@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import MigrateError, sync  # noqa: E402
-from anemoi_ckpt_migrate.anemoi.migrations_list import revision_of  # noqa: E402
+from anemoi_ckpt_migrate.other_tools.match_revisions import revision_of  # noqa: E402
 from tests.support.migrations_list import (  # noqa: E402
     MigrationMetadata,
     _SerializedRollback,

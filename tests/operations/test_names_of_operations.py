@@ -325,7 +325,7 @@ def test_a_copy_is_not_given_what_was_put_aside_of_another(project: Folder) -> N
     before = digest(path)
     ran = project.run("downgrade", "base", path)
     assert (ran.code, digest(path)) == (1, before)
-    assert "of avg nothing was put aside: it was no copy then, or elsewhere" in ran.err
+    assert "nothing was stashed for avg: at the upgrade it was no copy, or at another path" in ran.err
 
 
 @pytest.mark.parametrize("between", ['op.SetItem("fused", True)', "op.Run(look, look)"])

@@ -75,7 +75,7 @@ class TestCopies:
         torch.save({**tree, "ema": {"w": torch.ones(3)}}, path)
         ran = project.run("downgrade", "base", path)
         assert ran.code == 1
-        assert "of ema nothing was put aside: it was no copy then, or elsewhere" in ran.err
+        assert "nothing was stashed for ema: at the upgrade it was no copy, or at another path" in ran.err
 
 
 class TestTensors:

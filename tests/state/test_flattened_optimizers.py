@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (  # noqa: E402
     set_optimizer_state_dict,
 )
 
+import anemoi_ckpt_migrate as cm  # noqa: E402
 from tests.support.operations import FUSING, New, Old, batches, declare, equal, train, trained, without_record  # noqa: E402
 from tests.support.project import Folder, digest  # noqa: E402
 
@@ -262,3 +263,15 @@ def test_names_without_the_wrapper_of_the_model_stay(project: Folder) -> None:
     after = load(path)
     assert "head.weight" in after["model"]
     assert {key.replace(".head.", ".out.") for key in after["optimizer"]} == tree["optimizer"].keys()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_inspect_shows_a_flattened_state_as_the_usual_one(tmp_path: Path, kind: str) -> None:
+    """Of two files from one training, one per format, `inspect` says the same."""
+    model, optimizer = trained(OPTIMIZERS[kind])
+    saved(tmp_path / "flattened.pt", model, optimizer)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "usual.pt")
+    (flattened,) = cm.inspect(tmp_path / "flattened.pt").optimizers
+    (usual,) = cm.inspect(tmp_path / "usual.pt").optimizers
+    assert (flattened.groups, flattened.parameters) == (usual.groups, usual.parameters)
+    assert set(flattened.states) == set(usual.states)

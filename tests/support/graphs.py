@@ -9,24 +9,37 @@ from hypothesis import strategies as st
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
+MOST = 12
+"""The most revisions that a drawn history has."""
+
+# Strategies are made once: to make one for each revision would cost more than everything else in these tests.
+_IDS = [st.permutations([f"r{number:02}" for number in range(count)]) for count in range(MOST + 1)]
+_EARLIER = st.integers(0, MOST - 1)
+_REVISIONS = st.lists(
+    st.tuples(st.lists(_EARLIER, max_size=3), st.lists(_EARLIER, max_size=1), *(st.integers(0, n) for n in (5, 7, 3))),
+    max_size=MOST,
+)
+
 
 @st.composite
-def histories(
-    draw: st.DrawFn, barriers: bool = True, most: int = 12, labels: bool = False, depends: bool = True
-) -> list[Revision]:
+def histories(draw: st.DrawFn, barriers: bool = True, labels: bool = False, depends: bool = True) -> list[Revision]:
     """Draw revisions whose parents come before them: several roots, branches, merges, dependencies, barriers."""
-    count = draw(st.integers(0, most))
-    ids = draw(st.permutations([f"r{number:02}" for number in range(count)]))
+    drawn = draw(_REVISIONS)
+    ids = draw(_IDS[len(drawn)])
     revisions: list[Revision] = []
-    for index, rev in enumerate(ids):
-        earlier = ids[:index]
-        parents = draw(st.lists(st.sampled_from(earlier), max_size=3, unique=True)) if earlier else []
-        depends = draw(st.lists(st.sampled_from(earlier), max_size=1)) if earlier and depends else []
-        final = barriers and draw(st.integers(0, 5)) == 0
-        reversible = not final and draw(st.integers(0, 7)) > 0
-        labelled = (f"label{index}",) if labels and draw(st.integers(0, 3)) == 0 else ()
+    for index, (below, needed, barrier, back, label) in enumerate(drawn):
+
+        def earlier(numbers: list[int], index: int = index) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(ids[number % index] for number in numbers if index))
+
+        final = barriers and barrier == 0
         found = Revision(
-            rev, tuple(parents), depends_on=tuple(depends), labels=labelled, final=final, reversible=reversible
+            ids[index],
+            earlier(below),
+            depends_on=earlier(needed) if depends else (),
+            labels=(f"label{index}",) if labels and label == 0 else (),
+            final=final,
+            reversible=not final and back > 0,
         )
         revisions.append(found)
     return revisions

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from anemoi_ckpt_migrate.anemoi.digests import chosen, digests
+from anemoi_ckpt_migrate.anemoi.digests import digests
+from anemoi_ckpt_migrate.other_tools.match_revisions import signature
 from tests.support.project import Folder
 
 torch = pytest.importorskip("torch")
@@ -80,8 +81,8 @@ def name_of(letter: str) -> str:
 def entry(letter: str, **more: Any) -> dict[str, Any]:
     """Return what anemoi-models notes of a script."""
     metadata = MigrationMetadata({"migration": "1.0.0", "anemoi-models": VERSIONS.get(letter, "0.20.0")})
-    signature = chosen(digests(ast.parse(script(letter))))
-    return {"name": name_of(letter), "metadata": metadata, "signature": signature, **more}
+    digest = signature(digests(ast.parse(script(letter))))
+    return {"name": name_of(letter), "metadata": metadata, "signature": digest, **more}
 
 
 def once(letter: str, rollback: Callable[..., Any] | None = None, setup: Any = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Convert a flattened optimizer state, with one key for each entry of a parameter, to the usual form and back.
+"""The formats of a saved optimizer state: that of ``Optimizer.state_dict()``, and the flattened one.
 
+A flattened state has one key for each entry of a parameter. It is converted to the usual format and back.
 `torch.distributed.checkpoint.state_dict` makes it if ``flatten_optimizer_state_dict`` is set: ``state.NAME.exp_avg``,
 ``param_groups.NAME.lr``. It has no groups; parameters with the same settings count as one group.
 """
@@ -14,11 +15,21 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 _STATE, _GROUPS, _NAMES = "state.", "param_groups.", "param_names"
 
 
+def is_optimizer(value: Any) -> bool:
+    """Return whether a value of a tree is a saved optimizer state, flattened or not."""
+    if is_flattened(value):
+        return True
+    if not is_a(value, dict) or not is_a(value.get("state"), dict):
+        return False
+    groups = value.get("param_groups")
+    return is_a(groups, list) and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
+
+
 def is_flattened(value: Any) -> bool:
     """Return whether a value of a tree is a flattened optimizer state."""
-    if not is_a(value, dict) or not all(isinstance(key, str) for key in value):
+    if not is_a(value, dict) or not all(isinstance(key, str) and key.startswith((_STATE, _GROUPS)) for key in value):
         return False
-    return any(_setting(key) is not None for key in value) and all(key.startswith((_STATE, _GROUPS)) for key in value)
+    return any(_setting(key) is not None for key in value)
 
 
 def unflattened(content: Mapping[str, Any], same: Callable[[Any, Any], bool]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from anemoi_ckpt_migrate.anemoi.digests import chosen
-from anemoi_ckpt_migrate.anemoi.migrations_list import Entry
 from anemoi_ckpt_migrate.errors import LedgerConflict
+from anemoi_ckpt_migrate.other_tools.interface import Entry
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
@@ -30,7 +31,12 @@ class Adopted(NamedTuple):
     extra: tuple[Entry, ...]
 
 
-def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted:
+def revision_of(name: str) -> str:
+    """Return the id of the revision for a migration, derived from its name so that it is the same everywhere."""
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def adopt(graph: Graph, entries: Sequence[Entry], key: str, whole: bool = True) -> Adopted:
     """Match the migrations listed in a checkpoint to revisions.
 
     A migration is matched by its name, or, if it had another name, by the signature of its script.
@@ -41,6 +47,8 @@ def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted
         All revisions.
     entries : sequence of Entry
         The listed migrations.
+    key : str
+        The key of the list, for the message.
     whole : bool
         Whether a revision that stands for several migrations needs all of them.
 
@@ -60,7 +68,7 @@ def adopt(graph: Graph, entries: Sequence[Entry], whole: bool = True) -> Adopted
     expected = [name for revision in lineage for name in revision.known_as]
     found = called[: len(called) - len(extra)]
     if last is None or found != expected[: len(found)] or (whole and len(found) < len(expected)):
-        raise LedgerConflict([entry.name for entry in entries], expected)
+        raise LedgerConflict([entry.name for entry in entries], expected, key)
     return Adopted(last, known, extra)
 
 
@@ -68,9 +76,25 @@ def noted_as(revision: Revision, known: dict[str, Entry]) -> dict[str, str]:
     """Return the migrations that a revision stands for in a checkpoint, by their names and signatures there."""
     there = {name: known.get(name) for name in revision.known_as}
     return {
-        name if entry is None else entry.name: chosen(revision.known_as[name]) if entry is None else entry.signature
+        name if entry is None else entry.name: signature(revision.known_as[name]) if entry is None else entry.signature
         for name, entry in there.items()
     }
+
+
+def signature(digests: Mapping[str, str]) -> str:
+    """Return the digest of a script that this Python makes, or any other if that is missing; empty if there is none.
+
+    Parameters
+    ----------
+    digests : mapping of str to str
+        Digests by the first Python that makes each, as ``"3.12"``; a key that names no Python stands for all.
+    """
+    fitting = [python for python in digests if _version(python) <= sys.version_info[:2]]
+    return digests[max(fitting, key=_version)] if fitting else next(iter(digests.values()), "")
+
+
+def _version(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split(".") if part.isdecimal())
 
 
 def _called(graph: Graph, entries: Sequence[Entry]) -> list[str | None]:
