@@ -103,7 +103,7 @@ def _tree(root: Node, depth: int) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("structure", no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column("content", no_wrap=True, overflow="ellipsis", ratio=2)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for lead, node in _lines(_grouped(root), "", depth):

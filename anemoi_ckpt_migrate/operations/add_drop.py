@@ -89,7 +89,7 @@ class RestoreParameters(Operation):
                 try:
                     value = context.stashed(number)
                 except Mismatch as error:
-                    context.fault(f"{name} cannot be put back: {error}")
+                    context.fault(f"{name} cannot be restored: {error}")
                     continue
                 if value is not None:
                     context.table.insert({name: value}, [(name, before)])

@@ -228,8 +228,8 @@ class State:
             return lead
         if self.by_name:
             raise Unknown(
-                f"the optimizer at {self.path} names {own[0]} what is {full[0]} in the state dict, so its new name is "
-                "unknown; use op.Run to change both"
+                f"the optimizer at {self.path} uses the name {own[0]} for {full[0]} of the state dict, so its "
+                "new name is unknown; use op.Run to change both"
             )
         return ""  # names beside numbers are only informative
 

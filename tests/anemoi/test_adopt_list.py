@@ -46,7 +46,7 @@ def test_it_goes_on_from_what_is_noted(chain: Folder, form: Callable[[str], Any]
     path = make(chain, [form(letter) for letter in there], there)
     before = content(path)
     ran = chain.ok("upgrade", "head", path)
-    assert ("by its list of migrations it is at" in ran.err) == bool(there)
+    assert ("by its list of migrations it is taken to be at" in ran.err) == bool(there)
     after = content(path)
     assert after["done"] == "abc"
     assert after["migrations"][: len(there)] == before["migrations"]
@@ -229,7 +229,7 @@ def test_what_somebody_else_changed_since_is_refused(chain: Folder) -> None:
 
 def test_reading_commands_tell_of_it(chain: Folder) -> None:
     path = make(chain, [entry("a"), entry("b")], "ab")
-    assert "by its list of migrations it is at" in chain.ok("current", path).err
+    assert "by its list of migrations it is taken to be at" in chain.ok("current", path).err
     assert "b  <- " in chain.ok("history", path).out
     found = chain.ok("inspect", path, "--json").lines[0]
     assert found["migrations"] == [name_of("a"), name_of("b")]

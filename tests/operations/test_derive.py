@@ -82,8 +82,8 @@ def test_one_that_was_stamped(project: Folder) -> None:
     ("operation", "body", "says"),
     [
         ("op.Derive(fused)", "return []", "Derive needs rollback"),
-        ("op.Derive(fused, fused)", "return ckpt", "`fused` returned a dict, not a list of operations"),
-        ("op.Derive(fused, fused)", "return None", "`fused` returned a NoneType, not a list of operations"),
+        ("op.Derive(fused, fused)", "return ckpt", "`fused` returned a dict instead of a list of operations"),
+        ("op.Derive(fused, fused)", "return None", "`fused` returned a NoneType instead of a list of operations"),
         ("op.Derive(fused, fused)", "return ['w']", "fused returned 'w', which is not allowed there"),
         ("op.Derive(fused, fused)", "return [op.Run(fused)]", "which is not allowed there"),
         ("op.Derive(fused, fused)", "return [op.Drop('nope', keep=True)]", "there is no nope"),

@@ -129,7 +129,7 @@ def test_what_was_trained_since_is_not_lost_unless_one_says_so(project: Folder) 
         ('op.Pad("w", 0)', "size must be an integer from 1"),
         ('op.Pad("w", 2, fill="x")', "fill must be a number"),
         ('op.Pad("w", 2, dim=5)', "w has the shape [2, 3], but no dimension 5"),
-        ('op.Pad("w", 2, at=4)', "w has the shape [2, 3], and dimension 0 nothing at 4"),
+        ('op.Pad("w", 2, at=4)', "w has the shape [2, 3], so dimension 0 has no index 4"),
         ('op.Pad("n", 2, fill=0.5)', "n is int64, which cannot represent 0.5"),
         ('op.Pad("nope", 2)', "there is no nope"),
     ],

@@ -369,7 +369,7 @@ def test_two_names_may_change_places(project: Folder, checkpoint: Path) -> None:
 def test_names_that_become_one_lose_the_way_back(project: Folder, checkpoint: Path) -> None:
     script(project, "a1", 'context.move_attribute("weather.config.Items", "weather.config.Pairs")')
     ran = project.run("upgrade", "head", checkpoint, "--check-rollback")
-    assert (ran.code, "named both weather.config.Items and weather.config.Pairs" in ran.err) == (3, True)
+    assert (ran.code, "had both weather.config.Items and weather.config.Pairs" in ran.err) == (3, True)
     ran = project.ok("upgrade", "head", checkpoint)
     assert "a1 (change a1) cannot be undone here: the checkpoint had both" in ran.err
     ran = project.run("downgrade", "base", checkpoint)

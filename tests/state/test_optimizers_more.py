@@ -149,8 +149,8 @@ def test_patterns_select_parameters_only(project: Folder, groups: str) -> None:
         ('[["*"]]', "has 4 parameters, but ParameterGroups lists 6 for it; use exclude=[...] for"),
         ('[["*"]], exclude=["mask", "two"]', "ParameterGroups excludes two, which the state dict does not have"),
         ('[["*"]], exclude=["mask", "x.*"]', "ParameterGroups excludes x.*, which the state dict does not have"),
-        ('[["one.*", "norm.weight", "norm.running_mean"]]', "names norm.running_mean, which is a buffer"),
-        ('[["one.*", "norm.weight", "norm.num_batches_tracked"]]', "names norm.num_batches_tracked, which is a buffer"),
+        ('[["one.*", "norm.weight", "norm.running_mean"]]', "lists norm.running_mean, which is a buffer"),
+        ('[["one.*", "norm.weight", "norm.num_batches_tracked"]]', "lists norm.num_batches_tracked, which is a buffer"),
         ('[["one.*"]], exclude=3', "ParameterGroups: exclude must be a name or a list of names, not 3"),
     ],
 )
@@ -502,7 +502,10 @@ def test_an_optimizer_of_one_of_two_parts_has_to_be_told(project: Folder, keyed:
     declare(project, "a1", *operations)
     ran = project.run("upgrade", "head", path)
     assert ran.code == 1
-    assert "a.weight may be gen.a.weight or disc.a.weight; list them with op.ParameterGroups" in ran.err
+    assert (
+        "a.weight of the optimizer at opt may be gen.a.weight or disc.a.weight; list them with op.ParameterGroups"
+        in ran.err
+    )
     assert digest(path) == content
     declare(project, "a1", 'op.ParameterGroups([["disc.*"]])', *operations)
     project.ok("upgrade", "head", path, "--check-rollback")
@@ -548,7 +551,7 @@ def test_an_optimizer_that_was_not_there_when_something_was_put_aside(project: F
     ran = project.run("downgrade", "base", path)
     if dropped == "bias":
         assert ran.code == 1
-        assert "in opt, bias cannot be put back: the optimizer was added after it was stashed" in ran.err
+        assert "in opt, bias cannot be restored: the optimizer was added after it was stashed" in ran.err
         assert digest(path) == content
         del tree["opt"]
         torch.save(tree, path)
