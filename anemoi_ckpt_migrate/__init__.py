@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.inspect import Inspection, inspect
     from anemoi_ckpt_migrate.commands.manifest import Manifest, manifest, update_manifest
     from anemoi_ckpt_migrate.commands.merge import merge
+    from anemoi_ckpt_migrate.commands.prove_rollback import prove_rollback
     from anemoi_ckpt_migrate.commands.rebase import Rebased, rebase
     from anemoi_ckpt_migrate.commands.recover import Recovered, recover
     from anemoi_ckpt_migrate.commands.release import Release, release
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
     from anemoi_ckpt_migrate.project.project import Project, init, open_chain, open_project
     from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
-    from anemoi_ckpt_migrate.runtime.session import Result
-    from anemoi_ckpt_migrate.runtime.verify_rollback import prove_rollback
+    from anemoi_ckpt_migrate.runtime.result import Result
     from anemoi_ckpt_migrate.storage.pickle.placeholders import PickledState, pickled_state
     from anemoi_ckpt_migrate.training.lightning import StampingCallback as StampingCallback
     from anemoi_ckpt_migrate.training.load_upgraded import load, upgraded
@@ -104,6 +104,7 @@ _HOMES = {
         "update_manifest",
     ),
     "commands.merge": ("merge",),
+    "commands.prove_rollback": ("prove_rollback",),
     "commands.rebase": (
         "Rebased",
         "rebase",
@@ -143,8 +144,7 @@ _HOMES = {
         "open_project",
     ),
     "revisions.history_entry": ("HistoryEntry",),
-    "runtime.session": ("Result",),
-    "runtime.verify_rollback": ("prove_rollback",),
+    "runtime.result": ("Result",),
     "storage.pickle.placeholders": (
         "PickledState",
         "pickled_state",

@@ -19,7 +19,15 @@ from anemoi_ckpt_migrate.operations.items import DropItem, MoveItem, SetItem
 from anemoi_ckpt_migrate.operations.missing_classes import PutPlaceholders
 from anemoi_ckpt_migrate.operations.pad import Pad
 from anemoi_ckpt_migrate.operations.parameter_groups import ParameterGroups
-from anemoi_ckpt_migrate.operations.rename import AddPrefix, Rename, RenamePrefix, RenameRegex, Reorder, StripPrefix
+from anemoi_ckpt_migrate.operations.rename import (
+    AddPrefix,
+    Rename,
+    RenameEach,
+    RenamePrefix,
+    RenameRegex,
+    Reorder,
+    StripPrefix,
+)
 from anemoi_ckpt_migrate.operations.reshape import Interleave, Permute, PermuteForRope, Reshape, Transpose
 from anemoi_ckpt_migrate.operations.rewrite import Rewrite
 from anemoi_ckpt_migrate.operations.setup import MoveNames
@@ -51,6 +59,7 @@ __all__ = [
     "PermuteForRope",
     "PutPlaceholders",
     "Rename",
+    "RenameEach",
     "RenamePrefix",
     "RenameRegex",
     "Reorder",

@@ -9,6 +9,8 @@ were two. What is skipped has to be what the input holds: a truncated model is r
 
 What the optimizer remembers goes with the columns: for both it is the same, for both have had the same gradient.
 
+These are functions, because no operation computes weights from other weights; so they keep the old ones themselves.
+
 Revision ID: 4d8e0b62f9a7
 Revises: c91f4a7be036
 Create Date: 2026-11-25 00:00:00+00:00

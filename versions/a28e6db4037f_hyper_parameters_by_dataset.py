@@ -8,7 +8,7 @@ Revises: f4c7150ea98d
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, op
 
 revision = "a28e6db4037f"
 down_revision = "f4c7150ea98d"
@@ -17,40 +17,40 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.12.0"})
 
-KEPT = "kept_by_anemoi_migrations"
+NAME = "name_of_the_dataset"
+"""Where a checkpoint that came down from 0.12.0 holds what its dataset was called, if that is not "data"."""
 DATASET = "data"
-NAMES = ("data_indices", "statistics", "statistics_tendencies", "supporting_arrays", "graph_data")
+BY_DATASET = ("data_indices", "statistics", "statistics_tendencies", "supporting_arrays", "graph_data")
+
+operations = [
+    op.Derive("by_dataset", "of_one"),
+]
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+def by_dataset(ckpt: CkptType) -> list[op.Operation]:
     """Put each under the name of the dataset; there may be none of it."""
     hyper_parameters = ckpt["hyper_parameters"]
     named = any(key.startswith(f"model.model.encoder.{DATASET}.") for key in ckpt["state_dict"])
     if named or isinstance(hyper_parameters.get("data_indices"), dict):
         raise ValueError("this checkpoint is of a later release: stamp it with that")
-    kept = ckpt.get(KEPT, {})
-    dataset = kept.pop(revision, DATASET)
-    if not kept:
-        ckpt.pop(KEPT, None)
-    for name in NAMES:
-        if hyper_parameters.get(name) is not None:
-            hyper_parameters[name] = {dataset: hyper_parameters[name]}
-    return ckpt
+    dataset = ckpt.get(NAME, DATASET)
+    there = [each for each in BY_DATASET if hyper_parameters.get(each) is not None]
+    return [
+        *(op.NestItem(["hyper_parameters", each], [dataset]) for each in there),
+        op.DropItem(NAME, optional=True),
+    ]
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def of_one(ckpt: CkptType) -> list[op.Operation]:
     """Take each out again, if there is only one dataset, and remember what it was called."""
     hyper_parameters = ckpt["hyper_parameters"]
     # A graph may be bare, as it was before.
-    there = [name for name in NAMES if isinstance(hyper_parameters.get(name), dict) and hyper_parameters[name]]
-    datasets = list(dict.fromkeys(dataset for name in there for dataset in hyper_parameters[name])) or [DATASET]
+    there = [each for each in BY_DATASET if isinstance(hyper_parameters.get(each), dict) and hyper_parameters[each]]
+    datasets = list(dict.fromkeys(dataset for each in there for dataset in hyper_parameters[each])) or [DATASET]
     if len(datasets) > 1:
         raise Refused(
             f"anemoi-models before 0.12.0 has one dataset, and this model has several ({', '.join(datasets)}): "
             "it cannot go back further than 0.12.0"
         )
-    for name in there:
-        hyper_parameters[name] = hyper_parameters[name][datasets[0]]
-    if datasets != [DATASET]:
-        ckpt.setdefault(KEPT, {})[revision] = datasets[0]
-    return ckpt
+    remembered = [op.SetItem(NAME, datasets[0])] if datasets != [DATASET] else []
+    return [*(op.UnnestItem(["hyper_parameters", each], datasets) for each in there), *remembered]

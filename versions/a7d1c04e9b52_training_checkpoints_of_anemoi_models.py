@@ -3,6 +3,8 @@
 Where the chain begins: what anemoi-models 0.9.4 to 0.9.5 saved. Nothing changes; what is no such checkpoint is refused
 here, before anything is done to it. A checkpoint of a later release has to be stamped with that release first.
 
+These are functions, because operations change something, and this only looks.
+
 Revision ID: a7d1c04e9b52
 Revises: nothing, this is a base
 Create Date: 2026-11-25 00:00:00+00:00

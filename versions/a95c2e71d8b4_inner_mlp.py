@@ -13,9 +13,8 @@ Create Date: 2026-11-25 00:00:00+00:00
 """
 
 import re
-from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, op
 
 revision = "a95c2e71d8b4"
 down_revision = "3b7a1e90c5d8"
@@ -39,7 +38,12 @@ BESIDE = "attention.lin_q.weight"
 GATED = re.compile(r"model\.model\..*(?:\.activation|mlp\.\d+)\.projection\..*")
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Derive("inside", "outside"),
+]
+
+
+def inside(ckpt: CkptType) -> list[op.Operation]:
     """Put the layers into another one, where there are such blocks."""
     gated = next((key for key in ckpt["state_dict"] if GATED.fullmatch(key)), None)
     if gated is not None:
@@ -47,10 +51,10 @@ def migrate(ckpt: CkptType) -> CkptType:
             f"{gated} belongs to an activation with a gate, which releases from 0.16.0 on do not have: go on with it in one "
             "before 0.16.0"
         )
-    return rename(ckpt, OUTER, TRANSFORMER, "mlp.")
+    return renamed(ckpt, OUTER, TRANSFORMER, "mlp.")
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def outside(ckpt: CkptType) -> list[op.Operation]:
     """Take them out again."""
     gated = next((key for key in ckpt["state_dict"] if ".gate_proj." in key), None)
     if gated is not None:
@@ -58,21 +62,17 @@ def rollback(ckpt: CkptType) -> CkptType:
             f"{gated} belongs to layers with a gate (mlp_implementation), which releases before 0.16.0 do not have: go on "
             "with it in one from 0.16.0 on"
         )
-    return rename(ckpt, INNER, INNER_TRANSFORMER, "")
+    return renamed(ckpt, INNER, INNER_TRANSFORMER, "")
 
 
-def rename(ckpt: CkptType, graph: Any, transformer: Any, inner: str) -> CkptType:
-    """Rename layers, in the state dict and in copies of it, and keep their order."""
-    names = list(ckpt["state_dict"])
-    there = set(names)
-    new = {}
-    for key in names:
+def renamed(ckpt: CkptType, graph: "re.Pattern[str]", transformer: "re.Pattern[str]", inner: str) -> list[op.Operation]:
+    """Rename the layers of blocks of both kinds."""
+    names = {}
+    for key in ckpt["state_dict"]:
         found = graph.fullmatch(key)
         if found is None:
             found = transformer.fullmatch(key)
-            found = found if found is not None and found[2] + BESIDE in there else None
-        new[key] = key if found is None else f"{found[1]}{inner}{found[found.lastindex]}"
-    for copy in [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]:
-        for key in names:
-            copy[new[key]] = copy.pop(key)
-    return ckpt
+            found = found if found is not None and found[2] + BESIDE in ckpt["state_dict"] else None
+        if found is not None:
+            names[key] = f"{found[1]}{inner}{found[found.lastindex or 0]}"
+    return [op.RenameEach(names)]

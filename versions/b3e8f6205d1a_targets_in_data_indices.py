@@ -10,7 +10,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items, op
 
 revision = "b3e8f6205d1a"
 down_revision = "a7d1c04e9b52"
@@ -22,11 +22,15 @@ metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0
 SIDES = ("input", "output")
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Rewrite("with_targets", "without_targets", "hyper_parameters.data_indices", optional=True, objects=True),
+]
+
+
+def with_targets(collection: Any, ckpt: CkptType) -> Any:
     """Add the prognostic variables, and targets, of which there are none."""
-    collection = ckpt["hyper_parameters"].get("data_indices")
     if collection is None:
-        return ckpt
+        return None
     if isinstance(collection, dict) or hasattr(collection, "prognostic"):
         raise ValueError("these data indices are of a later release: stamp the checkpoint with that")
     special = {*collection.forcing, *collection.diagnostic}
@@ -37,16 +41,15 @@ def migrate(ckpt: CkptType) -> CkptType:
         part._prognostic = [name for name in names if name not in special]
         for side in SIDES:
             change(getattr(part, side))
-    return ckpt
+    return collection
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def without_targets(collection: Any, ckpt: CkptType) -> Any:
     """Take them away; what indices listed before follows from forcing and diagnostic variables."""
     if "PointWiseMLPProcessor" in str(items.get(ckpt, "hyper_parameters.config.model.processor._target_")):
         raise Refused("its processor is a pointwise one, which releases before 0.9.6 do not have")
-    collection = ckpt["hyper_parameters"].get("data_indices")
     if collection is None:
-        return ckpt
+        return None
     if collection.target:
         raise Refused(f"before 0.9.6 there were no target variables, and this model has {collection.target}")
     del collection.target, collection.prognostic
@@ -55,7 +58,7 @@ def rollback(ckpt: CkptType) -> CkptType:
         forcing, diagnostic = part._forcing, part._diagnostic
         change_back(part.input, forcing, diagnostic if whole else [], "forcing", "diagnostic")
         change_back(part.output, diagnostic, forcing if whole else [], "diagnostic", "forcing")
-    return ckpt
+    return collection
 
 
 def parts(collection: Any) -> list[tuple[Any, Any]]:

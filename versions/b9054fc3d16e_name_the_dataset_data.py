@@ -41,18 +41,14 @@ PARTS = (
 
 def named(ckpt: CkptType) -> list[op.Operation]:
     """Insert the name of the dataset, wherever there is something."""
-    return [op.RenamePrefix(part, f"{part}{dataset(ckpt)}.") for part in PARTS if has(ckpt, part)]
+    name = dataset(ckpt)
+    return [op.RenamePrefix(part, f"{part}{name}.", optional=True) for part in PARTS]
 
 
 def unnamed(ckpt: CkptType) -> list[op.Operation]:
     """Take it out again."""
-    leads = {part: f"{part}{dataset(ckpt)}." for part in PARTS}
-    return [op.RenamePrefix(lead, part) for part, lead in leads.items() if has(ckpt, lead)]
-
-
-def has(ckpt: CkptType, lead: str) -> bool:
-    """Tell whether a name begins so."""
-    return any(key.startswith(lead) for key in ckpt["state_dict"])
+    name = dataset(ckpt)
+    return [op.RenamePrefix(f"{part}{name}.", part, optional=True) for part in PARTS]
 
 
 def dataset(ckpt: CkptType) -> str:

@@ -7,6 +7,8 @@ they stand in the graph. The trainable parameters of edges, one row for each, ar
 A model has the version, and no parameters, where these are switched off; it has neither where the graph has no such
 edges, as for transformers.
 
+These are functions, because the order of the rows is as long as the graph has edges, too long for a record, and follows from the graph.
+
 Revision ID: bd60f8a3179c
 Revises: a95c2e71d8b4
 Create Date: 2026-11-25 00:00:00+00:00

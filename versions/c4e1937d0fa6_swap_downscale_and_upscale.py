@@ -12,7 +12,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 
 from collections.abc import Callable
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
 
 revision = "c4e1937d0fa6"
 down_revision = "6ea07b3954d2"
@@ -26,27 +26,32 @@ DOWN = ("downscale", "downscale_graph_providers")
 UP = ("upscale", "upscale_graph_providers")
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Derive("to_coarser_is_up", "to_coarser_is_down"),
+]
+
+
+def to_coarser_is_up(ckpt: CkptType) -> list[op.Operation]:
     """Swap the names."""
     down = levels(ckpt, DOWN[0])
     last = [level for level in levels(ckpt, UP[0]) if level not in down]
     hidden = [*down, *last]
     finer = dict(zip(hidden[1:], hidden, strict=False))
-    return rename(ckpt, lambda kind, level: (swapped(kind), level if kind in DOWN else finer[level]))
+    return renamed(ckpt, lambda kind, level: (swapped(kind), level if kind in DOWN else finer[level]))
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def to_coarser_is_down(ckpt: CkptType) -> list[op.Operation]:
     """Swap them back; the coarsest level is none of those that the names are of, and the graph tells it."""
     fine = levels(ckpt, UP[0])
     if not fine:
-        return ckpt
+        return []
     data = {*levels(ckpt, "encoder"), *levels(ckpt, "decoder"), "data"}
     graph = ckpt["hyper_parameters"]["graph_data"]
     last = [name for name in graph._node_store_dict if name not in data and name not in fine]
     if len(last) != 1:
         raise ValueError(f"one level of the graph has to be the coarsest, not {', '.join(last) or 'none'}")
     coarser = dict(zip(fine, [*fine[1:], *last], strict=True))
-    return rename(ckpt, lambda kind, level: (swapped(kind), level if kind in UP else coarser[level]))
+    return renamed(ckpt, lambda kind, level: (swapped(kind), level if kind in UP else coarser[level]))
 
 
 def levels(ckpt: CkptType, kind: str) -> list[str]:
@@ -60,18 +65,11 @@ def swapped(kind: str) -> str:
     return dict(zip((*DOWN, *UP), (*UP, *DOWN), strict=True))[kind]
 
 
-def rename(ckpt: CkptType, renamed: Callable[[str, str], tuple[str, str]]) -> CkptType:
-    """Rename what such parts hold, in the state dict and in copies of it, and keep their order."""
-    names = list(ckpt["state_dict"])
-    copies = [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]
-    new = []
-    for key in names:
+def renamed(ckpt: CkptType, new: Callable[[str, str], tuple[str, str]]) -> list[op.Operation]:
+    """Rename what such parts hold, all at once: some take the names of others."""
+    names = {}
+    for key in ckpt["state_dict"]:
         parts = key.split(".")
         if key.startswith(MODEL) and parts[2] in (*DOWN, *UP):
-            parts[2:4] = renamed(parts[2], parts[3])
-        new.append(".".join(parts))
-    for copy in copies:
-        items = list(zip(new, copy.values(), strict=True))
-        copy.clear()
-        copy.update(items)
-    return ckpt
+            names[key] = ".".join([*parts[:2], *new(parts[2], parts[3]), *parts[4:]])
+    return [op.RenameEach(names)]

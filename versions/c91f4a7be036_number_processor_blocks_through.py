@@ -10,9 +10,8 @@ Create Date: 2026-11-25 00:00:00+00:00
 """
 
 import re
-from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items, op
 
 revision = "c91f4a7be036"
 down_revision = "93d1f60c8a24"
@@ -28,55 +27,48 @@ known_as = {
     },
 }
 
-KEPT = "kept_by_anemoi_migrations"
 PROCESSOR = r"(model\.model\.(?:processor|(?:down|up)_level_processor\.[^.]+)\.proc\.)"
 CHUNKED = re.compile(PROCESSOR + r"(\d+)\.blocks\.(\d+)\.(.*)")
 FLAT = re.compile(PROCESSOR + r"(\d+)\.(?!emb_edges\.)(.*)")
 
+operations = [
+    op.Derive("flat", "chunked"),
+]
 
-def migrate(ckpt: CkptType) -> CkptType:
-    """Count the layers through all chunks, and remember how many there were in one."""
+
+def flat(ckpt: CkptType) -> list[op.Operation]:
+    """Count the layers through all chunks."""
+    found = list(filter(None, map(CHUNKED.fullmatch, ckpt["state_dict"])))
     length: dict[str, int] = {}
-    for found in filter(None, map(CHUNKED.fullmatch, ckpt["state_dict"])):
-        length[found[1]] = max(length.get(found[1], 0), int(found[3]) + 1)
+    for _, processor, _, block, _ in map(parts_of, found):
+        length[processor] = max(length.get(processor, 0), int(block) + 1)
+    return [
+        op.RenameEach(
+            {
+                key: f"{processor}{int(chunk) * length[processor] + int(block)}.{rest}"
+                for key, processor, chunk, block, rest in map(parts_of, found)
+            }
+        )
+    ]
 
-    def flat(key: str) -> str:
-        found = CHUNKED.fullmatch(key)
-        return key if found is None else f"{found[1]}{int(found[2]) * length[found[1]] + int(found[3])}.{found[4]}"
 
-    rename(ckpt, flat)
-    ckpt.setdefault(KEPT, {})[revision] = length
-    return ckpt
-
-
-def rollback(ckpt: CkptType) -> CkptType:
+def chunked(ckpt: CkptType) -> list[op.Operation]:
     """Cut the list of layers into chunks."""
-    kept = ckpt.get(KEPT, {})
-    length = kept.pop(revision) if revision in kept else from_configuration(ckpt)
-    if not kept:
-        ckpt.pop(KEPT, None)
-
-    def chunked(key: str) -> str:
-        found = FLAT.fullmatch(key)
-        if found is None or found[1] not in length:
-            return key
-        chunk, block = divmod(int(found[2]), length[found[1]])
-        return f"{found[1]}{chunk}.blocks.{block}.{found[3]}"
-
-    rename(ckpt, chunked)
-    return ckpt
+    length = from_configuration(ckpt)
+    names = {}
+    for key, processor, layer, rest in map(parts_of, filter(None, map(FLAT.fullmatch, ckpt["state_dict"]))):
+        chunk, block = divmod(int(layer), length[processor])
+        names[key] = f"{processor}{chunk}.blocks.{block}.{rest}"
+    return [op.RenameEach(names)]
 
 
-def rename(ckpt: CkptType, renamed: Any) -> None:
-    """Rename parameters in the state dict and in copies of it, and keep their order."""
-    names = list(ckpt["state_dict"])
-    for copy in [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]:
-        for key in names:
-            copy[renamed(key)] = copy.pop(key)  # every key in turn, so that the order stays
+def parts_of(found: "re.Match[str]") -> tuple[str, ...]:
+    """Return a name, and the parts that it was found to have."""
+    return (found[0], *found.groups())
 
 
 def from_configuration(ckpt: CkptType) -> dict[str, int]:
-    """Return how many layers a chunk has where nobody remembers: in a model that was made without chunks."""
+    """Return how many layers a chunk has, as the configuration says: the model was made without chunks."""
     length: dict[str, int] = {}
     for found in filter(None, map(FLAT.fullmatch, ckpt["state_dict"])):
         length[found[1]] = max(length.get(found[1], 0), int(found[2]) + 1)

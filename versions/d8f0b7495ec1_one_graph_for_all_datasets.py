@@ -11,7 +11,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
 
 revision = "d8f0b7495ec1"
 down_revision = "5c02e97b41ad"
@@ -20,31 +20,21 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.13.0"})
 
-KEPT = "kept_by_anemoi_migrations"
 DATASET = "data"
 
-
-def migrate(ckpt: CkptType) -> CkptType:
-    """Join the graphs, and put them aside; a checkpoint that came from before 0.12 may have a bare one."""
-    hyper_parameters = ckpt["hyper_parameters"]
-    graphs = hyper_parameters.get("graph_data")
-    if isinstance(graphs, dict):
-        hyper_parameters["graph_data"] = joined(graphs, datasets(ckpt))
-    ckpt.setdefault(KEPT, {})[revision] = graphs if isinstance(graphs, dict) else None
-    return ckpt
+operations = [
+    op.Rewrite("in_one", "for_each", "hyper_parameters.graph_data", optional=True, objects=True),
+]
 
 
-def rollback(ckpt: CkptType) -> CkptType:
-    """Have a graph for each dataset again: those that were put aside, or parts of the one."""
-    hyper_parameters = ckpt["hyper_parameters"]
-    graph = hyper_parameters.get("graph_data")
-    kept = ckpt.get(KEPT, {})
-    graphs = kept.pop(revision) if revision in kept else None if graph is None else parted(graph, datasets(ckpt))
-    if not kept:
-        ckpt.pop(KEPT, None)
-    if graphs is not None:
-        hyper_parameters["graph_data"] = graphs
-    return ckpt
+def in_one(graphs: Any, ckpt: CkptType) -> Any:
+    """Join the graphs; a checkpoint that came from before 0.12 may have a bare one."""
+    return joined(graphs, datasets(ckpt)) if isinstance(graphs, dict) else graphs
+
+
+def for_each(graph: Any, ckpt: CkptType) -> Any:
+    """Return a graph for each dataset again, with parts of the one."""
+    return None if graph is None else parted(graph, datasets(ckpt))
 
 
 def datasets(ckpt: CkptType) -> list[str]:

@@ -8,7 +8,7 @@ Revises: 7be41c05d9f3
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
 
 revision = "e06b93d7f218"
 down_revision = "7be41c05d9f3"
@@ -23,21 +23,21 @@ OLD = INJECTOR + "noise_mlp."
 NEW = INJECTOR + "_noise_conditioning.noise_mlp."
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Derive("held", "bare"),
+]
+
+
+def held(ckpt: CkptType) -> list[op.Operation]:
     """Name the layers after what holds them."""
-    return rename(ckpt, OLD, NEW)
+    return [op.RenamePrefix(OLD, NEW, optional=True)] if injects(ckpt) else []
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def bare(ckpt: CkptType) -> list[op.Operation]:
     """Name them as before."""
-    return rename(ckpt, NEW, OLD)
+    return [op.RenamePrefix(NEW, OLD, optional=True)] if injects(ckpt) else []
 
 
-def rename(ckpt: CkptType, old: str, new: str) -> CkptType:
-    """Replace the start of names, in the state dict and in copies of it, and keep their order."""
-    names = list(ckpt["state_dict"])
-    if any(key.startswith(INJECTS) for key in names):
-        for copy in [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]:
-            for key in names:
-                copy[new + key[len(old) :] if key.startswith(old) else key] = copy.pop(key)
-    return ckpt
+def injects(ckpt: CkptType) -> bool:
+    """Tell whether the model injects noise."""
+    return any(key.startswith(INJECTS) for key in ckpt["state_dict"])

@@ -11,7 +11,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
 
 revision = "e17ca3592fd0"
 down_revision = "81f6a3d0c95b"
@@ -24,35 +24,29 @@ OUTPUT = re.compile(r"model\.(?:pre|post)_processors(?:_tendencies)?\.([^.]+)\.(
 MODEL_OUTPUT = re.compile(OUTPUT.pattern.replace("_output_idx", "_model_output_idx"))
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Derive("known", "unknown"),
+]
+
+
+def known(ckpt: CkptType) -> list[op.Operation]:
     """Add the index to each normalizer, behind that of the data's output."""
     if any(MODEL_OUTPUT.fullmatch(key) for key in ckpt["state_dict"]):
         raise ValueError("this checkpoint is of a later release: stamp it with that")
-    for copy in copies(ckpt):
-        items = []
-        for key, value in copy.items():
-            items.append((key, value))
-            found = OUTPUT.fullmatch(key)
-            if found is not None:
-                new = key.removesuffix("_output_idx") + "_model_output_idx"
-                items.append((new, without_targets(value, indices_of(ckpt, found[1]))))
-        copy.clear()
-        copy.update(items)
-    return ckpt
+    added = []
+    for found in filter(None, map(OUTPUT.fullmatch, ckpt["state_dict"])):
+        key, output = found[0], ckpt["state_dict"][found[0]]
+        index = without_targets(output.tolist(), indices_of(ckpt, found[1]))
+        new = key.removesuffix("_output_idx") + "_model_output_idx"
+        kind = str(output.dtype).removeprefix("torch.")
+        added.append(op.Add(new, [len(index)], kind, index, after=key, buffer=True))
+    return list(added)
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def unknown(ckpt: CkptType) -> list[op.Operation]:
     """Take it away: it follows from the others."""
-    for copy in copies(ckpt):
-        for key in [key for key in copy if MODEL_OUTPUT.fullmatch(key)]:
-            del copy[key]
-    return ckpt
-
-
-def copies(ckpt: CkptType) -> list[dict[str, Any]]:
-    """Return the state dict, and copies of it."""
-    names = list(ckpt["state_dict"])
-    return [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]
+    names = [key for key in ckpt["state_dict"] if MODEL_OUTPUT.fullmatch(key)]
+    return [op.Drop(names)] if names else []
 
 
 def indices_of(ckpt: CkptType, dataset: str) -> Any:
@@ -61,8 +55,8 @@ def indices_of(ckpt: CkptType, dataset: str) -> Any:
     return indices[dataset] if isinstance(indices, dict) else indices
 
 
-def without_targets(output: Any, indices: Any) -> Any:
-    """Return those indices whose variables the model puts out, in a tensor of their own."""
-    known = indices.model.output.name_to_index
-    wanted = {number for name, number in indices.data.output.name_to_index.items() if name in known}
-    return output[[place for place, number in enumerate(output.tolist()) if number in wanted]]
+def without_targets(output: list[int], indices: Any) -> list[int]:
+    """Return those indices whose variables the model puts out."""
+    named = indices.model.output.name_to_index
+    wanted = {number for name, number in indices.data.output.name_to_index.items() if name in named}
+    return [number for number in output if number in wanted]

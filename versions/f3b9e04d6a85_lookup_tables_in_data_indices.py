@@ -10,7 +10,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
 
 revision = "f3b9e04d6a85"
 down_revision = "e17ca3592fd0"
@@ -33,9 +33,14 @@ OF_COLLECTION = (
 )
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Rewrite("with_tables", "without_tables", "hyper_parameters.data_indices", optional=True, objects=True),
+]
+
+
+def with_tables(found: Any, ckpt: CkptType) -> Any:
     """Make the tables."""
-    for collection in collections(ckpt):
+    for collection in collections(found):
         if hasattr(collection, OF_COLLECTION[0]):
             raise ValueError("these data indices are of a later release: stamp the checkpoint with that")
         for index in indices(collection):
@@ -46,23 +51,22 @@ def migrate(ckpt: CkptType) -> CkptType:
                 setattr(index, name, table)
         for name, value in zip(OF_COLLECTION, positions(collection), strict=True):
             setattr(collection, name, value)
-    return ckpt
+    return found
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def without_tables(found: Any, ckpt: CkptType) -> Any:
     """Take them away."""
-    for collection in collections(ckpt):
+    for collection in collections(found):
         for name in OF_COLLECTION:
             delattr(collection, name)
         for index in indices(collection):
             for name in OF_INDEX:
                 delattr(index, name)
-    return ckpt
+    return found
 
 
-def collections(ckpt: CkptType) -> list[Any]:
+def collections(found: Any) -> list[Any]:
     """Return the data indices of all datasets."""
-    found = ckpt["hyper_parameters"].get("data_indices")
     return list(found.values()) if isinstance(found, dict) else [] if found is None else [found]
 
 

@@ -14,7 +14,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 import re
 from typing import Any
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, op
 
 revision = "f4c7150ea98d"
 down_revision = "e06b93d7f218"
@@ -30,7 +30,6 @@ known_as = {
     },
 }
 
-KEPT = "kept_by_anemoi_migrations"
 MODEL = "model.model."
 # Parts that have edges: one of a kind, or one for each level.
 SINGLE = r"(encoder|processor|decoder)"
@@ -43,46 +42,57 @@ HAS_EDGES = re.compile(r"\.(?:lin_edge|edge_mlp)\.")
 BUFFERS = {"_norm_mul", "_norm_add", "_input_idx", "_output_idx", "norm_min_val", SIZES}
 
 
-def migrate(ckpt: CkptType) -> CkptType:
+operations = [
+    op.Derive("of_providers", "of_parts"),
+]
+
+
+def of_providers(ckpt: CkptType) -> list[op.Operation]:
     """Move trainable parameters to the providers, and put the number of nodes aside."""
     if any(PROVIDER.match(key) for key in ckpt["state_dict"]):
         raise ValueError("this checkpoint is of a later release: stamp it with that")
-    aside = []
-    before = parameters(ckpt["state_dict"])
-    for copy in copies(ckpt):
-        sizes = {key for key in copy if leaf(PART, key) == SIZES}
-        aside.append([[key, copy[key]] for key in copy if key in sizes])
-        rearrange(copy, provided([key for key in copy if key not in sizes]))
-    carry_moments(ckpt, before, [key for key, _ in provided(list(before))])
-    ckpt.setdefault(KEPT, {})[revision] = aside
-    return ckpt
+    sizes = [key for key in ckpt["state_dict"] if leaf(PART, key) == SIZES]
+    pairs = provided([key for key in ckpt["state_dict"] if key not in sizes])
+    dropped = [op.Drop(sizes, keep=True)] if sizes else []
+    return [*dropped, *rearranged(ckpt, pairs)]
 
 
-def rollback(ckpt: CkptType) -> CkptType:
+def of_parts(ckpt: CkptType) -> list[op.Operation]:
     """Move trainable parameters back, and have the number of nodes saved again."""
     new = next((key for key in ckpt["state_dict"] if ".edge_pre_mlp." in key), None)
     if new is not None:
         raise Refused(f"{new} belongs to an option (edge_pre_mlp) that releases before 0.11.3 do not have")
+    pairs = unprovided(list(ckpt["state_dict"]))
+    return [*rearranged(ckpt, pairs), *added_sizes(ckpt, [name for _, name in pairs])]
+
+
+def rearranged(ckpt: CkptType, pairs: list[tuple[str, str]]) -> list[op.Operation]:
+    """Give names other names and another order, which the optimizer follows."""
     before = parameters(ckpt["state_dict"])
-    everywhere = copies(ckpt)
-    kept = ckpt.get(KEPT, {})
-    aside = kept.pop(revision) if revision in kept else [sizes_by_graph(ckpt)] * len(everywhere)
-    if not kept:
-        ckpt.pop(KEPT, None)
-    for copy, sizes in zip(everywhere, aside, strict=True):
-        rearrange(copy, unprovided(list(copy)))
-        put_first(copy, dict(sizes))
-    carry_moments(ckpt, before, [key for key, _ in unprovided(list(before))])
-    return ckpt
+    names = {old: new for old, new in pairs if old != new}
+    if not names:
+        return []
+    told = []
+    if [old for old, _ in pairs if old in before] != list(before):
+        optimizers = ckpt.get("optimizer_states", [])
+        told = [op.ParameterGroups(remembered(each, before), number) for number, each in enumerate(optimizers)]
+    return [*told, op.RenameEach(names), op.Reorder([new for _, new in pairs])]
+
+
+def added_sizes(ckpt: CkptType, names: list[str]) -> list[op.Operation]:
+    """Add the numbers of nodes, first in their parts."""
+    sizes, pairs = sizes_by_graph(ckpt), [(name, name) for name in names]
+    for key in sizes:
+        pairs.insert(first(pairs, key.removesuffix(SIZES)), (key, key))
+    order, added = [name for name, _ in pairs], []
+    for place, key in enumerate(order):
+        if key in sizes:
+            where: dict[str, Any] = {"after": order[place - 1]} if place else {"index": 0}
+            added.append(op.Add(key, [2, 1], "int64", sizes[key], buffer=True, **where))
+    return list(added)
 
 
 # What is called what, and stands where.
-
-
-def copies(ckpt: CkptType) -> list[dict[str, Any]]:
-    """Return the state dict, and copies of it."""
-    names = list(ckpt["state_dict"])
-    return [value for value in ckpt.values() if isinstance(value, dict) and list(value) == names]
 
 
 def leaf(kind: "re.Pattern[str]", key: str) -> str:
@@ -136,36 +146,18 @@ def behind(pairs: list[tuple[str, str]], lead: str) -> int:
     return max((place + 1 for place, (_, new) in enumerate(pairs) if new.startswith(lead)), default=0)
 
 
-def rearrange(copy: dict[str, Any], pairs: list[tuple[str, str]]) -> None:
-    """Give names other names and another order; what has no other name goes."""
-    items = [(new, copy[old]) for old, new in pairs]
-    copy.clear()
-    copy.update(items)
-
-
-def put_first(copy: dict[str, Any], sizes: dict[str, Any]) -> None:
-    """Put numbers of nodes where they stood, first in their parts."""
-    pairs = [(key, key) for key in copy]
-    for key in sizes:
-        pairs.insert(first(pairs, key.removesuffix(SIZES)), (key, key))
-    values = {**copy, **sizes}
-    copy.clear()
-    copy.update((key, values[key]) for key, _ in pairs)
-
-
-def sizes_by_graph(ckpt: CkptType) -> list[list[Any]]:
-    """Return the numbers of nodes, where nobody remembers them, for parts that have edges."""
-    import torch
-
+def sizes_by_graph(ckpt: CkptType) -> dict[str, list[int]]:
+    """Return the numbers of nodes for parts that have edges."""
     names = list(ckpt["state_dict"])
     graph = ckpt["hyper_parameters"]["graph_data"]
-    made: dict[str, Any] = {}
+    made: dict[str, list[int]] = {}
     for key in names:
         part = PART.match(key)
         if part is not None and HAS_EDGES.search(key) and f"{part[0]}{SIZES}" not in made:
-            numbers = [graph._node_store_dict[name]._mapping["x"].shape[0] for name in ends(part, names, graph)]
-            made[f"{part[0]}{SIZES}"] = torch.tensor(numbers, dtype=torch.int64).reshape(2, 1)
-    return [[key, made[key]] for key in made]
+            made[f"{part[0]}{SIZES}"] = [
+                graph._node_store_dict[name]._mapping["x"].shape[0] for name in ends(part, names, graph)
+            ]
+    return made
 
 
 def ends(part: "re.Match[str]", names: list[str], graph: Any) -> tuple[str, str]:
@@ -195,20 +187,6 @@ def parameters(state_dict: dict[str, Any]) -> dict[str, Any]:
         if key.startswith("model.") and not buffer and (tied == key or tied not in state_dict):
             found[key] = value
     return found
-
-
-def carry_moments(ckpt: CkptType, before: dict[str, Any], order: list[str]) -> None:
-    """Have each optimizer number the parameters in another order."""
-    if order == list(before):
-        return
-    place = {key: number for number, key in enumerate(order)}
-    for optimizer in ckpt.get("optimizer_states", []):
-        state, values = optimizer["state"], {}
-        for group, own in zip(optimizer["param_groups"], remembered(optimizer, before), strict=True):
-            moved = [position for _, position in sorted(zip(map(place.__getitem__, own), group["params"], strict=True))]
-            values.update((new, state[old]) for new, old in zip(group["params"], moved, strict=True) if old in state)
-        state.clear()
-        state.update(values)
 
 
 def remembered(optimizer: Any, before: dict[str, Any]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.cli import checkpoint_commands, info_commands, script_commands
-from anemoi_ckpt_migrate.cli.common import chain_of, told
+from anemoi_ckpt_migrate.cli.common import chain_of, explain_system_errors
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError
 
@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         if args.chain is not None:
             args.config = chain_of(args)
-        with told():
+        with explain_system_errors():
             code: int = args.run(args)
         output.flush()
         return code

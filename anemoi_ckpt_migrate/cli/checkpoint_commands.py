@@ -12,6 +12,19 @@ from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_e
 from anemoi_ckpt_migrate.console import checkpoint_tree, output
 
 _PLACE = "see the end of `ckpt-migrate --help`"
+_OPTIONS = (
+    "target",
+    "purge",
+    "output",
+    "backup",
+    "in_place",
+    "verify",
+    "dry_run",
+    "check_model",
+    "check_rollback",
+    "trust_checkpoint_code",
+    "discard_changes",
+)
 
 
 def add_commands(adding: Any) -> None:
@@ -73,38 +86,33 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _upgrade(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import upgrade
+    from anemoi_ckpt_migrate.commands.upgrade import upgrade
 
-    options = {name: getattr(args, name) for name in ("check_rollback", "trust_checkpoint_code", "check_model")}
-    return _move(args, upgrade.upgrade, **options)
+    return _move(args, upgrade)
 
 
 def _downgrade(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import downgrade
+    from anemoi_ckpt_migrate.commands.downgrade import downgrade
 
-    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
-    return _move(args, downgrade.downgrade, **options)
+    return _move(args, downgrade)
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import sync
+    from anemoi_ckpt_migrate.commands.sync import sync
 
-    options = {name: getattr(args, name) for name in ("trust_checkpoint_code", "discard_changes", "check_model")}
-    return _move(args, sync.sync, **options)
+    return _move(args, sync)
 
 
 def _stamp(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import stamp
+    from anemoi_ckpt_migrate.commands.stamp import stamp
 
-    return _move(args, stamp.stamp, purge=args.purge)
+    return _move(args, stamp)
 
 
-def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
-    from anemoi_ckpt_migrate.project.project import opened
+def _move(args: argparse.Namespace, command: Any) -> int:
+    from anemoi_ckpt_migrate.project.project import resolve_project
 
-    options |= {name: getattr(args, name) for name in ("output", "backup", "in_place", "verify", "dry_run")}
-    options |= {"project": opened(args.config)} | ({"target": args.target} if "target" in args else {})
-
+    options = _options(args) | {"project": resolve_project(args.config)}
     done: dict[str, str] = {}
 
     def move(checkpoint: str) -> None:
@@ -124,19 +132,22 @@ def _move(args: argparse.Namespace, command: Any, **options: Any) -> int:
 
 
 def _recover(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import recover
+    from anemoi_ckpt_migrate.commands.recover import recover
 
-    return for_each(args, lambda checkpoint: output.print_recovered(recover.recover(checkpoint), args.json))
+    return for_each(args, lambda checkpoint: output.print_recovered(recover(checkpoint), args.json))
 
 
 def _compact(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands.compact import compact as compact_
+    from anemoi_ckpt_migrate.commands.compact import compact
 
-    options = {name: getattr(args, name) for name in ("output", "backup", "verify")}
-
-    def compact(checkpoint: str) -> None:
+    def shrink(checkpoint: str) -> None:
         with checkpoint_tree.progress(checkpoint, args.json) as progress:
-            result = compact_(checkpoint, progress=progress, **options)
+            result = compact(checkpoint, progress=progress, **_options(args))
         output.print_compacted(result, args.json)
 
-    return for_each(args, compact)
+    return for_each(args, shrink)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments for a command that have the same name on the command line."""
+    return {name: getattr(args, name) for name in _OPTIONS if name in args}

@@ -63,7 +63,7 @@ def worst(codes: Iterable[int]) -> int:
 
 
 @contextlib.contextmanager
-def told(checkpoint: str | None = None) -> Iterator[None]:
+def explain_system_errors(checkpoint: str | None = None) -> Iterator[None]:
     """Turn errors of the system (no memory, no access to a file) into one sentence that names the checkpoint.
 
     Raises
@@ -76,17 +76,17 @@ def told(checkpoint: str | None = None) -> Iterator[None]:
     except BrokenPipeError:  # the reader closed the pipe
         raise
     except (MemoryError, ImportError, OSError) as error:
-        said = _denied(error)
-        if said is None:
+        denied = _denied(error)
+        if denied is None:
             raise
-        raise said.about(checkpoint) if checkpoint is not None else said from error
+        raise denied.about(checkpoint) if checkpoint is not None else denied from error
 
 
 def _denied(error: MemoryError | ImportError | OSError) -> MigrateError | None:
     """Return the error to raise instead; None for an import that failed for another reason."""
     if isinstance(error, MemoryError):
         return OutOfMemory()
-    if getattr(error, "errno", None) == errno.ENOMEM or any(said in str(error).lower() for said in _NO_MEMORY):
+    if getattr(error, "errno", None) == errno.ENOMEM or any(message in str(error).lower() for message in _NO_MEMORY):
         return OutOfMemory(str(error))
     if isinstance(error, ImportError):
         return None
@@ -103,7 +103,7 @@ def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
     with folders_listed_once():
         for checkpoint in args.checkpoints:
             try:
-                with told(checkpoint):
+                with explain_system_errors(checkpoint):
                     codes.append(do(checkpoint) or 0)
             except CannotPrint:  # the other results cannot be printed either
                 raise

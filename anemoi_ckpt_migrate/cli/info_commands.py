@@ -98,18 +98,18 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 
 def _current(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import current as reading
-    from anemoi_ckpt_migrate.project.project import opened
+    from anemoi_ckpt_migrate.commands.current import current
+    from anemoi_ckpt_migrate.project.project import resolve_project
 
     # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
-    project = opened(args.config) if args.check_heads else args.config
+    project = resolve_project(args.config) if args.check_heads else args.config
 
-    def current(checkpoint: str) -> int:
-        found = reading.current(checkpoint, project=project)
+    def show(checkpoint: str) -> int:
+        found = current(checkpoint, project=project)
         revision_tables.print_current(found, args.json, args.verbose)
         return PENDING if args.check_heads and found.at_head is False else 0
 
-    return for_each(args, current)
+    return for_each(args, show)
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -181,15 +181,15 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from anemoi_ckpt_migrate.commands import inspect as inspecting
+    from anemoi_ckpt_migrate.commands.inspect import inspect
 
-    def inspect(checkpoint: str) -> int:
+    def show(checkpoint: str) -> int:
         with checkpoint_tree.progress(checkpoint, args.json or not args.verify) as progress:
-            found = inspecting.inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
+            found = inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
         output.print_inspection(found, args.json, args.depth)
         return ERROR if found.damaged else 0
 
-    return for_each(args, inspect)
+    return for_each(args, show)
 
 
 def _level(text: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import head_file
@@ -115,7 +115,7 @@ def heads(*, project: Project | StrPath | None = None) -> list[Head]:
     ConfigurationError, FaultyScripts
         The project cannot be read.
     """
-    graph = opened(project).graph
+    graph = resolve_project(project).graph
     return [_head(graph, head) for head in graph.heads]
 
 
@@ -127,7 +127,7 @@ def branches(*, project: Project | StrPath | None = None) -> Branches:
     ConfigurationError, FaultyScripts
         The project cannot be read.
     """
-    graph = opened(project).graph
+    graph = resolve_project(project).graph
     ends: dict[str, list[str]] = {label: [] for label in graph.branch_sizes}
     for head in graph.heads:
         for label in graph.labels_of(head):
@@ -167,7 +167,7 @@ def write_head_file(*, project: Project | StrPath | None = None) -> str:
     MigrateError
         The project cannot be read, or the file cannot be written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     if not found.config.head_file:
         raise UsageError(f"the project has no head file; set `head_file = true` in {found.config.path}")
     return os.fspath(head_file.write(found.config.versions[0], found.graph))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.current import current
+from anemoi_ckpt_migrate.commands.prove_rollback import Proof, prove_rollback
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.manifests import drift, manifest_file
@@ -22,7 +23,6 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
-from anemoi_ckpt_migrate.runtime.verify_rollback import Proof, prove_rollback
 from anemoi_ckpt_migrate.scripts import discover, head_file, released
 from anemoi_ckpt_migrate.scripts.load_functions import load_module
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -135,7 +135,7 @@ def check(
     if broken:
         return Checked(len(revisions), 0, tuple(broken))
     graph = project.graph if isinstance(project, Project) else Graph(revisions)
-    opened = Project(config, graph)
+    found = Project(config, graph)
     if model is not None:
         names = drift.configured(config, model or None)
         return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
@@ -143,9 +143,9 @@ def check(
     for path in checkpoints:
         try:
             if rollback:
-                proofs.append(prove_rollback(path, project=opened))
+                proofs.append(prove_rollback(path, project=found))
             else:
-                problems += _of_checkpoint(path, opened)
+                problems += _of_checkpoint(path, found)
         except MigrateError as error:
             kind = "rollback" if rollback else "checkpoint"
             problems.append(Problem(kind, error.sentence, os.fspath(path), pending=False))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate import storage
-from anemoi_ckpt_migrate.storage import open_checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output, naming
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
+from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
 @dataclass(frozen=True)
@@ -68,18 +66,12 @@ def compact(
     MigrateError
         The checkpoint cannot be rewritten; nothing was changed.
     """
-    path = checked_output(output)
-    with naming(checkpoint):
-        storage.check_whole(checkpoint)
-        if output is None:
-            storage.recover(Path(checkpoint))
-        with open_checkpoint(checkpoint) as file:
-            if verify:
-                file.verify(progress)
-            before = file.length
-            if output is None and not file.dead:
-                return Compacted(os.fspath(checkpoint), before, before, None, None)
-            written = file.rewrite(path, backup, progress)
+    options = WriteOptions(output=checked_output(output), backup=backup, verify=verify, progress=progress)
+    with open_to_write(checkpoint, options) as file:
+        before = file.length
+        if options.output is None and not file.dead:
+            return Compacted(os.fspath(checkpoint), before, before, None, None)
+        written = file.rewrite(options.output, backup, progress)
         backup_path = None if written.backup is None else os.fspath(written.backup)
         after = os.path.getsize(written.path)
         return Compacted(os.fspath(checkpoint), before, after, os.fspath(written.path), backup_path)

@@ -13,7 +13,6 @@ from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
-from anemoi_ckpt_migrate.runtime import session
 from anemoi_ckpt_migrate.scripts import discover
 from anemoi_ckpt_migrate.storage import membership
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -92,7 +91,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         at_head = set(at) == set(scripts.heads) if len(scripts) else None
         contradictions = _contradictions(scripts, record)
         at_head = at_head and not contradictions
-        warnings += (*session.changed_since(scripts, record), *contradictions)
+        warnings += (*discover.changed_since(scripts, record), *contradictions)
     part = membership(checkpoint)
     warnings += () if part is None else (str(part),)
     heads = tuple(_head_of(record, head, scripts) for head in at)

@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.state.find_parameters import find_main
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
@@ -75,7 +75,7 @@ def parameters_of(project: Project | StrPath | None) -> str | None:
 @contextlib.contextmanager
 def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterator[Side]:
     with contextlib.ExitStack() as stack:
-        with naming(path):
+        with annotate_errors(path):
             file = stack.enter_context(open_checkpoint(path))
             tree, _ = embed.unrecorded(file)
             place = find_main(tree, parameters)
@@ -124,7 +124,7 @@ def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown:
     """Return whether a tensor made from one file has the content of a stored tensor of another file."""
     if not is_stored(wanted) or tuple(made.shape) != tuple(wanted.shape):
         return False
-    with naming(other_shown):
+    with annotate_errors(other_shown):
         content = other.content(wanted)
-    with naming(shown):
+    with annotate_errors(shown):
         return file.same(made, content)

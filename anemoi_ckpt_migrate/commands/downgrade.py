@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, targets
-from anemoi_ckpt_migrate.runtime import executor, session, step_actions, trust
-from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
-from anemoi_ckpt_migrate.runtime.recognise import recognised
-from anemoi_ckpt_migrate.runtime.session import (
-    Options,
-    Result,
-    foresee,
-    log_entry,
-    reading,
-    result_of,
-    seen_from,
-    unchanged,
-    write,
-)
-from anemoi_ckpt_migrate.runtime.update_list import keeping
-from anemoi_ckpt_migrate.storage import Checkpoint, Written
+from anemoi_ckpt_migrate.runtime.result import Result
+from anemoi_ckpt_migrate.runtime.session import open_session
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 _MOST_KEPT = 100
@@ -60,48 +46,33 @@ def downgrade(
 
     The other parameters, the result and the errors are those of `upgrade`.
     """
-    found, wanted = opened(project), targets.parse(target)
-    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with reading(checkpoint, found, options) as (file, tree, record):
-        tree, record, noted = recognised(found, file, tree, record)
-        graph, stash = seen_from(found.graph, record), _kept(file, record, found.config.chain)
-        plan = planner.plan_downgrade(graph, record, wanted, found.config.package, [then for then, _ in stash])
+    found, wanted = resolve_project(project), targets.parse(target)
+    options = WriteOptions(
+        output=checked_output(output),
+        backup=backup,
+        in_place=in_place,
+        verify=verify,
+        dry_run=dry_run,
+        check_model=check_model,
+        trust_checkpoint_code=trust_checkpoint_code,
+        discard_changes=discard_changes,
+        progress=progress,
+    )
+    with open_session(checkpoint, found, options) as session:
+        record, graph = session.record, session.graph()
+        states = _earlier_states(session.file, record, found.config.chain)
+        lineages = [lineage for lineage, _ in states]
+        plan = planner.plan_downgrade(graph, record, wanted, found.config.package, lineages)
         undone = {step.revision for step in plan.steps}
-        left = tuple(entry for entry in record.lineage if entry.revision not in undone)
-        earlier = next((before for then, before in stash if then == left), None)
-        entries = {entry.revision: entry for entry in record.lineage}
-        names = step_actions.name_check(file, found, graph, plan, trust_checkpoint_code)
-        added = () if earlier is None else names.added(earlier.names)
-        undoing = [] if earlier is not None else [entries[step.revision] for step in plan.steps]
-        if undoing:
-            trust.check_own_code(graph, undoing, checkpoint, trust_checkpoint_code)
-            plan = replace(plan, steps=trust.marked(graph, plan.steps, entries))
-        warnings = (*noted, *session.changed_since(graph, record))
-        actions = [step_actions.down(graph, entry, trust_checkpoint_code) for entry in undoing]
-        settings = executor.Settings(
-            step_actions.parameters_of(record, undone, found.config.parameters), discard_changes
-        )
-        check = ModelCheck(found, graph, plan.end, file, check_model)
-        if dry_run:
-            said, more = foresee(file, tree, record, actions, settings, check.result, names)
-            warnings, added = (*warnings, *said), (*added, *more)
-        if dry_run or not plan.steps:
-            return replace(unchanged(file, plan, options, warnings), names=added)
+        kept = tuple(entry for entry in record.lineage if entry.revision not in undone)
+        earlier = next((state for lineage, state in states if lineage == kept), None)
         if earlier is not None:
-            written = _back(file, earlier, options)
-            return replace(result_of(file, plan, options, warnings, written), restored=True, names=added)
-        shrunk = step_actions.shrunk(record.lineage, [step.revision for step in plan.steps])
-        actions, noted_elsewhere = keeping(file, tree, record, actions, shrunk)
-
-        def after(walk: executor.RunContext) -> Record:
-            walk.warnings += check.result(walk)
-            return replace(record.logged(log_entry("downgrade", target, plan), left), migrations_list=noted_elsewhere)
-
-        return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
+            return session.restore(graph, plan, earlier)
+        return session.run("downgrade", target, graph, plan)
 
 
-def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
-    """Find the earlier states of a file that was written in place, oldest first, each with its lineage.
+def _earlier_states(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Applied, ...], Checkpoint]]:
+    """Find the earlier states of a file that was written in place, oldest first, each after its lineage.
 
     The search stops where anything but upgrades and downgrades happened since: a stamp cannot be undone.
     """
@@ -123,10 +94,3 @@ def _kept(file: Checkpoint, record: Record, chain: str) -> list[tuple[tuple[Appl
             found.insert(0, (before.lineage, earlier))
         later, earlier = earlier, earlier.earlier()
     return found
-
-
-def _back(file: Checkpoint, earlier: Checkpoint, options: Options) -> Written:
-    """Restore the earlier bytes of the file."""
-    if options.in_place:
-        return file.cut(earlier)
-    return earlier.copy(options.output, options.backup, options.progress)

@@ -6,7 +6,7 @@ import os
 import shlex
 
 from anemoi_ckpt_migrate.errors import FaultyScripts, MigrateError, UsageError
-from anemoi_ckpt_migrate.project.project import Project, open_project, opened
+from anemoi_ckpt_migrate.project.project import Project, open_project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.revisions.graph import Revision
 from anemoi_ckpt_migrate.scripts.parse import read_script
@@ -32,7 +32,7 @@ def edit(target: str = "head", *, project: Project | StrPath | None = None) -> R
     """
     import subprocess
 
-    found = opened(project)
+    found = resolve_project(project)
     script = found.graph[resolve.one(found.graph, targets.parse(target))]
     words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
     if not words:

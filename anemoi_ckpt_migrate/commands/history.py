@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.commands.read_record import standing
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import downgrade_set, planner, resolve, targets
 from anemoi_ckpt_migrate.revisions.draw_export import FORMATS
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
-from anemoi_ckpt_migrate.runtime import session
+from anemoi_ckpt_migrate.scripts.discover import changed_since
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -56,7 +56,7 @@ def history(
     MigrateError
         The project or the checkpoint cannot be read, or the range makes no sense.
     """
-    found = opened(project)
+    found = resolve_project(project)
     record, notes = (None, ()) if checkpoint is None else standing(checkpoint, found)
     record = record or (None if checkpoint is None else Record())
     lineage = () if record is None else record.lineage
@@ -72,7 +72,7 @@ def history(
     foreign = (
         [] if rev_range else [_foreign(e, e.revision in here) for e in reversed(lineage) if e.revision not in graph]
     )
-    return History((*foreign, *entries), (*notes, *session.changed_since(graph, record)))
+    return History((*foreign, *entries), (*notes, *changed_since(graph, record)))
 
 
 def draw(

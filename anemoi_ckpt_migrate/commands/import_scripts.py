@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.other_tools import ForeignScript, OtherTool
 from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
 from anemoi_ckpt_migrate.other_tools.match_revisions import revision_of
 from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import create, hooks
@@ -98,7 +98,7 @@ def import_scripts(
     ConfigurationError, CannotWrite, MigrateError
         The project cannot be read; the scripts cannot be written; or a hook failed after they were written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     tool = find_tool(found.config.other_tool)
     scripts = _read(tool, Path(folder))
     states = [_state(found.graph, script, {each.name for each in scripts}) for script in scripts]

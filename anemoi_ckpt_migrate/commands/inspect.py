@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record, to_data
 from anemoi_ckpt_migrate.storage import Checkpoint, FileInfo, membership, open_checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.pickle.class_safety import meant, standing
 from anemoi_ckpt_migrate.tree import summary
 from anemoi_ckpt_migrate.tree.summary import Node, Optimizer, Tensor
@@ -157,7 +157,7 @@ def inspect(
     config = config_of(project)
     trusted = () if config is None else config.trusted
     tool = find_tool("" if config is None else config.other_tool)
-    with naming(checkpoint), open_checkpoint(checkpoint) as opened:
+    with annotate_errors(checkpoint), open_checkpoint(checkpoint) as opened:
         file, journal = _as_torch_reads(opened)
         tree = file.load()
         record, warnings = _record(tree, file.attachment(embed.ATTACHMENT))

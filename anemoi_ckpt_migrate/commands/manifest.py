@@ -15,14 +15,14 @@ from anemoi_ckpt_migrate.manifests.known import ModelHistory, known_of
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import resolve, targets
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph
-from anemoi_ckpt_migrate.runtime.session import seen_from
 from anemoi_ckpt_migrate.storage import open_checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def manifest(
     UnknownTarget, AmbiguousTarget, DamagedManifest, NewerManifest
         There is no such revision, or the manifest cannot be read.
     """
-    found = opened(project)
+    found = resolve_project(project)
     known = known_of(found.config)
     for name in models:
         if name not in known.models:
@@ -130,7 +130,7 @@ def update_manifest(
     MigrateError
         The manifest or the checkpoint cannot be read, or the manifest cannot be written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     if checkpoint is None and at is not None:
         raise UsageError("--at needs --from with a checkpoint at that revision: the code has the model at head only")
     if checkpoint is not None:
@@ -176,7 +176,7 @@ def _bridge(config: Config, graph: Graph, known: ModelHistory, name: str, new: S
 def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath, at: str | None) -> Manifest:
     """Write the manifest of a model from a checkpoint."""
     config, graph = project.config, project.graph
-    with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
+    with annotate_errors(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
         tree = file.load()
         record = embed.take(tree, file.attachment(embed.ATTACHMENT)).of_chain(config.chain)
         own = own_of(file, tree, config.parameters)
@@ -201,7 +201,7 @@ def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath
 def _resolved(project: Project, at: str) -> tuple[str, ...]:
     """Return the revisions that a target means; it may also name a revision that was squashed."""
     target, package = targets.parse(at), project.config.package
-    return tuple(resolve.resolve(seen_from(project.graph, Record(), [target], package), target, package))
+    return tuple(resolve.resolve(expand_squashed_for(project.graph, Record(), [target], package), target, package))
 
 
 def _at(graph: Graph, known: ModelHistory, name: str, revisions: Sequence[str]) -> Snapshot:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from anemoi_ckpt_migrate.commands.revision import NewRevision, _check_apart, _check_heads, _make
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
@@ -34,7 +34,7 @@ def merge(
 
     The other parameters, the result and the errors are those of `revision`.
     """
-    found = opened(project)
+    found = resolve_project(project)
     parents: set[str] = set()
     for text in revisions:
         parents.update(resolve.resolve(found.graph, targets.parse(text), found.config.package))

@@ -6,7 +6,7 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.storage import open_checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 
 
 def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
@@ -17,7 +17,7 @@ def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
     MigrateError
         The checkpoint cannot be read.
     """
-    with naming(checkpoint), open_checkpoint(checkpoint) as file:
+    with annotate_errors(checkpoint), open_checkpoint(checkpoint) as file:
         record = embed.find(file.load(), file.attachment(embed.ATTACHMENT))
         return record if record is None or chain is None else record.of_chain(chain)
 
@@ -51,7 +51,7 @@ def standing(checkpoint: StrPath, project: Project) -> tuple[Record | None, tupl
         return found, ()  # without imported scripts or a `recognise`, there is nothing to recognise by
     from anemoi_ckpt_migrate.runtime.recognise import recognised
 
-    with naming(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
+    with annotate_errors(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
         tree, _ = embed.unrecorded(file)
         _, record, said = recognised(project, file, tree, found or Record().of_chain(config.chain, config.other_tool))
         return (record, said) if said else (found, ())

@@ -11,7 +11,7 @@ from typing import Any
 from anemoi_ckpt_migrate.commands.revision import update_head_file
 from anemoi_ckpt_migrate.errors import ReadOnly, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets, validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import edit_script, released
@@ -69,7 +69,7 @@ def rebase(target: str, onto: str | None = None, *, project: Project | StrPath |
     MigrateError
         The project cannot be read or the script cannot be changed.
     """
-    found = opened(project)
+    found = resolve_project(project)
     graph, config = found.graph, found.config
     script = graph[resolve.one(graph, targets.parse(target))]
     parents = _onto(graph, script, onto)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import storage
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def recover(checkpoint: StrPath) -> Recovered:
     MigrateError
         The run is still at work, the journal belongs to another file, or the system denies access.
     """
-    with naming(checkpoint):
+    with annotate_errors(checkpoint):
         with storage.opened(Path(checkpoint)):
             storage.check_whole(checkpoint)
         return Recovered(os.fspath(checkpoint), storage.recover(Path(checkpoint)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Refused
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.scripts import released
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
@@ -42,7 +42,7 @@ def release(*, project: Project | StrPath | None = None) -> Release:
     MigrateError
         The project cannot be read, or the file cannot be written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     folder = found.config.versions[0]
     before = released.read(folder)
     wrong = [problem.sentence for problem in released.problems(folder, found.graph)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.project.project import Project, open_project, opened
+from anemoi_ckpt_migrate.project.project import Project, open_project, resolve_project
 from anemoi_ckpt_migrate.project.scaffold import read_template
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.revisions.graph import Graph
@@ -102,7 +102,7 @@ def revision(
     ConfigurationError, FaultyScripts, CannotWrite, MigrateError
         The project cannot be read; the script cannot be written; or a hook failed after it was written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     parents = _parents(found.graph, head, splice)
     needed = [resolve.one(found.graph, targets.parse(text)) for text in depends_on]
     if with_setup and (final or autogenerate is not None):

@@ -9,7 +9,7 @@ from typing import Any
 from anemoi_ckpt_migrate.commands.branches import _recorded
 from anemoi_ckpt_migrate.commands.read_record import read_record
 from anemoi_ckpt_migrate.errors import MigrateError, UnknownTarget, UsageError
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.revisions.graph import Graph
@@ -86,7 +86,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
     target = targets.parse(revision)
     if checkpoint is not None:
         return _show_carried(target, checkpoint)
-    found = opened(project)
+    found = resolve_project(project)
     graph = found.graph.seen_from([revision])
     if target == targets.Named("head") and not len(graph):
         raise UsageError("there are no revisions yet; `ckpt-migrate revision NAME` makes one")

@@ -10,7 +10,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.commands.revision import chosen_id, update_head_file
 from anemoi_ckpt_migrate.errors import CannotWrite, FaultyScripts, Refused, UsageError
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets, validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import create, hooks
@@ -71,7 +71,7 @@ def squash(stretch: str, name: str, *, rev_id: str | None = None, project: Proje
     MigrateError
         The project cannot be read, or the script cannot be written.
     """
-    found = opened(project)
+    found = resolve_project(project)
     graph, config = found.graph, found.config
     create.check_name(name)
     revision = chosen_id(graph, rev_id)

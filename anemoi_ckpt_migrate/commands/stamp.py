@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.project.project import Project, opened
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, resolve, targets
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
+from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
-from anemoi_ckpt_migrate.runtime import executor, locate_revision, step_actions
-from anemoi_ckpt_migrate.runtime.session import (
-    DAMAGED,
-    Options,
-    Result,
-    log_entry,
-    reading,
-    seen_from,
-    unchanged,
-    write,
-)
+from anemoi_ckpt_migrate.runtime import locate_revision
+from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
+from anemoi_ckpt_migrate.runtime.result import Result
+from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_to_stamp
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
 from anemoi_ckpt_migrate.scripts.source import signature_of
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
@@ -55,44 +49,43 @@ def stamp(
 
     The other parameters, the result and the errors are those of `upgrade`. A damaged record is replaced.
     """
-    found = opened(project)
+    found = resolve_project(project)
+    text, texts = (target, [target]) if isinstance(target, str) else (",".join(target), target)
+    wanted = [each for one in texts for each in targets.parse_several(one)]
     auto = target == AUTO and not (AUTO in found.graph or AUTO in found.graph.labels)
-    wanted = [one for text in ([target] if isinstance(target, str) else target) for one in targets.parse_several(text)]
-    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with reading(checkpoint, found, options, stamping=True, purge=purge) as (file, tree, record):
-        before = Record() if purge else record
-        noted: tuple[str, ...] = ()
+    options = WriteOptions(
+        output=checked_output(output),
+        backup=backup,
+        in_place=in_place,
+        verify=verify,
+        dry_run=dry_run,
+        progress=progress,
+    )
+    with open_session_to_stamp(checkpoint, found, options, purge) as session:
         if auto:
-            target, noted = locate_revision.place(found, file, tree, record if not purge else before)
-            wanted = list(targets.parse_several(target))
-            tree, _ = embed.unrecorded(file)  # `place` ran revisions on the old tree
-        graph = seen_from(found.graph, _without_squashed(found.graph, before), wanted, found.config.package)
-        before = _opened(found.graph, graph, before)
-        revisions = planner.plan_stamp(graph, before, wanted, found.config.package, purge)
-        heads = graph.tips(revision.id for revision in revisions)
+            session, text = _located(session, purge)
+            wanted = list(targets.parse_several(text))
+        record = session.record
+        lineage, heads = _stamped(session, wanted, purge)
         plan = Plan(record.heads, heads, ())
-        lineage = _stamped(graph, record, revisions, wanted, found.config, purge)
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         # The old entries are not validated: they may be the reason for the purge.
-        recorded = not same or record is DAMAGED or (purge and record.lineage != lineage)
+        recorded = not same or session.damaged or (purge and record.lineage != lineage)
         if dry_run or not recorded:
-            return replace(unchanged(file, plan, options, noted), recorded=recorded)
-        told = target if isinstance(target, str) else ",".join(target)
+            return replace(session.unchanged(plan, session.notes), recorded=recorded)
         # The list of another tool stays and is read again: from here on it belongs to the stamped revisions.
-        after = replace(record.logged(log_entry("stamp", told, plan), lineage), migrations_list=None)
+        stamped = replace(record.logged(log_entry("stamp", text, plan), lineage), migrations_list=None)
         undone = {entry.revision for entry in lineage if entry.undo is not None}
         stash = {revision: values for revision, values in record.stash.items() if revision in undone}
-        return write(
-            file,
-            tree,
-            replace(record, stash=stash, migrations_list=None),
-            plan,
-            [],
-            executor.Settings(),
-            lambda walk: after,
-            options,
-            noted,
-        )
+        return session.write_record(plan, stamped, stash)
+
+
+def _located(session: MigrationSession, purge: bool) -> tuple[MigrationSession, str]:
+    """Find the revision that a checkpoint fits; return the session with a new tree, and the target."""
+    record = Record() if purge else session.record
+    target, notes = locate_revision.place(session.project, session.file, session.tree, record)
+    tree, _ = embed.unrecorded(session.file)  # `place` ran revisions on the old tree
+    return replace(session, tree=tree, notes=notes), target
 
 
 def _without_squashed(graph: Graph, record: Record) -> Record:
@@ -101,7 +94,7 @@ def _without_squashed(graph: Graph, record: Record) -> Record:
     return replace(record, lineage=tuple(lineage))
 
 
-def _opened(graph: Graph, seen: Graph, record: Record) -> Record:
+def _expanded(graph: Graph, seen: Graph, record: Record) -> Record:
     """Return a record with squashed revisions replaced by their parts, where `seen` counts these separately."""
     lineage: list[Applied] = []
     for entry in record.lineage:
@@ -111,26 +104,29 @@ def _opened(graph: Graph, seen: Graph, record: Record) -> Record:
 
 
 def _stamped(
-    graph: Graph,
-    record: Record,
-    revisions: Sequence[Revision],
-    wanted: Sequence[targets.Target],
-    config: Config,
-    purge: bool,
-) -> tuple[Applied, ...]:
-    """Return the lineage of a stamped checkpoint: named revisions as in the scripts, all others as recorded."""
-    told = {rev for target in wanted for rev in resolve.state(graph, target, config.package)}
-    applied = {} if purge else {entry.revision: entry for entry in record.lineage}
+    session: MigrationSession, wanted: Sequence[targets.Target], purge: bool
+) -> tuple[tuple[Applied, ...], tuple[str, ...]]:
+    """Return the lineage and the heads of a stamped checkpoint.
+
+    Named revisions are as in the scripts, all others as recorded.
+    """
+    config, scripts = session.project.config, session.project.graph
+    record = Record() if purge else session.record
+    graph = expand_squashed_for(scripts, _without_squashed(scripts, record), wanted, config.package)
+    revisions = planner.plan_stamp(graph, _expanded(scripts, graph, record), wanted, config.package, purge)
+    named = {rev for target in wanted for rev in resolve.state(graph, target, config.package)}
     # The recorded rollback of this file stays valid for a revision whose script has not changed.
-    before = {
-        rev: entry
-        for rev, entry in applied.items()
-        if rev not in told or (entry.undo is not None and entry.signature == signature_of(graph[rev]))
+    recorded = {
+        entry.revision: entry
+        for entry in record.lineage
+        if entry.revision not in named
+        or (entry.undo is not None and entry.signature == signature_of(graph[entry.revision]))
     }
-    return tuple(
+    lineage = tuple(
         # The entry gets the parents from the scripts and is otherwise unchanged.
-        replace(before[revision.id], parents=revision.parents, depends_on=revision.depends_on)
-        if revision.id in before
-        else step_actions.told(revision, config.parameters)
+        replace(recorded[revision.id], parents=revision.parents, depends_on=revision.depends_on)
+        if revision.id in recorded
+        else stamped_entry(revision, config.parameters)
         for revision in revisions
     )
+    return lineage, graph.tips(revision.id for revision in revisions)

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from anemoi_ckpt_migrate.project.project import Project, opened
-from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner
-from anemoi_ckpt_migrate.revisions.planner import Plan
-from anemoi_ckpt_migrate.runtime import executor, session, step_actions, trust
-from anemoi_ckpt_migrate.runtime.added_names import NewName
-from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
-from anemoi_ckpt_migrate.runtime.recognise import recognised
-from anemoi_ckpt_migrate.runtime.session import (
-    Options,
-    Result,
-    foresee,
-    log_entry,
-    reading,
-    seen_from,
-    unchanged,
-    write,
-)
-from anemoi_ckpt_migrate.runtime.update_list import keeping
+from anemoi_ckpt_migrate.runtime.result import Result
+from anemoi_ckpt_migrate.runtime.session import open_session
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
@@ -62,43 +46,19 @@ def sync(
     MigrateError
         Nothing was changed; the class of the error tells the reason.
     """
-    found = opened(project)
-    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with reading(checkpoint, found, options) as (file, tree, record):
-        tree, record, noted = recognised(found, file, tree, record)
-        graph, parameters = seen_from(found.graph, record), found.config.parameters
-        down, between, up = planner.plan_sync(graph, record, found.config.package)
-        plan = Plan(record.heads, up.end, (*down.steps, *up.steps))
-        entries = {entry.revision: entry for entry in record.lineage}
-        undone = [entries[step.revision] for step in down.steps]
-        trust.check_own_code(graph, undone, checkpoint, trust_checkpoint_code)
-        plan = replace(plan, steps=trust.marked(graph, plan.steps, entries))
-        warnings = (*noted, *session.changed_since(graph, record))
-        revisions = [graph[step.revision] for step in up.steps]
-        actions = [
-            *(step_actions.down(graph, entry, trust_checkpoint_code) for entry in undone),
-            *map(step_actions.up, revisions),
-        ]
-        gone = [entry.revision for entry in undone]
-        settings = executor.Settings(step_actions.parameters_of(record, gone, parameters), discard_changes)
-        check = ModelCheck(found, graph, plan.end, file, check_model)
-        names = step_actions.name_check(file, found, graph, plan, trust_checkpoint_code)
-        added: tuple[NewName, ...] = ()
-        if plan.steps:
-            check.before(tree, record)
-        if dry_run:
-            said, added = foresee(file, tree, record, actions, settings, check.result, names)
-            warnings = (*warnings, *said)
-        if dry_run or not plan.steps:
-            return replace(unchanged(file, plan, options, warnings), names=added)
-        applied = step_actions.applied(revisions)
-        lineages = [*step_actions.shrunk(record.lineage, gone), *step_actions.grown(between.lineage, applied)]
-        actions, noted_elsewhere = keeping(file, tree, record, actions, lineages)
-
-        def after(walk: executor.RunContext) -> Record:
-            lineage = step_actions.with_undo(applied, graph, walk, parameters)
-            walk.warnings += [*step_actions.notes(graph, lineage, walk), *check.result(walk)]
-            entry = log_entry("sync", "", plan)
-            return replace(record.logged(entry, (*between.lineage, *lineage)), migrations_list=noted_elsewhere)
-
-        return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
+    found = resolve_project(project)
+    options = WriteOptions(
+        output=checked_output(output),
+        backup=backup,
+        in_place=in_place,
+        verify=verify,
+        dry_run=dry_run,
+        check_model=check_model,
+        trust_checkpoint_code=trust_checkpoint_code,
+        discard_changes=discard_changes,
+        progress=progress,
+    )
+    with open_session(checkpoint, found, options) as session:
+        graph = session.graph()
+        plan = planner.plan_sync(graph, session.record, found.config.package)
+        return session.run("sync", "", graph, plan)

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from anemoi_ckpt_migrate.project.project import Project, opened
-from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
-from anemoi_ckpt_migrate.runtime import executor, session, step_actions, verify_rollback
-from anemoi_ckpt_migrate.runtime.added_names import NewName
-from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
-from anemoi_ckpt_migrate.runtime.recognise import recognised
-from anemoi_ckpt_migrate.runtime.session import (
-    Options,
-    Result,
-    foresee,
-    log_entry,
-    reading,
-    seen_from,
-    unchanged,
-    write,
-)
-from anemoi_ckpt_migrate.runtime.update_list import keeping
+from anemoi_ckpt_migrate.runtime.result import Result
+from anemoi_ckpt_migrate.runtime.session import open_session
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
@@ -83,38 +67,19 @@ def upgrade(
     MigrateError
         Nothing was changed; the class of the error tells the reason.
     """
-    found, wanted = opened(project), targets.parse(target)
-    options = Options(checked_output(output), backup, in_place, verify, dry_run, progress)
-    with reading(checkpoint, found, options) as (file, tree, record):
-        tree, record, noted = recognised(found, file, tree, record)
-        graph = seen_from(found.graph, record, [wanted], found.config.package)
-        plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
-        warnings = (*noted, *session.changed_since(graph, record))
-        revisions = [graph[step.revision] for step in plan.steps]
-        actions = [step_actions.up(revision) for revision in revisions]
-        settings = executor.Settings(found.config.parameters)
-        check = ModelCheck(found, graph, plan.end, file, check_model)
-        names = step_actions.name_check(file, found, graph, plan, trust_checkpoint_code)
-        added: tuple[NewName, ...] = ()
-        if plan.steps:
-            check.before(tree, record)
-        if dry_run:
-            said, added = foresee(file, tree, record, actions, settings, check.result, names)
-            warnings = (*warnings, *said)
-        if check_rollback and plan.steps:
-            verify_rollback.check_reversible(revisions)
-            verify_rollback.prove(file, graph, record, revisions, settings)
-            tree, _ = embed.unrecorded(file)
-        if dry_run or not plan.steps:
-            return replace(unchanged(file, plan, options, warnings), names=added)
-        applied = step_actions.applied(revisions)
-        parameters = found.config.parameters
-        actions, noted_elsewhere = keeping(file, tree, record, actions, step_actions.grown(record.lineage, applied))
-
-        def after(walk: executor.RunContext) -> Record:
-            entry = log_entry("upgrade", target, plan, proven=check_rollback)
-            lineage = step_actions.with_undo(applied, graph, walk, parameters)
-            walk.warnings += [*step_actions.notes(graph, lineage, walk), *check.result(walk)]
-            return replace(record.logged(entry, (*record.lineage, *lineage)), migrations_list=noted_elsewhere)
-
-        return write(file, tree, record, plan, actions, settings, after, options, warnings, names)
+    found, wanted = resolve_project(project), targets.parse(target)
+    options = WriteOptions(
+        output=checked_output(output),
+        backup=backup,
+        in_place=in_place,
+        verify=verify,
+        dry_run=dry_run,
+        check_model=check_model,
+        check_rollback=check_rollback,
+        trust_checkpoint_code=trust_checkpoint_code,
+        progress=progress,
+    )
+    with open_session(checkpoint, found, options) as session:
+        graph = session.graph([wanted])
+        plan = planner.plan_upgrade(graph, session.record, wanted, found.config.package)
+        return session.run("upgrade", target, graph, plan)

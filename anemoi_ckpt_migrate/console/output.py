@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.revision import NewRevision
     from anemoi_ckpt_migrate.commands.squash import Squashed
     from anemoi_ckpt_migrate.project.scaffold import CreatedPath
-    from anemoi_ckpt_migrate.runtime.session import Result
+    from anemoi_ckpt_migrate.runtime.result import Result
 
 _LONGEST = 900  # letters of a sentence: names in it may come from hostile checkpoints
 

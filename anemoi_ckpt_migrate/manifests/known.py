@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.manifests import build_model as models
-from anemoi_ckpt_migrate.manifests import manifest_file, trace
+from anemoi_ckpt_migrate.manifests import build_model, manifest_file, trace
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
@@ -73,5 +72,5 @@ def known_of_checkpoint(known: ModelHistory, name: str, config: Config, graph: G
     found = items.plain(items.get(tree, config.hyper_parameters))
     if not isinstance(found, dict):
         raise UsageError(f"there are no hyper-parameters at {config.hyper_parameters}")
-    built = models.built(config.models[name], found, config.folder)
+    built = build_model.built(config.models[name], found, config.folder)
     return [Snapshot(heads_of(graph, snapshot), built.items, True)]

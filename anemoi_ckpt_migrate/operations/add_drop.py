@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,8 +109,9 @@ class Add(Operation):
         Its shape.
     dtype : str
         Its dtype.
-    fill : number
-        The value of its elements.
+    fill : number or list of number
+        The value of its elements; or the value of each, in one list, row by row. For long lists, such
+        as whole weights, use `init`, or `Run`.
     init : str or sequence, optional
         Instead of `fill`: a function of `torch.nn.init`, as ``"kaiming_uniform_"``, or its name with arguments, as
         ``["normal_", {"std": 0.02}]``. The random numbers depend on the name of the parameter only.
@@ -126,7 +128,7 @@ class Add(Operation):
     key: str
     shape: tuple[int, ...]
     dtype: str = "float32"
-    fill: float = 0
+    fill: float | tuple[float, ...] = 0
     init: Any = None
     index: int | None = None
     after: str | None = None
@@ -139,10 +141,9 @@ class Add(Operation):
         if not isinstance(self.dtype, str) or self.dtype.removeprefix("torch.") not in DTYPES:
             raise BadOperation(f"Add: {self.dtype!r:.60} is not a dtype; choose one of {', '.join(DTYPES)}")
         set_fields(self, dtype=self.dtype.removeprefix("torch."))
-        if isinstance(self.fill, bool) is (self.dtype != "bool") and not isinstance(self.fill, (int, float)):
-            raise BadOperation(f"Add: fill must be a number, not {self.fill!r:.60}")
-        if not takes(self.dtype, self.fill):
-            raise BadOperation(f"Add: {self.dtype} cannot represent {str(self.fill)[:40]}")
+        if isinstance(self.fill, list):
+            set_fields(self, fill=tuple(self.fill))
+        self._check_fill()
         for what, value in (("index", self.index), ("group", self.group)):
             if value is not None:
                 integer_of(self, what, value, 0)
@@ -157,6 +158,18 @@ class Add(Operation):
     def check_written(self) -> None:
         """Refuse a star in the new name."""
         check_stars("Add", [self.key])
+
+    def _check_fill(self) -> None:
+        each = self.fill if isinstance(self.fill, tuple) else (self.fill,)
+        for number in each:
+            if not isinstance(number, (int, float)):
+                raise BadOperation(f"Add: fill must be a number, or a list of numbers, not {self.fill!r:.60}")
+            if not takes(self.dtype, number):
+                raise BadOperation(f"Add: {self.dtype} cannot represent {str(number)[:40]}")
+        if isinstance(self.fill, tuple) and len(each) != math.prod(self.shape):
+            raise BadOperation(
+                f"Add: {list(self.shape)} has {math.prod(self.shape)} elements, but fill has {len(each)}"
+            )
 
     def _check_places(self) -> None:
         anchor = None if self.after is None else pattern(name_of(self, "after", self.after))

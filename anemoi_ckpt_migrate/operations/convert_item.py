@@ -8,9 +8,8 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, read, set_fields
 from anemoi_ckpt_migrate.operations.items import AtEachPlace, AtPath, NoOperation
-from anemoi_ckpt_migrate.state.find_parameters import is_tensor
-from anemoi_ckpt_migrate.state.tensor_values import memory_of
-from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
+from anemoi_ckpt_migrate.operations.object_values import same_value
+from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, paths
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath, shown
@@ -115,25 +114,6 @@ class RestoreConfig(AtPath):
         before = stash[self.number]
         then = read(self.conversion)
         made = then.made(before) if isinstance(then, ConvertItem) else None
-        if forced or _same(config_objects.plain(paths.get(tree, self.path)), config_objects.plain(made)):
+        if forced or same_value(config_objects.plain(paths.get(tree, self.path)), config_objects.plain(made)):
             paths.put(paths.parent(tree, self.path), self.path[-1], before)
         return []
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Return whether two plain configurations are equal; objects are compared by their class and contents."""
-    if is_tensor(one) or is_tensor(other):
-        return is_tensor(one) and is_tensor(other) and memory_of(one) == memory_of(other)
-    if is_a(one, OpaqueName) and is_a(other, OpaqueName):
-        return one.pickled_name == other.pickled_name
-    if is_a(one, Opaque) and is_a(other, Opaque):
-        mine, its = one.__opaque_parts__, other.__opaque_parts__
-        pairs = [(getattr(mine, part), getattr(its, part)) for part in ("args", "kwargs", "state", "items", "pairs")]
-        return class_of(one) == class_of(other) and all(_same(*pair) for pair in pairs)
-    if type(one) is not type(other):
-        return False
-    if is_a(one, dict):
-        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
-    if is_a(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return repr(one) == repr(other)

@@ -37,6 +37,10 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, int, float, bool)
 
 
+UNKNOWN = ...
+"""Stands for a default that an author does not give, since None is a value."""
+
+
 class AtPath(TreeOperation):
     """Base class of operations on one path, or on all that a path with ``*`` matches."""
 
@@ -101,10 +105,7 @@ class SetItem(AtEachPlace):
 
     def check_written(self) -> None:
         """Refuse a value that the rollback could not recognise in the checkpoint."""
-        odd = next(_odd_values(self.value), None)
-        if odd is not None:
-            kind = type(odd).__name__
-            raise BadOperation(f"SetItem: value holds a {kind}; use a function, op.Run(migrate, rollback)")
+        _check_value("SetItem: value", self.value)
 
     def inverse(self) -> Operation | None:
         """Return the operation that removes the value; None with `overwrite`, which may replace an old value."""
@@ -128,6 +129,12 @@ class SetItem(AtEachPlace):
             return [UnsetItem(path, self.value, True, before, optional=self.optional)]
         stash.append(config_objects.detached(before, parent))
         return [UnsetItem(path, self.value, True, None, len(stash) - 1, self.optional)]
+
+
+def _check_value(what: str, value: Any) -> None:
+    odd = next(_odd_values(value), None)
+    if odd is not None:
+        raise BadOperation(f"{what} holds a {type(odd).__name__}; use a function, op.Run(migrate, rollback)")
 
 
 def _odd_values(value: Any) -> Iterator[Any]:
@@ -205,13 +212,33 @@ class DropItem(AtEachPlace):
         As for `SetItem`.
     optional : bool
         Whether the value may be missing. A downgrade of a stamped checkpoint then works without it.
+    default : object, optional
+        The value that a downgrade of a stamped checkpoint sets, if older code needs one: text, numbers, None, and
+        lists and dicts of these.
+
+    Examples
+    --------
+    >>> from anemoi_ckpt_migrate import op
+    >>> op.DropItem("hyper_parameters.cache", default={}).inverse()
+    SetItem("hyper_parameters.cache", {}, overwrite=False)
     """
 
     path: tuple[Any, ...]
     optional: bool = False
+    default: Any = UNKNOWN
+
+    def __hash__(self) -> int:
+        return hash((self.path, repr(self.default)))
+
+    def check_written(self) -> None:
+        """Refuse a default that `SetItem` could not set."""
+        if self.default is not UNKNOWN:
+            _check_value("DropItem: default", self.default)
 
     def inverse(self) -> Operation | None:
-        """Return `NoOperation` if the value is optional; otherwise None, since the value is unknown."""
+        """Return the operation that sets the default; without one, `NoOperation` if it is optional, else None."""
+        if self.default is not UNKNOWN:
+            return SetItem(self.path, self.default, overwrite=False, optional=self.optional)
         return NoOperation() if self.optional else None
 
     def at(self, tree: Any, path: tuple[Any, ...], stash: list[Any]) -> list[Operation]:

@@ -73,13 +73,17 @@ class Rename(_Naming):
     ----------
     old, new : str
         Names, or patterns with the same placeholders. For ``Rename("h.{i}.attn.*", ...)`` use `RenamePrefix`.
+    optional : bool
+        Whether there may be no such parameter; then nothing happens.
     """
 
     old: str
     new: str
+    optional: bool = False
 
     def __post_init__(self) -> None:
         set_fields(self, old=name_of(self, "old", self.old), new=name_of(self, "new", self.new))
+        flag_of(self, "optional", self.optional)
         old, new = pattern(self.old), pattern(self.new)
         check_stars("Rename", [self.old, self.new])
         if not set(new.places) <= set(old.places):
@@ -87,7 +91,7 @@ class Rename(_Naming):
 
     def inverse(self) -> Operation | None:
         """Return the inverse: `old` and `new` exchanged; None if the names do not determine it."""
-        return Rename(self.new, self.old) if turns(self.old, self.new) else None
+        return Rename(self.new, self.old, self.optional) if turns(self.old, self.new) else None
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
         """Return the names that match, with their new names."""
@@ -96,7 +100,8 @@ class Rename(_Naming):
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name matches."""
-        context.missing(self.old, [self.new])
+        if not self.optional:
+            context.missing(self.old, [self.new])
 
     def targets(self) -> list[str]:
         """Return the pattern of the new names."""
@@ -111,13 +116,17 @@ class RenamePrefix(_Naming):
     ----------
     old, new : str
         The prefixes: ``RenamePrefix("encoder.", "model.encoder.")``. They may have placeholders.
+    optional : bool
+        Whether there may be no such parameter; then nothing happens.
     """
 
     old: str
     new: str
+    optional: bool = False
 
     def __post_init__(self) -> None:
         set_fields(self, old=name_of(self, "old", self.old), new=name_of(self, "new", self.new))
+        flag_of(self, "optional", self.optional)
         if not set(pattern(self.new).places) <= set(pattern(self.old).places):
             raise BadOperation(f"RenamePrefix: {self.new} has a placeholder that {self.old} does not have")
 
@@ -127,7 +136,7 @@ class RenamePrefix(_Naming):
 
     def inverse(self) -> Operation | None:
         """Return the inverse: `old` and `new` exchanged; None if the names do not determine it."""
-        return RenamePrefix(self.new, self.old) if turns(f"{self.old}*", f"{self.new}*") else None
+        return RenamePrefix(self.new, self.old, self.optional) if turns(f"{self.old}*", f"{self.new}*") else None
 
     def found(self, names: Mapping[str, object]) -> dict[str, str]:
         """Return the names with the prefix, with their new names."""
@@ -142,7 +151,8 @@ class RenamePrefix(_Naming):
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name has the prefix."""
-        context.missing(f"{self.old}*", [f"{self.new}*"])
+        if not self.optional:
+            context.missing(f"{self.old}*", [f"{self.new}*"])
 
     def targets(self) -> list[str]:
         """Return the pattern of the new names."""
@@ -157,14 +167,18 @@ class RenameRegex(_Naming):
     ----------
     pattern, replacement : str
         ``RenameRegex(r"layers\.(\d+)\.self_attn", r"blocks.\1.attention")``.
+    optional : bool
+        Whether there may be no such parameter; then nothing happens.
     """
 
     recorded = False  # matching can take exponential time; its rollback is pairs of names
     pattern: str
     replacement: str
+    optional: bool = False
 
     def __post_init__(self) -> None:
         name_of(self, "pattern", self.pattern)
+        flag_of(self, "optional", self.optional)
         if not isinstance(self.replacement, str):
             raise BadOperation(f"RenameRegex: replacement must be text, not {self.replacement!r:.60}")
         try:
@@ -183,7 +197,7 @@ class RenameRegex(_Naming):
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name changes."""
-        if context.main is None and not context.has_missing:
+        if context.main is None and not context.has_missing and not self.optional:
             context.fault(f"{self.pattern} changes no name")
 
 
@@ -260,24 +274,36 @@ class AddPrefix(_Naming):
 
 @operation
 class RenameEach(_Naming):
-    """Rename parameters one by one; records contain it where no shorter inverse is right.
+    """Rename several parameters at once, so that names may change places.
+
+    Records contain it for renames that no pattern describes.
 
     Parameters
     ----------
-    names : sequence of (str, str)
-        Pairs of an old and a new name.
+    names : dict of str to str, or sequence of (str, str)
+        New names by old names, without patterns. Each has to exist, at least in the state dict.
+
+    Examples
+    --------
+    >>> from anemoi_ckpt_migrate import op
+    >>> op.RenameEach({"up.weight": "down.weight", "down.weight": "up.weight"})
+    RenameEach([["up.weight", "down.weight"], ["down.weight", "up.weight"]])
     """
 
-    written = False
     names: tuple[tuple[str, str], ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.names, (tuple, list)) or not all(
+        pairs = tuple(self.names.items()) if isinstance(self.names, Mapping) else self.names
+        if not isinstance(pairs, (tuple, list)) or not all(
             isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
-            for pair in self.names
+            for pair in pairs
         ):
-            raise BadOperation("RenameEach: names must be a list of pairs of names")
-        set_fields(self, names=tuple((old, new) for old, new in self.names))
+            raise BadOperation(f"RenameEach: names must be a dict of old and new names, not {self.names!r:.60}")
+        for own in zip(*pairs, strict=True):
+            if len(set(own)) < len(own):
+                twice = next(name for name in own if own.count(name) > 1)
+                raise BadOperation(f"RenameEach: names has {twice} twice")
+        set_fields(self, names=tuple((old, new) for old, new in pairs))
 
     def inverse(self) -> Operation | None:
         """Return the inverse: old and new names exchanged."""

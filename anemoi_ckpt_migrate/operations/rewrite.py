@@ -1,4 +1,4 @@
-"""`Rewrite`: a function of the script changes a configuration in the form of plain dicts and lists."""
+"""`Rewrite`: a function of the script changes a value: a configuration as plain dicts and lists, or an object."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.object_values import copied, same_value
 from anemoi_ckpt_migrate.operations.tree_operation import Run, TreeContext
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, paths
@@ -16,11 +17,11 @@ from anemoi_ckpt_migrate.tree.paths import NoSuchPath, path_of, shown
 
 @operation
 class Rewrite(Run):
-    """Replace the configuration at a path by the result of a function of the script.
+    """Replace the value at a path by the result of a function of the script.
 
-    The function takes the configuration, converted to plain dicts and lists, and the checkpoint, which it must not
+    The function takes a configuration, converted to plain dicts and lists, and the checkpoint, which it must not
     change. It returns the new content, which gets the class of the old one. The old value is stashed. A downgrade puts
-    it back without running a function, unless the configuration has changed since.
+    it back without running a function, unless the new one has changed since.
 
     Parameters
     ----------
@@ -30,11 +31,21 @@ class Rewrite(Run):
         ``"hyper_parameters.config.model"``.
     optional : bool
         Whether the path may be missing.
+    objects : bool
+        Whether the function gets the value as it is, whatever its class, and returns any value. It gets a copy, which
+        it may change; the tensors in it are the same.
+
+    Examples
+    --------
+    >>> from anemoi_ckpt_migrate import op
+    >>> op.Rewrite("with_names", "without_names", "hyper_parameters.data_indices", objects=True).inverse()
+    Rewrite("without_names", rollback="with_names", path=["hyper_parameters", "data_indices"], objects=True)
     """
 
     noted = ("number", "digest")
     path: tuple[Any, ...] = ()
     optional: bool = False
+    objects: bool = False
     number: int | None = None
     digest: str = ""
 
@@ -44,32 +55,53 @@ class Rewrite(Run):
         super().__post_init__()
         set_fields(self, path=path_of(self, "path", self.path or None))
         flag_of(self, "optional", self.optional)
+        flag_of(self, "objects", self.objects)
 
     def inverse(self) -> Operation | None:
         """Return the inverse: the functions exchanged."""
-        return None if self.rollback is None else Rewrite(self.rollback, self.migrate, self.path, self.optional)
+        return None if self.rollback is None else self._back(self.path)
 
     def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
-        """Rewrite the configuration."""
+        """Rewrite the value."""
         if self.optional and not paths.there(tree, self.path):
             return tree, []
         before = paths.get(tree, self.path)
-        path, now = paths.spelled(tree, self.path), config_objects.plain(before)
+        path = paths.spelled(tree, self.path)
         parent = paths.parent(tree, path)
-        if self.number is not None and (means.forced or digest_of(now) == self.digest):
+        if self.number is not None and (means.forced or self._is_unchanged(before, means.stash)):
             paths.put(parent, path[-1], means.stash[self.number])
             return tree, []
-        new = means.run(self.migrate, now, means.checkpoint)
-        paths.put(parent, path[-1], self._alike(new, before))
-        if self.number is not None or self.rollback is None:
+        new = means.run(self.migrate, self._given(before), means.checkpoint)
+        if self.objects and same_value(new, before):
+            return tree, []
+        paths.put(parent, path[-1], new if self.objects else self._alike(new, before))
+        if self.number is not None:
             return tree, []
         means.stash.append(config_objects.detached(before, parent))
-        digest = digest_of(config_objects.plain(new))
-        return tree, [Rewrite(self.rollback, self.migrate, path, self.optional, len(means.stash) - 1, digest)]
+        number, digest = len(means.stash) - 1, ""
+        if self.objects:
+            means.stash.append(copied(new))
+        else:
+            digest = digest_of(config_objects.plain(new))
+        return tree, [self._back(path, number, digest)]
+
+    def _back(self, path: tuple[Any, ...], number: int | None = None, digest: str = "") -> Rewrite:
+        return Rewrite(self.rollback or "", self.migrate, path, self.optional, self.objects, number, digest)
+
+    def _given(self, value: Any) -> Any:
+        return copied(value) if self.objects else config_objects.plain(value)
+
+    def _is_unchanged(self, now: Any, stash: list[Any]) -> bool:
+        """Return whether the value is still the result of the function; a copy of that follows the old value."""
+        if self.objects:
+            return self.number is not None and same_value(now, stash[self.number + 1])
+        return digest_of(config_objects.plain(now)) == self.digest
 
     def _alike(self, new: Any, before: Any) -> Any:
         if not is_a(new, dict):
-            raise NoSuchPath(f"{self.migrate} returned a {type(new).__name__} for {shown(self.path)}, not a dict")
+            raise NoSuchPath(
+                f"`{self.migrate}` returned a {type(new).__name__} for {shown(self.path)} instead of a dict"
+            )
         made = config_objects.alike(new, before)
         if made is None:
             raise NoSuchPath(f"{shown(self.path)} is a {config_objects.named(before)}; use ConvertItem before")

@@ -83,7 +83,7 @@ def config_of(project: Project | StrPath | None) -> Config | None:
         return None
 
 
-def opened(project: Project | StrPath | None) -> Project:
+def resolve_project(project: Project | StrPath | None) -> Project:
     """Return the project for a command's argument; errors are those of `open_project`."""
     return project if isinstance(project, Project) else open_project(project)
 
@@ -97,7 +97,7 @@ def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) ->
         As for `open_project` and `open_chain`.
     """
     chains = [open_chain(name) for name in ([chain] if isinstance(chain, str) else chain)]
-    own = [opened(project)] if project is not None or not chains else []
+    own = [resolve_project(project)] if project is not None or not chains else []
     return tuple({found.config.chain: found for found in (*own, *chains)}.values())
 
 

@@ -138,18 +138,13 @@ def plan_downgrade(
 
 
 @gc_pause.paused()
-def plan_sync(graph: Graph, record: Record, package: str | None = None) -> tuple[Plan, Record, Plan]:
+def plan_sync(graph: Graph, record: Record, package: str | None = None) -> Plan:
     """Plan a downgrade to a state that the scripts agree with, then an upgrade to their heads.
 
     Parameters
     ----------
     graph, record, package
         As for `plan_upgrade`.
-
-    Returns
-    -------
-    tuple of Plan, Record and Plan
-        The downgrade, the record after it, and the upgrade.
 
     Raises
     ------
@@ -160,7 +155,8 @@ def plan_sync(graph: Graph, record: Record, package: str | None = None) -> tuple
     down = _down(graph, record, gone, package)
     left = tuple(entry for entry in record.lineage if entry.revision not in gone)
     between = replace(record, heads=down.end, lineage=left)
-    return down, between, plan_upgrade(graph, between, targets.Named("heads"), package)
+    up = plan_upgrade(graph, between, targets.Named("heads"), package)
+    return Plan(record.heads, up.end, (*down.steps, *up.steps))
 
 
 def _down(

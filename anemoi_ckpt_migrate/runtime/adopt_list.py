@@ -16,8 +16,7 @@ from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
-from anemoi_ckpt_migrate.runtime import step_actions
-from anemoi_ckpt_migrate.runtime.session import log_entry
+from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.runtime.update_list import wanted
 
 
@@ -69,7 +68,7 @@ def adopted(
         return record, ""
     revision = revision if revision in graph else graph.standing(revision)
     lineage = [
-        replace(step_actions.told(each, parameters), known_as=match_revisions.noted_as(each, told.known))
+        replace(stamped_entry(each, parameters), known_as=match_revisions.noted_as(each, told.known))
         for each in planner.lineage_of(graph, [revision])
     ]
     for entry in told.extra:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ class Action(Protocol):
         """Whether the action runs code of a script."""
 
     def prepare(self) -> Callable[[RunContext], None]:
-        """Load the code. Called for each walk, so that no walk sees the state that an earlier one left in a module."""
+        """Load the code. Called for each pass, so that no pass sees the state that an earlier one left in a module."""
 
 
 @dataclass(frozen=True)
@@ -60,54 +60,48 @@ class FunctionAction:
     def prepare(self) -> Callable[[RunContext], None]:
         """Load the function."""
         function = self.load()
+        return lambda context: context.replace_tree(lambda tree: self.call(context, function, tree))
 
-        def call(walk: RunContext) -> None:
-            walk.state.close()
-            walk.stop_if_faulty()
-            walk.state.replace_tree(self.call(walk, function, walk.state.tree))
-
-        return call
-
-    def call(self, walk: RunContext, function: Function, tree: Any, *more: Any) -> Any:
+    def call(self, context: RunContext, function: Function, tree: Any, *more: Any) -> Any:
         """Run the function on a tree, or on a part of it and the whole, and return its result."""
-        result = self._result(walk, function, tree, *more)
+        result = self._result(context, function, tree, *more)
         # A checkpoint that is not a dict (a list of tensors, a pickled model) has to keep its type.
         kinds = dict if is_a(tree, dict) else (dict, type(tree))
-        if walk.checkpoint.touched or type(result) is type(tree) or is_a(result, kinds):
-            if walk.check is not None:
-                walk.check(self, function, result)
+        is_part = bool(more) and result is not None  # which kinds fit, the operation knows
+        if context.checkpoint.touched or is_part or type(result) is type(tree) or is_a(result, kinds):
+            if context.check is not None:
+                context.check(self, function, result)
             return result
         if result is None:
             raise self._fail(function, "returned None instead of the checkpoint; did you forget `return ckpt`?")
         raise self._fail(function, f"returned a {type(result).__name__} instead of the checkpoint")
 
-    def ask(self, walk: RunContext, function: Function, tree: Any) -> list[Any]:
+    def ask(self, context: RunContext, function: Function, tree: Any) -> list[Any]:
         """Run the function on a tree that it does not change, and return its list of operations."""
-        result = self._result(walk, function, tree)
-        if walk.checkpoint.touched:
-            return []  # the walk starts over with real tensors
+        result = self._result(context, function, tree)
+        if context.checkpoint.touched:
+            return []  # the run starts over with real tensors
         if type(result) is not list:
             raise self._fail(function, f"returned a {type(result).__name__} instead of a list of operations")
         return result
 
-    def _result(self, walk: RunContext, function: Function, tree: Any, *more: Any) -> Any:
+    def _result(self, context: RunContext, function: Function, tree: Any, *more: Any) -> Any:
         """Return the result of the function, or the tree if the function failed on missing content."""
-        touched = walk.checkpoint.touched
+        touched = context.checkpoint.touched
         try:
             with warnings.catch_warnings(record=True) as noted:
                 warnings.simplefilter("always")
                 result = function(tree, *more)
-            said = dict.fromkeys(f"{self.shown}: {warning.message}" for warning in noted)
-            walk.warnings += [text for text in said if text not in walk.warnings]  # it may run in several places
+            context.warn(f"{self.shown}: {warning.message}" for warning in noted)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # the function is the user's
-            if touched and not walk.content:
+            if touched and not context.content:
                 return tree  # the stand-in has noted the reason, whatever the function made of it
             if not touched:
                 raise failure(error, self.shown, f"`{self.name}`", function) from error
             result = tree
-        if touched and walk.content:
+        if touched and context.content:
             raise self._fail(function, f"needs the content of a tensor that cannot be opened: {touched[0]}")
         return result
 
@@ -157,31 +151,23 @@ class OperationsAction:
         names = {operation.migrate for operation in tree_operation.functions(self.operations)}
         functions = {name: self.load(name) for name in sorted(names)}
 
-        def apply(walk: RunContext) -> None:
-            def calling(name: str) -> FunctionAction:
-                return FunctionAction(lambda: functions[name], name, self.shown)
-
-            def run(name: str, *given: Any) -> Any:
-                return calling(name).call(walk, functions[name], *given)
-
-            def ask(name: str, tree: Any) -> list[Any]:
-                return calling(name).ask(walk, functions[name], tree)
-
-            maker = walk.checkpoint.maker
+        def apply(context: RunContext) -> None:
+            maker = context.checkpoint.maker
             first = maker.next_key
-            runner = OperationRunner(
-                walk.state, self.revision, self.shown, run, ask, not self.back, walk.settings.forced
-            )
-            walk.undone[self.revision] = runner.apply(self.operations)
+            context.apply(self, functions)
             if self.back:
-                maker.asked |= set(map(str, range(first, maker.next_key)))
+                maker.note_asked(first)
 
         return apply
+
+    def function(self, name: str) -> FunctionAction:
+        """Return the action that runs one of the functions."""
+        return FunctionAction(lambda: self.load(name), name, self.shown)
 
 
 @dataclass
 class RunContext:
-    """One pass over a plan.
+    """The state of one pass over the actions.
 
     Attributes
     ----------
@@ -198,7 +184,7 @@ class RunContext:
     undone : dict of str to UndoResult
         The rollbacks of revisions whose operations were applied.
     warnings : list of str
-        The warnings that functions raised.
+        The warnings that functions raised, each once.
     """
 
     checkpoint: Checkpoint
@@ -214,6 +200,29 @@ class RunContext:
         if self.state.faults:
             raise CannotApply(self.state.faults)
 
+    def replace_tree(self, function: Callable[[Any], Any]) -> None:
+        """Run a function on the tree, and put its result in place of the tree."""
+        self.state.close()
+        self.stop_if_faulty()
+        self.state.replace_tree(function(self.state.tree))
+
+    def apply(self, action: OperationsAction, functions: Mapping[str, Function]) -> None:
+        """Apply operations, with the functions that they run, and keep their rollback."""
+
+        def run(name: str, *arguments: Any) -> Any:
+            return action.function(name).call(self, functions[name], *arguments)
+
+        def ask(name: str, tree: Any) -> list[Any]:
+            return action.function(name).ask(self, functions[name], tree)
+
+        discard_changes = self.settings.discard_changes
+        runner = OperationRunner(self.state, action.revision, action.shown, run, ask, not action.back, discard_changes)
+        self.undone[action.revision] = runner.apply(action.operations)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Keep warnings. A function that runs in several places may repeat them."""
+        self.warnings += [each for each in dict.fromkeys(warnings) if each not in self.warnings]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -223,107 +232,155 @@ class Settings:
     ----------
     parameters : str or None
         The path of the state dict; None to find it.
-    forced : bool
+    discard_changes : bool
         Whether a downgrade may lose later changes.
     optimizers : mapping of str to Order
         The parameter orders of optimizers in the record.
     """
 
     parameters: str | None = None
-    forced: bool = False
+    discard_changes: bool = False
     optimizers: Mapping[str, Order] = field(default_factory=dict)
 
 
-def run(
-    checkpoint: Checkpoint,
-    tree: Any,
-    stash: Stash,
-    actions: Sequence[Action],
-    settings: Settings,
-    after: Callable[[RunContext], Record],
-) -> tuple[Pickled, dict[str, bytes | None]]:
-    """Run actions in order, and return the content to write.
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made of a checkpoint, in memory.
 
-    Actions first run on stand-ins for tensors. If a function needs more of a tensor than its name and shape, all
-    actions run again on real tensors. They start on a fresh tree, because the function may have stopped halfway.
+    Attributes
+    ----------
+    tree : object
+        The tree, without a record.
+    stash : dict of str to list
+        The stash to store in the record.
+    optimizers : mapping of str to Order
+        The parameter orders of optimizers to store in the record.
+    attachments : mapping of str to bytes or None
+        Changed entries beside the pickle.
+    undone : mapping of str to UndoResult
+        The rollbacks of revisions whose operations were applied.
+    warnings : tuple of str
+        The warnings that functions raised.
+    content : bool
+        Whether tensors are real instead of stand-ins.
+    """
 
-    Parameters
+    tree: Any
+    stash: Stash
+    optimizers: Mapping[str, Order]
+    attachments: Mapping[str, bytes | None]
+    undone: Mapping[str, UndoResult]
+    warnings: tuple[str, ...]
+    content: bool
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Runs actions on a checkpoint, in order; writes nothing.
+
+    Attributes
     ----------
     checkpoint : Checkpoint
         The open file.
-    tree : object
-        Its tree, just loaded, without a record; changed in place.
-    stash : dict of str to list
-        Its stash.
     actions : sequence of Action
         In order.
     settings : Settings
         Settings for operations.
-    after : callable
-        Called with the walk; returns the record to store.
-
-    Returns
-    -------
-    tuple of Pickled and dict
-        Arguments for `Checkpoint.write`.
-
-    Raises
-    ------
-    CannotApply
-        Operations do not fit the checkpoint.
-    MigrationFailed
-        A function raised, did not return the checkpoint, or returned a tree that cannot be saved.
     """
-    walk = walked(checkpoint, tree, stash, actions, settings)
-    attachments = {**walk.state.attached.changed, **embed.put(walk.state.tree, after(walk))}
-    try:
-        return checkpoint.pickled(walk.state.tree), attachments
-    except Unpicklable:
-        # Find the function at fault only now: a check after each function would cost as much as the whole run.
-        def check(action: FunctionAction, function: Function, left: Any) -> None:
-            action.check_saves(checkpoint, function, left)
 
-        _walk(checkpoint, actions, settings, *_fresh(checkpoint, walk.content), walk.content, check)
-        raise
+    checkpoint: Checkpoint
+    actions: Sequence[Action] = ()
+    settings: Settings = Settings()
+
+    def run(self, tree: Any, stash: Stash) -> Outcome:
+        """Run the actions.
+
+        They first run on stand-ins for tensors. If a function needs more of a tensor than its name and shape, all
+        actions run again on real tensors. They start on a fresh tree, because the function may have stopped halfway.
+
+        Parameters
+        ----------
+        tree : object
+            The tree of the checkpoint, just loaded, without a record; changed in place.
+        stash : dict of str to list
+            Its stash; changed in place.
+
+        Raises
+        ------
+        CannotApply
+            Operations do not fit the checkpoint.
+        MigrationFailed
+            A function raised, or did not return the checkpoint.
+        """
+        if not self.checkpoint.touched:  # a trusted class may have asked for content while it was built
+            context = self._pass(tree, stash, False)
+            if not self.checkpoint.touched:
+                return _outcome(context)
+        return _outcome(self._pass(*self._fresh(True), True))
+
+    def content(self, outcome: Outcome, record: Record) -> tuple[Pickled, dict[str, bytes | None]]:
+        """Put a record into the result of a run, and return the content to write.
+
+        Returns
+        -------
+        tuple of Pickled and dict
+            Arguments for `Checkpoint.write`.
+
+        Raises
+        ------
+        MigrationFailed
+            A function returned a tree that cannot be saved.
+        NowhereToKeep
+            The tree has no place for the record.
+        """
+        attachments = {**outcome.attachments, **embed.put(outcome.tree, record)}
+        try:
+            return self.checkpoint.pickled(outcome.tree), attachments
+        except Unpicklable:
+            # Find the function at fault only now: a check after each function would cost as much as the whole run.
+            def check(action: FunctionAction, function: Function, tree: Any) -> None:
+                action.check_saves(self.checkpoint, function, tree)
+
+            self._pass(*self._fresh(outcome.content), outcome.content, check)
+            raise
+
+    def _fresh(self, content: bool) -> tuple[Any, Stash]:
+        if not content:
+            return embed.unrecorded(self.checkpoint)
+        tree = self.checkpoint.load_content()
+        return tree, embed.stash_in(embed.remove(tree, None))
+
+    def _pass(
+        self,
+        tree: Any,
+        stash: Stash,
+        content: bool,
+        check: Callable[[FunctionAction, Function, Any], None] | None = None,
+    ) -> RunContext:
+        """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
+        checkpoint, settings = self.checkpoint, self.settings
+        tensors = Tensors(checkpoint.maker, checkpoint.same, content)
+        attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
+        state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers)
+        context = RunContext(checkpoint, settings, state, content, check)
+        for step in [action.prepare() for action in self.actions]:
+            step(context)
+            if checkpoint.touched and not content:
+                return context
+        if self.actions:
+            state.finish()
+        context.stop_if_faulty()
+        return context
 
 
-def walked(
-    checkpoint: Checkpoint, tree: Any, stash: Stash, actions: Sequence[Action], settings: Settings
-) -> RunContext:
-    """Run actions on a tree, or on a fresh one with real tensors if needed; writes nothing."""
-    if not checkpoint.touched:  # a trusted class may have asked for content while it was built
-        walk = _walk(checkpoint, actions, settings, tree, stash, False)
-        if not checkpoint.touched:
-            return walk
-    return _walk(checkpoint, actions, settings, *_fresh(checkpoint, True), True)
-
-
-def _fresh(checkpoint: Checkpoint, content: bool) -> tuple[Any, Stash]:
-    if not content:
-        return embed.unrecorded(checkpoint)
-    tree = checkpoint.load_content()
-    return tree, embed.stash_in(embed.remove(tree, None))
-
-
-def _walk(
-    checkpoint: Checkpoint,
-    actions: Sequence[Action],
-    settings: Settings,
-    tree: Any,
-    stash: Stash,
-    content: bool,
-    check: Callable[[FunctionAction, Function, Any], None] | None = None,
-) -> RunContext:
-    """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
-    tensors = Tensors(checkpoint.maker, checkpoint.same, content)
-    attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-    state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers)
-    walk = RunContext(checkpoint, settings, state, content, check)
-    for step in [action.prepare() for action in actions]:
-        step(walk)
-        if checkpoint.touched and not content:
-            return walk
-    if actions:
-        walk.state.finish()
-    walk.stop_if_faulty()
-    return walk
+def _outcome(context: RunContext) -> Outcome:
+    state = context.state
+    return Outcome(
+        state.tree,
+        state.stash,
+        state.orders,
+        state.attached.changed,
+        context.undone,
+        tuple(context.warnings),
+        context.content,
+    )

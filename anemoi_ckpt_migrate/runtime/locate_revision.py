@@ -19,8 +19,10 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.runtime import executor, step_actions
+from anemoi_ckpt_migrate.runtime import step_actions
+from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Settings
 from anemoi_ckpt_migrate.runtime.model_check import misfit_of
+from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
 from anemoi_ckpt_migrate.storage import Checkpoint
 
 _SHOWN = 10
@@ -153,27 +155,27 @@ def _nearest(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) ->
 
 def _may_move(project: Project, file: Checkpoint, fit: RevisionMatch, other: RevisionMatch) -> bool:
     """Return whether a checkpoint could move from one place to another, as far as operations before a function show."""
-    graph, settings = project.graph, executor.Settings(project.config.parameters)
+    graph, settings = project.graph, Settings(project.config.parameters)
     here, there = graph.closure(fit.revisions), graph.closure(other.revisions)
     path = [(revision, True) for revision in graph.order(here - there)[::-1]]
     path += [(revision, False) for revision in graph.order(there - here)]
-    actions: list[executor.Action] = []
+    actions: list[Action] = []
     for revision, back in path:
         action = _action(project, graph[revision], back)
         if action is None or action.runs_code:
             break
         actions.append(action)
     try:
-        executor.walked(file, *embed.unrecorded(file), actions, settings)
+        Executor(file, actions, settings).run(*embed.unrecorded(file))
     except CannotApply:
         return False
     return True
 
 
-def _action(project: Project, revision: Revision, back: bool) -> executor.Action | None:
+def _action(project: Project, revision: Revision, back: bool) -> Action | None:
     if not back:
         return step_actions.up(revision)
-    entry = step_actions.told(revision, project.config.parameters)
+    entry = stamped_entry(revision, project.config.parameters)
     try:
         return None if entry.undo is None else step_actions.down(project.graph, entry)
     except NoWayBack:
@@ -189,10 +191,10 @@ def _unsure(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> 
     behind = [rev for rev in fit.revisions if not known.issuperset(graph[rev].needs or [manifest_file.BASE])]
     before = [rev.id for rev in graph if own.issuperset(rev.needs) and bool(own) == bool(rev.needs)]
     undecided = [*behind, *(rev for rev in before if rev not in known)]
-    told = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
+    functions_of = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
     way = "check whether the other changes of these are in it, and if not, `stamp REV` it"
-    sentence = f"the functions of {told} cannot be followed, so they may or may not have run: {way}"
-    return (sentence,) if told else ()
+    sentence = f"the functions of {functions_of} cannot be followed, so they may or may not have run: {way}"
+    return (sentence,) if functions_of else ()
 
 
 def _has_functions(revision: Revision) -> bool:
@@ -231,16 +233,16 @@ def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: Ch
     nearest = min(fits, key=lambda fit: fit.misfit.count)
     known = {fit.target for fit in fits if fit.model == nearest.model}
     unknown = [place for place in (manifest_file.BASE, *graph.order(rev.id for rev in graph)) if place not in known]
-    told, ways = "", [by_hand]
+    gap, ways = "", [by_hand]
     if unknown:
         there = unknown[0] if len(unknown) == 1 else "REV"
         adds = f"`ckpt-migrate manifest {shlex.quote(nearest.model)} --update --from {shown} --at {there}`"
-        told = f"; {nearest.model} at {', '.join(together(unknown))} is unknown"
+        gap = f"; {nearest.model} at {', '.join(together(unknown))} is unknown"
         ways = [f"if it is at that revision, {adds} records its parameters for `stamp auto`"]
     if all(len(fit.misfit.extra) == len(names) for fit in fits):
-        return NotOnePlace(f"{nothing}{told}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
+        return NotOnePlace(f"{nothing}{gap}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
     title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifest_file.BASE
     near = f"no revision matches; the closest is {nearest.model} at {title}"
     sentences = nearest.misfit.sentences()
     more = [f"and {len(sentences) - _SHOWN} more"] if len(sentences) > _SHOWN else []
-    return NotOnePlace(f"{near}{told}; {ways[0]}; the differences:", [*sentences[:_SHOWN], *more])
+    return NotOnePlace(f"{near}{gap}; {ways[0]}; the differences:", [*sentences[:_SHOWN], *more])

@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions.graph import Graph
-from anemoi_ckpt_migrate.runtime import executor
+from anemoi_ckpt_migrate.runtime.executor import Outcome
 from anemoi_ckpt_migrate.state.find_parameters import find_optimizers
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
@@ -98,8 +98,8 @@ class ModelCheck:
             wrong = verdict.misfit
             raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(self.file.path), wrong.only_sizes)
 
-    def result(self, walk: executor.RunContext) -> list[str]:
-        """Check the result of a walk.
+    def result(self, outcome: Outcome) -> list[str]:
+        """Check the result of a run.
 
         Returns
         -------
@@ -111,16 +111,16 @@ class ModelCheck:
         NotAsExpected
             The result does not match the expected model.
         """
-        tree = walk.state.tree
-        verdict = self._verdict(self.graph, self.revisions, tree, walk.content) if self.wanted else None
+        tree = outcome.tree
+        verdict = self._verdict(self.graph, self.revisions, tree, outcome.content) if self.wanted else None
         if verdict is None:
             return []
         if verdict.refused:
             wrong, place = verdict.misfit, ", ".join(self.revisions) or "base"
             raise NotAsExpected(verdict.model, place, wrong.sentences(), wrong.only_sizes)
         if verdict.misfit.moved and find_optimizers(tree):
-            told = f"the order of the parameters differs from that of the model {verdict.model}"
-            return [*verdict.notes, f"{told}, and optimizer state depends on the order"]
+            moved = f"the order of the parameters differs from that of the model {verdict.model}"
+            return [*verdict.notes, f"{moved}, and optimizer state depends on the order"]
         return verdict.notes
 
     def _verdict(self, graph: Graph, revisions: Sequence[str], tree: Any, content: bool = False) -> Verdict | None:

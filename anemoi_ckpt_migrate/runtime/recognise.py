@@ -55,8 +55,8 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
         tree, _ = embed.unrecorded(file)  # stand-ins of the earlier tree no longer report requests for content
     if revision is None and not entries:
         return tree, record, ()
-    record, said = adopt_list.adopted(project, tree, record, entries, revision)
-    return tree, record, (said,)
+    record, note = adopt_list.adopted(project, tree, record, entries, revision)
+    return tree, record, (note,)
 
 
 def _asked(path: Path, file: Checkpoint) -> Any:

@@ -1,153 +1,348 @@
-"""Shared code of the commands that write."""
+"""The session of a command that writes a checkpoint: open it, try a plan in memory, prove the result, write it."""
 
 from __future__ import annotations
 
-import datetime
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.errors import (
-    AmbiguousTarget,
-    CannotApply,
-    DamagedRecord,
-    NewerRecord,
-    UnknownTarget,
-    UsageError,
-)
+from anemoi_ckpt_migrate.errors import CannotApply, DamagedRecord, MigrateError, NewerRecord
 from anemoi_ckpt_migrate.manifests import manifest_file
-from anemoi_ckpt_migrate.other_tools import match_revisions
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Applied, LogEntry, Record
-from anemoi_ckpt_migrate.revisions import graph, resolve, targets
+from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, Stash
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Plan, Step
-from anemoi_ckpt_migrate.runtime import carried_code, executor
+from anemoi_ckpt_migrate.revisions.planner import Plan
+from anemoi_ckpt_migrate.revisions.targets import Target
+from anemoi_ckpt_migrate.runtime import record_entries, step_actions, trust, verify_rollback
 from anemoi_ckpt_migrate.runtime.added_names import NameCheck, NewName
-from anemoi_ckpt_migrate.scripts.discover import is_unchanged
-from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
-from anemoi_ckpt_migrate.storage import Checkpoint, Written, check_whole, open_checkpoint, recover
-from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, naming
-
-DAMAGED = Record()
-"""Stands for a record that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options for writing.
-
-    Attributes
-    ----------
-    output : Path or None
-        Write to this path, and leave the checkpoint unchanged.
-    backup : bool
-        Keep the old file.
-    in_place : bool
-        Append new data to the file, and do not move existing data.
-    verify : bool
-        Verify the whole file first.
-    dry_run : bool
-        Plan only; write nothing.
-    progress : callable or None
-        Called from time to time with the number of bytes copied.
-    """
-
-    output: Path | None = None
-    backup: bool = True
-    in_place: bool = False
-    verify: bool = False
-    dry_run: bool = False
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        if self.in_place and self.output is not None:
-            raise UsageError("--in-place writes to the checkpoint, --output to another file: leave out one")
+from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Outcome, Settings
+from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
+from anemoi_ckpt_migrate.runtime.recognise import recognised
+from anemoi_ckpt_migrate.runtime.result import Result
+from anemoi_ckpt_migrate.runtime.update_list import keeping
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
+from anemoi_ckpt_migrate.scripts.discover import changed_since
+from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
-@dataclass(frozen=True)
-class Result:
-    """The result of a run on a checkpoint, or of a plan with `dry_run`.
+class Run(NamedTuple):
+    """A plan, with all that is needed to run it.
 
     Attributes
     ----------
-    checkpoint : str
-        The file.
-    start, end : tuple of str
-        Its heads before and after.
-    steps : tuple of Step
-        The steps that ran, in order.
-    written, backup : str or None
-        The new file, and where the old one is kept.
-    dry_run : bool
-        Whether the run only planned and wrote nothing.
+    graph : Graph
+        The revisions, as seen from the checkpoint.
+    plan : Plan
+        The plan.
+    undone : tuple of Applied
+        The revisions to undo, in order.
+    kept : tuple of Applied
+        The other revisions of the checkpoint.
+    applied : tuple of Revision
+        The revisions to apply after that, in order.
+    actions : tuple of Action
+        The action of each step.
+    settings : Settings
+        Settings for operations.
+    model : ModelCheck
+        The comparison with the expected model.
+    names : NameCheck
+        The check of the names that are added to the pickle.
     warnings : tuple of str
         Notes for the user.
-    recorded : bool
-        Whether the record changes, even if the heads do not: `stamp` stores the current state of the scripts.
-    restored : bool
-        Whether the previous bytes, still in the file, were restored without running a rollback.
-    names : tuple of NewName
-        Classes and functions that the new pickle names, and the old one does not. With `dry_run`, only names that
-        operations add; names that functions add are not known.
     """
 
-    checkpoint: str
-    start: tuple[str, ...]
-    end: tuple[str, ...]
-    steps: tuple[Step, ...] = ()
-    written: str | None = None
-    backup: str | None = None
-    dry_run: bool = False
-    warnings: tuple[str, ...] = ()
-    recorded: bool = False
-    restored: bool = False
-    names: tuple[NewName, ...] = ()
+    graph: Graph
+    plan: Plan
+    undone: tuple[Applied, ...]
+    kept: tuple[Applied, ...]
+    applied: tuple[Revision, ...]
+    actions: tuple[Action, ...]
+    settings: Settings
+    model: ModelCheck
+    names: NameCheck
+    warnings: tuple[str, ...]
 
-    def to_data(self) -> dict[str, Any]:
-        """Return the data that ``--json`` prints."""
-        return {
-            "checkpoint": self.checkpoint,
-            "from": list(self.start),
-            "to": list(self.end),
-            "steps": [{"revision": s.revision, "name": s.name, "direction": s.direction} for s in self.steps],
-            "written": self.written,
-            "backup": self.backup,
-            "dry_run": self.dry_run,
-            "new_names": [name._asdict() for name in self.names],
-        }
+
+@dataclass(frozen=True)
+class MigrationSession:
+    """An open checkpoint that a command moves or stamps.
+
+    Attributes
+    ----------
+    checkpoint : path
+        The file, as the user named it.
+    project : Project
+        The project with the scripts.
+    options : WriteOptions
+        The options of the command.
+    file : Checkpoint
+        The open file.
+    tree : object
+        Its tree, without the record.
+    record : Record
+        Its record, or the one that was derived.
+    notes : tuple of str
+        How the record was derived, for the user.
+    damaged : bool
+        Whether the record of the file could not be read, and `record` is empty in its place.
+    """
+
+    checkpoint: StrPath
+    project: Project
+    options: WriteOptions
+    file: Checkpoint
+    tree: Any
+    record: Record
+    notes: tuple[str, ...] = ()
+    damaged: bool = False
+
+    def graph(self, wanted: Sequence[Target] = ()) -> Graph:
+        """Return the revisions, as seen from the checkpoint that is to move to some targets."""
+        return expand_squashed_for(self.project.graph, self.record, wanted, self.project.config.package)
+
+    def run(self, command: str, target: str, graph: Graph, plan: Plan) -> Result:
+        """Try a plan in memory, prove the result, and write it.
+
+        Parameters
+        ----------
+        command, target : str
+            The command and its target, for the log.
+        graph : Graph
+            The revisions, as seen from the checkpoint.
+        plan : Plan
+            Revisions to undo, then revisions to apply.
+
+        Raises
+        ------
+        MigrateError
+            Nothing was changed; the class of the error tells the reason.
+        """
+        run = self._prepared(graph, plan)
+        if plan.steps:
+            run.model.before(self.tree, self.record)
+        notes, names = self._try_operations(run) if self.options.dry_run else ((), ())
+        tree = self._proven(run) if self.options.check_rollback and plan.steps else self.tree
+        if self.options.dry_run or not plan.steps:
+            return self.unchanged(run.plan, (*run.warnings, *notes), names)
+        return self._write(run, tree, command, target)
+
+    def restore(self, graph: Graph, plan: Plan, earlier: Checkpoint) -> Result:
+        """Restore an earlier state of the file, whose bytes it still has; run nothing.
+
+        Parameters
+        ----------
+        graph, plan
+            As for `run`.
+        earlier : Checkpoint
+            The state.
+        """
+        names = self._name_check(graph, plan).added(earlier.names)
+        warnings = (*self.notes, *changed_since(graph, self.record))
+        if self.options.dry_run:
+            return self.unchanged(plan, warnings, names)
+        if self.options.in_place:
+            written = self.file.cut(earlier)
+        else:
+            written = earlier.copy(self.options.output, self.options.backup, self.options.progress)
+        return replace(self._result(plan, warnings, written), restored=True, names=names)
+
+    def write_record(self, plan: Plan, record: Record, stash: Stash) -> Result:
+        """Write another record into the checkpoint; run nothing.
+
+        Parameters
+        ----------
+        plan : Plan
+            The heads before and after.
+        record : Record
+            The record.
+        stash : dict of str to list
+            The stash to store in it.
+        """
+        self._check_writable()
+        executor = Executor(self.file, settings=Settings(optimizers=self.record.optimizers))
+        outcome = executor.run(self.tree, _copied(stash))
+        return self._save(plan, executor.content(outcome, _with_outcome(record, outcome)), self.notes)
+
+    def unchanged(self, plan: Plan, warnings: tuple[str, ...], names: tuple[NewName, ...] = ()) -> Result:
+        """Return the result if there is nothing to do or to write; write a copy if one was asked for."""
+        written = None
+        if self.options.output is not None and not self.options.dry_run:
+            written = self.file.copy(self.options.output, progress=self.options.progress)
+        return replace(self._result(plan, warnings, written), names=names)
+
+    def _prepared(self, graph: Graph, plan: Plan) -> Run:
+        """Return a plan with its actions and checks."""
+        config, trusted = self.project.config, self.options.trust_checkpoint_code
+        entries = {entry.revision: entry for entry in self.record.lineage}
+        undone = tuple(entries[step.revision] for step in plan.steps if step.direction == "downgrade")
+        applied = tuple(graph[step.revision] for step in plan.steps if step.direction == "upgrade")
+        trust.check_own_code(graph, undone, self.checkpoint, trusted)
+        plan = replace(plan, steps=trust.marked(graph, plan.steps, entries))
+        warnings = (*self.notes, *changed_since(graph, self.record))
+        down = [step_actions.down(graph, entry, trusted) for entry in undone]
+        up = [step_actions.up(revision) for revision in applied]
+        gone = {entry.revision for entry in undone}
+        kept = tuple(entry for entry in self.record.lineage if entry.revision not in gone)
+        parameters = step_actions.parameters_of(undone, config.parameters)
+        settings = Settings(parameters, self.options.discard_changes, self.record.optimizers)
+        model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model)
+        names = self._name_check(graph, plan)
+        return Run(graph, plan, undone, kept, applied, (*down, *up), settings, model, names, warnings)
+
+    def _name_check(self, graph: Graph, plan: Plan) -> NameCheck:
+        trusted, allowed = self.project.config.trusted, self.options.trust_checkpoint_code
+        return NameCheck(self.file, trusted, allowed, lambda: step_actions.class_names(graph, plan.steps))
+
+    def _try_operations(self, run: Run) -> tuple[tuple[str, ...], tuple[NewName, ...]]:
+        """Apply operations, up to the first function, to names, shapes and dtypes only.
+
+        Returns
+        -------
+        tuple of tuple of str and tuple of NewName
+            Notes for the user, and the names that are added to the pickle.
+        """
+        first = next((at for at, action in enumerate(run.actions) if action.runs_code), len(run.actions))
+        if not first:
+            return (), ()
+        executor = Executor(self.file, run.actions[:first], run.settings)
+        outcome = executor.run(self.tree, _copied(self.record.stash))
+        notes = run.model.result(outcome) if first == len(run.actions) else []
+        pickled, _ = executor.content(outcome, replace(self.record, stash=outcome.stash))
+        return tuple(notes), run.names.added(dict.fromkeys(pickled.names, False))
+
+    def _proven(self, run: Run) -> Any:
+        """Try the rollbacks of a plan, and return the tree, loaded anew."""
+        verify_rollback.check_reversible(run.applied)
+        verify_rollback.prove(self.file, run.graph, self.record, run.applied, run.settings)
+        tree, _ = embed.unrecorded(self.file)
+        return tree
+
+    def _write(self, run: Run, tree: Any, command: str, target: str) -> Result:
+        """Run a plan, check what it leads to, and write that."""
+        entries = record_entries.applied(run.applied)
+        actions, migrations_list = self._following_list(run, tree, entries)
+        self._check_writable()  # first, because the functions may take long
+        executor = Executor(self.file, actions, run.settings)
+        outcome = executor.run(tree, _copied(self.record.stash))
+        log = record_entries.log_entry(command, target, run.plan, self.options.check_rollback)
+        lineage = record_entries.with_undo(entries, run.graph, outcome.undone, self.project.config.parameters)
+        notes = (*outcome.warnings, *record_entries.notes(run.graph, lineage, outcome), *run.model.result(outcome))
+        record = self.record.logged(log, (*run.kept, *lineage))
+        content = executor.content(outcome, _with_outcome(replace(record, migrations_list=migrations_list), outcome))
+        names = run.names.added(dict.fromkeys(content[0].names, False))
+        return self._save(run.plan, content, (*run.warnings, *notes), names)
+
+    def _following_list(
+        self, run: Run, tree: Any, entries: Sequence[Applied]
+    ) -> tuple[list[Action], MigrationsList | None]:
+        """Let the list of another tool follow each step."""
+        undone = [entry.revision for entry in run.undone]
+        lineages = [
+            *record_entries.shrunk(self.record.lineage, undone),
+            *record_entries.grown(run.kept, entries),
+        ]
+        return keeping(self.file, tree, self.record, run.actions, lineages)
+
+    def _check_writable(self) -> None:
+        if self.options.output is None:
+            self.file.check_writable(self.options.in_place)
+
+    def _save(
+        self,
+        plan: Plan,
+        content: tuple[Pickled, dict[str, bytes | None]],
+        warnings: tuple[str, ...],
+        names: tuple[NewName, ...] = (),
+    ) -> Result:
+        options = self.options
+        if options.in_place:
+            written = self.file.write_in_place(*content)
+        else:
+            written = self.file.write(*content, options.output, options.backup, options.progress)
+        return replace(self._result(plan, warnings, written), recorded=True, names=names)
+
+    def _result(self, plan: Plan, warnings: tuple[str, ...], written: Written | None) -> Result:
+        return Result(
+            os.fspath(self.file.path),
+            plan.start,
+            plan.end,
+            plan.steps,
+            None if written is None else os.fspath(written.path),
+            None if written is None or written.backup is None else os.fspath(written.backup),
+            self.options.dry_run,
+            warnings,
+        )
 
 
 @contextmanager
-def reading(
-    path: StrPath, project: Project, options: Options, stamping: bool = False, purge: bool = False
-) -> Iterator[tuple[Checkpoint, Any, Record]]:
-    """Open a checkpoint, and yield it with its tree and record. All errors name the checkpoint."""
-    with naming(path):
-        check_whole(path)
-        if options.output is None and not options.dry_run:
-            recover(Path(path))
-        with open_checkpoint(path, project.config.trusted) as file:
-            if options.verify:
-                file.verify(options.progress)
-            tree = file.load()
-            try:
-                record = embed.take(tree, file.attachment(embed.ATTACHMENT))
-                record = record.of_chain(project.config.chain, project.config.other_tool)
-            except (DamagedRecord, NewerRecord) as error:
-                if not (purge or (stamping and isinstance(error, DamagedRecord))):
-                    raise
-                record = DAMAGED
-            try:
-                yield file, tree, record
-            except CannotApply as error:
-                raise CannotApply(error.faults, _hint(path, project, record)) from error.__cause__
+def open_session(checkpoint: StrPath, project: Project, options: WriteOptions) -> Iterator[MigrationSession]:
+    """Open a checkpoint to move it. If it has no record, derive one where the scripts recognise it.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file. All errors name it.
+    project : Project
+        The project with the scripts.
+    options : WriteOptions
+        The options of the command.
+
+    Raises
+    ------
+    MigrateError
+        The checkpoint cannot be read, or its record contradicts the scripts.
+    """
+    with _opened(checkpoint, project, options) as session:
+        tree, record, notes = recognised(project, session.file, session.tree, session.record)
+        yield replace(session, tree=tree, record=record, notes=notes)
+
+
+@contextmanager
+def open_session_to_stamp(
+    checkpoint: StrPath, project: Project, options: WriteOptions, purge: bool
+) -> Iterator[MigrationSession]:
+    """Open a checkpoint to stamp it. A record that cannot be read counts as empty.
+
+    Parameters
+    ----------
+    checkpoint, project, options
+        As for `open_session`.
+    purge : bool
+        Whether to discard the record, even one of a newer version.
+
+    Raises
+    ------
+    MigrateError
+        The checkpoint cannot be read.
+    """
+    discarded = (DamagedRecord, NewerRecord) if purge else (DamagedRecord,)
+    with _opened(checkpoint, project, options, discarded) as session:
+        yield session
+
+
+@contextmanager
+def _opened(
+    checkpoint: StrPath, project: Project, options: WriteOptions, discarded: tuple[type[MigrateError], ...] = ()
+) -> Iterator[MigrationSession]:
+    """Open a checkpoint, and read its tree and its record, which counts as empty after a `discarded` error."""
+    with open_to_write(checkpoint, options, project.config.trusted) as file:
+        tree, damaged = file.load(), False
+        try:
+            record = embed.take(tree, file.attachment(embed.ATTACHMENT))
+            record = record.of_chain(project.config.chain, project.config.other_tool)
+        except discarded:
+            record, damaged = Record(), True
+        try:
+            yield MigrationSession(checkpoint, project, options, file, tree, record, damaged=damaged)
+        except CannotApply as error:
+            raise CannotApply(error.faults, _hint(checkpoint, project, record)) from error.__cause__
 
 
 def _hint(path: StrPath, project: Project, record: Record) -> str:
@@ -160,169 +355,11 @@ def _hint(path: StrPath, project: Project, record: Record) -> str:
     return f"it has no record, so it was taken to be at base: {way}"
 
 
-def seen_from(graph: Graph, record: Record, wanted: Sequence[targets.Target] = (), package: str | None = None) -> Graph:
-    """Return the graph for a checkpoint that is to move to some targets.
-
-    A squashed group counts as one revision, unless the checkpoint has a part of it or a target names a part.
-    """
-    applied = [entry.revision for entry in record.lineage]
-    whole = {part.id for rev in applied if rev in graph for part in graph[rev].replaces}
-    parts = [part for target in wanted for part in inside(graph, target, package) if part not in whole]
-    return graph.seen_from([*applied, *parts])
+def _copied(stash: Stash) -> Stash:
+    """Return a copy of a stash that a run may change."""
+    return {revision: list(values) for revision, values in stash.items()}
 
 
-def inside(graph: Graph, target: targets.Target, package: str | None) -> list[str]:
-    """Return the parts of squashed revisions that a target names."""
-    if isinstance(target, targets.Released):
-        return [graph[rev].replaces[0].id for rev in resolve.split_by(graph, target, package)]
-    place = target.target if isinstance(target, targets.OnBranch) else target
-    start = place.start if isinstance(place, targets.Beyond) else place
-    if not isinstance(start, targets.Id) or not graph.replaced or start.text in graph:
-        return []
-    try:
-        found = graph.opened().find(start.text)
-    except (UnknownTarget, AmbiguousTarget):
-        return []  # resolving the target raises the error
-    return [found] if found in graph.replaced and start.text not in graph.labels else []
-
-
-def unchanged(file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...]) -> Result:
-    """Return the result when there is nothing to do; writes a copy if one was asked for."""
-    written = None
-    if options.output is not None and not options.dry_run:
-        written = file.copy(options.output, progress=options.progress)
-    return result_of(file, plan, options, warnings, written)
-
-
-def write(
-    file: Checkpoint,
-    tree: Any,
-    record: Record,
-    plan: Plan,
-    actions: Sequence[executor.Action],
-    settings: executor.Settings,
-    after: Callable[[executor.RunContext], Record],
-    options: Options,
-    warnings: tuple[str, ...],
-    names: NameCheck | None = None,
-) -> Result:
-    """Run a plan and write the result, after checking the names that it adds.
-
-    Raises the errors of the command.
-    """
-    if options.output is None:
-        file.check_writable(options.in_place)  # first, because the functions may take long
-    stash = {revision: list(values) for revision, values in record.stash.items()}
-
-    settings = replace(settings, optimizers=record.optimizers)
-    noted: list[str] = []
-
-    def remembered(walk: executor.RunContext) -> Record:
-        made = replace(after(walk), stash=walk.state.stash, optimizers=walk.state.orders)
-        noted.extend(walk.warnings)
-        return made
-
-    pickled, attachments = executor.run(file, tree, stash, actions, settings, remembered)
-    added = () if names is None else names.added(dict.fromkeys(pickled.names, False))
-    if options.in_place:
-        written = file.write_in_place(pickled, attachments)
-    else:
-        written = file.write(pickled, attachments, options.output, options.backup, options.progress)
-    return replace(result_of(file, plan, options, (*warnings, *noted), written), recorded=True, names=added)
-
-
-def foresee(
-    file: Checkpoint,
-    tree: Any,
-    record: Record,
-    actions: Sequence[executor.Action],
-    settings: executor.Settings,
-    check: Callable[[executor.RunContext], list[str]],
-    names: NameCheck,
-) -> tuple[list[str], tuple[NewName, ...]]:
-    """Apply operations, up to the first function, to names, shapes and dtypes only.
-
-    Parameters
-    ----------
-    check : callable
-        Called with the walk if no action runs a function; returns notes.
-    names : NameCheck
-        The check of the names that are added to the pickle.
-
-    Returns
-    -------
-    tuple of list of str and tuple of NewName
-        The notes of `check`, and the names that are added.
-
-    Raises
-    ------
-    CannotApply
-        The operations do not fit the checkpoint; the error lists all faults.
-    DangerousNames
-        The operations add names that are not allowed.
-    """
-    first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
-    if not first:
-        return [], ()
-    settings = replace(settings, optimizers=record.optimizers)
-    walk = executor.walked(file, tree, dict(record.stash), actions[:first], settings)
-    found = check(walk) if first == len(actions) else []
-    embed.put(walk.state.tree, replace(record, stash=walk.state.stash))  # raises if the tree has no place for it
-    return found, names.added(dict.fromkeys(file.pickled(walk.state.tree).names, False))
-
-
-def result_of(
-    file: Checkpoint, plan: Plan, options: Options, warnings: tuple[str, ...], written: Written | None
-) -> Result:
-    """Return the result of a run on a checkpoint."""
-    return Result(
-        os.fspath(file.path),
-        plan.start,
-        plan.end,
-        plan.steps,
-        None if written is None else os.fspath(written.path),
-        None if written is None or written.backup is None else os.fspath(written.backup),
-        options.dry_run,
-        warnings,
-    )
-
-
-def applied_of(revision: Revision, module: Any) -> Applied:
-    """Describe a revision for the record; with the loaded script, the rollback is also stored by value."""
-    undo = None
-    if revision.reversible and not revision.undone_by_operations:
-        undo = carried_code.carry(source_of(revision), module)
-    return Applied(
-        revision.id,
-        revision.parents,
-        revision.depends_on,
-        revision.name,
-        signature_of(revision),
-        dict(revision.versions),
-        revision.final,
-        undo,
-        known_as=match_revisions.noted_as(revision, {}),
-    )
-
-
-def log_entry(command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
-    """Return the log entry of a command."""
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    steps = tuple(step.revision for step in plan.steps)
-    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__, proven)
-
-
-def changed_since(scripts: graph.Graph, record: Record) -> tuple[str, ...]:
-    """Return warnings about applied revisions whose scripts have changed.
-
-    Raises
-    ------
-    MigrationFailed
-        A script cannot be read.
-    """
-    return tuple(
-        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: "
-        f"{scripts[entry.revision].path} (`ckpt-migrate stamp` accepts it as it is)"
-        for entry in record.lineage
-        if entry.revision in scripts and not is_unchanged(scripts[entry.revision], entry)
-    )
+def _with_outcome(record: Record, outcome: Outcome) -> Record:
+    """Return a record with what a run stashed and found."""
+    return replace(record, stash=outcome.stash, optimizers=outcome.optimizers)

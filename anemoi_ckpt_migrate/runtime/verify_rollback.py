@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import NotProven, NoWayBack
-from anemoi_ckpt_migrate.project.project import Project, opened
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
-from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.runtime import executor, step_actions, trust
-from anemoi_ckpt_migrate.runtime.recognise import recognised
-from anemoi_ckpt_migrate.runtime.session import Options, reading, seen_from
+from anemoi_ckpt_migrate.runtime import record_entries, step_actions, trust
+from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Outcome, Settings
 from anemoi_ckpt_migrate.storage import Checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.tree.first_difference import Difference, first_difference
 
@@ -37,26 +32,6 @@ class Skipped(NamedTuple):
     revision: str
     name: str
     why: str
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The result of a successful verification.
-
-    Attributes
-    ----------
-    checkpoint : str
-        The file.
-    up, down : tuple of str
-        Revisions that were applied and undone; revisions that were undone and applied again.
-    skipped : tuple of Skipped
-        Revisions that were not verified.
-    """
-
-    checkpoint: str
-    up: tuple[str, ...]
-    down: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
 
 
 def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) -> None:
@@ -79,9 +54,7 @@ def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) 
             raise NoWayBack(revision.id, f"{revision.name} has no rollback to check")
 
 
-def prove(
-    file: Checkpoint, graph: Graph, record: Record, revisions: Sequence[Revision], settings: executor.Settings
-) -> None:
+def prove(file: Checkpoint, graph: Graph, record: Record, revisions: Sequence[Revision], settings: Settings) -> None:
     """Check on a checkpoint that the rollbacks of revisions are the inverses of their migrations; writes nothing.
 
     Irreversible revisions are applied, and the stretches between them are verified.
@@ -96,7 +69,7 @@ def prove(
         The record of the checkpoint.
     revisions : sequence of Revision
         In the order in which they are applied.
-    settings : executor.Settings
+    settings : Settings
         Settings for operations.
 
     Raises
@@ -153,7 +126,7 @@ def prove_down(
         undone.append(entry)
     trust.check_own_code(graph, undone, file.path)
     ids = [entry.revision for entry in undone]
-    settings = executor.Settings(step_actions.parameters_of(record, ids, configured), optimizers=record.optimizers)
+    settings = Settings(step_actions.parameters_of(undone, configured), optimizers=record.optimizers)
     wrong = _gone_and_back(file, graph, undone, settings)
     if wrong is not None:
         for count in range(1, len(undone)):
@@ -175,8 +148,8 @@ def why_skipped(revision: Revision) -> str:
 
 def _is_declared_irreversible(revision: Revision) -> bool:
     """Return whether the script declares itself irreversible. Operations that lose data are no such declaration."""
-    said = revision.declared and (revision.operations is None or "rollback" in revision.lines)
-    return said and not revision.reversible
+    declared = revision.declared and (revision.operations is None or "rollback" in revision.lines)
+    return declared and not revision.reversible
 
 
 def _stuck(graph: Graph, entry: Applied) -> str:
@@ -194,20 +167,15 @@ def _stuck(graph: Graph, entry: Applied) -> str:
     return ""
 
 
-def _gone_and_back(
-    file: Checkpoint, graph: Graph, undone: Sequence[Applied], settings: executor.Settings
-) -> Difference | None:
+def _gone_and_back(file: Checkpoint, graph: Graph, undone: Sequence[Applied], settings: Settings) -> Difference | None:
     """Undo some revisions, apply them again, and compare with the original."""
     down = [step_actions.down(graph, entry) for entry in undone]
     up = [step_actions.up(graph[entry.revision]) for entry in reversed(undone)]
-    orders: dict[str, Any] = {}
-
-    def noted(walk: executor.RunContext) -> Record:
-        orders.update(walk.state.orders)
-        return _kept_alone(walk)
-
-    before, below = _draft(file, [], settings, _nothing), _draft(file, down, settings, noted)
-    again = executor.Settings(settings.parameters, optimizers=orders)
+    before = _draft(file, [], settings, _nothing)
+    run = Executor(file, down, settings)
+    outcome = run.run(*embed.unrecorded(file))
+    below = file.draft(*run.content(outcome, _stash_alone(outcome)))
+    again = Settings(settings.parameters, optimizers=outcome.optimizers)
     return _compared(before, _draft(below, up, again, _nothing))
 
 
@@ -217,24 +185,22 @@ def _difference(
     record: Record,
     revisions: Sequence[Revision],
     back: int,
-    settings: executor.Settings,
+    settings: Settings,
 ) -> Difference | None:
     """Apply all revisions, undo the last `back` of them, and compare with applying only the others.
 
     The intermediate state is pickled and loaded, as between a real upgrade and downgrade.
     """
-    settings = replace(settings, optimizers=record.optimizers)
     up = [step_actions.up(revision) for revision in revisions]
     expected = _draft(file, up[: len(revisions) - back], settings)
-    entries = step_actions.applied(revisions)
+    entries = record_entries.applied(revisions)
 
-    def after(walk: executor.RunContext) -> Record:
-        lineage = step_actions.with_undo(entries, graph, walk, settings.parameters)
-        return replace(
-            record, lineage=(*record.lineage, *lineage), stash=walk.state.stash, optimizers=walk.state.orders
-        )
+    def upgraded_record(outcome: Outcome) -> Record:
+        lineage = record_entries.with_undo(entries, graph, outcome.undone, settings.parameters)
+        whole = (*record.lineage, *lineage)
+        return replace(record, lineage=whole, stash=outcome.stash, optimizers=outcome.optimizers)
 
-    upgraded = _draft(file, up, settings, after)
+    upgraded = _draft(file, up, settings, upgraded_record)
     held = embed.take(upgraded.load(), upgraded.attachment(embed.ATTACHMENT))
     lineage = held.of_chain(record.chain).lineage
     for entry in reversed(lineage[-back:]):
@@ -260,63 +226,23 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
     return None
 
 
-def _kept_alone(walk: executor.RunContext) -> Record:
+def _stash_alone(outcome: Outcome) -> Record:
     """Return the part of a record that is compared: the stash, without the history."""
-    return Record(stash=walk.state.stash)
+    return Record(stash=outcome.stash)
 
 
-def _nothing(walk: executor.RunContext) -> Record:
+def _nothing(outcome: Outcome) -> Record:
     """Return an empty record for the comparison after a downgrade and upgrade, because the stash is rebuilt."""
     return Record()
 
 
 def _draft(
     file: Checkpoint,
-    actions: Sequence[executor.Action],
-    settings: executor.Settings,
-    after: Callable[[executor.RunContext], Record] = _kept_alone,
+    actions: Sequence[Action],
+    settings: Settings,
+    record_of: Callable[[Outcome], Record] = _stash_alone,
 ) -> Checkpoint:
-    return file.draft(*executor.run(file, *embed.unrecorded(file), actions, settings, after))
-
-
-def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Project | StrPath | None = None) -> Proof:
-    """Verify the rollbacks of a checkpoint in memory; writes nothing.
-
-    Upgrades to a target and back, and downgrades from the current revision and back. Compares with the original each
-    time.
-
-    Parameters
-    ----------
-    checkpoint : path
-        The file.
-    target : str
-        As for `upgrade`; by default the highest revisions that can be reached, on all branches.
-    project : Project or path, optional
-        The project that holds the scripts.
-
-    Returns
-    -------
-    Proof
-        The revisions that were verified, and those that were skipped because they are declared irreversible.
-
-    Raises
-    ------
-    NotProven
-        A rollback does not restore the original.
-    MigrateError
-        As for `upgrade` and `downgrade`.
-    """
-    found, wanted = opened(project), targets.parse(target)
-    with reading(checkpoint, found, Options(dry_run=True)) as (file, tree, record):
-        _, record, _ = recognised(found, file, tree, record)
-        graph = seen_from(found.graph, record, [wanted], found.config.package)
-        plan = planner.plan_upgrade(graph, record, wanted, found.config.package)
-        revisions = [graph[step.revision] for step in plan.steps]
-        down, skipped = prove_down(file, graph, record, found.config.parameters)
-        prove(file, graph, record, revisions, executor.Settings(found.config.parameters))
-        check_reversible(revisions, but_declared=True)
-        behind = planner.behind_barriers(graph, record, plan) if wanted == targets.Named("barrier") else []
-        unproven = [Skipped(each.id, each.name, why_skipped(each)) for each in revisions]
-        unproven += [Skipped(each.id, each.name, "it is a barrier, or above one") for each in behind]
-        up = tuple(revision.id for revision in revisions if revision.reversible)
-        return Proof(os.fspath(checkpoint), up, down, (*skipped, *(each for each in unproven if each.why)))
+    """Run actions, and return the result as a draft of a file, with a record made from the outcome."""
+    run = Executor(file, actions, settings)
+    outcome = run.run(*embed.unrecorded(file))
+    return file.draft(*run.content(outcome, record_of(outcome)))

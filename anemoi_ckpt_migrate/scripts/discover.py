@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, Fault, FaultyScripts
-from anemoi_ckpt_migrate.record.record import Applied
-from anemoi_ckpt_migrate.revisions import graph, validate
+from anemoi_ckpt_migrate.record.record import Applied, Record
+from anemoi_ckpt_migrate.revisions import validate
+from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts.parse import read_script
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.util import gc_pause
@@ -17,7 +18,7 @@ MANY = 500
 """From this number of scripts on, only their heads are parsed; functions follow when they are needed."""
 
 
-def load(folders: Sequence[Path], recursive: bool = False) -> graph.Graph:
+def load(folders: Sequence[Path], recursive: bool = False) -> Graph:
     """Read all scripts of some folders without running them.
 
     Raises
@@ -30,10 +31,10 @@ def load(folders: Sequence[Path], recursive: bool = False) -> graph.Graph:
     revisions, faults = read_folders(folders, recursive)
     if faults:
         raise FaultyScripts(faults)
-    return graph.Graph(revisions)
+    return Graph(revisions)
 
 
-def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list[graph.Revision], list[Fault]]:
+def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list[Revision], list[Fault]]:
     """Read all scripts of some folders, and return the revisions with all faults.
 
     Parameters
@@ -63,7 +64,7 @@ def read_folders(folders: Sequence[Path], recursive: bool = False) -> tuple[list
     return revisions, faults
 
 
-def is_unchanged(script: graph.Revision, entry: Applied) -> bool:
+def is_unchanged(script: Revision, entry: Applied) -> bool:
     """Return whether a script still does the same as when it was applied to a checkpoint.
 
     Raises
@@ -74,6 +75,22 @@ def is_unchanged(script: graph.Revision, entry: Applied) -> bool:
     # A script whose source equals the source in the record need not be parsed.
     known = entry.undo is not None and entry.undo.source == source_of(script)
     return known or signature_of(script) == entry.signature
+
+
+def changed_since(scripts: Graph, record: Record) -> tuple[str, ...]:
+    """Return warnings about applied revisions whose scripts have changed.
+
+    Raises
+    ------
+    MigrationFailed
+        A script cannot be read.
+    """
+    return tuple(
+        f"the script of {entry.revision} ({entry.name}) has changed since it was applied: "
+        f"{scripts[entry.revision].path} (`ckpt-migrate stamp` accepts it as it is)"
+        for entry in record.lineage
+        if entry.revision in scripts and not is_unchanged(scripts[entry.revision], entry)
+    )
 
 
 def _scripts(folders: Iterable[Path], recursive: bool) -> list[str]:

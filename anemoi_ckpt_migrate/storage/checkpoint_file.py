@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace, SeveralArchives
-from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format
-from anemoi_ckpt_migrate.storage import zip_archive as zipped
+from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format, zip_archive
 from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, opened, replacement
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
@@ -46,7 +45,7 @@ class Checkpoint:
     length : int
         Length of the checkpoint in the file, in bytes.
     attached : dict of str to bytes or None
-        Records of a draft beside the pickle, which replace those of the file.
+        Entries of a draft beside the pickle, which replace those of the file.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class Checkpoint:
             if legacy_format.is_legacy(stream):
                 self._archive, self._data = legacy_format.read_legacy(stream, length)
             else:
-                self._archive = zipped.read_archive(stream)
+                self._archive = zip_archive.read_archive(stream)
                 self._check_start(stream)
-                zipped.check_read_alike(stream, self._archive)
-                self._data = zipped.read_record(stream, self._archive.records[_PICKLE])
+                zip_archive.check_read_alike(stream, self._archive)
+                self._data = zip_archive.read_entry(stream, self._archive.entries[_PICKLE])
         self._keys: dict[str, None] = {}
         self._touched: list[str] = []
         self._names: dict[tuple[str, str], bool] = {}
@@ -91,7 +90,7 @@ class Checkpoint:
 
     @property
     def dead(self) -> int:
-        """Number of bytes in the file that no record uses."""
+        """Number of bytes in the file that no entry uses."""
         return self._archive.dead
 
     @property
@@ -140,7 +139,7 @@ class Checkpoint:
         if (self.attachment("byteorder") or b"little") != sys.byteorder.encode():
             raise NotACheckpoint(f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed")
         places = places_in(self._archive, self._stream)
-        crcs = {name.removeprefix("data/"): record.crc for name, record in self._archive.records.items()}
+        crcs = {name.removeprefix("data/"): entry.crc for name, entry in self._archive.entries.items()}
         ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
         payloads = Payloads(self._descriptor, places, crcs, ours)
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
@@ -196,36 +195,36 @@ class Checkpoint:
         return self._source().digest(plain_of(tensor))
 
     def attachment(self, name: str) -> bytes | None:
-        """Return the content of a record beside the pickle; None if there is no such record."""
+        """Return the content of an entry beside the pickle; None if there is no such entry."""
         if name in self.attached:
             return self.attached[name]
-        record = self._archive.records.get(name)
-        if record is None:
+        entry = self._archive.entries.get(name)
+        if entry is None:
             return self._archive.small.get(name)
         with self._stream() as stream:
-            return zipped.read_record(stream, record)
+            return zip_archive.read_entry(stream, entry)
 
     def verify(self, progress: Progress | None = None) -> None:
-        """Read all records of the file, and compare them with their CRCs.
+        """Read all entries of the file, and compare them with their CRCs.
 
         Raises
         ------
         Damaged
-            Some records are damaged; the error names all of them.
+            Some entries are damaged; the error names all of them.
         """
         damaged = self.damaged(progress)
         if damaged:
             raise Damaged(damaged)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
-        """Return the names of damaged records: their content or header has changed."""
+        """Return the names of damaged entries: their content or header has changed."""
         found = []
         with self._stream() as stream:
-            for name, record in self._archive.records.items():
-                if not zipped.is_whole(self._descriptor, record, zipped.payload_offset(stream, record)):
+            for name, entry in self._archive.entries.items():
+                if not zip_archive.is_whole(self._descriptor, entry, zip_archive.payload_offset(stream, entry)):
                     found.append(name)
                 if progress is not None:
-                    progress(record.size)
+                    progress(entry.size)
         return found
 
     def check_writable(self, in_place: bool) -> None:
@@ -249,11 +248,12 @@ class Checkpoint:
         Raises
         ------
         Unpicklable
-            The tree holds an object that cannot be saved.
+            The tree holds an object that cannot be saved, or that could not be read again.
         TooMuchAsked
             The rollback of operations would create far more bytes than the file has.
         """
-        pickler, data = dumped(tree, lambda stream: self._pickler(stream, max(2, protocol_of(self._data))))
+        protocol = max(2, protocol_of(self._data))
+        pickler, data = dumped(tree, lambda stream: self._pickler(stream, protocol), self._trusted)
         payloads: dict[str, Content] = {}
         if self._payloads is not None:
             payloads |= self._payloads.changed(pickler.keys)
@@ -291,7 +291,7 @@ class Checkpoint:
         pickled : Pickled
             The new tree, from `pickled`.
         attachments : mapping of str to bytes or None
-            Records to write beside the pickle; None removes one. All others stay as they are.
+            Entries to write beside the pickle; None removes one. All others stay as they are.
         output : Path, optional
             Where to write; nothing may exist there. Without it, the file itself is replaced.
         backup : bool
@@ -306,14 +306,14 @@ class Checkpoint:
         """
         contents = self._contents(pickled, attachments)
         made = sum(len(content) for content in contents.new.values())
-        kept = sum(record.size for record in contents.kept)
+        kept = sum(entry.size for entry in contents.kept)
         check_room(self._target if output is None else Path(os.path.realpath(output)), made, made + kept)
         with self._replacement(output) as new:
             write_new(contents, self._descriptor, new.descriptor, progress)
             return self._published(new, output, backup)
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Append the new records to the file, and leave all others in their place.
+        """Append the new entries to the file, and leave all others in their place.
 
         Parameters
         ----------
@@ -335,7 +335,7 @@ class Checkpoint:
         return Written(self.path, None)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the file anew with all its records and without gaps. Parameters and errors are those of `write`."""
+        """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
         # Before torch 1.6, the pickle named storages differently.
         pickled = Pickled(self._data, self._keys) if self._archive.is_zip else self.pickled(self.load())
         return self.write(pickled, {}, output, backup, progress)
@@ -364,8 +364,8 @@ class Checkpoint:
         return Checkpoint(self.path, self._descriptor, self._before, length, self._trusted)
 
     def has_what(self, later: Checkpoint) -> bool:
-        """Return whether the next state kept all records that are not torch's own, or rewrote them itself."""
-        end = later._archive.records[_PREVIOUS].offset
+        """Return whether the next state kept all entries that are not torch's own, or rewrote them itself."""
+        end = later._archive.entries[_PREVIOUS].offset
         return same_attached(self._archive, later._archive, _OURS, range(self.length, end))
 
     def release(self) -> None:
@@ -394,21 +394,21 @@ class Checkpoint:
     def _check_start(self, stream: io.BufferedReader) -> None:
         """Refuse a file with other bytes before the archive; torch would read those first.
 
-        A file that was written in place has its first record later. But then one record begins at the previous end.
+        A file that was written in place has its first entry later. But then one entry begins at the previous end.
         """
-        start, records = self._archive.start, self._archive.records
+        start, entries = self._archive.start, self._archive.entries
         if foreign_formats.is_tar(stream):
             raise NotACheckpoint(foreign_formats.kind_of_file(stream, self.length))
-        if not zipped.begins(stream):
+        if not zip_archive.begins(stream):
             raise NotACheckpoint(
                 f"it has {start:,} bytes before its first record, which torch.load would read, and run, as a pickle"
             )
         if not start:
             return
-        previous = zipped.read_record(stream, records[_PREVIOUS]) if _PREVIOUS in records else b""
+        previous = zip_archive.read_entry(stream, entries[_PREVIOUS]) if _PREVIOUS in entries else b""
         mark = JournalMark.from_json(previous)
         # Of two files written in place, one after the other, the last one looks like one whose beginning was shifted.
-        if mark is None or all(record.offset != mark.length for record in records.values()):
+        if mark is None or all(entry.offset != mark.length for entry in entries.values()):
             raise SeveralArchives(distributed(os.fspath(self.path.parent)).way)
 
     def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
@@ -428,7 +428,7 @@ class Checkpoint:
 
     def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
         small: dict[str, bytes | None] = {_PICKLE: pickled.data, **self._archive.small, **attachments}
-        if _FORMAT in self._archive.records:
+        if _FORMAT in self._archive.entries:
             # The sizes alone no longer determine the offsets; 0 makes torch look them up.
             small[_FORMAT] = b"0"
         payloads = {f"data/{key}": payload for key, payload in pickled.payloads.items()}
@@ -442,7 +442,7 @@ class Checkpoint:
             named = ", ".join(".".join(meant(*name)) for name, known in unpickler.names.items() if _runs(*name, known))
             so = f"; it names {named:.200}, which torch.load could use to run any code" if named else ""
             raise NotACheckpoint(f"its data.pkl is damaged or hostile ({short(error)}){so}") from error
-        there = self._archive.records or self._archive.loose
+        there = self._archive.entries or self._archive.loose
         ours = self._unwritten.keys() | self._maker.recipes.keys()
         missing = [key for key in unpickler.keys if f"data/{key}" not in there and key not in ours]
         if missing:
@@ -459,12 +459,12 @@ class Checkpoint:
 
     def _first_key(self) -> int:
         """Return the first number that is not the key of a storage in the file."""
-        names = self._archive.records or self._archive.loose
+        names = self._archive.entries or self._archive.loose
         keys = [name[5:] for name in names if name.startswith("data/")]
         return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
 
     def _source(self) -> Source:
-        """Return the source for new tensors. It is created on demand, because it looks at every record."""
+        """Return the source for new tensors. It is created on demand, because it looks at every entry."""
         if self._reading is None:
             if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
                 wanted = f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed"
@@ -475,7 +475,7 @@ class Checkpoint:
         return self._reading
 
     def _stream(self) -> io.BufferedReader:
-        return zipped.window(self._descriptor, self.length)
+        return zip_archive.window(self._descriptor, self.length)
 
 
 def _runs(module: str, name: str, known: bool) -> bool:

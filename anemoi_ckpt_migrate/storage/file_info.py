@@ -19,19 +19,19 @@ class FileInfo:
     format : str
         ``torch zip``, or ``torch before 1.6``.
     size, dead : int
-        Its length, and the number of bytes that no record uses.
+        Its length, and the number of bytes that no entry uses.
     byteorder : str
         ``little`` or ``big``.
     protocol : int
         Protocol of the pickle.
     unchecked : int
-        Number of records without a CRC to check.
+        Number of entries without a CRC to check.
     interrupted : bool
         Whether more bytes follow in the file, left by an interrupted run.
     unused : tuple of str
         Payload without a reference in the pickle.
     attached : dict of str to int
-        Records that are not torch's own, with their sizes in bytes.
+        Entries that are not torch's own, with their sizes in bytes.
     """
 
     format: str
@@ -53,9 +53,9 @@ def facts_of(
     Parameters
     ----------
     archive : Archive
-        Its records.
+        Its entries.
     byteorder : bytes
-        Content of its `byteorder` record.
+        Content of its `byteorder` entry.
     protocol : int
         Protocol of the pickle.
     keys : collection of str
@@ -65,27 +65,27 @@ def facts_of(
     interrupted : bool
         Whether more bytes follow in the file.
     """
-    records, names = archive.records, archive.records or archive.loose
+    entries, names = archive.entries, archive.entries or archive.loose
     return FileInfo(
         "torch zip" if archive.is_zip else "torch before 1.6",
         length,
         archive.dead,
         {b"little": "little", b"big": "big"}.get(byteorder, "unknown"),
         protocol,
-        sum(not record.crc and record.size > 0 for record in records.values()) or len(archive.loose),
+        sum(not entry.crc and entry.size > 0 for entry in entries.values()) or len(archive.loose),
         interrupted,
         tuple(name for name in names if name.startswith("data/") and name.removeprefix("data/") not in keys),
-        {name: record.size for name, record in attached(archive).items()},
+        {name: entry.size for name, entry in attached(archive).items()},
     )
 
 
 def attached(archive: Archive) -> dict[str, ZipEntry]:
-    """Return the records that are not torch's own, by name."""
-    return {name: record for name, record in archive.records.items() if not _is_own(name)}
+    """Return the entries that are not torch's own, by name."""
+    return {name: entry for name, entry in archive.entries.items() if not _is_own(name)}
 
 
 def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
-    """Return whether two states of one file have the same records that are not torch's own, in the same places.
+    """Return whether two states of one file have the same entries that are not torch's own, in the same places.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
     but : str
         Prefix of names to ignore.
     ours : range
-        Byte range in the later state where records were rewritten on purpose.
+        Byte range in the later state where entries were rewritten on purpose.
     """
 
     def places(archive: Archive) -> dict[str, tuple[int, int, int]]:

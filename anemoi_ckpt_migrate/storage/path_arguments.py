@@ -36,7 +36,7 @@ def checked_output(output: StrPath | None) -> Path | None:
 
 
 @contextmanager
-def naming(checkpoint: StrPath) -> Iterator[None]:
+def annotate_errors(checkpoint: StrPath) -> Iterator[None]:
     """Make every error name the checkpoint it is about."""
     try:
         yield

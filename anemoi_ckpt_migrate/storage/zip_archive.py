@@ -1,9 +1,9 @@
-"""The zip archive that torch writes: its records, and their layout in the file.
+"""The zip archive that torch writes: its entries, and their layout in the file.
 
-The layout follows torch (``caffe2/serialize/inline_container.cc``, torch 2.13). Records are stored, not deflated. All
+The layout follows torch (``caffe2/serialize/inline_container.cc``, torch 2.13). Entries are stored, not deflated. All
 lie below one root folder. Payload starts at a multiple of the alignment; to that end, the local header is padded with
 an extra field named ``FB``. Sizes and CRC follow the payload in a data descriptor. With
-``config.save.compute_crc32 = False``, torch writes 0 for each CRC: such a record cannot be checked.
+``config.save.compute_crc32 = False``, torch writes 0 for each CRC: such an entry cannot be checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, kind_of
 
 ALIGNMENT = 64
 PADDING = 4096
-"""Large stretches of records stay congruent modulo this, in bytes: a multiple of the block size of file systems."""
+"""Large stretches of entries stay congruent modulo this, in bytes: a multiple of the block size of file systems."""
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
@@ -32,7 +32,7 @@ UTF8, _HAS_DESCRIPTOR = 0x0800, 0x0008
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _PADDING_FIELD = 0x4246  # "FB", as torch names it
 _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
-# Padding and descriptor of a record from torch; only a larger gap may hide dead bytes.
+# Padding and descriptor of an entry from torch; only a larger gap may hide dead bytes.
 _USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
 _CHUNK = 1 << 20
 _SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
@@ -73,21 +73,21 @@ class Archive:
     Attributes
     ----------
     root : str
-        The folder that holds all records.
-    records : dict of str to Record
+        The folder that holds all entries.
+    entries : dict of str to ZipEntry
         In file order; names without the root.
     directory : int
         Start of the table of contents, in bytes.
     dead : int
-        Number of bytes that belong to no record and are not padding: in-place writes leave them behind.
+        Number of bytes that belong to no entry and are not padding: in-place writes leave them behind.
     loose : mapping of str to (int, int)
         Content without a header: start and end, in bytes. Only for a file that is not a zip archive.
     small : mapping of str to bytes
-        Further records that a zip archive would have, without the root.
+        Further entries that a zip archive would have, without the root.
     """
 
     root: str
-    records: dict[str, ZipEntry]
+    entries: dict[str, ZipEntry]
     directory: int
     dead: int
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -95,13 +95,13 @@ class Archive:
 
     @property
     def start(self) -> int:
-        """Start of the first record, in bytes."""
-        return min((record.offset for record in self.records.values()), default=0)
+        """Start of the first entry, in bytes."""
+        return min((entry.offset for entry in self.entries.values()), default=0)
 
     @property
     def is_zip(self) -> bool:
         """Whether it is a zip archive, as torch writes since 1.6."""
-        return bool(self.records)
+        return bool(self.entries)
 
 
 class Window(io.RawIOBase):
@@ -172,7 +172,7 @@ def read_archive(stream: BinaryIO) -> Archive:
             "it is a TorchScript archive, which holds compiled code beside the weights; save "
             "torch.jit.load(...).state_dict() with torch.save, migrate that, load it into the model and script it again"
         )
-    records: dict[str, ZipEntry] = {}
+    entries: dict[str, ZipEntry] = {}
     seen: set[str] = set()
     for info, end in zip(infos, ends, strict=True):
         name = info.filename.removeprefix(f"{roots[0]}/")
@@ -180,62 +180,62 @@ def read_archive(stream: BinaryIO) -> Archive:
         seen.add(name.lower())
         found = ZipEntry(info.filename, info.header_offset, end, info.file_size, info.CRC, info.flag_bits)
         slack = end - found.offset - _LOCAL.size - len(name) - len(roots[0]) - 1 - found.size
-        records[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
+        entries[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
     for name in _SHORT:
-        if name in records and records[name].size > _CHUNK:
-            raise NotACheckpoint(f"record {name} has {records[name].size:,} bytes, too many for its content")
-    if "version" not in records:
+        if name in entries and entries[name].size > _CHUNK:
+            raise NotACheckpoint(f"record {name} has {entries[name].size:,} bytes, too many for its content")
+    if "version" not in entries:
         raise NotACheckpoint("the archive lacks its version record")
-    return Archive(roots[0], records, directory, _dead(stream, records.values(), directory))
+    return Archive(roots[0], entries, directory, _dead(stream, entries.values(), directory))
 
 
 def begins(stream: BinaryIO) -> bool:
-    """Return whether a file begins with a record: only then does torch take it for a zip archive."""
+    """Return whether a file begins with an entry: only then does torch take it for a zip archive."""
     stream.seek(0)
     return stream.read(4) == b"PK\3\4"
 
 
-def payload_offset(stream: BinaryIO, record: ZipEntry) -> int:
-    """Return the start of a record's content, in bytes from the beginning of the file.
+def payload_offset(stream: BinaryIO, entry: ZipEntry) -> int:
+    """Return the start of an entry's content, in bytes from the beginning of the file.
 
     Raises
     ------
     NotACheckpoint
-        Its local header is missing, belongs to another record, or leads elsewhere.
+        Its local header is missing, belongs to another entry, or leads elsewhere.
     """
-    name = _spelled(record)
-    stream.seek(record.offset)
+    name = _spelled(entry)
+    stream.seek(entry.offset)
     header = stream.read(_LOCAL.size + len(name))
     whole = len(header) == _LOCAL.size + len(name) and header[:4] == b"PK\3\4" and header[_LOCAL.size :] == name
     if not whole or _LOCAL.unpack(header[: _LOCAL.size])[-2] != len(name):
-        raise NotACheckpoint(f"the header of record {record.name} is damaged")
-    start = record.offset + _LOCAL.size + sum(_LOCAL.unpack(header[: _LOCAL.size])[-2:])
-    if start + record.size > record.end:
-        raise NotACheckpoint(f"record {record.name} overlaps the next one")
+        raise NotACheckpoint(f"the header of record {entry.name} is damaged")
+    start = entry.offset + _LOCAL.size + sum(_LOCAL.unpack(header[: _LOCAL.size])[-2:])
+    if start + entry.size > entry.end:
+        raise NotACheckpoint(f"record {entry.name} overlaps the next one")
     return int(start)
 
 
-def read_record(stream: BinaryIO, record: ZipEntry) -> bytes:
-    """Read the content of a record and verify its CRC.
+def read_entry(stream: BinaryIO, entry: ZipEntry) -> bytes:
+    """Read the content of an entry and verify its CRC.
 
     Raises
     ------
     NotACheckpoint
-        The record is damaged.
+        The entry is damaged.
     """
-    stream.seek(payload_offset(stream, record))
+    stream.seek(payload_offset(stream, entry))
     try:
-        content = stream.read(record.size)
+        content = stream.read(entry.size)
     except (MemoryError, OverflowError):
-        raise NotACheckpoint(f"record {record.name} is too large to be read ({record.size:,} bytes)") from None
-    if len(content) < record.size or (record.crc and zlib.crc32(content) != record.crc):
-        raise NotACheckpoint(f"record {record.name} is damaged (its CRC does not match)")
+        raise NotACheckpoint(f"record {entry.name} is too large to be read ({entry.size:,} bytes)") from None
+    if len(content) < entry.size or (entry.crc and zlib.crc32(content) != entry.crc):
+        raise NotACheckpoint(f"record {entry.name} is damaged (its CRC does not match)")
     return content
 
 
-def is_whole(descriptor: int, record: ZipEntry, start: int) -> bool:
-    """Return whether the content of a record, which starts at `start`, matches its CRC; it is read in pieces."""
-    return not record.crc or checksum(descriptor, start, start + record.size) == record.crc
+def is_whole(descriptor: int, entry: ZipEntry, start: int) -> bool:
+    """Return whether the content of an entry, which starts at `start`, matches its CRC; it is read in pieces."""
+    return not entry.crc or checksum(descriptor, start, start + entry.size) == entry.crc
 
 
 def checksum(descriptor: int, start: int, end: int) -> int:
@@ -249,13 +249,13 @@ def checksum(descriptor: int, start: int, end: int) -> int:
     return found
 
 
-def new_record(name: str, offset: int, content: bytes | memoryview) -> ZipEntry:
-    """Return a record that starts at `offset`."""
+def new_entry(name: str, offset: int, content: bytes | memoryview) -> ZipEntry:
+    """Return an entry that starts at `offset`."""
     return ZipEntry(name, offset, offset, len(content), zlib.crc32(content), UTF8)
 
 
 def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
-    """Return the header of a record at `offset`, padded so that its content is aligned."""
+    """Return the header of an entry at `offset`, padded so that its content is aligned."""
     encoded = name.encode()
     extra = b""
     if size >= _MAX32:
@@ -267,61 +267,61 @@ def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
     return _LOCAL.pack(b"PK\3\4", 0, UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
 
 
-def directory(records: Iterable[ZipEntry], offset: int) -> bytes:
+def directory(entries: Iterable[ZipEntry], offset: int) -> bytes:
     """Return the table of contents for `offset`, the end of the file."""
-    entries = [_entry(record) for record in records]
-    table = b"".join(entries)
+    headers = [_central_header(entry) for entry in entries]
+    table = b"".join(headers)
     end = offset + len(table)
-    count = len(entries)
+    count = len(headers)
     end64 = _END64.pack(b"PK\6\6", _END64.size - 12, 0x031E, 45, 0, 0, count, count, len(table), offset)
     locator = _LOCATOR64.pack(b"PK\6\7", 0, end, 1)
     few, short = min(count, _MAX16), min(len(table), _MAX32)
     return table + end64 + locator + _END.pack(b"PK\5\6", 0, 0, few, few, short, min(offset, _MAX32), 0)
 
 
-def runs(records: Iterable[ZipEntry]) -> Iterator[tuple[int, int, list[ZipEntry]]]:
-    """Group adjacent records: start, end and members of each stretch that can be copied in one go."""
+def runs(entries: Iterable[ZipEntry]) -> Iterator[tuple[int, int, list[ZipEntry]]]:
+    """Group adjacent entries: start, end and members of each stretch that can be copied in one go."""
     members: list[ZipEntry] = []
-    for record in sorted(records, key=lambda record: record.offset):
-        if members and members[-1].end != record.offset:
+    for entry in sorted(entries, key=lambda entry: entry.offset):
+        if members and members[-1].end != entry.offset:
             yield members[0].offset, members[-1].end, members
             members = []
-        members.append(record)
+        members.append(entry)
     if members:
         yield members[0].offset, members[-1].end, members
 
 
-def moved(record: ZipEntry, shift: int) -> ZipEntry:
-    """Return the entry of a record copied `shift` bytes further on."""
-    return replace(record, offset=record.offset + shift, end=record.end + shift)
+def moved(entry: ZipEntry, shift: int) -> ZipEntry:
+    """Return an entry copied `shift` bytes further on."""
+    return replace(entry, offset=entry.offset + shift, end=entry.end + shift)
 
 
-def _entry(record: ZipEntry) -> bytes:
-    encoded, extra = _spelled(record), b""
-    large = [value for value in (record.size, record.size, record.offset) if value >= _MAX32]
+def _central_header(entry: ZipEntry) -> bytes:
+    encoded, extra = _spelled(entry), b""
+    large = [value for value in (entry.size, entry.size, entry.offset) if value >= _MAX32]
     if large:
         extra = struct.pack(f"<HH{len(large)}Q", 1, 8 * len(large), *large)
-    short = min(record.size, _MAX32)
-    lengths = (len(encoded), len(extra), 0, 0, 0, 0, min(record.offset, _MAX32))
-    fixed = _CENTRAL.pack(b"PK\1\2", 0, 0, record.flags, 0, 0, 0, record.crc, short, short, *lengths)
+    short = min(entry.size, _MAX32)
+    lengths = (len(encoded), len(extra), 0, 0, 0, 0, min(entry.offset, _MAX32))
+    fixed = _CENTRAL.pack(b"PK\1\2", 0, 0, entry.flags, 0, 0, 0, entry.crc, short, short, *lengths)
     return fixed + encoded + extra
 
 
-def _spelled(record: ZipEntry) -> bytes:
-    return record.name.encode("utf-8" if record.flags & UTF8 else "cp437")
+def _spelled(entry: ZipEntry) -> bytes:
+    return entry.name.encode("utf-8" if entry.flags & UTF8 else "cp437")
 
 
-def _trimmed(stream: BinaryIO, record: ZipEntry) -> ZipEntry:
-    """Return a record with its real end: after its content or its descriptor."""
-    end = payload_offset(stream, record) + record.size
-    if record.flags & _HAS_DESCRIPTOR:
+def _trimmed(stream: BinaryIO, entry: ZipEntry) -> ZipEntry:
+    """Return an entry with its real end: after its content or its descriptor."""
+    end = payload_offset(stream, entry) + entry.size
+    if entry.flags & _HAS_DESCRIPTOR:
         stream.seek(end)
         follows = stream.read(_DESCRIPTOR64.size)
         for layout in (_DESCRIPTOR64, _DESCRIPTOR):
             fields = layout.unpack(follows[: layout.size]) if len(follows) >= layout.size else ()
-            if fields[:1] == (b"PK\7\x08",) and fields[2:] == (record.size, record.size):
-                return replace(record, end=min(record.end, end + layout.size))
-    return replace(record, end=end)
+            if fields[:1] == (b"PK\7\x08",) and fields[2:] == (entry.size, entry.size):
+                return replace(entry, end=min(entry.end, end + layout.size))
+    return replace(entry, end=end)
 
 
 def check_read_alike(stream: BinaryIO, archive: Archive) -> None:
@@ -335,7 +335,7 @@ def check_read_alike(stream: BinaryIO, archive: Archive) -> None:
         They would read different tables, or the end record is damaged.
     """
     try:
-        _check_end(stream, archive.directory, len(archive.records))
+        _check_end(stream, archive.directory, len(archive.entries))
     except struct.error as error:
         raise NotACheckpoint("the end of the archive is damaged") from error
 
@@ -362,10 +362,10 @@ def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
         raise NotACheckpoint("its table of contents is not where the archive says, so torch would read another table")
 
 
-def _dead(stream: BinaryIO, records: Iterable[ZipEntry], directory: int) -> int:
-    """Count the bytes between records; short stretches of zeros are padding, which aligns payload."""
+def _dead(stream: BinaryIO, entries: Iterable[ZipEntry], directory: int) -> int:
+    """Count the bytes between entries; short stretches of zeros are padding, which aligns payload."""
     found = at = 0
-    for start, end in [*((record.offset, record.end) for record in records), (directory, directory)]:
+    for start, end in [*((entry.offset, entry.end) for entry in entries), (directory, directory)]:
         if start > at:
             stream.seek(at)
             padding = start - at < PADDING and not any(stream.read(start - at))

@@ -1,4 +1,4 @@
-"""Lay out a changed checkpoint: copy some records from the old file, write the others anew."""
+"""Lay out a changed checkpoint: copy some entries from the old file, write the others anew."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
-from anemoi_ckpt_migrate.storage import zip_archive as zipped
+from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, start_writing, write_at
 from anemoi_ckpt_migrate.storage.crc32 import combined
+from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT, PADDING, UTF8, Archive, ZipEntry
 
-_WORTH_SHARING = 64 * zipped.PADDING
+_WORTH_SHARING = 64 * PADDING
 
 
 class Streamed(Protocol):
@@ -31,7 +32,7 @@ class Streamed(Protocol):
 
 
 Content = bytes | memoryview | Streamed
-"""Content of a record."""
+"""Content of an entry."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,23 @@ class Contents:
     Attributes
     ----------
     root : str
-        The folder that holds all records.
-    kept : list of Record
-        Records copied unchanged from the old file, headers included.
+        The folder that holds all entries.
+    kept : list of ZipEntry
+        Entries copied unchanged from the old file, headers included.
     new : mapping of str to bytes, memoryview or Streamed
-        New records, by name without the root.
+        New entries, by name without the root.
     loose : mapping of str to (int, int)
         Content in the old file without a header: start and end in bytes, by name without the root.
     """
 
     root: str
-    kept: list[zipped.ZipEntry]
+    kept: list[ZipEntry]
     new: Mapping[str, Content]
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def changed(
-    archive: zipped.Archive,
+    archive: Archive,
     stream: Callable[[], BinaryIO],
     new: Mapping[str, Content | None],
     gone: Iterable[str],
@@ -71,17 +72,17 @@ def changed(
     stream : callable
         Opens the old file.
     new : mapping of str to bytes, memoryview, Streamed or None
-        Changed records, by name without the root; None removes one.
+        Changed entries, by name without the root; None removes one.
     gone : iterable of str
-        Names of further records to remove.
+        Names of further entries to remove.
     """
-    kept, loose = dict(archive.records), dict(archive.loose)
+    kept, loose = dict(archive.entries), dict(archive.loose)
     for name in (*new, *gone):
         kept.pop(name, None)
         loose.pop(name, None)
     with stream() as opened:
-        for record in kept.values():
-            zipped.payload_offset(opened, record)  # a wrong header would be copied as it is
+        for entry in kept.values():
+            zip_archive.payload_offset(opened, entry)  # a wrong header would be copied as it is
     there = {name: content for name, content in new.items() if content is not None}
     return Contents(archive.root, list(kept.values()), there, loose)
 
@@ -107,7 +108,7 @@ def write_new(contents: Contents, source: int, target: int, progress: Progress |
     pickled, payloads = _split(contents.new)
     for name, content in pickled.items():
         writer.add(name, content)
-    for start, end, members in zipped.runs(contents.kept):
+    for start, end, members in zip_archive.runs(contents.kept):
         writer.copy_run(source, start, end, members, progress)
     for name, (start, end) in contents.loose.items():
         writer.copy_loose(source, name, start, end, progress)
@@ -116,7 +117,7 @@ def write_new(contents: Contents, source: int, target: int, progress: Progress |
 
 
 def append(contents: Contents, source: int, target: int, length: int) -> None:
-    """Append the new records to a file; kept records stay in their place.
+    """Append the new entries to a file; kept entries stay in their place.
 
     Parameters
     ----------
@@ -139,14 +140,14 @@ def append(contents: Contents, source: int, target: int, length: int) -> None:
 
 
 class _Writer:
-    """Writes records one after the other, then the table of contents."""
+    """Writes entries one after the other, then the table of contents."""
 
     def __init__(self, source: int, target: int, root: str, offset: int) -> None:
         self._source, self._target, self._root, self._offset = source, target, root, offset
-        self.entries: list[zipped.ZipEntry] = []
+        self.entries: list[ZipEntry] = []
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
-        """Write records; while one is written, the next one is computed."""
+        """Write entries; while one is written, the next one is computed."""
         items = list(contents.items())
         for place, (name, content) in enumerate(items):
             for _, following in items[place + 1 : place + 2]:
@@ -155,22 +156,22 @@ class _Writer:
             self.add(name, content)
 
     def add(self, name: str, content: Content) -> None:
-        """Write a record."""
+        """Write an entry."""
         if not isinstance(content, (bytes, memoryview)):
             self._stream(name, content)
             return
-        self._begin(zipped.new_record(f"{self._root}/{name}", self._offset, content))
+        self._begin(zip_archive.new_entry(f"{self._root}/{name}", self._offset, content))
         write_at(self._target, content, self._offset)
         self._offset += len(content)
 
     def _stream(self, name: str, content: Streamed) -> None:
-        """Write a record whose CRC is known only after its content; the header comes last."""
+        """Write an entry whose CRC is known only after its content; the header comes last."""
         at = header_at = self._offset
-        at += len(zipped.local_header(f"{self._root}/{name}", header_at, len(content), 0))
+        at += len(zip_archive.local_header(f"{self._root}/{name}", header_at, len(content), 0))
         crc, end = 0, at
         for start, stop, known in content.stretches() or ():
             copy_range(self._source, self._target, start, stop, end)
-            own = zipped.checksum(self._source, start, stop) if known is None else known
+            own = zip_archive.checksum(self._source, start, stop) if known is None else known
             crc, end = combined(crc, own, stop - start), end + stop - start
         for chunk in content.chunks() if end == at and len(content) else ():
             crc = zlib.crc32(chunk, crc)
@@ -179,38 +180,36 @@ class _Writer:
             end += len(chunk)
         if end - at != len(content):
             raise OSError(errno.EIO, "a computed tensor has the wrong size")
-        self._begin(zipped.ZipEntry(f"{self._root}/{name}", header_at, header_at, len(content), crc, zipped.UTF8))
+        self._begin(ZipEntry(f"{self._root}/{name}", header_at, header_at, len(content), crc, UTF8))
         self._offset = end
 
-    def copy_run(
-        self, source: int, start: int, end: int, members: list[zipped.ZipEntry], progress: Progress | None
-    ) -> None:
-        """Copy adjacent records."""
+    def copy_run(self, source: int, start: int, end: int, members: list[ZipEntry], progress: Progress | None) -> None:
+        """Copy adjacent entries."""
         # Payload stays aligned, and long stretches can share their blocks with the old file.
-        self._offset += (start - self._offset) % (zipped.PADDING if end - start > _WORTH_SHARING else zipped.ALIGNMENT)
+        self._offset += (start - self._offset) % (PADDING if end - start > _WORTH_SHARING else ALIGNMENT)
         copy_range(source, self._target, start, end, self._offset, progress)
-        self.entries += [zipped.moved(record, self._offset - start) for record in members]
+        self.entries += [zip_archive.moved(entry, self._offset - start) for entry in members]
         self._offset += end - start
 
     def copy_loose(self, source: int, name: str, start: int, end: int, progress: Progress | None) -> None:
         """Copy content, and write a header before it."""
-        crc = zipped.checksum(source, start, end)
-        self._begin(zipped.ZipEntry(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, zipped.UTF8))
+        crc = zip_archive.checksum(source, start, end)
+        self._begin(ZipEntry(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, UTF8))
         copy_range(source, self._target, start, end, self._offset, progress)
         self._offset += end - start
 
     def finish(self) -> None:
         """Write the table of contents."""
-        write_at(self._target, zipped.directory(self.entries, self._offset), self._offset)
+        write_at(self._target, zip_archive.directory(self.entries, self._offset), self._offset)
 
-    def _begin(self, record: zipped.ZipEntry) -> None:
-        header = zipped.local_header(record.name, self._offset, record.size, record.crc)
+    def _begin(self, entry: ZipEntry) -> None:
+        header = zip_archive.local_header(entry.name, self._offset, entry.size, entry.crc)
         write_at(self._target, header, self._offset)
-        self.entries.append(record)
+        self.entries.append(entry)
         self._offset += len(header)
 
 
 def _split(new: Mapping[str, Content]) -> tuple[dict[str, Content], dict[str, Content]]:
-    """Separate the small records, which are read first, from payload."""
+    """Separate the small entries, which are read first, from payload."""
     payloads = {name: content for name, content in new.items() if name.startswith("data/")}
     return {name: content for name, content in new.items() if name not in payloads}, payloads

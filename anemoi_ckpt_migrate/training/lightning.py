@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from anemoi_ckpt_migrate.errors import NotUpgraded
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath, naming
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.training.load_upgraded import upgraded_by
 from anemoi_ckpt_migrate.training.stamper import Stamper
 from anemoi_ckpt_migrate.tree.paths import KEY
@@ -116,7 +116,7 @@ class _Files(CheckpointIO):
         with self._readable(path) as readable:
             checkpoint: dict[str, Any] = self._files.load_checkpoint(readable, *args, **kwargs)
         if self.resuming:
-            with naming(path):
+            with annotate_errors(path):
                 self._stamper.resume(checkpoint)
         return checkpoint
 

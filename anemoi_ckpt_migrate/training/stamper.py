@@ -12,10 +12,10 @@ from anemoi_ckpt_migrate.project.project import Project, opened_all
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import planner, resolve, targets
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
-from anemoi_ckpt_migrate.runtime import step_actions
-from anemoi_ckpt_migrate.runtime.session import log_entry, seen_from
+from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 _LOGGER = logging.getLogger(__name__)
@@ -117,15 +117,15 @@ class Stamper:
 
     def _told(self, found: Project, record: Record) -> Record:
         package, parameters = found.config.package, found.config.parameters
-        graph = seen_from(found.graph, record, [self._wanted], package)
+        graph = expand_squashed_for(found.graph, record, [self._wanted], package)
         revisions = planner.plan_stamp(graph, record, [self._wanted], package)
-        lineage = tuple(step_actions.told(revision, parameters, by_value=True) for revision in revisions)
+        lineage = tuple(stamped_entry(revision, parameters, by_value=True) for revision in revisions)
         plan = Plan((), graph.tips(revision.id for revision in revisions), ())
         return record.logged(log_entry("stamp", self.target, plan), lineage)
 
     def _checked(self, found: Project, record: Record) -> Record:
         package = found.config.package
-        graph = seen_from(found.graph, record, [self._wanted], package)
+        graph = expand_squashed_for(found.graph, record, [self._wanted], package)
         missing = [step.revision for step in planner.plan_upgrade(graph, record, self._wanted, package).steps]
         state = resolve.state(graph, self._wanted, package)
         later = graph.above(_ends(graph, state, self._wanted)) - state

@@ -20,6 +20,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     reduced,
     without_type,
 )
+from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 _LONG = 100  # characters: longer text is compared once for all places that hold it
 _Where = tuple[Any, Any] | None
@@ -56,7 +57,8 @@ def first_difference(before: Any, after: Any, same: Callable[[StoredTensor, Stor
     same : callable
         Returns whether two tensors of the same shape and dtype have the same content.
     """
-    return _Comparing(same).difference(before, after, None)
+    with deep_recursion():
+        return _Comparing(same).difference(before, after, None)
 
 
 class _Comparing:
@@ -86,7 +88,7 @@ class _Comparing:
                 return Difference(_shown(where), f"it is now the same object as another {type(before).__name__}")
             return self._of_containers(before, after, where)
         if _term(before) == _term(after):
-            if is_a(before, (str, bytes)) and len(before) > _LONG:
+            if is_a(before, frozenset) or (is_a(before, (str, bytes)) and len(before) > _LONG):
                 self._seen.add((id(before), id(after)))
             return None
         return Difference(_shown(where), f"it was {before!r:.60}, and is {after!r:.60}")

@@ -120,6 +120,33 @@ def test_an_irreversible_step_is_known_before_the_first_one_runs(project: Folder
     assert digest(checkpoint) == before
 
 
+def test_of_several_steps_without_a_rollback_the_last_one_stops_first(project: Folder) -> None:
+    """a1 - a2 - a3 - a4 - a5        a2 and a4 have none"""
+    for number in range(1, 6):
+        parent = f"a{number - 1}" if number > 1 else None
+        project.script(f"a{number}", parent, rollback=None if number in (2, 4) else "pass")
+    checkpoint = project.copy()
+    project.ok("upgrade", "head", checkpoint)
+    ran = project.run("downgrade", "base", checkpoint)
+    assert (ran.code, "a4, a2 have no rollback; `downgrade -1` undoes what can be undone" in ran.err) == (3, True)
+    project.ok("downgrade", "-1", checkpoint)
+
+
+def test_no_number_of_steps_is_named_that_would_undo_another_branch(project: Folder) -> None:
+    r"""
+    a - c - d       c has no rollback
+     \
+      - b           applied last
+    """
+    for rev, parent in (("a", None), ("c", "a"), ("d", "c"), ("b", "a")):
+        project.script(rev, parent, rollback=None if rev == "c" else "pass")
+    checkpoint = project.copy()
+    project.ok("upgrade", "d", checkpoint)
+    project.ok("upgrade", "b", checkpoint)
+    ran = project.run("downgrade", "d@a", checkpoint)
+    assert (ran.code, "c has no rollback; take a backup" in ran.err) == (3, True)
+
+
 def test_code_that_never_saw_operations_goes_down_without_trust(project: Folder) -> None:
     """The command that the message names asks for no more trust than it takes: none, for data."""
     script = project.script("a1", None)

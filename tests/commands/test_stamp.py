@@ -74,6 +74,26 @@ def test_purge_forgets_what_no_script_knows(branched: Folder) -> None:
     assert stamped(branched, checkpoint, "--purge", "c") == ["c"]
 
 
+def test_base_is_before_what_no_script_knows(branched: Folder) -> None:
+    checkpoint = branched.copy()
+    branched.ok("upgrade", "x", checkpoint)
+    (branched.path / "versions" / "x_change.py").unlink()
+    assert stamped(branched, checkpoint, "base") == []
+
+
+def test_the_repair_leaves_out_what_another_head_needs(project: Folder) -> None:
+    """a, b were applied, and b depends on a; then somebody put n before b"""
+    project.script("a", None)
+    project.script("b", None, top='depends_on = "a"')
+    checkpoint = project.copy()
+    project.ok("upgrade", "heads", checkpoint)
+    project.script("n", None)
+    project.script("b", "n", top='depends_on = "a"')
+    refused = project.run("upgrade", "heads", checkpoint)
+    assert (refused.code, "has b but not n, which" in refused.err) == (1, True)
+    assert "`ckpt-migrate stamp b CKPT`" in refused.err
+
+
 def test_a_record_that_contradicts_the_scripts_is_refused_with_the_repair(project: Folder) -> None:
     r"""
     a - b - c    was applied as a - c, before somebody put b between
@@ -102,7 +122,13 @@ def test_a_record_that_contradicts_the_scripts_is_refused_with_the_repair(projec
 
 
 @pytest.mark.parametrize(
-    ("target", "says"), [("+1", "stamp takes head"), ("barrier", "stamp takes head"), ("a,", "a target")]
+    ("target", "says"),
+    [
+        ("+1", "stamp takes head"),
+        ("barrier", "stamp takes head"),
+        ("a,", "a target"),
+        ("base,b", "base is before everything: stamp it alone"),
+    ],
 )
 def test_bad_input(branched: Folder, target: str, says: str) -> None:
     checkpoint = branched.copy()

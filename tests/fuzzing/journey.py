@@ -106,19 +106,19 @@ def _check_records(source: Path, output: Path) -> None:
         except NotACheckpoint:  # of an older format
             return
         after = read_archive(new)
-        for name in before.records:
-            if name in NOT_KEPT or (name.startswith("data/") and name not in after.records):
+        for name in before.entries:
+            if name in NOT_KEPT or (name.startswith("data/") and name not in after.entries):
                 continue
-            if name not in after.records or _payload(old, before, name) != _payload(new, after, name):
+            if name not in after.entries or _payload(old, before, name) != _payload(new, after, name):
                 raise Wrong(f"the record {name!r} did not stay as it was")
 
 
 def _payload(stream: Any, archive: Archive, name: str) -> bytes | None:
     try:
-        stream.seek(payload_offset(stream, archive.records[name]))
+        stream.seek(payload_offset(stream, archive.entries[name]))
     except NotACheckpoint:
         return None
-    return stream.read(archive.records[name].size)
+    return stream.read(archive.entries[name].size)
 
 
 def _inspect(source: Path) -> None:

@@ -249,7 +249,7 @@ def test_all_faults_at_once(project: Folder) -> None:
     [
         ('op.Renam("a", "b")', "Renam is an unknown operation; the operations are Add, AddPrefix"),
         ('op.Rename("a")', "Rename needs new"),
-        ('op.Rename("a", "b", "c")', "Rename takes at most 2 arguments, not 3"),
+        ('op.Rename("a", "b", True, "c")', "Rename takes at most 3 arguments, not 4"),
         ('op.Rename("a.{i}", "b.{j}")', "b.{j} has a placeholder that a.{i} does not have"),
         ('op.Cast("a", "float31")', "'float31' is not a dtype; choose one of float64"),
         ('op.Split("a", ["b", "c"], sizes=[1])', "2 targets need as many sizes, not 1"),

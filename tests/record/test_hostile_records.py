@@ -663,7 +663,6 @@ def zipped(path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "operation",
     [
-        'op.RenameEach([("l.weight", "m.weight")])',
         'op.ReplacePlaceholders(["a.B"])',
         'op.RestoreEntry("about.json", "", [op.NoOperation()], 0, "")',
         'op.Rewrite(double, halve, "hp", number=0)',

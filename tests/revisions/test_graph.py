@@ -93,11 +93,11 @@ def test_a_cycle_in_the_middle() -> None:
 
 def test_faults_name_the_file_that_is_wrong() -> None:
     revisions = [Revision("a", ("zz",), path="1.py"), Revision("a", path="2.py"), Revision("b", depends_on=("y",))]
-    found = [(fault.path, fault.message) for fault in faults(revisions)]
+    found = [(fault.path, fault.line, fault.message) for fault in faults(revisions)]
     assert found == [
-        ("2.py", "revision a has the same id as 1.py; give one of them another id"),
-        ("1.py", "down_revision names zz, which no script has"),
-        ("", "depends_on names y, which no script has"),
+        ("2.py", 1, "revision a has the same id as 1.py; give one of them another id"),
+        ("1.py", 1, "down_revision names zz, which no script has"),
+        ("", 1, "depends_on names y, which no script has"),
     ]
     assert len(faults(revisions, lambda rev: rev in "zzy")) == 1
 
@@ -111,6 +111,60 @@ def test_every_order_of_loading_gives_the_same_plan() -> None:
     revisions = [Revision("a"), Revision("b", ("a",)), Revision("c", ("a",)), Revision("d", ("b", "c"))]
     orders = {tuple(Graph(loaded).order("abcd")) for loaded in itertools.permutations(revisions)}
     assert orders == {("a", "b", "c", "d")}
+
+
+def squashed(*parts: Revision, parents: str = "", labels: str = "") -> Revision:
+    """S stands for some revisions; `parents` and `labels` are its own."""
+    return Revision("S", tuple(parents.split()), labels=tuple(labels.split()), replaces=parts)
+
+
+def shape(graph: Graph) -> dict[str, str]:
+    """Each revision with what it needs: parents, then dependencies."""
+    return {revision.id: " ".join(revision.needs) for revision in graph}
+
+
+def test_what_follows_a_part_follows_the_whole() -> None:
+    r"""
+    a - S - d        S is b - c; d was written after c
+                     e depends on the label of b
+    """
+    whole = squashed(Revision("b", ("a",), labels=("fuse",)), Revision("c", ("b",)), parents="a", labels="fuse")
+    made = Graph([Revision("a"), whole, Revision("d", ("c",)), Revision("e", depends_on=("fuse",))])
+    assert shape(made) == {"a": "", "S": "a", "d": "S", "e": "S"}
+    assert shape(made.seen_from(["d"])) == shape(made)
+    opened = made.seen_from(["a", "b"])
+    assert shape(opened) == {"a": "", "b": "a", "c": "b", "d": "c", "e": "b"}
+    assert list(shape(opened)) == sorted(shape(opened))
+    assert (made.standing("c"), opened.standing("c"), opened.standing("S")) == ("S", "c", "c")
+
+
+def test_a_diamond_that_was_squashed_and_rebased_opens_at_its_new_place() -> None:
+    r"""
+    a - b - c - e        S is all but a and y, and was put after x
+     \     \   /
+      y     - d
+       \     /
+        -----          d follows y too
+    """
+    parts = [Revision("b", ("a",)), Revision("c", ("b",)), Revision("d", ("b", "y")), Revision("e", ("c", "d"))]
+    others = [Revision("a"), Revision("x"), Revision("y", ("a",))]
+    there = Graph([*others, squashed(*parts, parents="a y")]).opened()
+    assert shape(there) == {"a": "", "b": "a", "c": "b", "d": "b y", "e": "c d", "x": "", "y": "a"}
+    moved = Graph([*others, squashed(*parts, parents="x")]).opened()
+    assert shape(moved) == {"a": "", "b": "x", "c": "b", "d": "b x", "e": "c d", "x": "", "y": "a"}
+
+
+def test_a_first_revision_that_was_squashed_and_rebased_opens_at_its_new_place() -> None:
+    """x - S        S is b - c, and b had no parent"""
+    whole = squashed(Revision("b"), Revision("c", ("b",)), parents="x")
+    assert shape(Graph([Revision("x"), whole]).opened()) == {"b": "x", "c": "b", "x": ""}
+
+
+def test_labels_of_a_squashed_revision_stay_where_they_were() -> None:
+    """S is b - c; c gave the label old, and S got the label new"""
+    whole = squashed(Revision("b"), Revision("c", ("b",), labels=("old",)), labels="old new")
+    assert Graph([whole]).labels == {"old": "S", "new": "S"}
+    assert Graph([whole]).opened().labels == {"new": "b", "old": "c"}
 
 
 @given(histories())

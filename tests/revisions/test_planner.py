@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from anemoi_ckpt_migrate.errors import BarrierInTheWay, Irreversible, MigrateError, NotApplied, NotThatMany, UsageError
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Plan, lineage_of, plan_downgrade, plan_stamp, plan_upgrade
+from anemoi_ckpt_migrate.revisions.planner import Plan, Step, lineage_of, plan_downgrade, plan_stamp, plan_upgrade
 from anemoi_ckpt_migrate.revisions.targets import Id, Named, Relative, parse
 from tests.support.graphs import closure, histories, recorded, tips
 
@@ -52,6 +52,9 @@ def test_an_upgrade_applies_what_is_missing_and_nothing_else(
         return
     plan = plan_upgrade(graph, record, Id(target))
     assert set(ids(plan)) == missing
+    assert plan.steps == tuple(
+        Step(rev, graph[rev].name, "upgrade", carried=False, reversible=graph[rev].reversible) for rev in ids(plan)
+    )
     assert set(plan.end) == tips(revisions, applied | missing)
     check_order(graph, applied, ids(plan))
     assert plan == plan_upgrade(Graph(reversed(revisions)), record, Id(target))

@@ -189,6 +189,15 @@ def test_a_name_that_two_have_is_ambiguous() -> None:
     assert state(graph, "b") == "ab"  # an id wins over the start of a name
 
 
+def test_of_many_names_that_are_near_two_are_told() -> None:
+    graph = Graph([Revision(f"{place}f", name=f"rename x to {place}") for place in "abcd"])
+    with pytest.raises(UnknownTarget, match=r"did you mean 'rename x to \w' or 'rename x to \w'\?"):
+        state(graph, "rename x to y")
+    graph = Graph([Revision(f"12345{place}") for place in "abcd"])
+    with pytest.raises(UnknownTarget, match=r"did you mean '\w+' or '\w+'\?"):
+        state(graph, "12345x")
+
+
 def versioned(**noted: str) -> Graph:
     """A line of revisions, each noting a version of pkg, or none."""
     above: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ from hypothesis import strategies as st
 from anemoi_ckpt_migrate import cli
 from anemoi_ckpt_migrate.storage.in_place import journal_of, mark
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.storage.zip_archive import ZipEntry, directory, local_header, new_record, read_archive
+from anemoi_ckpt_migrate.storage.zip_archive import ZipEntry, directory, local_header, new_entry, read_archive
 from tests.support.pickle_bytes import HOOKS, ONES, STORAGE, TENSOR, call, checkpoint, name, text, tree
 from tests.support.project import Folder, Ran, digest
 
@@ -711,12 +711,12 @@ def test_a_thousand_ways_back(chain: Folder) -> None:
     with path.open("r+b") as stream:
         for _ in range(1000):
             archive, length = read_archive(stream), stream.seek(0, io.SEEK_END)
-            archive.records.pop("ckpt_migrate/previous.json", None)
+            archive.entries.pop("ckpt_migrate/previous.json", None)
             content = json.dumps({"format": 1, **vars(mark(stream.fileno(), length, archive.directory))}).encode()
-            added = new_record("x/ckpt_migrate/previous.json", length, content)
+            added = new_entry("x/ckpt_migrate/previous.json", length, content)
             header = local_header(added.name, length, len(content), added.crc)
             at = length + len(header) + len(content)
-            stream.write(header + content + directory([*archive.records.values(), added], at))
+            stream.write(header + content + directory([*archive.entries.values(), added], at))
             stream.flush()
     assert attempt(chain, "downgrade", "base", path).code in (0, 1)
 

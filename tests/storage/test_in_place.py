@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,3 +320,154 @@ def test_a_name_as_long_as_can_be(chain: Folder) -> None:
     chain.ok("upgrade", "head", "--in-place", checkpoint)
     chain.ok("downgrade", "base", "--in-place", checkpoint)
     assert digest(checkpoint) == old
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, call: str, wanted: int) -> None:
+    """Have a call fail once."""
+    real, count = getattr(os, call), 0
+
+    def fails(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == wanted:
+            raise OSError(errno.EIO, "the disk is ill")
+        return real(*args)
+
+    monkeypatch.setattr(os, call, fails)
+
+
+UP, DOWN = ("upgrade", "head", "--in-place"), ("downgrade", "base", "--in-place")
+
+
+@pytest.mark.parametrize(
+    ("words", "call", "wanted", "says"),
+    [
+        (UP, "fsync", 1, "nothing was changed"),  # of the journal
+        (UP, "fsync", 2, "nothing was changed"),  # of the folder with the journal
+        (UP, "fsync", 3, "nothing was changed"),  # of the file
+        (DOWN, "fsync", 1, "nothing was changed"),
+        (DOWN, "fsync", 2, "nothing was changed"),
+        (DOWN, "ftruncate", 1, "nothing was changed"),
+        (DOWN, "fsync", 3, "`ckpt-migrate recover`"),  # the cut is made, and not confirmed
+        (DOWN, "unlink", 2, "`ckpt-migrate recover`"),  # of the journal, after that of its hidden name
+        (UP, "fsync", 4, "the file is written, but its folder not synced (input/output error)"),
+        (DOWN, "fsync", 4, "the file is written, but its folder not synced (input/output error)"),
+    ],
+)
+def test_a_call_that_fails_is_told_as_far_as_it_matters(
+    chain: Folder, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], call: str, wanted: int, says: str
+) -> None:
+    """The file is the old one or the new one, whichever is told, and the next run gets through."""
+    checkpoint = chain.copy()
+    base = digest(checkpoint)
+    if words == DOWN:
+        chain.ok(*UP, checkpoint)
+    before = digest(checkpoint)
+    with monkeypatch.context() as patch:
+        refusing(patch, call, wanted)
+        ran = chain.run(*words, checkpoint)
+    assert (ran.code, says in ran.err) == (1, True), ran.err
+    journal = in_place.journal_of(checkpoint)
+    assert journal.exists() == ("recover" in says)
+    assert (digest(checkpoint) == before) == ("nothing" in says)
+    chain.ok("recover", checkpoint)
+    chain.ok(*words, checkpoint)
+    assert not journal.exists()
+    assert (digest(checkpoint) == base) == (words == DOWN)
+
+
+@pytest.mark.parametrize(("call", "wanted"), [("ftruncate", 1), ("fsync", 1), ("unlink", 1), ("fsync", 2)])
+def test_a_recovery_that_fails_can_be_tried_again(
+    chain: Folder, monkeypatch: pytest.MonkeyPatch, call: str, wanted: int
+) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    journal = interrupted(checkpoint)
+    with monkeypatch.context() as patch:
+        refusing(patch, call, wanted)
+        ran = chain.run("recover", checkpoint)
+    assert (ran.code, "input/output error" in ran.err) == (1, True), ran.err
+    assert journal.exists() == (wanted == 1)  # else only its folder was not synced
+    chain.ok("recover", checkpoint)
+    assert (digest(checkpoint), journal.exists()) == (old, False)
+
+
+def test_a_mark_fits_a_file_that_begins_with_the_marked_one(chain: Folder) -> None:
+    path = chain.path / "x"
+    path.write_bytes(b"payload, directory, and more")
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        mark = in_place.mark(descriptor, 18, 9)
+        assert (mark.length, mark.directory) == (18, 9)
+        assert mark.fits(descriptor)
+        assert in_place.mark(descriptor, 28, 0).fits(descriptor)
+        for other in ((29, 9, mark.crc), (18, 18, 0), (18, -1, mark.crc), (18, 9, mark.crc + 1), (17, 9, mark.crc)):
+            assert not in_place.JournalMark(*other).fits(descriptor)
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"[" * 900,
+        b'{"format": 1, "length": 10, "directory": 3}',
+        b'{"format": 2, "length": 10, "directory": 3, "crc": 7}',
+        b'{"length": 10, "directory": 3, "crc": 7}',
+        b'{"format": 1, "length": 10.0, "directory": 3, "crc": 7}',
+        b'{"format": 1, "length": true, "directory": false, "crc": 7}',
+        b'{"format": 1, "length": 10, "directory": 3, "crc": 7}' + b" " * 1000 + b"x",
+    ],
+)
+def test_what_is_no_journal_is_not_followed(chain: Folder, journal: bytes) -> None:
+    assert in_place.JournalMark.from_json(journal) is None
+    checkpoint = chain.copy()
+    before = digest(checkpoint)
+    in_place.journal_of(checkpoint).write_bytes(journal)
+    for words in (("recover",), UP):
+        assert "is not the journal of an interrupted run" in chain.run(*words, checkpoint).err
+    assert digest(checkpoint) == before
+    assert in_place.journal_of(checkpoint).read_bytes() == journal
+
+
+def test_a_journal_has_at_most_a_thousand_bytes(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    old = digest(checkpoint)
+    journal = interrupted(checkpoint)
+    mark = journal.read_bytes()
+    journal.write_bytes(mark[:-1].ljust(1000) + mark[-1:])
+    assert "is not the journal of an interrupted run" in chain.run("recover", checkpoint).err
+    journal.write_bytes(mark[:-1].ljust(999) + mark[-1:])
+    chain.ok("recover", checkpoint)
+    assert digest(checkpoint) == old
+
+
+def test_a_journal_is_read_as_it_is_written() -> None:
+    mark = in_place.JournalMark(10, 3, 7)
+    assert mark.to_json() == b'{"format": 1, "length": 10, "directory": 3, "crc": 7}'
+    assert in_place.JournalMark.from_json(mark.to_json()) == mark
+
+
+def test_a_journal_that_its_run_removes_meanwhile(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends between our look at its journal and our lock."""
+    checkpoint = chain.copy()
+    before = digest(checkpoint)
+    journal, lock = interrupted(checkpoint), in_place.locked
+
+    def locked(target: Path) -> Any:
+        os.truncate(checkpoint, checkpoint.stat().st_size - len(b"half written"))
+        journal.unlink()
+        return lock(target)
+
+    monkeypatch.setattr(in_place, "locked", locked)
+    assert "nothing to recover" in chain.ok("recover", checkpoint).out
+    assert digest(checkpoint) == before
+
+
+def test_how_many_other_names_there_are_is_told(chain: Folder) -> None:
+    checkpoint = chain.copy()
+    for name in ("best.ckpt", "latest.ckpt"):
+        os.link(checkpoint, chain.path / name)
+    ran = chain.run(*UP, checkpoint)
+    assert (ran.code, "2 other names (hard links)" in ran.err) == (3, True), ran.err

@@ -20,7 +20,7 @@ def flip(checkpoint: Path, name: str) -> None:
     from anemoi_ckpt_migrate.storage import zip_archive
 
     with open_checkpoint(checkpoint) as file, file._stream() as stream:
-        at = zip_archive.payload_offset(stream, file._archive.records[name])
+        at = zip_archive.payload_offset(stream, file._archive.entries[name])
     with checkpoint.open("r+b") as raw:
         raw.seek(at)
         byte = raw.read(1)[0]

@@ -164,6 +164,20 @@ def test_what_python_does_spell() -> None:
         assert TreeUnpickler(b"\x80\x03" + called(f"builtins.{kind.__name__}") + b".").load() == kind()
 
 
+def test_bytes_that_can_be_changed() -> None:
+    """Before Python 3.8, protocol 2 spelled them as text and its encoding."""
+    data = b"\x80\x02" + called("builtins.bytearray", b"X\3\0\0\0a\xc3\xbf", b"X\7\0\0\0latin-1") + b"."
+    assert TreeUnpickler(data).load() == pickle.loads(data) == bytearray(b"a\xff")
+
+
+@pytest.mark.parametrize("spelled", ["", "m", "m C.", "m C..D", "m .C", "m C\nD", "m\nn C"])
+def test_a_name_that_no_line_can_hold(spelled: str) -> None:
+    module, _, last = spelled.partition(" ")
+    parts = b"".join(b"X" + struct.pack("<I", len(each)) + each.encode() for each in (module, last))
+    with pytest.raises(pickle.UnpicklingError, match="a name has no line, or several"):
+        TreeUnpickler(b"\x80\x04" + parts + b"\x93.").load()
+
+
 def parameter(of: bytes) -> bytes:
     """Spell a parameter of a tensor."""
     return called("torch._utils._rebuild_parameter", of, b"\x88", b"ccollections\nOrderedDict\n)R")

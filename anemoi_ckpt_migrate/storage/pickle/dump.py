@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Unpicklable
-from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_stored
 from anemoi_ckpt_migrate.storage.zip_writer import Content
-
-_FRAMES = 6000
+from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,9 @@ class Pickled:
     names: frozenset[tuple[str, str]] = frozenset()
 
 
-def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePickler, bytes]:
+def dumped(
+    tree: Any, make: Callable[[io.BytesIO], TreePickler], trusted: Collection[str] = ()
+) -> tuple[TreePickler, bytes]:
     """Pickle a tree.
 
     Parameters
@@ -48,6 +47,8 @@ def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePi
         A tree from a checkpoint, changed by a migration.
     make : callable
         Makes a pickler that writes to a stream.
+    trusted : collection of str
+        Modules whose classes are built for real when the checkpoint is read.
 
     Returns
     -------
@@ -57,20 +58,39 @@ def dumped(tree: Any, make: Callable[[io.BytesIO], TreePickler]) -> tuple[TreePi
     Raises
     ------
     Unpicklable
-        The tree holds an object that cannot be saved.
+        The tree holds an object that cannot be saved, or that could not be read again.
     """
-    stream = io.BytesIO()
-    pickler = make(stream)
-    with _deep_recursion():
+
+    def dump(part: Any) -> tuple[TreePickler, bytes]:
+        stream = io.BytesIO()
+        pickler = make(stream)
+        pickler.dump(part)
+        if not pickler.plain:
+            _read_again(stream.getvalue(), trusted)
+        return pickler, stream.getvalue()
+
+    with deep_recursion():
         try:
-            pickler.dump(tree)
+            return dump(tree)
         except RecursionError as error:
             raise Unpicklable("the checkpoint", "it is nested too deeply") from error
         except Exception as error:  # reducers of any class may raise any error
-            found = _culprit(tree, lambda part: make(io.BytesIO()).dump(part), set())
+            found = _culprit(tree, dump, set())
             where, culprit = found or ("", error)
             raise Unpicklable(f"ckpt{where}", short(culprit)) from error
-    return pickler, stream.getvalue()
+
+
+def _read_again(data: bytes, trusted: Collection[str]) -> None:
+    """Read a new pickle as the next command will; what that would refuse must not be written.
+
+    The limits grow with the length of a pickle, and those of an old one may have been wider.
+    """
+    try:
+        TreeUnpickler(data).load()
+    except Exception:
+        if not trusted:
+            raise
+        TreeUnpickler(data, trusted).load()
 
 
 def short(error: BaseException) -> str:
@@ -79,7 +99,7 @@ def short(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _culprit(tree: Any, dump: Callable[[Any], None], seen: set[int]) -> tuple[str, Exception] | None:
+def _culprit(tree: Any, dump: Callable[[Any], Any], seen: set[int]) -> tuple[str, Exception] | None:
     """Find the innermost part of a tree that cannot be pickled: its path and the error; each part is tried once."""
     seen.add(id(tree))
     try:
@@ -108,14 +128,3 @@ def _spelled(key: Any) -> str:
         return repr(key)
     except ValueError:  # Python does not spell out an integer of several thousand digits
         return "a huge number"
-
-
-@contextlib.contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Allow as deep a nesting as torch's own pickler; ours needs several frames per level."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _FRAMES))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)

@@ -21,15 +21,17 @@ _JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # join several into
 _SKIP, _POP, _POP_MARK, _DUP, _STOP = 14, 15, 16, 17, 18
 _LONG = 19  # a counted integer: as a key, its hash may be chosen
 # For opcodes that fill or make containers with hashed keys: the distance from one hashed object to the next.
-_KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {
-    code[0]: 1 for code in (pickle.ADDITEMS, pickle.FROZENSET)
-}
+_KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {pickle.ADDITEMS[0]: 1}
+_FROZENSET = pickle.FROZENSET[0]
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
 _BUILD = pickle.BUILD[0]
 _AT_ONCE = 6  # 64 bytes of text or of an integer cost as much to hash or compare as an object
 _HEAVY = 1 << 40  # more than a hash may visit in any file
-_UNSHARED = (1 << 100) - 1
-_SHARED = _UNSHARED + 1
+# A weight has three fields: the objects that a comparison visits; how many of them a hash does not visit, because a
+# frozenset remembers its own; whether the object is shared.
+_REMEMBERED = 100
+_VISITED = (1 << _REMEMBERED) - 1
+_SHARED = 1 << 2 * _REMEMBERED
 
 _TABLE: dict[tuple[int, int], str] = {
     (_PUSH, 0): "NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET",
@@ -131,12 +133,14 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
             marks.append(len(stack))
         elif kind in (_JOIN_TO_MARK, _INTO_TO_MARK, _JOIN, _INTO):
             base = marks.pop() if kind in (_JOIN_TO_MARK, _INTO_TO_MARK) else len(stack) - count
-            if code in _KEYS:
-                hashes.take(sum(sizes[base :: _KEYS[code]]) & _UNSHARED)
+            if code == _FROZENSET:
+                hashes.take_frozenset(sizes[base:])
+            elif code in _KEYS:
+                hashes.take(sum(sizes[base :: _KEYS[code]]) & _VISITED)
             depth = 1 + max(stack[base:], default=0)
             weight = sum(sizes[base:])
-            shares = weight > _UNSHARED
-            weight = 1 if code in _UNHASHABLE else min(1 + (weight & _UNSHARED), _HEAVY)
+            shares = weight >= _SHARED
+            weight = 1 if code in _UNHASHABLE else _joined(weight, code)
             weight |= shares * _SHARED
             shares_state |= shares and code == _BUILD
             if depth > DEEPEST:
@@ -191,12 +195,22 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
     raise pickle.UnpicklingError("it is cut off")
 
 
+def _joined(weight: int, code: int) -> int:
+    """Return the weight of an object that holds others, from the sum of their weights."""
+    visited = 1 + (weight & _VISITED)
+    if visited >= _HEAVY:
+        return _HEAVY
+    if code == _FROZENSET:
+        return visited | (visited - 1) << _REMEMBERED
+    return visited | weight & (_VISITED << _REMEMBERED)
+
+
 class _Hashes:
     """A limit on the cost of hashing: each object a few times, and few objects with the same hash."""
 
     def __init__(self, length: int) -> None:
-        self._left = 10 * length + 1000
-        self._alike: dict[int, int] = {}
+        self._left = self._most = 10 * length + 1000
+        self._alike: dict[int, set[bytes]] = {}
 
     def take(self, count: int) -> None:
         """Count objects that a hash visits."""
@@ -204,13 +218,24 @@ class _Hashes:
         if self._left < 0:
             raise pickle.UnpicklingError("a key in it is far larger than the pickle itself")
 
+    def take_frozenset(self, members: list[int]) -> None:
+        """Count objects that are visited to make a frozenset.
+
+        Its members are hashed. Those of equal hash are compared, each with a heavier one, so the heaviest counts as
+        hashed. Who visits all of it later shall not visit far more objects than the pickle has.
+        """
+        visited = sum(members) & _VISITED
+        heaviest = max(members, key=lambda weight: weight & _VISITED, default=0)
+        self.take(visited - (heaviest >> _REMEMBERED & _VISITED) if visited <= self._most else visited)
+
     def note(self, spelled: bytes) -> None:
         """Note an integer; integers that differ by a multiple of a certain number share a hash in Python."""
         if len(spelled) < _LARGE:
             return
         found = hash(int.from_bytes(spelled, "little", signed=True))
-        self._alike[found] = self._alike.get(found, 0) + 1
-        if self._alike[found] > _MOST_ALIKE:
+        alike = self._alike.setdefault(found, set())
+        alike.add(spelled)  # one number may stand in a file any number of times
+        if len(alike) > _MOST_ALIKE:
             raise pickle.UnpicklingError("too many integers in it have the same hash")
 
 

@@ -12,7 +12,7 @@ import functools
 import io
 import pickle
 import reprlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.storage.pickle.class_safety import OPAQUE, imported, is_plain_member, is_trusted, standing
@@ -128,6 +128,17 @@ _BUILDERS: dict[str, dict[str, Callable[..., Any]]] = {
 _WITH_ZONE = {"datetime": datetime.datetime, "time": datetime.time}
 
 
+def _check_name(module: str, name: str) -> None:
+    """Check a name before it is read or written."""
+    # In a line, a newline would turn the rest into opcodes; and the parts of a name are written one by one.
+    if not module or not all(name.split(".")) or "\n" in module + name:
+        raise pickle.UnpicklingError("a name does not have exactly one line")
+    if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
+        raise pickle.UnpicklingError("a name has characters that cannot be written")
+    if len(module) + len(name) > LONGEST:
+        raise pickle.UnpicklingError(f"a name has more than {LONGEST} characters")
+
+
 class TreeUnpickler(pickle.Unpickler):
     """Load the pickle of a checkpoint as a tree of plain containers, stand-ins and opaque objects.
 
@@ -158,19 +169,14 @@ class TreeUnpickler(pickle.Unpickler):
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
         self._calls = Calls(_COPIES * len(data) + _ALWAYS)
         self._unusual: list[StoredTensor] = []
+        self._frozen: dict[int, tuple[frozenset[Any], int]] = {}
         self._ordered: list[collections.OrderedDict[Any, Any]] | None = None
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the object for a name; only trusted names are imported."""
         key = (module, name)
         if key not in self._found:
-            # In a line, a newline would turn the rest into opcodes; and the parts of a name are written one by one.
-            if not module or not all(name.split(".")) or "\n" in module + name:
-                raise pickle.UnpicklingError("a name does not have exactly one line")
-            if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
-                raise pickle.UnpicklingError("a name has characters that cannot be written")
-            if len(module) + len(name) > LONGEST:
-                raise pickle.UnpicklingError(f"a name has more than {LONGEST} characters")
+            _check_name(module, name)
             harmless = self._harmless(module, name)
             self.names[key] = harmless is not None
             real = None
@@ -245,16 +251,21 @@ class TreeUnpickler(pickle.Unpickler):
     def _counted(self, build: Callable[..., Any], *args: Any) -> Any:
         """Build a value, and count everything copied for it."""
         for arg in args:
-            self._calls.take(_weight(arg, self._calls.left))
+            self._calls.take(_length(arg))
         return build(*args)
 
-    def _container(self, kind: Callable[..., Any], *args: Any) -> Any:
+    def _container(self, kind: type, *args: Any) -> Any:
         """Build a container from others, and count all their items; other arguments are refused."""
+        weight = 1
         for arg in args[1:] if kind is collections.defaultdict else args:
             if not is_a(arg, _COUNTED):
                 raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
-            self._calls.take(_weight(arg, self._calls.left))
+            members = _keys(kind, arg) if issubclass(kind, dict) else arg
+            cost, weight = _weigh(members, self._frozen, self._calls.left)
+            self._calls.take(cost)
         made = kind(*args)
+        if kind is frozenset:
+            self._frozen[id(made)] = made, weight
         if self._ordered is not None and kind is collections.OrderedDict:
             made.__setstate__ = functools.partial(self._set_state, vars(made))
             self._ordered.append(made)
@@ -294,29 +305,59 @@ class TreeUnpickler(pickle.Unpickler):
 _COUNTED = (list, tuple, dict, set, frozenset)
 
 
-def _weight(value: Any, limit: float) -> int:
-    """Count the items and characters copied or hashed to make one value from another; stop soon after a limit."""
+def _length(value: Any) -> int:
+    """Count the characters or bytes copied to make one value from another."""
     if is_a(value, int):
         return value.bit_length() // 8
-    if is_a(value, (str, bytes, bytearray)):
-        return len(value)
-    if not is_a(value, _COUNTED):
-        return 0
-    found, waiting = 0, [tuple(value)]
-    while waiting and found <= limit:
+    return len(value) if is_a(value, (str, bytes, bytearray)) else 0
+
+
+def _keys(kind: type, pairs: Any) -> Any:
+    """Return the keys of pairs from which a dict is made."""
+    if is_a(pairs, dict):
+        return pairs
+    if not all(is_a(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise pickle.UnpicklingError(f"the pairs of a {kind.__name__} are spelled in an unknown way")
+    return [key for key, _ in pairs]
+
+
+def _weigh(members: Any, frozen: Mapping[int, tuple[Any, int]], limit: float) -> tuple[int, int]:
+    """Count the objects visited to make a container from members, and to compare it with another; stop after a limit.
+
+    A frozenset remembers its hash. But those of equal hash are compared, member by member: each with a heavier one, so
+    the heaviest does not count, unless the members together are beyond the limit.
+
+    Parameters
+    ----------
+    members : collection
+        The members, or the keys.
+    frozen : mapping of int to tuple
+        Known frozensets and their weights, by ``id``.
+    limit : float
+        The limit.
+    """
+    found, compared, heaviest, waiting = 0, 0, 0, [tuple(members)]
+    while waiting and found + compared - heaviest <= limit:
         items = waiting.pop()
         found += len(items)
         for item in items:
-            if type(item) is tuple:
-                waiting.append(item)
-            elif type(item) is int and not -_LARGE < item < _LARGE:
-                found += item.bit_length() // 8
-    return found
+            kind = type(item)
+            if kind is int:  # first, as most are, of those many that a hostile pickle may have visited
+                if not -_LARGE < item < _LARGE:
+                    found += item.bit_length() // 8
+            elif kind is frozenset and id(item) in frozen:
+                weight = frozen[id(item)][1]
+                compared, heaviest = compared + weight, max(heaviest, weight)
+            elif is_a(item, (tuple, frozenset)):
+                waiting.append(tuple(item))
+    weight = found + compared
+    return weight - heaviest if weight <= limit else weight, 1 + weight
 
 
 _LARGE = 1 << 64
 
 
+_SMALL = 1 << 31  # larger integers are written as long as they are
 _STORAGE = "storage"  # one object, so that the pickler memoizes it
 
 # The type checker takes it for the one in C, which lacks most of it.
@@ -332,6 +373,9 @@ class TreePickler(_PythonPickler):
         Keys of the storages in the pickle, in its order.
     names : dict of (str, str) to None
         Modules and names that are written without an import, except harmless ones.
+    plain : bool
+        Whether all that is written is of kinds that reading refuses for no limit: tensors as torch writes most of them,
+        in lists and dicts with short keys.
     """
 
     dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
@@ -340,6 +384,7 @@ class TreePickler(_PythonPickler):
         super().__init__(stream, protocol)
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], None] = {}
+        self.plain = True
         self._done: set[int] = set()
 
     def save_reduce(
@@ -353,6 +398,7 @@ class TreePickler(_PythonPickler):
         obj: Any = None,
     ) -> None:
         """Write how an object is built. Its items are written only once, even if its own arguments hold it."""
+        self.plain &= func is collections.OrderedDict and state is None
 
         def once(items: Any) -> Any:
             if id(obj) not in self._done:
@@ -365,7 +411,28 @@ class TreePickler(_PythonPickler):
     def save_ordered(self, obj: collections.OrderedDict[Any, Any]) -> None:
         """Write an `OrderedDict` with its items, even if an attribute is named `items`."""
         items = collections.OrderedDict.items(obj)
+        self._note_keys(obj)
         self.save_reduce(collections.OrderedDict, (), vars(obj) or None, None, iter(items), obj=obj)
+
+    def save_plain_dict(self, obj: dict[Any, Any]) -> None:
+        """Write a dict."""
+        self._note_keys(obj)
+        self.save_dict(obj)
+
+    def save_members(self, obj: Any) -> None:
+        """Write a set or a frozenset."""
+        self.plain = False
+        super().dispatch[type(obj)](self, obj)
+
+    def save_integer(self, obj: int) -> None:
+        """Write an integer."""
+        self.plain &= -_SMALL < obj < _SMALL
+        self.save_long(obj)
+
+    def _note_keys(self, keys: Any) -> None:
+        self.plain &= all(
+            (type(key) is str and len(key) <= LONGEST) or (type(key) is int and -_SMALL < key < _SMALL) for key in keys
+        )
 
     def persistent_id(self, obj: Any) -> Any:
         """Describe storages in torch's form."""
@@ -377,6 +444,7 @@ class TreePickler(_PythonPickler):
     def save_name(self, obj: OpaqueName | RebuildFunction | Builder) -> None:
         """Write a name that is not imported."""
         module, name = obj.pickled_name
+        _check_name(module, name)
         if type(obj) is not Builder:
             self.names[module, name] = None
         if self.proto < 4 and "." in name:  # Python's own spelling of a nested class
@@ -432,6 +500,9 @@ class TreePickler(_PythonPickler):
         """Write the shape of a stand-in as a `torch.Size`."""
         self.save_reduce(SIZE, (tuple(obj),), obj=obj)
 
+    dispatch[dict] = save_plain_dict
+    dispatch[set] = dispatch[frozenset] = save_members
+    dispatch[int] = save_integer
     dispatch[OpaqueName] = save_name
     dispatch[RebuildFunction] = save_name
     dispatch[Builder] = save_name

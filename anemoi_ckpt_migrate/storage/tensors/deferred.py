@@ -114,6 +114,10 @@ class TensorBuilder:
         made.recipes, made.elsewhere, made.asked = dict(self.recipes), set(elsewhere), set(self.asked)
         return made
 
+    def note_asked(self, first: int) -> None:
+        """Note that a rollback asked for all storages from a number on."""
+        self.asked.update(map(str, range(first, self.next_key)))
+
     def lives_at(self, location: str) -> None:
         """Set the device for tensors without sources."""
         self._location = location

@@ -81,6 +81,8 @@ _RANDOM = threading.Lock()
 
 
 def _new(kind: str, shape: Sequence[int], dtype: str, how: Any, named: Any = (), seed: str = "") -> torch.Tensor:
+    if isinstance(how, (tuple, list)):
+        return torch.tensor(how, dtype=getattr(torch, dtype)).reshape(tuple(shape))
     made = torch.empty(tuple(shape), dtype=getattr(torch, dtype))
     if kind == "fill":
         return made.fill_(how)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import CannotMake, Damaged
-from anemoi_ckpt_migrate.storage import zip_archive as zipped
+from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.crc32 import combined
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 )
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,12 +32,12 @@ Places = dict[str, tuple[int, int]]
 """The place of each storage in the file: offset and length, by key."""
 
 
-def places_in(archive: zipped.Archive, stream: Callable[[], BinaryIO]) -> Places:
+def places_in(archive: Archive, stream: Callable[[], BinaryIO]) -> Places:
     """Return the place of each storage of a checkpoint."""
     with stream() as opened:
         places = {
-            name.removeprefix("data/"): (zipped.payload_offset(opened, record), record.size)
-            for name, record in archive.records.items()
+            name.removeprefix("data/"): (zip_archive.payload_offset(opened, entry), entry.size)
+            for name, entry in archive.entries.items()
             if name.startswith("data/")
         }
     loose = archive.loose.items()
@@ -87,7 +88,8 @@ class Made:
 
     def _compute(self) -> memoryview | None:
         """Return the computed bytes; None for zeros."""
-        if self._recipe.kind == "fill" and repr(float(self._recipe.args[2])) == "0.0":  # -0.0 has other bytes
+        fill = self._recipe.args[2] if self._recipe.kind == "fill" else None
+        if isinstance(fill, (int, float)) and repr(float(fill)) == "0.0":  # -0.0 has other bytes
             return None
         return self._source.compute(self._recipe)
 
@@ -100,7 +102,7 @@ class Source:
     descriptor : int
         The file.
     archive : Archive
-        Its records.
+        Its entries.
     stream : callable
         Opens the checkpoint as a stream.
     maker : TensorBuilder
@@ -114,7 +116,7 @@ class Source:
     def __init__(
         self,
         descriptor: int,
-        archive: zipped.Archive,
+        archive: Archive,
         stream: Callable[[], BinaryIO],
         maker: TensorBuilder,
         checked: set[str],
@@ -161,11 +163,11 @@ class Source:
     def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
         """Return the place of bytes in the file: from, to, and the CRC if known."""
         key, first, count = extent
-        start, record = self._places[key][0] + first, self._archive.records.get(f"data/{key}")
-        whole = record is not None and record.crc and record.size == count
+        start, entry = self._places[key][0] + first, self._archive.entries.get(f"data/{key}")
+        whole = entry is not None and entry.crc and entry.size == count
         if not whole:
             self.check({key})  # damaged bytes would get a CRC that says they are whole
-        return start, start + count, record.crc if record is not None and whole else None
+        return start, start + count, entry.crc if entry is not None and whole else None
 
     def compute(self, recipe: TensorExpr) -> memoryview:
         """Return the content that a recipe makes."""
@@ -197,7 +199,7 @@ class Source:
             found = zlib.crc32(self._content(tensor))
         for extent in extents or ():
             start, end, crc = self.stretch(extent)
-            own = zipped.checksum(self._descriptor, start, end) if crc is None else crc
+            own = zip_archive.checksum(self._descriptor, start, end) if crc is None else crc
             found = combined(found, own, end - start)
         return f"{known_dtype(tensor)} {found:08x}"
 
@@ -210,9 +212,9 @@ class Source:
         """Compare storages with their CRCs before they are used; each storage once."""
         damaged = []
         for key in keys:
-            record = self._archive.records.get(f"data/{key}")
-            if record is not None and key not in self._checked:
-                if not zipped.is_whole(self._descriptor, record, self._places[key][0]):
+            entry = self._archive.entries.get(f"data/{key}")
+            if entry is not None and key not in self._checked:
+                if not zip_archive.is_whole(self._descriptor, entry, self._places[key][0]):
                     damaged.append(f"data/{key}")
                 self._checked.add(key)
         if damaged:
