@@ -128,7 +128,10 @@ def test_of_several_steps_without_a_rollback_the_last_one_stops_first(project: F
     checkpoint = project.copy()
     project.ok("upgrade", "head", checkpoint)
     ran = project.run("downgrade", "base", checkpoint)
-    assert (ran.code, "a4, a2 have no rollback; `downgrade -1` undoes what can be undone" in ran.err) == (3, True)
+    assert (ran.code, "a4, a2 have no rollback; run `downgrade -1` to undo the revisions after it" in ran.err) == (
+        3,
+        True,
+    )
     project.ok("downgrade", "-1", checkpoint)
 
 
@@ -144,7 +147,7 @@ def test_no_number_of_steps_is_named_that_would_undo_another_branch(project: Fol
     project.ok("upgrade", "d", checkpoint)
     project.ok("upgrade", "b", checkpoint)
     ran = project.run("downgrade", "d@a", checkpoint)
-    assert (ran.code, "c has no rollback; take a backup" in ran.err) == (3, True)
+    assert (ran.code, "c has no rollback; use a backup" in ran.err) == (3, True)
 
 
 def test_code_that_never_saw_operations_goes_down_without_trust(project: Folder) -> None:

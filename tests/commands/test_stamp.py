@@ -127,7 +127,7 @@ def test_a_record_that_contradicts_the_scripts_is_refused_with_the_repair(projec
         ("+1", "stamp takes head"),
         ("barrier", "stamp takes head"),
         ("a,", "a target"),
-        ("base,b", "base is before everything: stamp it alone"),
+        ("base,b", "base excludes all other revisions: stamp it alone"),
     ],
 )
 def test_bad_input(branched: Folder, target: str, says: str) -> None:

@@ -375,7 +375,7 @@ def test_operations_that_cannot_be_read_are_shown_as_such(
     declare(project, "a1", 'op.SetItem("new", 1)')
     project.ok("upgrade", "head", checkpoint)
     with_undo(checkpoint, broken)
-    assert "what undoes a1: Tie: " in project.ok("show", "a1", "--from", checkpoint).out
+    assert "the rollback of a1: Tie: " in project.ok("show", "a1", "--from", checkpoint).out
     refused = project.run("downgrade", "base", checkpoint)
     assert (refused.code, "the migration record in the checkpoint is damaged" in refused.err) == (1, True)
 

@@ -350,8 +350,8 @@ UP, DOWN = ("upgrade", "head", "--in-place"), ("downgrade", "base", "--in-place"
         (DOWN, "ftruncate", 1, "nothing was changed"),
         (DOWN, "fsync", 3, "`ckpt-migrate recover`"),  # the cut is made, and not confirmed
         (DOWN, "unlink", 2, "`ckpt-migrate recover`"),  # of the journal, after that of its hidden name
-        (UP, "fsync", 4, "the file is written, but its folder not synced (input/output error)"),
-        (DOWN, "fsync", 4, "the file is written, but its folder not synced (input/output error)"),
+        (UP, "fsync", 4, "the file is written, but syncing its folder failed (input/output error)"),
+        (DOWN, "fsync", 4, "the file is written, but syncing its folder failed (input/output error)"),
     ],
 )
 def test_a_call_that_fails_is_told_as_far_as_it_matters(

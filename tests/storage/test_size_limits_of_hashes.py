@@ -174,7 +174,7 @@ def test_bytes_that_can_be_changed() -> None:
 def test_a_name_that_no_line_can_hold(spelled: str) -> None:
     module, _, last = spelled.partition(" ")
     parts = b"".join(b"X" + struct.pack("<I", len(each)) + each.encode() for each in (module, last))
-    with pytest.raises(pickle.UnpicklingError, match="a name has no line, or several"):
+    with pytest.raises(pickle.UnpicklingError, match="a name does not have exactly one line"):
         TreeUnpickler(b"\x80\x04" + parts + b"\x93.").load()
 
 
