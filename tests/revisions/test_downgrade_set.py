@@ -91,12 +91,12 @@ def test_what_each_target_undoes(text: str, gone: str) -> None:
     ("text", "kind", "says"),
     [
         ("-7", NotThatMany, "-7 goes too far: only 6 revisions are left in that direction; write `downgrade base`"),
-        ("left@-5", NotThatMany, "only 4 steps are left in that direction; write `downgrade left@base`"),
+        ("left@-5", NotThatMany, "only 4 revisions are left in that direction; write `downgrade left@base`"),
         ("c+2", NotThatMany, "c+2 goes too far: only 1 revision is left in that direction"),
         ("c-4", NotThatMany, "c-4 goes too far: only 3 revisions are left in that direction"),
         ("left@c+2", NotThatMany, "left@c+2 goes too far: only 1 revision is left"),
         ("right@e-3", NotThatMany, "right@e-3 goes too far: only 2 revisions are left"),
-        ("base+7", NotThatMany, "only 6 steps are left"),
+        ("base+7", NotThatMany, "only 6 revisions are left"),
         ("base-1", NotThatMany, "base-1 goes too far: no revision is left"),
         ("+1", UsageError, "+1 goes up: write `upgrade +1`"),
         ("left@+2", UsageError, "left@+2 goes up: write `upgrade left@+2`"),
@@ -155,7 +155,7 @@ def test_down_to_the_barrier_that_it_has() -> None:
 PARTS = tuple(Revision(f"b{n}", (f"b{n - 1}",) if n > 1 else ("a",), versions={"pkg": f"1.{n}"}) for n in (1, 2, 3))
 
 
-@pytest.mark.parametrize(("below", "way"), [("a", "write S, or a"), ("", "write S, or base")])
+@pytest.mark.parametrize(("below", "way"), [("a", "write S or a"), ("", "write S or base")])
 def test_inside_of_what_came_as_one_step_is_no_place(below: str, way: str) -> None:
     above = tuple(below.split())
     whole = Revision("S", above, replaces=PARTS, versions={"pkg": "1.3"})
