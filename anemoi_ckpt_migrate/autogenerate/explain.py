@@ -71,7 +71,9 @@ class Explanation:
     losses: tuple[str, ...] = ()
 
 
-def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None) -> Explanation:
+def explain(
+    old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None, ordered: bool = True
+) -> Explanation:
     """Explain the difference between the parameters of two checkpoints.
 
     Parameters
@@ -80,6 +82,8 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
         The parameters, in order.
     contents : Contents, optional
         Answers questions about content. Pass it if both checkpoints have weights.
+    ordered : bool
+        Whether the order of the parameters counts. It does not in formats that store tensors by name.
 
     Raises
     ------
@@ -89,6 +93,9 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     olds, news = {item.name: item for item in old}, {item.name: item for item in new}
     board = matched(old, new, contents)
     links = with_adapters(turned_alike(board.links, olds, news, contents), olds, news, board.old)
+    if not ordered:
+        new = _in_old_order(olds, new, links)
+        news = {item.name: item for item in new}
     dropped, added = _losses(list(board.old.values()), list(board.new.values()), board.strict, olds, news)
     changes = _changes(olds, news, links, dropped, added)
     sizes = sum(item.size for item in new)
@@ -97,6 +104,13 @@ def explain(old: Sequence[Item], new: Sequence[Item], contents: Contents | None 
     operations = tuple(_operations(old, new, links, dropped, added))
     lost = losses((guess.operation for guess in operations), old)
     return Explanation(tuple(changes), operations, related, tuple(lost))
+
+
+def _in_old_order(olds: Mapping[str, Item], new: Sequence[Item], links: Iterable[Link]) -> list[Item]:
+    """Return new parameters in the order of the old ones that they come from; added ones at the end."""
+    first = {name: at for at, name in enumerate(olds)}
+    place = {name: min(first[old] for old in link.old) for link in links for name in link.new}
+    return sorted(new, key=lambda item: place.get(item.name, len(first)))
 
 
 def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:

@@ -48,6 +48,11 @@ class Side:
     file: Checkpoint | None = None
     table: Table | None = None
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order of the parameters counts."""
+        return self.file is None or self.file.is_ordered
+
 
 @contextlib.contextmanager
 def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iterator[tuple[Side, Side, Explanation]]:
@@ -60,10 +65,11 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
         if is_model:
             text = os.fspath(new)
             other = Side(text, list(build_model.built(text).items))
-            yield one, other, explain(one.items, other.items)
+            yield one, other, explain(one.items, other.items, ordered=one.is_ordered)
             return
         with _checkpoint(new, path, True) as other:
-            yield one, other, explain(one.items, other.items, _Contents(one, other))
+            ordered = one.is_ordered and other.is_ordered
+            yield one, other, explain(one.items, other.items, _Contents(one, other), ordered)
 
 
 def parameters_of(project: Project | StrPath | None) -> str | None:

@@ -75,9 +75,10 @@ def _heading(found: Inspection) -> Table:
     dead = f", {sized(found.facts.dead)} unused" if found.facts.dead else ""
     unchecked = "no checksums" if found.facts.unchecked else "checksums"
     file = found.facts
+    pickled = f"pickle protocol {file.protocol}, " if file.protocol else ""
     facts = {
         "file": found.checkpoint,
-        "format": f"{file.format}, {file.byteorder}-endian, pickle protocol {file.protocol}, {unchecked}",
+        "format": f"{file.format}, {file.byteorder}-endian, {pickled}{unchecked}",
         "size": f"{sized(found.facts.size)} in {len(found.tensors)} tensors{dead}",
         "record": _record(found),
     }

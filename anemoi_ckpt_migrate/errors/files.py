@@ -145,11 +145,9 @@ class HasOtherNames(Refused):
 class NotInPlace(Refused):
     """The file has a format that cannot be written in place."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "it was saved by torch before 1.6, in a format that cannot grow; "
-            "leave out --in-place to replace it by a zip file"
-        )
+    def __init__(self, why: str, instead: str) -> None:
+        self.why, self.instead = why, instead
+        super().__init__(f"{why}; leave out --in-place, and {instead}")
 
 
 class DamagedRecord(MigrateError):

@@ -17,13 +17,13 @@ class FileInfo:
     Attributes
     ----------
     format : str
-        ``torch zip``, or ``torch before 1.6``.
+        ``torch zip``, ``torch before 1.6`` or ``safetensors``.
     size, dead : int
         Its length, and the number of bytes that no entry uses.
     byteorder : str
         ``little`` or ``big``.
     protocol : int
-        Protocol of the pickle.
+        Protocol of the pickle; 0 if there is none.
     unchecked : int
         Number of entries without a CRC to check.
     interrupted : bool

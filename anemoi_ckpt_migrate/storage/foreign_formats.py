@@ -89,11 +89,6 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
-def _is_safetensors(start: bytes, length: int) -> bool:
-    header = int.from_bytes(start[:8], "little")
-    return start[8:9] == b"{" and 2 <= header <= length - 8
-
-
 def _is_onnx(start: bytes, length: int) -> bool:
     """Return whether a protobuf begins with a small version number and a field that comes next in ONNX."""
     return re.match(rb"\x08[\x01-\x20][\x12\x1a\x3a\x42]", start) is not None
@@ -120,10 +115,6 @@ def _is_pickle(start: bytes, length: int) -> bool:
 
 
 _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
-    (
-        _is_safetensors,
-        "it is a safetensors file; load it with safetensors.torch.load_file, save that with torch.save, and migrate it",
-    ),
     (
         _is_old_tar,
         "it is a tar file, the format of the first year of torch; if you trust it, load it with torch.load (which runs "

@@ -104,6 +104,7 @@ def test_a_counted_stack_is_recorded_by_names(project: Folder) -> None:
         (op.Fuse(["q", "long"], "w"), "q and long cannot fuse into w: their shapes do not fit along dimension 0"),
         (op.Fuse(["q", "k", "v", "long"], "w"), "q, k, v and long cannot fuse"),
         (op.Fuse(["q", "k", "v", "z", "long"], "w"), "q, k, 2 more and long cannot fuse"),
+        (op.Stack("q", "w", 9), "): q cannot stack into w"),
         (op.Split("q", ["a", "b"], 2), "q has the shape [2, 3], but no dimension 2"),
         (op.Split("q", ["a", "b"], -3), "q has the shape [2, 3], but no dimension -3"),
         (

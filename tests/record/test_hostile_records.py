@@ -28,7 +28,7 @@ from anemoi_ckpt_migrate.operations.missing_classes import placeholders  # noqa:
 from anemoi_ckpt_migrate.record.embed import ATTACHMENT, KEY  # noqa: E402
 from anemoi_ckpt_migrate.runtime.carried_code import PYTHON  # noqa: E402
 from anemoi_ckpt_migrate.state.stash import packed  # noqa: E402
-from anemoi_ckpt_migrate.storage import checkpoint_file, open_checkpoint  # noqa: E402
+from anemoi_ckpt_migrate.storage import open_checkpoint, torch_file  # noqa: E402
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, opaque_name  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder, digest  # noqa: E402
@@ -494,13 +494,13 @@ def test_what_was_harmless_before_it_was_written_in_place_is_so_still(
     project: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file of before is judged by its own pickle, and each pickle is walked through once."""
-    walked, real = [], checkpoint_file.handed_on
+    walked, real = [], torch_file.handed_on
 
     def counting(data: bytes, names: Any) -> bool:
         walked.append(data)
         return real(data, names)
 
-    monkeypatch.setattr(checkpoint_file, "handed_on", counting)
+    monkeypatch.setattr(torch_file, "handed_on", counting)
     path = harmless(project.path / "a.ckpt", [Config(), Outer.Inner])
     before = digest(path)
     declare(project, "a1", 'op.DropItem("x")')

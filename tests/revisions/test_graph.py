@@ -34,6 +34,15 @@ def test_heads_and_order() -> None:
     assert (len(made), "a" in made, "x" in made) == (6, True, False)
 
 
+def test_a_script_that_says_nothing_more() -> None:
+    bare = Revision("a")
+    assert (bare.parents, bare.depends_on, bare.labels, bare.replaces, bare.needs) == ((), (), (), (), ())
+    assert (bare.final, bare.migrates, bare.reversible, bare.declared) == (False, True, False, False)
+    assert (bare.operations, bare.sets_up, bare.undone_by_operations) == (None, False, False)
+    assert Revision("a", sets_up=True).undone_by_operations
+    assert Revision("a", operations=()).undone_by_operations
+
+
 def test_ids_are_found_by_their_start() -> None:
     made = graph(abc="", abd="", xyz="", xy="")
     assert made.find("abc") == made.find("abc") == "abc"

@@ -224,17 +224,19 @@ def test_sync_goes_down_to_what_the_scripts_agree_with_and_up_from_there() -> No
     """
     graph = Graph([Revision("a", reversible=True), Revision("b", ("a",), reversible=True), Revision("c", ("b",))])
     entries = (Applied("a"), Applied("u", ("a",), undo=CODE), Applied("b", ("a",)), Applied("v", ("u",), undo=DATA))
-    down, between, up = plan_sync(graph, record(*entries))
-    assert (ids(down), down.start, down.end) == ("v u", ("b", "v"), ("b",))
-    assert [step.carried for step in down.steps] == [True, True]
-    assert (between.heads, between.lineage) == (("b",), (entries[0], entries[2]))
-    assert (ids(up), up.start, up.end) == ("c", ("b",), ("c",))
+    plan = plan_sync(graph, record(*entries))
+    assert [(step.revision, step.direction) for step in plan.steps] == [
+        ("v", "downgrade"), ("u", "downgrade"), ("c", "upgrade")
+    ]  # fmt: skip
+    assert [step.carried for step in plan.steps] == [True, True, False]
+    assert (plan.start, plan.end) == (("b", "v"), ("c",))
 
 
 def test_sync_of_a_checkpoint_that_agrees_only_goes_up() -> None:
-    down, between, up = plan_sync(FORKED, of(FORKED, "a b"))
-    assert (down.steps, down.end, between) == ((), ("b",), of(FORKED, "a b"))
-    assert ids(up) == "c d e"
+    plan = plan_sync(FORKED, of(FORKED, "a b"))
+    assert (ids(plan), plan.start, plan.end) == ("c d e", ("b",), ("c", "e"))
+    assert {step.direction for step in plan.steps} == {"upgrade"}
+    assert plan_sync(FORKED, of(FORKED, "a b c d e")).steps == ()
 
 
 def test_what_a_record_contradicts_is_named_with_the_repair() -> None:

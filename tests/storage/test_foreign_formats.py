@@ -8,7 +8,6 @@ import json
 import lzma
 import os
 import shutil
-import struct
 import subprocess
 import tarfile
 import zipfile
@@ -21,13 +20,11 @@ from tests.support.project import RENAME, Folder, digest, names
 np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 
-SAFETENSORS = struct.pack("<Q", 60) + b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(60) + bytes(4)
 # The beginning of a model that torch.onnx.export wrote: ir_version 10, producer_name "pytorch".
 ONNX = b"\x08\x0a\x12\x07pytorch\x1a\x052.6.0:\x0b\x0a\x09Identity_0"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 STARTS = {
-    "model.safetensors": (SAFETENSORS, "it is a safetensors file; load it with safetensors.torch.load_file"),
     "model.gguf": (b"GGUF\3\0\0\0" + bytes(64), "it is a GGUF file"),
     "model.onnx": (ONNX, "it is an ONNX model"),
     "model.h5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "it is an HDF5 file"),
@@ -93,14 +90,6 @@ def test_the_command_that_unpacks(chain: Folder, pack: str) -> None:
     command = f"{command} {packed}" if pack == "tar" else command.replace("FILE", packed.name)
     subprocess.run(command.replace("NEW", whole.name), shell=True, check=True, cwd=chain.path)
     chain.ok("upgrade", "head", whole)
-
-
-def test_the_way_out_for_safetensors(chain: Folder) -> None:
-    files = pytest.importorskip("safetensors.torch")
-    files.save_file({"x.weight": torch.ones(3)}, "model.safetensors")
-    assert "safetensors.torch.load_file" in chain.run("upgrade", "head", "model.safetensors").err
-    torch.save({"state_dict": files.load_file("model.safetensors")}, "saved.ckpt")
-    chain.ok("upgrade", "head", "saved.ckpt")
 
 
 def test_the_way_out_for_deepspeed(chain: Folder) -> None:

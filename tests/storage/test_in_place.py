@@ -308,6 +308,8 @@ def test_a_failure_that_cannot_be_put_right(chain: Folder, monkeypatch: pytest.M
         patch.setattr(os, "ftruncate", failing)
         ran = chain.run("upgrade", "head", "--in-place", "--json", checkpoint)
     assert json.loads(ran.out)["error"]["type"] == "HalfWritten"
+    os.umask(mask := os.umask(0))
+    assert in_place.journal_of(checkpoint).stat().st_mode & 0o7777 == 0o644 & ~mask  # whoever reads the file needs it
     assert "`ckpt-migrate recover`" in ran.err
     assert digest(checkpoint) != old
     chain.ok("recover", checkpoint)
@@ -441,6 +443,23 @@ def test_a_journal_has_at_most_a_thousand_bytes(chain: Folder) -> None:
     journal.write_bytes(mark[:-1].ljust(999) + mark[-1:])
     chain.ok("recover", checkpoint)
     assert digest(checkpoint) == old
+
+
+def test_a_journal_is_a_file_of_its_own(chain: Folder) -> None:
+    """A link to one is not followed, and nobody waits for a pipe."""
+    checkpoint = chain.copy()
+    journal = interrupted(checkpoint)
+    before = digest(checkpoint)
+    journal.rename(chain.path / "elsewhere")
+    journal.symlink_to("elsewhere")
+    assert "is not the journal of an interrupted run" in chain.run("recover", checkpoint).err
+    journal.unlink()
+    os.mkfifo(journal)
+    assert "is not the journal of an interrupted run" in chain.run("recover", checkpoint).err
+    assert digest(checkpoint) == before
+    journal.unlink()
+    (chain.path / "elsewhere").rename(journal)
+    chain.ok("recover", checkpoint)
 
 
 def test_a_journal_is_read_as_it_is_written() -> None:

@@ -127,16 +127,16 @@ def test_runs_stay_aligned_and_long_ones_can_share_blocks(old: Path, tmp_path: P
         contents = zip_writer.changed(archive, lambda: old.open("rb"), {"data.pkl": b"x" * 100}, gone)
         found = read(written(tmp_path / f"new {modulus}", contents, old))
         for name in {"data/0", "data/1", "data/3"} - {*gone}:
-            shift = found.records[name].offset - archive.records[name].offset
+            shift = found.entries[name].offset - archive.entries[name].offset
             assert shift % modulus == 0
-        assert (found.records["data/0"].offset - archive.records["data/0"].offset < 4096) or not gone
+        assert (found.entries["data/0"].offset - archive.entries["data/0"].offset < 4096) or not gone
         assert found.dead == 0
 
 
 def test_a_record_whose_header_is_damaged_is_not_copied(old: Path) -> None:
     archive = read(old)
     with opened(old) as descriptor:
-        os.pwrite(descriptor, b"PK\7\7", archive.records["data/3"].offset)
+        os.pwrite(descriptor, b"PK\7\7", archive.entries["data/3"].offset)
     with pytest.raises(NotACheckpoint, match="the header of record model/data/3 is damaged"):
         zip_writer.changed(archive, lambda: old.open("rb"), {}, [])
     zip_writer.changed(archive, lambda: old.open("rb"), {}, ["data/3"])  # nobody needs it

@@ -148,6 +148,24 @@ class TensorBuilder:
         made = self._tensor(storage, offset, shape, dtype, requires_grad(plain[0]) if plain else False)
         return self._as_parameter((kind, _hashable(args), *map(id, sources)), sources, made)
 
+    def stored(self, key: str, dtype: str, shape: tuple[int, ...], offset: int = 0) -> StoredTensor:
+        """Return the stand-in of a contiguous tensor on a storage that exists, or whose recipe is known.
+
+        Parameters
+        ----------
+        key : str
+            The key of the storage.
+        dtype : str
+            The dtype of the tensor, without ``torch.``.
+        shape : tuple of int
+            Its shape.
+        offset : int
+            Its first element in the storage.
+        """
+        recipe = self.recipes.get(key)
+        count = offset + math.prod(shape) if recipe is None else math.prod(recipe.shape)
+        return self._tensor(self._storage_of_kind(key, dtype, count, self._location), offset, shape, dtype, False)
+
     def _as_parameter(self, key: Any, sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:
         """Return a parameter if all sources are parameters. Equal recipes share one, except ``clone``."""
         if not sources or any(reduced(source)[0].pickled_name[1] not in _PARAMETER for source in sources):
@@ -165,15 +183,16 @@ class TensorBuilder:
             key = str(self.next_key)
             self.next_key += 1
             place = storage_of(recipe.sources[0]).location if recipe.sources else self._location
-            kind = _CLASSES.get(recipe.dtype)
-            count = math.prod(recipe.shape)
-            if kind is None:  # torch keeps these as bytes, and stores the dtype with the tensor
-                name, numel = self._name("torch.storage", "UntypedStorage"), count * SIZES[recipe.dtype]
-            else:
-                name, numel = self._name("torch", kind), count
-            self._known[known] = StoredStorage(name, key, place, numel)
+            self._known[known] = self._storage_of_kind(key, recipe.dtype, math.prod(recipe.shape), place)
             self.recipes[key] = recipe
         return self._known[known]
+
+    def _storage_of_kind(self, key: str, dtype: str, count: int, place: str) -> StoredStorage:
+        """Return a storage of so many elements of a dtype."""
+        kind = _CLASSES.get(dtype)
+        if kind is None:  # torch keeps these as bytes, and stores the dtype with the tensor
+            return StoredStorage(self._name("torch.storage", "UntypedStorage"), key, place, count * SIZES[dtype])
+        return StoredStorage(self._name("torch", kind), key, place, count)
 
     def _tensor(
         self, storage: StoredStorage, offset: int, shape: tuple[int, ...], dtype: str, grad: bool

@@ -1,32 +1,31 @@
-"""The checkpoint store: read a torch file as a tree, write a tree as a torch file."""
+"""Files of `torch.save` as checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from anemoi_ckpt_migrate.errors import CannotBuild, Damaged, NotACheckpoint, NotInPlace, SeveralArchives
+from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
 from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format, zip_archive
-from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, opened, replacement
-from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
+from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
-from anemoi_ckpt_migrate.storage.in_place import JournalMark, check_own, cut, growing, mark, whole_length
+from anemoi_ckpt_migrate.storage.in_place import JournalMark, cut, growing, mark
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
-from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
+from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder
 from anemoi_ckpt_migrate.storage.tensors.materialize import Source, places_in
-from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, changed, write_new
 
 _PICKLE = "data.pkl"
@@ -35,24 +34,14 @@ _OURS = "ckpt_migrate/"
 _PREVIOUS = f"{_OURS}previous.json"  # the end of the file before it was written in place
 
 
-class Checkpoint:
-    """An open checkpoint file.
-
-    Attributes
-    ----------
-    path : Path
-        The path as the user named it.
-    length : int
-        Length of the checkpoint in the file, in bytes.
-    attached : dict of str to bytes or None
-        Entries of a draft beside the pickle, which replace those of the file.
-    """
+class TorchCheckpoint(Checkpoint):
+    """An open file of `torch.save`, in the zip format or in that of torch before 1.6."""
 
     def __init__(
         self, path: Path, descriptor: int, before: os.stat_result, length: int, trusted: Collection[str] = ()
     ) -> None:
-        self.path, self.length, self._trusted = path, length, trusted
-        self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
+        super().__init__(path, descriptor, before, length)
+        self._trusted = trusted
         with self._stream() as stream:
             if legacy_format.is_legacy(stream):
                 self._archive, self._data = legacy_format.read_legacy(stream, length)
@@ -62,13 +51,11 @@ class Checkpoint:
                 zip_archive.check_read_alike(stream, self._archive)
                 self._data = zip_archive.read_entry(stream, self._archive.entries[_PICKLE])
         self._keys: dict[str, None] = {}
-        self._touched: list[str] = []
         self._names: dict[tuple[str, str], bool] = {}
         self._handed_on: dict[frozenset[tuple[str, str]], bool] = {}
         self._payloads: Any = None
         self._checked: set[str] = set()
         self._reading: Source | None = None
-        self.attached: dict[str, bytes | None] = {}
         self._unwritten: dict[str, memoryview] = {}
         self._maker = TensorBuilder(self._first_key(), [])
 
@@ -92,11 +79,6 @@ class Checkpoint:
     def dead(self) -> int:
         """Number of bytes in the file that no entry uses."""
         return self._archive.dead
-
-    @property
-    def touched(self) -> list[str]:
-        """Classes of the stand-ins in the last loaded tree that were asked for the content of a tensor."""
-        return self._touched
 
     def load(self, trusting: bool = True) -> Any:
         """Return the tree with stand-ins for tensors, without torch. Each call builds a new tree.
@@ -153,47 +135,6 @@ class Checkpoint:
         self._maker.renew(self._touched)
         return tree
 
-    @property
-    def maker(self) -> TensorBuilder:
-        """The maker of new tensors for the last loaded tree; they are computed when the tree is written.
-
-        It also remembers tensors of earlier trees of the file, so that you can compare them.
-        """
-        return self._maker
-
-    def same(self, one: Any, other: Any, there: Checkpoint | None = None) -> bool:
-        """Return whether two tensors have the same content; their shape and dtype must be equal.
-
-        Parameters
-        ----------
-        one, other : StoredTensor or torch.Tensor
-            The tensors, from the file or to be made.
-        there : Checkpoint, optional
-            Another draft of the file, if the second tensor belongs to it.
-
-        Raises
-        ------
-        Damaged
-            The content in the file does not match its checksum.
-        """
-        sides = ((self, one), (there or self, other))
-        extents = [home.maker.extents(plain_of(each)) if is_stored(each) else None for home, each in sides]
-        if extents[0] is not None and extents[1] is not None:
-            same = self._source().same(extents[0], extents[1])
-            if same is not None:
-                return same
-        from anemoi_ckpt_migrate.storage.tensors.evaluate import equal
-
-        return equal(*(home.content(each) if is_stored(each) else each for home, each in sides))
-
-    def content(self, tensor: StoredTensor) -> Any:
-        """Return the real tensor for a stand-in, over the file or newly made; imports torch."""
-        return self._source().tensor(plain_of(tensor))
-
-    def digest(self, tensor: StoredTensor) -> str:
-        """Return the CRC-32 of a tensor's content, and its dtype; the CRC comes from the directory if it is there."""
-        return self._source().digest(plain_of(tensor))
-
     def attachment(self, name: str) -> bytes | None:
         """Return the content of an entry beside the pickle; None if there is no such entry."""
         if name in self.attached:
@@ -203,18 +144,6 @@ class Checkpoint:
             return self._archive.small.get(name)
         with self._stream() as stream:
             return zip_archive.read_entry(stream, entry)
-
-    def verify(self, progress: Progress | None = None) -> None:
-        """Read all entries of the file, and compare them with their CRCs.
-
-        Raises
-        ------
-        Damaged
-            Some entries are damaged; the error names all of them.
-        """
-        damaged = self.damaged(progress)
-        if damaged:
-            raise Damaged(damaged)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return the names of damaged entries: their content or header has changed."""
@@ -226,21 +155,6 @@ class Checkpoint:
                 if progress is not None:
                     progress(entry.size)
         return found
-
-    def check_writable(self, in_place: bool) -> None:
-        """Refuse early a file that writing would refuse.
-
-        Raises
-        ------
-        ReadOnly, HasOtherNames
-            The file is protected; it has other names, which would change too.
-        """
-        if in_place and not self._archive.is_zip:
-            raise NotInPlace
-        if in_place:
-            check_own(self._target)
-        else:
-            check_writable(self._target)
 
     def pickled(self, tree: Any) -> Pickled:
         """Pickle a tree that came from this checkpoint.
@@ -266,7 +180,7 @@ class Checkpoint:
         check_asked(sum(asked), self.length)
         return Pickled(data, pickler.keys, payloads, frozenset(pickler.names))
 
-    def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
+    def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> TorchCheckpoint:
         """Return the result of `write` without writing it: you can load, change and compare it."""
         made = copy.copy(self)
         made._data, made.attached = pickled.data, {**self.attached, **attachments}
@@ -276,41 +190,25 @@ class Checkpoint:
         made._reading = made._payloads = None
         return made
 
-    def write(
+    def _check_in_place(self) -> None:
+        if not self._archive.is_zip:
+            raise NotInPlace(
+                "it was saved by torch before 1.6, in a format that cannot grow", "a zip file takes its place"
+            )
+
+    def _write_to(
         self,
+        new: Replacement,
         pickled: Pickled,
         attachments: Mapping[str, bytes | None],
-        output: Path | None = None,
-        backup: bool = True,
-        progress: Progress | None = None,
-    ) -> Written:
-        """Write a changed checkpoint, whole or not at all.
-
-        Parameters
-        ----------
-        pickled : Pickled
-            The new tree, from `pickled`.
-        attachments : mapping of str to bytes or None
-            Entries to write beside the pickle; None removes one. All others stay as they are.
-        output : Path, optional
-            Where to write; nothing may exist there. Without it, the file itself is replaced.
-        backup : bool
-            Keep the old file beside the new one.
-        progress : callable, optional
-            Called with the number of bytes copied, from time to time.
-
-        Raises
-        ------
-        CannotWrite
-            The system refused the file; everything is unchanged.
-        """
+        target: Path,
+        progress: Progress | None,
+    ) -> None:
         contents = self._contents(pickled, attachments)
         made = sum(len(content) for content in contents.new.values())
         kept = sum(entry.size for entry in contents.kept)
-        check_room(self._target if output is None else Path(os.path.realpath(output)), made, made + kept)
-        with self._replacement(output) as new:
-            write_new(contents, self._descriptor, new.descriptor, progress)
-            return self._published(new, output, backup)
+        check_room(target, made, made + kept)
+        write_new(contents, self._descriptor, new.descriptor, progress)
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
         """Append the new entries to the file, and leave all others in their place.
@@ -340,17 +238,17 @@ class Checkpoint:
         pickled = Pickled(self._data, self._keys) if self._archive.is_zip else self.pickled(self.load())
         return self.write(pickled, {}, output, backup, progress)
 
-    def earlier(self) -> Checkpoint | None:
+    def earlier(self) -> TorchCheckpoint | None:
         """Return the file before it was last written in place; None if it never was, or the earlier state is lost."""
         mark = JournalMark.from_json(self.attachment(_PREVIOUS) or b"")
         if mark is None or mark.length >= self.length or not mark.fits(self._descriptor):
             return None
         try:
-            return Checkpoint(self.path, self._descriptor, self._before, mark.length)
+            return TorchCheckpoint(self.path, self._descriptor, self._before, mark.length)
         except NotACheckpoint:
             return None
 
-    def whole(self) -> Checkpoint | None:
+    def whole(self) -> TorchCheckpoint | None:
         """Return the file with all its bytes, as torch reads it despite a journal; None if there are no further bytes.
 
         Raises
@@ -361,10 +259,11 @@ class Checkpoint:
         length = os.fstat(self._descriptor).st_size
         if length == self.length:
             return None
-        return Checkpoint(self.path, self._descriptor, self._before, length, self._trusted)
+        return TorchCheckpoint(self.path, self._descriptor, self._before, length, self._trusted)
 
     def has_what(self, later: Checkpoint) -> bool:
         """Return whether the next state kept all entries that are not torch's own, or rewrote them itself."""
+        later = cast(TorchCheckpoint, later)
         end = later._archive.entries[_PREVIOUS].offset
         return same_attached(self._archive, later._archive, _OURS, range(self.length, end))
 
@@ -376,20 +275,8 @@ class Checkpoint:
     def cut(self, earlier: Checkpoint) -> Written:
         """Cut the file back, in place, to an earlier state, which `earlier` returned."""
         check_whole(self.path)
-        cut(self._target, self._before, earlier._mark())
+        cut(self._target, self._before, cast(TorchCheckpoint, earlier)._mark())
         return Written(self.path, None)
-
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Copy the file unchanged: to `output`, where nothing may exist, or (an earlier state) over the current file.
-
-        Raises
-        ------
-        CannotWrite
-            As for `write`.
-        """
-        with self._replacement(output) as new:
-            copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
-            return self._published(new, output, backup)
 
     def _check_start(self, stream: io.BufferedReader) -> None:
         """Refuse a file with other bytes before the archive; torch would read those first.
@@ -411,20 +298,8 @@ class Checkpoint:
         if mark is None or all(entry.offset != mark.length for entry in entries.values()):
             raise SeveralArchives(distributed(os.fspath(self.path.parent)).way)
 
-    def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
-        kept = new.publish(backup)
-        if kept is not None and not self.path.is_symlink():
-            kept = self.path.with_name(kept.name)  # uses the folder name of the user
-        return Written(output or self.path, kept)
-
     def _mark(self) -> JournalMark:
         return mark(self._descriptor, self.length, self._archive.directory)
-
-    def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
-        check_whole(self.path)
-        if output is None:
-            return replacement(self._target, self._descriptor, self._before)
-        return replacement(Path(os.path.realpath(output)), self._descriptor, None)
 
     def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
         small: dict[str, bytes | None] = {_PICKLE: pickled.data, **self._archive.small, **attachments}
@@ -480,27 +355,3 @@ class Checkpoint:
 
 def _runs(module: str, name: str, known: bool) -> bool:
     return standing(module, name, known) == DANGEROUS
-
-
-@contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
-    """Open a checkpoint file. This reads its table of contents and its pickle, but no payload.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    trusted : collection of str
-        Modules whose classes are built for real if they can be imported.
-
-    Raises
-    ------
-    CannotRead
-        The file cannot be opened.
-    NotACheckpoint
-        The file is not a readable checkpoint.
-    """
-    with opened(Path(path)) as descriptor:
-        before = os.fstat(descriptor)
-        length = whole_length(Path(os.path.realpath(path)), descriptor)
-        yield Checkpoint(Path(path), descriptor, before, length, trusted)

@@ -1,0 +1,311 @@
+"""The surface of an open checkpoint, whatever its format: a tree of stand-ins, and the file behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import Damaged
+from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
+from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
+from anemoi_ckpt_migrate.storage.file_info import FileInfo
+from anemoi_ckpt_migrate.storage.in_place import check_own
+from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+from anemoi_ckpt_migrate.storage.shard_sets import check_whole
+from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
+from anemoi_ckpt_migrate.storage.tensors.materialize import Source
+from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
+
+
+class Checkpoint(ABC):
+    """An open checkpoint file. Each format is a subclass.
+
+    Parameters
+    ----------
+    path : Path
+        The path as the user named it.
+    descriptor : int
+        The open file.
+    before : os.stat_result
+        The file when it was opened.
+    length : int
+        Length of the checkpoint in the file, in bytes.
+
+    Attributes
+    ----------
+    path, length
+        As above.
+    attached : dict of str to bytes or None
+        Entries of a draft beside the tree, which replace those of the file.
+    """
+
+    _maker: TensorBuilder
+
+    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
+        self.path, self.length = path, length
+        self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
+        self._touched: list[str] = []
+        self.attached: dict[str, bytes | None] = {}
+
+    # The tree
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[tuple[str, str], bool]:
+        """Modules and names in the last tree, and whether they are harmless."""
+
+    @abstractmethod
+    def load(self, trusting: bool = True) -> Any:
+        """Return the tree with stand-ins for tensors, without torch. Each call builds a new tree.
+
+        Parameters
+        ----------
+        trusting : bool
+            Whether to build classes of trusted modules for real.
+
+        Raises
+        ------
+        NotACheckpoint
+            The file is damaged.
+        """
+
+    @abstractmethod
+    def load_content(self) -> Any:
+        """Return the tree with real tensors over the file. Each call builds a new tree.
+
+        Raises
+        ------
+        NotACheckpoint
+            As for `load`.
+        """
+
+    @abstractmethod
+    def pickled(self, tree: Any) -> Pickled:
+        """Turn a tree that came from this checkpoint into the form in which it is written.
+
+        Raises
+        ------
+        Unpicklable
+            The tree holds an object that the format cannot hold.
+        TooMuchAsked
+            The rollback of operations would create far more bytes than the file has.
+        """
+
+    @abstractmethod
+    def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
+        """Return the result of `write` without writing it: you can load, change and compare it."""
+
+    @abstractmethod
+    def attachment(self, name: str) -> bytes | None:
+        """Return the content of an entry beside the tree; None if there is no such entry."""
+
+    @property
+    def touched(self) -> list[str]:
+        """Classes of the stand-ins in the last loaded tree that were asked for the content of a tensor."""
+        return self._touched
+
+    @property
+    def maker(self) -> TensorBuilder:
+        """The maker of new tensors for the last loaded tree; they are computed when the tree is written.
+
+        It also remembers tensors of earlier trees of the file, so that you can compare them.
+        """
+        return self._maker
+
+    def same(self, one: Any, other: Any, there: Checkpoint | None = None) -> bool:
+        """Return whether two tensors have the same content; their shape and dtype must be equal.
+
+        Parameters
+        ----------
+        one, other : StoredTensor or torch.Tensor
+            The tensors, from the file or to be made.
+        there : Checkpoint, optional
+            Another draft of the file, if the second tensor belongs to it.
+
+        Raises
+        ------
+        Damaged
+            The content in the file does not match its checksum.
+        """
+        sides = ((self, one), (there or self, other))
+        extents = [home.maker.extents(plain_of(each)) if is_stored(each) else None for home, each in sides]
+        if extents[0] is not None and extents[1] is not None:
+            same = self._source().same(extents[0], extents[1])
+            if same is not None:
+                return same
+        from anemoi_ckpt_migrate.storage.tensors.evaluate import equal
+
+        return equal(*(home.content(each) if is_stored(each) else each for home, each in sides))
+
+    def content(self, tensor: StoredTensor) -> Any:
+        """Return the real tensor for a stand-in, over the file or newly made; imports torch."""
+        return self._source().tensor(plain_of(tensor))
+
+    def digest(self, tensor: StoredTensor) -> str:
+        """Return the CRC-32 of a tensor's content, and its dtype; the CRC comes from the directory if it is there."""
+        return self._source().digest(plain_of(tensor))
+
+    @abstractmethod
+    def _source(self) -> Source:
+        """Return the source for new tensors. It is created on demand, because it looks at every entry."""
+
+    # The file
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order of the tensors counts, because a model or an optimizer may number them by it."""
+        return True
+
+    @abstractmethod
+    def facts(self) -> FileInfo:
+        """Return facts about the loaded checkpoint in its file."""
+
+    @property
+    def dead(self) -> int:
+        """Number of bytes in the file that nothing uses."""
+        return 0
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read all entries of the file, and compare them with their CRCs.
+
+        Raises
+        ------
+        Damaged
+            Some entries are damaged; the error names all of them.
+        """
+        damaged = self.damaged(progress)
+        if damaged:
+            raise Damaged(damaged)
+
+    @abstractmethod
+    def damaged(self, progress: Progress | None = None) -> list[str]:
+        """Return the names of damaged entries: their content or header has changed."""
+
+    def check_writable(self, in_place: bool) -> None:
+        """Refuse early a file that writing would refuse.
+
+        Raises
+        ------
+        ReadOnly, HasOtherNames, NotInPlace
+            The file is protected; it has other names, which would change too; its format cannot be written in place.
+        """
+        if in_place:
+            self._check_in_place()
+        if in_place:
+            check_own(self._target)
+        else:
+            check_writable(self._target)
+
+    def write(
+        self,
+        pickled: Pickled,
+        attachments: Mapping[str, bytes | None],
+        output: Path | None = None,
+        backup: bool = True,
+        progress: Progress | None = None,
+    ) -> Written:
+        """Write a changed checkpoint, whole or not at all.
+
+        Parameters
+        ----------
+        pickled : Pickled
+            The new tree, from `pickled`.
+        attachments : mapping of str to bytes or None
+            Entries to write beside the pickle; None removes one. All others stay as they are.
+        output : Path, optional
+            Where to write; nothing may exist there. Without it, the file itself is replaced.
+        backup : bool
+            Keep the old file beside the new one.
+        progress : callable, optional
+            Called with the number of bytes copied, from time to time.
+
+        Raises
+        ------
+        CannotWrite
+            The system refused the file; everything is unchanged.
+        """
+        target = self._target if output is None else Path(os.path.realpath(output))
+        with self._replacement(output) as new:
+            self._write_to(new, pickled, attachments, target, progress)
+            return self._published(new, output, backup)
+
+    @abstractmethod
+    def _check_in_place(self) -> None:
+        """Refuse a format that cannot be written in place, with `NotInPlace`."""
+
+    @abstractmethod
+    def _write_to(
+        self,
+        new: Replacement,
+        pickled: Pickled,
+        attachments: Mapping[str, bytes | None],
+        target: Path,
+        progress: Progress | None,
+    ) -> None:
+        """Check that there is room for the changed checkpoint, and write it to a new file."""
+
+    @abstractmethod
+    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
+        """Write a changed checkpoint into its file. Parameters are those of `write`."""
+
+    @abstractmethod
+    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
+
+    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Copy the file unchanged: to `output`, where nothing may exist, or (an earlier state) over the current file.
+
+        Raises
+        ------
+        CannotWrite
+            As for `write`.
+        """
+        with self._replacement(output) as new:
+            copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
+            return self._published(new, output, backup)
+
+    @abstractmethod
+    def release(self) -> None:
+        """Free the memory that only loading needs; `names` stays available."""
+
+    # Earlier states in the file, for formats that can be written in place
+
+    def earlier(self) -> Checkpoint | None:
+        """Return the file before it was last written in place; None if it never was, or the earlier state is lost."""
+        return None
+
+    def whole(self) -> Checkpoint | None:
+        """Return the file with all its bytes, despite a journal; None if there are no further bytes.
+
+        Raises
+        ------
+        NotACheckpoint
+            Bytes follow the length in the journal, and the file cannot be read with them.
+        """
+        return None
+
+    def has_what(self, later: Checkpoint) -> bool:
+        """Return whether the next state kept all entries that are not the format's own, or rewrote them itself."""
+        return False
+
+    def cut(self, earlier: Checkpoint) -> Written:
+        """Cut the file back, in place, to an earlier state, which `earlier` returned."""
+        raise NotImplementedError
+
+    # Writing
+
+    def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
+        kept = new.publish(backup)
+        if kept is not None and not self.path.is_symlink():
+            kept = self.path.with_name(kept.name)  # uses the folder name of the user
+        return Written(output or self.path, kept)
+
+    def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
+        check_whole(self.path)
+        if output is None:
+            return replacement(self._target, self._descriptor, self._before)
+        return replacement(Path(os.path.realpath(output)), self._descriptor, None)

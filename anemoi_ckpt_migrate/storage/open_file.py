@@ -1,0 +1,42 @@
+"""Open a checkpoint file: recognise its format, and return it as a `Checkpoint`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from anemoi_ckpt_migrate.storage import safetensors_header
+from anemoi_ckpt_migrate.storage.atomic_replace import opened
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.in_place import whole_length
+from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
+from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
+
+
+@contextlib.contextmanager
+def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
+    """Open a checkpoint file. This reads its table of contents, but no payload.
+
+    Parameters
+    ----------
+    path : path
+        The file: of `torch.save`, or of safetensors.
+    trusted : collection of str
+        Modules whose classes are built for real if they can be imported.
+
+    Raises
+    ------
+    CannotRead
+        The file cannot be opened.
+    NotACheckpoint
+        The file is not a readable checkpoint.
+    """
+    with opened(Path(path)) as descriptor:
+        before = os.fstat(descriptor)
+        length = whole_length(Path(os.path.realpath(path)), descriptor)
+        if safetensors_header.is_safetensors(os.pread(descriptor, 9, 0), length):
+            yield SafetensorsCheckpoint(Path(path), descriptor, before, length)
+        else:
+            yield TorchCheckpoint(Path(path), descriptor, before, length, trusted)

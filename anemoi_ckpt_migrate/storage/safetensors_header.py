@@ -1,0 +1,213 @@
+"""The header of a safetensors file: read with distrust, and written.
+
+A file begins with the length of the header (8 bytes, little-endian). The header is JSON: for each tensor its dtype, its
+shape, and the first and last byte of its content behind the header; texts by name under ``__metadata__``. Source: the
+documentation of safetensors ("Format"), and what its loader refuses (version 0.8).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.errors import NotACheckpoint
+
+METADATA = "__metadata__"
+ALIGNMENT = 8
+LONGEST = 100_000_000  # bytes of a header; the library reads no longer one
+_LENGTH = 8  # bytes of the length before the header
+
+DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "U32": "uint32",
+    "I32": "int32",
+    "F32": "float32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+"""Dtypes of safetensors, with those of torch."""
+SPELLED = {torch: own for own, torch in DTYPES.items()}
+"""Dtypes of torch, with those of safetensors."""
+
+
+@dataclass(frozen=True)
+class HeaderEntry:
+    """A tensor in a header.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    dtype : str
+        Its dtype, as torch calls it.
+    shape : tuple of int
+        Its shape.
+    start, end : int
+        The bytes of its content, counted from the start of the file.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a file.
+
+    Attributes
+    ----------
+    entries : tuple of HeaderEntry
+        The tensors, in the order of their content.
+    metadata : dict of str to str
+        The texts under ``__metadata__``.
+    end : int
+        Where the content begins, in bytes from the start of the file.
+    """
+
+    entries: tuple[HeaderEntry, ...]
+    metadata: dict[str, str]
+    end: int
+
+
+def is_safetensors(start: bytes, length: int) -> bool:
+    """Return whether a file looks like one of safetensors, by its first nine bytes and its length."""
+    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= length - _LENGTH
+
+
+def read_header(descriptor: int, length: int) -> Header:
+    """Read the header of an open file.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file.
+    length : int
+        Its length, in bytes.
+
+    Raises
+    ------
+    NotACheckpoint
+        The file is damaged or hostile: it says something that the library refuses, or that two readers would read in
+        two ways.
+    """
+    size = int.from_bytes(os.pread(descriptor, _LENGTH, 0), "little")
+    if size > LONGEST:
+        raise _wrong(f"its header of {size:,} bytes is longer than the {LONGEST:,} that safetensors reads")
+    try:
+        data = json.loads(os.pread(descriptor, size, _LENGTH).decode(), object_pairs_hook=_without_repetition)
+    except NotACheckpoint:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise _wrong(f"its header is not JSON ({str(error) or 'nested too deeply':.80})") from error
+    metadata = data.pop(METADATA, None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _wrong(f"{METADATA} in its header holds something else than texts by name")
+    found = sorted((_entry(name, each, _LENGTH + size) for name, each in data.items()), key=_place)
+    end = _LENGTH + size
+    for entry in found:
+        if entry.start != end:
+            what = "overlap" if entry.start < end else "leave a gap"
+            raise _wrong(f"the bytes of {_short(entry.name)} and those before them {what}")
+        end = entry.end
+    if end != length:
+        raise _wrong(
+            f"its header describes {end:,} bytes, and it has {length:,}"
+            + (" (was it cut off?)" if end > length else "")
+        )
+    return Header(tuple(found), metadata, _LENGTH + size)
+
+
+def header_bytes(entries: Iterable[HeaderEntry], metadata: Mapping[str, str], begin: int = 0) -> bytes:
+    """Return the header of a file, with its length before it and padded so that the content is aligned.
+
+    Parameters
+    ----------
+    entries : iterable of HeaderEntry
+        The tensors, in the order of their content.
+    metadata : mapping of str to str
+        Texts by name.
+    begin : int
+        The byte from which their places are counted.
+
+    Raises
+    ------
+    ValueError
+        The header is longer than the library reads.
+    """
+    data: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    for each in entries:
+        place = [each.start - begin, each.end - begin]
+        data[each.name] = {"dtype": SPELLED[each.dtype], "shape": list(each.shape), "data_offsets": place}
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    if len(text) > LONGEST:
+        raise ValueError(f"a header of {len(text):,} bytes is longer than the {LONGEST:,} that safetensors reads")
+    return len(text).to_bytes(_LENGTH, "little") + text
+
+
+def _entry(name: str, data: Any, begin: int) -> HeaderEntry:
+    """Return a checked entry, with its place counted from the start of the file."""
+    shown = _short(name)
+    if not isinstance(data, dict) or data.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _wrong(f"{shown} has other fields than dtype, shape and data_offsets")
+    dtype, shape, place = data["dtype"], data["shape"], data["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise _wrong(f"{shown} has the dtype {dtype!r:.40}, which this version does not know")
+    if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2:
+        raise _wrong(f"the shape or the place of {shown} is no list of sizes")
+    from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
+
+    size = math.prod(shape) * SIZES[DTYPES[dtype]]
+    if place[1] - place[0] != size:
+        raise _wrong(f"{shown} needs {size:,} bytes, and its place in the file has {place[1] - place[0]:,}")
+    return HeaderEntry(name, DTYPES[dtype], tuple(shape), begin + place[0], begin + place[1])
+
+
+def _are_sizes(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 64
+        and all(type(each) is int and 0 <= each < 1 << 63 for each in value)
+    )
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict, but refuse a key that stands twice: the library takes the last one without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _wrong(f"its header names {_short(twice)} twice")
+    return found
+
+
+def _place(entry: HeaderEntry) -> tuple[int, int]:
+    return entry.start, entry.end
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:77]}..."
+
+
+def _wrong(sentence: str) -> NotACheckpoint:
+    return NotACheckpoint(f"it is a safetensors file, but damaged or hostile: {sentence}")

@@ -1,0 +1,332 @@
+"""Files of safetensors: migrated, taken back and refused; judged by the library's own loader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+library = pytest.importorskip("safetensors.torch")
+
+import anemoi_ckpt_migrate as cm  # noqa: E402
+from anemoi_ckpt_migrate.errors import NotACheckpoint  # noqa: E402
+from anemoi_ckpt_migrate.storage import open_checkpoint  # noqa: E402
+from tests.support.operations import declare  # noqa: E402
+from tests.support.project import Folder, backups, digest  # noqa: E402
+
+KINDS = {
+    "float32": torch.arange(12.0).reshape(4, 3),
+    "float64": torch.arange(3, dtype=torch.float64),
+    "bfloat16": torch.arange(5, dtype=torch.bfloat16),
+    "float16": torch.arange(6, dtype=torch.float16).reshape(3, 2),
+    "int64": torch.arange(4),
+    "int16": torch.arange(3, dtype=torch.int16),
+    "uint16": torch.arange(3).to(torch.uint16),
+    "uint8": torch.arange(7, dtype=torch.uint8),
+    "bool": torch.tensor([True, False, True]),
+    "complex64": torch.tensor([1 + 2j, 3 - 1j]),
+    "float8_e4m3fn": torch.arange(3.0).to(torch.float8_e4m3fn),
+    "float8_e5m2": torch.arange(3.0).to(torch.float8_e5m2),
+    "scalar": torch.tensor(3.5),
+    "empty": torch.zeros(0, 3),
+}
+
+
+def model(**more: Any) -> dict[str, Any]:
+    """A small model: three projections, a norm with a counter, an output layer."""
+    torch.manual_seed(0)
+    tensors = {
+        f"{part}.{kind}": torch.randn(4, 4) if kind == "weight" else torch.randn(4)
+        for part in "qkv"
+        for kind in ("weight", "bias")
+    }
+    return {**tensors, "norm.count": torch.tensor(7), "out.weight": torch.randn(2, 4), **more}
+
+
+def saved(project: Folder, tensors: dict[str, Any], name: str = "model.safetensors") -> Path:
+    path = project.path / name
+    library.save_file(tensors, path, metadata={"format": "pt"})
+    return path
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    def same(a: Any, b: Any) -> bool:
+        return (
+            a.dtype == b.dtype
+            and a.shape == b.shape
+            and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+        )
+
+    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+
+
+def header(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # type: ignore[no-any-return]
+
+
+def test_a_rename_and_back(project: Folder) -> None:
+    """model.safetensors: out.weight -> head.weight -> out.weight; the payload is that of before, byte for byte."""
+    path = saved(project, model())
+    before = path.read_bytes()
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert equal(library.load_file(path), {name.replace("out.", "head."): value for name, value in model().items()})
+    assert "a1" in project.ok("current", path).out
+    assert header(path)["__metadata__"]["format"] == "pt"
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model())
+    assert (
+        path.read_bytes()[-len(before) + 8 + int.from_bytes(before[:8], "little") :]
+        == before[8 + int.from_bytes(before[:8], "little") :]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_dtype_moves(project: Folder, kind: str) -> None:
+    path = saved(project, model(old=KINDS[kind]))
+    declare(project, "a1", 'op.Rename("old", "new")')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after = library.load_file(path)
+    assert equal({"new": after["new"]}, {"new": KINDS[kind]})
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model(old=KINDS[kind]))
+
+
+OPERATIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "rename": ('op.Rename("out.weight", "head")', lambda old: {"head": old["out.weight"]}),
+    "fuse": ('op.Fuse(["q.{i}", "k.{i}", "v.{i}"], "qkv.{i}")', lambda old: {"qkv.bias": torch.cat([old["q.bias"], old["k.bias"], old["v.bias"]])}),
+    "fuse columns": ('op.Fuse(["q.weight", "k.weight"], "qk", dim=1)', lambda old: {"qk": torch.cat([old["q.weight"], old["k.weight"]], 1)}),
+    "split": ('op.Split("q.weight", ["a", "b"])', lambda old: {"b": old["q.weight"][2:]}),
+    "split columns": ('op.Split("q.weight", ["a", "b"], dim=1)', lambda old: {"b": old["q.weight"][:, 2:]}),
+    "stack": ('op.Stack(["q.bias", "k.bias"], "s")', lambda old: {"s": torch.stack([old["q.bias"], old["k.bias"]])}),
+    "unstack": ('op.Unstack("out.weight", ["a", "b"])', lambda old: {"b": old["out.weight"][1]}),
+    "transpose": ('op.Transpose("out.weight")', lambda old: {"out.weight": old["out.weight"].T}),
+    "reshape": ('op.Reshape("out.weight", [4, 2])', lambda old: {"out.weight": old["out.weight"].reshape(4, 2)}),
+    "cast wider": ('op.Cast("out.weight", "float64")', lambda old: {"out.weight": old["out.weight"].double()}),
+    "pad": ('op.Pad("out.weight", 3)', lambda old: {"out.weight": torch.cat([old["out.weight"], torch.zeros(3, 4)])}),
+    "add": ('op.Add("new", [2, 3], fill=1.5)', lambda old: {"new": torch.full((2, 3), 1.5)}),
+    "reorder": ('op.Reorder(["k.bias", "q.bias"])', lambda old: {"k.bias": old["k.bias"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_each_operation_and_back(project: Folder, kind: str) -> None:
+    operation, expected = OPERATIONS[kind]
+    path = saved(project, model())
+    declare(project, "a1", operation)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    after, wanted = library.load_file(path), expected(model())
+    assert equal({name: after[name] for name in wanted}, {name: value.contiguous() for name, value in wanted.items()})
+    untouched = [name for name in after if name in model() and name not in wanted]
+    assert equal({name: after[name] for name in untouched}, {name: model()[name] for name in untouched})
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model())
+
+
+def test_a_function_gets_real_tensors(project: Folder) -> None:
+    path = saved(project, model())
+    project.script(
+        "a1", None, 'ckpt["out.weight"] = ckpt["out.weight"] * 2', 'ckpt["out.weight"] = ckpt["out.weight"] / 2'
+    )
+    project.ok("upgrade", "head", path)
+    assert torch.equal(library.load_file(path)["out.weight"], model()["out.weight"] * 2)
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model())
+
+
+def test_several_steps_add_up(project: Folder) -> None:
+    """a1 <- b2 <- c3, up and down one by one."""
+    path = saved(project, model())
+    declare(project, "a1", 'op.Fuse(["q.{i}", "k.{i}", "v.{i}"], "qkv.{i}")')
+    declare(project, "b2", 'op.RenamePrefix("qkv.", "attention.")', parents="a1")
+    declare(project, "c3", 'op.Pad("attention.bias", 4)', parents="b2")
+    project.ok("upgrade", "b2", path, "--check-rollback")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert library.load_file(path)["attention.bias"].shape == (16,)
+    project.ok("downgrade", "-1", path)
+    project.ok("downgrade", "-1", path)
+    project.ok("downgrade", "-1", path)
+    assert equal(library.load_file(path), model())
+
+
+def test_reading_commands(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    project.ok("upgrade", "head", path, "--output", "new.safetensors")
+    assert "safetensors" in project.ok("inspect", path).out
+    assert {tensor.path for tensor in cm.inspect(path).tensors} == set(model())
+    assert "out.weight -> head.weight" in project.ok("diff", path, "new.safetensors").out
+    assert "a1" in project.ok("current", "new.safetensors").out
+    project.ok("stamp", "head", path)
+    assert "a1" in project.ok("current", path).out
+    assert equal(library.load_file(path), model())
+
+
+def test_a_safetensors_file_beside_a_torch_file(project: Folder) -> None:
+    """`diff` compares across formats."""
+    path = saved(project, model())
+    torch.save({"state_dict": model()}, project.path / "last.ckpt")
+    assert "renamed" not in project.ok("diff", path, "last.ckpt").out
+
+
+def test_neither_torch_nor_the_library_is_imported_for_a_rename(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    code = f"""
+import sys
+from anemoi_ckpt_migrate import cli
+assert cli.main(["upgrade", "head", {str(path)!r}]) == 0
+print([name for name in ("torch", "safetensors", "numpy") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=project.path, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_order_of_the_file_does_not_count(project: Folder) -> None:
+    """A cast puts the larger elements first; nothing has moved for that."""
+    half = {"h.weight": torch.ones(3, dtype=torch.float16), "h.bias": torch.ones(1, dtype=torch.float16)}
+    path = saved(project, model(**half))
+    declare(project, "a1", 'op.Cast("h.bias", "float32")')
+    project.ok("upgrade", "head", path)
+    ran = project.ok("diff", backups(path)[0], path)
+    assert "op.Cast" in ran.out
+    assert "moved" not in ran.out
+    assert "Reorder" not in ran.out
+
+
+def test_autogenerate(project: Folder) -> None:
+    """Between two files, as between two of torch; the script that it writes brings one to the other."""
+    path = saved(project, model())
+    new = {name.replace("out.", "head."): value for name, value in model().items()}
+    saved(project, new, "new.safetensors")
+    project.ok("revision", "head for out", "--autogenerate", path, "new.safetensors")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert equal(library.load_file(path), new)
+
+
+# What the format cannot hold, and what is refused
+
+
+def refused(project: Folder, code: int, says: str, *words: object) -> None:
+    """A command refuses, says why, and leaves every byte where it was."""
+    files = {path: digest(path) for path in project.path.glob("*.safetensors")}
+    ran = project.run(*words)
+    assert (ran.code, says in ran.err) == (code, True), ran.err
+    assert {path: digest(path) for path in project.path.glob("*.safetensors")} == files
+    assert not [each for path in files for each in backups(path)]
+
+
+def test_in_place_is_refused_with_the_way_out(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    refused(project, 3, "leave out --in-place", "upgrade", "head", path, "--in-place")
+    project.ok("upgrade", "head", path)
+
+
+def test_something_else_than_a_tensor(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.SetItem("epoch", 3)')
+    refused(
+        project,
+        1,
+        "ckpt['epoch'] cannot be saved (a safetensors file holds tensors only, not a int)",
+        "upgrade",
+        "head",
+        path,
+    )
+
+
+def test_shared_memory_is_refused(project: Folder) -> None:
+    path = saved(project, model())
+    project.script("a1", None, 'ckpt["tied.weight"] = ckpt["out.weight"]', 'del ckpt["tied.weight"]')
+    refused(project, 1, "it shares its memory with out.weight", "upgrade", "head", path)
+
+
+def test_a_dtype_of_torch_alone_is_refused(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.Cast("out.weight", "complex128")')
+    refused(project, 1, "safetensors has no dtype complex128", "upgrade", "head", path)
+
+
+def test_a_stash_has_no_place(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.Drop("out.weight", keep=True)')
+    refused(project, 3, "leave out keep=True", "upgrade", "head", path)
+
+
+def test_a_shard_is_a_member_of_its_set(project: Folder) -> None:
+    path = saved(project, model(), "model-00001-of-00002.safetensors")
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    refused(project, 3, "it is part of a sharded checkpoint", "upgrade", "head", path)
+
+
+def write(path: Path, text: str | bytes, payload: bytes = bytes(16), length: int | None = None) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    path.write_bytes((len(data) if length is None else length).to_bytes(8, "little") + data + payload)
+
+
+ONE = '"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}'
+ATTACKS: dict[str, tuple[str | bytes, bytes, str]] = {
+    "a name twice": (f"{{{ONE},{ONE}}}", bytes(16), "names a twice"),
+    "an overlap": ('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', bytes(16), "overlap"),
+    "a hole": ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}', bytes(16), "leave a gap"),
+    "a hole at the start": ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', bytes(16), "leave a gap"),
+    "bytes behind the end": (f"{{{ONE}}}", bytes(20), "describes"),
+    "a file cut off": (f"{{{ONE}}}", bytes(12), "was it cut off?"),
+    "a shape of another size": ('{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,16]}}', bytes(16), "a needs 12 bytes"),
+    "a shape that overflows": ('{"a":{"dtype":"F32","shape":[4611686018427387904,4611686018427387904,0,1],"data_offsets":[0,16]}}', bytes(16), "a needs 0 bytes"),
+    "a huge shape": (f'{{"a":{{"dtype":"F32","shape":[{1 << 70}],"data_offsets":[0,16]}}}}', bytes(16), "is no list of sizes"),
+    "a negative size": ('{"a":{"dtype":"F32","shape":[-2,-2],"data_offsets":[0,16]}}', bytes(16), "is no list of sizes"),
+    "a place that goes backwards": ('{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[16,0]}}', bytes(16), "a needs 16 bytes"),
+    "true for a number": ('{"a":{"dtype":"U8","shape":[true],"data_offsets":[0,1]}}', bytes(1), "is no list of sizes"),
+    "an unknown dtype": ('{"a":{"dtype":"Q4","shape":[2,2],"data_offsets":[0,16]}}', bytes(16), "does not know"),
+    "a field too many": ('{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16],"code":1}}', bytes(16), "other fields"),
+    "a list for a tensor": ('{"a":[1]}', bytes(16), "other fields"),
+    "metadata of numbers": (f'{{"__metadata__":{{"a":1}},{ONE}}}', bytes(16), "something else than texts"),
+    "metadata in a list": (f'{{"__metadata__":["a"],{ONE}}}', bytes(16), "something else than texts"),
+    "a depth without end": ('{"a":' + "[" * 200_000 + "]" * 200_000 + "}", bytes(16), "is not JSON"),
+    "no JSON": ('{"a":', bytes(16), "is not JSON"),
+    "no UTF-8": (b'{"\xff":1}', bytes(16), "is not JSON"),
+    "a number of ten thousand digits": ('{"a":' + "1" * 10_000 + "}", bytes(16), "is not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_header_that_lies(project: Folder, attack: str) -> None:
+    text, payload, says = ATTACKS[attack]
+    path = project.path / "model.safetensors"
+    write(path, text, payload)
+    declare(project, "a1", 'op.Rename("a", "b")')
+    for words in (("upgrade", "head", path), ("current", path), ("stamp", "head", path)):
+        refused(project, 1, says, *words)
+    with pytest.raises(NotACheckpoint, match="damaged or hostile"), open_checkpoint(path):
+        pass
+
+
+def test_a_header_longer_than_the_file_is_no_safetensors_file(project: Folder) -> None:
+    path = project.path / "model.safetensors"
+    write(path, f"{{{ONE}}}", length=1 << 62)
+    declare(project, "a1", 'op.Rename("a", "b")')
+    refused(project, 1, "it is not a checkpoint", "upgrade", "head", path)
+
+
+def test_a_record_that_is_damaged(project: Folder) -> None:
+    path = project.path / "model.safetensors"
+    library.save_file(model(), path, metadata={"ckpt_migrate/record.json": "{"})
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    refused(project, 1, "record", "upgrade", "head", path)
+
+
+def test_names_that_are_numbers_are_no_keys_of_new_storages(project: Folder) -> None:
+    """Storages of new tensors are numbered behind all names that are numbers."""
+    path = saved(project, {"0": torch.arange(4.0), "7": torch.arange(4.0) + 1, "²": torch.ones(2)})
+    declare(project, "a1", 'op.Fuse(["0", "7"], "1", dim=0)', 'op.Cast("²", "float64")')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert library.load_file(path)["1"].tolist() == [0, 1, 2, 3, 1, 2, 3, 4]
