@@ -428,7 +428,7 @@ def test_usage(chain: Folder) -> None:
     refused(chain, "revision", "a\nb", code=2, says="one line of text")
     refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it has a meaning as a target")
     refused(chain, "revision", "x", "--rev-id", "a-b", code=2, says="cannot be a revision id")
-    refused(chain, "revision", "x", "--rev-id", "a1", says="a1 exists already")
+    refused(chain, "revision", "x", "--rev-id", "a1", says="a1 already exists")
     refused(chain, "show", "base", code=2, says="the target means no revision; name exactly one")
 
 

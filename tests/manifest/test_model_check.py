@@ -230,7 +230,7 @@ def _sized(models: Models, norm: str) -> None:
 
 def test_shapes_depend_on_hyper_parameters(sized: Models) -> None:
     """What is expected of a checkpoint is built from its own."""
-    assert "others with other hyper-parameters" in sized.ok("manifest").out
+    assert "which depend on hyper-parameters" in sized.ok("manifest").out
     wide = sized.save("wide.ckpt", width=7)
     _sized(sized, "layer_norm")
     sized.ok("revision", "norm", "--autogenerate", "--rev-id", "aaa")
