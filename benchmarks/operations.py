@@ -100,7 +100,7 @@ def main() -> None:
             row("transpose back", [*MIGRATE, "downgrade", "fuse", "big.pt", "--no-backup"])
             row("split again", [*MIGRATE, "downgrade", "base", "big.pt", "--no-backup"])
             row(
-                "fuse, the way back proven first",
+                "fuse, rollback verified first",
                 [*MIGRATE, "upgrade", "fuse", "big.pt", "--no-backup", "--check-rollback"],
             )
             row("split again", [*MIGRATE, "downgrade", "base", "big.pt", "--no-backup"])

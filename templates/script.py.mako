@@ -29,7 +29,7 @@ metadata = MigrationMetadata(versions=${repr_(versions)}, final=True)
 % elif operations:
 metadata = MigrationMetadata(versions=${repr_(versions)})
 
-# Found by comparison. Read it as you would read what a colleague wrote, and try it: `upgrade --check-rollback`.
+# Found by comparison. Review the operations, and try them: `upgrade --check-rollback`.
 operations = [
 % for line in operations:
     ${line}
@@ -46,21 +46,21 @@ metadata = MigrationMetadata(versions=${repr_(versions)})
 
 % if setup:
 def migrate_setup(context: MigrationContext) -> None:
-    """Say which of the classes and modules that a checkpoint names have moved or are gone; nothing is imported."""
-    # Fill in what holds, and take out the rest. It is undone on the way down, with nothing to be written for that.
+    """List the classes and modules that were moved or removed; nothing is imported."""
+    # Fill in the lines that apply and remove the rest. A downgrade undoes them; you need not write a rollback.
     # context.move_attribute("package.module.Class", "package.elsewhere.Class")
     # context.move_module("package.module", "package.elsewhere")
     # context.delete_attribute("package.module.Class")  # or "package.module.*"
     # context.delete_module("package.module")
 
 
-# Take this out if names are all that changes.
+# Remove `migrate` if only names change.
 % endif
 def migrate(ckpt: CkptType) -> CkptType:
-    """Turn a checkpoint made before the change into one that fits the code after it."""
+    """Convert a checkpoint of the old code into one for the new code."""
     return ckpt
 
 
-# Write `def rollback(ckpt: CkptType) -> CkptType`, the way back, if there is one.
-# Without it this revision is irreversible, and every command says so; say so here too: `rollback = None`.
+# If the change can be undone, write `def rollback(ckpt: CkptType) -> CkptType`.
+# If it cannot, write `rollback = None`, which declares this revision irreversible.
 % endif

@@ -97,7 +97,7 @@ def test_the_setup_of_the_manual(project: Folder, monkeypatch: pytest.MonkeyPatc
     torch.save({"files": hardware.FilesSchema(), "paths": hardware.PathsSchema(), "swa": swa}, "last.ckpt")
     before = {name.name for name in inspect("last.ckpt").names}
     ran = project.ok("upgrade", "head", "last.ckpt", "--check-rollback")
-    assert "weather.training.SWA is gone, and a placeholder stands at swa" in ran.err
+    assert "weather.training.SWA was removed, and a placeholder replaces it at swa" in ran.err
     found = {name.name for name in inspect("last.ckpt").names}
     assert found == {"weather.system.InputSchema", "weather.system.PathsSchema", "types.SimpleNamespace"}
     project.ok("downgrade", "base", "last.ckpt")

@@ -1,17 +1,40 @@
-"""Docs and docstrings in plain English: rules that a count can hold."""
+"""Docs, docstrings and messages in plain English: rules that a count can hold."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import anemoi_ckpt_migrate
+from anemoi_ckpt_migrate.state import stash
 
 PACKAGE = Path(anemoi_ckpt_migrate.__file__).parent
 DOCS = Path(__file__).parents[1]
 MOST = 3  # in a thousand words
+ARCHAIC = (
+    r"puts? aside",
+    r"put back",
+    r"(is|are) gone",
+    r"c[ao]mes? about",
+    r"says not",
+    r"say (so|what|it|which)",
+    r"told",
+    r"said( to be)?",
+    r"written out",
+    r"anew",
+    r"stands?",
+    r"of then",
+    r"as it should be",
+    r"way back",
+    r"what (is|are|was|were|comes?|came|stands?|undoes|becomes)",
+    r"(not|never) known",
+    r"nobody",
+    r"somebody",
+    r"mended?",
+)
 
 
 def docstrings() -> str:
@@ -20,6 +43,17 @@ def docstrings() -> str:
     return "\n".join(
         ast.get_docstring(node) or "" for tree in trees for node in ast.walk(tree) if isinstance(node, holders)
     )
+
+
+def messages() -> list[str]:
+    """All strings of the package with several words, except docstrings and notes below attributes."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in documentation]
+        found += [node.value for node in texts if isinstance(node.value, str) and " " in node.value.strip()]
+    return [text for text in found if text != stash.PICKLE]  # a key in records
 
 
 def per_thousand(word: str, text: str) -> float:
@@ -36,6 +70,17 @@ def test_what_is_no_noun_in_docstrings() -> None:
 def test_what_is_no_noun_in_the_docs() -> None:
     pages = [DOCS / "README.md", *sorted((DOCS / "docs").rglob("*.md"))]
     assert per_thousand("what", "\n".join(page.read_text() for page in pages)) < MOST
+
+
+def test_what_is_no_noun_in_messages() -> None:
+    assert len(messages()) > 1000
+    assert per_thousand("what", "\n".join(messages())) < MOST
+
+
+@pytest.mark.parametrize("phrase", ARCHAIC)
+def test_messages_avoid_phrases_that_a_stranger_stumbles_over(phrase: str) -> None:
+    pattern = re.compile(rf"\b{phrase}\b")
+    assert [text for text in messages() if pattern.search(text)] == []
 
 
 def test_modules_are_nouns_or_plain_verbs() -> None:

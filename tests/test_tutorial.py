@@ -104,7 +104,7 @@ def loss_of_next_step(folder: Path) -> str:
 def test_the_page_shows_what_is_printed(played: Played) -> None:
     shown, printed = Normal(), Normal()
     for block, result in played.results:
-        assert printed(result) == shown(block.text), "`python -m tests.tutorial` writes the page anew"
+        assert printed(result) == shown(block.text), "`python -m tests.support.tutorial` writes the page anew"
 
 
 def test_there_are_ten_commits_and_eight_of_them_have_a_migration(played: Played) -> None:

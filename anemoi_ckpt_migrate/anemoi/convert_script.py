@@ -76,7 +76,7 @@ class Script(ForeignScript):
         if placeholder is not None and next_version is not None:
             edits.append((*lines.span(placeholder), literal(next_version)))
         elif placeholder is not None:
-            notes.append(f"it notes {placeholder.value!s}, since it was not released: write the version when it is")
+            notes.append(f"it notes {placeholder.value!s}, because it was not released: write the version when it is")
         rollback, left_out = _way_back(self.module, lines)
         edits += rollback
         notes += left_out
@@ -108,7 +108,7 @@ def read_foreign(path: str) -> tuple[Script | None, list[Fault]]:
         return None, [Fault(path, 1, f"cannot be parsed: {error}")]
     metadata = [statement for statement in module.body if "metadata" in assigned(statement)]
     if len(metadata) != 1 or not isinstance(getattr(metadata[0], "value", None), ast.Call):
-        why = "it does not set `metadata = MigrationMetadata(...)` once, so it is no migration of anemoi-models"
+        why = "it does not set `metadata = MigrationMetadata(...)` once, so it is not a migration of anemoi-models"
         return None, [Fault(path, 1, why)]
     name = os.path.splitext(os.path.basename(path))[0]
     script = Script(path, name, _title(name), _created(name, path), digests(module), text, module, metadata[0])
@@ -188,7 +188,7 @@ class _Imports:
             else:
                 left.append(node.module or "")
         foreign = dict.fromkeys(name for name in left if inside(name, "anemoi"))
-        return edits, [f"it imports {', '.join(foreign)}, which has to be there when it runs"] if foreign else []
+        return edits, [f"it imports {', '.join(foreign)}, which must be installed when it runs"] if foreign else []
 
     def _spelled(self, node: ast.ImportFrom, ours: list[ast.alias], others: list[ast.alias]) -> str:
         pairs = [(OURS, ours), (node.module, others)]
@@ -215,7 +215,7 @@ def _placed(script: Script, lines: _Lines, revision: str, parents: tuple[str, ..
     place = (
         f"\nrevision = {literal(revision)}\ndown_revision = {literal(one_or_several(parents))}\n"
         "branch_labels = None\ndepends_on = None\n\n"
-        "# What it is called in the list `migrations` of a checkpoint, and the digests that stand there beside it.\n"
+        "# Its name in the list `migrations` of a checkpoint, and the digests there.\n"
         f"known_as = {{\n    {literal(script.name)}: {{\n{names}    }},\n}}\n"
     )
     return [*edits, (at, at, place)]
@@ -231,13 +231,13 @@ def _way_back(module: ast.Module, lines: _Lines) -> tuple[list[_Edit], list[str]
     functions = {each.name: each for each in module.body if isinstance(each, _FUNCTION)}
     migrate, rollback = functions.get("migrate"), functions.get("rollback")
     if rollback is None and migrate is not None and not _sets(module, "rollback"):
-        return [(lines.end, lines.end, "\n\nrollback = None  # there was none, so nothing undoes it\n")], []
+        return [(lines.end, lines.end, "\n\nrollback = None  # the original has none\n")], []
     if rollback is None or not _does_nothing(rollback) or (migrate is not None and _does_nothing(migrate)):
         return [], []
     if migrate is None:
         return [(*lines.span(rollback), "")], []
-    comment = "# A rollback that did nothing stood here. Nothing undoes what `migrate` does.\nrollback = None"
-    note = "its rollback does nothing, though its migrate does something: it is left out, so nothing undoes it"
+    comment = "# The original rollback did nothing, so it cannot undo `migrate`.\nrollback = None"
+    note = "its rollback does nothing, but its migrate does something: the rollback was left out"
     return [(*lines.span(rollback), comment)], [note]
 
 
@@ -261,7 +261,7 @@ def _taken(module: ast.Module, path: str) -> Iterator[Fault]:
         if isinstance(statement, (*_FUNCTION, ast.ClassDef)) and statement.name not in FUNCTIONS:
             names = [statement.name]
         for name in sorted({*PLACE, "operations"}.intersection(names)):
-            what = f"it sets {name}, which says something else in a script here; give it another name there first"
+            what = f"it sets {name}, which has another meaning in a script here; rename it in the original first"
             yield Fault(path, statement.lineno, what)
 
 

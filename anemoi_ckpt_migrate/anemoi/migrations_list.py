@@ -37,7 +37,7 @@ class AnemoiModels(OtherTool):
         """Read an entry."""
         name = _text(found, "name")
         if not name:
-            raise DamagedLedger("something in it has no name", self.key)
+            raise DamagedLedger("one of its entries has no name", self.key)
         metadata = found.get("metadata")
         versions = _inside(metadata, "versions")
         texts = {key: value for key, value in versions.items() if is_a(value, str)} if is_a(versions, dict) else {}
@@ -81,13 +81,13 @@ class AnemoiModels(OtherTool):
             return super().undo(tree, entry)
         python = _python_of(tree, rollback)
         if python is None:
-            return Undo("", lost="which Python pickled its rollback is not known, and another one would crash")
+            return Undo("", lost="the Python that pickled its rollback is unknown, and another one could crash")
         setup = entry.found.get("setup_context")
         classes, modules = (_moved(setup, key) for key in ("attribute_paths", "module_paths"))
         try:
             names = MoveNames(tuple(classes.items()), tuple(modules.items()))
         except BadOperation as error:
-            return Undo("", lost=f"its setup moved what has no name: {error.sentence}")
+            return Undo("", lost=f"its setup has an invalid name: {error.sentence}")
         # Move names back first, because the rollback comes from code that knows the old names.
         operations = (names, Run("rollback")) if names.classes or names.modules else (Run("rollback"),)
         pickled = base64.b64encode(rollback).decode()

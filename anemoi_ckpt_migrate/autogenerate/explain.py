@@ -136,9 +136,9 @@ def _losses(
     for item in come:
         loss = _blocks_alike(_loss(item, alike[_form(item, strict)][0]), item, before)
         if item.name in olds and olds[item.name].shape != item.shape:
-            loss = replace(loss, note=f"its shape was {list(olds[item.name].shape)}, and its values are lost")
+            loss = replace(loss, note=f"its shape was {list(olds[item.name].shape)}; its values are lost")
         elif item.digest in digests:
-            loss = replace(loss, note=f"its content is that of {digests[item.digest]}")
+            loss = replace(loss, note=f"it has the values of {digests[item.digest]}")
         added.append(loss)
     dropped, added = _of_parts(dropped, gone, come), _of_parts(added, come, gone)
     return _as_others(dropped), _as_others(added)
@@ -178,7 +178,7 @@ def _of_parts(losses: Sequence[Unmatched], items: Sequence[Item], others: Sequen
         near = same[0] if same else []
         if near and not loss.alternatives:
             names = tuple(other.name for other in near[:_MOST])
-            note = f"it may have to do with {', '.join(names)}: as many elements"
+            note = f"it has as many elements as {', '.join(names)}"
             loss = replace(loss, confidence=min(loss.confidence, 0.6), alternatives=names, note=loss.note or note)
         found.append(loss)
     return found
@@ -200,7 +200,7 @@ def _blocks_alike(loss: Unmatched, item: Item, others: Container[tuple[str, tupl
     """Lower the confidence if the other side has the same parameter in some block with the same shape."""
     if (_blocks(item.name), item.shape) not in others:
         return loss
-    note = "it may have been another of these blocks: only content would tell"
+    note = "it may have been another of these blocks; only the values could show that"
     return replace(loss, note=note, confidence=min(loss.confidence, 0.8))
 
 

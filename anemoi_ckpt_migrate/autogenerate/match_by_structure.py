@@ -108,8 +108,8 @@ def _in_order(
 
 _TURNED = ("permute", (1, 0))
 _ADAPTER = re.compile(r"(.*)\.lora_\w+(?:\.|$)")
-_MERGED = "lora_A and lora_B were merged into it, it seems; their product is not added to its values by an operation"
-_NOTE = "it is square, and taken to be transposed as what is beside it is"
+_MERGED = "lora_A and lora_B seem to be merged into it; no operation adds their product to its values"
+_NOTE = "it is square; a transpose is assumed, because its neighbours are transposed"
 
 
 def turned_alike(

@@ -196,7 +196,7 @@ def _link_joint(board: Board, joint: FusionCandidate, parting: bool) -> bool:
         return False
     parts, proven = ordered or joint.parts, ordered is not None
     sure = 1.0 if proven else (0.9 if joint.familiar else 0.8 if joint.alone else 0.5) - 0.1 * bool(joint.steps)
-    note = "" if proven else "the order of the parts is a guess, and nothing but shapes and names says so"
+    note = "" if proven else "the order of the parts is a guess from shapes and names"
     for numbers, item in joint.whole.members.items():
         names = tuple(family.members[numbers].name for family in parts)
         sizes = tuple(family.members[numbers].shape[joint.dim] for family in parts)
@@ -359,7 +359,7 @@ def _link_stack(
         return False
     start = common_start(whole.template, family.template)
     sure = 1.0 if proven else 0.95 if kind == "stack" and start and not steps else 0.8
-    note = "" if proven else "that they lie in the order of their numbers is a guess"
+    note = "" if proven else "the order of their numbers is a guess"
     for numbers, row in rows.items():
         names = tuple(family.members[each].name for each in row)
         item = whole.members[numbers]

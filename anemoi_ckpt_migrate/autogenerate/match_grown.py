@@ -31,8 +31,8 @@ def _doubt(board: Board, old: Item, new: Item) -> tuple[float, str]:
     if any(size == 1 < larger for size, larger in zip(old.shape, new.shape, strict=True)):
         return _DOUBTFUL, f"{told}; its values may also be repeated"
     if board.strict:
-        return _DOUBTFUL, f"{told}, and its values are found nowhere in it; that they stand first is a guess"
-    return _SURE, f"{told}; that its values stand first is a guess"
+        return _DOUBTFUL, f"{told}; its values are not in it, so their place at the start is a guess"
+    return _SURE, f"{told}; the place of its values at the start is a guess"
 
 
 def _is_grown(old: Item, new: Item) -> bool:

@@ -101,7 +101,7 @@ class OperationPlanner:
         for loss in self._dropped:
             groups[loss.confidence].append(loss)
         for confidence, losses in sorted(groups.items(), reverse=True):
-            words = [f"{loss.name} might be {name} now" for loss in losses for name in loss.alternatives]
+            words = [f"{loss.name} may now be {name}" for loss in losses for name in loss.alternatives]
             words += [f"{loss.name}: {loss.note}" for loss in losses if loss.note]
             self._apply(Drop(self._selecting([loss.name for loss in losses])), confidence, words)
 
@@ -226,7 +226,7 @@ class OperationPlanner:
     def _add(self) -> None:
         for operation, names in Adding(self._model.names, self._new, self._plain).run():
             losses = [self._added[name] for name in names]
-            words = [f"{loss.name} might have been {name}" for loss in losses for name in loss.alternatives]
+            words = [f"{loss.name} may have been {name}" for loss in losses for name in loss.alternatives]
             words += [f"{loss.name}: {loss.note}" for loss in losses if loss.note]
             self._apply(operation, min(loss.confidence for loss in losses), words)
 

@@ -48,12 +48,12 @@ def doubts(link: Link) -> tuple[str, ...]:
     """Return the alternatives to a link, and remarks on it, in words."""
     found = []
     for name in link.alternatives[:_MOST]:
-        other = f"that {name} stays" if link.old == (name,) else name
+        other = f"keeping {name}" if link.old == (name,) else name
         found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)} is a guess; {other} is as likely")
     if link.note:
         found.append(f"{link.new[0] if len(link.new) == 1 else link.old[0]}: {link.note}")
     if link.changed and (link.old != link.new or link.steps):
-        found.append(f"{link.new[0]}: its values are not those of {link.old[0]}, and no operation makes them so")
+        found.append(f"{link.new[0]}: its values differ from those of {link.old[0]}, and no operation explains that")
     return tuple(found)
 
 

@@ -18,20 +18,20 @@ from anemoi_ckpt_migrate.errors import ERROR, MigrateError
 
 _TARGETS = """\
 targets:
-  head, heads       the newest revision; all of them, where there are several
+  head, heads       the newest revision; all of them, if there are several
   base              before the first revision
-  barrier           as far as can be reached
-  +N, -N            N steps up; the last N applied, undone
-  REV, REV+N, REV-N a revision (its id or the start of it, a label, a name); N steps beyond
+  barrier           the last revision that can be reached without crossing a barrier
+  +N, -N            N revisions up; undo the last N revisions
+  REV, REV+N, REV-N a revision (id, start of an id, label or name); N revisions above or below it
   LABEL@TARGET      head, heads, base, +N, -N or a revision of one branch
-  "PKG<1.2"         what the releases of the tracked package had that fit (PEP 440)
+  "PKG<1.2"         the revisions of the matching releases of the tracked package (PEP 440)
 
 exit codes:
   0  done, or nothing to do
   1  error
   2  wrong usage
   3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file, a released script
-  4  `check` or `current --check-heads` found something left to be done
+  4  `check` or `current --check-heads` found something to do
 """
 
 
@@ -44,10 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ckpt-migrate {__version__}")
-    parser.add_argument("-c", "--config", metavar="PATH", help="configuration file, or the folder it is in")
-    parser.add_argument(
-        "--chain", metavar="NAME", help="a chain that an installed package brings, instead of a project"
-    )
+    parser.add_argument("-c", "--config", metavar="PATH", help="the configuration file, or its folder")
+    parser.add_argument("--chain", metavar="NAME", help="use the chain of an installed package instead of a project")
     adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     script_commands.add_commands(adding)
     checkpoint_commands.add_commands(adding)

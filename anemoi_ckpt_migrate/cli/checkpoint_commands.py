@@ -30,30 +30,30 @@ _OPTIONS = (
 def add_commands(adding: Any) -> None:
     """Add the commands to a parser."""
     up = _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
-    check = "first go up and back down on the very file, and compare: nothing is written if the way back is none"
+    check = "first try the upgrade and its rollback on this file; write nothing unless the rollback restores it exactly"
     up.add_argument("--check-rollback", action="store_true", help=check)
-    names = "let the file name what can run code when it is loaded, though it did not before"
+    names = "allow new names in the file that can run code when it is loaded"
     up.add_argument("--trust-checkpoint-code", action="store_true", help=names)
     _add_check_model(up)
     down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
-    trust = f"run the rollbacks that the checkpoint carries, where no script here has them; {names}"
+    trust = f"run rollbacks that the checkpoint carries if no script here has them; {names}"
     down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
-    discard = "let go of what was changed since in what operations added or cast"
+    discard = "discard changes made after the upgrade to values that operations added, cast or set"
     down.add_argument("--discard-changes", action="store_true", help=discard)
     _add_check_model(down)
-    both = "bring checkpoints to the heads: down first, as far as no script knows what they have, then up"
+    both = "bring checkpoints to the heads: undo revisions that no script here has, then upgrade"
     sync = _add_moving(adding, "sync", _sync, both)
     sync.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     sync.add_argument("--discard-changes", action="store_true", help=discard)
     _add_check_model(sync)
-    stamp = _add_moving(adding, "stamp", _stamp, "say what checkpoints are, without running anything")
+    stamp = _add_moving(adding, "stamp", _stamp, "record which revisions checkpoints have, without running anything")
     stamp.add_argument(
-        "--purge", action="store_true", help="first forget what the checkpoint remembers, whatever it is"
+        "--purge", action="store_true", help="first discard the record of the checkpoint, even if it is damaged"
     )
-    recover = add(adding, "recover", _recover, "put files right on which an in-place run was interrupted")
+    recover = add(adding, "recover", _recover, "restore files on which an in-place run was interrupted")
     add_checkpoints(recover)
     add_json(recover)
-    compact = add(adding, "compact", _compact, "write files anew without the bytes that in-place runs left unused")
+    compact = add(adding, "compact", _compact, "rewrite files without the unused bytes that in-place runs left")
     add_checkpoints(compact)
     _add_writing(compact)
     add_json(compact)
@@ -61,28 +61,28 @@ def add_commands(adding: Any) -> None:
 
 def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
     moving = add(adding, name, run, what)
-    where = f"where to; {_PLACE}"
-    what_it_is = "head, heads, base or revisions, with commas between them; what the file is, not how to get there"
+    where = f"the target; {_PLACE}"
+    what_it_is = "the revisions that the file has: head, heads, base, or revisions separated by commas"
     if name != "sync":
         moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
     add_checkpoints(moving)
     _add_writing(moving)
-    in_place = "write what is new at the end of the file, and move nothing: for files too large to copy"
+    in_place = "append the changes to the file instead of copying it: for files too large to copy"
     moving.add_argument("--in-place", action="store_true", help=in_place)
-    moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan, write nothing")
+    moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan and write nothing")
     add_json(moving)
     return moving
 
 
 def _add_check_model(parser: argparse.ArgumentParser) -> None:
-    what = "do not compare the result with what the manifest says, or the project's model"
+    what = "do not compare the result with the manifest or with the project's model"
     parser.add_argument("--no-check-model", dest="check_model", action="store_false", help=what)
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="PATH", help="write there, and leave the (one) checkpoint as it is")
+    parser.add_argument("-o", "--output", metavar="PATH", help="write to PATH and leave the checkpoint unchanged")
     parser.add_argument("--no-backup", dest="backup", action="store_false", help="do not keep the old file")
-    parser.add_argument("--verify", action="store_true", help="first check the CRC of everything in the file")
+    parser.add_argument("--verify", action="store_true", help="first verify all checksums of the file")
 
 
 def _upgrade(args: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def _move(args: argparse.Namespace, command: Any) -> int:
         # A link to another of the files is skipped: `-1` must undo one step of the file, not two.
         real = os.path.realpath(checkpoint)
         if real in done:
-            output.warn([f"{checkpoint}: left out, for it is {done[real]}, which has had its turn"])
+            output.warn([f"{checkpoint}: skipped, because it is the same file as {done[real]}"])
             return
         done[real] = checkpoint
         # Output of scripts must not mix with the lines of JSON.

@@ -38,12 +38,12 @@ def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = Fals
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--json``."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def add_checkpoints(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
     """Add an argument that takes several checkpoints."""
-    parser.add_argument("checkpoints", metavar="CKPT", nargs=nargs, help="the files, each on its own")
+    parser.add_argument("checkpoints", metavar="CKPT", nargs=nargs, help="checkpoint files, each handled separately")
 
 
 def chain_of(args: argparse.Namespace) -> Any:
@@ -51,9 +51,9 @@ def chain_of(args: argparse.Namespace) -> Any:
     from anemoi_ckpt_migrate.project.project import open_chain
 
     if args.config is not None:
-        raise UsageError("a chain brings its own configuration: give --chain or --config")
+        raise UsageError("a chain has its own configuration: give either --chain or --config")
     if args.writes_scripts or getattr(args, "write", False):
-        raise UsageError("a published chain is read-only: make revisions in the project that it is published from")
+        raise UsageError("a published chain is read-only: run the command in the project that publishes it")
     return open_chain(args.chain)
 
 
@@ -96,7 +96,7 @@ def _denied(error: MemoryError | ImportError | OSError) -> MigrateError | None:
 def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
     """Run a function on each checkpoint, past those that fail, and return the most serious exit code."""
     if getattr(args, "output", None) is not None and len(args.checkpoints) > 1:
-        raise UsageError("--output takes one checkpoint at a time")
+        raise UsageError("--output takes one checkpoint at a time: run the command once for each")
     from anemoi_ckpt_migrate.storage import folders_listed_once
 
     codes = []

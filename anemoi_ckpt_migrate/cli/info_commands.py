@@ -20,35 +20,42 @@ def add_commands(adding: Any) -> None:
 
 
 def _add_about_checkpoints(adding: Any) -> None:
-    current = add(adding, "current", _current, "tell where checkpoints stand")
+    current = add(adding, "current", _current, "show at which revisions checkpoints are")
     add_checkpoints(current)
-    current.add_argument("--check-heads", action="store_true", help="exit with 4 if one of them is not at head")
+    current.add_argument("--check-heads", action="store_true", help="exit with code 4 if a checkpoint is not at head")
     _add_verbose(current)
     add_json(current)
-    inspect = add(adding, "inspect", _inspect, "show what is in checkpoints; nothing that they name is run")
+    inspect = add(adding, "inspect", _inspect, "show the contents of checkpoints, without running any code in them")
     add_checkpoints(inspect)
-    inspect.add_argument("--verify", action="store_true", help="check the CRC of everything in the file")
-    inspect.add_argument("--depth", metavar="N", type=_level, default=4, help="levels of the tree (default: 4)")
+    inspect.add_argument("--verify", action="store_true", help="verify all checksums of the file")
+    inspect.add_argument(
+        "--depth", metavar="N", type=_level, default=4, help="number of levels of the tree (default: 4)"
+    )
     add_json(inspect)
     diff = add(adding, "diff", _diff, "compare the parameters of two checkpoints, or of a checkpoint and a model")
     diff.add_argument("old", metavar="A", help="a checkpoint")
-    diff.add_argument("new", metavar="B", help="a checkpoint, or package.module:factory, a function that makes a model")
-    diff.add_argument("-a", "--all", action="store_true", help="also list what is the same")
+    diff.add_argument(
+        "new", metavar="B", help="a checkpoint, or a function that makes a model, as package.module:factory"
+    )
+    diff.add_argument("-a", "--all", action="store_true", help="also list parameters that are the same")
     add_json(diff)
-    check = add(adding, "check", _check, "look for what would hurt later, in the scripts and in checkpoints")
+    check = add(adding, "check", _check, "look for problems in the scripts, the models and checkpoints")
     add_checkpoints(check, "*")
-    rollback = "go up and back down on each checkpoint, and down and up again, and compare; nothing is written"
+    rollback = "try upgrade and rollback on each checkpoint, and rollback and upgrade, and compare; write nothing"
     check.add_argument("--rollback", action="store_true", help=rollback)
-    model = "look only at the project's models, or one of them: are they what the manifest says?"
+    model = "only compare the project's models, or model NAME, with the manifest"
     check.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
     add_json(check)
-    manifest = add(adding, "manifest", _manifest, "show what models are at a revision, or write down what they are now")
-    manifest.add_argument("models", metavar="MODEL", nargs="*", help="their names (default: all)")
-    manifest.add_argument("--at", metavar="REV", help="at which revision, or `base` (default: that of the manifest)")
-    update = "write down what the code makes: the first time, or if old checkpoints need no migration"
+    manifest = add(adding, "manifest", _manifest, "show or record the parameters of models")
+    manifest.add_argument("models", metavar="MODEL", nargs="*", help="names of models (default: all)")
+    manifest.add_argument("--at", metavar="REV", help="a revision or `base` (default: that of the manifest)")
+    update = "record the parameters of the current code: the first time, or if old checkpoints need no migration"
     manifest.add_argument("--update", dest="write", action="store_true", help=update)
     manifest.add_argument(
-        "--from", dest="checkpoint", metavar="CKPT", help="with --update, what a checkpoint has instead"
+        "--from",
+        dest="checkpoint",
+        metavar="CKPT",
+        help="with --update, record the parameters of this checkpoint instead",
     )
     add_json(manifest)
 
@@ -56,34 +63,38 @@ def _add_about_checkpoints(adding: Any) -> None:
 def _add_about_revisions(adding: Any) -> None:
     history = add(adding, "history", _history, "list revisions, newest first")
     _add_stretch(history)
-    history.add_argument("--graph", action="store_true", help="draw how they follow each other")
+    history.add_argument("--graph", action="store_true", help="draw the graph beside the list")
     _add_verbose(history)
     add_json(history)
-    graph = add(adding, "graph", _graph, "draw the history into a file")
+    graph = add(adding, "graph", _graph, "draw the graph of revisions")
     _add_stretch(graph)
-    graph.add_argument("-f", "--format", choices=_KINDS, default="mermaid", help="what kind (default: mermaid)")
-    graph.add_argument("-o", "--output", metavar="PATH", help="the file (default: print it)")
-    heads = add(adding, "heads", _heads, "list the revisions that nothing follows")
-    heads.add_argument("--write", action="store_true", help="write them into the head file")
+    graph.add_argument(
+        "-f", "--format", choices=_KINDS, default="mermaid", help="the format of the drawing (default: mermaid)"
+    )
+    graph.add_argument("-o", "--output", metavar="PATH", help="the file to write (default: print it)")
+    heads = add(adding, "heads", _heads, "list the heads, which no revision follows")
+    heads.add_argument("--write", action="store_true", help="also write them to the head file")
     _add_verbose(heads)
     add_json(heads)
-    branches = add(adding, "branches", _branches, "list labelled branches, and where branches part")
+    branches = add(adding, "branches", _branches, "list labelled branches and branch points")
     _add_verbose(branches)
     add_json(branches)
     show = add(adding, "show", _show, "show one revision, with its source")
     show.add_argument("revision", metavar="REV", help="a revision; see the end of `ckpt-migrate --help`")
-    show.add_argument("--from", dest="checkpoint", metavar="CKPT", help="show it as this checkpoint carries it")
+    show.add_argument(
+        "--from", dest="checkpoint", metavar="CKPT", help="show the revision as this checkpoint carries it"
+    )
     add_json(show)
 
 
 def _add_stretch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CKPT", nargs="?", help="mark what this checkpoint has")
-    ends = "only these, both ends included; targets, `current`, A:+N, or -N:B (written -r-N:B)"
+    parser.add_argument("checkpoint", metavar="CKPT", nargs="?", help="mark the revisions that this checkpoint has")
+    ends = "only revisions from A to B, both included: targets or `current`; also A:+N and -N:B (as -r-N:B)"
     parser.add_argument("-r", "--rev-range", metavar="A:B", help=ends)
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more about each revision")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show more about each revision")
 
 
 def _current(args: argparse.Namespace) -> int:
@@ -125,7 +136,7 @@ def _manifest(args: argparse.Namespace) -> int:
         revision_tables.print_manifests(manifest.update_manifest(args.models, **options), args.json)
         return 0
     if args.checkpoint is not None:
-        raise UsageError("--from says what to write down: give --update too")
+        raise UsageError("--from needs --update, because it names the checkpoint to record")
     revision_tables.print_manifests(manifest.manifest(args.models, at=args.at, project=args.config), args.json)
     return 0
 
@@ -183,5 +194,5 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _level(text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of levels")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of levels (1 or more)")
     return int(text)

@@ -12,69 +12,73 @@ from anemoi_ckpt_migrate.errors import UsageError
 
 def add_commands(adding: Any) -> None:
     """Add the commands to a parser."""
-    init = add(
-        adding, "init", _init, "make a folder a project: configuration, versions/, template", writes_scripts=True
-    )
+    init = add(adding, "init", _init, "write a configuration, versions/ and a template", writes_scripts=True)
     init.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: the current one)")
-    init.add_argument("--package", metavar="NAME", help="the package whose version the scripts are to note")
+    init.add_argument("--package", metavar="NAME", help="the package whose version new scripts note")
     _add_new(adding)
     _add_changing(adding)
 
 
 def _add_new(adding: Any) -> None:
     revision = add(adding, "revision", _revision, "make a new migration script", writes_scripts=True)
-    revision.add_argument("name", metavar="NAME", nargs="?", help="what changes, in a line")
-    revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint crosses")
-    revision.add_argument("--head", metavar="REV", help="what to follow (default: the head); `base` begins a new root")
-    revision.add_argument("--splice", action="store_true", help="follow a revision that is no head: a new branch")
-    after = "a revision that must be applied first without being what this one follows"
+    revision.add_argument("name", metavar="NAME", nargs="?", help="the change, in one line")
+    revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint can cross")
+    revision.add_argument(
+        "--head", metavar="REV", help="the revision to follow (default: the head); `base` begins a new root"
+    )
+    revision.add_argument("--splice", action="store_true", help="follow a revision that is not a head: a new branch")
+    after = "a revision of another branch that must be applied first"
     generate = (
-        "write operations that turn OLD into NEW: checkpoints, or a model as package.module:factory; "
-        "without the two, what the manifest says into what the project's models are"
+        "write operations that turn OLD into NEW: two checkpoints, or a checkpoint and a model as "
+        "package.module:factory (default: from the manifest to the project's models)"
     )
     revision.add_argument("--autogenerate", nargs="*", metavar=("OLD", "NEW"), help=generate)
-    revision.add_argument("--model", metavar="NAME", help="with --autogenerate, only this model")
-    setup = "add a migrate_setup, for classes and modules that moved or are gone"
+    revision.add_argument("--model", metavar="NAME", help="with --autogenerate, compare only this model")
+    setup = "add a migrate_setup, for classes and modules that were moved or removed"
     revision.add_argument("--with-setup", action="store_true", help=setup)
     revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
     _add_common(revision)
     merge = add(adding, "merge", _merge, "make a script that joins branches", writes_scripts=True)
     merge.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
-    merge.add_argument("name", metavar="NAME", help="what it is about, in a line")
-    merge.add_argument("--splice", action="store_true", help="join revisions that are no heads, too")
+    merge.add_argument("name", metavar="NAME", help="a title, in one line")
+    merge.add_argument("--splice", action="store_true", help="allow revisions that are no heads")
     _add_common(merge)
-    what = "take over a folder of scripts of another migration command, by default that of anemoi-models"
+    what = "import a folder of scripts of another migration command (default: that of anemoi-models)"
     importing = add(adding, "import-scripts", _import_scripts, what, writes_scripts=True)
-    importing.add_argument("folder", metavar="DIR", help="the folder; a second time, only new scripts are added")
-    version = "the version of scripts that were not released (default: that of the tracked package, if it is installed)"
+    importing.add_argument(
+        "folder", metavar="DIR", help="the folder; if you import it again, only new scripts are added"
+    )
+    version = "the version for scripts that were not released (default: the installed one of the tracked package)"
     importing.add_argument("--next-version", metavar="VERSION", help=version)
     add_json(importing)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
-    parser.add_argument("--branch-label", metavar="LABEL", action="append", default=[], help="a name for its branch")
-    parser.add_argument("--version-path", metavar="DIR", help="which of the folders of scripts it goes to")
+    parser.add_argument("--branch-label", metavar="LABEL", action="append", default=[], help="a label for its branch")
+    parser.add_argument(
+        "--version-path", metavar="DIR", help="the folder of scripts to write to, if the project has several"
+    )
     add_json(parser)
 
 
 def _add_changing(adding: Any) -> None:
     edit = add(adding, "edit", _edit, "open a script in $VISUAL or $EDITOR", writes_scripts=True)
     edit.add_argument("revision", metavar="REV", nargs="?", default="head", help="the revision (default: the head)")
-    rebase = add(adding, "rebase", _rebase, "have a script follow another revision", writes_scripts=True)
-    rebase.add_argument("revision", metavar="REV", help="the revision; what follows it goes with it")
-    rebase.add_argument("--onto", metavar="REV", help="what it is to follow (default: the one other head)")
+    rebase = add(adding, "rebase", _rebase, "make a script follow another revision", writes_scripts=True)
+    rebase.add_argument("revision", metavar="REV", help="the revision to move; its descendants move with it")
+    rebase.add_argument("--onto", metavar="REV", help="the revision to follow (default: the other head)")
     add_json(rebase)
-    squash = add(adding, "squash", _squash, "replace a stretch of history by one script", writes_scripts=True)
-    squash.add_argument("stretch", metavar="A:B", help="the first and the last revision")
-    squash.add_argument("name", metavar="NAME", help="what the new revision is called, in a line")
+    squash = add(adding, "squash", _squash, "replace consecutive revisions by one script", writes_scripts=True)
+    squash.add_argument("stretch", metavar="A:B", help="the first and the last revision to replace")
+    squash.add_argument("name", metavar="NAME", help="the title of the new revision, in one line")
     squash.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
     add_json(squash)
     release = add(
         adding,
         "release",
         _release,
-        "note all scripts as released: `check` fails if one changes after that",
+        "record all scripts as released; `check` fails if one of them changes later",
         writes_scripts=True,
     )
     add_json(release)
@@ -114,9 +118,9 @@ def _sides(name: str | None, given: list[str] | None) -> tuple[str, Any]:
     if name is None and given and len(given) in (1, 3):
         *given, name = given
     if name is None:
-        raise UsageError("a revision needs a name: what changes, in a line")
+        raise UsageError("a revision needs a NAME: describe the change in one line")
     if given is not None and len(given) not in (0, 2):
-        raise UsageError("--autogenerate takes OLD and NEW, or neither")
+        raise UsageError("--autogenerate takes both OLD and NEW, or neither")
     return name, None if given is None else tuple(given)
 
 

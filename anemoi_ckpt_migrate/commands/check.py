@@ -193,11 +193,11 @@ def _without_rollback(revision: Revision) -> str:
     """Return the message about a script that cannot be undone and does not declare it."""
     title = f"{revision.id} ({revision.name})"
     if revision.operations is None:
-        return f"{title} has no rollback; write one, or say `rollback = None`"
+        return f"{title} has no rollback; write one, or set `rollback = None`"
     leaves = [leaf for each in revision.operations for leaf in each.leaves() if not leaf.reversible]
     more = f" and {len(leaves) - 1} more" if len(leaves) > 1 else ""
-    told = f"{title} cannot be undone: op.{leaves[0]!r:.80}{more} loses what was there"
-    return f"{told}; give it {leaves[0].remedy}, or write `rollback = None` below `operations` if that is intended"
+    told = f"{title} cannot be undone: op.{leaves[0]!r:.80}{more} loses values"
+    return f"{told}; give it {leaves[0].remedy}, or set `rollback = None` below `operations` if that is intended"
 
 
 def fork(graph: Graph, noted: Collection[str] = ()) -> str:
@@ -259,7 +259,7 @@ def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
     found = current(path, project=project)
     if found.at_head is False:
         at = ", ".join(head.revision for head in found.heads) or "base"
-        at += ", recognised and not recorded" * found.recognised
+        at += ", recognised but not recorded" * found.recognised
         yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", os.fspath(path))
 
 

@@ -108,7 +108,7 @@ def _scripts(project: Project | StrPath | None) -> tuple[Project | None, tuple[s
         return None, (), None
     revisions, faults = discover.read_folders(config.versions, config.recursive)
     if faults:
-        return None, ("some scripts are faulty, so they are not looked at: `ckpt-migrate heads` says more",), ""
+        return None, ("some scripts have errors, so scripts are ignored: `ckpt-migrate heads` lists the errors",), ""
     return Project(config, Graph(revisions)), (), ""
 
 

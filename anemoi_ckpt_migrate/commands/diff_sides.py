@@ -58,7 +58,7 @@ class Side:
 def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iterator[tuple[Side, Side, Explanation]]:
     """Open both sides and explain their differences; errors as of `diff`."""
     if build_model.is_factory(old):
-        raise UsageError(f"{old} is a model, which only the second can be: the first is the checkpoint of before")
+        raise UsageError(f"{old} is a model; only the second argument can be one, the first must be a checkpoint")
     path = parameters_of(project)
     is_model = build_model.is_factory(new)
     with _checkpoint(old, path, not is_model) as one:

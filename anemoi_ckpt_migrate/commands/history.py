@@ -97,7 +97,7 @@ def draw(
         The content of the picture file.
     """
     if kind not in FORMATS:
-        raise UsageError(f"{kind!r} is no kind of picture; there are {', '.join(FORMATS)}")
+        raise UsageError(f"{kind!r} is not a format; the formats are {', '.join(FORMATS)}")
     return FORMATS[kind](history(checkpoint, rev_range=rev_range, project=project).entries)
 
 
@@ -112,12 +112,12 @@ class _Ends:
         wanted = targets.parse_range(text)
         start, end = wanted.start, wanted.end
         if isinstance(start, targets.Relative) and isinstance(end, targets.Relative):
-            raise UsageError(f"{text!r} has two relative ends; one of them has to say where it is")
+            raise UsageError(f"{text!r} has two relative ends; write a revision for one of them")
         upper = None if end is None else self._end(end, start)
         lower = () if start is None else self._start(start, upper)
         found = resolve.between(self._graph, lower, upper, resolve.line_of(self._graph, start))
         if not found and len(self._graph):
-            raise UsageError(f"{text!r} holds no revision; the earlier end stands first")
+            raise UsageError(f"{text!r} holds no revision; write the earlier end first")
         return found
 
     def _start(self, start: targets.Target, end: set[str] | None) -> Iterable[str]:
@@ -137,7 +137,7 @@ class _Ends:
             raise UsageError(f"a range cannot end at {end.steps}, below its start")
         place = start.target if isinstance(start, targets.OnBranch) else start or targets.Named("base")
         if not isinstance(place, (targets.Id, targets.Named)):
-            raise UsageError(f"{end.steps:+} can be counted from a revision, head, base or current")
+            raise UsageError(f"{end.steps:+} can only be counted from a revision, head, base or current")
         beyond = targets.Beyond(place, end.steps)
         return self._state(targets.OnBranch(start.branch, beyond) if isinstance(start, targets.OnBranch) else beyond)
 
@@ -147,7 +147,7 @@ class _Ends:
             return resolve.state(self._graph, target, self._package)
         steps = target.steps if isinstance(target, targets.Beyond) else 0
         if self._record is None:
-            raise UsageError("current is where a checkpoint is: name one")
+            raise UsageError("`current` needs a checkpoint: name one")
         applied = downgrade_set.applied_revisions(self._graph, self._record) & {rev.id for rev in self._graph}
         if steps > 0:
             plan = planner.plan_upgrade(self._graph, self._record, targets.Relative(steps), self._package)

@@ -130,7 +130,7 @@ def _read(tool: OtherTool, folder: Path) -> list[ForeignScript]:
     except OSError as error:
         raise CannotRead(f"the folder {folder} cannot be read ({error.strerror})") from error
     if not paths:
-        raise CannotRead(f"the folder {folder} holds no scripts (*.py); name that of the package's migrations")
+        raise CannotRead(f"the folder {folder} holds no scripts (*.py); give the folder of the package's migrations")
     with code_of(tool):
         read = [tool.script(os.fspath(path)) for path in paths]
     faults = [fault for _, wrong in read for fault in wrong]
@@ -150,8 +150,10 @@ def _state(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedScri
         return found
     version = script.released_as(noted)
     if version is not None:
-        return replace(found, notes=(f"it was released with {version} since: have the metadata of {own.path} say so",))
-    note = f"it has changed since it was imported: {own.path} stays as it is; see whether it has to change too"
+        return replace(
+            found, notes=(f"it was released with {version} since: write that to the metadata of {own.path}",)
+        )
+    note = f"it has changed since it was imported; {own.path} was not changed: check if it needs the same change"
     return replace(found, done="changed", notes=(note,))
 
 
@@ -160,7 +162,7 @@ def _unknown(graph: Graph, script: ForeignScript, names: set[str]) -> ImportedSc
     for revision in graph:
         before = [name for name, noted in revision.known_as.items() if dict(noted) == script.digests]
         if before and before[0] not in names:
-            note = f"it was called {before[0]} when it was imported; {revision.path} stays as it is"
+            note = f"it was called {before[0]} when it was imported; {revision.path} was not changed"
             return ImportedScript(script.name, revision.id, revision.path, "renamed", (note,))
     return ImportedScript(script.name, revision_of(script.name), "", "created")
 
@@ -172,8 +174,8 @@ def _check_order(states: Sequence[ImportedScript]) -> None:
             new = new or state.name
         elif new is not None:
             raise Refused(
-                f"{new} is new and stands before {state.name}, which was imported already, and which checkpoints may "
-                "have had without it; rename it so that it stands last, or write the revision by hand"
+                f"{new} is new and comes before {state.name}, which was imported already, so checkpoints may have "
+                f"{state.name} without it; rename it so that it comes last, or write the revision by hand"
             )
 
 

@@ -187,14 +187,14 @@ def inspect(
 
 def _as_torch_reads(file: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
     """Return the file with all its bytes, if readable, and a warning if a journal beside it says that fewer count."""
-    said = f"a journal beside it says that a run was interrupted, and that only the first {file.length:,} bytes count"
+    said = f"its journal shows that a run was interrupted; only the first {file.length:,} bytes are valid"
     try:
         whole = file.whole()
     except NotACheckpoint:
-        return file, (f"{said}; these are shown. What follows cannot be read: `recover` the file before you load it",)
+        return file, (f"{said} and shown, the rest cannot be read: `recover` the file before you load it",)
     if whole is None:
         return file, ()
-    return whole, (f"{said}; torch.load reads it whole, as shown here. `recover` cuts it back",)
+    return whole, (f"{said}, but torch.load reads the whole file, as shown here: `recover` truncates it",)
 
 
 def _record(tree: Any, attachment: bytes | None) -> tuple[Record | None, tuple[str, ...]]:

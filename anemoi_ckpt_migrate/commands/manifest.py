@@ -87,8 +87,8 @@ def manifest(
     known = known_of(found.config)
     for name in models:
         if name not in known.models:
-            there = f"there are {', '.join(sorted(known.models))}" if known.models else "it has none yet"
-            way = "`ckpt-migrate manifest --update` adds what is configured"
+            there = f"its models are {', '.join(sorted(known.models))}" if known.models else "it has no models yet"
+            way = "`ckpt-migrate manifest --update` adds the configured models"
             raise UsageError(f"the manifest has no model {name!r}; {there}; {way}")
     wanted = models or sorted(known.models)
     if at is None:
@@ -132,10 +132,10 @@ def update_manifest(
     """
     found = resolve_project(project)
     if checkpoint is None and at is not None:
-        raise UsageError("the code says what a model is at head only: --at needs --from, a checkpoint of then")
+        raise UsageError("--at needs --from with a checkpoint at that revision: the code has the model at head only")
     if checkpoint is not None:
         if len(models) != 1:
-            raise UsageError("a checkpoint is of one model: name that one")
+            raise UsageError("--from takes one MODEL: name the model of the checkpoint")
         return [_taken(found, _standing(found.graph, known_of(found.config)), models[0], checkpoint, at)]
     try:
         known = known_of(found.config)
@@ -181,13 +181,13 @@ def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath
         record = embed.take(tree, file.attachment(embed.ATTACHMENT)).of_chain(config.chain)
         own = own_of(file, tree, config.parameters)
         if own is None:
-            raise Refused("it is not known which parameters of it are those of the model; see `parameters`")
+            raise Refused("the parameters of the model cannot be found in it; set `parameters` in the configuration")
         told = record.heads if record.lineage else None
         revisions = told if at is None else _resolved(project, at)
         if revisions is None:
-            raise Refused("it carries no record: say with --at where it stands")
+            raise Refused("it has no record: give its revision with --at")
         if told is not None and revisions != told:
-            raise Refused(f"it stands at {', '.join(told)}, not at {', '.join(revisions) or 'base'}")
+            raise Refused(f"it is at {', '.join(told)}, not at {', '.join(revisions) or 'base'}")
     old = known.models.get(name)
     snapshot = Snapshot(tuple(revisions), tuple(own.items), old.sized if old is not None else False)
     if old is None or trace.is_before(graph, old, revisions):
@@ -210,9 +210,9 @@ def _at(graph: Graph, known: ModelHistory, name: str, revisions: Sequence[str]) 
         return state
     where = ", ".join(revisions) or "base"
     if not state.revision:
-        raise Refused(f"what the model {name} is at {where} is not known: {state.why}")
+        raise Refused(f"the model {name} at {where} is unknown: {state.why}")
     far = "back to" if state.back else "before"
     title = f"{state.revision} ({graph.opened()[state.revision].name})"
-    then = f" --at {where} --from CKPT` takes it from a checkpoint of then"
-    way = f"`ckpt-migrate manifest {name} --update{then if state.back else '` takes it from the code of today'}"
-    raise Refused(f"what the model {name} is at {where} is not known, only {far} {title}, as {state.why}; {way}")
+    then = f" --at {where} --from CKPT` takes it from a checkpoint at that revision"
+    way = f"`ckpt-migrate manifest {name} --update{then if state.back else '` takes it from the current code'}"
+    raise Refused(f"the model {name} at {where} is unknown, only {far} {title}, because {state.why}; {way}")

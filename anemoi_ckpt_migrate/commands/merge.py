@@ -40,9 +40,9 @@ def merge(
         parents.update(resolve.resolve(found.graph, targets.parse(text), found.config.package))
     if len(parents) < 2:
         only = f"only {', '.join(parents)}" if parents else "nothing"
-        raise UsageError(f"there is {only} to merge; a merge joins two heads or more")
+        raise UsageError(f"there is {only} to merge; a merge needs two heads or more")
     if splice:
         _check_apart(found.graph, parents)
     else:
-        _check_heads(found.graph, sorted(parents), "a merge joins heads", "; --splice joins it all the same")
+        _check_heads(found.graph, sorted(parents), "a merge joins heads", "; --splice joins it anyway")
     return _make(found, name, tuple(sorted(parents)), rev_id, False, branch_labels, (), version_path)

@@ -78,7 +78,7 @@ def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
             raise UsageError(each.trouble)
     if not changed:
         names = ", ".join(each.name for each in drifts)
-        raise UsageError(f"{names}: what the manifest says is what the code makes, so there is nothing to migrate")
+        raise UsageError(f"{names}: the code matches the manifest, so there is nothing to migrate")
     found = {}
     for each in changed:
         if isinstance(each.expected, Snapshot) and each.explanation is not None:
@@ -86,8 +86,8 @@ def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
             found[each.name] = _generated(one, other, each.explanation, None)
     first, *others = found.values()
     if any(made.lines != first.lines for made in others):
-        way = "make a revision for each, with --model, on a branch of its own"
-        raise Refused(f"{' and '.join(found)} changed in different ways, and one script cannot do for all: {way}")
+        way = "make a revision for each with --model, each on its own branch"
+        raise Refused(f"{' and '.join(found)} changed in different ways, so one script cannot migrate them all: {way}")
     return first
 
 
@@ -95,14 +95,14 @@ def _generated(one: Side, other: Side, explanation: Explanation, parameters: str
     old, new = one.shown, other.shown
     if explanation.related < _RELATED:
         raise Refused(
-            f"{new} has next to nothing to do with {old}: only {explanation.related:.0%} of its elements can come "
-            f"from there; `ckpt-migrate diff` shows what was compared"
+            f"{new} has almost nothing in common with {old}: only {explanation.related:.0%} of its elements can "
+            f"come from there; `ckpt-migrate diff` shows the comparison"
         )
     rest = remainder(one, other, [guess.operation for guess in explanation.operations], parameters)
     if not explanation.operations:
         raise UsageError(_same(old, new, explanation, rest))
     warnings = tuple(
-        f"{plain(name)} of {side.shown} is no dense tensor, so nothing is said of it"
+        f"{plain(name)} of {side.shown} is not a dense tensor and was not compared"
         for side in (one, other)
         for name in side.left_out
     )[:_SHOWN]
@@ -115,31 +115,31 @@ def _generated(one: Side, other: Side, explanation: Explanation, parameters: str
 def _same(old: str, new: str, explanation: Explanation, rest: Sequence[str]) -> str:
     """Return the message that there is nothing to migrate, with differences that operations cannot make."""
     others = any(change.kind == "changed" for change in explanation.changes)
-    only = ", and only other values, which no operation explains" if others else ""
+    only = ", but other values, which no operation explains" if others else ""
     same = f"{old} and {new} have the same parameters{only}"
     if not rest:
         return f"{same}: there is nothing to migrate"
-    way = "`ckpt-migrate revision NAME` makes a script of functions, which can change that"
-    return f"{same}; what differs besides is not for operations: {'; '.join(rest)}; {way}"
+    way = "`ckpt-migrate revision NAME` makes a script with functions, which can change that"
+    return f"{same}; operations cannot make the other differences: {'; '.join(rest)}; {way}"
 
 
 def _loss(explanation: Explanation) -> tuple[str, ...]:
     """Return a warning that names the lost values and the author's choices; none if nothing is lost."""
     lost = ", ".join(together(explanation.losses))
-    ways = "keep=True puts them aside in the checkpoint; `rollback = None` below `operations` says that it is intended"
-    return (f"the script loses values: {lost}; {ways}; until it has one of them, `check` fails",) if lost else ()
+    ways = "set keep=True to store them in the checkpoint, or `rollback = None` below `operations` if that is intended"
+    return (f"the script loses values: {lost}; {ways}; until then `check` fails",) if lost else ()
 
 
 def _lines(guess: ProposedOperation, of_model: bool) -> list[str]:
     comments = []
     if guess.confidence < 1:
-        comments.append(f"# {guess.confidence:.0%} certain: look at it.")
+        comments.append(f"# {guess.confidence:.0%} certain: check it.")
     comments += [f"# {plain(text)}" for text in guess.alternatives]  # plain: names come from a file
     if not guess.operation.reversible:
-        comments.append(f"# Values are lost here: say {guess.operation.remedy}, or `rollback = None` below the list.")
+        comments.append(f"# Loses values: set {guess.operation.remedy}, or `rollback = None` below the list.")
     if isinstance(guess.operation, Pad):
-        comments.append('# What is new is zeros; `fill` or `init` says what else: init="mean".')
+        comments.append('# Adds zeros; use `fill` or `init` for other values: init="mean".')
     if isinstance(guess.operation, Add):
         unknown = "" if of_model else " A buffer needs buffer=True."  # a model shows which are buffers, a file does not
-        comments.append(f"# Filled with zeros; `fill` or `init` says what else.{unknown}")
+        comments.append(f"# Adds zeros; use `fill` or `init` for other values.{unknown}")
     return [*comments, f"op.{guess.operation!r},"]

@@ -72,6 +72,6 @@ def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Pro
         check_reversible(revisions, but_declared=True)
         behind = planner.behind_barriers(graph, record, plan) if wanted == targets.Named("barrier") else []
         unproven = [Skipped(each.id, each.name, why_skipped(each)) for each in revisions]
-        unproven += [Skipped(each.id, each.name, "it is, or lies above, a barrier") for each in behind]
+        unproven += [Skipped(each.id, each.name, "it is a barrier, or above one") for each in behind]
         up = tuple(revision.id for revision in revisions if revision.reversible)
         return Proof(os.fspath(checkpoint), up, down, (*skipped, *(each for each in unproven if each.why)))

@@ -79,7 +79,7 @@ def rebase(target: str, onto: str | None = None, *, project: Project | StrPath |
     noted = released.read(config.versions[0])
     for rev in (script.id, *(part.id for part in script.replaces)):
         if rev in noted:
-            raise Refused(f"{rev} was released, and checkpoints have it where it is; merge the branches instead")
+            raise Refused(f"{rev} was released, so checkpoints may have it at its place; merge the branches instead")
     stale = manifest_file.bridges_about(config.versions[0], _moving(graph, script))
     try:
         edit_script.set_parents(Path(script.path), parents)
@@ -104,15 +104,15 @@ def _onto(graph: Graph, script: Revision, onto: str | None) -> tuple[str, ...]:
     above = graph.above([script.id])
     others = [head for head in graph.heads if head not in above]
     if not others:
-        raise UsageError(f"there is no other head for {script.id} to follow; say with --onto what it is to follow")
+        raise UsageError(f"there is no other head that {script.id} could follow; name a revision with --onto")
     if len(others) > 1:
-        raise UsageError(f"there are {len(others)} other heads: {', '.join(others)}; say with --onto which to follow")
+        raise UsageError(f"there are {len(others)} other heads: {', '.join(others)}; choose one with --onto")
     return (others[0],)
 
 
 def _check_movable(graph: Graph, script: Revision, parents: tuple[str, ...]) -> None:
     if len(script.parents) > 1:
-        raise Refused(f"{script.id} is a merge of {', '.join(script.parents)}; rebase what it merges, then remove it")
+        raise Refused(f"{script.id} is a merge of {', '.join(script.parents)}; rebase these, then remove it")
     moved = [dataclasses.replace(rev, parents=parents) if rev.id == script.id else rev for rev in graph]
     if validate.faults(moved):
-        raise UsageError(f"{', '.join(parents)} needs {script.id}, which would come before itself")
+        raise UsageError(f"{', '.join(parents)} needs {script.id}, so {script.id} would come before itself")

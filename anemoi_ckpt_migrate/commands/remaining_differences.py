@@ -59,7 +59,7 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     runner.apply([each for each in operations if each.on_parameters])
     state.close()
     if state.faults:
-        return tuple(f"on {file.path} the script still needs a hand: {fault}" for fault in state.faults[:_SHOWN])
+        return tuple(f"the script does not apply to {file.path} yet: {fault}" for fault in state.faults[:_SHOWN])
     place = find_main(state.tree, path)
     if isinstance(place, str):
         return (place,)
@@ -89,7 +89,7 @@ def _of_copies(
             if is_parameters(content):
                 items.append(items_of(ParameterLocation(path, content).table(), Tensors(file.maker, file.same))[0])
         if len(items) == 2 and (said := misfit(*items).sentences()):
-            yield f"{path} does not become what {shown} has there: {', '.join(together(said))}"
+            yield f"{path} would differ from that of {shown}: {', '.join(together(said))}"
 
 
 def _of_optimizers(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _of_optimizers(one: Mapping[str, Any], other: Mapping[str, Any], shown: str)
 def _of_groups(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
     mine, its = one["param_groups"], other["param_groups"]
     if _counts(mine) != _counts(its):
-        yield f"it has {_counts(mine)}, and {_counts(its)} in {shown}"
+        yield f"it has {_counts(mine)}, but {_counts(its)} in {shown}"
     elif all("param_names" in group for group in (*mine, *its)):
         pairs = zip(mine, its, strict=True)
         for number, moved in enumerate([sorted(set(a["param_names"]) ^ set(b["param_names"])) for a, b in pairs]):
@@ -112,10 +112,10 @@ def _of_groups(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> 
     for option in sorted({str(key) for key in mine[0]} - _EXPECTED if mine else ()):
         values = [_values(groups, option, len(mine) == len(its)) for groups in (mine, its)]
         if all(values) and values[0] != values[1]:
-            yield f"{option} is {' and '.join(values[0])}, and {' and '.join(values[1])} in {shown}"
+            yield f"{option} is {' and '.join(values[0])}, but {' and '.join(values[1])} in {shown}"
     states = [_states(content) for content in (one, other)]
     if all(states) and states[0] != states[1]:
-        yield f"it remembers {', '.join(states[0])}, and {', '.join(states[1])} in {shown}"
+        yield f"its state is {', '.join(states[0])}, but {', '.join(states[1])} in {shown}"
 
 
 def _counts(groups: Sequence[Mapping[str, Any]]) -> str:

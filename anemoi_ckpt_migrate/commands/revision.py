@@ -106,20 +106,20 @@ def revision(
     parents = _parents(found.graph, head, splice)
     needed = [resolve.one(found.graph, targets.parse(text)) for text in depends_on]
     if with_setup and (final or autogenerate is not None):
-        beside = "a barrier has no functions" if final else "a script has operations or functions"
+        beside = "a barrier has no functions" if final else "a script has operations or functions, not both"
         raise UsageError(f"{beside}: leave out --with-setup, or {'--final' if final else '--autogenerate'}")
     if model is not None and autogenerate is None:
-        raise UsageError("--model says what operations are written for: give --autogenerate too")
+        raise UsageError("--model needs --autogenerate")
     if autogenerate is None:
         return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, setup=with_setup)
     if final:
-        raise UsageError("a barrier has no operations: leave out --final, or --autogenerate")
+        raise UsageError("a barrier has no operations: leave out --final or --autogenerate")
     create.check_name(name)
     made, drifts = _generated(found, autogenerate, model, None if head is None else parents)
     new = _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, made.lines)
     if drifts:
         _write_manifest(found, drifts, new)
-    unsure = f"{made.uncertain} of {made.count} operations are guesses, and say so in the script"
+    unsure = f"{made.uncertain} of {made.count} operations are guesses; comments in the script mark them"
     return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
 
 
@@ -136,7 +136,7 @@ def _generated(
 
     if sides:
         if model is not None:
-            raise UsageError("what is compared was named already: leave out --model, or OLD and NEW")
+            raise UsageError("--model and OLD NEW exclude each other: leave out one of them")
         return propose_operations.generate(*sides, project), []
     config, known = project.config, known_of(project.config)
     names = drift.configured(config, model)
@@ -161,7 +161,7 @@ def _write_manifest(project: Project, drifts: Sequence[Drift], new: NewRevision)
     try:
         write_manifest(config, graph, known, moved)
     except CannotWrite as error:
-        way = "the script is as it should be; `ckpt-migrate manifest --update` does the rest when that is mended"
+        way = "the script is complete; once that is fixed, run `ckpt-migrate manifest --update`"
         raise CannotWrite(f"{error.sentence}; {way}") from error.__cause__
 
 
@@ -172,7 +172,7 @@ def update_head_file(config: Config) -> str | None:
     try:
         return os.fspath(head_file.write(config.versions[0], open_project(config.path).graph))
     except CannotWrite as error:
-        way = "the scripts are as they should be; `ckpt-migrate heads --write` writes it when that is mended"
+        way = "the scripts are complete; once that is fixed, run `ckpt-migrate heads --write`"
         raise CannotWrite(f"{error.sentence}; {way}") from error.__cause__
 
 
@@ -186,7 +186,7 @@ def versions_of(package: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
     try:
         versions[package] = metadata.version(package)
     except metadata.PackageNotFoundError:
-        return versions, (f"{package} is not installed here, so the script notes no version of it",)
+        return versions, (f"{package} is not installed here, so the script does not note its version",)
     return versions, ()
 
 
@@ -216,9 +216,9 @@ def chosen_id(graph: Graph, rev_id: str | None) -> str:
         return create.new_id()
     create.check_id(rev_id)
     if rev_id in graph:
-        raise CannotWrite(f"revision {rev_id} exists already: {graph[rev_id].path}")
+        raise CannotWrite(f"revision {rev_id} already exists: {graph[rev_id].path}")
     if rev_id in graph.replaced or rev_id in graph.labels:
-        raise UsageError(f"{rev_id!r} cannot be a revision id: a squashed revision has it, or a label")
+        raise UsageError(f"{rev_id!r} cannot be a revision id: it is the id of a squashed revision, or a label")
     return rev_id
 
 
@@ -261,7 +261,7 @@ def _make(
 
 def _parents(graph: Graph, head: str | None, splice: bool) -> tuple[str, ...]:
     if head is None:
-        return to_follow(graph, "say with --head which one to follow, or ")
+        return to_follow(graph, "choose one with --head, or ")
     if head == "base":
         return ()
     parents = (resolve.one(graph, targets.parse(head)),)
@@ -274,21 +274,21 @@ def _check_heads(graph: Graph, revisions: Iterable[str], rule: str, way: str = "
     for rev in revisions:
         if graph.children[rev]:
             after = ", ".join(graph.children[rev])
-            raise UsageError(f"{rule}, and {rev} is none: {after} follows it{way}")
+            raise UsageError(f"{rule}, but {rev} is not one: {after} follows it{way}")
 
 
 def _check_apart(graph: Graph, revisions: Collection[str]) -> None:
     for rev in sorted(revisions):
         after = sorted(graph.followers(rev).intersection(revisions) - {rev})
         if after:
-            raise UsageError(f"{after[0]} comes after {rev} already, so there is nothing to join; leave out {rev}")
+            raise UsageError(f"{rev} already comes before {after[0]}, so there is nothing to join; leave out {rev}")
 
 
 def _check_label(graph: Graph, label: str) -> None:
     create.check_label(label)
     if label in graph.labels:
         other = graph[graph.labels[label]].path
-        raise UsageError(f"the label {label} is used by {other} already; a branch has a label once")
+        raise UsageError(f"the label {label} is already used by {other}; a label names one branch")
     if label in graph or label in graph.replaced:
         raise UsageError(f"{label!r} cannot be a label: it is the id of a revision")
 
@@ -303,7 +303,7 @@ def _folder(config: Config, graph: Graph, parents: Sequence[str], given: StrPath
         for folder in config.versions:
             if folder.absolute() in Path(graph[parent].path).parents:
                 return folder
-    raise UsageError(f"there are {len(config.versions)} folders of scripts; say with --version-path which one to use")
+    raise UsageError(f"there are {len(config.versions)} folders of scripts; choose one with --version-path")
 
 
 def _given_folder(config: Config, given: Path) -> Path:
@@ -313,4 +313,4 @@ def _given_folder(config: Config, given: Path) -> Path:
         if path in known or (config.recursive and path.is_dir() and any(folder in path.parents for folder in known)):
             return path
     folders = ", ".join(os.fspath(folder) for folder in config.versions)
-    raise UsageError(f"{given} is no folder of this project's scripts, which are {folders}")
+    raise UsageError(f"{given} is not a folder of scripts of this project; the folders are {folders}")

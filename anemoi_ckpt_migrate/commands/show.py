@@ -89,7 +89,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
     found = resolve_project(project)
     graph = found.graph.seen_from([revision])
     if target == targets.Named("head") and not len(graph):
-        raise UsageError("there are no revisions to show yet; `ckpt-migrate revision NAME` makes one")
+        raise UsageError("there are no revisions yet; `ckpt-migrate revision NAME` makes one")
     script = graph[resolve.one(graph, target, found.config.package)]
     facts = (script.id, script.name, script.parents, script.depends_on, graph.labels_of(script.id))
     more = (dict(script.versions), script.final, script.reversible)
@@ -109,10 +109,10 @@ def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
             raise error.about(checkpoint) from None
     elif target == targets.Named("head"):
         if not record.heads:
-            raise UsageError("the checkpoint records no revision").about(checkpoint)
+            raise UsageError("the record of the checkpoint has no revisions").about(checkpoint)
         found = record.heads[0]
     else:
-        raise UsageError("of what a checkpoint carries, head or a revision id can be shown")
+        raise UsageError("with --from, REV must be head or a revision id")
     entry = _recorded(record, found)
     facts = (entry.revision, entry.name, entry.parents, entry.depends_on, ())
     more = (dict(entry.versions or {}), entry.final, entry.undo is not None)
@@ -131,5 +131,5 @@ def _source(entry: Applied, undo: Undo) -> str:
         lines = [f"    op.{operation!r},\n" for operation in recorded_operations(entry) or ()]
     except MigrateError as error:
         lines = [f"    # {' '.join(error.sentence.split())}\n"]
-    ways_back = f"# What undoes it here:\noperations = [\n{''.join(lines)}]\n"
+    ways_back = f"# The rollback of this checkpoint:\noperations = [\n{''.join(lines)}]\n"
     return f"{undo.source}\n{ways_back}" if undo.source else ways_back

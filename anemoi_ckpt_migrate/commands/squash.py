@@ -92,13 +92,13 @@ def squash(stretch: str, name: str, *, rev_id: str | None = None, project: Proje
 def _stretch(graph: Graph, text: str, package: str | None) -> list[str]:
     wanted = targets.parse_range(text)
     if targets.CURRENT in (wanted.start, wanted.end):
-        raise UsageError("squash works on scripts; current is about a checkpoint")
+        raise UsageError("squash does not take `current`, because it changes scripts and not checkpoints")
     start = () if wanted.start is None else resolve.resolve(graph, wanted.start, package)
     end = None if wanted.end is None else resolve.state(graph, wanted.end, package)
     members = resolve.between(graph, start, end, resolve.line_of(graph, wanted.start))
     if len(members) < 2:
         held = f"{len(members)} revision{'s' * (len(members) != 1)}"
-        raise UsageError(f"{text!r} holds {held}; a stretch is at least two, the first one first")
+        raise UsageError(f"{text!r} holds {held}; squash needs two or more, the earlier end first")
     inside = set(members)
     for rev in members:
         _check_squashable(graph, graph[rev], inside, members[-1])
@@ -107,12 +107,12 @@ def _stretch(graph: Graph, text: str, package: str | None) -> list[str]:
 
 def _check_squashable(graph: Graph, revision: Revision, inside: set[str], last: str) -> None:
     if revision.final:
-        raise Refused(f"{revision.id} ({revision.name}) is a barrier, which nothing can stand for; squash up to it")
+        raise Refused(f"{revision.id} ({revision.name}) is a barrier, which cannot be squashed; squash up to it")
     if revision.replaces:
-        raise Refused(f"{revision.id} ({revision.name}) is squashed already; squash what follows it")
+        raise Refused(f"{revision.id} ({revision.name}) is already squashed; squash the revisions after it")
     outside = [child for child in graph.children[revision.id] if child not in inside]
     if outside and revision.id != last:
-        raise Refused(f"{outside[0]} follows {revision.id}, in the middle; rebase it, or squash up to {revision.id}")
+        raise Refused(f"{outside[0]} follows {revision.id} inside the range; rebase it, or squash up to {revision.id}")
     if not outside and revision.id != last and not graph.children[revision.id]:
         raise Refused(f"{revision.id} is a head beside {last}; merge the two, or squash one branch")
 
@@ -165,5 +165,5 @@ def _remove(old: str, new: Path) -> None:
         os.remove(old)
     except OSError as error:
         raise CannotWrite(
-            f"{new} stands for {old}, which could not be removed ({error.strerror}); remove it"
+            f"{new} replaces {old}, which could not be removed ({error.strerror}); remove it yourself"
         ) from error

@@ -25,9 +25,9 @@ _MOST = 12  # children shown of one node; the others are counted
 _COLOURS = {"known": "green", "trusted": "cyan", "opaque": "yellow", "dangerous": "bold red"}
 _MEANING = {
     "known": "harmless: plain data and parts of tensors",
-    "trusted": "built for real, as the configuration says",
-    "opaque": "not imported here; torch.load(weights_only=False) runs their code: their author decides what it does",
-    "dangerous": "torch.load(weights_only=False) can be made to run anything with these: load it only if you trust it",
+    "trusted": "imported and built, because the configuration trusts the module",
+    "opaque": "not imported here; torch.load(weights_only=False) runs their code, so you have to trust their author",
+    "dangerous": "torch.load(weights_only=False) can run any code with these: load the file only if you trust it",
 }
 
 
@@ -72,7 +72,7 @@ def progress(path: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
 def _heading(found: Inspection) -> Table:
     from rich.table import Table
 
-    dead = f", {sized(found.facts.dead)} dead" if found.facts.dead else ""
+    dead = f", {sized(found.facts.dead)} unused" if found.facts.dead else ""
     unchecked = "no checksums" if found.facts.unchecked else "checksums"
     file = found.facts
     pickled = f"pickle protocol {file.protocol}, " if file.protocol else ""
@@ -92,7 +92,7 @@ def _heading(found: Inspection) -> Table:
 
 def _record(found: Inspection) -> str:
     if found.record is None:
-        return "none: at base"
+        return "none: the checkpoint is at base"
     names = {entry.revision: entry.name for entry in found.record.lineage}
     heads = ", ".join(plain(f"{head} ({names[head]})") for head in found.record.heads) or "base"
     return f"at {heads}, {len(found.record.lineage)} revisions applied"
@@ -104,7 +104,7 @@ def _tree(root: Node, depth: int) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("structure", no_wrap=True, overflow="ellipsis", ratio=3)
-    table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=2)
+    table.add_column("content", no_wrap=True, overflow="ellipsis", ratio=2)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for lead, node in _lines(_grouped(root), "", depth):
@@ -206,16 +206,14 @@ def _below(found: Inspection) -> Iterator[Any]:
     for name, size in found.facts.attached.items():
         yield plain(f"attached   {name} ({sized(size)})")
     if found.facts.unused:
-        yield plain(
-            f"unused     {len(found.facts.unused)} payloads that no tensor refers to, {found.facts.unused[0]} first"
-        )
+        yield plain(f"unused     {len(found.facts.unused)} payloads that no tensor uses, {found.facts.unused[0]} first")
     yield from _noted(found)
     for standing, meaning in _MEANING.items():
         names = plain(", ".join(_imported(name) for name in found.names if name.standing == standing))
         if names:
             yield Text.assemble((f"{standing:10} ", _COLOURS[standing]), names, (f"  ({meaning})", "dim"))
     if found.damaged is not None and not found.damaged:
-        yield Text("verified   all that has a checksum is whole", "green")
+        yield Text("verified   all checksums match", "green")
     for damage in found.damaged or ():
         tensors = f": {', '.join(damage.tensors)}" if damage.tensors else ""
         yield Text(plain(f"damaged    {damage.record}{tensors}"), "bold red")

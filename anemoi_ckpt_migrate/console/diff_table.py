@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
     """Print the folded changes, and operations that make them."""
     lost = ", ".join(together(found.explanation.losses))
-    warn([f"the operations lose values of {found.old}: {lost}"] if lost else [])
+    warn([f"the operations would lose values of {found.old}: {lost}"] if lost else [])
     if as_json:
         print_json(found.to_data())
         return
@@ -31,9 +31,9 @@ def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
     if same and not everything:
         say(f"{'same':{widths[0]}}  {same} parameters (--all lists them)")
     if not found.contents:
-        say("by names, shapes, dtypes and order: a model has no content to compare")
+        say("compared by names, shapes, dtypes and order, because a model has no values to compare")
     if found.left_out:
-        say(f"not compared, for they are no dense tensors: {', '.join(found.left_out)}")
+        say(f"not compared, because they are not dense tensors: {', '.join(found.left_out)}")
     for sentence in found.rest:
         say(sentence)
     if found.explanation.operations:

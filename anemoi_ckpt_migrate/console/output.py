@@ -74,7 +74,7 @@ def print_laid(laid: Sequence[CreatedPath]) -> None:
     for item in laid:
         say(f"{item.done:8} {shown_path(os.fspath(item.path))}")
     if any(item.done != "kept" for item in laid):
-        say('next: ckpt-migrate revision "what changes"')
+        say('next: ckpt-migrate revision "describe the change"')
 
 
 def print_revision(made: NewRevision, as_json: bool) -> None:
@@ -102,10 +102,10 @@ def print_rebased(rebased: Rebased, as_json: bool) -> None:
         print_json(rebased.to_data())
         return
     before, after = _ids(rebased.before), _ids(rebased.after)
-    done = f"already follows {after}" if before == after else f"follows {after}, no more {before}"
+    done = f"already follows {after}" if before == after else f"now follows {after} (was {before})"
     say(f"{rebased.revision} {done}: {shown_path(rebased.path)}")
     for path in rebased.forgotten:
-        say(f"removed {shown_path(path)}, which said what models are at revisions that moved")
+        say(f"removed {shown_path(path)}, the manifest of a revision that moved")
 
 
 def print_squashed(squashed: Squashed, as_json: bool) -> None:
@@ -113,7 +113,7 @@ def print_squashed(squashed: Squashed, as_json: bool) -> None:
     if as_json:
         print_json(squashed.to_data())
         return
-    say(f"created {shown_path(squashed.path)}, which stands for {', '.join(squashed.replaced)}")
+    say(f"created {shown_path(squashed.path)}, which replaces {', '.join(squashed.replaced)}")
     for path in squashed.removed:
         say(f"removed {shown_path(path)}")
 
@@ -124,7 +124,7 @@ def print_release(release: Release, as_json: bool) -> None:
         print_json(release.to_data())
         return
     count = len(release.revisions)
-    say(f"{count} revision{'s' * (count != 1)} more noted as released in {shown_path(release.path)}")
+    say(f"{count} revision{'s' * (count != 1)} added as released to {shown_path(release.path)}")
 
 
 def print_file(content: str, path: Path | None) -> None:
@@ -148,7 +148,7 @@ def print_result(result: Result, as_json: bool) -> None:
     start, end = _ids(result.start), _ids(result.end)
     if result.start == result.end and not result.steps:
         copied = f", copied to {shown_path(result.written)}" if result.written else ", nothing to do"
-        copied = ", recorded anew" if result.recorded else copied
+        copied = ", record written again" if result.recorded else copied
         say(f"{result.checkpoint}: already at {end}{copied}{_dry(result) if result.recorded else ''}")
         _say_backup(result.backup)
         return
@@ -159,9 +159,9 @@ def print_result(result: Result, as_json: bool) -> None:
         say(f"  {step.direction} {step.revision}  {step.name}{note}")
     for name in result.names:
         if name.dangerous:
-            say(f"  the file will name {name.name}, which is dangerous: loading it could run anything")
+            say(f"  the file will newly name {name.name}, which is dangerous: loading the file could run any code")
     if result.restored:
-        say("  the bytes of then were still in the file: no rollback was run")
+        say("  restored the previous content of the file; no rollback had to run")
     if result.written not in (None, result.checkpoint):
         say(f"  written to {shown_path(result.written or '')}")
     _say_backup(result.backup)
@@ -183,7 +183,7 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
     elif recovered.removed is None:
         say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
     else:
-        say(f"{recovered.checkpoint}: the old file is back ({sized(recovered.removed)} of an interrupted run removed)")
+        say(f"{recovered.checkpoint}: restored the old file ({sized(recovered.removed)} of an interrupted run removed)")
 
 
 def print_compacted(compacted: Compacted, as_json: bool) -> None:
@@ -213,7 +213,7 @@ def print_inspection(found: Inspection, as_json: bool, depth: int) -> None:
     if found.damaged:
         names = ", ".join(damage.record for damage in found.damaged)
         flush()
-        sys.stderr.write(plain(f"ckpt-migrate: error: {found.checkpoint}: damaged, by their CRCs: {names}") + "\n")
+        sys.stderr.write(plain(f"ckpt-migrate: error: {found.checkpoint}: damaged (wrong checksum): {names}") + "\n")
 
 
 def _ids(heads: Iterable[str]) -> str:

@@ -31,14 +31,14 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
         return
     note = {True: " (head)", False: " (not at head)", None: ""}[found.at_head]
     if not found.heads:
-        say(f"{found.checkpoint}: base{'' if found.recorded else ', it carries no record'}{note}")
+        say(f"{found.checkpoint}: base{'' if found.recorded else ', without a record'}{note}")
     for head in found.heads:
-        say(f"{found.checkpoint}: {_head_line(head)}{note}{', recognised, not recorded' * found.recognised}")
+        say(f"{found.checkpoint}: {_head_line(head)}{note}{', recognised but not recorded' * found.recognised}")
         _say_path(head.path if verbose else None)
     for entry in found.log if verbose else ():
         count = len(entry.steps)
         steps = f", {count} step{'s' * (count != 1)}" if count else ""
-        proven = ", the way back proven" * entry.proven
+        proven = ", rollback verified" * entry.proven
         say(f"    {entry.time}  {entry.command} {entry.target}{steps}{proven}, by ckpt-migrate {entry.tool}")
 
 
@@ -90,7 +90,7 @@ def print_branches(branches: Branches, as_json: bool, verbose: bool = False) -> 
             say(f"  -> {_head_line(child)}")
             _say_path(child.path if verbose else None)
     if not branches.labelled and not branches.points:
-        say("nothing branches, and no branch has a label")
+        say("there are no branches")
 
 
 def print_checked(checked: Checked, as_json: bool) -> None:
@@ -107,17 +107,17 @@ def print_checked(checked: Checked, as_json: bool) -> None:
         for why, skipped in groupby(proof.skipped, lambda each: each.why):
             names = [f"{revision} ({name})" for revision, name, _ in skipped]
             more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-            say(f"{shown}: not tried: {', '.join(names[:_MOST])}{more}: {why}")
+            say(f"{shown}: not tested: {', '.join(names[:_MOST])}{more}: {why}")
         if not (proof.up or proof.down):
-            why = "" if proof.skipped else ": it has no revision, and none is ahead"
-            say(f"{shown}: no rollback was tried{why}")
+            why = "" if proof.skipped else ", because it has no revisions and there are none to apply"
+            say(f"{shown}: no rollback was tested{why}")
     looked_at = f"{checked.revisions} revision{'s' * (checked.revisions != 1)}"
     if checked.checkpoints:
         looked_at += f" and {checked.checkpoints} checkpoint{'s' * (checked.checkpoints != 1)}"
     if checked.models:
         looked_at += f", {checked.models} model{'s' * (checked.models != 1)}"
     count = len(checked.problems)
-    say(f"{looked_at}: {f'{count} problem' + 's' * (count != 1) if count else 'all is well'}")
+    say(f"{looked_at}: {f'{count} problem' + 's' * (count != 1) if count else 'no problems'}")
 
 
 def print_manifests(found: Sequence[Manifest], as_json: bool) -> None:
@@ -133,12 +133,12 @@ def print_manifests(found: Sequence[Manifest], as_json: bool) -> None:
             for change in each.changes:
                 say(f"    without a migration: {change}")
             continue
-        say(f"{each.model} at {place}: {count}{', others with other hyper-parameters' * each.snapshot.sized}")
+        say(f"{each.model} at {place}: {count}{', which depend on hyper-parameters' * each.snapshot.sized}")
         width = max((len(item.name) for item in items), default=0)
         for item in items:
             say(f"    {item.name:{width}}  {item.dtype}  {list(item.shape)}")
     if not found:
-        say("there is no manifest yet; `ckpt-migrate manifest --update` writes it")
+        say("there is no manifest yet; `ckpt-migrate manifest --update` writes one")
 
 
 def print_shown(shown: Shown, as_json: bool) -> None:
@@ -157,10 +157,10 @@ def print_shown(shown: Shown, as_json: bool) -> None:
         say(f"replaces  {', '.join(shown.replaces)}")
     say(f"versions  {', '.join(f'{name} {version}' for name, version in shown.versions.items()) or 'none noted'}")
     if shown.sets_up:
-        say("setup     migrate_setup: names of classes and modules that moved, or are gone")
+        say("setup     migrate_setup: classes and modules that were moved or removed")
     say(f"rollback  {_rollback(shown)}")
     say(f"from      {shown.checkpoint or shown_path(shown.path or '')}")
-    source = "the checkpoint carries no source of it" if shown.source is None else shown.source.rstrip()
+    source = "the checkpoint has no source of it" if shown.source is None else shown.source.rstrip()
     put(f"\n{plain(source, keep=chr(10) + chr(9))}")
 
 
@@ -192,7 +192,7 @@ def _details(entry: HistoryEntry) -> Iterator[str]:
 
 def _notes(entry: HistoryEntry) -> str:
     notes = [
-        f"the checkpoint is here{', recognised, not recorded' * entry.recognised}" if entry.here else "",
+        f"the checkpoint is here{', recognised but not recorded' * entry.recognised}" if entry.here else "",
         "head" if entry.head else "",
         f"needs {', '.join(entry.depends_on)}" if entry.depends_on else "",
         "barrier" if entry.final else "",
@@ -206,10 +206,10 @@ def _notes(entry: HistoryEntry) -> str:
 
 def _rollback(shown: Shown) -> str:
     if shown.final:
-        return "none: nothing crosses a barrier"
+        return "none: no checkpoint crosses a barrier"
     if not shown.reversible:
         return "none: irreversible"
     if shown.checkpoint is None:
         return "in the script"
-    by = f"; if that cannot be run, on {shown.pickled_by} the function pickled beside it is" if shown.pickled_by else ""
-    return f"carried by the checkpoint, as the source below{by}"
+    by = f"; if that fails, {shown.pickled_by} can run the pickled function beside it" if shown.pickled_by else ""
+    return f"in the checkpoint, with the source below{by}"

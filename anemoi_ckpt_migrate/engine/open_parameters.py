@@ -77,8 +77,8 @@ def open_wrapped_otherwise(place: ParameterLocation, main: ParameterSet, tensors
     strips = " and ".join(f'op.StripPrefix("{each}.", anywhere=True)' for each in wrappers_of([here, there]))
     return OpenParameters(
         copy,
-        unknown=f"{there} in {copy.path} seems to be {here} of the state dict, in other wrappers; take these away in "
-        f"both, with {strips}, before other operations",
+        unknown=f"{there} in {copy.path} seems to be {here} of the state dict, but with other wrappers; before other "
+        f"operations, strip them in both with {strips}",
     )
 
 

@@ -108,7 +108,7 @@ class OperationRunner:
         except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
             if self._upgrade:
                 raise
-            raise DamagedRecord(f"what undoes {self._revision} is not what was written ({error!r:.80})") from error
+            raise DamagedRecord(f"the rollback of {self._revision} was changed ({error!r:.80})") from error
         if len(state.faults) == before:
             self._undo.operations[:0] = undo
         if state.has_wrapped_otherwise and not state.faults:
@@ -267,7 +267,10 @@ class OperationRunner:
                 self._fault(operation, opened.unknown)
             return True
         if not own and any(each.restores_stash for each in shared):
-            self._fault(operation, f"of {opened.path} nothing was put aside: it was no copy then, or elsewhere")
+            self._fault(
+                operation,
+                f"nothing was stashed for {opened.path}: at the upgrade it was no copy, or at another path",
+            )
             return True
         return False
 

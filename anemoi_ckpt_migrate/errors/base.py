@@ -61,7 +61,7 @@ class OutOfMemory(MigrateError):
     def __init__(self, why: str = "") -> None:
         self.why = why
         super().__init__(
-            f"there is not enough memory{f' ({why})' if why else ''}; free some, or raise the limit of this process "
+            f"not enough memory{f' ({why})' if why else ''}; free some, or raise the limit of this process "
             "(`ulimit -v`), and run the command again"
         )
 
@@ -71,7 +71,7 @@ class SystemRefused(MigrateError):
 
     def __init__(self, reason: str, path: str = "") -> None:
         self.reason, self.path = reason, path
-        super().__init__(f"{f'{shown_path(path)}: ' if path else ''}the system refused ({reason})")
+        super().__init__(f"{f'{shown_path(path)}: ' if path else ''}a system call failed ({reason})")
 
 
 class CannotPrint(MigrateError):
@@ -79,7 +79,7 @@ class CannotPrint(MigrateError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"the output cannot be written ({reason}); the rest is done")
+        super().__init__(f"cannot write the output ({reason}); everything else is done")
 
 
 class UsageError(MigrateError):

@@ -21,7 +21,7 @@ class Damaged(NotACheckpoint):
         self.records = tuple(records)
         more = f" and {len(records) - 3} more" if len(records) > 3 else ""
         names = f"{', '.join(records[:3])}{more} {'is' if len(records) == 1 else 'are'} damaged"
-        super().__init__(f"{names}, by CRC; `ckpt-migrate inspect --verify` says which tensors that is; take a backup")
+        super().__init__(f"{names} (wrong checksum); `ckpt-migrate inspect --verify` names the tensors; use a backup")
 
 
 class CannotBuild(NotACheckpoint):
@@ -30,7 +30,7 @@ class CannotBuild(NotACheckpoint):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(
-            f"an object of a trusted module cannot be built ({what}); without the module in `trusted` it stays opaque"
+            f"cannot build an object of a trusted module ({what}); to keep it opaque, remove the module from `trusted`"
         )
 
 
@@ -48,8 +48,8 @@ class NoRoom(CannotWrite):
     def __init__(self, needed: int, free: int, where: str) -> None:
         self.needed, self.free = needed, free
         super().__init__(
-            f"it needs {needed:,} bytes, and {where} is {free:,} bytes; write to another disk with --output, or raise "
-            "the limit (nothing was written)"
+            f"the result needs {needed:,} bytes, but {where} is {free:,} bytes; write to another disk with "
+            "--output, or raise the limit (nothing was written)"
         )
 
 
@@ -59,8 +59,8 @@ class TooMuchAsked(MigrateError):
     def __init__(self, count: int, length: int) -> None:
         self.count, self.length = count, length
         super().__init__(
-            f"its record asks for {count:,} new bytes to undo what was applied to a checkpoint of {length:,} bytes; "
-            "it is damaged or hostile: inspect it, and `stamp --purge` it if you trust the tensors"
+            f"the rollbacks in its record would make {count:,} new bytes for a checkpoint of {length:,} bytes; "
+            "the record is damaged or hostile: inspect the file, and `stamp --purge` it if you trust the tensors"
         )
 
 
@@ -70,8 +70,8 @@ class Busy(MigrateError):
     def __init__(self, lock: str, holder: str = "", stale: bool = False) -> None:
         self.lock, self.holder = lock, holder
         who = f"another ckpt-migrate{f' ({holder})' if holder else ''} is writing this file"
-        way = f", or was killed while it did: if none is, remove {shown_path(lock)}" if stale else ""
-        super().__init__(f"{who}{way}; run the command again when it is done")
+        way = f", or was killed while writing it: if no other runs, remove {shown_path(lock)}" if stale else ""
+        super().__init__(f"{who}{way}; then run the command again")
 
 
 class HalfWritten(MigrateError):
@@ -80,8 +80,8 @@ class HalfWritten(MigrateError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(
-            f"writing failed, and the old file could not be put back ({reason}): its bytes are all there; "
-            "when the disk is well again, `ckpt-migrate recover` cuts off what follows them"
+            f"writing failed, and so did restoring the old file ({reason}), of which all bytes are there; "
+            "once the disk works again, run `ckpt-migrate recover` to truncate the incomplete data"
         )
 
 
@@ -92,7 +92,7 @@ class ForeignJournal(MigrateError):
         self.journal = journal
         super().__init__(
             f"{shown_path(journal)} is not the journal of an interrupted run on this file as it is now; "
-            "if the file was replaced since, or this is something else, remove it or move it away"
+            "if the file has been replaced since, remove the journal or move it away"
         )
 
 
@@ -102,7 +102,7 @@ class InTheWay(MigrateError):
     def __init__(self, path: str, role: str) -> None:
         self.path, self.role = path, role
         super().__init__(
-            f"{shown_path(path)} has the name of this checkpoint's {role}, but ckpt-migrate did not make it; "
+            f"{shown_path(path)} has the name of this checkpoint's {role}, but ckpt-migrate did not write it; "
             "nothing was changed: remove it or move it away"
         )
 
@@ -112,7 +112,7 @@ class MemberOfSet(Refused):
 
     def __init__(self, kind: str, name: str, way: str) -> None:
         self.kind, self.name, self.way = kind, name, way
-        super().__init__(f"it is part of {kind} ({shown_path(name)}) and cannot be migrated alone; {way}")
+        super().__init__(f"it is part of {kind} ({shown_path(name)}), which can only be migrated as a whole; {way}")
 
 
 class SeveralArchives(Refused):
@@ -139,7 +139,7 @@ class HasOtherNames(Refused):
     def __init__(self, names: int) -> None:
         self.names = names
         others = "another name" if names == 1 else f"{names} other names"
-        super().__init__(f"the file has {others} (hard links), under which it would change too; leave out --in-place")
+        super().__init__(f"the file has {others} (hard links), which --in-place would change too; leave it out")
 
 
 class NotInPlace(Refused):
@@ -164,8 +164,8 @@ class DamagedLedger(MigrateError):
 
     def __init__(self, what: str, key: str) -> None:
         super().__init__(
-            f"the list `{key}` in the checkpoint is damaged ({what}); say what the checkpoint is with "
-            "`ckpt-migrate stamp TARGET CKPT`, which leaves the list alone"
+            f"the list `{key}` in the checkpoint is damaged ({what}); record its revision with "
+            "`ckpt-migrate stamp TARGET CKPT`, which does not touch the list"
         )
 
 
@@ -183,8 +183,8 @@ class NoPlaceForRecord(Refused):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         super().__init__(
-            f"a checkpoint that is a {kind:.60} has no place for a record until it is a file: "
-            "save it inside of a dict, or `ckpt-migrate stamp` the file afterwards"
+            f"a {kind:.60} in memory has no place for a record: "
+            "save it inside a dict, or `ckpt-migrate stamp` the file after saving"
         )
 
 
@@ -194,7 +194,7 @@ class NotUpgraded(Refused):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(
-            f"the checkpoint cannot be upgraded as it is loaded ({why}); `ckpt-migrate upgrade` it first, as a file"
+            f"a loaded checkpoint cannot be upgraded ({why}); run `ckpt-migrate upgrade` on the file first"
         )
 
 
@@ -211,8 +211,8 @@ class DamagedManifest(MigrateError):
 
     def __init__(self, manifest: str, what: str, earlier: bool = False) -> None:
         self.manifest, self.what, self.earlier = manifest, what, earlier
-        anew = "`ckpt-migrate manifest --update` writes it anew"
-        way = "take it from version control, or remove it" if earlier else anew
+        anew = "`ckpt-migrate manifest --update` writes a new one"
+        way = "restore it from version control, or remove it" if earlier else anew
         super().__init__(f"the manifest {shown_path(manifest)} cannot be used ({what}); {way}")
 
 
@@ -231,10 +231,10 @@ class NotAtBase(Refused):
 
     def __init__(self, model: str, differences: Sequence[str], checkpoint: str, sizes: bool = False) -> None:
         self.model, self.differences = model, tuple(differences)
-        way = f"`ckpt-migrate stamp auto {shlex.quote(checkpoint)}` finds where it stands"
-        way += "; --no-check-model takes it as it is"
+        way = f"`ckpt-migrate stamp auto {shlex.quote(checkpoint)}` finds its revision"
+        way += "; --no-check-model skips this comparison"
         super().__init__(
-            f"it holds no record, so it would be at base, and it is not what the model {model} is there "
+            f"it has no record, so it should be at base, but it does not match the model {model} there "
             f"({_several(differences)}): {way}{_sizes(sizes)}"
         )
 
@@ -254,14 +254,15 @@ class NotAsExpected(Refused):
 
     def __init__(self, model: str, revision: str, differences: Sequence[str], sizes: bool = False) -> None:
         self.model, self.revision, self.differences = model, revision, tuple(differences)
-        way = "mend the scripts or the manifest; --no-check-model writes it all the same"
+        way = "fix the scripts or the manifest, or skip this comparison with --no-check-model"
         super().__init__(
-            f"it would not be what the model {model} is at {revision} ({_several(differences)}): {way}{_sizes(sizes)}"
+            f"the result would not match the model {model} at {revision} ({_several(differences)}): {way}"
+            f"{_sizes(sizes)}"
         )
 
 
 def _sizes(only: bool) -> str:
-    told = "; if sizes depend on hyper-parameters, the function that makes the model has to take `hyper_parameters`"
+    told = "; if sizes depend on hyper-parameters, let the function that makes the model take `hyper_parameters`"
     return told if only else ""
 
 

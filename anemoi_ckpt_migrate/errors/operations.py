@@ -60,8 +60,7 @@ class CannotMake(MigrateError):
 
     def __init__(self, kind: str, shape: Sequence[int], dtype: str, why: str) -> None:
         super().__init__(
-            f"a tensor of the shape {list(shape)} and the dtype {dtype} cannot be made ({kind}): {why}; "
-            "nothing was changed"
+            f"torch cannot make a tensor of shape {list(shape)} and dtype {dtype} ({kind}): {why}; nothing was changed"
         )
 
 
@@ -78,8 +77,8 @@ class NowhereToKeep(Refused):
 
     def __init__(self) -> None:
         super().__init__(
-            "something is to be put aside (keep=True, or an item that is replaced), and a plain dict of tensors or a "
-            "pickled model has no place for it; leave out keep=True, or save it inside a dict"
+            "the old values (keep=True, or a replaced item) need a place in the checkpoint, and a bare state dict or a "
+            "pickled model has none; save it inside a dict, or leave out keep=True"
         )
 
 

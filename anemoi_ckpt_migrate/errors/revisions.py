@@ -40,7 +40,7 @@ class FaultyScripts(MigrateError):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(sorted(faults))
-        many = f"{len(self.faults)} faults" if len(self.faults) > 1 else "a fault"
+        many = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
         super().__init__("\n  ".join([f"{many} in the migration scripts:", *map(str, self.faults)]))
 
 
@@ -50,7 +50,7 @@ class UnknownTarget(MigrateError):
     def __init__(self, target: str, near: Sequence[str] = (), where: str = "history") -> None:
         self.target, self.near = target, tuple(near)
         shown = [name if name.isidentifier() else repr(name) for name in near]
-        hint = f"did you mean {' or '.join(shown)}?" if near else f"`ckpt-migrate {where}` lists what there is"
+        hint = f"did you mean {' or '.join(shown)}?" if near else f"`ckpt-migrate {where}` lists all of them"
         super().__init__(f"no revision is called {target!r}; {hint}")
 
 
@@ -61,7 +61,7 @@ class AmbiguousTarget(MigrateError):
         self.target, self.candidates = target, tuple(candidates)
         more = f" and {len(candidates) - _MOST} more" if len(candidates) > _MOST else ""
         names = f"{', '.join(candidates[:_MOST])}{more}"
-        super().__init__(f"{target!r} is ambiguous: it may be {names}; write more of the id")
+        super().__init__(f"{target!r} is ambiguous: it fits {names}; write more of the id")
 
 
 class NotOnBranch(MigrateError):
@@ -70,7 +70,7 @@ class NotOnBranch(MigrateError):
     def __init__(self, revision: str, branch: str) -> None:
         self.revision, self.branch = revision, branch
         super().__init__(
-            f"{revision} neither leads to the branch {branch} nor is on it; write {revision} alone, or {branch}@heads"
+            f"{revision} is neither on the branch {branch} nor below it; write {revision} alone, or {branch}@heads"
         )
 
 
@@ -80,8 +80,8 @@ class NoRelease(MigrateError):
     def __init__(self, package: str) -> None:
         self.package = package
         super().__init__(
-            f"no script notes a version of {package} in its metadata, so none can be told from another; "
-            "name a revision instead"
+            f"no script notes a version of {package} in its metadata, so a target cannot name one; "
+            "write a revision instead"
         )
 
 
@@ -106,9 +106,9 @@ class NotThatMany(MigrateError):
 
     def __init__(self, target: str, available: int, instead: str | None = None) -> None:
         self.target, self.available = target, available
-        steps = {0: "no step is", 1: "only 1 step is"}.get(available, f"only {available} steps are")
+        steps = {0: "no revision is", 1: "only 1 revision is"}.get(available, f"only {available} revisions are")
         way = f"; write `{instead}` to go all the way" if instead else ""
-        super().__init__(f"{target} asks for too much: {steps} left that way{way}")
+        super().__init__(f"{target} goes too far: {steps} left in that direction{way}")
 
 
 class SplitByTarget(Refused):
@@ -117,7 +117,7 @@ class SplitByTarget(Refused):
     def __init__(self, target: str, squashed: str, below: str) -> None:
         self.target, self.squashed = target, squashed
         super().__init__(
-            f"{target} lies inside of {squashed}, which the checkpoint got as one step; write {squashed}, or {below}"
+            f"{target} is part of {squashed}, which the checkpoint got as one step; write {squashed} or {below} instead"
         )
 
 
@@ -127,9 +127,7 @@ class NotApplied(MigrateError):
     def __init__(self, revision: str, heads: Sequence[str]) -> None:
         self.revision, self.heads = revision, tuple(heads)
         at = f"is at {', '.join(heads)}" if heads else "is at base"
-        super().__init__(
-            f"{revision} is not among the revisions that the checkpoint has (it {at}); upgrade to it instead"
-        )
+        super().__init__(f"the checkpoint does not have {revision} (it {at}); use `upgrade` instead")
 
 
 class UnknownRecorded(MigrateError):
@@ -141,8 +139,8 @@ class UnknownRecorded(MigrateError):
         elsewhere = names or [""] * len(revisions)
         titled = [f"{rev} ({name})" if name else rev for rev, name in zip(revisions, elsewhere, strict=True)]
         super().__init__(
-            f"the checkpoint has {', '.join(titled)}, which no script here knows; use the code that wrote it, "
-            f"take it back with {back}, or correct the record with `ckpt-migrate stamp --purge TARGET CKPT`"
+            f"the checkpoint has {', '.join(titled)}, which no script here knows; use the project that wrote it, "
+            f"undo with {back}, or write a new record with `ckpt-migrate stamp --purge TARGET CKPT`"
         )
 
 
@@ -154,13 +152,13 @@ class NotAtTarget(Refused):
         revisions = missing or beyond
         more = f" and {len(revisions) - _MOST} more" if len(revisions) > _MOST else ""
         names = f"{', '.join(revisions[:_MOST])}{more}"
-        what = f"lacks {names}, which the code has" if missing else f"has {names}, which the code lacks"
+        what = f"lacks {names}, which your code has" if missing else f"has {names}, which your code lacks"
         command = f"ckpt-migrate --chain {shlex.quote(chain)}" if chain else "ckpt-migrate"
         way = "upgrade" if missing else "downgrade"
         place = f"{shlex.quote(target)} CKPT"
         super().__init__(
-            f"the checkpoint {what} that is to go on from it; `{command} {way} {place}` first, or, if the file is of "
-            f"this code, `{command} stamp {place}`"
+            f"the checkpoint {what}; before you resume, run `{command} {way} {place}` or, if your code wrote the file, "
+            f"`{command} stamp {place}`"
         )
 
 
@@ -171,8 +169,8 @@ class HistoryConflict(MigrateError):
         self.missing, self.child, self.heads, self.late = tuple(missing), child, tuple(heads), late
         what = f"got {child} before" if late else f"has {child} but not"
         super().__init__(
-            f"the checkpoint {what} {', '.join(missing)}, which the scripts place before it; downgrade below {child} "
-            f"first, or `ckpt-migrate stamp {','.join(heads)} CKPT` if the file is as the scripts would have made it"
+            f"the checkpoint {what} {', '.join(missing)}, which comes before it in the scripts; downgrade below "
+            f"{child}, or run `ckpt-migrate stamp {','.join(heads)} CKPT` if the content of the file is right"
         )
 
 
@@ -183,8 +181,8 @@ class LedgerConflict(MigrateError):
         self.found, self.expected = tuple(found), tuple(expected)
         teller = "the record" if recorded else "the scripts"
         super().__init__(
-            f"the checkpoint's list `{key}` ({_listed(found)}) is not what {teller} would have it be "
-            f"({_listed(expected)}): another tool changed it; take the file from before that, or say what it is with "
+            f"the checkpoint's list `{key}` ({_listed(found)}) contradicts {teller} ({_listed(expected)}): "
+            "another tool changed it; use the file from before that, or write a new record with "
             "`ckpt-migrate stamp --purge TARGET CKPT`"
         )
 
@@ -198,7 +196,7 @@ class OtherToolFailed(MigrateError):
 
     def __init__(self, tool: str, module: str, what: str) -> None:
         super().__init__(
-            f"the code for the migrations of {tool} {what:.200}: report that to those who maintain {module}"
+            f"the code for the migrations of {tool} {what:.200}: report this to the maintainers of {module}"
         )
 
 
@@ -214,10 +212,10 @@ class BarrierInTheWay(Refused):
             first = (
                 f"; {package} {version} is the first version that can no longer use this checkpoint" if version else ""
             )
-            way = f"the last revision it can reach is {reachable} (`upgrade barrier` goes there){first}"
+            way = f"the checkpoint can be upgraded as far as {reachable} (`upgrade barrier`){first}"
         else:
             first = f"; {package} before {version} cannot use it" if version else ""
-            way = f"it can be taken down to {reachable} (`downgrade barrier`) and no further{first}"
+            way = f"the checkpoint can be downgraded as far as {reachable} (`downgrade barrier`){first}"
         super().__init__(f"barrier {barrier} ({name}) is in the way: {way}")
 
 
@@ -227,8 +225,8 @@ class Irreversible(Refused):
     def __init__(self, revisions: Sequence[str], steps: int) -> None:
         self.revisions, self.steps = tuple(revisions), steps
         what = "has no rollback" if len(revisions) == 1 else "have no rollback"
-        way = f"`downgrade -{steps}` undoes what can be undone, or " if steps else ""
-        super().__init__(f"{', '.join(revisions)} {what}; {way}take a backup from before it was applied")
+        way = f"run `downgrade -{steps}` to undo the revisions after it, or " if steps else ""
+        super().__init__(f"{', '.join(revisions)} {what}; {way}use a backup from before it was applied")
 
 
 class UntrustedCode(Refused):
@@ -236,10 +234,10 @@ class UntrustedCode(Refused):
 
     def __init__(self, revisions: Sequence[str], checkpoint: str, why: str, readable: bool = True) -> None:
         self.revisions = tuple(revisions)
-        shows = f"look at it first with `ckpt-migrate show {revisions[0]} --from {shlex.quote(checkpoint)}`"
+        shows = f"read it first with `ckpt-migrate show {revisions[0]} --from {shlex.quote(checkpoint)}`"
         super().__init__(
             f"{why}, and the rollback that the checkpoint carries runs only with "
-            f"--trust-checkpoint-code; {shows if readable else 'it is a pickle, which cannot be looked at first'}"
+            f"--trust-checkpoint-code; {shows if readable else 'it is a pickle, which cannot be read first'}"
         )
 
 
@@ -251,8 +249,8 @@ class DangerousNames(Refused):
         more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
         shown = ", ".join(f"{name:.80}" for name in names[:_MOST])
         super().__init__(
-            f"this would make the checkpoint name {shown}{more}, which can run any code when the file is loaded, "
-            "and which no operation of a script spells out; --trust-checkpoint-code allows it"
+            f"the file would newly name {shown}{more}, which can run any code when the file is loaded, "
+            "and no operation of a script spells that name out; --trust-checkpoint-code allows it"
         )
 
 

@@ -77,7 +77,7 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
         except BaseException as error:  # the code is the user's
             raise UsageError(f"{text} failed with {type(error).__name__}: {error}{_hint(error)}") from error
     if not isinstance(model, torch.nn.Module):
-        raise UsageError(f"{text} returns a {type(model).__name__}, where a torch.nn.Module is needed")
+        raise UsageError(f"{text} returns a {type(model).__name__}instead of a torch.nn.Module")
     _check_weights(text, model, torch)
     states = {key: value for key, value in states.items() if isinstance(value, torch.Tensor)}
     if not states:
@@ -94,7 +94,7 @@ def _torch(text: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UsageError(f"{text} cannot be called here, as torch cannot be imported: {error}") from error
+        raise UsageError(f"{text} cannot be called here, because torch cannot be imported: {error}") from error
     return torch
 
 
@@ -102,18 +102,18 @@ def _check_weights(text: str, model: Any, torch: Any) -> None:
     """Check that weights need no memory and have shapes."""
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(weight):
-            way = "call the model once in the function, or give its layers their sizes"
-            raise UsageError(f"{text} leaves the shape of {name} to the first call of the model: {way}")
+            way = "call the model once in the function, or give its layers fixed sizes"
+            raise UsageError(f"in the model of {text}, {name} has no shape before the first call: {way}")
     for name, weight in model.named_parameters():
         if not weight.is_meta:
-            way = "leave the device to torch's default, so that no memory is needed here"
+            way = "use torch's default device, so that the weights need no memory here"
             raise UsageError(f"{text} puts {name} on {weight.device}: {way}")
 
 
 def _hint(error: BaseException) -> str:
     """Return a hint for code that expects real weights."""
     if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
-        return " (it is built without weights, on torch's device `meta`: leave devices and values to the caller)"
+        return " (ckpt-migrate builds it without weights, on torch's device `meta`: do not use devices or values here)"
     return ""
 
 
@@ -125,7 +125,7 @@ def _imported(text: str, folder: Path) -> Callable[..., Any]:
         raise
     except BaseException as error:  # the code is the user's
         missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-        where = f"; it is looked for where packages are installed, and in {folder}" if missing else ""
+        where = f"; it must be installed, or lie in {folder}" if missing else ""
         raise UsageError(f"{module} cannot be imported: {type(error).__name__}: {error}{where}") from error
     path = getattr(found, "__file__", None) or "no file"
     for part in name.split("."):
@@ -147,11 +147,11 @@ def _is_sized(text: str, factory: Callable[..., Any], have: bool) -> bool:
         signature.bind(**({ARGUMENT: {}} if sized and have else {}))
     except TypeError as error:
         if sized and not have and _binds(signature):
-            way = "give them a default, which is what the manifest is about"
+            way = "give the argument a default, which the manifest then describes"
             raise UsageError(
-                f"{text} needs hyper-parameters, and there is no checkpoint that has any: {way}"
+                f"{text} needs hyper-parameters, but there is no checkpoint to take them from: {way}"
             ) from error
-        raise UsageError(f"{text} cannot be called without arguments: {error}; write a function that can") from error
+        raise UsageError(f"{text} cannot be called without arguments: {error}; give them defaults") from error
     return sized
 
 

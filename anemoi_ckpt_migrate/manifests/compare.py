@@ -53,7 +53,7 @@ class StateDictDiff:
             *(f"{item.name} is left over" for item in self.extra),
             *shapes,
             *dtypes,
-            *(["the order is another"] if self.moved else []),
+            *(["the order differs"] if self.moved else []),
         ]
 
 

@@ -53,25 +53,25 @@ class Drift:
         quoted = shlex.quote(self.name)
         update = f"`ckpt-migrate manifest {quoted} --update`"
         if self.expected is None:
-            return f"the manifest does not have the model {self.name} yet: {update} adds it as it is now"
+            return f"the manifest does not have the model {self.name} yet: {update} adds it"
         if isinstance(self.expected, UnknownState):
             gap = self.expected
             if not gap.fits:
                 return f"the revision {gap.revision} does not fit the model {self.name}: {gap.why}"
-            since = f"what the model {self.name} is to be after {gap.revision} is not known, as {gap.why}"
-            return f"{since}: if it is as it should be, {update} writes it down"
+            since = f"the model {self.name} after {gap.revision} is unknown, because {gap.why}"
+            return f"{since}: if the current code is right, {update} records it"
         if self.explanation is None:
             return ""
         autogenerate = f"`ckpt-migrate revision NAME --autogenerate --model {quoted}` writes one"
-        told = f"the model {self.name} is not what the manifest says, and no revision says why"
-        return f"{told}: {autogenerate}, or {update} takes it as it is, if old checkpoints need no migration"
+        told = f"the model {self.name} differs from the manifest, and no revision explains the change"
+        return f"{told}: {autogenerate}; if old checkpoints need no migration, {update} records the change"
 
     @property
     def operations(self) -> tuple[str, ...]:
         """The operations that lead from the expected to the actual model, as lines of a script."""
         guesses = () if self.explanation is None else self.explanation.operations
         lost = () if self.explanation is None else together(self.explanation.losses)
-        said = (f"# values are lost: {', '.join(lost)}",) if lost else ()
+        said = (f"# loses values: {', '.join(lost)}",) if lost else ()
         return (*(f"op.{guess.operation!r}{_doubt(guess)}" for guess in guesses), *said)
 
     @property
@@ -92,11 +92,11 @@ def configured(config: Config, name: str | None = None) -> list[str]:
     UsageError
         The project has no models, or none with that name.
     """
-    way = 'gt = "package.module:function" under [tool.ckpt-migrate.models] names what makes one'
+    way = 'gt = "package.module:function" under [tool.ckpt-migrate.models] names a function that makes it'
     if not config.models:
         raise UsageError(f"{config.path} configures no models; {way}")
     if name is not None and name not in config.models:
-        raise UsageError(f"{config.path} configures no model {name!r}; there are {', '.join(sorted(config.models))}")
+        raise UsageError(f"{config.path} configures no model {name!r}, only {', '.join(sorted(config.models))}")
     return sorted(config.models) if name is None else [name]
 
 
@@ -122,7 +122,7 @@ def drift(
     snapshot = known.models.get(name)
     if snapshot is not None and gone(graph, snapshot):
         path = os.fspath(config.versions[0] / manifest_file.NAME)
-        raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which is no revision here")
+        raise DamagedManifest(path, f"it is about {', '.join(gone(graph, snapshot))}, which no script here has")
     heads = heads_of(graph, snapshot)
     expected = None if snapshot is None else trace.derived(graph, known.of(name), heads)
     if parents is not None and isinstance(expected, UnknownState) and not expected.fits:

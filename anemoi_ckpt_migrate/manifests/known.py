@@ -68,7 +68,7 @@ def known_of_checkpoint(known: ModelHistory, name: str, config: Config, graph: G
     if snapshot is None or not snapshot.sized:
         return known.of(name)
     if name not in config.models:
-        raise UsageError(f"its sizes depend on hyper-parameters, and {config.path} does not name what makes it")
+        raise UsageError(f"its sizes depend on hyper-parameters, but {config.path} names no function that makes it")
     found = items.plain(items.get(tree, config.hyper_parameters))
     if not isinstance(found, dict):
         raise UsageError(f"there are no hyper-parameters at {config.hyper_parameters}")

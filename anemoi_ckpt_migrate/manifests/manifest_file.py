@@ -93,7 +93,7 @@ def remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise CannotWrite(
-                f"the manifest {path} could not be removed ({error.strerror}): it is about revisions that moved"
+                f"the manifest {path} could not be removed ({error.strerror}); remove it, because its revisions moved"
             ) from error
 
 
@@ -110,7 +110,7 @@ def parsed(text: str, shown: str, earlier: bool = False) -> dict[str, Snapshot]:
         if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
             raise NewerManifest(shown, data["format"], FORMAT)
         if data["format"] != FORMAT:
-            raise ValueError("it says of no format that it is of")
+            raise ValueError("it has no known format")
         return {str(name): _snapshot(name, found) for name, found in data["models"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedManifest(shown, _wrong(text, error), earlier) from error
@@ -119,10 +119,10 @@ def parsed(text: str, shown: str, earlier: bool = False) -> dict[str, Snapshot]:
 def _wrong(text: str, error: Exception) -> str:
     """Describe the error in the text of a manifest in a user's terms."""
     if "<<<<<<<" in text:
-        return "it holds a conflict of version control"
+        return "it has conflict markers of version control"
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return str(error) if isinstance(error, ValueError) else "it is not built as a manifest is"
+    return str(error) if isinstance(error, ValueError) else "it does not have the structure of a manifest"
 
 
 def _bridges(folder: Path) -> list[Path]:
@@ -177,14 +177,14 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice} stands in it twice")
+        raise ValueError(f"{twice} is in it twice")
     return found
 
 
 def _snapshot(model: str, data: Any) -> Snapshot:
     revisions, sized = data["revisions"], data.get("sized", False)
     if not isinstance(revisions, list) or not all(isinstance(one, str) for one in revisions) or sized not in (0, 1):
-        raise ValueError(f"{model} belongs to no revisions")
+        raise ValueError(f"{model} has no list of revisions")
     facts = {name: (_item(name, fact), fact["after"]) for name, fact in data["parameters"].items()}
     return Snapshot(tuple(revisions), tuple(_ordered(model, facts)), bool(sized))
 
@@ -203,8 +203,8 @@ def _ordered(model: str, facts: Mapping[str, tuple[Item, Any]]) -> list[Item]:
     followers: dict[str | None, Item] = {}
     for one, after in facts.values():
         if after in followers:
-            where = f"behind {after}" if after is not None else "first"
-            raise ValueError(f"{followers[after].name} and {one.name} both stand {where} in {model}")
+            where = f"after {after}" if after is not None else "first"
+            raise ValueError(f"{followers[after].name} and {one.name} both come {where} in {model}")
         followers[after] = one
     found: list[Item] = []
     item: Item | None = followers.get(None)
@@ -213,5 +213,5 @@ def _ordered(model: str, facts: Mapping[str, tuple[Item, Any]]) -> list[Item]:
         item = followers.get(item.name)
     if len(found) < len(facts):
         lost = next(name for name in facts if all(name != each.name for each in found))
-        raise ValueError(f"{lost} stands behind nothing that stands in {model}")
+        raise ValueError(f"{lost} comes after a name that {model} does not have")
     return found

@@ -68,7 +68,7 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     graph = _seen(graph, known, wanted)
     foreign = [revision for revision in _standing(graph, wanted) if revision not in graph]
     if foreign:  # a checkpoint may have revisions without a script
-        return UnknownState("", f"{foreign[0]} is no revision here")
+        return UnknownState("", f"no script here has {foreign[0]}")
     there = _all_of(graph, wanted)
     gaps = []
     for have, one in _starts(graph, known, there):
@@ -78,7 +78,7 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
             gaps.append(stopped.gap)
         else:
             return Snapshot(wanted, items, one.sized)
-    return gaps[0] if gaps else UnknownState("", "nothing is known of it")
+    return gaps[0] if gaps else UnknownState("", "the manifest does not have it")
 
 
 def ahead(
@@ -183,7 +183,7 @@ def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied
                     # An inverse is only as complete as the operation's description of the earlier state. The model may
                     # still fit.
                     raise (
-                        _Stopped("its operations do not say all of what was before")
+                        _Stopped("its operations do not describe the whole earlier state")
                         if back
                         else _Unfit(f"its operations do not fit: {model.faults[0]}")
                     )
@@ -199,16 +199,16 @@ def _operations(revision: Revision, back: bool) -> list[Any]:
     if revision.final:
         raise _Stopped("it is a barrier")
     if revision.operations is None and revision.migrates:
-        raise _Stopped("it has functions, and only operations say what they do")
+        raise _Stopped("it has functions, and only operations can be followed")
     found = []
     for operation in revision.operations or ():
         if isinstance(operation, Run) and not isinstance(operation, Rewrite):
-            raise _Stopped(f"it runs `{operation.migrate}`, and only operations say what they do")
+            raise _Stopped(f"it runs `{operation.migrate}`, and only operations can be followed")
         if not operation.on_parameters:
             continue
         inverse = operation.inverse() if back else operation
         if inverse is None:
-            raise _Stopped(f"{operation!r:.80} does not say what was before")
+            raise _Stopped(f"{operation!r:.80} does not describe the earlier state")
         found.append(inverse)
     return found[::-1] if back else found
 

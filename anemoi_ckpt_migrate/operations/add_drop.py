@@ -90,7 +90,7 @@ class RestoreParameters(Operation):
                 try:
                     value = context.stashed(number)
                 except Mismatch as error:
-                    context.fault(f"{name} cannot be put back: {error}")
+                    context.fault(f"{name} cannot be restored: {error}")
                     continue
                 if value is not None:
                     context.table.insert({name: value}, [(name, before)])
@@ -139,7 +139,7 @@ class Add(Operation):
         name_of(self, "key", self.key)
         set_fields(self, shape=integers_of(self, "shape", self.shape))
         if not isinstance(self.dtype, str) or self.dtype.removeprefix("torch.") not in DTYPES:
-            raise BadOperation(f"Add: {self.dtype!r:.60} is no dtype; there are {', '.join(DTYPES)}")
+            raise BadOperation(f"Add: {self.dtype!r:.60} is not a dtype; choose one of {', '.join(DTYPES)}")
         set_fields(self, dtype=self.dtype.removeprefix("torch."))
         if isinstance(self.fill, list):
             set_fields(self, fill=tuple(self.fill))
@@ -153,7 +153,7 @@ class Add(Operation):
         if self.init is not None and not is_floating(self.dtype):
             raise BadOperation(f"Add: {self.init[0]} makes floating point numbers, not {self.dtype}")
         if self.init is not None and not fills(self.init[0], len(self.shape)):
-            raise BadOperation(f"Add: {self.init[0]} makes nothing of the shape {list(self.shape)}")
+            raise BadOperation(f"Add: {self.init[0]} cannot make the shape {list(self.shape)}")
 
     def check_written(self) -> None:
         """Refuse a star in the new name."""
@@ -165,16 +165,18 @@ class Add(Operation):
             if not isinstance(number, (int, float)):
                 raise BadOperation(f"Add: fill must be a number, or a list of numbers, not {self.fill!r:.60}")
             if not takes(self.dtype, number):
-                raise BadOperation(f"Add: {self.dtype} does not have the number {str(number)[:40]}")
+                raise BadOperation(f"Add: {self.dtype} cannot represent {str(number)[:40]}")
         if isinstance(self.fill, tuple) and len(each) != math.prod(self.shape):
-            raise BadOperation(f"Add: {list(self.shape)} has {math.prod(self.shape)} elements, and fill {len(each)}")
+            raise BadOperation(
+                f"Add: {list(self.shape)} has {math.prod(self.shape)} elements, but fill has {len(each)}"
+            )
 
     def _check_places(self) -> None:
         anchor = None if self.after is None else pattern(name_of(self, "after", self.after))
         if anchor is not None and self.index is not None:
-            raise BadOperation("Add: say index or after, not both")
+            raise BadOperation("Add: set index or after, not both")
         if set(pattern(self.key).places) != set(anchor.places if anchor else ()):
-            raise BadOperation(f"Add: {self.key} and after need the same placeholders")
+            raise BadOperation(f"Add: key {self.key} and after need the same placeholders")
 
     def inverse(self) -> Operation | None:
         """Return the operation that removes the parameter if it still has its initial value."""
@@ -256,14 +258,12 @@ class RemoveAdded(Operation):
         """Remove the parameter; one that has changed is a fault, unless changes may be discarded."""
         added = from_data(self.added)
         if not isinstance(added, Add):
-            raise BadOperation("TakeBack: only what was added can be taken back")
+            raise BadOperation("TakeBack: only added parameters can be removed")
         for name in context.select([added.key] if self.names is None else self.names):
             if not context.optimizer and not context.discard_changes:
                 kind, args = added.recipe(name)
                 if not context.values.same(context.table[name], context.values.make(kind, args, [])):
-                    context.fault(
-                        f"{name} was added, and has changed since, which would be lost; --discard-changes removes it"
-                    )
+                    context.fault(f"{name} has changed since it was added; --discard-changes removes it")
                     continue
             context.table.remove(name)
         return []

@@ -73,7 +73,7 @@ class At(TreeOperation):
         """Check the operations."""
         for each in self.operations:
             if not each.written:
-                raise BadOperation(f"At: {type(each).__name__} stands in records only")
+                raise BadOperation(f"At: {type(each).__name__} is for records only")
             each.check_written()
 
     def leaves(self) -> Iterator[Operation]:
@@ -178,14 +178,14 @@ def _nested(operations: Any) -> tuple[Operation, ...]:
     right = [each for each in found if isinstance(each, (AtPath, NoOperation, Run)) and not isinstance(each, Derive)]
     wrong = next((each for each in found if each not in right), None)
     if wrong is not None:
-        raise BadOperation(f"At: {type(wrong).__name__} is not about items; let it stand by itself")
+        raise BadOperation(f"At: {type(wrong).__name__} does not change items; put it outside of At")
     return found
 
 
 def _record_of(kind: Operation, name: Any) -> str:
     found = name_of(kind, "the name of a record", name)
     if found.partition("/")[0] == KEY:
-        raise BadOperation(f"{type(kind).__name__}: {found} is where the record of the checkpoint stands")
+        raise BadOperation(f"{type(kind).__name__}: {found} is the place of the record of the checkpoint")
     return found
 
 
@@ -210,7 +210,7 @@ def _before(new: str, start: int, text: str, end: int) -> str:
         The difference belongs to another text.
     """
     if min(start, end) < 0 or start + end > len(new):
-        raise ValueError("the text that was put aside is of another record")
+        raise ValueError("the stashed text is of another record")
     return new[:start] + text + new[len(new) - end :]
 
 

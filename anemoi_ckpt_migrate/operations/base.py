@@ -178,9 +178,9 @@ def from_data(data: Any) -> Operation:
         This version does not know the kind, records may not contain it, or its fields are wrong.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
-        raise BadOperation(f"{data!r:.60} is no operation")
+        raise BadOperation(f"{data!r:.60} is not an operation")
     if data["op"] in KINDS and not KINDS[data["op"]].recorded:
-        raise BadOperation(f"{data['op']} may stand in a script only")
+        raise BadOperation(f"{data['op']} is for scripts only")
     try:
         return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
@@ -203,7 +203,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     found = KINDS.get(kind)
     if found is None or (only_written and not found.written):
         known = ", ".join(sorted(name for name, each in KINDS.items() if each.written))
-        raise BadOperation(f"{kind} is an unknown operation; there are {known}")
+        raise BadOperation(f"{kind} is an unknown operation; the operations are {known}")
     fields = dataclasses.fields(found)  # type: ignore[arg-type]
     names = [field.name for field in fields]
     if len(args) > len(names):
@@ -213,7 +213,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
         if name not in names:
             raise BadOperation(f"{kind} takes {', '.join(names)}, not {name}")
         if name in given:
-            raise BadOperation(f"{kind} was given {name} twice")
+            raise BadOperation(f"{kind} got {name} twice")
         given[name] = value
     for name in found.noted:
         if only_written and name in given:

@@ -37,7 +37,7 @@ class Cast(Operation):
     def __post_init__(self) -> None:
         set_fields(self, keys=names_of(self, "keys", self.keys))
         if not isinstance(self.dtype, str) or self.dtype.removeprefix("torch.") not in DTYPES:
-            raise BadOperation(f"Cast: {self.dtype!r:.60} is no dtype; there are {', '.join(DTYPES)}")
+            raise BadOperation(f"Cast: {self.dtype!r:.60} is not a dtype; choose one of {', '.join(DTYPES)}")
         set_fields(self, dtype=self.dtype.removeprefix("torch."))
         flag_of(self, "keep", self.keep)
 
@@ -125,8 +125,7 @@ class RestoreCast(Operation):
             stash = context.stashed(number)
             if not context.discard_changes and not context.is_cast_of(name, stash, self.dtype):
                 context.fault(
-                    f"{name} has changed since it was cast to {self.dtype}, and what was kept is older; "
-                    "--discard-changes takes that"
+                    f"{name} has changed since it was cast to {self.dtype}; --discard-changes restores the old values"
                 )
                 continue
             context.table.set(name, stash)

@@ -108,7 +108,7 @@ class MoveModule(Moving):
         found = names_in(tree)
         modules = {name.pickled_name[0] for name in found}
         if not any(inside(module, self.old) for module in modules):
-            raise NoSuchPath(f"the checkpoint names nothing in {self.old}{near(self.old, found)}")
+            raise NoSuchPath(f"the checkpoint has no names in {self.old}{near(self.old, found)}")
         shared = any(inside(module, self.new) and not inside(module, self.old) for module in modules)
         back = moved_back(found, self.moved)
         return [MoveNames(back) if shared else MoveModule(self.new, self.old)]
@@ -173,4 +173,4 @@ def near(text: str, found: list[OpaqueName]) -> str:
 
     names = {".".join(name.pickled_name) for name in found} | {name.pickled_name[0] for name in found}
     close = get_close_matches(text, sorted(names), 1, 0.6)
-    return f"; there is {close[0]}" if close else ""
+    return f"; did you mean {close[0]}?" if close else ""

@@ -83,9 +83,9 @@ class ConvertItem(AtEachPlace):
         if self.to == "dict" and is_a(found, (dict, list)):
             return found
         if not is_a(found, dict):
-            raise NoSuchPath(f"what {config_objects.named(value)} holds is known to its class only")
+            raise NoSuchPath(f"only its class knows the content of {config_objects.named(value)}")
         if not is_a(value, Opaque):
-            raise NoSuchPath("plain dicts are made a configuration of OmegaConf by no operation")
+            raise NoSuchPath("no operation can convert plain dicts to a configuration of OmegaConf")
         return config_objects.dict_config(found, value)
 
     def _is_concerned(self, value: Any) -> bool:

@@ -28,7 +28,7 @@ class Derive(Run):
 
     def __post_init__(self) -> None:
         if self.rollback is None:
-            raise BadOperation("Derive needs rollback: what was stamped is to find its way back too")
+            raise BadOperation("Derive needs rollback, so that a stamped checkpoint can be downgraded too")
         super().__post_init__()
 
     def inverse(self) -> Operation | None:
@@ -57,7 +57,7 @@ class Derive(Run):
         found = ask(self.migrate, tree)
         for each in found:
             if not isinstance(each, Operation) or functions([each]):
-                raise BadOperation(f"Derive: {self.migrate} returned {each!r:.60}, which cannot stand there")
+                raise BadOperation(f"Derive: {self.migrate} returned {each!r:.60}, which is not allowed there")
             for leaf in each.leaves():
                 leaf.check_written()
         return found

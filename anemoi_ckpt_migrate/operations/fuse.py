@@ -56,7 +56,7 @@ class _Joining(Operation):
         check_stars(type(self).__name__, [*self.sources, self.target])
         one = len(self.sources) == 1 and set(pattern(self.sources[0]).places) <= set(pattern(self.target).places)
         if self.kind == "cat" and one:
-            raise BadOperation(f"{type(self).__name__}: {self.sources[0]} is one source, and two are needed")
+            raise BadOperation(f"{type(self).__name__}: {self.sources[0]} is one source, but two are needed")
 
     def apply(self, context: ParameterContext) -> list[Operation]:
         """Join the sources at each match of the patterns, and return the rollback."""
@@ -169,24 +169,24 @@ class _Parting(Operation):
         )
 
     def _made(self, context: ParameterContext, source: str, bound: dict[str, str]) -> dict[str, Any] | None:
-        shape = context.shape(source, f"{source} cannot be taken apart")
+        shape = context.shape(source, f"{source} cannot be split")
         if shape is None:
             return None
         if not -len(shape) <= self.dim < len(shape):
-            context.fault(f"{source} has the shape {list(shape)}, and no dimension {self.dim}")
+            context.fault(f"{source} has the shape {list(shape)}, but no dimension {self.dim}")
             return None
         size = shape[self.dim]
         names = self.named(bound, size)
         try:
             parts = self.parts(size)
         except ValueError as error:
-            context.fault(f"{source} of the shape {list(shape)} cannot be taken apart: {error}")
+            context.fault(f"{source} of the shape {list(shape)} cannot be split: {error}")
             return None
         if not context.free(names, [source], self.targets):
             return None
         made = {}
         for name, (kind, *args) in zip(names, parts, strict=True):
-            made[name] = context.make(kind, tuple(args), [source], f"{source} cannot be taken apart")
+            made[name] = context.make(kind, tuple(args), [source], f"{source} cannot be split")
         return None if any(one is None for one in made.values()) else made
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:
@@ -275,7 +275,7 @@ class Split(_Parting):
         """Return a recipe for each part: its start and its length."""
         count = len(self.targets)
         if self.sizes is None and size % count:
-            raise ValueError(f"{size} is no multiple of {count}; say sizes=")
+            raise ValueError(f"{size} is not a multiple of {count}; set sizes=")
         sizes = self.sizes or (size // count,) * count
         if sum(sizes) != size:
             raise ValueError(f"its sizes {list(sizes)} add up to {sum(sizes)}, not to {size}")
@@ -351,9 +351,9 @@ class Unstack(_Parting):
     def parts(self, size: int) -> Sequence[tuple[Any, ...]]:
         """Return a recipe for each part: its index."""
         if self.counting() is None and len(self.targets) != size:
-            raise ValueError(f"dimension {self.dim} has {size}, and there are {len(self.targets)} targets")
+            raise ValueError(f"dimension {self.dim} has {size}, but there are {len(self.targets)} targets")
         if not size:
-            raise ValueError(f"dimension {self.dim} has no size, and nothing would be left of it")
+            raise ValueError(f"dimension {self.dim} has the size 0, so nothing would remain")
         return [("select", self.dim, index) for index in range(size)]
 
     def joined(self, names: tuple[str, ...], source: str) -> Operation:

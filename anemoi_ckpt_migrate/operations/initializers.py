@@ -53,7 +53,7 @@ def initialiser(kind: str, init: Any, more: tuple[str, ...] = ()) -> Initialiser
         return None
     name, named = (init, {}) if isinstance(init, str) else init if _is_pair(init) else (None, {})
     if name not in _DIMENSIONS and not (name in more and not named):
-        raise BadOperation(f"{kind}: init is one of {', '.join((*more, *_DIMENSIONS))}, not {init!r:.60}")
+        raise BadOperation(f"{kind}: init must be one of {', '.join((*more, *_DIMENSIONS))}, not {init!r:.60}")
     pairs = named.items() if isinstance(named, dict) else named
     return name, tuple(sorted((str(word), value) for word, value in pairs))
 

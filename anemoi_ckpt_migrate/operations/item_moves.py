@@ -42,7 +42,7 @@ class CopyItem(AtEachPlace):
         """Copy the value from one place, and return the rollback."""
         value = config_objects.plain(paths.get(tree, path))
         if not is_plain(value):
-            raise NoSuchPath(f"{shown(path)} is a {config_objects.named(value)}, of which no copy is made")
+            raise NoSuchPath(f"{shown(path)} is a {config_objects.named(value)}, which cannot be copied")
         new = paths.filled(self.path, path, self.new)
         setting = SetItem(new, value, self.overwrite, self.optional)
         return [] if self.optional and not setting.fits(tree, new) else setting.at(tree, new, stash)
@@ -152,7 +152,7 @@ class MapItem(AtEachPlace):
         """Replace the text at one place, and return the rollback."""
         new = self._new(paths.get(tree, path))
         if new is None:
-            raise NoSuchPath(f"{shown(path)} is none of {', '.join(self.values)}")
+            raise NoSuchPath(f"{shown(path)} is not one of {', '.join(self.values)}")
         return SetItem(path, new, True, self.optional).at(tree, path, stash)
 
     def _new(self, value: Any) -> str | None:

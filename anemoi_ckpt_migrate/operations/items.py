@@ -134,7 +134,7 @@ class SetItem(AtEachPlace):
 def _check_value(what: str, value: Any) -> None:
     odd = next(_odd_values(value), None)
     if odd is not None:
-        raise BadOperation(f"{what} holds a {type(odd).__name__}; set one in a function, op.Run(migrate, rollback)")
+        raise BadOperation(f"{what} holds a {type(odd).__name__}; use a function, op.Run(migrate, rollback)")
 
 
 def _odd_values(value: Any) -> Iterator[Any]:
@@ -193,7 +193,7 @@ class UnsetItem(AtPath):
             ):
                 continue
             if not forced and not (there and _is_still(now, self.value)):
-                raise NoSuchPath(f"{shown(path)} has changed since it was set; --discard-changes puts back the old")
+                raise NoSuchPath(f"{shown(path)} has changed since it was set; --discard-changes restores the old")
             parent, key = paths.parent(tree, path), path[-1]
             if self.had:
                 paths.put(parent, key, _own(self.before) if self.number is None else stash[self.number])
@@ -267,7 +267,7 @@ class RestoreItem(AtPath):
         if self.optional and not paths.there(tree, self.path[:-1]):
             return []
         if self.placed and not forced and paths.stands(tree, self.path):
-            raise NoSuchPath(f"{shown(self.path)} is there again; --discard-changes puts back the old")
+            raise NoSuchPath(f"{shown(self.path)} exists again; --discard-changes restores the old")
         paths.put(paths.parent(tree, self.path), self.path[-1], stash[self.number], self.before, self.placed)
         return []
 
@@ -310,7 +310,7 @@ class MoveItem(AtEachPlace):
         parent, target = paths.parent(tree, path), paths.parent(tree, new)
         # A downgrade inserts it between the items of a list.
         if paths.stands(tree, new) if self.placed else paths.has(target, new[-1]):
-            raise NoSuchPath(f"{shown(new)} is there already")
+            raise NoSuchPath(f"{shown(new)} already exists")
         path = paths.spelled(tree, path)
         value, before = paths.take(parent, path[-1])
         same = target is parent and not self.placed

@@ -50,8 +50,8 @@ class PutPlaceholders(TreeOperation):
                 return value
             if fixed:
                 raise NoSuchPath(
-                    f"{spelled(name)} is said to be gone, and is {fixed} in {_place(path)}, where no placeholder can "
-                    "stand; let `migrate` replace it"
+                    f"{spelled(name)} was removed, but it is {fixed} in {_place(path)}, which cannot be a placeholder; "
+                    "replace it in `migrate`"
                 )
             found[name] = None
             if is_a(value, OpaqueName):
@@ -120,9 +120,9 @@ def _place(path: Path) -> str:
     """Return a path as text; its first key tells the checkpoint from the stashes."""
     holder, keys = path[0], path[1:]
     if holder == 1:
-        return f"what {keys[0]} put aside"
+        return f"the stash of {keys[0]}"
     if holder == 2:
-        return "what this revision put aside"
+        return "the stash of this revision"
     return shown(keys) or "the checkpoint itself"
 
 

@@ -140,7 +140,7 @@ class RestoreModules(Operation):
 
     def __post_init__(self) -> None:
         if not all(len(item) == 3 for item in self.restored):
-            raise BadOperation("ModulesBack: what it restores has a name, a place and a value")
+            raise BadOperation("each restored module needs a name, a place and a value")
         set_fields(
             self,
             renamed=tuple((old, new) for old, new in self.renamed),

@@ -62,7 +62,7 @@ class Pad(Operation):
         flag_of(self, "still", self.still)
         set_fields(self, init=initialiser("Pad", self.init, (MEAN,)))
         if self.init is not None and self.fill:
-            raise BadOperation("Pad: say fill or init, not both")
+            raise BadOperation("Pad: set fill or init, not both")
 
     def inverse(self) -> Operation | None:
         """Return the operation that removes the new elements if they have not changed."""
@@ -77,7 +77,7 @@ class Pad(Operation):
             if place is None or not self._takes(context, name):
                 continue
             args = (*place, self.size, _content(self, seeds.get(name, name)), self.still)
-            made = context.make("pad", args, [name], f"{name} cannot be made larger")
+            made = context.make("pad", args, [name], f"{name} cannot be padded")
             if made is not None:
                 context.table.set(name, made)
                 done.append(name)
@@ -89,11 +89,11 @@ class Pad(Operation):
             shape = context.values.shape(context.table[name])
             if is_floating(dtype) and fills(self.init[0], len(shape)):
                 return True
-            context.fault(f"{name} is {dtype} of the shape {list(shape)}, for which {self.init[0]} makes nothing")
+            context.fault(f"{self.init[0]} cannot fill {name}, which is {dtype} of the shape {list(shape)}")
             return False
         if dtype not in DTYPES or takes(dtype, self.fill):
             return True
-        context.fault(f"{name} is {dtype}, which does not have the number {str(self.fill)[:40]}")
+        context.fault(f"{name} is {dtype}, which cannot represent {str(self.fill)[:40]}")
         return False
 
 
@@ -135,7 +135,7 @@ class Unpad(Operation):
         then = values.make("pad", args, [made])
         if values.same(*(values.make("narrow", (dim, at, size), [each]) for each in (value, then))):
             return True
-        what = f"{size} of dimension {dim} were added to {name}, and have changed since, which would be lost"
+        what = f"{size} of dimension {dim} were added to {name} and have changed since"
         context.fault(f"{what}; --discard-changes removes them")
         return False
 
@@ -162,16 +162,16 @@ def _content(kind: Pad | Unpad, seed: str) -> Any:
 
 def _place(context: ParameterContext, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
     """Return the dimension (not negative) and the index of the first new element; None after reporting a fault."""
-    shape: Sequence[int] | None = context.shape(name, f"{name} cannot be made larger")
+    shape: Sequence[int] | None = context.shape(name, f"{name} cannot be padded")
     if shape is None:
         return None
     if not -len(shape) <= kind.dim < len(shape):
-        context.fault(f"{name} has the shape {list(shape)}, and no dimension {kind.dim}")
+        context.fault(f"{name} has the shape {list(shape)}, but no dimension {kind.dim}")
         return None
     dim = kind.dim % len(shape)
     size = shape[dim] - gone
     at = size if kind.at is None else kind.at
     if not 0 <= at <= size:
-        context.fault(f"{name} has the shape {list(shape)}, and dimension {dim} nothing at {at}")
+        context.fault(f"{name} has the shape {list(shape)}, so dimension {dim} has no index {at}")
         return None
     return dim, at

@@ -53,7 +53,7 @@ class ParameterGroups(Operation):
     def __post_init__(self) -> None:
         integer_of(self, "optimizer", self.optimizer, 0)
         if not isinstance(self.groups, (tuple, list)) or any(isinstance(group, str) for group in self.groups):
-            raise BadOperation("ParameterGroups: groups must be a list with a list of names for each group")
+            raise BadOperation("ParameterGroups: groups must be a list of lists of names, one for each group")
         set_fields(self, groups=tuple(names_of(self, "groups", group, 0) for group in self.groups))
         set_fields(self, exclude=names_of(self, "exclude", self.exclude, 0))
         set_fields(self, own_order=integers_of(self, "own_order", self.own_order))

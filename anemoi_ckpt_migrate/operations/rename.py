@@ -192,13 +192,13 @@ class RenameRegex(_Naming):
         try:
             changed = {name: re.sub(self.pattern, self.replacement, name) for name in names}
         except (re.error, IndexError) as error:
-            raise ValueError(f"{self.replacement} is no replacement: {error}") from error
+            raise ValueError(f"{self.replacement} is not a valid replacement: {error}") from error
         return {name: new for name, new in changed.items() if new != name}
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name changes."""
         if context.main is None and not context.has_missing and not self.optional:
-            context.fault(f"no name changes by {self.pattern}")
+            context.fault(f"{self.pattern} changes no name")
 
 
 @operation

@@ -134,7 +134,7 @@ class Permute(_Turning):
     def __post_init__(self) -> None:
         set_fields(self, keys=names_of(self, "keys", self.keys), dims=integers_of(self, "dims", self.dims))
         if sorted(self.dims) != list(range(len(self.dims))):
-            raise BadOperation(f"Permute: {list(self.dims)} is no order of {len(self.dims)} dimensions")
+            raise BadOperation(f"Permute: {list(self.dims)} is not an order of {len(self.dims)} dimensions")
 
     def inverse(self) -> Operation | None:
         """Return the inverse permutation."""
@@ -220,7 +220,7 @@ class Interleave(_Turning):
         dim = _dims(self.dim, shape)
         count, left = divmod(shape[dim], self.parts * self.block)
         if left:
-            raise ValueError(f"{shape[dim]} are no {self.parts} parts of blocks of {self.block}")
+            raise ValueError(f"{shape[dim]} cannot be divided into {self.parts} parts of blocks of {self.block}")
         turns = (count, self.parts) if self.inverted else (self.parts, count)
         apart = (*shape[:dim], *turns, self.block, *shape[dim + 1 :])
         order = list(range(len(apart)))
@@ -266,7 +266,7 @@ class PermuteForRope(_Turning):
         _dims(0, shape)
         half, left = divmod(shape[0], 2 * self.heads)
         if left:
-            raise ValueError(f"{shape[0]} rows are no {self.heads} heads of an even size")
+            raise ValueError(f"{shape[0]} rows cannot be divided into {self.heads} heads of an even size")
         turns = (2, half) if self.inverted else (half, 2)
         apart = (self.heads, *turns, *shape[1:])
         order = (0, 2, 1, *range(3, len(apart)))

@@ -51,7 +51,7 @@ class Rewrite(Run):
 
     def __post_init__(self) -> None:
         if self.rollback is None:
-            raise BadOperation("Rewrite needs rollback: what was changed since is to find its way back too")
+            raise BadOperation("Rewrite needs rollback, so that later changes can be downgraded too")
         super().__post_init__()
         set_fields(self, path=path_of(self, "path", self.path or None))
         flag_of(self, "optional", self.optional)
@@ -99,7 +99,9 @@ class Rewrite(Run):
 
     def _alike(self, new: Any, before: Any) -> Any:
         if not is_a(new, dict):
-            raise NoSuchPath(f"`{self.migrate}` returned a {type(new).__name__} for {shown(self.path)}, not a dict")
+            raise NoSuchPath(
+                f"`{self.migrate}` returned a {type(new).__name__} for {shown(self.path)} instead of a dict"
+            )
         made = config_objects.alike(new, before)
         if made is None:
             raise NoSuchPath(f"{shown(self.path)} is a {config_objects.named(before)}; use ConvertItem before")

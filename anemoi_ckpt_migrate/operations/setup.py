@@ -84,7 +84,7 @@ class MoveNames(TreeOperation):
         ends += [(old, new, (new, "")) for old, new in self.modules]
         for old, new, name in ends:
             if any(covers(pattern, name) for pattern in self.spared):
-                raise BadOperation(f"{old} is moved to {new}, which is said to be gone")
+                raise BadOperation(f"{old} is moved to {new}, which is also deleted")
 
     def inverse(self) -> Operation | None:
         """Return the inverse: old and new exchanged; None if two names become one, or a name may move twice."""
@@ -138,7 +138,7 @@ def merged(found: Iterable[OpaqueName], moved: Callable[[Name], Name]) -> str:
         other = before.setdefault(moved(name), name)
         if other != name:
             both = " and ".join(sorted(map(spelled, (other, name))))
-            return f"the checkpoint named both {both}, which are one now"
+            return f"the checkpoint had both {both}, which now have one name"
     return ""
 
 

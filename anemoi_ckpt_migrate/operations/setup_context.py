@@ -102,12 +102,12 @@ class MigrationContext:
     def _move(self, call: str, moved: dict[str, str], start: str, end: str) -> None:
         pattern = ".**" if moved is self.moved_modules else ""
         if start == end:
-            raise BadOperation(f"{call}: {start} is moved to where it is")
+            raise BadOperation(f"{call}: {start} is moved to its own place")
         if start in moved:
             raise BadOperation(f"{call}: {start} is moved twice, to {moved[start]} and to {end}")
         for path in (start, end):
             if f"{path}{pattern}" in self.deleted:
-                raise BadOperation(f"{call}: {path} is said to be gone, and cannot be moved or moved to")
+                raise BadOperation(f"{call}: {path} is deleted, so it cannot be moved or be the target of a move")
         for other, to in moved.items():
             if to == start:
                 moved[other] = end
@@ -119,7 +119,7 @@ class MigrationContext:
             raise BadOperation(f"{call}: {path} is deleted twice")
         moved = self.moved_modules if path != pattern else self.moved_attributes
         if path in moved or path in moved.values():
-            raise BadOperation(f"{call}: {path} is moved, or moved to, and cannot be gone")
+            raise BadOperation(f"{call}: {path} is moved or the target of a move, so it cannot be deleted")
         self.deleted.append(pattern)
 
 
@@ -130,4 +130,4 @@ def _checked(call: str, path: object, example: str, least: int = 2) -> str:
         parts = [*module.split("."), *(name.split(".") if colon else ())]
         if all(part.isidentifier() for part in parts) and len(parts) >= least and not (colon and least == 1):
             return path
-    raise BadOperation(f"{call}: a name must be dotted, as {example}, not {path!r:.60}")
+    raise BadOperation(f"{call}: a name must be dotted, such as {example}, not {path!r:.60}")

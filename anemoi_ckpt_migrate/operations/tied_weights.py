@@ -45,7 +45,7 @@ class Ties:
                 other = next(name for name in group if name not in stay)
                 return (
                     f"{other} shares its memory with {stay[0]}, and the optimizer has one state for both; "
-                    "what is done to one has to be done to the other"
+                    "change both or neither"
                 )
         return None
 

@@ -32,10 +32,10 @@ def find_tool(name: str) -> OtherTool:
         found = getattr(import_module(module), attribute)()
     except Exception as error:  # the code is the package's
         raise ConfigurationError(
-            f"the tool {name} is said to be {place}, which cannot be made: {type(error).__name__}: {error}"
+            f"the tool {name} ({place}) cannot be made: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(found, OtherTool):
-        raise ConfigurationError(f"the tool {name} is said to be {place}, which is no OtherTool")
+        raise ConfigurationError(f"the tool {name} ({place}) is not an OtherTool")
     return found
 
 
@@ -57,8 +57,8 @@ def _published(name: str) -> str:
     known = {(point.name, point.value) for point in entry_points(group=GROUP)}
     places = sorted(value for each, value in known if each == name)
     if not places:
-        there = f"; there are {', '.join(sorted({each for each, _ in known}))}" if known else ""
-        raise ConfigurationError(f"other_tool is {name!r}, which no installed package brings{there}")
+        there = f"; the tools are {', '.join(sorted({each for each, _ in known}))}" if known else ""
+        raise ConfigurationError(f"other_tool is {name!r}, which no installed package has{there}")
     if len(places) > 1:
         raise ConfigurationError(f"two tools are called {name}, {' and '.join(places)}: uninstall one of them")
     return places[0]

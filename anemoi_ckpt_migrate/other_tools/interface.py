@@ -161,7 +161,7 @@ class OtherTool(ABC):
 
     def undo(self, tree: Any, entry: Entry) -> Undo:
         """Return the rollback of a migration that is in the list and that no script knows."""
-        return Undo("", lost="no rollback is noted with it")
+        return Undo("", lost="its entry has no rollback")
 
     def script(self, path: str) -> tuple[ForeignScript | None, list[Fault]]:
         """Read one of the tool's scripts, without running it.

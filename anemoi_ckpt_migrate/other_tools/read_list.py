@@ -28,7 +28,7 @@ def listed(tool: OtherTool, tree: Any) -> tuple[Entry, ...] | None:
     names = [entry.name for entry in entries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DamagedLedger(f"{twice} stands in it twice", tool.key)
+        raise DamagedLedger(f"{twice} is in it twice", tool.key)
     return entries
 
 

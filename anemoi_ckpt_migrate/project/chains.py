@@ -48,15 +48,15 @@ def find_chain(name: str) -> Config:
     """
     known = chains()
     if name not in known:
-        there = f"; there are {', '.join(sorted(known))}" if known else ""
-        raise UsageError(f"no installed package brings a chain {name!r}{there}")
+        there = f"; the chains are {', '.join(sorted(known))}" if known else ""
+        raise UsageError(f"no installed package has a chain {name!r}{there}")
     module = known[name]
     try:
         spec = importlib.util.find_spec(module)
     except Exception as error:  # raised by a package around it as it is imported
-        raise ConfigurationError(f"the chain {name} cannot be found: {module}: {error}") from error
+        raise ConfigurationError(f"the chain {name} cannot be loaded: {module}: {error}") from error
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     if not folders:
-        raise ConfigurationError(f"the chain {name} is said to be in {module}, which is no installed package")
+        raise ConfigurationError(f"the chain {name} should be in {module}, which is not an installed package")
     folder = Path(folders[0])
     return replace(in_folder(folder) or Config(folder / OWN_FILE, (folder,), None), chain=name)

@@ -111,19 +111,19 @@ def find_config(given: Path | None = None) -> Config:
     if given is not None:
         found = in_folder(given) if given.is_dir() else _from_file(given)
         if found is None:
-            raise NoConfiguration(f"{given} holds no configuration of ckpt-migrate; `ckpt-migrate init` makes one")
+            raise NoConfiguration(f"{given} has no configuration of ckpt-migrate; `ckpt-migrate init` writes one")
         return found
     try:
         here = Path.cwd()
     except FileNotFoundError:
-        raise NoConfiguration("the current folder was removed; go to another one, or name one with --config") from None
+        raise NoConfiguration("the current folder was removed; go to another folder, or use --config") from None
     for folder in (here, *here.parents):
         found = in_folder(folder)
         if found is not None:
             return found
     raise NoConfiguration(
         f"no configuration found in {here} or above ([tool.{TABLE}] in {SHARED_FILE}, or {OWN_FILE}); "
-        "`ckpt-migrate init` makes one, --config names one elsewhere"
+        "run `ckpt-migrate init` to write one, or name one with --config"
     )
 
 
@@ -157,12 +157,12 @@ def _checked(path: Path, table: Any) -> Config:
         raise ConfigurationError(f"{path}: tool.{TABLE} must be a table")
     for key, value in table.items():
         if key not in _CHECKS:
-            raise ConfigurationError(f"{path}: unknown key {key!r}; there are {', '.join(_CHECKS)}")
+            raise ConfigurationError(f"{path}: unknown key {key!r}; the keys are {', '.join(_CHECKS)}")
         wrong = _CHECKS[key](value)
         if wrong is not None:
             raise ConfigurationError(f"{path}: {key} must be {wrong}, not {value!r:.60}")
     if "/" in table.get("file_template", "") and not table.get("recursive", False):
-        raise ConfigurationError(f"{path}: file_template makes folders, which are read only with recursive = true")
+        raise ConfigurationError(f"{path}: file_template names folders, which needs recursive = true")
     folder = path.absolute().parent
     versions = table.get("versions", "versions")
     template = folder / table.get("template", f"templates/{TEMPLATE}")
@@ -198,18 +198,18 @@ def _no_length(value: Any) -> str | None:
 def _no_modules(value: Any) -> str | None:
     names = value if isinstance(value, list) else [None]
     right = all(isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names)
-    return None if right else 'a list of names of modules, as ["mypackage.config"]'
+    return None if right else 'a list of names of modules, such as ["mypackage.config"]'
 
 
 def _no_models(value: Any) -> str | None:
     pairs = value.items() if isinstance(value, dict) else [("", "")]
     right = all(name and isinstance(text, str) and FACTORY.fullmatch(text) for name, text in pairs)
-    return None if right else 'a table of functions that make models, as gt = "mypackage.models:build_gt"'
+    return None if right else 'a table of functions that make models, such as gt = "mypackage.models:build_gt"'
 
 
 def _no_zone(value: Any) -> str | None:
     known = isinstance(value, str) and zone(value) is not None
-    return None if known else 'the name of a time zone, as "Europe/Berlin"'
+    return None if known else 'the name of a time zone, such as "Europe/Berlin"'
 
 
 def _no_file_names(value: Any) -> str | None:
@@ -220,7 +220,7 @@ def _no_file_names(value: Any) -> str | None:
         name = ""
     parts = name.split("/") if isinstance(name, str) else [""]
     right = isinstance(value, str) and all(part and part[0] not in "_." and len(part) < _LONGEST_NAME for part in parts)
-    return None if right else 'a pattern as "%(rev)s_%(slug)s", of ' + ", ".join(FILE_TOKENS)
+    return None if right else 'a pattern such as "%(rev)s_%(slug)s", of ' + ", ".join(FILE_TOKENS)
 
 
 # A check for the value of each key: returns a description of the right values, or None if the value is right.

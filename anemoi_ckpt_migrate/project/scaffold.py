@@ -61,7 +61,7 @@ def lay_out(folder: Path, package: str | None = None) -> list[CreatedPath]:
             template.parent.mkdir(parents=True, exist_ok=True)
             template.write_text(read_template(None), encoding="utf-8")
     except OSError as error:
-        raise CannotWrite(f"the project could not be laid out in {folder} ({error.strerror})") from error
+        raise CannotWrite(f"the project could not be written to {folder} ({error.strerror})") from error
     return laid
 
 
@@ -86,7 +86,7 @@ def read_template(path: Path | None) -> str:
 def _configure(folder: Path, package: str | None) -> CreatedPath:
     shared = folder / SHARED_FILE
     lines = ['versions = "versions"', f'template = "templates/{TEMPLATE}"']
-    unset = '# package = "NAME"  # whose versions the scripts note'
+    unset = '# package = "NAME"  # scripts note its version'
     lines.append(f"package = {json.dumps(str(package))}" if package else unset)
     if shared.is_file():
         before = shared.read_bytes()

@@ -65,7 +65,7 @@ def decode(value: Any) -> Any:
     try:
         return _MADE[tag](held)
     except (KeyError, TypeError, ValueError, binascii.Error):
-        raise DamagedRecord(f"{tag} in it stands for no value") from None
+        raise DamagedRecord(f"{tag} in it does not encode a value") from None
 
 
 def _is_tagged(value: dict[Any, Any]) -> bool:

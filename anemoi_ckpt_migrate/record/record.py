@@ -286,8 +286,8 @@ def _extra_of(data: dict[Any, Any]) -> dict[str, Any]:
     """Return the keys that this version does not know. A newer version may need them, so they are kept."""
     extra = {key: value for key, value in data.items() if key not in _KEYS}
     if not all(isinstance(key, str) for key in extra):
-        raise DamagedRecord("a key of it is no text")
-    _Weighing("keys of it").check(list(extra.values()))
+        raise DamagedRecord("one of its keys is not text")
+    _Weighing("its extra keys").check(list(extra.values()))
     return extra
 
 
@@ -301,7 +301,7 @@ def stash_of(data: Any) -> Stash:
     """
     stash = data.get("stash", {}) if isinstance(data, dict) else {}
     if not isinstance(stash, dict) or not all(isinstance(values, list) for values in stash.values()):
-        raise DamagedRecord("what it keeps is not a list for each revision")
+        raise DamagedRecord("its stash is not a list for each revision")
     return stash
 
 
@@ -387,7 +387,7 @@ def _undo_from_data(data: Any) -> Undo:
     if data.get("operations") is not None:
         operations = tuple(fields.get("operations", list))
         if not all(isinstance(each, dict) for each in operations):
-            raise DamagedRecord("operations in undo are no dicts")
+            raise DamagedRecord("operations in undo are not dicts")
         _Weighing("operations in undo").check(list(operations))
         operations = tuple(map(decode, operations))
     python, pickled, path, lost = (fields.maybe(name) for name in ("python", "pickle", "parameters", "lost"))
@@ -409,7 +409,7 @@ def _other_lists_from_data(data: Any) -> dict[str, MigrationsList]:
 
 def _optimizers_from_data(data: Any) -> dict[str, Order]:
     if not isinstance(data, dict) or not all(isinstance(path, str) for path in data):
-        raise DamagedRecord("optimizers are no dict by path")
+        raise DamagedRecord("optimizers are not a dict by path")
     return {path: _order_from_data(order) for path, order in data.items()}
 
 
@@ -417,9 +417,9 @@ def _order_from_data(data: Any) -> Order:
     fields = _Fields(data, "optimizers")
     groups, own_order = fields.get("groups", list), fields.get("own_order", list)
     if not all(isinstance(group, list) and all(isinstance(name, str) for name in group) for group in groups):
-        raise DamagedRecord("groups in optimizers are no lists of text")
+        raise DamagedRecord("groups in optimizers are not lists of text")
     if not all(type(number) is int for number in own_order):
-        raise DamagedRecord("own_order in optimizers is no list of numbers")
+        raise DamagedRecord("own_order in optimizers is not a list of numbers")
     return Order(tuple(map(tuple, groups)), tuple(own_order))
 
 
@@ -436,7 +436,7 @@ def _check(record: Record) -> None:
     """Check the assumptions of planning: heads are in the lineage, and parents stand before their children."""
     ids = [entry.revision for entry in record.lineage]
     if len(set(ids)) != len(ids):
-        raise DamagedRecord("a revision stands twice in the lineage")
+        raise DamagedRecord("a revision is twice in the lineage")
     unknown = [head for head in record.heads if head not in ids]
     if unknown:
         raise DamagedRecord(f"head {unknown[0]} is not in the lineage")
@@ -444,7 +444,7 @@ def _check(record: Record) -> None:
     for entry in record.lineage:
         for parent in (*entry.parents, *entry.depends_on):
             if place.get(parent, -1) > place[entry.revision]:
-                raise DamagedRecord(f"{entry.revision} stands before its parent {parent} in the lineage")
+                raise DamagedRecord(f"{entry.revision} comes before its parent {parent} in the lineage")
 
 
 _DEEPEST, _MOST, _SHARED = 100, 1_000_000, 4
@@ -476,7 +476,7 @@ class _Weighing:
         if value is None or kind in (bool, int, float, complex):
             return self._counted(value, 1)
         if kind not in (dict, list, tuple, set, frozenset):
-            raise DamagedRecord(f"{self._place} hold a {kind.__name__}, which is no plain data")
+            raise DamagedRecord(f"{self._place} hold a {kind.__name__}, which is not plain data")
         if id(value) not in self._weights:
             held = [*value.keys(), *value.values()] if kind is dict else list(value)
             self._own += 1
@@ -495,13 +495,13 @@ class _Fields:
 
     def __init__(self, data: Any, place: str) -> None:
         if not isinstance(data, dict):
-            raise DamagedRecord(f"{place} is no dict")
+            raise DamagedRecord(f"{place} is not a dict")
         self._data, self._place = data, place
 
     def get(self, name: str, kind: type) -> Any:
         value = self._data.get(name)
         if not isinstance(value, kind):
-            raise DamagedRecord(f"{name} in {self._place} is no {kind.__name__}")
+            raise DamagedRecord(f"{name} in {self._place} is not of type {kind.__name__}")
         return value
 
     def maybe(self, name: str) -> str | None:
@@ -516,5 +516,5 @@ class _Fields:
     def words(self, name: str) -> tuple[str, ...]:
         values = self.get(name, list)
         if not all(isinstance(value, str) for value in values):
-            raise DamagedRecord(f"{name} in {self._place} is no list of text")
+            raise DamagedRecord(f"{name} in {self._place} is not a list of text")
         return tuple(values)

@@ -212,9 +212,9 @@ def plan_stamp(
     """
     wanted = list(wanted)
     if len(wanted) > 1 and targets.Named("base") in wanted:
-        raise UsageError("base is before everything: stamp it alone")
+        raise UsageError("base excludes all other revisions: stamp it alone")
     if any(isinstance(target, targets.Relative) or target == targets.Named("barrier") for target in wanted):
-        raise UsageError("stamp takes head, heads, base or revisions: what the file is, not how to get there")
+        raise UsageError("stamp takes head, heads, base or revisions, not a number of steps")
     states = [resolve.state(graph, target, package) for target in wanted]
     told = set().union(*states)
     if not purge and wanted != [targets.Named("base")]:

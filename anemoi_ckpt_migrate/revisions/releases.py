@@ -53,7 +53,7 @@ def check(package: str, specifier: str) -> SpecifierSet:
     """
     clauses = _parsed(package, specifier)
     if not any(clauses.contains(version, prereleases=True) for version in _candidates(clauses)):
-        raise UsageError(f"no version of {package} can be {specifier}")
+        raise UsageError(f"no version of {package} can match {specifier}")
     return clauses
 
 
@@ -91,7 +91,7 @@ def _parsed(package: str, specifier: str) -> SpecifierSet:
             empty = True
         if empty:
             begin = len(package) + place
-            what = f"{clause.strip() or 'nothing'!r} is no version specifier, such as <0.12 or ==0.11.*"
+            what = f"{clause.strip() or 'nothing'!r} is not a version specifier, such as <0.12 or ==0.11.*"
             raise BadTarget(package + specifier, begin, begin + len(clause), what)
         place += len(clause) + 1
     return SpecifierSet(specifier)

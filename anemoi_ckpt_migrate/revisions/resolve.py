@@ -58,7 +58,7 @@ def one(graph: Graph, target: targets.Target, package: str | None = None) -> str
         raise SeveralHeads(error.heads, error.names, None, error.joined) from None
     if len(found) != 1:
         several = f"several revisions: {', '.join(found)}" if found else "no revision"
-        raise UsageError(f"the target stands for {several}; name one")
+        raise UsageError(f"the target means {several}; name exactly one")
     return found[0]
 
 
@@ -168,11 +168,11 @@ def had_by(graph: Graph, target: targets.Released, package: str | None) -> set[s
     """
     if package is None:
         raise UsageError(
-            f"{target.package}{target.specifier} is about a package, but none is tracked here; "
+            f"{target.package}{target.specifier} names a package, but this project tracks none; "
             "set `package` in the configuration"
         )
     if not releases.same_package(package, target.package):
-        raise UsageError(f"{target.package} is not the tracked package, that is {package}")
+        raise UsageError(f"this project tracks {package}, not {target.package}")
     noted = {revision.id: _noted(revision.versions, package) for revision in graph}
     if not any(noted.values()):
         raise NoRelease(package)
@@ -202,7 +202,7 @@ def _remembering(fits: Callable[[str], bool]) -> Callable[[str], bool]:
 def _on_branch(graph: Graph, target: targets.OnBranch) -> set[str]:
     branch, place = target.branch, target.target
     if isinstance(place, targets.Relative):
-        raise UsageError(f"{branch}@{place.steps:+} depends on where a checkpoint is")
+        raise UsageError(f"{branch}@{place.steps:+} counts from the revision of a checkpoint; use a revision here")
     return _placed(graph, place, heads_of_branch(graph, branch), branch)
 
 
@@ -218,7 +218,7 @@ def _placed(graph: Graph, place: targets.Target, heads: Sequence[str], branch: s
         return graph.closure(heads)
     if place == targets.Named("base"):
         return set()
-    raise UsageError("this target depends on where a checkpoint is")
+    raise UsageError("this target depends on the revision of a checkpoint; use a revision here")
 
 
 def _beyond(graph: Graph, place: targets.Beyond, heads: Sequence[str], branch: str) -> set[str]:

@@ -115,7 +115,7 @@ def parse_range(text: str) -> Range:
     """
     start, colon, end = text.partition(":")
     if not colon or ":" in end:
-        raise UsageError(f"{text!r} is no range: write START:END, either of which may be left out")
+        raise UsageError(f"{text!r} is not a range: write START:END, START: or :END")
     words = (*WORDS, CURRENT.word)
     return Range(_parse(start, words) if start else None, _parse(end, words) if end else None)
 
@@ -129,10 +129,10 @@ def _parse(text: str, words: tuple[str, ...]) -> Target:
     if not at:
         return _place(text, 0, words)
     if not re.fullmatch(LABEL_PATTERN, branch):
-        raise BadTarget(text, 0, max(len(branch), 1), "a branch label or a revision id has to stand before the @")
+        raise BadTarget(text, 0, max(len(branch), 1), "a branch label or a revision id must come before the @")
     place = _place(text, len(branch) + 1, words)
     if place in (Named("barrier"), CURRENT):
-        raise BadTarget(text, len(branch) + 1, len(text), f"{rest} is not something that a branch has")
+        raise BadTarget(text, len(branch) + 1, len(text), f"a branch has no {rest}")
     return OnBranch(branch, place)
 
 
@@ -145,11 +145,9 @@ def _place(text: str, begin: int, words: tuple[str, ...]) -> Named | Relative | 
     if found:
         return _counted(text, begin, found)
     if place[:1] in ("+", "-"):
-        raise BadTarget(text, begin + 1, len(text), f"a number of steps has to follow the {place[0]}")
+        raise BadTarget(text, begin + 1, len(text), f"a number of steps must follow the {place[0]}")
     if not place.strip() or "@" in place or not place.isprintable():
-        what = (
-            "a target has to stand here: " + ", ".join(words) + ", +N, -N, a revision id (its start is enough), a name"
-        )
+        what = "expected a target: " + ", ".join(words) + ", +N, -N, a revision id (or its start) or a name"
         raise BadTarget(text, begin, len(text), what)
     return Id(place)
 
@@ -158,11 +156,11 @@ def _counted(text: str, begin: int, found: re.Match[str]) -> Relative | Beyond:
     start, sign, digits = found.groups()
     place = begin + found.start(3)
     if not digits:
-        raise BadTarget(text, place, place + 1, f"a number of steps has to follow the {sign}")
+        raise BadTarget(text, place, place + 1, f"a number of steps must follow the {sign}")
     if not int(digits[: _MOST_DIGITS + 1]):
-        raise BadTarget(text, place - 1, len(text), "this asks for no step at all")
+        raise BadTarget(text, place - 1, len(text), "a step count of 0 does nothing")
     if len(digits) > _MOST_DIGITS:
-        raise BadTarget(text, place, len(text), "nobody has that many revisions")
+        raise BadTarget(text, place, len(text), "the step count is too large (9 digits at most)")
     steps = int(sign + digits)
     if start is None:
         return Relative(steps)

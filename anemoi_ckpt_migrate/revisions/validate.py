@@ -35,7 +35,7 @@ def _doubled_ids(known: Iterable[Revision], first: Mapping[str, Revision]) -> It
     for revision in known:
         if first[revision.id] is not revision:
             other = first[revision.id].path
-            message = f"revision {revision.id} has the id of {other}; give one of them another"
+            message = f"revision {revision.id} has the same id as {other}; give one of them another id"
             yield Fault(revision.path, revision.line("revision"), message)
         for part in revision.replaces:
             if part.id in first:
@@ -55,12 +55,12 @@ def _doubled_labels(known: Iterable[Revision], first: Mapping[str, Revision]) ->
         for label in revision.labels:
             line = revision.line("branch_labels")
             if label in given:
-                message = f"the label {label} is used by {given[label].path} already; a branch has a label once"
+                message = f"the label {label} is already used by {given[label].path}; a label names one branch"
                 yield Fault(revision.path, line, message)
             elif label in first:
-                yield Fault(revision.path, line, f"the label {label} is the id of {first[label].path}; take another")
+                yield Fault(revision.path, line, f"the label {label} is the id of {first[label].path}; choose another")
             elif label in squashed:
-                message = f"the label {label} is the id of what {squashed[label].path} replaces; take another"
+                message = f"the label {label} is an id that {squashed[label].path} replaces; choose another"
                 yield Fault(revision.path, line, message)
             given.setdefault(label, revision)
 
@@ -71,7 +71,7 @@ def _doubled_names(known: Iterable[Revision]) -> Iterator[Fault]:
         for name in revision.known_as:
             other = given.setdefault(name, revision)
             if other is not revision:
-                message = f"it is known as {name}, and so is {other.path}; one revision stands for a migration"
+                message = f"{name} in known_as is also in {other.path}; only one script may have it"
                 yield Fault(revision.path, revision.line("known_as"), message)
 
 
@@ -114,7 +114,7 @@ def _knots(revisions: Mapping[str, Revision]) -> Iterator[list[str]]:
 def _cycle(way: Sequence[str], revisions: Mapping[str, Revision]) -> Fault:
     first = revisions[way[0]]
     edge = next(word for word in ("down_revision", "depends_on") if way[1] in _needed(first, word))
-    message = f"revision {way[0]} comes before itself, a cycle: it needs {', which needs '.join(way[1:])}"
+    message = f"revision {way[0]} is part of a cycle: it needs {', which needs '.join(way[1:])}"
     files = ", ".join(dict.fromkeys(revisions[rev].path for rev in way[1:] if rev != way[0]))
     return Fault(first.path, first.line(edge), message + (f" (with {files})" if files else ""))
 

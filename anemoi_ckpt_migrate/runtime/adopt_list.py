@@ -97,12 +97,12 @@ def check_noted(project: Project, record: Record, entries: Sequence[Entry]) -> N
 def _said(
     graph: Graph, revision: str, lineage: Sequence[Applied], told: match_revisions.Adopted, by_content: bool
 ) -> str:
-    teller = "what it holds" if by_content else "its list of migrations"
-    said = f"by {teller} it is at {revision} ({graph[revision].name}), and is taken for that"
+    teller = "its content" if by_content else "its list of migrations"
+    said = f"by {teller} it is taken to be at {revision} ({graph[revision].name})"
     has = {name for entry in lineage for name in entry.known_as}
     more = [entry.name for name, entry in told.known.items() if entry.name not in has]
     if more:
-        said += f"; that its list of migrations has {', '.join(more)} too does not count"
+        said += f"; ignoring {', '.join(more)}, also in its list of migrations"
     if told.extra:
         said += f"; it also has {', '.join(entry.name for entry in told.extra)}, which no script here knows"
     return said

@@ -59,7 +59,7 @@ def carried(entry: Applied) -> Function:
     """
     shown = shown_carried(entry.revision)
     if entry.undo is None:
-        raise MigrationFailed(shown, None, "the checkpoint carries no rollback")
+        raise MigrationFailed(shown, None, "the checkpoint has no rollback")
     if not entry.undo.source:
         return _by_value(entry.undo, shown)
     try:
@@ -73,7 +73,7 @@ def carried(entry: Applied) -> Function:
         return pickled
     rollback: Any = getattr(module, "rollback", None)
     if not callable(rollback):
-        raise MigrationFailed(shown, None, "the carried source has no rollback")
+        raise MigrationFailed(shown, None, "the source in the checkpoint has no rollback")
     function: Function = rollback
     return function
 
@@ -88,14 +88,16 @@ def _by_value(undo: Undo, shown: str) -> Function:
     """
     if undo.pickle is None or undo.python != PYTHON:
         other = "another Python" if undo.python is None else undo.python
-        raise MigrationFailed(shown, None, f"it is byte code of {other}, which {PYTHON} cannot run; use that one")
+        raise MigrationFailed(shown, None, f"it is byte code of {other}, which {PYTHON} cannot run; use {other}")
     function = _unpickled(undo.pickle)
     if function is None:
-        raise MigrationFailed(shown, None, "the pickled rollback cannot be loaded here: it needs what is not installed")
+        raise MigrationFailed(
+            shown, None, "the pickled rollback cannot be loaded: it needs a package that is not installed"
+        )
     code = getattr(function, "__code__", None)
     # A function that only returns its argument is an unfilled template. If names moved, moving them back is enough.
     if code is not None and code.co_code == (lambda ckpt: ckpt).__code__.co_code and len(undo.operations or ()) < 2:
-        raise MigrationFailed(shown, code.co_firstlineno, "the pickled rollback does nothing, which undoes nothing")
+        raise MigrationFailed(shown, code.co_firstlineno, "the pickled rollback does nothing")
     return function
 
 

@@ -73,8 +73,8 @@ class FunctionAction:
                 context.check(self, function, result)
             return result
         if result is None:
-            raise self._fail(function, "returned None, not the checkpoint; does `return ckpt` miss?")
-        raise self._fail(function, f"returned a {type(result).__name__}, not the checkpoint")
+            raise self._fail(function, "returned None instead of the checkpoint; did you forget `return ckpt`?")
+        raise self._fail(function, f"returned a {type(result).__name__} instead of the checkpoint")
 
     def ask(self, context: RunContext, function: Function, tree: Any) -> list[Any]:
         """Run the function on a tree that it does not change, and return its list of operations."""
@@ -82,7 +82,7 @@ class FunctionAction:
         if context.checkpoint.touched:
             return []  # the run starts over with real tensors
         if type(result) is not list:
-            raise self._fail(function, f"returned a {type(result).__name__}, not a list of operations")
+            raise self._fail(function, f"returned a {type(result).__name__} instead of a list of operations")
         return result
 
     def _result(self, context: RunContext, function: Function, tree: Any, *more: Any) -> Any:

@@ -85,15 +85,13 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     """
     if record.lineage:
         at = ", ".join(record.heads)
-        raise Refused(f"it carries a record, and stands at {at}: --purge forgets that first")
+        raise Refused(f"it has a record and is at {at}: --purge discards the record first")
     known = known_of(project.config)
     if not known.models:
-        raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes it")
+        raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes one")
     own = own_of(file, tree, project.config.parameters)
     if own is None:
-        raise Refused(
-            "it is not known which of its parameters are those of a model: `parameters` in the configuration says"
-        )
+        raise Refused("the parameters of the model cannot be found in it: set `parameters` in the configuration")
     fits = _fits(project, known, own, tree)
     project = replace(project, graph=project.graph.seen_from(rev for fit in fits for rev in fit.revisions))
     right = _narrowed(project, file, [fit for fit in fits if not fit.misfit.count])
@@ -194,8 +192,8 @@ def _unsure(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> 
     before = [rev.id for rev in graph if own.issuperset(rev.needs) and bool(own) == bool(rev.needs)]
     undecided = [*behind, *(rev for rev in before if rev not in known)]
     functions_of = ", ".join(rev for rev in undecided if _has_functions(graph[rev]))
-    way = "look whether it has what these do besides, and say with `stamp REV` if it stands elsewhere"
-    sentence = f"what the model {fit.model} is on the other side of the functions of {functions_of} is not known: {way}"
+    way = "check whether the other changes of these are in it, and if not, `stamp REV` it"
+    sentence = f"the functions of {functions_of} cannot be followed, so they may or may not have run: {way}"
     return (sentence,) if functions_of else ()
 
 
@@ -205,8 +203,8 @@ def _has_functions(revision: Revision) -> bool:
 
 def _several(file: Checkpoint, fits: Sequence[RevisionMatch]) -> str:
     shown = shlex.quote(os.fspath(file.path))
-    way = f"`ckpt-migrate stamp REV {shown}` says which it is"
-    return f"its parameters are the same at {len(fits)} places, and nothing in it tells them apart; {way}:"
+    way = f"choose one with `ckpt-migrate stamp REV {shown}`"
+    return f"{len(fits)} revisions match its parameters equally well; {way}:"
 
 
 def _told_apart(graph: Graph, fit: RevisionMatch, fits: Sequence[RevisionMatch]) -> str:
@@ -228,8 +226,8 @@ def _doing(revision: Revision) -> str:
 def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: CheckpointParameters) -> NotOnePlace:
     """Return the error for a checkpoint that matches no known place, with ways to proceed."""
     shown, names = shlex.quote(os.fspath(file.path)), {item.name for item in own.items}
-    by_hand = f"`ckpt-migrate stamp REV {shown}` says where it stands all the same"
-    nothing = "it has nothing in common with what is known of the models of this project"
+    by_hand = f"`ckpt-migrate stamp REV {shown}` records a revision without this comparison"
+    nothing = "it has nothing in common with the known models of this project"
     if not fits:
         return NotOnePlace(f"{nothing}; {by_hand}", ())
     nearest = min(fits, key=lambda fit: fit.misfit.count)
@@ -239,12 +237,12 @@ def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: Ch
     if unknown:
         there = unknown[0] if len(unknown) == 1 else "REV"
         adds = f"`ckpt-migrate manifest {shlex.quote(nearest.model)} --update --from {shown} --at {there}`"
-        gap = f"; what {nearest.model} is at {', '.join(together(unknown))} is not known"
-        ways = [f"if it stands there, {adds} writes down what it holds, and `stamp auto` finds it then"]
+        gap = f"; {nearest.model} at {', '.join(together(unknown))} is unknown"
+        ways = [f"if it is at that revision, {adds} records its parameters for `stamp auto`"]
     if all(len(fit.misfit.extra) == len(names) for fit in fits):
         return NotOnePlace(f"{nothing}{gap}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
     title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifest_file.BASE
-    near = f"it is at no revision that is known; the nearest is {nearest.model} at {title}, but for what follows"
+    near = f"no revision matches; the closest is {nearest.model} at {title}"
     sentences = nearest.misfit.sentences()
     more = [f"and {len(sentences) - _SHOWN} more"] if len(sentences) > _SHOWN else []
-    return NotOnePlace(f"{near}{gap}; {ways[0]}:", [*sentences[:_SHOWN], *more])
+    return NotOnePlace(f"{near}{gap}; {ways[0]}; the differences:", [*sentences[:_SHOWN], *more])

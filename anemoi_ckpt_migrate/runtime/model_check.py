@@ -119,8 +119,8 @@ class ModelCheck:
             wrong, place = verdict.misfit, ", ".join(self.revisions) or "base"
             raise NotAsExpected(verdict.model, place, wrong.sentences(), wrong.only_sizes)
         if verdict.misfit.moved and find_optimizers(tree):
-            moved = f"the parameters are in another order than those of the model {verdict.model}"
-            return [*verdict.notes, f"{moved}, and what optimizers remember goes by the order"]
+            moved = f"the order of the parameters differs from that of the model {verdict.model}"
+            return [*verdict.notes, f"{moved}, and optimizer state depends on the order"]
         return verdict.notes
 
     def _verdict(self, graph: Graph, revisions: Sequence[str], tree: Any, content: bool = False) -> Verdict | None:
@@ -143,7 +143,7 @@ def compared(
             snapshots = [] if early else known_of_checkpoint(known, name, config, graph, tree)
         except UsageError as error:
             unknown = True
-            notes.append(f"it is not compared with the model {name}: {error.sentence}")
+            notes.append(f"it was not compared with the model {name}: {error.sentence}")
             continue
         expected = trace.derived(graph, snapshots, revisions)
         if isinstance(expected, UnknownState):
@@ -155,7 +155,7 @@ def compared(
         odd = _not_plain(items.get(tree, config.hyper_parameters)) if snapshot.sized else ""
         if odd:
             unknown = True
-            notes.append(f"it is not compared with the model {name}: {config.hyper_parameters}{odd} is not plain data")
+            notes.append(f"it was not compared with the model {name}: {config.hyper_parameters}{odd} is not plain data")
         elif nearest is None or found.count < nearest[1].count:
             nearest = name, found
     return Verdict(*(nearest or ("", StateDictDiff())), unknown, notes)

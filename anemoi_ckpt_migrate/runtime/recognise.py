@@ -50,7 +50,7 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
     if path is not None:
         revision = _asked(path, file)
         if revision is not None and revision not in project.graph and revision not in project.graph.replaced:
-            what = f"`recognise` returned {revision!r:.60}, which is the id of no revision"
+            what = f"`recognise` returned {revision!r:.60}, but no revision has this id"
             raise MigrationFailed(str(path), None, what)
         tree, _ = embed.unrecorded(file)  # stand-ins of the earlier tree no longer report requests for content
     if revision is None and not entries:
@@ -75,5 +75,5 @@ def _asked(path: Path, file: Checkpoint) -> Any:
     except BaseException as error:  # the code is the user's
         raise failure(error, str(path), "`recognise`", function) from error
     if file.touched:
-        raise MigrationFailed(str(path), None, "`recognise` may look at names, shapes and dtypes, not at content")
+        raise MigrationFailed(str(path), None, "`recognise` may read names, shapes and dtypes, but no values")
     return found

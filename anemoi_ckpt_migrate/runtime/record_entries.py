@@ -109,7 +109,7 @@ def notes(graph: Graph, entries: Iterable[Applied], outcome: Outcome) -> list[st
     for name in sorted(gone.intersection(places)):
         first, *more = places[name]
         others = f", and {len(more)} more" if more else ""
-        found.append(f"{name} is gone, and a placeholder stands at {first}{others}")
+        found.append(f"{name} was removed, and a placeholder replaces it at {first}{others}")
     return found
 
 

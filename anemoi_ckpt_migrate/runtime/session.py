@@ -350,9 +350,9 @@ def _hint(path: StrPath, project: Project, record: Record) -> str:
     if record.lineage or record.log or project.config.recogniser is not None or project.graph.known_as:
         return ""
     known = (project.config.versions[0] / manifest_file.NAME).exists()
-    auto, does = ("auto", "finds") if known else ("REV", "says")
-    way = f"`ckpt-migrate stamp {auto} {shlex.quote(os.fspath(path))}` {does} where it stands"
-    return f"it holds no record, so it was taken to be at base: {way}"
+    auto, does = ("auto", "finds") if known else ("REV", "records")
+    way = f"`ckpt-migrate stamp {auto} {shlex.quote(os.fspath(path))}` {does} its revision"
+    return f"it has no record, so it was taken to be at base: {way}"
 
 
 def _copied(stash: Stash) -> Stash:

@@ -139,7 +139,7 @@ def inverses(script: Revision) -> tuple[Operation, ...]:
     for operation in reversed(operations_of(script) or ()):
         inverse = operation.inverse()
         if inverse is None:
-            why = f"it was stamped, not applied, so that nothing is known of what undoes {operation!r:.80}"
+            why = f"it was stamped, not applied, so the record has no rollback of {operation!r:.80}"
             raise NoWayBack(script.id, why)
         found.append(inverse)
     return tuple(found)

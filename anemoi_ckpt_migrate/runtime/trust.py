@@ -31,9 +31,9 @@ _ROLLBACK = (Run.__name__, "rollback")
 class Way(Enum):
     """The source of a rollback."""
 
-    SCRIPT = "what the script here says"
-    RECORD = "operations of the record, with functions that the script here names"
-    CHECKPOINT = "code that the checkpoint carries"
+    SCRIPT = "the script here"
+    RECORD = "operations of the record, with functions of the script here"
+    CHECKPOINT = "code in the checkpoint"
 
 
 def way_back(graph: Graph, entry: Applied) -> Way:
@@ -70,7 +70,7 @@ def recorded_operations(entry: Applied) -> tuple[Operation, ...] | None:
     try:
         return tuple(map(from_data, entry.undo.operations))
     except (BadOperation, TypeError, ValueError, LookupError, AttributeError, RecursionError, ContentNeeded) as error:
-        raise DamagedRecord(f"what undoes {entry.revision}: {error}") from error
+        raise DamagedRecord(f"the rollback of {entry.revision}: {error}") from error
 
 
 def check_own_code(
@@ -88,7 +88,7 @@ def check_own_code(
     foreign = [entry for entry in undone if way_back(graph, entry) is Way.CHECKPOINT]
     for entry in foreign:
         if not _carries(entry):
-            raise NoWayBack(entry.revision, f"{_why(graph, entry)}, and the checkpoint carries no rollback; {_ANEW}")
+            raise NoWayBack(entry.revision, f"{_why(graph, entry)}, and the checkpoint has no rollback; {_ANEW}")
         script, recorded = graph.get(entry.revision), recorded_operations(entry)
         if not trusted and script is not None and recorded is not None and not _strange(script, recorded):
             raise NoWayBack(entry.revision, f"{_why(graph, entry)}; {_ANEW}")
@@ -99,7 +99,7 @@ def check_own_code(
         raise UntrustedCode([entry.revision for entry in foreign], os.fspath(checkpoint), why, readable)
 
 
-_ANEW = "`ckpt-migrate stamp --purge TARGET CKPT` writes the record anew, as the scripts say"
+_ANEW = "`ckpt-migrate stamp --purge TARGET CKPT` writes a new record from the scripts"
 
 
 def marked(graph: Graph, steps: Iterable[Step], entries: Mapping[str, Applied]) -> tuple[Step, ...]:
@@ -134,8 +134,8 @@ def _why(graph: Graph, entry: Applied) -> str:
         return f"the script of {entry.revision} has no rollback"
     if not names:
         own = ", ".join(dict.fromkeys(calls.rollbacks(script.operations or ())))
-        return f"the record of {entry.revision} does not run {own} as its script does on the way back"
-    return f"the record of {entry.revision} runs {', '.join(names)}, which the operations of its script do not name"
+        return f"the record of {entry.revision} does not run {own}, which the rollback in its script does"
+    return f"the record of {entry.revision} runs {', '.join(names)}, but the operations of its script do not"
 
 
 def _strange(script: Revision, recorded: Iterable[Operation]) -> list[Call]:

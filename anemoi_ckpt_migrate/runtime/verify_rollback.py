@@ -51,7 +51,7 @@ def check_reversible(revisions: Iterable[Revision], but_declared: bool = False) 
     """
     for revision in revisions:
         if not revision.reversible and not (but_declared and why_skipped(revision)):
-            raise NoWayBack(revision.id, f"{revision.name} has no rollback that could be checked")
+            raise NoWayBack(revision.id, f"{revision.name} has no rollback to check")
 
 
 def prove(file: Checkpoint, graph: Graph, record: Record, revisions: Sequence[Revision], settings: Settings) -> None:
@@ -222,7 +222,7 @@ def _beside(expected: Checkpoint, found: Checkpoint) -> Difference | None:
     """Compare rewritten entries beside the pickle, except our own, which holds the history."""
     for name in sorted({*expected.attached, *found.attached} - {embed.ATTACHMENT}):
         if expected.attachment(name) != found.attachment(name):
-            return Difference(f"record {name} of the archive", "it is not what it was, byte by byte")
+            return Difference(f"record {name} of the archive", "its bytes differ")
     return None
 
 

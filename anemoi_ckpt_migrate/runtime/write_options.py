@@ -53,7 +53,7 @@ class WriteOptions:
 
     def __post_init__(self) -> None:
         if self.in_place and self.output is not None:
-            raise UsageError("in place means in the checkpoint itself, and --output elsewhere: give one of them")
+            raise UsageError("--in-place writes to the checkpoint, --output to another file: leave out one")
 
 
 @contextmanager

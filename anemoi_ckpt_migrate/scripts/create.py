@@ -77,7 +77,7 @@ def render(template: str, draft: Draft) -> str:
     missing = "migrate_setup" if draft.setup and "\ndef migrate_setup(" not in text else missing
     if missing:
         raise ConfigurationError(
-            f"the template of new scripts has no place for `{missing}`; see the one that `ckpt-migrate init` makes"
+            f"the template of new scripts has no place for `{missing}`; compare it with that of `ckpt-migrate init`"
         )
     return text
 
@@ -142,7 +142,7 @@ def check_label(label: str) -> None:
 
 def _check_word(word: str, what: str, pattern: str, letters: str) -> None:
     if word in (*WORDS, CURRENT.word):
-        raise UsageError(f"{word!r} cannot be {what}: it is a target of its own")
+        raise UsageError(f"{word!r} cannot be {what}: it has a meaning as a target")
     if not re.fullmatch(pattern, word):
         raise UsageError(f"{word!r} cannot be {what}: use {letters}")
 
@@ -156,7 +156,7 @@ def check_name(name: str) -> None:
         It is empty, or has more than one line.
     """
     if not name.strip() or not name.isprintable():
-        raise UsageError("the name of a revision is one line of text that says what changes")
+        raise UsageError("the name of a revision must be one line of text that describes the change")
 
 
 def in_docstring(name: str) -> str:
@@ -187,7 +187,7 @@ def _render(template: str, **values: object) -> str:
     try:
         rendered: str = Template(template, strict_undefined=True).render(**values)  # noqa: S702  (Python, not HTML)
     except exceptions.MakoException as error:
-        raise ConfigurationError(f"the template of new scripts is faulty: {error}") from error
+        raise ConfigurationError(f"the template of new scripts has an error: {error}") from error
     except Exception as error:  # a template runs code of the project
         raise ConfigurationError(f"the template of new scripts failed with {type(error).__name__}: {error}") from error
     return rendered

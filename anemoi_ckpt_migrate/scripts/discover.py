@@ -112,7 +112,7 @@ def _below(folder: str, recursive: bool, seen: set[str]) -> Iterator[str]:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except FileNotFoundError:
-        way = "`ckpt-migrate init` makes it"
+        way = "`ckpt-migrate init` creates it"
         raise ConfigurationError(f"the folder of scripts {folder} does not exist; {way}") from None
     except OSError as error:
         raise ConfigurationError(f"the folder of scripts {folder} cannot be read ({error.strerror})") from error

@@ -65,7 +65,7 @@ def with_parents(source: bytes, parents: Sequence[str]) -> bytes:
     module = ast.parse(source)
     setting = [node for node in module.body if "down_revision" in assigned(node)]
     if len(setting) != 1 or assigned(setting[0]) != ["down_revision"]:
-        raise ValueError("down_revision is not set once, in a statement of its own")
+        raise ValueError("down_revision is not set exactly once, in its own statement")
     value: ast.expr = setting[0].value  # type: ignore[attr-defined]
     changed = _put(text, value, literal(one_or_several(tuple(parents))).encode())
     first = module.body[0]

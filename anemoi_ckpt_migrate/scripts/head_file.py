@@ -32,14 +32,14 @@ def problem(folder: Path, graph: Graph) -> str | None:
     try:
         found = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return f"the head file {path} is not there; {way}"
+        return f"the head file {path} is missing; {way}"
     except (OSError, ValueError) as error:
         return f"the head file {path} cannot be read ({getattr(error, 'strerror', None) or error}); {way}"
     if found == _text(graph):
         return None
     if "<<<<<<<" in found:
-        return f"the head file {path} holds a conflict: join the branches, then {way}"
-    return f"the head file {path} does not name the heads there are; {way}"
+        return f"the head file {path} has a conflict: merge the heads, then {way}"
+    return f"the head file {path} does not name the current heads; {way}"
 
 
 def _text(graph: Graph) -> str:

@@ -117,7 +117,7 @@ def _parse(config: Path, place: str, table: object) -> Hook:
             raise wrong(f"has an unknown key {key!r}; a {kind} has {', '.join(known)}")
     target, options, folder = table.get(_KINDS[kind]), table.get("options", []), table.get("cwd")
     if not _is_name(target):
-        raise wrong(f"must say with `{_KINDS[kind]}` what is to be run")
+        raise wrong(f"must name the program to run as `{_KINDS[kind]}`")
     if folder is not None and not _is_name(folder):
         raise wrong(f"must name a folder with cwd, not {folder!r:.60}")
     base = config.absolute().parent
@@ -178,10 +178,10 @@ def _executable(hook: Hook, script: Path) -> str:
 
     found = shutil.which(hook.target)
     if found is None:
-        raise _failed(hook, script, "is no program that can be found here")
+        raise _failed(hook, script, "is not a program on this machine")
     return os.path.abspath(found)
 
 
 def _failed(hook: Hook, script: Path, what: str) -> MigrateError:
     kind = hook.kind.replace("_", " ")
-    return MigrateError(f"the hook {hook.target} ({kind}) {what}; the script was written all the same: {script}")
+    return MigrateError(f"the hook {hook.target} ({kind}) {what}; the script was written anyway: {script}")

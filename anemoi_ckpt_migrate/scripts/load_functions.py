@@ -111,4 +111,4 @@ def _said(error: BaseException) -> str:
     try:
         return str(error).strip().partition("\n")[0]
     except Exception:  # the __str__ of a user's exception may raise
-        return "(it cannot say why)"
+        return "(its message cannot be printed)"

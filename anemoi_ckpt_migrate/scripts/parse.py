@@ -100,7 +100,7 @@ class _Reader:
         operations = self._operations()
         replaces = self._replaces(operations)
         if "down_revision" not in self._values:
-            self._fault("revision", "no down_revision: a script names what it follows, None at the base")
+            self._fault("revision", "no down_revision: set it to the parent of this revision, or None at the base")
         found = Revision(
             revision or "",
             parents=self._ids("down_revision"),
@@ -149,12 +149,12 @@ class _Reader:
         try:
             return ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            self._fault(name, f"{name} must be written out: scripts are read without being run")
+            self._fault(name, f"{name} must be a literal: scripts are read without being run")
             return None
 
     def _revision(self) -> str | None:
         if "revision" not in self._values:
-            self._fault("revision", 'no revision: a script sets `revision = "..."` at its top level')
+            self._fault("revision", 'no revision: set `revision = "..."` at the top level')
             return None
         before = len(self._faults)
         revision = self._literal("revision")
@@ -189,7 +189,7 @@ class _Reader:
         labels = self._words("branch_labels")
         for label in labels:
             if label in (*WORDS, CURRENT.word) or not _LABEL.fullmatch(label):
-                what = f"{label!r:.60} cannot be a label: use letters, digits, dashes, dots and underscores, no target"
+                what = f"{label!r:.60} cannot be a label: use letters, digits, dashes, dots, underscores; not a target"
                 self._fault("branch_labels", what)
         return labels
 
@@ -202,7 +202,7 @@ class _Reader:
             found = tuple(_part(fact, self._shown, place) for place, fact in enumerate(facts))
             return _with_operations(found, [fact.get("operations", 0) for fact in facts], operations)
         except (TypeError, KeyError, AttributeError, ValueError):
-            self._fault("replaces", "replaces must be what `ckpt-migrate squash` wrote: facts about each revision")
+            self._fault("replaces", "replaces is not as `ckpt-migrate squash` wrote it; restore it")
             return ()
 
     def _known_as(self) -> dict[str, dict[str, str]]:
@@ -211,7 +211,7 @@ class _Reader:
         if names is None:
             return {}
         if not isinstance(names, dict) or not all(map(_is_text, names)) or not all(map(_are_digests, names.values())):
-            what = "known_as must be a dict: the name of each migration, with the digests of its script"
+            what = "known_as must be a dict with the name of each migration and the digests of its script"
             self._fault("known_as", f"{what}, not {names!r:.60}")
             return {}
         return names
@@ -244,7 +244,7 @@ class _Reader:
             try:
                 found[name] = ast.literal_eval(expression)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                self._fault("metadata", f"{name} of metadata must be written out: scripts are read without being run")
+                self._fault("metadata", f"{name} of metadata must be a literal: scripts are read without being run")
         return self._checked(found)
 
     def _checked(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class _Reader:
     def _check_functions(self, found: Revision) -> None:
         for name in sorted(self._functions):
             if found.final:
-                self._fault(name, f"a barrier (final=True) has no {name}: nothing crosses it")
+                self._fault(name, f"a barrier (final=True) cannot have {name}: no checkpoint crosses it")
         for name in FUNCTIONS:
             value = self._values.get(name)
             if isinstance(value, ast.Await):
@@ -274,21 +274,21 @@ class _Reader:
         if found.operations is not None:
             self._check_beside_operations(found.final)
         if self._functions == {"migrate_setup", "rollback"}:
-            self._fault("rollback", "rollback has no migrate to undo; what migrate_setup does is undone without it")
+            self._fault("rollback", "rollback has no migrate to undo; a downgrade undoes migrate_setup by itself")
         if not (found.final or found.migrates or found.sets_up):
             self._fault(
                 "metadata",
-                "no migrate function, and no operations; a revision without is a barrier and says final=True",
+                "no migrate function and no operations; write one, or make it a barrier with final=True",
             )
 
     def _check_beside_operations(self, final: bool) -> None:
         beside = next(iter(sorted(self._functions)), None)
         if beside == "migrate_setup":
-            self._fault(beside, "a script has operations or functions; op.MoveClass and op.MoveModule move names too")
+            self._fault(beside, "a script has operations or functions, not both; use op.MoveClass or op.MoveModule")
         elif beside is not None:
-            self._fault(beside, f"a script has operations or functions; {beside} can be one of them, as op.Run")
+            self._fault(beside, f"a script has operations or functions, not both; use op.Run for {beside}")
         if final:
-            self._fault("operations", "a barrier (final=True) has no operations: nothing crosses it")
+            self._fault("operations", "a barrier (final=True) cannot have operations: no checkpoint crosses it")
 
 
 def _is_text(value: Any) -> bool:
@@ -309,7 +309,7 @@ def _with_operations(
     from anemoi_ckpt_migrate.scripts.squash.join_operations import own
 
     if sum(counts) != len(operations):
-        raise ValueError("operations were added, or taken away")
+        raise ValueError("operations were added or removed")
     found, start = [], 0
     for place, (part, count) in enumerate(zip(parts, counts, strict=True)):
         mine = own(operations[start : start + count], place + 1)

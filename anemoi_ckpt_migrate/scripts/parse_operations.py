@@ -11,8 +11,8 @@ from anemoi_ckpt_migrate.operations.base import make
 from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
 from anemoi_ckpt_migrate.operations.tree_operation import takes_functions
 
-_WRITTEN_OUT = "operations must be written out, as op.Rename(...) and so on: scripts are read without being run"
-_MORE = "what its migrate_setup says cannot be told without running it"
+_WRITTEN_OUT = "operations must be literal calls such as op.Rename(...): scripts are read without being run"
+_MORE = "its migrate_setup cannot be read without running it"
 _SAID = ("delete_attribute", "delete_module", "move_attribute", "move_module")
 
 

@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts.source import signature_of
 
 NAME = "RELEASED"
-_HEADING = "# What was released: revision, what it follows, signature. Written by `ckpt-migrate release`.\n"
+_HEADING = "# Released revisions: id, parents, signature. Written by `ckpt-migrate release`.\n"
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ def read(folder: Path) -> dict[str, Released]:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"{path}, which says what was released, cannot be read ({reason})") from error
+        raise ConfigurationError(f"{path}, the list of released scripts, cannot be read ({reason})") from error
     found = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if len(words) not in (0, 3):
             raise ConfigurationError(
-                f"{path}:{number}: a revision, what it follows and a signature have to stand here; "
-                "take the file as it was committed"
+                f"{path}:{number}: expected a revision, its parents and a signature; "
+                "restore the file from version control"
             )
         if words:
             parents = () if words[1] == "base" else tuple(words[1].split(","))
@@ -114,16 +114,16 @@ def problems(folder: Path, graph: Graph) -> Iterator[Problem]:
     for rev, then in read(folder).items():
         seen = graph if rev in graph else opened
         if rev not in seen:
-            gone = f"{rev} was released, and its script is gone; bring it back, or squash it"
+            gone = f"{rev} was released, but its script is missing; restore it, or squash it"
             yield Problem(None, "revision", gone)
             continue
         now = seen[rev]
         if signature_of(now) != then.signature:
-            what = "was released and does something else now; undo the change, and make a new revision"
+            what = "has changed since it was released; undo the change, and make a new revision"
             yield Problem(now, "migrate", f"{rev} ({now.name}) {what}")
         elif sorted(now.parents) != sorted({seen.standing(parent) for parent in then.parents}):
             parents = ", ".join(then.parents) or "nothing"
-            moved = f"{rev} ({now.name}) was released after {parents}, and does not follow it any more"
+            moved = f"{rev} ({now.name}) no longer follows {parents}, as it did when it was released"
             yield Problem(now, "down_revision", moved)
 
 

@@ -49,7 +49,7 @@ class Document:
             self._spelled = json.dumps(self.holder[0], **self._layout)
         except (ValueError, RecursionError) as error:
             raise NotJson(
-                f"record {name} of the archive cannot be read as JSON ({error!s:.80}); replace it, or take it out"
+                f"record {name} of the archive cannot be read as JSON ({error!s:.80}); replace it, or remove it"
             ) from error
         self._before, _, self._after = self.text.partition(body)
 
@@ -65,7 +65,7 @@ class Document:
             spelled = json.dumps(self.holder[0], **self._layout)
             spelled.encode()
         except (TypeError, ValueError, RecursionError) as error:
-            what = f"what record {self._name} of the archive would hold is no JSON ({error!s:.80})"
+            what = f"the new content of record {self._name} of the archive is not JSON ({error!s:.80})"
             raise NotJson(what) from error
         if spelled != self._spelled:
             self._spelled, self.text = spelled, f"{self._before}{spelled}{self._after}"
@@ -75,7 +75,7 @@ class Document:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("an object has two values of one name")
+        raise ValueError("an object has two values with the same name")
     return found
 
 
@@ -132,7 +132,7 @@ class Attached:
             return self.changed[name]
         size = self._sizes().get(name)
         if size is not None and size > MOST:
-            raise NotJson(f"record {name} of the archive has {size:,} bytes; no more than {MOST:,} are read as JSON")
+            raise NotJson(f"record {name} of the archive has {size:,} bytes; at most {MOST:,} are read as JSON")
         return None if size is None else self._read(name)
 
     def document(self, name: str) -> Document | None:
@@ -171,7 +171,5 @@ class Attached:
         """
         content = text.encode()
         if len(content) > MOST:
-            raise NotJson(
-                f"record {name} of the archive would have {len(content):,} bytes; no more than {MOST:,} are read"
-            )
+            raise NotJson(f"record {name} of the archive would have {len(content):,} bytes; at most {MOST:,} are read")
         self.changed[name] = content

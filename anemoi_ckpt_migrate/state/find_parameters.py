@@ -153,15 +153,15 @@ def find_main(tree: Any, path: str | None = None) -> ParameterLocation | str:
         return _main(path, found) if is_parameters(found) else f"there are no parameters at {path}"
     tree = held(tree)
     if not is_a(tree, dict):
-        return f"it is a {type(tree).__name__}, not a dict that holds a state dict"
+        return f"it is a {type(tree).__name__}, not a dict with a state dict"
     found = _candidates(tree) or _candidates({name: held(value) for name, value in tree.items()})
     if len(found) == 1:
         return _main(*found.popitem())
-    way = "say which one it is as `parameters` in the configuration"
+    way = "set `parameters` in the configuration"
     if not found:
-        return f"no state dict is found: {way}"
+        return f"no state dict was found: {way}"
     itself = ', "" for the checkpoint itself' if "" in found else ""
-    return f"{', '.join(name or 'the checkpoint itself' for name in found)} may all be the state dict: {way}{itself}"
+    return f"{', '.join(name or 'the checkpoint itself' for name in found)} could each be the state dict: {way}{itself}"
 
 
 def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:

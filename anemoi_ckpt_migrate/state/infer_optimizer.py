@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
-SAY = "say it with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
+SAY = "list them with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
 """Advice for when the parameters cannot be inferred."""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
 
@@ -46,7 +46,7 @@ def from_shapes(
     every: list[tuple[str, tuple[int, ...]]] = []
     for name, shape in candidates(main, tensors):
         if shape is None:
-            raise Unknown(f"whether the optimizer at {path} has {name}, no plain tensor, is not known; {SAY}")
+            raise Unknown(f"the optimizer at {path} may or may not have {name}, which is not a plain tensor; {SAY}")
         every.append((name, shape))
     likely = [(name, shape) for name, shape in every if not _is_known_buffer(name, main)]
     for choice in (likely, every):
@@ -59,8 +59,8 @@ def from_shapes(
             break
     count = sum(map(len, groups))
     raise Unknown(
-        f"the optimizer at {path} has {count} parameters, whose shapes do not fit the {len(every)} of the "
-        f"state dict in their order; {SAY}"
+        f"the {count} parameters of the optimizer at {path} do not match the shapes and the order of the "
+        f"{len(every)} in the state dict; {SAY}"
     )
 
 

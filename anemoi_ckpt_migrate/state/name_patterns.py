@@ -225,8 +225,8 @@ def check_stars(kind: str, texts: Iterable[str]) -> None:
     starred = next((text for text in texts if pattern(text).stars), None)
     if starred is not None:
         raise BadOperation(
-            f"{kind}: a star, as in {starred}, says not what becomes of what it stands for; use {{placeholders}}, "
-            "or {*} for a star itself"
+            f"{kind}: `*` is not allowed in {starred}, because the matched text would be lost; use {{placeholders}}, "
+            "or {*} for a literal star"
         )
 
 

@@ -107,9 +107,9 @@ class Slots:
     def _fresh(self, args: tuple[Any, ...]) -> Slot:
         shape, group, count = tuple(args[0]), args[-1], len(self._groups)
         if group is None and count > 1:
-            raise Mismatch(f"the optimizer has {count} groups; say which one it belongs to, as group=0")
+            raise Mismatch(f"the optimizer has {count} groups; choose one, such as group=0")
         if group is not None and group >= count:
-            raise Mismatch(f"the optimizer has {count} groups, and no group {group}")
+            raise Mismatch(f"the optimizer has {count} groups, but no group {group}")
         model = self.models.get(group or 0)
         if not self._flattened or model is None:
             return Slot(group or 0, shape, None)
@@ -121,7 +121,7 @@ class Slots:
         """Return the initial value of an entry, as torch's optimizers set it, given the entry of another parameter."""
         first = settings.get("initial_accumulator_value") if key == "sum" else 0 if key in _FROM_ZERO else None
         if first is None or (key == "momentum_buffer" and settings.get("dampening")):
-            raise Mismatch(f"which {key} the optimizer has of a fresh parameter is not known; op.Run can add it")
+            raise Mismatch(f"the initial {key} of a new parameter is unknown; use op.Run to add it")
         if not (is_stored(value) or is_real(value)):
             return type(value)(first)
         own = self._tensors.shape(value)
@@ -135,12 +135,12 @@ class Slots:
             return self._each(kind, args, name, values, shapes)
         if is_a(values[0], Opaque):
             held = ".".join(class_of(values[0]))
-            raise Mismatch(f"the optimizer's {name} is a {held}, which only `Run` can change")
+            raise Mismatch(f"the optimizer's {name} is a {held}, which only op.Run can change")
         tensors = [is_stored(value) or is_real(value) for value in values]
         if not any(tensors):
             return self._one_of(name, values)
         if not all(tensors):
-            raise Mismatch(f"the optimizer's {name} is a tensor for some of them only")
+            raise Mismatch(f"the optimizer's {name} is a tensor for only some of them")
         own = [self._tensors.shape(value) for value in values]
         counts = name in _COUNTERS and not any(own)
         if own == shapes and not counts:
@@ -198,18 +198,18 @@ class Slots:
         if is_a(value, dict):
             group = value["group"]
             if self._flattened is not ("settings" in value):
-                raise Mismatch("the optimizer was flattened then, or is now, and is not the same any more")
+                raise Mismatch("the optimizer was flattened, or is no longer flattened, since its state was stashed")
             if self._flattened:
                 group = self._group_of(group, nameless(value["settings"]))
             if not 0 <= group < len(self._groups):
-                raise Mismatch(f"it was in group {group} of the optimizer, which has {len(self._groups)}")
+                raise Mismatch(f"it was in group {group} of the optimizer, which now has {len(self._groups)} groups")
             return Slot(group, tuple(value["shape"]), value["state"])
         self._tensors.shape(value)  # it is a tensor
         if not is_floating(self._tensors.dtype(value)):
             return None
         raise Mismatch(
-            "the optimizer was not there when it was put aside, and whether it is to have it is not known; "
-            "take the optimizer out of the checkpoint first"
+            "the optimizer was added after it was stashed, so its optimizer state is unknown; "
+            "remove the optimizer from the checkpoint first"
         )
 
     def _group_of(self, number: int, settings: dict[Any, Any]) -> int:

@@ -137,7 +137,7 @@ class State:
                 state = self._content["state"].get(position)
                 value = main[name]
                 if not is_tensor(value):
-                    raise Unknown(f"{name}, which the optimizer at {self.path} would have, is no tensor; {SAY}")
+                    raise Unknown(f"{name}, which the optimizer at {self.path} would have, is not a tensor; {SAY}")
                 shape = plain_shape(value, tensors) or ()  # without a shape, nothing is made from it
                 items.append((name, Slot(number, shape, state)))
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
@@ -163,15 +163,15 @@ class State:
     ) -> Sequence[Sequence[str]]:
         if self.is_flattened and (of_none := strays(self._source)):
             raise Unknown(
-                f"the optimizer at {self.path} has {of_none[0]}, and no parameter in param_groups to which that would "
-                "belong; op.Run can mend it"
+                f"the optimizer at {self.path} has {of_none[0]}, which belongs to no parameter in param_groups; "
+                "use op.Run to fix it"
             )
         numbers = [position for group in self.groups for position in group["params"]]
         if not self.by_name and (
             numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more())
         ):
             raise Unknown(
-                f"the optimizer at {self.path} does not number its parameters as torch does; op.Run can mend it"
+                f"the optimizer at {self.path} does not number its parameters as torch does; use op.Run to fix it"
             )
         if declared is not None:
             return self._declared(declared, main, tensors)
@@ -183,8 +183,8 @@ class State:
             return self._checked(called, main)
         if known is not None and known.declared:
             raise Unknown(
-                f"a function changed which parameters the optimizer at {self.path} has, or made them anew; "
-                "say it again, behind the function, with op.ParameterGroups([[...]])"
+                f"a function changed the parameters of the optimizer at {self.path}; "
+                "list them again after the function, with op.ParameterGroups([[...]])"
             )
         shapes = [
             [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
@@ -212,9 +212,7 @@ class State:
             lost = next((name for name in every if name not in main), "?")
             raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {SAY}")
         if len(fit) > 1 and "" not in fit:
-            raise Unknown(
-                f"what the optimizer at {self.path} calls {first} may be {fit[0]}{first} or {fit[1]}{first}; {SAY}"
-            )
+            raise Unknown(f"{first} of the optimizer at {self.path} may be {fit[0]}{first} or {fit[1]}{first}; {SAY}")
         lead = "" if "" in fit else fit[0]
         return [[f"{lead}{name}" for name in own] for own in called]
 
@@ -230,8 +228,8 @@ class State:
             return lead
         if self.by_name:
             raise Unknown(
-                f"the optimizer at {self.path} calls {own[0]} what the state dict calls {full[0]}, and so on, and what "
-                "it would call it afterwards is not known; op.Run can change both"
+                f"the optimizer at {self.path} uses the name {own[0]} for {full[0]} of the state dict, so its "
+                "new name is unknown; use op.Run to change both"
             )
         return ""  # names beside numbers are only informative
 
@@ -251,8 +249,8 @@ class State:
         new = now[0].removesuffix(own[0]) if own else lead
         if not _is_lead(new) or now != [f"{new}{name}" for name in own]:
             raise Unknown(
-                f"the optimizer at {self.path} calls its parameters what stands behind {lead} in the state dict, and "
-                f"what it would call {strays[0]} is not known; change that beginning for all names at once"
+                f"the optimizer at {self.path} leaves {lead} out of its names, so its name for {strays[0]} is "
+                "unknown; change that prefix for all names at once"
             )
         self.slots.set_prefix(new)
         return lead
@@ -260,7 +258,7 @@ class State:
     def _declared(self, declared: OrderDeclaration, main: Table, tensors: Tensors) -> Sequence[Sequence[str]]:
         if len(declared.groups) != len(self.groups):
             raise Unknown(
-                f"the optimizer at {self.path} has {len(self.groups)} groups, ParameterGroups names "
+                f"the optimizer at {self.path} has {len(self.groups)} groups, but ParameterGroups lists "
                 f"{len(declared.groups)}"
             )
         excluded, taken = _excluded(declared.exclude, main), set[Any]()
@@ -275,10 +273,10 @@ class State:
                     taken.add(memory)
             wanted = len(group["params"])
             if len(own) != wanted:
-                more = "; exclude=[...] leaves out what is no parameter of it" if len(own) > wanted else ""
+                more = "; use exclude=[...] for names that it does not have" if len(own) > wanted else ""
                 raise Unknown(
                     f"group {len(found)} of the optimizer at {self.path} has {wanted} parameters, "
-                    f"and ParameterGroups names {len(own)} for it{more}"
+                    f"but ParameterGroups lists {len(own)} for it{more}"
                 )
             found.append(own)
         return found
@@ -350,8 +348,7 @@ class State:
     def order_lost(self) -> str:
         """Return a sentence that explains why no parameter can be moved or added in this optimizer."""
         return (
-            f"the optimizer at {self.path} lists its parameters in an order of its own, and where this one belongs in "
-            "it is not known"
+            f"the optimizer at {self.path} has its own order of parameters, so the place of this one in it is unknown"
         )
 
     def names(self, main: Table) -> list[list[str]]:
@@ -414,7 +411,7 @@ def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
         return [name for name, _ in pattern(text).among(likely)]
     name = text if text in main else pattern(text).fill({})
     if is_buffer(name, main):
-        raise Unknown(f"ParameterGroups names {name}, which is a buffer, and no optimizer has buffers")
+        raise Unknown(f"ParameterGroups lists {name}, which is a buffer, and optimizers have no buffers")
     return [name] if name in main else []
 
 

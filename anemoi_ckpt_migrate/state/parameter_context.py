@@ -233,8 +233,8 @@ class ParameterContext:
         if all(new == begin + rest for rest, new in after.items()):
             if self.place.lead not in ("", AVERAGED):
                 self.fault(
-                    f"names begin with {self.place.lead} where those of the state dict begin with {before}, and which "
-                    "wrapper of one is which of the other cannot be told; change both with op.Run"
+                    f"names begin with {self.place.lead}, but those of the state dict with {before}, so the wrappers "
+                    "cannot be matched; use op.Run to change both"
                 )
                 return
             self.place.set_prefixes(self.place.lead, begin)
@@ -246,11 +246,11 @@ class ParameterContext:
         for name in new:
             if not name.startswith(self.lacking):
                 before = f"names lack {self.lacking}, which the state dict has before them"
-                self.fault(f"{before}, and what is to become {name} there cannot be told")
+                self.fault(f"{before}, so the source of {name} is unknown")
                 return False
             if name in seen or (name in self.table and name not in leaving):
-                twice = "twice" if name in seen else "but it is there already"
-                self.fault(f"{name} would come about, {twice}", targets)
+                twice = "twice" if name in seen else "but exists already"
+                self.fault(f"{name} would be added, {twice}", targets)
                 return False
             seen.add(name)
         return True
@@ -290,7 +290,7 @@ class ParameterContext:
                     self.missing(literal(name), [target])
         elif there:
             lacking = next(name for name in names if name not in self.table)
-            self.fault(f"{there[0]} is there, but {lacking} is not", [target])
+            self.fault(f"{there[0]} exists, but {lacking} does not", [target])
 
     def make(self, kind: str, args: tuple[Any, ...], names: Sequence[str], doing: str) -> Any:
         """Make a value from the values of names; None, with a fault noted, if that fails."""

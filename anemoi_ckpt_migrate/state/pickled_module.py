@@ -61,16 +61,16 @@ class Pickled(dict[str, Any]):
         """
         for path in filter(None, [*self._metadata, *names]):
             if self._metadata.get(_above(path)) is None:
-                yield f"the pickled model has no module {_above(path)} for {path} to be in; only `Run` can make one"
+                yield f"the pickled model has no module {_above(path)} for {path}; use op.Run to make one"
                 return
         for name in names:
             if name in self._metadata or _leaf(name) in _passing(self._metadata[_above(name)]):
-                yield f"the pickled model has a {name} already, which is no parameter"
+                yield f"the pickled model already has a {name}, which is not a parameter"
         yield from self._torn(names)
         yield from self._taken_over(names)
         parameters = [name for name, value in names.items() if self._holder(value) == PARAMETERS]
         if ordered and [name for name in self._in_order(names) if name in set(parameters)] != parameters:
-            yield "the pickled model would have its parameters in another order than the one that the optimizer goes by"
+            yield "the order of parameters in the pickled model would no longer match that of the optimizer"
 
     def put_back(self) -> None:
         """Write the names and values back into the modules."""
@@ -107,7 +107,7 @@ class Pickled(dict[str, Any]):
             inner = {leaf: id(value) for leaf, value in parts}
             other, same = known.setdefault(id(module), (path, inner))
             if same != inner:
-                yield f"{other} and {path} are one module; what is done to one has to be done to the other"
+                yield f"{other} and {path} are one module; change both or neither"
 
     def _taken_over(self, names: Mapping[str, Any]) -> Iterator[str]:
         """Find modules that would only hold the former contents of another module, while that one keeps nothing."""
@@ -124,8 +124,7 @@ class Pickled(dict[str, Any]):
         for path, owners in strange.items():
             if not all(id(owner) in own for owner in owners):
                 yield (
-                    f"the module {path} of the pickled model would hold what another one held, and nothing of its own; "
-                    "only `Run` can put one in the place of another"
+                    f"this would replace the module {path} of the pickled model by another module; use op.Run for that"
                 )
 
     def _in_order(self, names: Mapping[str, Any]) -> Iterator[str]:

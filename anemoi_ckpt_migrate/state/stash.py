@@ -50,9 +50,9 @@ def unpacked(values: list[Any]) -> list[Any]:
     try:
         found = _Unpacker(values[0][PICKLE], values[0][BESIDE]).load()
     except Exception as error:  # a damaged pickle raises almost anything
-        raise DamagedRecord(f"what it puts aside cannot be read ({error!r:.80})") from error
+        raise DamagedRecord(f"its stash cannot be read ({error!r:.80})") from error
     if not is_a(found, list):
-        raise DamagedRecord("what it puts aside is no list")
+        raise DamagedRecord("its stash is not a list")
     return found
 
 

@@ -96,7 +96,7 @@ def _computed(kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
     from anemoi_ckpt_migrate.storage.tensors.evaluate import finished
 
     if not all(map(is_real, values)):
-        raise Mismatch("some of them are of a class that is not imported")
+        raise Mismatch("some of them have a class that is not imported")
     return finished(kind, args, values)
 
 

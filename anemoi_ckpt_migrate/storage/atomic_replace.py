@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[int]:
     except OSError as error:
         raise CannotRead(_why_unreadable(error, path)) from error
     except ValueError as error:
-        raise CannotRead(f"it is no file name ({error})") from error
+        raise CannotRead(f"it is not a valid file name ({error})") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -152,12 +152,12 @@ class Replacement:
             sync_folder(self._target.parent)
         except OSError as error:
             reason = os.strerror(error.errno or errno.EIO).lower()
-            lost = "a power cut may bring the old one back"
-            raise CannotWrite(f"the new file is in place, but not its folder synced ({reason}): {lost}") from error
+            lost = "after a power cut the old file may be back"
+            raise CannotWrite(f"the new file is in place, but syncing its folder failed ({reason}): {lost}") from error
 
     def _check_unchanged(self) -> None:
         if self._before is not None and changed_meanwhile(os.stat(self._target), self._before):
-            raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
+            raise CannotWrite("another program changed the file in the meantime; run the command again")
 
     def _publish_new(self) -> None:
         try:
@@ -266,7 +266,7 @@ def _why_unreadable(error: OSError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
         return foreign_formats.URL if foreign_formats.is_url(os.fspath(path)) else "there is no such file"
     if isinstance(error, PermissionError):
-        return "it is not readable for you (permission denied)"
+        return "you may not read it (permission denied)"
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"
 
 
@@ -274,9 +274,9 @@ def why_unwritable(error: OSError, target: Path) -> str:
     """Return a message with the reason for a failed write, and a remedy."""
     reason = os.strerror(error.errno or errno.EIO).lower()
     way = {
-        errno.ENOSPC: "make room, or write elsewhere with --output",
-        errno.EDQUOT: "make room in your quota, or write elsewhere with --output",
-        errno.EACCES: f"allow writing in {target.parent}, or write elsewhere with --output",
+        errno.ENOSPC: "free some space, or write elsewhere with --output",
+        errno.EDQUOT: "free some of your quota, or write elsewhere with --output",
+        errno.EACCES: f"allow writing to {target.parent}, or write elsewhere with --output",
         errno.EROFS: "write elsewhere with --output",
-    }.get(error.errno or 0, "the new file could not be completed")
+    }.get(error.errno or 0, "run the command again once that is fixed")
     return f"the new file could not be written ({reason}): {way}; nothing was changed"

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 _MOST_NAMES = 10_000  # names of a folder to look at
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
-URL = "it is a URL, and only files of this machine can be read and written: download it, and give the path of the copy"
+URL = "it is a URL: download the file first, and give the path of the copy"
 """The message for a URL."""
 
 _SAVE_AGAIN = "load it and save it again with torch.save"
@@ -81,7 +81,7 @@ def kind_of_folder(folder: Path) -> str:
     for wanted, kind in _FOLDERS:
         if any(wanted.fullmatch(name) for name in names):
             return f"it is a directory, {kind}"
-    return "it is a directory, give the checkpoint file"
+    return "it is a directory, not a checkpoint file; give the path of the file"
 
 
 def is_url(path: str) -> bool:
@@ -117,16 +117,16 @@ def _is_pickle(start: bytes, length: int) -> bool:
 _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
     (
         _is_old_tar,
-        "it is a tar file, as torch wrote them in its first year; load it with torch.load (which runs what the "
-        "file says: only if you trust it) and save it again with torch.save",
+        "it is a tar file, the format of the first year of torch; if you trust it, load it with torch.load (which runs "
+        "code in the file) and save it again with torch.save",
     ),
     (_is_tar, f"it is a tar archive; {_UNPACK} with tar -xf"),
-    (_is_page, "it is an HTML page, perhaps the answer of a server that refused the download; download the file again"),
+    (_is_page, "it is an HTML page, perhaps an error page of a server; download the file again"),
     (_is_json, "it is a JSON file, not a checkpoint"),
     (
         _is_pickle,
-        "it is a plain pickle, which torch.save did not write, though torch.load may run it; load it with pickle.load "
-        "(which runs what the file says: only if you trust it) and save it again with torch.save",
+        "it is a plain pickle, which torch.save did not write, though torch.load may run it; if you trust it, load "
+        "it with pickle.load (which runs code in the file) and save it again with torch.save",
     ),
     (_is_onnx, "it is an ONNX model, made for inference; migrate the checkpoint that it was made from"),
 )
@@ -134,7 +134,7 @@ _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
 _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
     (
         re.compile(r"\.metadata|.*\.distcp"),
-        "a distributed checkpoint (torch.distributed.checkpoint); make one file of it with "
+        "a distributed checkpoint (torch.distributed.checkpoint); make one file with "
         "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`, and migrate that",
     ),
     (
@@ -148,10 +148,10 @@ _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
     ),
     (
         re.compile(r"latest_checkpointed_iteration\.txt|(mp|tp)_rank_\d+.*"),
-        "a checkpoint of Megatron, whose ranks belong together; join its files into one first, and migrate that",
+        "a checkpoint of Megatron, one file for each rank; join them into one file, and migrate that",
     ),
     (
         re.compile(r"pytorch_model\.bin|(model|adapter_model)\.safetensors"),
-        "a checkpoint of Hugging Face; give the file in it that holds the weights",
+        "a checkpoint of Hugging Face; give the path of the file with the weights",
     ),
 )

@@ -189,7 +189,7 @@ def _opened(target: Path, before: os.stat_result) -> Iterator[int]:
     try:
         with locked(target):
             if changed_meanwhile(os.stat(target), before):
-                raise CannotWrite("the file was changed by somebody else meanwhile; run the command again")
+                raise CannotWrite("another program changed the file in the meantime; run the command again")
             check_own(target)
             descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -251,8 +251,8 @@ def _sync_folder(target: Path) -> None:
         sync_folder(target.parent)
     except OSError as error:
         reason = os.strerror(error.errno or errno.EIO).lower()
-        lost = "after a power cut it may count as interrupted, and be brought back to what it was"
-        raise CannotWrite(f"the file is written, but its folder not synced ({reason}): {lost}") from error
+        lost = "after a power cut, `recover` may restore the old content"
+        raise CannotWrite(f"the file is written, but syncing its folder failed ({reason}): {lost}") from error
 
 
 def _write(target: Path, old: JournalMark) -> None:

@@ -51,19 +51,19 @@ def read_legacy(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
         what = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise NotACheckpoint(f"it was saved by torch before 1.6, but is damaged or hostile ({what:.200})") from error
+        raise NotACheckpoint(f"torch before 1.6 saved it, but it is damaged or hostile ({what:.200})") from error
 
 
 def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
     at, pickles = 0, list[bytes]()
     if _is_tar(stream):
-        raise NotACheckpoint("it is a tar file too, and as such torch.load would read it")
+        raise NotACheckpoint("it is also a tar file, and torch.load would read it as one")
     for _ in range(5):
         pickles.append(_pickle_at(stream, at))
         at += len(pickles[-1])
     magic, version, _, keys = (_plain(pickles[index]) for index in (0, 1, 2, 4))
     if (magic, version) != (_MAGIC, _VERSION):
-        raise NotACheckpoint(f"it was saved by torch before 1.6, but in no format that is known (only {_VERSION} is)")
+        raise NotACheckpoint(f"torch before 1.6 saved it in an unknown format (only {_VERSION} is known)")
     sizes = _Sizes(pickles[3])
     sizes.load()
     loose = {}
@@ -78,8 +78,8 @@ def _read(stream: BinaryIO, length: int) -> tuple[Archive, bytes]:
             raise NotACheckpoint(f"the payload {key} is shorter than the tensors in it")
     if at < length:  # such as another checkpoint: a stream may hold several, and torch.load reads the first
         raise NotACheckpoint(
-            f"it was saved by torch before 1.6, and {length - at:,} bytes follow its end, which torch.load does not "
-            "read and a new file would not hold; load what you need with torch, and save that to a file of its own"
+            f"torch before 1.6 saved it, and {length - at:,} bytes follow its end, which torch.load does "
+            "not read and a new file would lose; load what you need with torch, and save that to another file"
         )
     small = {"byteorder": b"little", "version": b"3\n"}  # torch wrote these values on every machine
     return Archive("archive", {}, length, 0, loose, small), pickles[3]
@@ -91,7 +91,7 @@ def _plain(data: bytes) -> Any:
     found = unpickler.load()
     if unpickler.names:
         named = ".".join(next(iter(unpickler.names)))
-        raise NotACheckpoint(f"it was saved by torch before 1.6, but names {named} beside its tree, as torch never did")
+        raise NotACheckpoint(f"torch before 1.6 saved it, but it names {named} outside of its tree, as torch never did")
     return found
 
 
@@ -118,7 +118,7 @@ def _checked(keys: Any, sizes: dict[str, int]) -> list[str]:
     if not isinstance(keys, list) or not all(type(key) is str and key.isdigit() for key in keys):
         raise NotACheckpoint("it names its payload in an unknown way")
     if len(set(keys)) < len(keys) or not sizes.keys() >= set(keys):
-        raise NotACheckpoint("it has payload that no tensor belongs to, or one twice")
+        raise NotACheckpoint("it has payload without a tensor, or the same payload twice")
     return keys
 
 

@@ -26,12 +26,12 @@ def checked_output(output: StrPath | None) -> Path | None:
     from anemoi_ckpt_migrate.storage.foreign_formats import is_url  # only writing commands need it
 
     if is_url(os.fspath(output)):
-        raise CannotWrite(f"{output} is a URL; write to a file of this machine, and upload that")
+        raise CannotWrite(f"{output} is a URL; write to a local file, and upload that")
     path = os.path.abspath(output)
     if os.path.lexists(path):
         raise CannotWrite(f"{output} exists already; remove it or write elsewhere")
     if not os.path.isdir(os.path.dirname(path)):
-        raise CannotWrite(f"the folder of {output} does not exist; make it or write elsewhere")
+        raise CannotWrite(f"the folder of {output} does not exist; create it or write elsewhere")
     return Path(path)
 
 

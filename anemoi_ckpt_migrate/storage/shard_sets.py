@@ -133,7 +133,7 @@ _LOAD_ALL = "load all its files, save them as one with torch.save, and migrate t
 
 def distributed(folder: str) -> Membership:
     """Return the membership in a set of torch.distributed.checkpoint."""
-    way = f"make one file of it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE`"
+    way = f"make one file with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE`"
     return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"{way}, and migrate that")
 
 
@@ -172,7 +172,7 @@ def _llama(path: Path) -> Membership | None:
     found = _LLAMA.fullmatch(path.name)
     if found is None or (int(found["number"]) == 0 and not (path.parent / "consolidated.01.pth").exists()):
         return None
-    way = "join the parts that its files have of each tensor, and migrate the result"
+    way = "join the parts of each tensor, save them as one file, and migrate that"
     return Membership("a checkpoint of Llama in parallel parts", os.fspath(path.parent / "consolidated.*.pth"), way)
 
 
@@ -191,7 +191,7 @@ def _deepspeed(path: Path) -> Membership | None:
 def _megatron(path: Path) -> Membership | None:
     if not _RANK_FOLDER.fullmatch(path.parent.name):
         return None
-    way = "join the files of its ranks; if there is only one, copy it out of its folder and migrate the copy"
+    way = "join the files of its ranks; a single file can be copied out of its folder and migrated there"
     return Membership("a checkpoint of Megatron", os.fspath(path.parent.parent), way)
 
 

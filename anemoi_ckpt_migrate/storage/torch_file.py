@@ -119,7 +119,7 @@ class TorchCheckpoint(Checkpoint):
         from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentUnpickler, Payloads
 
         if (self.attachment("byteorder") or b"little") != sys.byteorder.encode():
-            raise NotACheckpoint(f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved")
+            raise NotACheckpoint(f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed")
         places = places_in(self._archive, self._stream)
         crcs = {name.removeprefix("data/"): entry.crc for name, entry in self._archive.entries.items()}
         ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
@@ -288,7 +288,7 @@ class TorchCheckpoint(Checkpoint):
             raise NotACheckpoint(foreign_formats.kind_of_file(stream, self.length))
         if not zip_archive.begins(stream):
             raise NotACheckpoint(
-                f"{start:,} bytes stand before its first record, and torch.load would read, and run, those as a pickle"
+                f"it has {start:,} bytes before its first record, which torch.load would read, and run, as a pickle"
             )
         if not start:
             return
@@ -315,7 +315,7 @@ class TorchCheckpoint(Checkpoint):
             tree = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
             named = ", ".join(".".join(meant(*name)) for name, known in unpickler.names.items() if _runs(*name, known))
-            so = f"; it names {named:.200}, with which torch.load could run anything" if named else ""
+            so = f"; it names {named:.200}, which torch.load could use to run any code" if named else ""
             raise NotACheckpoint(f"its data.pkl is damaged or hostile ({short(error)}){so}") from error
         there = self._archive.entries or self._archive.loose
         ours = self._unwritten.keys() | self._maker.recipes.keys()
@@ -342,7 +342,7 @@ class TorchCheckpoint(Checkpoint):
         """Return the source for new tensors. It is created on demand, because it looks at every entry."""
         if self._reading is None:
             if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
-                wanted = f"the content of its tensors is not {sys.byteorder}-endian, so they can only be moved"
+                wanted = f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed"
                 raise NotACheckpoint(wanted)
             self._reading = Source(
                 self._descriptor, self._archive, self._stream, self._maker, self._checked, self._unwritten

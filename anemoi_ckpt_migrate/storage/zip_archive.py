@@ -130,7 +130,7 @@ class Window(io.RawIOBase):
         """Go to a position."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
         if start + offset < 0:
-            raise ValueError("there is nothing before the beginning")
+            raise ValueError("the position is before the beginning")
         self._at = start + offset
         return self._at
 
@@ -169,8 +169,8 @@ def read_archive(stream: BinaryIO) -> Archive:
     names = {info.filename.removeprefix(f"{roots[0]}/") for info in infos}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise NotACheckpoint(
-            "it is a TorchScript archive, which holds compiled code beside the weights; migrate what torch.save "
-            "makes of torch.jit.load(...).state_dict(), load that into the new model, and script it anew"
+            "it is a TorchScript archive, which holds compiled code beside the weights; save "
+            "torch.jit.load(...).state_dict() with torch.save, migrate that, load it into the model and script it again"
         )
     entries: dict[str, ZipEntry] = {}
     seen: set[str] = set()
@@ -183,7 +183,7 @@ def read_archive(stream: BinaryIO) -> Archive:
         entries[name] = found if slack <= _USUAL_SLACK else _trimmed(stream, found)
     for name in _SHORT:
         if name in entries and entries[name].size > _CHUNK:
-            raise NotACheckpoint(f"record {name} has {entries[name].size:,} bytes, where torch writes a word")
+            raise NotACheckpoint(f"record {name} has {entries[name].size:,} bytes, too many for its content")
     if "version" not in entries:
         raise NotACheckpoint("the archive lacks its version record")
     return Archive(roots[0], entries, directory, _dead(stream, entries.values(), directory))
@@ -211,7 +211,7 @@ def payload_offset(stream: BinaryIO, entry: ZipEntry) -> int:
         raise NotACheckpoint(f"the header of record {entry.name} is damaged")
     start = entry.offset + _LOCAL.size + sum(_LOCAL.unpack(header[: _LOCAL.size])[-2:])
     if start + entry.size > entry.end:
-        raise NotACheckpoint(f"record {entry.name} overlaps what follows it")
+        raise NotACheckpoint(f"record {entry.name} overlaps the next one")
     return int(start)
 
 
@@ -359,7 +359,7 @@ def _check_end(stream: BinaryIO, directory: int, count: int) -> None:
         if said_end != size - len(tail) + at - _LOCATOR64.size - _END64.size:
             raise NotACheckpoint("the end of the archive is not where the archive says")
     if (said_directory, said) != (directory, count):
-        raise NotACheckpoint("its table of contents is not where the archive says, so torch would read another one")
+        raise NotACheckpoint("its table of contents is not where the archive says, so torch would read another table")
 
 
 def _dead(stream: BinaryIO, entries: Iterable[ZipEntry], directory: int) -> int:
@@ -378,14 +378,14 @@ def _check(info: zipfile.ZipInfo, end: int, known: bool, root: str) -> None:
     if known:
         raise NotACheckpoint(f"the archive holds two records named {info.filename}")
     if info.orig_filename != info.filename:
-        raise NotACheckpoint(f"the name of record {info.filename} goes on behind a zero byte")
+        raise NotACheckpoint(f"the name of record {info.filename} continues after a zero byte")
     if not info.filename.startswith(f"{root}/"):
         raise NotACheckpoint(f"record {info.filename} lies outside the folder {root}")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise NotACheckpoint(f"record {info.filename} is compressed or encrypted, which torch never does")
     if info.compress_size != info.file_size:
-        raise NotACheckpoint(f"record {info.filename} says two lengths")
+        raise NotACheckpoint(f"record {info.filename} has two different lengths")
     if info.header_offset < 0 or info.file_size < 0:
         raise NotACheckpoint("bytes are missing before its first record (was its beginning cut off?)")
     if info.header_offset + info.file_size > end:
-        raise NotACheckpoint(f"record {info.filename} overlaps what follows it")
+        raise NotACheckpoint(f"record {info.filename} overlaps the next one")

@@ -179,7 +179,7 @@ class _Writer:
             start_writing(self._target, end, len(chunk))
             end += len(chunk)
         if end - at != len(content):
-            raise OSError(errno.EIO, "a tensor came out in another size")
+            raise OSError(errno.EIO, "a computed tensor has the wrong size")
         self._begin(ZipEntry(f"{self._root}/{name}", header_at, header_at, len(content), crc, UTF8))
         self._offset = end
 

@@ -85,7 +85,7 @@ class StampingCallback(Callback):
         if self._files is None or self._files.asked:
             return
         if self.upgrade and embed.read(checkpoint) is None:
-            raise NotUpgraded("the trainer's strategy reads files itself")
+            raise NotUpgraded("the trainer's strategy reads the file itself")
         if self.upgrade or self._files.resuming:
             self.stamper.resume(checkpoint)
 
@@ -132,5 +132,5 @@ class _Files(CheckpointIO):
         if not self._upgrade:
             return contextlib.nullcontext(path)
         if "://" in os.fspath(path):
-            raise NotUpgraded("it is not a file of this machine").about(path)
+            raise NotUpgraded("it is not a local file").about(path)
         return upgraded_by(self._stamper.projects, path, self._stamper.target)

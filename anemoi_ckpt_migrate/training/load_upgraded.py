@@ -114,8 +114,8 @@ def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, chec
         upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted)
     except (CannotWrite, OSError) as error:
         reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
-        where = "it lies where temporary files do, and TMPDIR says where that is"
-        raise CannotWrite(f"the upgraded copy cannot be written ({reason}); {where}").about(checkpoint) from error
+        where = "it goes to the folder of temporary files; set TMPDIR to use another"
+        raise CannotWrite(f"the upgraded copy could not be written ({reason}); {where}").about(checkpoint) from error
     except MigrateError as error:
         error.checkpoint = os.fspath(checkpoint)  # not the copy upgraded for the chain before
         raise

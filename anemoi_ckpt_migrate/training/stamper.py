@@ -75,8 +75,8 @@ class Stamper:
         found = embed.read(checkpoint)
         if found is None:
             _LOGGER.warning(
-                "the checkpoint that training goes on from has no record of revisions, and is taken to be at %s; "
-                "if it is older, start again from what `ckpt-migrate upgrade %s CKPT` makes of it",
+                "the checkpoint to resume has no record and is taken to be at %s; "
+                "if it is older, run `ckpt-migrate upgrade %s CKPT` and resume from the result",
                 self.target,
                 self.target,
             )
@@ -104,7 +104,7 @@ class Stamper:
             stamped: _Tree = embed.with_record(checkpoint, record)
             return stamped
         except Exception as error:
-            _LOGGER.warning("the checkpoint is saved as it is, without the revisions of this run: %s", error)
+            _LOGGER.warning("the checkpoint is saved without a record of its revisions: %s", error)
             return checkpoint
 
     def _continued(self, record: Record) -> Record:

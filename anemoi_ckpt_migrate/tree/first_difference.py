@@ -85,7 +85,7 @@ class _Comparing:
         if is_a(before, (dict, list, tuple, set, Opaque)):
             self._seen.add((id(before), id(after)))
             if _is_shared(before) and not self._are_twins(id(before), id(after)):
-                return Difference(_shown(where), f"another {type(before).__name__} than before is one with it")
+                return Difference(_shown(where), f"it is now the same object as another {type(before).__name__}")
             return self._of_containers(before, after, where)
         if _term(before) == _term(after):
             if is_a(before, frozenset) or (is_a(before, (str, bytes)) and len(before) > _LONG):
@@ -123,7 +123,7 @@ class _Comparing:
             pairs = [*zip(without_type(before), without_type(after), strict=False), (state, other_state)]
             wrong = [self.difference(one, other, where) for one, other in pairs]
             if len(args) != len(others):
-                wrong.append(Difference(_shown(where), "it is rebuilt in another way"))
+                wrong.append(Difference(_shown(where), "it has other arguments"))
             return next((found for found in wrong if found is not None), None)
         for what, one, other in zip(_FACTS, _facts(before), _facts(after), strict=True):
             if one != other:
@@ -158,12 +158,12 @@ class _Comparing:
     ) -> Difference | None:
         """Compare the content of two tensors, once for each pair of memories."""
         if not self._are_twins(*twins):
-            return Difference(_shown(where), "it shares its memory with another tensor than it did")
+            return Difference(_shown(where), "it shares its memory with another tensor than before")
         if twins in self._compared:
             return None
         self._compared.add(twins)
         same = self._same(before, after)
-        return None if same else Difference(_shown(where), "its content is not what it was")
+        return None if same else Difference(_shown(where), "its values differ")
 
 
 def _shown(where: _Where) -> str:
@@ -185,9 +185,7 @@ def _of_keys(before: Any, after: Any, where: _Where) -> Difference | None:
     lost = next((key for term, key in here.items() if term not in there), None)
     if lost is not None:
         twin = next((key for key in after if key == lost), None)
-        return Difference(
-            _shown(where), f"{lost} is missing" if twin is None else f"the key {lost!r} has become {twin!r}"
-        )
+        return Difference(_shown(where), f"{lost} is missing" if twin is None else f"the key {lost!r} is now {twin!r}")
     new = next((key for term, key in there.items() if term not in here), None)
     if new is not None:
         return Difference(_shown(where), f"{new} was not there")

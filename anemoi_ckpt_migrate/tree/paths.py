@@ -28,10 +28,10 @@ def path_of(kind: object, what: str, value: Any) -> Path:
     keys = tuple(value.split(".")) if isinstance(value, str) else value
     right = isinstance(keys, (tuple, list)) and keys and all(isinstance(key, (str, int)) and key != "" for key in keys)
     if right and keys[0] == KEY:
-        raise BadOperation(f"{type(kind).__name__}: {KEY} is where the record of the checkpoint stands")
+        raise BadOperation(f"{type(kind).__name__}: {KEY} is the place of the record of the checkpoint")
     if not right:
         raise BadOperation(
-            f"{type(kind).__name__}: {what} must be a path as a.b.c, or a list of keys, not {value!r:.60}"
+            f"{type(kind).__name__}: {what} must be a path such as a.b.c, or a list of keys, not {value!r:.60}"
         )
     return tuple(keys)
 
@@ -143,7 +143,7 @@ def put(parent: Any, key: Any, value: Any, before: Any = None, placed: bool = Fa
     _check_single(parent)
     value = config_objects.fitting(value, parent, own)
     if holder is None or is_a(holder, tuple):
-        raise NoSuchPath(f"nothing can be put into a {type(parent).__name__}")
+        raise NoSuchPath(f"a {type(parent).__name__} takes no items")
     if is_a(holder, list):
         if placed:
             holder.insert(own, value)
@@ -177,7 +177,7 @@ def take(parent: Any, key: Any) -> tuple[Any, Any]:
     holder, own = _holder(parent, key), _key(parent, key)
     _check_single(parent)
     if is_a(holder, tuple):
-        raise NoSuchPath("nothing can be taken out of a tuple")
+        raise NoSuchPath("items of a tuple cannot be removed")
     if is_a(holder, list):
         return holder.pop(own), None
     keys = list(holder)
@@ -190,7 +190,7 @@ def _check_single(parent: Any) -> None:
     parts = parent.__opaque_parts__ if is_a(parent, Opaque) else None
     if parts is not None and any(key in parts.pairs for attributes in parts.attributes() for key in attributes):
         name = config_objects.named(parent)
-        raise NoSuchPath(f"a {name} keeps each item as an attribute too; make it a dict with ConvertItem first")
+        raise NoSuchPath(f"a {name} also stores each item as an attribute; convert it to a dict with ConvertItem first")
 
 
 def _holder(parent: Any, key: Any) -> Any:

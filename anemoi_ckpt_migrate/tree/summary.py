@@ -185,7 +185,7 @@ class _Surveyor:
 def _what(value: Any) -> str:
     if is_a(value, Opaque):
         missing = stands_for(value)
-        return ".".join(class_of(value)) if missing is None else f"placeholder of {'.'.join(missing)}"
+        return ".".join(class_of(value)) if missing is None else f"placeholder for {'.'.join(missing)}"
     if is_a(value, OpaqueName):
         return f"the class {'.'.join(value.pickled_name)}"
     if is_a(value, _CONTAINERS):

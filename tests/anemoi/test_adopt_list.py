@@ -46,7 +46,7 @@ def test_it_goes_on_from_what_is_noted(chain: Folder, form: Callable[[str], Any]
     path = make(chain, [form(letter) for letter in there], there)
     before = content(path)
     ran = chain.ok("upgrade", "head", path)
-    assert ("by its list of migrations it is at" in ran.err) == bool(there)
+    assert ("by its list of migrations it is taken to be at" in ran.err) == bool(there)
     after = content(path)
     assert after["done"] == "abc"
     assert after["migrations"][: len(there)] == before["migrations"]
@@ -183,14 +183,14 @@ def test_a_project_without_names_leaves_it_alone(project: Folder) -> None:
 @pytest.mark.parametrize(
     ("list_", "says"),
     [
-        ([entry("a"), entry("f"), entry("c")], "(1700000001_a, 1700000006_f, 1700000003_c) is not what the scripts"),
-        ([entry("a"), entry("c")], "(1700000001_a, 1700000003_c) is not what the scripts would have it be"),
-        ([entry("b"), entry("a")], "is not what the scripts would have it be"),
-        ([entry("b")], "is not what the scripts would have it be (1700000001_a, 1700000002_b)"),
-        ([entry("f")], "is not what the scripts would have it be"),
-        ([entry("a"), entry("a")], "is damaged (1700000001_a stands in it twice)"),
-        ([entry("a"), 3], "is damaged (something in it has no name)"),
-        ([{"name": torch.ones(1)}], "is damaged (something in it has no name)"),
+        ([entry("a"), entry("f"), entry("c")], "(1700000001_a, 1700000006_f, 1700000003_c) contradicts the scripts"),
+        ([entry("a"), entry("c")], "(1700000001_a, 1700000003_c) contradicts the scripts"),
+        ([entry("b"), entry("a")], "contradicts the scripts"),
+        ([entry("b")], "contradicts the scripts (1700000001_a, 1700000002_b)"),
+        ([entry("f")], "contradicts the scripts"),
+        ([entry("a"), entry("a")], "is damaged (1700000001_a is in it twice)"),
+        ([entry("a"), 3], "is damaged (one of its entries has no name)"),
+        ([{"name": torch.ones(1)}], "is damaged (one of its entries has no name)"),
         ({"a": 1}, "is damaged (it is a dict)"),
         (3, "is damaged (it is a int)"),
     ],
@@ -220,7 +220,7 @@ def test_what_somebody_else_changed_since_is_refused(chain: Folder) -> None:
     before = digest(path)
     ran = chain.run("upgrade", "head", path)
     assert ran.code == 1
-    assert "is not what the record would have it be (1700000001_a, 1700000002_b)" in ran.err
+    assert "contradicts the record (1700000001_a, 1700000002_b)" in ran.err
     assert digest(path) == before
     chain.ok("stamp", "--purge", "head", path)
     chain.ok("downgrade", name_of("a"), path)
@@ -229,7 +229,7 @@ def test_what_somebody_else_changed_since_is_refused(chain: Folder) -> None:
 
 def test_reading_commands_tell_of_it(chain: Folder) -> None:
     path = make(chain, [entry("a"), entry("b")], "ab")
-    assert "by its list of migrations it is at" in chain.ok("current", path).err
+    assert "by its list of migrations it is taken to be at" in chain.ok("current", path).err
     assert "b  <- " in chain.ok("history", path).out
     found = chain.ok("inspect", path, "--json").lines[0]
     assert found["migrations"] == [name_of("a"), name_of("b")]

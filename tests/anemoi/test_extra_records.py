@@ -75,7 +75,7 @@ def test_what_was_added_since_is_not_cut_off(chain: Folder, way: list[str]) -> N
     chain.ok("upgrade", "head", checkpoint, "--in-place")
     before = add_records(checkpoint)
     ran = chain.ok("downgrade", "base", checkpoint, *way)
-    assert "no rollback was run" not in ran.out
+    assert "no rollback had to run" not in ran.out
     assert records(checkpoint) == before
     assert "x.weight" in names(checkpoint)
 
@@ -86,7 +86,7 @@ def test_what_was_there_before_can_still_be_gone_back_to(chain: Folder) -> None:
     old = digest(checkpoint)
     chain.ok("upgrade", "head", checkpoint, "--in-place")
     ran = chain.ok("downgrade", "base", checkpoint, "--in-place")
-    assert "no rollback was run" in ran.out
+    assert "no rollback had to run" in ran.out
     assert (digest(checkpoint), records(checkpoint)) == (old, before)
 
 

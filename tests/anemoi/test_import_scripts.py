@@ -186,7 +186,7 @@ def test_names_that_are_left_are_said(project: Folder, seeds: Path) -> None:
     imports = "from anemoi.models.migrations import CkptType, MigrationMetadata, Migrator\n"
     (seeds / "1700000004_more.py").write_text(seed(NOTHING, imports=imports))
     ran = project.ok("import-scripts", seeds)
-    assert "it imports anemoi.models.migrations.Migrator, which has to be there when it runs" in ran.err
+    assert "it imports anemoi.models.migrations.Migrator, which must be installed when it runs" in ran.err
     text = made(project, "more")
     assert (
         "from anemoi_ckpt_migrate import CkptType, MigrationMetadata\nfrom anemoi.models.migrations import Migrator\n"
@@ -209,11 +209,11 @@ def test_docstrings_and_encodings(project: Folder, seeds: Path) -> None:
     [
         ("1700000004_x", "def f(", "1700000004_x.py:1: syntax error"),
         ("1700000004_x", "x = 1\n", "it does not set `metadata = MigrationMetadata(...)` once"),
-        ("1700000004_x", seed(NOTHING, "operations = []\n"), "it sets operations, which says something else"),
-        ("1700000004_x", seed(NOTHING, more="    final=True,\n"), "a barrier (final=True) has no migrate"),
+        ("1700000004_x", seed(NOTHING, "operations = []\n"), "it sets operations, which has another meaning"),
+        ("1700000004_x", seed(NOTHING, more="    final=True,\n"), "a barrier (final=True) cannot have migrate"),
         ("1700000004_x", seed(), "no migrate function"),
-        ("1700000004_x", seed(NOTHING, version='" + "'), "versions of metadata must be written out"),
-        ("1700000000_x", seed(NOTHING), "1700000000_x is new and stands before 1700000001_first"),
+        ("1700000004_x", seed(NOTHING, version='" + "'), "versions of metadata must be a literal"),
+        ("1700000000_x", seed(NOTHING), "1700000000_x is new and comes before 1700000001_first"),
     ],
 )
 def test_refused(project: Folder, seeds: Path, name: str, text: str, says: str) -> None:
@@ -221,7 +221,7 @@ def test_refused(project: Folder, seeds: Path, name: str, text: str, says: str) 
     before = sorted(os.listdir("versions"))
     (seeds / f"{name}.py").write_text(text)
     ran = project.run("import-scripts", seeds)
-    assert ran.code == (3 if "stands before" in says else 1)
+    assert ran.code == (3 if "comes before" in says else 1)
     assert says in ran.err
     assert sorted(os.listdir("versions")) == before
 

@@ -150,7 +150,7 @@ def test_in_place(anemoi: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     anemoi.ok("upgrade", "head", path, "--in-place")
     latest, *others = configurations(path, RECORDS[0])
     assert others == [latest, latest]
-    assert "no rollback was run" in anemoi.ok("downgrade", "base", path, "--in-place").out
+    assert "no rollback had to run" in anemoi.ok("downgrade", "base", path, "--in-place").out
     assert digest(path) == old
 
 
@@ -170,7 +170,7 @@ def test_metadata_that_cannot_be_read_are_refused(anemoi: Folder, monkeypatch: p
     refused = anemoi.run("upgrade", "head", path)
     assert (refused.code, digest(path)) == (1, old)
     assert "record anemoi-metadata/anemoi.json of the archive cannot be read as JSON" in refused.err
-    assert "replace it, or take it out" in refused.err
+    assert "replace it, or remove it" in refused.err
 
 
 def with_metadata(anemoi: Folder, release: str, kind: str) -> tuple[Path, str]:

@@ -64,13 +64,13 @@ def test_files_that_are_no_checkpoints(chain: Folder, command: list[str]) -> Non
         "cut2.ckpt": (whole[:-10], "was it cut off?"),
         "cut3.ckpt": (whole[10:], "was its beginning cut off?"),
         "cut4.ckpt": (whole[:100] + whole[200:], "was its beginning cut off?"),
-        "legacy.pt": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de903"), "it was saved by torch before 1.6"),
+        "legacy.pt": (bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de903"), "torch before 1.6 saved it"),
     }
     for name, (content, says) in cases.items():
         path = chain.path / name
         path.write_bytes(content)
         refused(chain, *command, path, says=f"{path}: {says}" if "cut" not in name else says)
-    refused(chain, *command, chain.path, says="it is a directory, give the checkpoint file")
+    refused(chain, *command, chain.path, says="it is a directory, not a checkpoint file; give the path of the file")
     refused(chain, *command, chain.path / "missing.ckpt", says="there is no such file")
     os.mkfifo(chain.path / "fifo")
     refused(chain, *command, chain.path / "fifo", says="it is not a regular file")
@@ -113,10 +113,10 @@ def test_permissions(chain: Folder) -> None:
     checkpoint.chmod(0)
     refused_without_reading = chain.run("upgrade", "head", checkpoint)
     assert refused_without_reading.code == 1
-    assert "not readable for you" in refused_without_reading.err
+    assert "you may not read it" in refused_without_reading.err
     checkpoint.chmod(0o644)
     chain.path.chmod(0o555)
-    refused(chain, "upgrade", "head", checkpoint, says="allow writing in")
+    refused(chain, "upgrade", "head", checkpoint, says="allow writing to")
     chain.path.chmod(0o755)
 
 
@@ -141,7 +141,7 @@ def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     code, says = {
         "file": (1, "permission denied"),
-        "folder": (1, "allow writing in"),
+        "folder": (1, "allow writing to"),
         "not ours": (3, "it is read-only; allow writing with `chmod u+w`"),
     }[what]
     assert (ran.returncode, says in ran.stderr) == (code, True), ran.stderr
@@ -209,7 +209,7 @@ def test_no_configuration(
     checkpoint = chain.copy()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     refused(chain, "upgrade", "head", checkpoint, says="no configuration found in")
-    refused(chain, "heads", says="`ckpt-migrate init` makes one")
+    refused(chain, "heads", says="run `ckpt-migrate init` to write one")
     refused(chain, "heads", "--config", chain.path / "nowhere.toml", says="cannot be read")
     assert "a1" not in chain.ok("current", checkpoint).out  # needs no project
 
@@ -254,7 +254,7 @@ def test_little_memory(chain: Folder) -> None:
     before = digest(checkpoint)
     ran = upgraded_within(resource.RLIMIT_AS, 300_000_000, checkpoint)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
-    assert f"{checkpoint}: there is not enough memory" in ran.stderr
+    assert f"{checkpoint}: not enough memory" in ran.stderr
     assert digest(checkpoint) == before
 
 
@@ -267,7 +267,7 @@ def test_a_current_folder_that_was_removed(chain: Folder, monkeypatch: pytest.Mo
     for words in (["history"], ["upgrade", "head", checkpoint], ["heads"]):
         ran = chain.run(*words)
         assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
-        assert "the current folder was removed; go to another one, or name one with --config" in ran.err
+        assert "the current folder was removed; go to another folder, or use --config" in ran.err
     chain.ok("--config", chain.path, "upgrade", "head", checkpoint)
 
 
@@ -290,7 +290,7 @@ def test_a_step_count_does_not_lead_into_another_branch(chain: Folder) -> None:
     chain.script("r1", None)
     checkpoint = chain.copy()
     chain.ok("upgrade", "a3", checkpoint)
-    refused(chain, "upgrade", "+1", checkpoint, says="no step is left that way")
+    refused(chain, "upgrade", "+1", checkpoint, says="no revision is left in that direction")
 
 
 def test_a_revision_that_became_a_barrier_is_one(chain: Folder) -> None:
@@ -303,7 +303,7 @@ def test_a_revision_that_became_a_barrier_is_one(chain: Folder) -> None:
 def test_names_that_are_no_file_names(chain: Folder) -> None:
     import anemoi_ckpt_migrate as cm
 
-    with pytest.raises(cm.MigrateError, match="it is no file name"):
+    with pytest.raises(cm.MigrateError, match="it is not a valid file name"):
         cm.upgrade("a\0b")
     long = chain.copy(to="x" * 246 + ".ckpt")
     chain.ok("upgrade", "head", long)
@@ -401,17 +401,17 @@ def test_a_wrong_configuration(chain: Folder, text: str | bytes, says: str) -> N
     ("words", "code", "says"),
     [
         (["upgrade", "a9"], 1, "no revision is called 'a9';"),
-        (["upgrade", "zzz"], 1, "no revision is called 'zzz'; `ckpt-migrate history` lists what there is"),
-        (["upgrade", "a"], 1, "'a' is ambiguous: it may be a1 (change a1), a2 (change a2), a3 (change a3)"),
+        (["upgrade", "zzz"], 1, "no revision is called 'zzz'; `ckpt-migrate history` lists all of them"),
+        (["upgrade", "a"], 1, "'a' is ambiguous: it fits a1 (change a1), a2 (change a2), a3 (change a3)"),
         (["upgrade", "haed"], 1, "did you mean head"),
-        (["upgrade", "+99"], 1, "+99 asks for too much: only 3 steps are left that way; write `upgrade head`"),
-        (["downgrade", "-99"], 1, "-99 asks for too much: no step is left that way; write `downgrade base`"),
-        (["downgrade", "a3"], 1, "a3 is not among the revisions that the checkpoint has (it is at base)"),
+        (["upgrade", "+99"], 1, "+99 goes too far: only 3 revisions are left in that direction; write `upgrade head`"),
+        (["downgrade", "-99"], 1, "-99 goes too far: no revision is left in that direction; write `downgrade base`"),
+        (["downgrade", "a3"], 1, "the checkpoint does not have a3 (it is at base)"),
         (["upgrade", "-1"], 2, "write `downgrade -1`"),
         (["downgrade", "+1"], 2, "write `upgrade +1`"),
-        (["upgrade", "+0"], 2, "asks for no step at all"),
+        (["upgrade", "+0"], 2, "a step count of 0 does nothing"),
         (["upgrade", "a b"], 1, "no revision is called 'a b'"),
-        (["upgrade", "a1@"], 2, "a target has to stand here: head, heads, base, barrier, +N, -N, a revision id"),
+        (["upgrade", "a1@"], 2, "expected a target: head, heads, base, barrier, +N, -N, a revision id"),
         (["stamp", "barrier"], 2, "stamp takes"),
     ],
 )
@@ -426,10 +426,10 @@ def test_usage(chain: Folder) -> None:
     refused(chain, "upgrade", "head", checkpoint, checkpoint, "-o", "x", code=2, says="one checkpoint at a time")
     refused(chain, "revision", " ", code=2, says="one line of text")
     refused(chain, "revision", "a\nb", code=2, says="one line of text")
-    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it is a target of its own")
+    refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it has a meaning as a target")
     refused(chain, "revision", "x", "--rev-id", "a-b", code=2, says="cannot be a revision id")
-    refused(chain, "revision", "x", "--rev-id", "a1", says="a1 exists already")
-    refused(chain, "show", "base", code=2, says="the target stands for no revision; name one")
+    refused(chain, "revision", "x", "--rev-id", "a1", says="a1 already exists")
+    refused(chain, "show", "base", code=2, says="the target means no revision; name exactly one")
 
 
 def test_two_heads(chain: Folder) -> None:
@@ -443,7 +443,7 @@ def test_two_heads(chain: Folder) -> None:
     says = "there are 2 heads: a3, b2; write `a3`, `b2`, or `heads` for all of them"
     refused(chain, "upgrade", "head", checkpoint, says=says)
     refused(chain, "upgrade", "+2", checkpoint, says="there are 2 heads")
-    refused(chain, "revision", "x", code=2, says="say with --head which one to follow")
+    refused(chain, "revision", "x", code=2, says="choose one with --head")
     assert chain.ok("upgrade", "heads", checkpoint, "--json").lines[0]["to"] == ["a3", "b2"]
 
 
@@ -452,7 +452,7 @@ def test_output_that_exists(chain: Folder) -> None:
     refused(chain, "upgrade", "head", checkpoint, "-o", other, says="exists already")
     refused(chain, "upgrade", "head", checkpoint, "-o", chain.path, says="exists already")
     refused(chain, "upgrade", "head", checkpoint, "-n", "-o", other, says="exists already")
-    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="does not exist; make it")
+    refused(chain, "upgrade", "head", checkpoint, "-o", chain.path / "no" / "x.ckpt", says="does not exist; create it")
 
 
 @pytest.mark.parametrize(
@@ -462,13 +462,13 @@ def test_output_that_exists(chain: Folder) -> None:
         (
             "raise type('Odd', (BaseException,), {'__str__': lambda self: 1 / 0})",
             9,
-            "`migrate` failed with Odd: (it cannot",
+            "`migrate` failed with Odd: (its message cannot",
         ),
         ('ckpt["me"] = ckpt; ckpt["f"] = lambda: 1', 8, "`migrate` left ckpt['f'], which cannot be saved"),
         ('raise ValueError("too old\\nreally")', 9, "`migrate` failed with ValueError: too old;"),
         ("def inner(d):\n    return d['no']\ninner(ckpt)", 10, "`migrate` failed: there is no key 'no'"),
-        ("return", 8, "`migrate` returned None, not the checkpoint; does `return ckpt` miss?"),
-        ("return [ckpt]", 8, "`migrate` returned a list, not the checkpoint"),
+        ("return", 8, "`migrate` returned None instead of the checkpoint; did you forget `return ckpt`?"),
+        ("return [ckpt]", 8, "`migrate` returned a list instead of the checkpoint"),
         ('ckpt["hyper_parameters"]["f"] = lambda: 1', 8, "`migrate` left ckpt['hyper_parameters']['f'], which cannot"),
         ('ckpt["a"] = [1, open("/dev/null")]', 8, "`migrate` left ckpt['a'][1], which cannot be saved"),
         ("import sys; sys.exit(0)", 9, "`migrate` failed with SystemExit"),
@@ -501,11 +501,11 @@ def test_a_migration_that_swallows_everything_still_gets_tensors(chain: Folder) 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("[]", "record is no dict"),
-        ("{'format': 'x'}", "format in record is no int"),
+        ("[]", "record is not a dict"),
+        ("{'format': 'x'}", "format in record is not of type int"),
         ("{'format': 99}", "the migration record has format 99, this version reads 1: upgrade ckpt-migrate"),
         ("{'format': 1, 'heads': ['z'], 'lineage': [], 'log': []}", "head z is not in the lineage"),
-        ("{'format': 1, 'heads': [3], 'lineage': [], 'log': []}", "is no list of text"),
+        ("{'format': 1, 'heads': [3], 'lineage': [], 'log': []}", "is not a list of text"),
     ],
 )
 def test_a_damaged_record(chain: Folder, damage: str, says: str) -> None:
@@ -530,9 +530,7 @@ def test_a_record_that_contradicts_the_scripts(chain: Folder) -> None:
     chain.ok("upgrade", "head", checkpoint)
     chain.script("n", "a1")
     chain.script("a2", "n")
-    refused(
-        chain, "upgrade", "head", checkpoint, says="the checkpoint has a2 but not n, which the scripts place before"
-    )
+    refused(chain, "upgrade", "head", checkpoint, says="the checkpoint has a2 but not n, which comes before")
 
 
 def test_a_checkpoint_that_changes_meanwhile(chain: Folder) -> None:
@@ -540,6 +538,6 @@ def test_a_checkpoint_that_changes_meanwhile(chain: Folder) -> None:
     chain.script("a1", None, f'open({str(checkpoint)!r}, "ab").write(b"x")')
     ran = chain.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "changed by somebody else meanwhile" in ran.err
+    assert "another program changed the file" in ran.err
     assert leftovers(chain.path) == []
     assert not list(chain.path.glob("*.bak*"))

@@ -64,7 +64,7 @@ def test_steps_are_counted_as_they_run(branched: Folder) -> None:
     assert ran(branched, checkpoint, "upgrade", "graphs@+1") == "abcxy"
     assert ran(branched, checkpoint, "downgrade", "-3") == "ab"
     refused = branched.run("upgrade", "graphs@+9", checkpoint)
-    assert (refused.code, "+9 asks for too much: only 3 steps are left" in refused.err) == (1, True)
+    assert (refused.code, "+9 goes too far: only 3 revisions are left" in refused.err) == (1, True)
 
 
 def test_relative_to_a_revision(branched: Folder) -> None:
@@ -113,7 +113,7 @@ def test_released_versions_are_targets(project: Folder) -> None:
     assert project.ok("downgrade", "pkg~=0.10.0", checkpoint, "--json").lines[0]["to"] == ["b"]
     assert project.ok("downgrade", "pkg<0.1", checkpoint, "--json").lines[0]["to"] == []
     refused = project.run("upgrade", "other<1", checkpoint)
-    assert (refused.code, "other is not the tracked package, that is pkg" in refused.err) == (2, True)
+    assert (refused.code, "this project tracks pkg, not other" in refused.err) == (2, True)
 
 
 def test_branches_and_heads(branched: Folder) -> None:
@@ -154,8 +154,8 @@ def test_ranges_of_history(branched: Folder) -> None:
     assert revisions(other, "-r", "current:+1") == "de"
     assert revisions(checkpoint, "-r", "current-1:current") == "ab"
     for text, code, says in (
-        ("c:a", 2, "'c:a' holds no revision; the earlier end stands first"),
-        ("current:", 2, "current is where a checkpoint is: name one"),
+        ("c:a", 2, "'c:a' holds no revision; write the earlier end first"),
+        ("current:", 2, "`current` needs a checkpoint: name one"),
         ("a", 2, "write START:END"),
         ("-1:+1", 2, "two relative ends"),
         ("a:zz", 1, "no revision is called 'zz'"),
@@ -178,14 +178,14 @@ def test_history_says_more(branched: Folder) -> None:
     [
         (
             {"a": (None, {"branch_labels": "main"}), "b": ("a", {"branch_labels": "main"})},
-            "versions/b_change.py:3: the label main is used by",
+            "versions/b_change.py:3: the label main is already used by",
         ),
         ({"a": (None, {}), "b": ("a", {"branch_labels": "a"})}, "the label a is the id of"),
         ({"a": (None, {"branch_labels": "head"})}, "'head' cannot be a label"),
         ({"a": (None, {"branch_labels": "x@y"})}, "'x@y' cannot be a label"),
-        ({"a": (None, {"depends_on": "b"}), "b": ("a", {})}, "comes before itself, a cycle: it needs"),
+        ({"a": (None, {"depends_on": "b"}), "b": ("a", {})}, "is part of a cycle: it needs"),
         ({"a": (None, {"depends_on": "zz"})}, "depends_on names zz, which no script has"),
-        ({"a": ("c", {}), "b": ("a", {}), "c": ("b", {})}, "revision a comes before itself, a cycle: it needs c"),
+        ({"a": ("c", {}), "b": ("a", {}), "c": ("b", {})}, "revision a is part of a cycle: it needs c"),
     ],
 )
 def test_faults_name_the_files(

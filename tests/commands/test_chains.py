@@ -107,20 +107,20 @@ def test_from_python(site: Path, project: Folder) -> None:
     chain = open_chain("weather")
     assert [revision.id for revision in chain.graph] == ["aaaa00000001", "aaaa00000002"]
     assert upgrade(checkpoint, project=chain).end == ("aaaa00000002",)
-    with pytest.raises(MigrateError, match="no installed package brings a chain 'wether'; there are"):
+    with pytest.raises(MigrateError, match="no installed package has a chain 'wether'; the chains are"):
         open_chain("wether")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--chain", "nowhere", "heads"], 2, "no installed package brings a chain 'nowhere'; there are"),
-        (["--chain", "weather", "--config", ".", "heads"], 2, "give --chain or --config"),
+        (["--chain", "nowhere", "heads"], 2, "no installed package has a chain 'nowhere'; the chains are"),
+        (["--chain", "weather", "--config", ".", "heads"], 2, "give either --chain or --config"),
         (["--chain", "weather", "revision", "x"], 2, "a published chain is read-only"),
         (["--chain", "weather", "release"], 2, "a published chain is read-only"),
         (["--chain", "weather", "heads", "--write"], 2, "a published chain is read-only"),
-        (["--chain", "broken", "heads"], 1, "the chain broken cannot be found: brokenmodels.ckpts"),
-        (["--chain", "module", "heads"], 1, "the chain module is said to be in json.decoder, which is no installed package"),
+        (["--chain", "broken", "heads"], 1, "the chain broken cannot be loaded: brokenmodels.ckpts"),
+        (["--chain", "module", "heads"], 1, "the chain module should be in json.decoder, which is not an installed package"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(site: Path, project: Folder, words: list[str], code: int, says: str) -> None:

@@ -74,7 +74,7 @@ def test_an_empty_project(project: Folder) -> None:
 
 def test_current(chain: Folder) -> None:
     checkpoint, other = chain.copy(), chain.copy(to="other.ckpt")
-    assert chain.ok("current", checkpoint).out == f"{checkpoint}: base, it carries no record (not at head)\n"
+    assert chain.ok("current", checkpoint).out == f"{checkpoint}: base, without a record (not at head)\n"
     chain.ok("upgrade", "a1", checkpoint)
     chain.ok("stamp", "head", other)
     ran = chain.ok("current", checkpoint, other)
@@ -96,7 +96,7 @@ def test_current_looks_past_faulty_scripts(chain: Folder) -> None:
     (chain.path / "versions" / "bad.py").write_text("(")
     ran = chain.ok("current", checkpoint)
     assert ran.out == f"{checkpoint}: a1  rename x to y\n"
-    assert "some scripts are faulty" in ran.err
+    assert "some scripts have errors" in ran.err
 
 
 def test_show(chain: Folder) -> None:
@@ -106,7 +106,7 @@ def test_show(chain: Folder) -> None:
         "name      new attention",
         "parents   a2",
         "versions  migration 1.0.0, pkg 2.0",
-        "rollback  none: nothing crosses a barrier",
+        "rollback  none: no checkpoint crosses a barrier",
         "from      versions/F_change.py",
     ]
     assert '"""new attention"""' in lines
@@ -119,11 +119,11 @@ def test_show_from_a_checkpoint(chain: Folder, monkeypatch: pytest.MonkeyPatch) 
     chain.ok("upgrade", "a2", checkpoint)
     monkeypatch.chdir("/")  # needs no project
     out = chain.ok("show", "a1", "--from", checkpoint).out
-    assert "rollback  carried by the checkpoint, as the source below; if that cannot be run, on cpython-3" in out
+    assert "rollback  in the checkpoint, with the source below; if that fails, cpython-3" in out
     assert RENAME["rollback"] in out
     out = chain.ok("show", "head", "--from", checkpoint).out
     assert "rollback  none: irreversible" in out
-    assert "the checkpoint carries no source of it" in out
+    assert "the checkpoint has no source of it" in out
     ran = chain.run("show", "zz", "--from", checkpoint)
     assert ran.code == 1
     assert str(checkpoint) in ran.err

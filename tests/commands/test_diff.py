@@ -65,7 +65,7 @@ def test_a_model_has_no_content(project: Folder) -> None:
     assert {name for change in found.changes for name in change.new} == {"0.weight", "0.bias", "1.weight", "1.bias"}
     for name, says in (
         ("models:broken", "models:broken failed with RuntimeError: no such thing"),
-        ("models:text", "models:text returns a str, where a torch.nn.Module is needed"),
+        ("models:text", "models:text returns a strinstead of a torch.nn.Module"),
         ("models:leaving", "models:leaving failed with SystemExit: 5"),
         ("models:sized", "models:sized cannot be called without arguments: missing a required argument: 'width'"),
         ("models:empty", "models:empty returns a model without any parameters"),
@@ -80,7 +80,7 @@ def test_a_model_has_no_content(project: Folder) -> None:
         assert "old.pt:" not in ran.err
     ran = project.run("diff", "models:build", "old.pt")
     assert ran.code == 2
-    assert "models:build is a model, which only the second can be" in ran.err
+    assert "models:build is a model; only the second argument can be one" in ran.err
     assert json.loads(project.ok("diff", "--json", "old.pt", "models:talking").out)["contents"] is False
 
 
@@ -94,7 +94,7 @@ def test_nothing_to_write_or_nothing_in_common(project: Folder) -> None:
     torch.save({"state_dict": OrderedDict((f"z{n}", torch.randn(n + 1, 77)) for n in range(9))}, paths[1])
     ran = project.run("revision", "x", "--autogenerate", *paths)
     assert ran.code == 3
-    assert "has next to nothing to do with" in ran.err
+    assert "has almost nothing in common with" in ran.err
     assert not list((project.path / "versions").iterdir())
     assert digest(paths[0]) == before
 
@@ -105,9 +105,9 @@ def test_guesses_are_marked(project: Folder) -> None:
     new = OrderedDict(x1=torch.randn(3, 3), x2=torch.randn(3, 3), c=torch.randn(2))
     paths = pair(project, old, new)
     ran = project.ok("revision", "x", "--autogenerate", *paths)
-    assert "are guesses, and say so in the script" in ran.err
+    assert "are guesses; comments in the script mark them" in ran.err
     text = next((project.path / "versions").iterdir()).read_text()
-    assert "% certain: look at it." in text
+    assert "% certain: check it." in text
 
 
 def test_what_is_added_says_what_nobody_knows_of_it(project: Folder) -> None:
@@ -116,7 +116,7 @@ def test_what_is_added_says_what_nobody_knows_of_it(project: Folder) -> None:
     made = project.ok("revision", "x", "--autogenerate", *paths)
     comment, line = Path(made.out.split()[1]).read_text().splitlines()[-3:-1]
     assert line.strip() == 'op.Add("scale", [5]),'
-    assert "Filled with zeros; `fill` or `init` says what else. A buffer needs buffer=True." in comment
+    assert "Adds zeros; use `fill` or `init` for other values. A buffer needs buffer=True." in comment
 
 
 JOINED = ("attention fused", "attention split", "experts stacked", "grouped queries fused")
@@ -199,7 +199,7 @@ def test_names_of_a_checkpoint_become_no_code(project: Folder) -> None:
 def test_what_is_not_dense_is_said_to_be_left_out(project: Folder) -> None:
     old = {"w": torch.eye(3).to_sparse(), "b": torch.randn(3)}
     paths = pair(project, old, {"w": old["w"], "c": old["b"]})
-    assert "not compared, for they are no dense tensors: w in" in project.ok("diff", *paths).out
+    assert "not compared, because they are not dense tensors: w in" in project.ok("diff", *paths).out
     assert "w of" in project.ok("revision", "x", "--autogenerate", *paths).err
     project.ok("upgrade", "head", paths[0])
     assert set(torch.load(paths[0])["state_dict"]) == {"w", "c"}
@@ -209,7 +209,7 @@ def test_other_values_alone_are_nothing_to_migrate(project: Folder) -> None:
     paths = pair(project, {"w": torch.randn(3, 3)}, {"w": torch.randn(3, 3)})
     ran = project.run("revision", "x", "--autogenerate", *paths)
     assert ran.code == 2
-    assert "have the same parameters, and only other values, which no operation explains" in ran.err
+    assert "have the same parameters, but other values, which no operation explains" in ran.err
 
 
 def test_diff_needs_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

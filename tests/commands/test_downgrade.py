@@ -116,7 +116,7 @@ def test_an_irreversible_step_is_known_before_the_first_one_runs(project: Folder
     for target in ("base", "a1", "-3"):
         ran = project.run("downgrade", target, checkpoint)
         assert ran.code == 3
-        assert "a2 has no rollback; `downgrade -1` undoes what can be undone" in ran.err
+        assert "a2 has no rollback; run `downgrade -1` to undo the revisions after it" in ran.err
     assert digest(checkpoint) == before
 
 
@@ -128,7 +128,10 @@ def test_of_several_steps_without_a_rollback_the_last_one_stops_first(project: F
     checkpoint = project.copy()
     project.ok("upgrade", "head", checkpoint)
     ran = project.run("downgrade", "base", checkpoint)
-    assert (ran.code, "a4, a2 have no rollback; `downgrade -1` undoes what can be undone" in ran.err) == (3, True)
+    assert (ran.code, "a4, a2 have no rollback; run `downgrade -1` to undo the revisions after it" in ran.err) == (
+        3,
+        True,
+    )
     project.ok("downgrade", "-1", checkpoint)
 
 
@@ -144,7 +147,7 @@ def test_no_number_of_steps_is_named_that_would_undo_another_branch(project: Fol
     project.ok("upgrade", "d", checkpoint)
     project.ok("upgrade", "b", checkpoint)
     ran = project.run("downgrade", "d@a", checkpoint)
-    assert (ran.code, "c has no rollback; take a backup" in ran.err) == (3, True)
+    assert (ran.code, "c has no rollback; use a backup" in ran.err) == (3, True)
 
 
 def test_code_that_never_saw_operations_goes_down_without_trust(project: Folder) -> None:
@@ -157,7 +160,7 @@ def test_code_that_never_saw_operations_goes_down_without_trust(project: Folder)
     script.unlink()
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "take it back with `ckpt-migrate downgrade -1 CKPT`, or" in ran.err
+    assert "undo with `ckpt-migrate downgrade -1 CKPT`, or" in ran.err
     project.ok("downgrade", "-1", checkpoint)
     assert "new" not in load(checkpoint)
 
@@ -172,10 +175,7 @@ def test_code_that_never_saw_a_revision_still_goes_down(project: Folder) -> None
         (project.path / "versions" / f"{revision}_change.py").unlink()
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert (
-        "the checkpoint has a2, a3, which no script here knows; use the code that wrote it, take it back with"
-        in ran.err
-    )
+    assert "the checkpoint has a2, a3, which no script here knows; use the project that wrote it, undo with" in ran.err
     assert "`ckpt-migrate downgrade -2 CKPT --trust-checkpoint-code`" in ran.err
     history = project.ok("history", checkpoint).out
     assert "* a3  change a3  <- a2  (the checkpoint is here, no script here)" in history

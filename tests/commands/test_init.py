@@ -68,7 +68,7 @@ def test_bad_surroundings(empty: Folder) -> None:
     (empty.path / "file").write_text("")
     ran = empty.run("init", "file")
     assert ran.code == 1
-    assert "could not be laid out" in ran.err
+    assert "could not be written to" in ran.err
 
 
 @pytest.mark.parametrize("content", ["tool = 5", "project = 3", "[project]\nname = 3", '[project]\nname = "a\\nb\\"c"'])

@@ -215,7 +215,7 @@ def test_a_file_and_a_link_to_it_have_one_turn(project: Folder) -> None:
     link.symlink_to("epoch=3.ckpt")
     ran = project.ok("upgrade", "+1", checkpoint, link, "--json")
     assert [line["to"] for line in ran.lines] == [["a1"]]
-    assert f"{link}: left out, for it is {checkpoint}, which has had its turn" in ran.err
+    assert f"{link}: skipped, because it is the same file as {checkpoint}" in ran.err
     project.ok("upgrade", "head", link)
     assert len(project.ok("downgrade", "-1", checkpoint, checkpoint, link, "--json").lines) == 1
     assert "a1" in project.ok("current", checkpoint).out

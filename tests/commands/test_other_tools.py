@@ -73,7 +73,7 @@ def patch(name: str, **more: Any) -> dict[str, Any]:
 def test_the_list_is_adopted_and_kept_up_to_date(chain: Folder) -> None:
     before = {"wind": 1, "tp": 2, "sf": 3, "patches": [patch("0001_wind", by="Ada")]}
     path = make(chain, before)
-    assert "by its list of migrations it is at" in chain.ok("upgrade", "0002_rain", path).err
+    assert "by its list of migrations it is taken to be at" in chain.ok("upgrade", "0002_rain", path).err
     assert tree(path) == {"wind": 1, "rain": 2, "sf": 3, "patches": [patch("0001_wind", by="Ada"), patch("0002_rain")]}
     chain.ok("upgrade", "head", path)
     assert [each["id"] for each in tree(path)["patches"]] == list(PATCHES)
@@ -102,10 +102,10 @@ def test_reading_commands_tell_of_it(chain: Folder) -> None:
 @pytest.mark.parametrize(
     "list_, says",
     [
-        ([patch("0002_rain")], "the checkpoint's list `patches` (0002_rain) is not what the scripts would have it be"),
+        ([patch("0002_rain")], "the checkpoint's list `patches` (0002_rain) contradicts the scripts"),
         ([{"sha": ""}], "the list `patches` in the checkpoint is damaged (something in it has no id)"),
         ({}, "the list `patches` in the checkpoint is damaged (it is a dict)"),
-        ([patch("0001_wind")] * 2, "the list `patches` in the checkpoint is damaged (0001_wind stands in it twice)"),
+        ([patch("0001_wind")] * 2, "the list `patches` in the checkpoint is damaged (0001_wind is in it twice)"),
     ],
 )
 def test_what_contradicts_the_chain_is_refused(chain: Folder, list_: Any, says: str) -> None:
@@ -128,7 +128,7 @@ def test_a_migration_that_no_script_knows_cannot_be_undone(chain: Folder) -> Non
     "more, says",
     [
         ({"other_lists": []}, "other_lists are no dict by tool"),
-        ({"other_lists": {"weathertool": 5}}, "migrations_list is no dict"),
+        ({"other_lists": {"weathertool": 5}}, "migrations_list is not a dict"),
         ({"lists": ["0009_gone"]}, "it says that 0009_gone was in the list `patches`, and the checkpoint lacks that"),
     ],
 )
@@ -188,7 +188,7 @@ class Hasty(OtherTool):
         before = digest(path)
         ran = project.run("upgrade", "head", path)
         assert (ran.code, digest(path)) == (1, before), ran.err
-        assert f"the code for the migrations of hasty {says}: report that to those who maintain" in ran.err
+        assert f"the code for the migrations of hasty {says}: report this to the maintainers of" in ran.err
     ran = project.run("import-scripts", site / "hasty")
     assert ran.code == 2
     assert "scripts of hasty cannot be imported" in ran.err
@@ -201,9 +201,9 @@ def test_a_tool_that_cannot_be_had(site: Path, project: Folder) -> None:
     path = make(project, {"x": 1})
     before = digest(path)
     for tool, says in {
-        "absent": "other_tool is 'absent', which no installed package brings; there are broken, weathertool, wrong",
-        "broken": "the tool broken is said to be broken.patches:Broken, which cannot be made: ModuleNotFoundError",
-        "wrong": "the tool wrong is said to be wrong.patches:Wrong, which is no OtherTool",
+        "absent": "other_tool is 'absent', which no installed package has; the tools are broken, weathertool, wrong",
+        "broken": "the tool broken (broken.patches:Broken) cannot be made: ModuleNotFoundError",
+        "wrong": "the tool wrong (wrong.patches:Wrong) is not an OtherTool",
     }.items():
         follow(project, tool)
         ran = project.run("upgrade", "head", path)

@@ -42,7 +42,7 @@ def test_it_goes_on_from_where_it_is(chain: Folder, key: str, steps: int) -> Non
     assert len(json.loads(ran.out)["steps"]) == steps
     assert tree(checkpoint) == {"x": 2, "d": 1}
     if key != "a":
-        assert "by what it holds it is at" in chain.ok("upgrade", "head", at(chain, key)).err
+        assert "by its content it is taken to be at" in chain.ok("upgrade", "head", at(chain, key)).err
     if steps:
         chain.ok("downgrade", "base", checkpoint)
         assert tree(checkpoint) == {"x": 2, "a": 1}
@@ -86,7 +86,7 @@ def test_what_is_recorded_is_not_asked_for(chain: Folder) -> None:
         ("\xff", "it cannot be read ("),
         ("1 / 0", "importing the script failed with ZeroDivisionError"),
         ("recognise = 3", "`recognise` is not a function"),
-        ("def recognise(ckpt):\n    return 'zz'", "`recognise` returned 'zz', which is the id of no revision"),
+        ("def recognise(ckpt):\n    return 'zz'", "`recognise` returned 'zz', but no revision has this id"),
     ],
 )
 def test_refused(chain: Folder, text: str | None, says: str) -> None:
@@ -107,17 +107,17 @@ def test_commands_that_read_say_where_it_stands_and_that_this_is_not_recorded(ch
     checkpoint = at(chain, "c")
     before = digest(checkpoint)
     ran = chain.ok("current", checkpoint)
-    assert ran.out == f"{checkpoint}: a2  b to c (not at head), recognised, not recorded\n"
-    assert "it has no record; by what it holds it is at a2" in ran.err
+    assert ran.out == f"{checkpoint}: a2  b to c (not at head), recognised but not recorded\n"
+    assert "it has no record; by its content it is taken to be at a2" in ran.err
     found = json.loads(chain.ok("current", checkpoint, "--json").out)
     assert (found["recorded"], found["recognised"], found["heads"][0]["revision"]) == (False, True, "a2")
     assert chain.run("current", "--check-heads", checkpoint).code == 4
     lines = chain.ok("history", checkpoint).out.splitlines()
     assert [line[:4] for line in lines] == ["  a3", "* a2", "* a1"]
-    assert "the checkpoint is here, recognised, not recorded" in lines[1]
+    assert "the checkpoint is here, recognised but not recorded" in lines[1]
     entries = json.loads(chain.ok("history", checkpoint, "--json").out)
     assert [entry["recognised"] for entry in entries] == [False, True, True]
-    assert "it is at a2, recognised and not recorded, not at head" in chain.run("check", checkpoint).out
+    assert "it is at a2, recognised but not recorded, not at head" in chain.run("check", checkpoint).out
     assert digest(checkpoint) == before
 
 

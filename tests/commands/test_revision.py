@@ -42,7 +42,7 @@ def facts(project: Folder, rev: str) -> dict[str, object]:
 def test_with_several_heads_one_is_to_be_named(branched: Folder) -> None:
     refused = branched.run("revision", "next")
     assert refused.code == 2
-    assert "there are 2 heads: b, c; say with --head which one to follow" in refused.err
+    assert "there are 2 heads: b, c; choose one with --head" in refused.err
     made(branched, "revision", "next", "--head", "b", "--rev-id", "d")
     made(branched, "revision", "more", "--head", "side@head", "--rev-id", "e")
     assert facts(branched, "d") == {"parents": ["b"], "depends_on": [], "labels": []}
@@ -61,7 +61,9 @@ def test_a_new_root_with_a_label_and_a_dependency(branched: Folder) -> None:
 def test_a_branch_begins_only_where_it_is_asked_for(branched: Folder) -> None:
     refused = branched.run("revision", "next", "--head", "a")
     assert refused.code == 2
-    assert "a new revision follows a head, and a is none: b, c follows it; --splice begins a new branch" in refused.err
+    assert (
+        "a new revision follows a head, but a is not one: b, c follows it; --splice begins a new branch" in refused.err
+    )
     made(branched, "revision", "next", "--head", "a", "--splice", "--rev-id", "d")
     assert facts(branched, "d")["parents"] == ["a"]
 
@@ -85,22 +87,22 @@ def test_merge_of_some_of_the_heads(branched: Folder) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("merge", "b", "join"), 2, "there is only b to merge; a merge joins two heads or more"),
-        (("merge", "a", "b", "join"), 2, "a merge joins heads, and a is none: b, c follows it"),
+        (("merge", "b", "join"), 2, "there is only b to merge; a merge needs two heads or more"),
+        (("merge", "a", "b", "join"), 2, "a merge joins heads, but a is not one: b, c follows it"),
         (("merge", "b", "zz", "join"), 1, "no revision is called 'zz'"),
-        (("revision", "x", "--head", "heads"), 2, "the target stands for several revisions: b, c; name one"),
+        (("revision", "x", "--head", "heads"), 2, "the target means several revisions: b, c; name exactly one"),
         (("revision", "x", "--head", "zz"), 1, "no revision is called 'zz'"),
-        (("revision", "x", "--head", "b", "--branch-label", "side"), 2, "the label side is used by"),
-        (("revision", "x", "--head", "b", "--branch-label", "heads"), 2, "it is a target of its own"),
+        (("revision", "x", "--head", "b", "--branch-label", "side"), 2, "the label side is already used by"),
+        (("revision", "x", "--head", "b", "--branch-label", "heads"), 2, "it has a meaning as a target"),
         (("revision", "x", "--head", "b", "--branch-label", "a@b"), 2, "cannot be a label: use letters"),
         (("revision", "x", "--head", "b", "--branch-label", "a"), 2, "it is the id of a revision"),
-        (("revision", "x", "--head", "b", "--rev-id", "side"), 2, "a squashed revision has it, or a label"),
-        (("revision", "x", "--head", "b", "--rev-id", "current"), 2, "it is a target of its own"),
-        (("revision", "x", "--head", "b", "--depends-on", "base"), 2, "the target stands for no revision"),
+        (("revision", "x", "--head", "b", "--rev-id", "side"), 2, "it is the id of a squashed revision, or a label"),
+        (("revision", "x", "--head", "b", "--rev-id", "current"), 2, "it has a meaning as a target"),
+        (("revision", "x", "--head", "b", "--depends-on", "base"), 2, "the target means no revision"),
         (
             ("revision", "x", "--head", "b", "--version-path", "other"),
             2,
-            "other is no folder of this project's scripts",
+            "other is not a folder of scripts of this project",
         ),
     ],
 )
@@ -122,14 +124,14 @@ def test_several_folders(project: Folder) -> None:
     configured(project, 'versions = ["versions", "more/versions"]')
     (project.path / "more" / "versions").mkdir(parents=True)
     refused = project.run("revision", "first")
-    assert (refused.code, "there are 2 folders of scripts; say with --version-path" in refused.err) == (2, True)
+    assert (refused.code, "there are 2 folders of scripts; choose one with --version-path" in refused.err) == (2, True)
     first, _ = made(project, "revision", "first", "--version-path", "more/versions", "--rev-id", "a")
     second, _ = made(project, "revision", "second")  # where its parent is
     assert first.parent == second.parent == project.path / "more" / "versions"
     assert len(cm.history().entries) == 2
     project.ok("init")
     (project.path / "more" / "versions" / "twin.py").write_text(first.read_text())
-    assert "revision a has the id of" in project.run("heads").err
+    assert "revision a has the same id as" in project.run("heads").err
 
 
 def test_folders_below(project: Folder) -> None:
@@ -176,7 +178,7 @@ def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None
         ("slug_length = true", "slug_length must be a number of letters"),
         (
             'timezone = "Mars/Olympus"',
-            "timezone must be the name of a time zone, as \"Europe/Berlin\", not 'Mars/Olympus'",
+            "timezone must be the name of a time zone, such as \"Europe/Berlin\", not 'Mars/Olympus'",
         ),
         ('timezone = "../etc"', "timezone must be the name of a time zone"),
         ('timezone = "local"', "timezone must be the name of a time zone"),
@@ -185,7 +187,7 @@ def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None
         ("timezone = 3", "timezone must be the name of a time zone"),
         (
             'file_template = "%(revision)s"',
-            'file_template must be a pattern as "%(rev)s_%(slug)s", of rev, slug, epoch',
+            'file_template must be a pattern such as "%(rev)s_%(slug)s", of rev, slug, epoch',
         ),
         ('file_template = "../%(rev)s"', "file_template must be a pattern"),
         ('file_template = "_%(rev)s"', "file_template must be a pattern"),
@@ -193,12 +195,12 @@ def test_time_zones_in_any_case(project: Folder, zone: str, offset: str) -> None
         ("file_template = 3", "file_template must be a pattern"),
         (
             'file_template = "%(year)d/%(rev)s"',
-            "file_template makes folders, which are read only with recursive = true",
+            "file_template names folders, which needs recursive = true",
         ),
         ("head_file = 'HEAD'", "head_file must be true or false"),
         ("several_heads = 2", "several_heads must be true or false"),
         ("trusted = 'os'", "trusted must be a list of names of modules"),
-        ("head = 1", "unknown key 'head'; there are versions, recursive, template"),
+        ("head = 1", "unknown key 'head'; the keys are versions, recursive, template"),
     ],
 )
 def test_faulty_configurations(project: Folder, line: str, says: str) -> None:

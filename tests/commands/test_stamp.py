@@ -66,7 +66,7 @@ def test_purge_forgets_what_no_script_knows(branched: Folder) -> None:
     (branched.path / "versions" / "x_change.py").unlink()
     before = digest(checkpoint)
     refused = branched.run("stamp", "c", checkpoint)
-    assert (refused.code, "correct the record with `ckpt-migrate stamp --purge TARGET CKPT`" in refused.err) == (
+    assert (refused.code, "write a new record with `ckpt-migrate stamp --purge TARGET CKPT`" in refused.err) == (
         1,
         True,
     )
@@ -109,8 +109,8 @@ def test_a_record_that_contradicts_the_scripts_is_refused_with_the_repair(projec
     for target in ("head", "+1", "c", "d"):
         refused = project.run("upgrade", target, checkpoint)
         assert refused.code == 1
-        assert "the checkpoint has c but not b, which the scripts place before it" in refused.err
-        assert "downgrade below c first, or `ckpt-migrate stamp c CKPT`" in refused.err
+        assert "the checkpoint has c but not b, which comes before it" in refused.err
+        assert "downgrade below c, or run `ckpt-migrate stamp c CKPT`" in refused.err
     assert digest(checkpoint) == before
     assert "has c but not b" in project.ok("current", checkpoint).err
     repaired = project.copy(to="repaired.ckpt")
@@ -127,7 +127,7 @@ def test_a_record_that_contradicts_the_scripts_is_refused_with_the_repair(projec
         ("+1", "stamp takes head"),
         ("barrier", "stamp takes head"),
         ("a,", "a target"),
-        ("base,b", "base is before everything: stamp it alone"),
+        ("base,b", "base excludes all other revisions: stamp it alone"),
     ],
 )
 def test_bad_input(branched: Folder, target: str, says: str) -> None:

@@ -35,7 +35,7 @@ def test_check_fails_with_both_names_and_the_command_that_mends_it(forked: Folde
         "4 revisions: 1 problem",
     ]
     forked.ok("rebase", "c", "--onto", "b")
-    assert forked.ok("check").out == "4 revisions: all is well\n"
+    assert forked.ok("check").out == "4 revisions: no problems\n"
     (found,) = forked.ok("check", "--json").lines
     assert found == {"revisions": 4, "checkpoints": 0, "problems": [], "models": 0, "proofs": []}
 
@@ -89,12 +89,12 @@ def test_what_cannot_be_rewritten_is_left_alone(forked: Folder) -> None:
         script.write_text(f"revision = 'c'\n{line}\ndef migrate(ckpt):\n    return ckpt\n")
         before = digest(script)
         refused = forked.run("rebase", "c", "--onto", "b")
-        assert (refused.code, "down_revision is not set once, in a statement of its own" in refused.err) == (2, True)
+        assert (refused.code, "down_revision is not set exactly once, in its own statement" in refused.err) == (2, True)
         assert digest(script) == before
 
 
 def test_without_onto_the_other_head_is_followed(forked: Folder) -> None:
-    assert "c follows b, no more a" in forked.ok("rebase", "c").out
+    assert "c now follows b (was a)" in forked.ok("rebase", "c").out
     assert [entry.revision for entry in cm.history().entries] == ["d", "c", "b", "a"]
     forked.ok("rebase", "c", "--onto", "base")
     assert [head.revision for head in cm.heads()] == ["b", "d"]
@@ -103,9 +103,9 @@ def test_without_onto_the_other_head_is_followed(forked: Folder) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("rebase", "c", "--onto", "d"), 2, "d needs c, which would come before itself"),
-        (("rebase", "a"), 2, "there is no other head for a to follow"),
-        (("rebase", "m", "--onto", "a"), 3, "m is a merge of b, d; rebase what it merges"),
+        (("rebase", "c", "--onto", "d"), 2, "d needs c, so c would come before itself"),
+        (("rebase", "a"), 2, "there is no other head that a could follow"),
+        (("rebase", "m", "--onto", "a"), 3, "m is a merge of b, d; rebase these"),
         (("rebase", "zz"), 1, "no revision is called 'zz'"),
         (("rebase", "c", "--onto", "zz"), 1, "no revision is called 'zz'"),
         (("rebase", "heads", "--onto", "a"), 1, "no revision is called"),
@@ -115,7 +115,7 @@ def test_rebase_refuses(forked: Folder, words: tuple[str, ...], code: int, says:
     if "m" in words:
         forked.script("m", ("b", "d"))
     if words[1] == "heads":
-        words, code, says = ("rebase", "heads", "--onto", "a"), 2, "the target stands for several revisions: b, d"
+        words, code, says = ("rebase", "heads", "--onto", "a"), 2, "the target means several revisions: b, d"
     before = {path: digest(path) for path in (forked.path / "versions").iterdir()}
     refused = forked.run(*words)
     assert (refused.code, says in refused.err) == (code, True), refused.err
@@ -154,7 +154,7 @@ def test_a_missing_rollback_has_to_be_said(project: Folder) -> None:
     project.script("a", rollback=None)
     ran = project.run("check")
     assert ran.code == 4
-    assert "a (change a) has no rollback; write one, or say `rollback = None`" in ran.out
+    assert "a (change a) has no rollback; write one, or set `rollback = None`" in ran.out
     project.script("a", rollback=None, top="rollback = None")
     project.script("F", "a", final=True)
     project.ok("check")
@@ -163,8 +163,8 @@ def test_a_missing_rollback_has_to_be_said(project: Folder) -> None:
 def test_nothing_that_was_released_may_change(project: Folder) -> None:
     script = project.script("a")
     project.script("b", "a")
-    assert "2 revisions more noted as released" in project.ok("release").out
-    assert "0 revisions more" in project.ok("release").out
+    assert "2 revisions added as released" in project.ok("release").out
+    assert "0 revisions added" in project.ok("release").out
     project.ok("check")
     script.write_text(script.read_text() + "# a comment changes nothing\n")
     project.ok("check")
@@ -177,20 +177,20 @@ def test_nothing_that_was_released_may_change(project: Folder) -> None:
 
     text = script.read_text()
     script.write_text(text.replace("pass", "ckpt.clear()"))
-    problem("a (change a) was released and does something else now; undo the change, and make a new revision")
+    problem("a (change a) has changed since it was released; undo the change, and make a new revision")
     script.write_text(text)
     project.script("b", None)
-    problem("b (change b) was released after a, and does not follow it any more")
+    problem("b (change b) no longer follows a, as it did when it was released")
     project.script("b", "a")
     (project.path / "versions" / "b_change.py").unlink()
-    problem("b was released, and its script is gone; bring it back")
+    problem("b was released, but its script is missing; restore it")
     project.script("b", "a")
     project.ok("check")
     refused = project.run("rebase", "b", "--onto", "base")
-    assert (refused.code, "b was released, and checkpoints have it where it is" in refused.err) == (3, True)
+    assert (refused.code, "b was released, so checkpoints may have it at its place" in refused.err) == (3, True)
     (project.path / "versions" / "RELEASED").write_text("b\n")
     refused = project.run("check")
-    assert (refused.code, "RELEASED:1: a revision, what it follows and a signature" in refused.err) == (1, True)
+    assert (refused.code, "RELEASED:1: expected a revision, its parents and a signature" in refused.err) == (1, True)
 
 
 def test_checkpoints_have_to_be_at_head(project: Folder) -> None:
@@ -237,16 +237,16 @@ def test_a_silent_fork_becomes_a_conflict(project: Folder) -> None:
     new("our change", "c")
     assert "CONFLICT" in git("merge", "theirs", code=1)
     ran = project.run("check")
-    assert (ran.code, "holds a conflict: join the branches, then `ckpt-migrate heads --write`" in ran.out) == (4, True)
+    assert (ran.code, "has a conflict: merge the heads, then `ckpt-migrate heads --write`" in ran.out) == (4, True)
     project.ok("rebase", "c", "--onto", "b")
     assert (project.path / "versions" / "HEAD").read_text() == "c our change\n"
     project.ok("check")
     (project.path / "versions" / "HEAD").unlink()
-    assert "is not there; `ckpt-migrate heads --write` writes it" in project.run("check").out
+    assert "is missing; `ckpt-migrate heads --write` writes it" in project.run("check").out
     assert project.ok("heads", "--write").out == "c  our change\n"
     project.ok("check")
     (project.path / "versions" / "HEAD").write_text("a first\n")
-    assert "does not name the heads there are" in project.run("check").out
+    assert "does not name the current heads" in project.run("check").out
 
 
 def test_a_project_without_head_file(project: Folder) -> None:

@@ -52,12 +52,12 @@ def tree() -> dict[str, Any]:
         ("ckpt['x'] = 0", "x: it was a float, and is a int"),
         ("ckpt['z'] = complex(1, -0.0)", "z: it was (1+0j), and is (1-0j)"),
         ("ckpt['n'] = -ckpt['n']", "n: it was nan, and is nan"),
-        ("ckpt['by'] = {False: 'zero', 1: 'one'}", "by: the key 0 has become False"),
+        ("ckpt['by'] = {False: 'zero', 1: 'one'}", "by: the key 0 is now False"),
         ("ckpt['set'] = {1.0, 2}", "set: it was {1, 2}, and is {1.0, 2}"),
-        ("ckpt['q'] = list(ckpt['q'])", "q: another list than before is one with it"),
+        ("ckpt['q'] = list(ckpt['q'])", "q: it is now the same object as another list"),
         ("ckpt['o'].move_to_end('a')", "o: the order of its keys differs: a was number 1, now b is"),
         ("ckpt['sd']['tied'] = ckpt['sd']['a'].clone()", "sd.tied: it shares its memory with another tensor"),
-        ("ckpt['sd']['a'][0, 0] += 1", "sd.a: its content is not what it was"),
+        ("ckpt['sd']['a'][0, 0] += 1", "sd.a: its values differ"),
         ("ckpt['sd']['a'] = ckpt['sd']['a'].double()", "sd.a: its dtype was float32, and is float64"),
         ("ckpt['sd']['f'].requires_grad_(True)", "sd.f: it was False, and is True"),
         ("ckpt['sd']['f'] = ckpt['sd']['f'].data", "sd.f: it was a parameter, and is a tensor"),
@@ -106,7 +106,7 @@ def test_items_that_only_a_class_knows_are_not_taken_for_none(project: Folder) -
     scripted(project, "ckpt['list'] = [int(x) for x in ckpt.pop('array')]", "pass")
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "has items is known to its class only: have its module `trusted`" in ran.err
+    assert "knows whether it has items: add its module to `trusted`" in ran.err
     assert digest(checkpoint) == before
 
 

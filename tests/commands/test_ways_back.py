@@ -55,7 +55,7 @@ def test_both_ways_from_anywhere(line: Folder, target: str, up: tuple[str, ...],
     before = digest(path)
     proof = cm.prove_rollback(path)
     assert (proof.up, proof.down, proof.skipped) == (up, down, ())
-    assert line.ok("check", "--rollback", path).out == "4 revisions and 1 checkpoint: all is well\n"
+    assert line.ok("check", "--rollback", path).out == "4 revisions and 1 checkpoint: no problems\n"
     assert digest(path) == before
 
 
@@ -97,7 +97,7 @@ def test_what_is_declared_irreversible_is_skipped_and_named(
     assert (proof.up, proof.down) == (up, down)
     assert {each.revision: each.why for each in proof.skipped} == skipped
     out = line.ok("check", "--rollback", path).out
-    assert "x.pt: not tried: a3 (change a3): it is declared irreversible" in out
+    assert "x.pt: not tested: a3 (change a3): it is declared irreversible" in out
     checked = json.loads(line.ok("check", "--rollback", path, "--json").out)
     assert [each["revision"] for each in checked["proofs"][0]["skipped"]] == list(skipped)
 
@@ -133,10 +133,10 @@ def test_as_far_as_barriers(line: Folder) -> None:
     line.script("a3", "a2", final=True)
     path = at(line, "base")
     out = line.ok("check", "--rollback", path).out
-    assert "x.pt: not tried: a3 (change a3), a4 (change a4): it is, or lies above, a barrier" in out
+    assert "x.pt: not tested: a3 (change a3), a4 (change a4): it is a barrier, or above one" in out
     line.ok("stamp", "a3", path, "--no-backup")
     out = line.ok("check", "--rollback", path).out
-    assert "x.pt: not tried: a3 (change a3): it is a barrier" in out
+    assert "x.pt: not tested: a3 (change a3): it is a barrier" in out
     assert cm.prove_rollback(path).up == ("a4",)
 
 
@@ -156,14 +156,14 @@ def test_several_heads(line: Folder) -> None:
 def test_nothing_to_be_tried(project: Folder) -> None:
     torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 0}, "x.pt")
     assert (
-        "x.pt: no rollback was tried: it has no revision, and none is ahead\n"
+        "x.pt: no rollback was tested, because it has no revisions and there are none to apply\n"
         in project.ok("check", "--rollback", "x.pt").out
     )
     declare(project, "a1", 'op.Drop("w", keep=True)')
     project.ok("stamp", "head", "x.pt", "--no-backup")
     out = project.ok("check", "--rollback", "x.pt").out
-    assert "not tried: a1 (change a1): it was stamped, not applied" in out
-    assert "x.pt: no rollback was tried\n" in out
+    assert "not tested: a1 (change a1): it was stamped, not applied" in out
+    assert "x.pt: no rollback was tested\n" in out
 
 
 def test_operations_go_down_with_what_the_record_carries(project: Folder) -> None:
@@ -172,7 +172,7 @@ def test_operations_go_down_with_what_the_record_carries(project: Folder) -> Non
     declare(project, "a2", 'op.Add("n", [2])', 'op.SetItem("epoch", 7)', parents="a1")
     project.ok("upgrade", "head", "x.pt", "--no-backup")
     assert cm.prove_rollback("x.pt").down == ("a2", "a1")
-    assert project.ok("check", "--rollback", "x.pt").out == "2 revisions and 1 checkpoint: all is well\n"
+    assert project.ok("check", "--rollback", "x.pt").out == "2 revisions and 1 checkpoint: no problems\n"
     trained = torch.load("x.pt", weights_only=True)
     trained["epoch"] = 8
     torch.save(trained, "x.pt")

@@ -73,15 +73,15 @@ def test_one_parameter_a_line_sorted(models: Models) -> None:
 
 
 def test_a_forgotten_migration_is_caught(models: Models) -> None:
-    assert models.ok("check").out == "0 revisions, 1 model: all is well\n"
+    assert models.ok("check").out == "0 revisions, 1 model: no problems\n"
     models.code(RENAMED)
     for words in (["check"], ["check", "--model"], ["check", "--model", "net"]):
         ran = models.run(*words)
         assert ran.code == 4
         assert ran.out.splitlines() == [
-            "versions/manifest.json: the model net is not what the manifest says, and no revision says why: "
-            "`ckpt-migrate revision NAME --autogenerate --model net` writes one, or `ckpt-migrate manifest net --update` "
-            "takes it as it is, if old checkpoints need no migration",
+            "versions/manifest.json: the model net differs from the manifest, and no revision explains the change: "
+            "`ckpt-migrate revision NAME --autogenerate --model net` writes one; if old checkpoints need no migration, "
+            "`ckpt-migrate manifest net --update` records the change",
             '    op.RenamePrefix("norm.", "layer_norm.")  # 98% certain',
             "0 revisions, 1 model: 1 problem",
         ]
@@ -103,7 +103,7 @@ def test_written_for_you(models: Models) -> None:
     assert list(torch.load(old)["state_dict"]) == list(new["state_dict"])
     ran = models.run("revision", "x", "--autogenerate")
     assert ran.code == 2
-    assert "net: what the manifest says is what the code makes, so there is nothing to migrate" in ran.err
+    assert "net: the code matches the manifest, so there is nothing to migrate" in ran.err
 
 
 def test_a_buffer_is_none_of_the_optimizers_business(models: Models) -> None:
@@ -153,8 +153,8 @@ def test_functions_say_nothing(models: Models) -> None:
     ran = models.run("check")
     assert ran.code == 4
     assert (
-        "what the model net is to be after aaa is not known, as it has functions, and only operations say what they do: "
-        "if it is as it should be, `ckpt-migrate manifest net --update` writes it down" in ran.out
+        "the model net after aaa is unknown, because it has functions, and only operations can be followed: "
+        "if the current code is right, `ckpt-migrate manifest net --update` records it" in ran.out
     )
     assert models.run("revision", "x", "--autogenerate").code == 2
     models.ok("manifest", "--update")
@@ -192,8 +192,8 @@ def test_what_it_was_is_kept_where_no_operations_lead_back(models: Models) -> No
     ran = models.run("manifest", "--at", "aaa")
     assert ran.code == 3
     assert (
-        "what the model net is at aaa is not known, only back to ccc (change ccc), as it has functions, and only operations "
-        "say what they do; `ckpt-migrate manifest net --update --at aaa --from CKPT` takes it from a checkpoint of then"
+        "the model net at aaa is unknown, only back to ccc (change ccc), because it has functions, and only operations "
+        "can be followed; `ckpt-migrate manifest net --update --at aaa --from CKPT` takes it from a checkpoint at that revision"
     ) in ran.err
 
 
@@ -206,14 +206,14 @@ def test_a_checkpoint_bridges_what_no_operations_do(models: Models) -> None:
     assert models.run("manifest", "--at", "base").code == 3
     ran = models.run("manifest", "net", "--update", "--from", old)
     assert ran.code == 3
-    assert "old.ckpt: it carries no record: say with --at where it stands" in ran.err
+    assert "old.ckpt: it has no record: give its revision with --at" in ran.err
     models.ok("manifest", "net", "--update", "--from", old, "--at", "base")
     assert shown(models, "--at", "base") == list(torch.load(old)["state_dict"])
     assert shown(models) == [name.replace("norm", "layer_norm") for name in torch.load(old)["state_dict"]]
     models.ok("stamp", "aaa", old)
     ran = models.run("manifest", "net", "--update", "--from", old, "--at", "base")
     assert ran.code == 3
-    assert "old.ckpt: it stands at aaa, not at base" in ran.err
+    assert "old.ckpt: it is at aaa, not at base" in ran.err
 
 
 def test_a_model_from_a_checkpoint_alone(models: Models) -> None:
@@ -234,7 +234,7 @@ def test_several_models(models: Models) -> None:
     models.configure(net="net:build", small="small:build")
     assert "does not have the model small yet" in models.run("check").out
     models.ok("manifest", "small", "--update")
-    assert models.ok("check").out == "0 revisions, 2 models: all is well\n"
+    assert models.ok("check").out == "0 revisions, 2 models: no problems\n"
     models.code(RENAMED)
     models.code({"layer_norm": "nn.LayerNorm(4)", "out": "nn.Linear(2, 2)"}, "small")
     models.ok("revision", "both", "--autogenerate", "--rev-id", "aaa")
@@ -243,7 +243,7 @@ def test_several_models(models: Models) -> None:
     models.code({"layer_norm": "nn.LayerNorm(4)", "out": "nn.Linear(2, 2, bias=False)"}, "small")
     ran = models.run("revision", "each", "--autogenerate")
     assert ran.code == 3
-    assert "net and small changed in different ways, and one script cannot do for all" in ran.err
+    assert "net and small changed in different ways, so one script cannot migrate them all" in ran.err
     models.ok("revision", "one", "--autogenerate", "--model", "small", "--rev-id", "bbb")
     ran = models.run("check")
     assert ran.code == 1
@@ -317,15 +317,18 @@ def test_squashed_revisions_are_looked_into(models: Models) -> None:
 
 BROKEN = {
     '"format": 1,': ('"format": 2,', "has format 2, this version reads 1: upgrade ckpt-migrate"),
-    '"after": null': ('"after": "head.bias"', "embed.bias stands behind nothing that stands in net"),
-    '"after": "norm.weight"': ('"after": "embed.bias"', "both stand behind embed.bias in net"),
+    '"after": null': ('"after": "head.bias"', "embed.bias comes after a name that net does not have"),
+    '"after": "norm.weight"': ('"after": "embed.bias"', "both come after embed.bias in net"),
     '"shape": [4, 3]': ('"shape": [4, -3]', "embed.weight cannot have the shape [4, -3]"),
     '"dtype": "float32", "shape": [2]': ('"shape": [2]', "'dtype' is missing"),
-    '"head.bias":': ('"head.weight":', "head.weight stands in it twice"),
-    '  "models": {\n': ('  "models": {\n"net": {},\n', "net stands in it twice"),
-    '      "revisions": [],\n': ('<<<<<<< HEAD\n      "revisions": [],\n', "it holds a conflict of version control"),
-    '"revisions": []': ('"revisions": ["zzz"]', "it is about zzz, which is no revision here"),
-    '"revisions": [],': ('"revisions": 3,', "net belongs to no revisions"),
+    '"head.bias":': ('"head.weight":', "head.weight is in it twice"),
+    '  "models": {\n': ('  "models": {\n"net": {},\n', "net is in it twice"),
+    '      "revisions": [],\n': (
+        '<<<<<<< HEAD\n      "revisions": [],\n',
+        "it has conflict markers of version control",
+    ),
+    '"revisions": []': ('"revisions": ["zzz"]', "it is about zzz, which no script here has"),
+    '"revisions": [],': ('"revisions": 3,', "net has no list of revisions"),
     MANIFEST: ("[", "versions/manifest.json cannot be used ("),
 }
 
@@ -386,7 +389,7 @@ def test_what_moves_is_no_longer_what_it_was(models: Models) -> None:
     models.ok("revision", "more of mine", "--autogenerate", "--rev-id", "bbb")
     models.operations("ttt", None, 'op.RenamePrefix("embed.", "first.")', name="theirs")
     ran = models.ok("rebase", "aaa", "--onto", "ttt")
-    assert "removed versions/manifests/aaa.json, which said what models are at revisions that moved" in ran.out
+    assert "removed versions/manifests/aaa.json, the manifest of a revision that moved" in ran.out
     models.code({"first": FIRST["embed"], "layer_norm": FIRST["norm"], "head": "nn.Linear(4, 2, bias=False)"})
     models.ok("manifest", "--update")
     models.ok("upgrade", "aaa", old)
@@ -403,14 +406,14 @@ def test_a_kept_manifest_that_makes_no_sense(models: Models) -> None:
     for words in (["manifest"], ["manifest", "--update"], ["upgrade", "head", models.save("old.ckpt")]):
         ran = models.run(*words)
         assert ran.code == 1
-        way = "it is not built as a manifest is); take it from version control, or remove it"
+        way = "it does not have the structure of a manifest); restore it from version control, or remove it"
         assert f"the manifest versions/manifests/base.json cannot be used ({way}" in ran.err
     assert digest(models.path / "versions" / "manifest.json") == before
 
 
 def test_a_module_that_is_not_where_it_is_looked_for(models: Models) -> None:
     models.configure(net="lib_of_src:build")
-    assert f"it is looked for where packages are installed, and in {models.path}" in models.run("check").out
+    assert f"it must be installed, or lie in {models.path}" in models.run("check").out
     (models.path / "torch.py").write_text("def build(): pass\n")
     models.configure(net="torch:build")
     assert f"torch has no function build ({torch.__file__})" in models.run("check").out
@@ -432,7 +435,7 @@ def test_what_was_removed_from_history_is_written_anew(models: Models) -> None:
     models.code(RENAMED)
     models.ok("manifest", "--update")
     (models.path / "versions" / "aaa_change.py").unlink()
-    assert "it is about aaa, which is no revision here" in models.run("check").out
+    assert "it is about aaa, which no script here has" in models.run("check").out
     models.ok("manifest", "--update")
     assert manifest(models)["models"]["net"]["revisions"] == []
 
@@ -440,16 +443,16 @@ def test_what_was_removed_from_history_is_written_anew(models: Models) -> None:
 FACTORIES = {
     "import pkg.that.was.nowhere\ndef build(): pass\n": "net cannot be imported: ModuleNotFoundError",
     "def build(width): pass\n": "net:build cannot be called without arguments: missing a required argument: 'width'",
-    "def build(hyper_parameters): pass\n": "net:build needs hyper-parameters, and there is no checkpoint that has any: give them a default",
-    "from torch import nn\ndef build(): return nn.Linear(2, 2, device='cpu')\n": "net:build puts weight on cpu: leave the device",
-    "from torch import nn\ndef build(): return nn.Linear(2, 2).to('cpu')\n": "it is built without weights",
+    "def build(hyper_parameters): pass\n": "net:build needs hyper-parameters, but there is no checkpoint to take them from: give the argument a default",
+    "from torch import nn\ndef build(): return nn.Linear(2, 2, device='cpu')\n": "net:build puts weight on cpu: use torch's default device",
+    "from torch import nn\ndef build(): return nn.Linear(2, 2).to('cpu')\n": "ckpt-migrate builds it without weights",
     "from torch import nn\ndef build(): return nn.Linear(2, 2).cuda()\n": "net:build failed with",
     "def other(): pass\n": "net has no function build",
-    "from torch import nn\ndef build(): return nn.LazyLinear(2)\n": "net:build leaves the shape of weight to the first call",
+    "from torch import nn\ndef build(): return nn.LazyLinear(2)\n": "in the model of net:build, weight has no shape before the first call",
     "from torch import nn\nclass build(nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n"
     "    def get_extra_state(self): return self.weight.sum().item()\n": "net:build failed with",
     "class Skipped(BaseException): pass\ndef build(): raise Skipped()\n": "net:build failed with Skipped",
-    "def build(): return 5\n": "net:build returns a int, where a torch.nn.Module is needed",
+    "def build(): return 5\n": "net:build returns a intinstead of a torch.nn.Module",
 }
 
 
@@ -470,17 +473,17 @@ def test_a_factory_that_makes_no_model(models: Models, code: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["manifest", "other"], "the manifest has no model 'other'; there are net"),
-        (["manifest", "other", "--update"], "configures no model 'other'; there are net"),
-        (["manifest", "--from", "x.ckpt"], "--from says what to write down: give --update too"),
-        (["manifest", "--update", "--at", "base"], "--at needs --from, a checkpoint of then"),
-        (["manifest", "--update", "--from", "x.ckpt"], "a checkpoint is of one model: name that one"),
+        (["manifest", "other"], "the manifest has no model 'other'; its models are net"),
+        (["manifest", "other", "--update"], "configures no model 'other', only net"),
+        (["manifest", "--from", "x.ckpt"], "--from needs --update, because it names the checkpoint to record"),
+        (["manifest", "--update", "--at", "base"], "--at needs --from with a checkpoint at that revision"),
+        (["manifest", "--update", "--from", "x.ckpt"], "--from takes one MODEL: name the model of the checkpoint"),
         (["check", "--model", "other"], "configures no model 'other'"),
-        (["revision", "x", "--model", "net"], "give --autogenerate too"),
-        (["revision", "x", "--autogenerate", "a", "b", "--model", "net"], "leave out --model"),
-        (["revision", "x", "--autogenerate", "a"], "--autogenerate takes OLD and NEW, or neither"),
-        (["revision", "--autogenerate"], "a revision needs a name"),
-        (["revision"], "a revision needs a name"),
+        (["revision", "x", "--model", "net"], "--model needs --autogenerate"),
+        (["revision", "x", "--autogenerate", "a", "b", "--model", "net"], "--model and OLD NEW exclude each other"),
+        (["revision", "x", "--autogenerate", "a"], "--autogenerate takes both OLD and NEW, or neither"),
+        (["revision", "--autogenerate"], "a revision needs a NAME"),
+        (["revision"], "a revision needs a NAME"),
     ],
 )
 def test_arguments_that_do_not_go_together(models: Models, words: list[str], says: str) -> None:
@@ -502,7 +505,7 @@ def test_two_models_of_one_name_in_the_configuration(project: Folder) -> None:
     assert "ckpt-migrate.toml cannot be read" in ran.err
     (project.path / "ckpt-migrate.toml").write_text('[models]\nnet = "not a factory"\n')
     ran = project.run("check")
-    assert 'models must be a table of functions that make models, as gt = "mypackage.models:build_gt"' in ran.err
+    assert 'models must be a table of functions that make models, such as gt = "mypackage.models:build_gt"' in ran.err
 
 
 def test_a_manifest_that_cannot_be_written(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,7 +532,7 @@ def test_a_script_that_was_written_before_the_disk_was_full(models: Models, monk
         patched.setattr(manifest_file, "write", full)
         ran = models.run("revision", "norm", "--autogenerate", "--rev-id", "aaa")
     assert ran.code == 1
-    assert "the script is as it should be; `ckpt-migrate manifest --update` does the rest" in ran.err
+    assert "the script is complete; once that is fixed, run `ckpt-migrate manifest --update`" in ran.err
     models.ok("check")
     models.ok("manifest", "--update")
     assert manifest(models)["models"]["net"]["revisions"] == ["aaa"]

@@ -60,8 +60,8 @@ def test_a_wrong_name_is_refused_before_anything_is_written(models: Models) -> N
         ran = models.run("upgrade", "head", checkpoint, *words)
         assert ran.code == 3
         assert ran.err == (
-            f"ckpt-migrate: error: {checkpoint}: it would not be what the model net is at ccc (layer_norm.bias is missing, "
-            "norm.bias is left over): mend the scripts or the manifest; --no-check-model writes it all the same\n"
+            f"ckpt-migrate: error: {checkpoint}: the result would not match the model net at ccc (layer_norm.bias is missing, "
+            "norm.bias is left over): fix the scripts or the manifest, or skip this comparison with --no-check-model\n"
         )
     with pytest.raises(cm.Refused, match=r"layer_norm\.bias is missing"):
         cm.upgrade(checkpoint)
@@ -93,7 +93,7 @@ def test_the_way_down_is_compared_too(models: Models) -> None:
     models.ok("manifest", "net", "--update", "--from", at_bbb(models), "--at", "bbb")
     ran = models.run("downgrade", "bbb", "old.ckpt")
     assert ran.code == 3
-    assert "it would not be what the model net is at bbb (top.bias is missing, x is left over)" in ran.err
+    assert "the result would not match the model net at bbb (top.bias is missing, x is left over)" in ran.err
     assert digest(models.path / "old.ckpt") == before
     models.ok("downgrade", "bbb", "old.ckpt", "--no-check-model")
 
@@ -112,9 +112,9 @@ def test_a_checkpoint_that_cannot_be_at_base(models: Models) -> None:
     ran = models.run("upgrade", "head", checkpoint)
     assert ran.code == 3
     assert ran.err == (
-        f"ckpt-migrate: error: {checkpoint}: it holds no record, so it would be at base, and it is not what the model net is "
+        f"ckpt-migrate: error: {checkpoint}: it has no record, so it should be at base, but it does not match the model net "
         "there (norm.weight is missing, norm.bias is missing, layer_norm.weight is left over, layer_norm.bias is left over): "
-        f"`ckpt-migrate stamp auto {checkpoint}` finds where it stands; --no-check-model takes it as it is\n"
+        f"`ckpt-migrate stamp auto {checkpoint}` finds its revision; --no-check-model skips this comparison\n"
     )
     assert digest(checkpoint) == before
     assert models.run("sync", checkpoint).code == 3
@@ -143,8 +143,8 @@ def test_several_places_fit(models: Models) -> None:
     ran = models.run("stamp", "auto", "bare.ckpt")
     assert ran.code == 3
     assert ran.err.splitlines() == [
-        "ckpt-migrate: error: bare.ckpt: its parameters are the same at 2 places, and nothing in it tells them apart; "
-        "`ckpt-migrate stamp REV bare.ckpt` says which it is:",
+        "ckpt-migrate: error: bare.ckpt: 2 revisions match its parameters equally well; "
+        "choose one with `ckpt-migrate stamp REV bare.ckpt`:",
         '    ccc (the configuration moves), of the model net, after op.MoveItem(["hyper_parameters"], ["config"])',
         "    bbb (head is top), of the model net",
     ]
@@ -159,14 +159,14 @@ def test_no_place_fits(models: Models) -> None:
     ran = models.run("stamp", "auto", "more.ckpt")
     assert ran.code == 3
     assert ran.err.splitlines() == [
-        "ckpt-migrate: error: more.ckpt: it is at no revision that is known; the nearest is net at aaa (norm is "
-        "layer_norm), but for what follows; `ckpt-migrate stamp REV more.ckpt` says where it stands all the same:",
+        "ckpt-migrate: error: more.ckpt: no revision matches; the closest is net at aaa (norm is layer_norm); "
+        "`ckpt-migrate stamp REV more.ckpt` records a revision without this comparison; the differences:",
         "    more is left over",
     ]
     torch.save({"state_dict": {"quite.other": torch.ones(3)}}, "other.ckpt")
     ran = models.run("stamp", "auto", "other.ckpt")
     assert ran.code == 3
-    assert "other.ckpt: it has nothing in common with what is known of the models of this project" in ran.err
+    assert "other.ckpt: it has nothing in common with the known models of this project" in ran.err
     assert digest(models.path / "more.ckpt") == before
 
 
@@ -181,7 +181,7 @@ def test_what_was_stamped_is_not_guessed(models: Models) -> None:
     models.ok("upgrade", "aaa", checkpoint)
     ran = models.run("stamp", "auto", checkpoint)
     assert ran.code == 3
-    assert "it carries a record, and stands at aaa: --purge forgets that first" in ran.err
+    assert "it has a record and is at aaa: --purge discards the record first" in ran.err
     assert models.ok("stamp", "auto", "--purge", checkpoint, "--json").lines[0]["to"] == ["aaa"]
 
 
@@ -189,7 +189,7 @@ def test_without_a_manifest_there_is_nothing_to_go_by(models: Models) -> None:
     (models.path / "versions" / "manifest.json").unlink()
     ran = models.run("stamp", "auto", "old.ckpt")
     assert ran.code == 2
-    assert "there is no manifest to compare with; `ckpt-migrate manifest --update` writes it" in ran.err
+    assert "there is no manifest to compare with; `ckpt-migrate manifest --update` writes one" in ran.err
     models.ok("upgrade", "head", "old.ckpt")
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_without_parameters(models: Models) -> None:
     torch.save({"epoch": 3}, "empty.ckpt")
     ran = models.run("stamp", "auto", "empty.ckpt")
     assert ran.code == 3
-    assert "it is not known which of its parameters are those of a model" in ran.err
+    assert "the parameters of the model cannot be found in it" in ran.err
 
 
 def test_another_order_is_said_where_there_is_an_optimizer(models: Models) -> None:
@@ -205,7 +205,10 @@ def test_another_order_is_said_where_there_is_an_optimizer(models: Models) -> No
     models.code({"top": FIRST["head"], "embed": FIRST["embed"], "layer_norm": FIRST["norm"]})
     models.ok("manifest", "--update")
     ran = models.ok("upgrade", "head", "old.ckpt", "-o", "new.ckpt")
-    assert "in another order than those of the model net, and what optimizers remember goes by the order" in ran.err
+    assert (
+        "the order of the parameters differs from that of the model net, and optimizer state depends on the order"
+        in ran.err
+    )
 
 
 @pytest.fixture
@@ -227,7 +230,7 @@ def _sized(models: Models, norm: str) -> None:
 
 def test_shapes_depend_on_hyper_parameters(sized: Models) -> None:
     """What is expected of a checkpoint is built from its own."""
-    assert "others with other hyper-parameters" in sized.ok("manifest").out
+    assert "which depend on hyper-parameters" in sized.ok("manifest").out
     wide = sized.save("wide.ckpt", width=7)
     _sized(sized, "layer_norm")
     sized.ok("revision", "norm", "--autogenerate", "--rev-id", "aaa")
@@ -237,8 +240,8 @@ def test_shapes_depend_on_hyper_parameters(sized: Models) -> None:
     torch.save({name: value for name, value in torch.load(wide).items() if "migrat" not in name}, again)
     ran = sized.run("upgrade", "head", again)
     assert ran.code == 1
-    way = f"it was taken to be at base: `ckpt-migrate stamp auto {again}` finds where it stands"
-    assert f"no name matches norm.*; nothing was changed; it holds no record, so {way}" in ran.err
+    way = f"it was taken to be at base: `ckpt-migrate stamp auto {again}` finds its revision"
+    assert f"no name matches norm.*; nothing was changed; it has no record, so {way}" in ran.err
     assert sized.ok("stamp", "auto", again, "--json").lines[0]["to"] == ["aaa"]
     sized.ok("downgrade", "base", wide)
     (sized.path / "versions" / "aaa_norm.py").unlink()
@@ -257,7 +260,7 @@ def test_code_that_is_not_there_or_does_not_take_what_was_is_said(sized: Models)
     (sized.path / "net.py").write_text("import nowhere_at_all\n")
     sys.modules.pop("net", None)
     ran = sized.ok("upgrade", "head", wide)
-    assert "it is not compared with the model net: net cannot be imported: ModuleNotFoundError" in ran.err
+    assert "it was not compared with the model net: net cannot be imported: ModuleNotFoundError" in ran.err
 
 
 def test_it_needs_no_torch(models: Models) -> None:
@@ -292,7 +295,7 @@ def test_sizes_of_a_model_that_has_only_one(models: Models) -> None:
     ran = models.run("upgrade", "head", "other.ckpt")
     assert ran.code == 3
     assert "(head.weight is [5, 4], not [2, 4])" in ran.err
-    assert "the function that makes the model has to take `hyper_parameters`" in ran.err
+    assert "let the function that makes the model take `hyper_parameters`" in ran.err
 
 
 def test_an_enumeration_is_not_what_the_code_was_given(sized: Models) -> None:
@@ -304,7 +307,7 @@ def test_an_enumeration_is_not_what_the_code_was_given(sized: Models) -> None:
     states["hyper_parameters"] = {"width": 5, "layout": Layout.WIDE}
     torch.save(states, wide)
     ran = sized.ok("upgrade", "head", wide)
-    assert "it is not compared with the model net: hyper_parameters.layout is not plain data" in ran.err
+    assert "it was not compared with the model net: hyper_parameters.layout is not plain data" in ran.err
 
 
 class Layout(enum.Enum):
@@ -317,7 +320,7 @@ def test_a_model_of_sizes_that_nothing_makes_here(sized: Models) -> None:
     sized.operations("aaa", None, 'op.RenamePrefix("norm.", "layer_norm.")')
     sized.configure()
     ran = sized.ok("upgrade", "head", wide)
-    assert "it is not compared with the model net: its sizes depend on hyper-parameters, and " in ran.err
+    assert "it was not compared with the model net: its sizes depend on hyper-parameters, but " in ran.err
 
 
 def test_without_torch_nothing_is_built(sized: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,11 +329,12 @@ def test_without_torch_nothing_is_built(sized: Models, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "torch", None)
     ran = sized.ok("upgrade", "head", wide)
     assert (
-        "it is not compared with the model net: net:build cannot be called here, as torch cannot be imported" in ran.err
+        "it was not compared with the model net: net:build cannot be called here, because torch cannot be imported"
+        in ran.err
     )
     ran = sized.run("check")
     assert ran.code == 1
-    assert "net:build cannot be called here, as torch cannot be imported" in ran.out
+    assert "net:build cannot be called here, because torch cannot be imported" in ran.out
 
 
 GUESSES = {
@@ -404,7 +408,7 @@ def test_the_other_side_of_functions_is_not_known(models: Models) -> None:
     models.ok("manifest", "--update")
     ran = models.ok("stamp", "auto", "old.ckpt", "--dry-run")
     assert "old.ckpt: base -> aaa" in ran.out
-    assert "what the model net is on the other side of the functions of aaa is not known" in ran.err
+    assert "the functions of aaa cannot be followed, so they may or may not have run" in ran.err
     new = models.save("new.ckpt")
     assert not models.ok("stamp", "auto", new).err
 
@@ -434,11 +438,11 @@ def test_names_that_begin_otherwise(models: Models) -> None:
     models.script("aaa", None, "ckpt['epoch'] = 0", "pass")
     ran = models.run("stamp", "auto", "wrapped.ckpt")
     assert ran.code == 3
-    assert "`ckpt-migrate stamp REV wrapped.ckpt` says where it stands all the same" in ran.err
+    assert "`ckpt-migrate stamp REV wrapped.ckpt` records a revision without this comparison" in ran.err
     models.ok("manifest", "net", "--update", "--from", "old.ckpt", "--at", "base")
     ran = models.run("upgrade", "aaa", "wrapped.ckpt")
     assert ran.code == 3
-    assert "--no-check-model takes it as it is" in ran.err
+    assert "--no-check-model skips this comparison" in ran.err
     models.ok("upgrade", "aaa", "wrapped.ckpt", "--no-check-model")
 
 
@@ -454,7 +458,7 @@ def test_the_way_out_where_it_is_not_known_what_a_model_was(models: Models) -> N
     assert ran.code == 3
     assert "ckpt-migrate stamp" not in ran.err
     way = "`ckpt-migrate manifest net --update --from old.ckpt --at base`"
-    assert f"what net is at base is not known; if it stands there, {way} writes down what it holds" in ran.err
+    assert f"net at base is unknown; if it is at that revision, {way} records its parameters" in ran.err
     assert digest(models.path / "old.ckpt") == before
     models.ok(*way.strip("`").split()[1:])
     assert "already at base" in models.ok("stamp", "auto", "old.ckpt").out

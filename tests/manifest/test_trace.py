@@ -86,7 +86,7 @@ def test_up_it_is_exact_and_down_names_are(history: tuple[Graph, dict[str, Items
     for rev in states:
         found = derived(graph, [at(known, states)], [rev] if rev else [])
         if isinstance(found, UnknownState):
-            assert found.back  # a cast, or something added to nothing, does not say what was before
+            assert found.back  # a cast, or something added to nothing, does not describe the earlier state
             assert found.fits
             continue
         assert names(found.items) == names(states[rev])
@@ -141,13 +141,13 @@ def test_the_nearest_is_begun_with() -> None:
     )
     head, base = Snapshot(("c",), (Item("w", (2, 2), "float32"),)), Snapshot((), items)
     gap = derived(graph, [head], ["a"])
-    assert gap == UnknownState("b", "it has functions, and only operations say what they do", back=True)
+    assert gap == UnknownState("b", "it has functions, and only operations can be followed", back=True)
     found = derived(graph, [head, base], ["a"])
     assert isinstance(found, Snapshot)
     assert [item.name for item in found.items] == ["y"]
     assert [one.revisions for one in everywhere(graph, [head, base])] == [("c",), ("b",), ("a",), ()]
-    assert derived(graph, [], ["a"]) == UnknownState("", "nothing is known of it")
-    assert derived(graph, [head, base], ["a", "x"]) == UnknownState("", "x is no revision here")
+    assert derived(graph, [], ["a"]) == UnknownState("", "the manifest does not have it")
+    assert derived(graph, [head, base], ["a", "x"]) == UnknownState("", "no script here has x")
 
 
 def test_a_barrier_ends_it() -> None:
@@ -163,5 +163,5 @@ def test_what_does_not_fit_is_said() -> None:
     assert misfit([one, other], [one]).sentences() == ["b is left over"]
     assert misfit([one], [Item("a", (3,), "float32")]).sentences() == ["a is [2], not [3]"]
     assert misfit([one], [Item("a", (2,), "float16")]).sentences() == ["a is float32, not float16"]
-    assert misfit([one, other], [other, one]).sentences() == ["the order is another"]
+    assert misfit([one, other], [other, one]).sentences() == ["the order differs"]
     assert misfit([one], [Item("a", (2,), "float16")]).count == 0

@@ -143,9 +143,9 @@ def test_in_place_the_bytes_of_before_are_gone_back_to(project: Folder) -> None:
     for revision in ("a1", "a2", "a3"):
         project.ok("upgrade", revision, path, "--in-place")
     assert "seed" not in json.loads(record(path))
-    assert "no rollback was run" in project.ok("downgrade", "a2", path, "--in-place").out
+    assert "no rollback had to run" in project.ok("downgrade", "a2", path, "--in-place").out
     assert json.loads(record(path))["config"] == MOVED
-    assert "no rollback was run" in project.ok("downgrade", "base", path, "--in-place").out
+    assert "no rollback had to run" in project.ok("downgrade", "base", path, "--in-place").out
     assert digest(path) == old
 
 
@@ -155,7 +155,7 @@ def test_what_others_wrote_since_is_not_cut_off(project: Folder, way: list[str])
     declare(project, "a1", IN_RECORD)
     project.ok("upgrade", "head", path, "--in-place")
     add(path, b"more", "metadata/more.txt")
-    assert "no rollback was run" not in project.ok("downgrade", "base", path, *way).out
+    assert "no rollback had to run" not in project.ok("downgrade", "base", path, *way).out
     assert (record(path), record(path, "metadata/more.txt")) == (json.dumps(about()).encode(), b"more")
 
 
@@ -303,7 +303,7 @@ def test_no_way_back(project: Folder) -> None:
 BAD = {
     "no JSON": ("{", f"record {RECORD} of the archive cannot be read as JSON (Expecting", ""),
     "another encoding": (json.dumps(about()).encode("utf-16"), "cannot be read as JSON ('utf-8' codec", ""),
-    "two values": ('{"config": {"a": 1, "a": 2}}', "an object has two values of one name", ""),
+    "two values": ('{"config": {"a": 1, "a": 2}}', "an object has two values with the same name", ""),
     "too large a number": ('{"config": {"a": 1e999}}', "1e999 is too large a number", ""),
     "too deep": ("[" * 100_000 + "]" * 100_000, "cannot be read as JSON", ""),
     "no such place": ('{"config": []}', f"there is no config.deep in record {RECORD}", '"config.deep"'),
@@ -341,7 +341,7 @@ def test_what_is_too_large(project: Folder, monkeypatch: pytest.MonkeyPatch) -> 
     declare(project, "a1", IN_RECORD)
     refused = project.run("upgrade", "head", path)
     assert refused.code == 1
-    assert "bytes; no more than 100 are read as JSON" in refused.err
+    assert "bytes; at most 100 are read as JSON" in refused.err
 
 
 @pytest.mark.parametrize("value", ["{1, 2}", "'\\ud800'", "part"])
@@ -351,16 +351,16 @@ def test_what_a_function_leaves_has_to_be_json(project: Folder, value: str) -> N
     top = f"def spoil(part):\n    part['x'] = {value}\n    return part\n"
     declare(project, "a1", f'op.At([], [op.Run("spoil")], records={{"{RECORD}": ""}})', top=top)
     refused = project.run("upgrade", "head", path)
-    assert (refused.code, "would hold is no JSON" in refused.err) == (1, True), refused.err
+    assert (refused.code, "of the archive is not JSON" in refused.err) == (1, True), refused.err
     assert digest(path) == old
 
 
 @pytest.mark.parametrize(
     ("operation", "says"),
     [
-        ('op.At(["a"], [op.Rename("x", "y")])', "Rename is not about items; let it stand by itself"),
-        ('op.At(["a"], [op.MoveClass("a.A", "b.B")])', "MoveClass is not about items"),
-        ('op.At(["a"], [op.At(["b"], [op.DropItem("c")])])', "At is not about items"),
+        ('op.At(["a"], [op.Rename("x", "y")])', "Rename does not change items; put it outside of At"),
+        ('op.At(["a"], [op.MoveClass("a.A", "b.B")])', "MoveClass does not change items"),
+        ('op.At(["a"], [op.At(["b"], [op.DropItem("c")])])', "At does not change items"),
         ('op.At(["a"], [])', "operations must be a list of operations"),
         ('op.At("a", [op.DropItem("c")])', "paths must be a list of paths"),
         ('op.At([""], [op.DropItem("c")])', "paths must be a path"),
@@ -368,10 +368,10 @@ def test_what_a_function_leaves_has_to_be_json(project: Folder, value: str) -> N
         ('op.At([], [op.DropItem("c")], ["a.json"])', "records must be a dict of names and paths"),
         (
             'op.At([], [op.DropItem("c")], {"ckpt_migrate/record.json": ""})',
-            "where the record of the checkpoint stands",
+            "the place of the record of the checkpoint",
         ),
         ('op.At(["a"], [op.RestoreItem("c", 0, None, True)])', "RestoreItem is an unknown operation"),
-        ('op.At(["a"], [op.DropItem(c)])', "operations must be written out"),
+        ('op.At(["a"], [op.DropItem(c)])', "operations must be literal calls"),
     ],
 )
 def test_what_makes_no_sense(project: Folder, operation: str, says: str) -> None:

@@ -386,7 +386,7 @@ class TestFaults:
             ('op.ConvertItem("hp.config", "yaml")', 'to must be "dict" or "omegaconf.DictConfig"'),
             ('op.ConvertItem("hp.config", "dict")', "hp.config is a dict"),
             ('op.ConvertItem("hp.nope", "dict")', "there is no hp.nope"),
-            ('op.MapItem("hp.config.a", {"x": "y"})', "hp.config.a is none of x"),
+            ('op.MapItem("hp.config.a", {"x": "y"})', "hp.config.a is not one of x"),
             ('op.MapItem("hp.config.a", {"x": 1})', "values must be a dict of text to text"),
             ('op.CopyItem("state_dict.w", "hp.w")', "state_dict.w is a"),
             ('op.UnnestItem("hp.config", "b")', "hp.config holds a too"),
@@ -607,9 +607,9 @@ class TestAnyClass:
     @pytest.mark.parametrize(
         ("make", "says"),
         [
-            (lambda: Pair(1, 2), "what tests.operations.test_configs.Pair holds is known to its class only"),
-            (lambda: torch.nn.Linear(1, 1), "what torch.nn.modules.linear.Linear holds is known to its class only"),
-            (lambda: torch.device("cpu"), "what torch.device holds is known to its class only"),
+            (lambda: Pair(1, 2), "only its class knows the content of tests.operations.test_configs.Pair"),
+            (lambda: torch.nn.Linear(1, 1), "only its class knows the content of torch.nn.modules.linear.Linear"),
+            (lambda: torch.device("cpu"), "only its class knows the content of torch.device"),
         ],
     )
     def test_what_only_a_class_knows(self, project: Folder, make: Any, says: str) -> None:
@@ -639,7 +639,7 @@ class TestAnyClass:
         declare(project, "a1", f"op.{operation}")
         ran = project.run("upgrade", "head", path)
         assert ran.code == 1
-        assert "keeps each item as an attribute too; make it a dict with ConvertItem first" in ran.err
+        assert "also stores each item as an attribute; convert it to a dict with ConvertItem first" in ran.err
         declare(project, "a1", 'op.ConvertItem("hp.config", "dict")', f"op.{operation}")
         project.ok("upgrade", "head", path, "--check-rollback")
 

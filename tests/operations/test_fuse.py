@@ -105,17 +105,17 @@ def test_a_counted_stack_is_recorded_by_names(project: Folder) -> None:
         (op.Fuse(["q", "k", "v", "long"], "w"), "q, k, v and long cannot fuse"),
         (op.Fuse(["q", "k", "v", "z", "long"], "w"), "q, k, 2 more and long cannot fuse"),
         (op.Stack("q", "w", 9), "): q cannot stack into w"),
-        (op.Split("q", ["a", "b"], 2), "q has the shape [2, 3], and no dimension 2"),
-        (op.Split("q", ["a", "b"], -3), "q has the shape [2, 3], and no dimension -3"),
+        (op.Split("q", ["a", "b"], 2), "q has the shape [2, 3], but no dimension 2"),
+        (op.Split("q", ["a", "b"], -3), "q has the shape [2, 3], but no dimension -3"),
         (
             op.Split("q", ["a", "b"], 1),
-            "q of the shape [2, 3] cannot be taken apart: 3 is no multiple of 2; say sizes=",
+            "q of the shape [2, 3] cannot be split: 3 is not a multiple of 2; set sizes=",
         ),
         (op.Split("q", ["a", "b"], 1, [1, 1]), "its sizes [1, 1] add up to 2, not to 3"),
-        (op.Unstack("q", ["a", "b", "c"]), "dimension 0 has 2, and there are 3 targets"),
-        (op.Unstack("q", ["a", "b"], 1), "dimension 1 has 3, and there are 2 targets"),
-        (op.Split("q", ["a", "k"]), "k would come about, but it is there already"),
-        (op.Fuse(["q", "k"], "v"), "v would come about, but it is there already"),
+        (op.Unstack("q", ["a", "b", "c"]), "dimension 0 has 2, but there are 3 targets"),
+        (op.Unstack("q", ["a", "b"], 1), "dimension 1 has 3, but there are 2 targets"),
+        (op.Split("q", ["a", "k"]), "k would be added, but exists already"),
+        (op.Fuse(["q", "k"], "v"), "v would be added, but exists already"),
         (op.Split("nothing", ["a", "b"]), "there is no nothing"),
     ],
 )
@@ -157,7 +157,7 @@ def test_what_undoes_it_where_nobody_saw_it_applied(operation: Operation, invers
 @pytest.mark.parametrize(
     ("operation", "says"),
     [
-        ('op.Fuse("h.{i}.q", "h.{i}.w")', "h.{i}.q is one source, and two are needed"),
+        ('op.Fuse("h.{i}.q", "h.{i}.w")', "h.{i}.q is one source, but two are needed"),
         ('op.Fuse(["q", "k"], "{i}.w")', "{i}.w has a placeholder that no source has"),
         ('op.Unstack("q", ["{i}", "k"])', "{i} has a placeholder that q does not have"),
         ('op.Unstack("q", "{i}.{j}")', "{i}.{j} has a placeholder that q does not have"),

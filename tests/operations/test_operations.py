@@ -210,7 +210,7 @@ def test_where_it_is_has_to_be_said(project: Folder) -> None:
     declare(project, "a1", 'op.Rename("w", "v")')
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "generator, critic may all be the state dict: say which one it is as `parameters`" in ran.err
+    assert "generator, critic could each be the state dict: set `parameters`" in ran.err
     (project.path / "ckpt-migrate.toml").write_text('parameters = "generator"\n')
     project.ok("upgrade", "head", checkpoint)
     (project.path / "ckpt-migrate.toml").write_text("")
@@ -235,9 +235,9 @@ def test_all_faults_at_once(project: Folder) -> None:
         for sentence in (
             'a1_change.py: Rename("missing", "m"): there is no missing',
             "their shapes do not fit along dimension 0: [2, 3] and [2, 4]",
-            "c would come about, but it is there already",
-            "5 is no multiple of 2; say sizes=",
-            "[5] cannot take the shape [2, 2]",
+            "c would be added, but exists already",
+            "5 is not a multiple of 2; set sizes=",
+            "[5] cannot be reshaped to [2, 2]",
             "no name matches x.*",
         ):
             assert sentence in ran.err
@@ -247,21 +247,21 @@ def test_all_faults_at_once(project: Folder) -> None:
 @pytest.mark.parametrize(
     ("operation", "says"),
     [
-        ('op.Renam("a", "b")', "Renam is an unknown operation; there are Add, AddPrefix"),
+        ('op.Renam("a", "b")', "Renam is an unknown operation; the operations are Add, AddPrefix"),
         ('op.Rename("a")', "Rename needs new"),
         ('op.Rename("a", "b", True, "c")', "Rename takes at most 3 arguments, not 4"),
         ('op.Rename("a.{i}", "b.{j}")', "b.{j} has a placeholder that a.{i} does not have"),
-        ('op.Cast("a", "float31")', "'float31' is no dtype; there are float64"),
+        ('op.Cast("a", "float31")', "'float31' is not a dtype; choose one of float64"),
         ('op.Split("a", ["b", "c"], sizes=[1])', "2 targets need as many sizes, not 1"),
         ('op.RenameRegex("(", "b")', "RenameRegex: missing )"),
-        ('op.Add("a", [2], init="normal")', "init is one of uniform_, normal_"),
+        ('op.Add("a", [2], init="normal")', "init must be one of uniform_, normal_"),
         ('op.Add("a", [-2])', "shape must be an integer from 0, not -2"),
-        ('op.Drop(name)', "operations must be written out"),
+        ('op.Drop(name)', "operations must be literal calls"),
         ('op.SetItem("", 1)', "path must be a path"),
-        ('op.SetItem("a", {"b": [{1, 2}]})', "SetItem: value holds a set; set one in a function"),
-        ('op.SetItem("a", b"x")', "SetItem: value holds a bytes; set one in a function"),
+        ('op.SetItem("a", {"b": [{1, 2}]})', "SetItem: value holds a set; use a function"),
+        ('op.SetItem("a", b"x")', "SetItem: value holds a bytes; use a function"),
         ('op.MoveClass("A", "b.B")', "must be a class, as package.module.Class"),
-        ('op.Fuse(["a"], "b")', "a is one source, and two are needed"),
+        ('op.Fuse(["a"], "b")', "a is one source, but two are needed"),
         ('op.RestoreParameters([])', "RestoreParameters is an unknown operation"),
     ],
 )  # fmt: skip
@@ -280,7 +280,7 @@ def test_operations_beside_functions(project: Folder) -> None:
     declare(project, "a1", 'op.Rename("a", "b")', top="def migrate(ckpt):\n    return ckpt\n")
     ran = project.run("heads")
     assert ran.code == 1
-    assert "a script has operations or functions; migrate can be one of them, as op.Run" in ran.err
+    assert "a script has operations or functions, not both; use op.Run for migrate" in ran.err
 
 
 def test_two_names_that_become_one(project: Folder) -> None:
@@ -290,7 +290,7 @@ def test_two_names_that_become_one(project: Folder) -> None:
     declare(project, "a1", r'op.RenameRegex(r"\d", "")')
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "a would come about, twice" in ran.err
+    assert "a would be added, twice" in ran.err
     assert digest(checkpoint) == before
 
 

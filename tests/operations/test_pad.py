@@ -118,7 +118,7 @@ def test_what_was_trained_since_is_not_lost_unless_one_says_so(project: Folder) 
     before = digest(path)
     refused = project.run("downgrade", "base", path)
     assert (refused.code, digest(path)) == (1, before)
-    assert "2 of dimension 1 were added to linear.weight, and have changed since, which would be lost" in refused.err
+    assert "2 of dimension 1 were added to linear.weight and have changed since" in refused.err
     project.ok("downgrade", "base", path, "--discard-changes")
     assert equal(torch.load(path)["state_dict"]["linear.weight"], tree["state_dict"]["linear.weight"][:, :5])
 
@@ -128,9 +128,9 @@ def test_what_was_trained_since_is_not_lost_unless_one_says_so(project: Folder) 
     [
         ('op.Pad("w", 0)', "size must be an integer from 1"),
         ('op.Pad("w", 2, fill="x")', "fill must be a number"),
-        ('op.Pad("w", 2, dim=5)', "w has the shape [2, 3], and no dimension 5"),
-        ('op.Pad("w", 2, at=4)', "w has the shape [2, 3], and dimension 0 nothing at 4"),
-        ('op.Pad("n", 2, fill=0.5)', "n is int64, which does not have the number 0.5"),
+        ('op.Pad("w", 2, dim=5)', "w has the shape [2, 3], but no dimension 5"),
+        ('op.Pad("w", 2, at=4)', "w has the shape [2, 3], so dimension 0 has no index 4"),
+        ('op.Pad("n", 2, fill=0.5)', "n is int64, which cannot represent 0.5"),
         ('op.Pad("nope", 2)', "there is no nope"),
     ],
 )
@@ -179,7 +179,7 @@ def test_new_rows_that_were_trained_are_not_cut_off_unless_you_say_so(project: F
     torch.save(content, path)
     before = digest(path)
     ran = project.run("downgrade", "base", path)
-    assert "2 of dimension 0 were added to w, and have changed since" in ran.err
+    assert "2 of dimension 0 were added to w and have changed since" in ran.err
     assert digest(path) == before
     project.ok("downgrade", "base", path, "--discard-changes")
     assert torch.load(path, weights_only=False)["state_dict"]["w"].shape == (5, 3)
@@ -188,9 +188,9 @@ def test_new_rows_that_were_trained_are_not_cut_off_unless_you_say_so(project: F
 @pytest.mark.parametrize(
     ("written", "said"),
     {
-        'op.Pad("w", 2, init="average")': "Pad: init is one of mean, uniform_",
-        'op.Pad("w", 2, init=["mean", {"dim": 1}])': "Pad: init is one of mean, uniform_",
-        'op.Pad("w", 2, fill=1, init="mean")': "Pad: say fill or init, not both",
+        'op.Pad("w", 2, init="average")': "Pad: init must be one of mean, uniform_",
+        'op.Pad("w", 2, init=["mean", {"dim": 1}])': "Pad: init must be one of mean, uniform_",
+        'op.Pad("w", 2, fill=1, init="mean")': "Pad: set fill or init, not both",
     }.items(),
 )
 def test_an_init_that_there_is_not(project: Folder, written: str, said: str) -> None:
@@ -207,5 +207,5 @@ def test_an_init_that_makes_nothing_of_the_parameter(project: Folder, value: Any
     torch.save({"state_dict": {"w": value}}, path)
     before = digest(path)
     ran = project.run("upgrade", "head", path)
-    assert f"for which {init} makes nothing" in ran.err
+    assert f"{init} cannot fill w" in ran.err
     assert digest(path) == before

@@ -76,7 +76,7 @@ class TestAtOnce:
     @pytest.mark.parametrize(
         ("operation", "says"),
         [
-            ('op.RenameEach({"a.weight": "b.weight"})', "b.weight would come about, but it is there already"),
+            ('op.RenameEach({"a.weight": "b.weight"})', "b.weight would be added, but exists already"),
             ('op.RenameEach({"a.bias": "x.bias"})', "there is no a.bias"),
         ],
     )
@@ -127,7 +127,7 @@ class TestOptional:
     def test_names_still_must_be_free(self, project: Folder) -> None:
         path = saved(project, {"state_dict": weights(["a.w", "b.w"])})
         declare(project, "a1", 'op.RenamePrefix("a.", "b.", optional=True)')
-        assert "b.w would come about, but it is there already" in project.run("upgrade", "head", path).err
+        assert "b.w would be added, but exists already" in project.run("upgrade", "head", path).err
 
     def test_one_that_was_stamped(self, project: Folder) -> None:
         path = saved(project, {"state_dict": weights(["model.encoder.w", "other.w"])})
@@ -161,17 +161,17 @@ class TestValues:
         tree = torch.load(path, weights_only=True)
         tree["state_dict"]["new"][1] = 5
         torch.save(tree, path)
-        assert "new was added, and has changed since" in project.run("downgrade", "base", path).err
+        assert "new has changed since it was added" in project.run("downgrade", "base", path).err
         project.ok("downgrade", "base", path, "--discard-changes")
         assert list(read(path)["state_dict"]) == NAMES
 
     @pytest.mark.parametrize(
         ("fill", "says"),
         [
-            ([1, 2, 3], r"\[2, 1\] has 2 elements, and fill 3"),
+            ([1, 2, 3], r"\[2, 1\] has 2 elements, but fill has 3"),
             ([1, "x"], "fill must be a number, or a list of numbers"),
             ("x", "fill must be a number, or a list of numbers"),
-            ([1, 400], "int8 does not have the number 400"),
+            ([1, 400], "int8 cannot represent 400"),
             ([[1], [2]], "fill must be a number, or a list of numbers"),
         ],
     )

@@ -347,7 +347,7 @@ def test_two_names_may_change_places(project: Folder, checkpoint: Path) -> None:
     )
     # In this order it says: what was Items is Pairs, and all that is Pairs by then is Items.
     ran = project.ok("upgrade", "head", checkpoint, "--output", "other.ckpt")
-    assert "cannot be undone here: the checkpoint named both" in ran.err
+    assert "cannot be undone here: the checkpoint had both" in ran.err
     script(
         project,
         "a1",
@@ -369,9 +369,9 @@ def test_two_names_may_change_places(project: Folder, checkpoint: Path) -> None:
 def test_names_that_become_one_lose_the_way_back(project: Folder, checkpoint: Path) -> None:
     script(project, "a1", 'context.move_attribute("weather.config.Items", "weather.config.Pairs")')
     ran = project.run("upgrade", "head", checkpoint, "--check-rollback")
-    assert (ran.code, "named both weather.config.Items and weather.config.Pairs" in ran.err) == (3, True)
+    assert (ran.code, "had both weather.config.Items and weather.config.Pairs" in ran.err) == (3, True)
     ran = project.ok("upgrade", "head", checkpoint)
-    assert "a1 (change a1) cannot be undone here: the checkpoint named both" in ran.err
+    assert "a1 (change a1) cannot be undone here: the checkpoint had both" in ran.err
     ran = project.run("downgrade", "base", checkpoint)
     assert (ran.code, "a1" in ran.err) == (3, True)
 
@@ -416,8 +416,10 @@ def test_a_stamped_checkpoint_goes_back_too(project: Folder, packages: Packages)
 def test_what_is_gone_gets_placeholders(project: Folder, packages: Packages, checkpoint: Path) -> None:
     script(project, "a1", 'context.delete_module("weather")')
     ran = project.ok("upgrade", "head", checkpoint, "--check-rollback")
-    assert "weather.config.Config is gone, and a placeholder stands at config\n" in ran.err
-    assert "weather.config.Averaging is gone, and a placeholder stands at config.averaging, and 3 more" in ran.err
+    assert "weather.config.Config was removed, and a placeholder replaces it at config\n" in ran.err
+    assert (
+        "weather.config.Averaging was removed, and a placeholder replaces it at config.averaging, and 3 more" in ran.err
+    )
     assert pickled(checkpoint) == set()
     packages.remove("weather.config")
     found = load(checkpoint)  # with nothing but torch and Python
@@ -429,7 +431,7 @@ def test_what_is_gone_gets_placeholders(project: Folder, packages: Packages, che
     assert found["class"]().missing_class["name"] == "weather.config:Averaging"
     assert found["factory"]["y"].missing_class["name"] == "weather.config:build"
     torch.save(found, "again.ckpt")  # as training does that goes on from it
-    assert "placeholder of weather.config.Averaging" in project.ok("inspect", checkpoint).out
+    assert "placeholder for weather.config.Averaging" in project.ok("inspect", checkpoint).out
     for path in (checkpoint, "again.ckpt"):
         project.ok("downgrade", "base", path)
     assert_as_before(checkpoint)
@@ -510,7 +512,7 @@ def test_where_no_placeholder_can_stand(project: Folder, packages: Packages, pla
     before = digest(Path("last.ckpt"))
     path = script(project, "a1", 'context.delete_attribute("weather.config.Kind")')
     ran = project.run("upgrade", "head", "last.ckpt")
-    assert (ran.code, what in ran.err, "let `migrate` replace it" in ran.err) == (1, True, True)
+    assert (ran.code, what in ran.err, "replace it in `migrate`" in ran.err) == (1, True, True)
     assert digest(Path("last.ckpt")) == before
     path.write_text(f"{path.read_text()}\ndef migrate(ckpt):\n    return {{'w': ckpt['w']}}\n")
     project.ok("upgrade", "head", "last.ckpt")
@@ -540,19 +542,19 @@ def test_a_dropped_class_is_not_needed_to_load(project: Folder, packages: Packag
 
 
 FAULTS = {
-    'context.move_attribute("Config", "weather.Config")': "a name must be dotted, as pkg.mod.Class, not 'Config'",
-    'context.move_attribute("weather.Config", 3)': "a name must be dotted, as pkg.mod.Class, not 3",
-    'context.move_module("weather.", "climate")': "a name must be dotted, as pkg.mod, not 'weather.'",
-    'context.delete_attribute("*")': "a name must be dotted, as pkg.mod.Class or pkg.mod.*, not '*'",
+    'context.move_attribute("Config", "weather.Config")': "a name must be dotted, such as pkg.mod.Class, not 'Config'",
+    'context.move_attribute("weather.Config", 3)': "a name must be dotted, such as pkg.mod.Class, not 3",
+    'context.move_module("weather.", "climate")': "a name must be dotted, such as pkg.mod, not 'weather.'",
+    'context.delete_attribute("*")': "a name must be dotted, such as pkg.mod.Class or pkg.mod.*, not '*'",
     'context.delete_attribute("weather.con*")': "a name must be dotted",
-    'context.move_module("weather", "weather")': "weather is moved to where it is",
+    'context.move_module("weather", "weather")': "weather is moved to its own place",
     'context.move_module("a", "b")\n    context.move_module("a", "c")': "a is moved twice, to b and to c",
     'context.delete_module("a")\n    context.delete_module("a")': "a is deleted twice",
-    'context.move_attribute("a.B", "a.C")\n    context.delete_attribute("a.B")': "a.B is moved, or moved to, and",
-    'context.move_attribute("a.B", "a.C")\n    context.delete_attribute("a.C")': "a.C is moved, or moved to, and",
-    'context.delete_module("a")\n    context.move_module("b", "a")': "a is said to be gone, and cannot be moved or",
-    'context.delete_module("a")\n    context.move_module("b", "a.c")': "b is moved to a.c, which is said to be gone",
-    'context.delete_module("a")\n    context.move_attribute("b.C", "a.C")': "b.C is moved to a.C, which is said to be",
+    'context.move_attribute("a.B", "a.C")\n    context.delete_attribute("a.B")': "a.B is moved or the target of a move, so",
+    'context.move_attribute("a.B", "a.C")\n    context.delete_attribute("a.C")': "a.C is moved or the target of a move, so",
+    'context.delete_module("a")\n    context.move_module("b", "a")': "a is deleted, so it cannot be moved or",
+    'context.delete_module("a")\n    context.move_module("b", "a.c")': "b is moved to a.c, which is also deleted",
+    'context.delete_module("a")\n    context.move_attribute("b.C", "a.C")': "b.C is moved to a.C, which is also",
     "context.rename()": "`migrate_setup` failed with AttributeError",
     "import weather": "`migrate_setup` failed with ModuleNotFoundError",
     "raise SystemExit(0)": "`migrate_setup` failed with SystemExit",
@@ -575,9 +577,9 @@ def test_what_cannot_be_meant(project: Folder, setup: str) -> None:
 @pytest.mark.parametrize(
     ("more", "fault"),
     [
-        ("operations = []", "a script has operations or functions; op.MoveClass and op.MoveModule move names too"),
+        ("operations = []", "a script has operations or functions, not both; use op.MoveClass or op.MoveModule"),
         ("def rollback(ckpt):\n    return ckpt", "rollback has no migrate to undo"),
-        ("metadata = MigrationMetadata(final=True)", "a barrier (final=True) has no migrate_setup"),
+        ("metadata = MigrationMetadata(final=True)", "a barrier (final=True) cannot have migrate_setup"),
         ("async def migrate_setup(context):\n    pass", "migrate_setup must not be async"),
         ("migrate_setup = 3", "migrate_setup must be a function, not 3"),
     ],
@@ -600,7 +602,7 @@ def test_a_new_script_with_a_setup(project: Folder, checkpoint: Path) -> None:
     assert project.run("downgrade", "base", checkpoint).code == 3  # and claims no way back
     Path(made["path"]).write_text(text.replace("# context.", "context."))
     assert (
-        "moved, or moved to, and cannot be gone" in project.run("check").out
+        "moved or the target of a move, so it cannot be deleted" in project.run("check").out
     )  # examples, of which one is to be chosen
 
 
@@ -622,9 +624,9 @@ def test_commands_that_read_tell_of_it(project: Folder, checkpoint: Path) -> Non
     script(project, "a1", 'context.delete_module("weather")')
     assert "(head, setup)" in project.ok("history").out
     assert project.ok("history", "--json").lines[0][0]["sets_up"] is True
-    assert "setup     migrate_setup: names of classes" in project.ok("show", "a1").out
+    assert "setup     migrate_setup: classes" in project.ok("show", "a1").out
     assert project.ok("show", "a1", "--json").lines[0]["sets_up"] is True
-    assert project.ok("check").out == "1 revision: all is well\n"
+    assert project.ok("check").out == "1 revision: no problems\n"
     project.ok("upgrade", "head", checkpoint)
     assert 'op.ReplacePlaceholders(["weather.config.' in project.ok("show", "a1", "--from", checkpoint).out
 

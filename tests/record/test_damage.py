@@ -133,59 +133,59 @@ def edited(*path: Any) -> Callable[[Any], Any]:
 UNDO, OTHER_UNDO, LOGGED = ("lineage", 0, "undo"), ("lineage", 1, "undo"), ("log", 0)
 
 DAMAGE = [
-    (("format",), "1", "format in record is no int"),
-    (("heads",), "b", "heads in record is no list"),
-    (("heads",), [3], "heads in record is no list of text"),
+    (("format",), "1", "format in record is not of type int"),
+    (("heads",), "b", "heads in record is not of type list"),
+    (("heads",), [3], "heads in record is not a list of text"),
     (("heads",), ["b", "z"], "head z is not in the lineage"),
-    (("lineage",), {}, "lineage in record is no list"),
-    (("lineage", 0), "a", "lineage is no dict"),
-    (("lineage", 2, "revision"), "a", "a revision stands twice in the lineage"),
-    (("lineage", 1, "parents"), ["b"], "c stands before its parent b in the lineage"),
-    (("lineage", 0, "depends_on"), ["c"], "a stands before its parent c in the lineage"),
-    (("lineage", 0, "name"), None, "name in lineage is no str"),
-    (("lineage", 0, "signature"), None, "signature in lineage is no str"),
-    (("lineage", 0, "final"), 1, "final in lineage is no bool"),
-    (("lineage", 0, "versions"), None, "versions in lineage is no dict"),
+    (("lineage",), {}, "lineage in record is not of type list"),
+    (("lineage", 0), "a", "lineage is not a dict"),
+    (("lineage", 2, "revision"), "a", "a revision is twice in the lineage"),
+    (("lineage", 1, "parents"), ["b"], "c comes before its parent b in the lineage"),
+    (("lineage", 0, "depends_on"), ["c"], "a comes before its parent c in the lineage"),
+    (("lineage", 0, "name"), None, "name in lineage is not of type str"),
+    (("lineage", 0, "signature"), None, "signature in lineage is not of type str"),
+    (("lineage", 0, "final"), 1, "final in lineage is not of type bool"),
+    (("lineage", 0, "versions"), None, "versions in lineage is not of type dict"),
     (("lineage", 0, "versions"), {"pkg": 1}, "versions are not text"),
     (("lineage", 0, "versions"), {1: "pkg"}, "versions are not text"),
     (("lineage", 2, "known_as"), {"1_first": None}, "known_as are not text"),
-    (("lineage", 2, "chain"), 3, "chain in lineage is no str"),
-    (UNDO, "x", "undo is no dict"),
-    ((*UNDO, "source"), None, "source in undo is no str"),
-    ((*UNDO, "python"), 3, "python in undo is no str"),
-    ((*UNDO, "pickle"), b"", "pickle in undo is no str"),
-    ((*UNDO, "parameters"), ["model"], "parameters in undo is no str"),
-    ((*UNDO, "operations"), RENAME, "operations in undo is no list"),
-    ((*UNDO, "operations"), [RENAME, "x"], "operations in undo are no dicts"),
-    ((*UNDO, "operations"), [{"op": {"$set": 3}}], "$set in it stands for no value"),
-    ((*UNDO, "operations"), [{"op": object()}], "operations in undo hold a object, which is no plain data"),
-    ((*OTHER_UNDO, "lost"), True, "lost in undo is no str"),
-    (("log",), None, "log in record is no list"),
-    (LOGGED, None, "log is no dict"),
-    ((*LOGGED, "time"), 3, "time in log is no str"),
-    ((*LOGGED, "command"), 3, "command in log is no str"),
-    ((*LOGGED, "target"), 3, "target in log is no str"),
-    ((*LOGGED, "from"), "a", "from in log is no list"),
-    ((*LOGGED, "to"), [None], "to in log is no list of text"),
-    ((*LOGGED, "steps"), None, "steps in log is no list"),
-    ((*LOGGED, "tool"), None, "tool in log is no str"),
-    (("stash",), [], "what it keeps is not a list for each revision"),
-    (("stash",), {"a": b""}, "what it keeps is not a list for each revision"),
-    (("migrations_list",), [], "migrations_list is no dict"),
-    (("migrations_list", "revisions"), None, "revisions in migrations_list is no list"),
-    (("migrations_list", "found"), [1], "found in migrations_list is no list of text"),
-    (("migrations_list", "noted"), "x", "noted in migrations_list is no list"),
-    (("migrations_list", "done"), "3", "done in migrations_list is no int"),
-    (("optimizers",), None, "optimizers are no dict by path"),
-    (("optimizers", 3), {}, "optimizers are no dict by path"),
-    (("optimizers", "opt"), [], "optimizers is no dict"),
-    (("optimizers", "opt", "groups"), None, "groups in optimizers is no list"),
-    (("optimizers", "opt", "groups"), ["x"], "groups in optimizers are no lists of text"),
-    (("optimizers", "opt", "groups"), [["x"], [3]], "groups in optimizers are no lists of text"),
-    (("optimizers", "opt", "own_order"), [True], "own_order in optimizers is no list of numbers"),
-    (("optimizers", "opt", "own_order"), [0, "1"], "own_order in optimizers is no list of numbers"),
-    ((3,), "x", "a key of it is no text"),
-    (("later",), {1, object}, "keys of it hold a type, which is no plain data"),
+    (("lineage", 2, "chain"), 3, "chain in lineage is not of type str"),
+    (UNDO, "x", "undo is not a dict"),
+    ((*UNDO, "source"), None, "source in undo is not of type str"),
+    ((*UNDO, "python"), 3, "python in undo is not of type str"),
+    ((*UNDO, "pickle"), b"", "pickle in undo is not of type str"),
+    ((*UNDO, "parameters"), ["model"], "parameters in undo is not of type str"),
+    ((*UNDO, "operations"), RENAME, "operations in undo is not of type list"),
+    ((*UNDO, "operations"), [RENAME, "x"], "operations in undo are not dicts"),
+    ((*UNDO, "operations"), [{"op": {"$set": 3}}], "$set in it does not encode a value"),
+    ((*UNDO, "operations"), [{"op": object()}], "operations in undo hold a object, which is not plain data"),
+    ((*OTHER_UNDO, "lost"), True, "lost in undo is not of type str"),
+    (("log",), None, "log in record is not of type list"),
+    (LOGGED, None, "log is not a dict"),
+    ((*LOGGED, "time"), 3, "time in log is not of type str"),
+    ((*LOGGED, "command"), 3, "command in log is not of type str"),
+    ((*LOGGED, "target"), 3, "target in log is not of type str"),
+    ((*LOGGED, "from"), "a", "from in log is not of type list"),
+    ((*LOGGED, "to"), [None], "to in log is not a list of text"),
+    ((*LOGGED, "steps"), None, "steps in log is not of type list"),
+    ((*LOGGED, "tool"), None, "tool in log is not of type str"),
+    (("stash",), [], "its stash is not a list for each revision"),
+    (("stash",), {"a": b""}, "its stash is not a list for each revision"),
+    (("migrations_list",), [], "migrations_list is not a dict"),
+    (("migrations_list", "revisions"), None, "revisions in migrations_list is not of type list"),
+    (("migrations_list", "found"), [1], "found in migrations_list is not a list of text"),
+    (("migrations_list", "noted"), "x", "noted in migrations_list is not of type list"),
+    (("migrations_list", "done"), "3", "done in migrations_list is not of type int"),
+    (("optimizers",), None, "optimizers are not a dict by path"),
+    (("optimizers", 3), {}, "optimizers are not a dict by path"),
+    (("optimizers", "opt"), [], "optimizers is not a dict"),
+    (("optimizers", "opt", "groups"), None, "groups in optimizers is not of type list"),
+    (("optimizers", "opt", "groups"), ["x"], "groups in optimizers are not lists of text"),
+    (("optimizers", "opt", "groups"), [["x"], [3]], "groups in optimizers are not lists of text"),
+    (("optimizers", "opt", "own_order"), [True], "own_order in optimizers is not a list of numbers"),
+    (("optimizers", "opt", "own_order"), [0, "1"], "own_order in optimizers is not a list of numbers"),
+    ((3,), "x", "one of its keys is not text"),
+    (("later",), {1, object}, "its extra keys hold a type, which is not plain data"),
 ]
 
 
@@ -198,7 +198,7 @@ def test_damage_is_named(path: tuple[Any, ...], value: Any, says: str) -> None:
 
 def test_what_is_no_record_at_all() -> None:
     for data in (None, [], "theirs"):
-        with pytest.raises(DamagedRecord, match="record is no dict"):
+        with pytest.raises(DamagedRecord, match="record is not a dict"):
             from_data(data)
         assert stash_of(data) == {}
 
@@ -218,7 +218,7 @@ def nested(depth: int) -> Any:
 
 def test_data_is_nested_a_hundred_deep_and_no_deeper() -> None:
     from_data(edited("later")(nested(99)))
-    with pytest.raises(DamagedRecord, match="keys of it are nested too deeply"):
+    with pytest.raises(DamagedRecord, match="its extra keys are nested too deeply"):
         from_data(edited("later")(nested(100)))
 
 
@@ -227,7 +227,7 @@ def test_data_that_repeats_itself_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(records, "_MOST", 200)
     shared = list(range(100))
     from_data(edited("later")([shared]))
-    with pytest.raises(DamagedRecord, match="keys of it repeat the same data too often"):
+    with pytest.raises(DamagedRecord, match="its extra keys repeat the same data too often"):
         from_data(edited("later")([shared] * 6))
     from_data(edited("later")([*([shared] * 3)]))
     from_data(edited("later")([list(range(1000, 2000)), shared]))

@@ -62,5 +62,5 @@ def test_a_number_that_is_none() -> None:
     ],
 )
 def test_a_tag_that_stands_for_no_value_is_damage(data: Any) -> None:
-    with pytest.raises(DamagedRecord, match="stands for no value"):
+    with pytest.raises(DamagedRecord, match="does not encode a value"):
         decode([data])

@@ -124,12 +124,10 @@ def test_functions_that_the_operations_of_the_script_do_not_name(project: Folder
     declare(project, "a1", "op.Run(double, halve)", top=TOP)
     project.ok("upgrade", "head", checkpoint)
     with_undo(checkpoint, CALLS[call])
-    refused(
-        project, checkpoint, "which the operations of its script do not name, and the checkpoint carries no rollback"
-    )
+    refused(project, checkpoint, "but the operations of its script do not, and the checkpoint has no rollback")
     assert project.run("downgrade", "base", checkpoint, TRUST).code == 3  # there is nothing to be trusted
     with_undo(checkpoint, CALLS[call], source=SOURCE)
-    refused(project, checkpoint, f"runs only with {TRUST}; look at it first with `ckpt-migrate show a1 --from")
+    refused(project, checkpoint, f"runs only with {TRUST}; read it first with `ckpt-migrate show a1 --from")
 
 
 def test_the_way_out_of_such_a_record(project: Folder, checkpoint: Path) -> None:
@@ -230,7 +228,7 @@ def test_a_script_that_got_a_call_since(project: Folder, checkpoint: Path) -> No
     project.ok("upgrade", "head", checkpoint)
     with_undo(checkpoint, source=script.read_text())
     rewritten(checkpoint, lambda record, tree: record["lineage"][-1].update(signature="0" * 64))
-    refused(project, checkpoint, "the record of a1 does not run halve as its script does on the way back")
+    refused(project, checkpoint, "the record of a1 does not run halve, which the rollback in its script does")
 
 
 def test_what_the_script_leaves_to_the_checkpoint_may_be_missing(project: Folder, larger: Path) -> None:
@@ -262,7 +260,7 @@ def test_a_function_by_value(project: Folder, checkpoint: Path) -> None:
     exec(TOP, module.__dict__)
     pickled = base64.b64encode(cloudpickle.dumps(module.plant)).decode()
     with_undo(checkpoint, CALLS["run"], pickle=pickled, python=PYTHON)
-    refused(project, checkpoint, "it is a pickle, which cannot be looked at first")
+    refused(project, checkpoint, "it is a pickle, which cannot be read first")
 
 
 @pytest.mark.parametrize("operations", [(), (CALLS["run"],), ({"op": "SetItem", "path": ["hp"], "value": 0},)])
@@ -320,7 +318,7 @@ def test_parts_of_a_squashed_script(project: Folder, checkpoint: Path) -> None:
     sound = checkpoint.read_bytes()
     for name in ("plant", "_part_1_plant", "_part_1_halve"):
         with_undo(checkpoint, {"op": "Run", "migrate": name})
-        refused(project, checkpoint, f"the record of a1 runs {name}, which the operations of its script do not name")
+        refused(project, checkpoint, f"the record of a1 runs {name}, but the operations of its script do not")
     checkpoint.write_bytes(sound)
     project.ok("downgrade", "base", checkpoint)
     assert "doubled" not in torch.load(checkpoint, weights_only=True)
@@ -377,7 +375,7 @@ def test_operations_that_cannot_be_read_are_shown_as_such(
     declare(project, "a1", 'op.SetItem("new", 1)')
     project.ok("upgrade", "head", checkpoint)
     with_undo(checkpoint, broken)
-    assert "what undoes a1: Tie: " in project.ok("show", "a1", "--from", checkpoint).out
+    assert "the rollback of a1: Tie: " in project.ok("show", "a1", "--from", checkpoint).out
     refused = project.run("downgrade", "base", checkpoint)
     assert (refused.code, "the migration record in the checkpoint is damaged" in refused.err) == (1, True)
 
@@ -389,7 +387,7 @@ def test_training_goes_on_without_running_it(project: Folder, checkpoint: Path) 
     tree = load(checkpoint, weights_only=True)
     torch.save(stamped({"state_dict": {}}, resumed=tree), "next.ckpt")
     assert not Path("planted").exists()
-    refused(project, Path("next.ckpt"), "which the operations of its script do not name")
+    refused(project, Path("next.ckpt"), "but the operations of its script do not")
 
 
 # ---------------------------------------------------------------------- names that the pickle would have beyond its own
@@ -465,12 +463,12 @@ def test_no_name_becomes_one_that_runs_code(project: Folder, attack: str, known:
     assert "dangerous" not in standings(path).values()
     if not known:
         script.unlink()
-    refused(project, path, f"would make the checkpoint name {name}")
+    refused(project, path, f"the file would newly name {name}")
     ran = project.run("downgrade", "base", path, "--dry-run", "--json")
     assert (ran.code, ran.lines[0]["error"]["type"]) == (3, "DangerousNames")
     plan = project.ok("downgrade", "base", path, "--dry-run", TRUST)
     assert "code from the checkpoint" not in plan.out
-    assert f"the file will name {name}, which is dangerous: loading it could run anything" in plan.out
+    assert f"the file will newly name {name}, which is dangerous: loading the file could run any code" in plan.out
     names = project.ok("downgrade", "base", path, "--dry-run", TRUST, "--json").lines[0]["new_names"]
     assert {"name": name, "standing": "dangerous"} in names
     project.ok("downgrade", "base", path, TRUST)
@@ -489,7 +487,7 @@ def test_a_name_that_is_harmless_where_it_stands_is_not_so_elsewhere(project: Fo
     project.ok("upgrade", "head", path)
     assert standings(path)["__builtin__.getattr"] == "known"
     with_undo(path, {"op": "MoveClass", "old": "my.models.Config", "new": "__builtin__.getattr"})
-    refused(project, path, "would make the checkpoint name __builtin__.getattr")
+    refused(project, path, "the file would newly name __builtin__.getattr")
 
 
 def test_what_was_harmless_before_it_was_written_in_place_is_so_still(
@@ -537,7 +535,7 @@ def test_sync_does_not_let_one_through(project: Folder) -> None:
     with_undo(path, LAUNDRY["MoveClass"][0])
     script.unlink()
     declare(project, "b1", 'op.SetItem("other", 1)')
-    refused(project, path, "would make the checkpoint name posix.system", "sync")
+    refused(project, path, "the file would newly name posix.system", "sync")
     project.ok("sync", path, TRUST)
 
 
@@ -548,7 +546,7 @@ def test_a_module_that_moves_does_not_take_others_along(project: Folder) -> None
         for entry in old.namelist():
             new.writestr(entry, old.read(entry).replace(b"cmy.models\nConfig\n", b"cmy.f2py\nConfig\n"))
     declare(project, "a1", 'op.MoveModule("my", "numpy")')
-    refused(project, path, "would make the checkpoint name numpy.f2py.Config", "upgrade", "head")
+    refused(project, path, "the file would newly name numpy.f2py.Config", "upgrade", "head")
     with pytest.raises(MigrateError, match=r"numpy\.f2py\.Config"):
         load(path)
     project.ok("upgrade", "head", path, TRUST)
@@ -594,7 +592,7 @@ def test_bytes_of_before_in_the_file(project: Folder) -> None:
     declare(project, "a1", 'op.DropItem("x")')
     project.ok("upgrade", "head", path, "--in-place")
     assert "dangerous" not in standings(path).values()
-    refused(project, path, "would make the checkpoint name posix.system")
+    refused(project, path, "the file would newly name posix.system")
     assert "restored" not in project.ok("downgrade", "base", path, TRUST).err
     assert standings(path)["posix.system"] == "dangerous"
 
@@ -760,5 +758,5 @@ def test_a_tensor_among_fields(project: Folder, checkpoint: Path) -> None:
         record["lineage"][-1]["undo"]["operations"][0]["value"] = tree["state_dict"]["l.weight"]
 
     rewritten(checkpoint, change)
-    assert "hold a StoredTensor, which is no plain data" in project.run("current", checkpoint).err
+    assert "hold a StoredTensor, which is not plain data" in project.run("current", checkpoint).err
     assert project.run("downgrade", "base", checkpoint).code == 1

@@ -174,9 +174,9 @@ def test_a_stamp_accepts_a_changed_script(renaming: Folder) -> None:
     renaming.ok("upgrade", "head", checkpoint)
     script = renaming.path / "versions" / "a1_change.py"
     script.write_text(script.read_text().replace('"y.weight"', '"z.weight"'))
-    assert "already at a1, recorded anew (dry run" in renaming.ok("stamp", "head", checkpoint, "-n").out
+    assert "already at a1, record written again (dry run" in renaming.ok("stamp", "head", checkpoint, "-n").out
     ran = renaming.ok("stamp", "head", checkpoint)
-    assert "already at a1, recorded anew\n  the old file is kept as" in ran.out
+    assert "already at a1, record written again\n  the old file is kept as" in ran.out
     assert renaming.ok("current", checkpoint).err == ""
     assert "already at a1, nothing to do" in renaming.ok("stamp", "head", checkpoint).out
 
@@ -196,7 +196,7 @@ def test_what_a_stranger_put_under_our_key_is_not_overwritten(project: Folder) -
     torch.save({"state_dict": {"x.weight": torch.ones(1)}, "ckpt_migrate": "theirs"}, checkpoint)
     ran = project.run("upgrade", "head", checkpoint)
     assert ran.code == 1
-    assert "record is no dict" in ran.err
+    assert "record is not a dict" in ran.err
 
 
 def test_keys_of_a_later_version_survive(renaming: Folder) -> None:
@@ -220,7 +220,7 @@ def test_a_key_that_is_no_plain_data_is_damage(renaming: Folder) -> None:
     before = digest(checkpoint)
     ran = renaming.run("downgrade", "base", checkpoint)
     assert ran.code != 0
-    assert "no plain data" in ran.err
+    assert "not plain data" in ran.err
     assert digest(checkpoint) == before
 
 

@@ -111,7 +111,7 @@ def test_a_class_that_refuses_its_state(trusting: Folder) -> None:
     ran = trusting.run("upgrade", "head", checkpoint)
     assert (ran.code, digest(checkpoint)) == (1, before)
     assert (
-        "cannot be built (ValueError: this class has changed); without the module in `trusted` it stays opaque"
+        "cannot build an object of a trusted module (ValueError: this class has changed); to keep it opaque, remove"
         in ran.err
     )
     trusting.ok("current", checkpoint)  # which builds nothing

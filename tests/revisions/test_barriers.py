@@ -26,7 +26,7 @@ def test_an_upgrade_across_is_refused_and_says_how_far_it_can_go(chain: Folder) 
         ran = chain.run("upgrade", target, checkpoint)
         assert ran.code == 3
         assert "barrier F (new attention) is in the way" in ran.err
-        assert "the last revision it can reach is b (`upgrade barrier` goes there)" in ran.err
+        assert "the checkpoint can be upgraded as far as b (`upgrade barrier`)" in ran.err
     ran = chain.run("upgrade", "head", checkpoint)
     # Compared as versions: 0.9 comes before 0.10.0.
     assert "pkg 0.9 is the first version that can no longer use this checkpoint" in ran.err
@@ -51,7 +51,7 @@ def test_a_checkpoint_of_after_a_barrier_never_goes_below(chain: Folder) -> None
     for target in ("base", "b", "a", "-2", "-99"):
         ran = chain.run("downgrade", target, checkpoint)
         assert ran.code == 3
-        assert "barrier F (new attention) is in the way: it can be taken down to F" in ran.err
+        assert "barrier F (new attention) is in the way: the checkpoint can be downgraded as far as F" in ran.err
         assert "pkg before 0.10.0 cannot use it" in ran.err
     assert digest(checkpoint) == before
     assert chain.ok("downgrade", "barrier", checkpoint, "--json").lines[0]["to"] == ["F"]

@@ -90,14 +90,14 @@ def test_what_each_target_undoes(text: str, gone: str) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "says"),
     [
-        ("-7", NotThatMany, "-7 asks for too much: only 6 steps are left that way; write `downgrade base`"),
-        ("left@-5", NotThatMany, "only 4 steps are left that way; write `downgrade left@base`"),
-        ("c+2", NotThatMany, "c+2 asks for too much: only 1 step is left that way"),
-        ("c-4", NotThatMany, "c-4 asks for too much: only 3 steps are left that way"),
-        ("left@c+2", NotThatMany, "left@c+2 asks for too much: only 1 step is left"),
-        ("right@e-3", NotThatMany, "right@e-3 asks for too much: only 2 steps are left"),
-        ("base+7", NotThatMany, "only 6 steps are left"),
-        ("base-1", NotThatMany, "base-1 asks for too much: no step is left"),
+        ("-7", NotThatMany, "-7 goes too far: only 6 revisions are left in that direction; write `downgrade base`"),
+        ("left@-5", NotThatMany, "only 4 revisions are left in that direction; write `downgrade left@base`"),
+        ("c+2", NotThatMany, "c+2 goes too far: only 1 revision is left in that direction"),
+        ("c-4", NotThatMany, "c-4 goes too far: only 3 revisions are left in that direction"),
+        ("left@c+2", NotThatMany, "left@c+2 goes too far: only 1 revision is left"),
+        ("right@e-3", NotThatMany, "right@e-3 goes too far: only 2 revisions are left"),
+        ("base+7", NotThatMany, "only 6 revisions are left"),
+        ("base-1", NotThatMany, "base-1 goes too far: no revision is left"),
         ("+1", UsageError, "+1 goes up: write `upgrade +1`"),
         ("left@+2", UsageError, "left@+2 goes up: write `upgrade left@+2`"),
         ("head", SeveralHeads, "write `left@head`, `right@head`"),
@@ -113,9 +113,9 @@ def test_what_each_target_refuses(text: str, kind: type[MigrateError], says: str
 def test_what_is_not_there_cannot_be_gone_down_to() -> None:
     some = of(FORKED, "a b")
     for text in ("c", "left@c", "left@head", "c+1"):
-        with pytest.raises(NotApplied, match=r"[cd] is not among the revisions"):
+        with pytest.raises(NotApplied, match=r"the checkpoint does not have [cd]"):
             undone(FORKED, some, text)
-    with pytest.raises(NotThatMany, match="right@-1 asks for too much: no step is left"):
+    with pytest.raises(NotThatMany, match="right@-1 goes too far: no revision is left"):
         undone(FORKED, some, "right@-1")  # a is of both branches, and the checkpoint is on the other
 
 
@@ -134,9 +134,9 @@ BARRED = Graph(
 @pytest.mark.parametrize(
     ("there", "text", "says"),
     [
-        ("G c", "-3", "barrier G () is in the way: it can be taken down to G"),
-        ("G c", "b", "taken down to G (`downgrade barrier`) and no further; pkg before 2.0 cannot use it"),
-        ("F b", "a", "taken down to F (`downgrade barrier`) and no further; pkg before 1.0 cannot use it"),
+        ("G c", "-3", "barrier G () is in the way: the checkpoint can be downgraded as far as G"),
+        ("G c", "b", "downgraded as far as G (`downgrade barrier`); pkg before 2.0 cannot use it"),
+        ("F b", "a", "downgraded as far as F (`downgrade barrier`); pkg before 1.0 cannot use it"),
     ],
 )
 def test_below_a_barrier_nobody_goes(there: str, text: str, says: str) -> None:
@@ -155,7 +155,7 @@ def test_down_to_the_barrier_that_it_has() -> None:
 PARTS = tuple(Revision(f"b{n}", (f"b{n - 1}",) if n > 1 else ("a",), versions={"pkg": f"1.{n}"}) for n in (1, 2, 3))
 
 
-@pytest.mark.parametrize(("below", "way"), [("a", "write S, or a"), ("", "write S, or base")])
+@pytest.mark.parametrize(("below", "way"), [("a", "write S or a"), ("", "write S or base")])
 def test_inside_of_what_came_as_one_step_is_no_place(below: str, way: str) -> None:
     above = tuple(below.split())
     whole = Revision("S", above, replaces=PARTS, versions={"pkg": "1.3"})
@@ -164,7 +164,7 @@ def test_inside_of_what_came_as_one_step_is_no_place(below: str, way: str) -> No
     for text in ("b1", "b2", "pkg<1.3", "pkg<1.2"):
         with pytest.raises(SplitByTarget) as refused:
             undone(graph, there, text)
-        assert str(refused.value) == f"{text} lies inside of S, which the checkpoint got as one step; {way}"
+        assert str(refused.value) == f"{text} is part of S, which the checkpoint got as one step; {way} instead"
     assert undone(graph, there, "b3") == undone(graph, there, "S") == undone(graph, there, "pkg<1.4") == "d"
 
 

@@ -97,14 +97,14 @@ def test_a_cycle_in_the_middle() -> None:
     revisions = [Revision("a", path="a.py"), Revision("b", ("a", "c"), path="b.py", lines={"down_revision": 7})]
     revisions += [Revision("c", ("b",), path="c.py"), Revision("d", ("c",), path="d.py")]
     (fault,) = faults(revisions)
-    assert str(fault) == "b.py:7: revision b comes before itself, a cycle: it needs c, which needs b (with c.py)"
+    assert str(fault) == "b.py:7: revision b is part of a cycle: it needs c, which needs b (with c.py)"
 
 
 def test_faults_name_the_file_that_is_wrong() -> None:
     revisions = [Revision("a", ("zz",), path="1.py"), Revision("a", path="2.py"), Revision("b", depends_on=("y",))]
     found = [(fault.path, fault.line, fault.message) for fault in faults(revisions)]
     assert found == [
-        ("2.py", 1, "revision a has the id of 1.py; give one of them another"),
+        ("2.py", 1, "revision a has the same id as 1.py; give one of them another id"),
         ("1.py", 1, "down_revision names zz, which no script has"),
         ("", 1, "depends_on names y, which no script has"),
     ]

@@ -62,7 +62,10 @@ def test_a_count_on_a_branch_that_is_not_there_takes_nothing_of_the_others(forke
     checkpoint = forked.copy()
     forked.ok("upgrade", "right@head", checkpoint)
     refused = forked.run("downgrade", "left@-1", checkpoint)
-    assert (refused.code, refused.err.endswith("left@-1 asks for too much: no step is left that way\n")) == (1, True)
+    assert (refused.code, refused.err.endswith("left@-1 goes too far: no revision is left in that direction\n")) == (
+        1,
+        True,
+    )
     assert "nothing to do" in forked.ok("downgrade", "left@b", checkpoint).out
 
 
@@ -137,7 +140,7 @@ def test_ranges_begin_at_what_they_name(project: Folder) -> None:
     assert [entry["revision"] for entry in found] == ["d2", "b3", "a3"]
     assert project.ok("show", "d2-1", "--json").lines[0]["revision"] == "c2"
     refused = project.run("squash", "side@base:d2", "too much")
-    assert (refused.code, "holds 1 revision; a stretch is at least two" in refused.err) == (2, True)
+    assert (refused.code, "holds 1 revision; squash needs two or more" in refused.err) == (2, True)
 
 
 def test_a_branch_narrows_the_start_of_an_id(project: Folder) -> None:
@@ -150,7 +153,7 @@ def test_a_branch_narrows_the_start_of_an_id(project: Folder) -> None:
     assert project.ok("downgrade", "x@3f-1", checkpoint, "--json").lines[0]["to"] == ["a1"]
     assert "'3f' is ambiguous" in project.run("upgrade", "3f", checkpoint).err
     refused = project.run("upgrade", "x@b1", checkpoint)
-    says = "b1 neither leads to the branch x nor is on it; write b1 alone, or x@heads\n"
+    says = "b1 is neither on the branch x nor below it; write b1 alone, or x@heads\n"
     assert (refused.code, refused.err.endswith(says)) == (1, True)
     assert ran(project, project.copy(to="b1.ckpt"), "upgrade", "b1") == "b1"
     assert ran(project, project.copy(to="x.ckpt"), "upgrade", "x@heads") == "a13f01"
@@ -165,9 +168,9 @@ def test_a_merge_may_join_what_is_no_head(project: Folder) -> None:
     for rev, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", "a")):
         note(project, rev, parent)
     refused = project.run("merge", "b", "d", "joined")
-    assert (refused.code, "and b is none: c follows it; --splice joins it all the same" in refused.err) == (2, True)
+    assert (refused.code, "but b is not one: c follows it; --splice joins it anyway" in refused.err) == (2, True)
     refused = project.run("merge", "a", "d", "joined", "--splice")
-    says = "d comes after a already, so there is nothing to join; leave out a"
+    says = "a already comes before d, so there is nothing to join; leave out a"
     assert (refused.code, says in refused.err) == (2, True)
     assert project.ok("merge", "b", "d", "joined", "--splice", "--rev-id", "m", "--json").lines[0]["parents"] == [
         "b",
@@ -184,7 +187,7 @@ def test_what_is_proposed_where_one_revision_is_wanted_names_one(forked: Folder)
     assert [forked.ok("show", way, "--json").lines[0]["revision"] for way in ways] == ["d1", "d2"]
     note(forked, "x")
     refused = forked.run("rebase", "x")
-    assert (refused.code, "2 other heads: d1, d2; say with --onto which to follow" in refused.err) == (2, True)
+    assert (refused.code, "2 other heads: d1, d2; choose one with --onto" in refused.err) == (2, True)
     forked.ok("rebase", "x", "--onto", "d1")
     assert [head["revision"] for head in forked.ok("heads", "--json").lines[0]] == ["d2", "x"]
 

@@ -108,7 +108,7 @@ def test_a_barrier_lets_one_go_up_to_it() -> None:
         assert (found.barrier, found.name, found.direction) == ("F", "a new era", "upgrade")
         assert (found.package, found.version) == ("pkg", "2.0")
         assert found.reachable == reachable
-    with pytest.raises(BarrierInTheWay, match="the last revision it can reach is base"):
+    with pytest.raises(BarrierInTheWay, match="the checkpoint can be upgraded as far as base"):
         plan_upgrade(Graph([Revision("F", final=True)]), Record(), parse("head"))
     plan = plan_upgrade(BARRED, Record(), parse("barrier"))
     assert (ids(plan), plan.start, plan.end) == ("a d", (), ("d",))
@@ -122,7 +122,7 @@ def test_a_barrier_that_only_the_script_or_the_record_knows_is_one() -> None:
         (Graph([Revision("F", reversible=True)]), Applied("F", final=True)),
         (Graph(), Applied("F", final=True, undo=CODE)),
     ):
-        with pytest.raises(BarrierInTheWay, match="can be taken down to F"):
+        with pytest.raises(BarrierInTheWay, match="can be downgraded as far as F"):
             plan_downgrade(graph, record(entry), parse("base"))
 
 
@@ -166,10 +166,10 @@ def test_steps_lead_to_one_head(there: str, target: str, steps: str) -> None:
 @pytest.mark.parametrize(
     ("there", "target", "says"),
     [
-        ("a b", "+2", "+2 asks for too much: only 1 step is left that way; write `upgrade x@head`"),
-        ("a b c d e", "+1", "no step is left that way; write `upgrade heads`"),
-        ("a b", "x@+2", "x@+2 asks for too much: only 1 step is left that way; write `upgrade x@head`"),
-        ("a b c", "x@+1", "no step is left that way; write `upgrade heads`"),
+        ("a b", "+2", "+2 goes too far: only 1 revision is left in that direction; write `upgrade x@head`"),
+        ("a b c d e", "+1", "no revision is left in that direction; write `upgrade heads`"),
+        ("a b", "x@+2", "x@+2 goes too far: only 1 revision is left in that direction; write `upgrade x@head`"),
+        ("a b c", "x@+1", "no revision is left in that direction; write `upgrade heads`"),
     ],
 )
 def test_more_steps_than_there_are(there: str, target: str, says: str) -> None:

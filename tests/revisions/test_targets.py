@@ -67,19 +67,19 @@ def test_parsed(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "pointed", "says"),
     [
-        ("main@head-", "          ^", "a number of steps has to follow the -"),
+        ("main@head-", "          ^", "a number of steps must follow the -"),
         ("head+x", None, None),  # a name, if a strange one
-        ("@head", "^", "a branch label or a revision id has to stand before the @"),
-        ("main@", "     ^", "a target has to stand here: head, heads, base, barrier, +N, -N, a revision id"),
-        ("a@b@c", "  ^^^", "a target has to stand here"),
-        ("main@barrier", "     ^^^^^^^", "barrier is not something that a branch has"),
+        ("@head", "^", "a branch label or a revision id must come before the @"),
+        ("main@", "     ^", "expected a target: head, heads, base, barrier, +N, -N, a revision id"),
+        ("a@b@c", "  ^^^", "expected a target"),
+        ("main@barrier", "     ^^^^^^^", "a branch has no barrier"),
         ("heads+1", "^^^^^", "steps cannot be counted from heads"),
-        ("+0", "^^", "asks for no step at all"),
-        ("--1", " ^^", "a number of steps has to follow the -"),
-        ("+99999999999", " ^^^^^^^^^^^", "nobody has that many revisions"),
-        ("pkg<0.12,>>3", "         ^^^", "'>>3' is no version specifier, such as <0.12 or ==0.11.*"),
-        ("pkg<", "   ^", "'<' is no version specifier"),
-        ("pkg==1.0,", "         ^", "'nothing' is no version specifier"),
+        ("+0", "^^", "a step count of 0 does nothing"),
+        ("--1", " ^^", "a number of steps must follow the -"),
+        ("+99999999999", " ^^^^^^^^^^^", "the step count is too large (9 digits at most)"),
+        ("pkg<0.12,>>3", "         ^^^", "'>>3' is not a version specifier, such as <0.12 or ==0.11.*"),
+        ("pkg<", "   ^", "'<' is not a version specifier"),
+        ("pkg==1.0,", "         ^", "'nothing' is not a version specifier"),
     ],
 )
 def test_the_wrong_part_is_underlined(text: str, pointed: str | None, says: str | None) -> None:
@@ -168,9 +168,9 @@ def test_states(text: str, has: str) -> None:
         ("a+1", SeveralHeads, "there are 2 heads: e, g; write `main@a+1`, `side@a+1` (`ckpt-migrate merge NAME`"),
         ("base+2", SeveralHeads, "write `main@base+2`, `side@base+2`"),
         ("c+1", SeveralHeads, "there are 2 heads"),
-        ("d+2", NotThatMany, "d+2 asks for too much: only 1 step is left that way"),
-        ("d-5", NotThatMany, "d-5 asks for too much: only 4 steps are left"),
-        ("side@d", NotOnBranch, "d neither leads to the branch side nor is on it; write d alone, or side@heads"),
+        ("d+2", NotThatMany, "d+2 goes too far: only 1 revision is left in that direction"),
+        ("d-5", NotThatMany, "d-5 goes too far: only 4 revisions are left"),
+        ("side@d", NotOnBranch, "d is neither on the branch side nor below it; write d alone, or side@heads"),
         ("sied@head", UnknownTarget, "no revision is called 'sied'; did you mean side?"),
         ("renam x to z", UnknownTarget, "did you mean 'rename x to y'?"),
         ("heda", UnknownTarget, "did you mean head"),
@@ -184,7 +184,7 @@ def test_what_means_nothing_or_too_much(text: str, kind: type[MigrateError], say
 
 def test_a_name_that_two_have_is_ambiguous() -> None:
     graph = Graph([Revision("a", name="Fuse"), Revision("b", ("a",), name="fuse!")])
-    with pytest.raises(AmbiguousTarget, match=r"it may be a \(Fuse\), b \(fuse!\)"):
+    with pytest.raises(AmbiguousTarget, match=r"it fits a \(Fuse\), b \(fuse!\)"):
         state(graph, "fuse ")
     assert state(graph, "b") == "ab"  # an id wins over the start of a name
 
@@ -239,11 +239,11 @@ def test_a_release_has_nothing_that_needs_something_later() -> None:
 def test_specifiers_that_cannot_be_answered() -> None:
     with pytest.raises(NoRelease, match="no script notes a version of pkg"):
         state(DIAMOND, "pkg<1", "pkg")
-    with pytest.raises(UsageError, match="other is not the tracked package, that is pkg"):
+    with pytest.raises(UsageError, match="this project tracks pkg, not other"):
         state(DIAMOND, "other<1", "pkg")
-    with pytest.raises(UsageError, match="none is tracked here; set `package` in the configuration"):
+    with pytest.raises(UsageError, match="this project tracks none; set `package` in the configuration"):
         state(DIAMOND, "pkg<1")
-    with pytest.raises(UsageError, match=r"no version of pkg can be >1,<0\.5"):
+    with pytest.raises(UsageError, match=r"no version of pkg can match >1,<0\.5"):
         parse("pkg>1,<0.5")
 
 

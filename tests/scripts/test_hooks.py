@@ -68,7 +68,7 @@ def test_they_run_on_merges_and_squashed_scripts_too(installed: Folder) -> None:
     [
         ('type = "module"\nmodule = "nobody.has.this"', "the hook nobody.has.this (module) is not installed here"),
         ('type = "console_script"\nentrypoint = "nobody-has-this"', "(console script) is not installed here"),
-        ('type = "executable"\nexecutable = "nobody-has-this"', "(executable) is no program that can be found here"),
+        ('type = "executable"\nexecutable = "nobody-has-this"', "(executable) is not a program on this machine"),
         ('type = "executable"\nexecutable = "./fails.py"', "ended with exit code 3: and this is why"),
         (
             'type = "executable"\nexecutable = "./fails.py"\ncwd = "nowhere"',
@@ -85,7 +85,7 @@ def test_one_that_fails_leaves_the_script(project: Folder, table: str, says: str
     refused = project.run("revision", "first", "--rev-id", "a")
     assert refused.code == 1
     assert says in refused.err
-    assert "the script was written all the same: " in refused.err
+    assert "the script was written anyway: " in refused.err
     assert [path.name for path in (project.path / "versions").iterdir()] == ["a_first.py"]
 
 
@@ -97,8 +97,8 @@ def test_one_that_fails_leaves_the_script(project: Folder, table: str, says: str
         ("hooks = [{}]", "hook 1 must have a type: console_script, module, executable"),
         ("hooks = [{ type = 'exec' }]", "hook 1 must have a type"),
         ("hooks = [{ type = ['exec'] }]", "hook 1 must have a type"),
-        ("hooks = [{ type = 'module' }]", "hook 1 must say with `module` what is to be run"),
-        ("hooks = [{ type = 'module', module = '' }]", "hook 1 must say with `module` what is to be run"),
+        ("hooks = [{ type = 'module' }]", "hook 1 must name the program to run as `module`"),
+        ("hooks = [{ type = 'module', module = '' }]", "hook 1 must name the program to run as `module`"),
         (
             "hooks = [{ type = 'module', entrypoint = 'x' }]",
             "hook 1 has an unknown key 'entrypoint'; a module has type, module",

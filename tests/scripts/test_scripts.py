@@ -14,44 +14,44 @@ GOOD = 'revision = "{0}"\ndown_revision = None\ndef migrate(ckpt):\n    return c
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ("down_revision = None\n", 1, 'no revision: a script sets `revision = "..."` at its top level'),
+        ("down_revision = None\n", 1, 'no revision: set `revision = "..."` at the top level'),
         ("revision = 12\n", 1, "revision must be letters, digits, dots and underscores, not 12"),
         ('revision = "a-b"\n', 1, "not 'a-b'"),
         ('\nrevision = "head"\n', 2, "not 'head'"),
-        ('revision = "x" + str(1)\n', 1, "revision must be written out"),
+        ('revision = "x" + str(1)\n', 1, "revision must be a literal"),
         ('revision = "x"\ndown_revision = 3\n', 2, "down_revision must be None, a string or a tuple of strings, not 3"),
         ('revision = "x"\ndown_revision = ("a", 1)\n', 2, "down_revision must be None, a string or a tuple"),
         ('revision = "x"\ndown_revision = ("ok", "ok")\n', 2, "down_revision names a revision twice"),
-        ('revision = "x"\ndown_revision = f()\n', 2, "down_revision must be written out"),
+        ('revision = "x"\ndown_revision = f()\n', 2, "down_revision must be a literal"),
         ('revision = "x"\ndown_revision = "nobody"\n', 2, "down_revision names nobody, which no script has"),
         ('revision = "x"\ndepends_on = ["nobody"]\n', 2, "depends_on names nobody, which no script has"),
         ('revision = "x"\nbranch_labels = {1}\n', 2, "branch_labels must be None, a string or a tuple of strings"),
-        ('revision = "x"\ndef migrate(c): pass\n', 1, "no down_revision: a script names what it follows"),
+        ('revision = "x"\ndef migrate(c): pass\n', 1, "no down_revision: set it to the parent of this revision"),
         ('revision = "x"\nmetadata = MigrationMetadata(verzions={})\n', 2, "takes versions and final, not verzions"),
         ('revision = "x"\nmetadata = {}\n', 2, "metadata must be MigrationMetadata(...)"),
-        ('revision = "x"\nmetadata = MigrationMetadata(versions=v())\n', 2, "versions of metadata must be written out"),
+        ('revision = "x"\nmetadata = MigrationMetadata(versions=v())\n', 2, "versions of metadata must be a literal"),
         ('revision = "x"\nmetadata = MigrationMetadata({"a": 1})\n', 2, "must be a dict of strings, not {'a': 1}"),
-        ('revision = "x"\nmetadata = MigrationMetadata(versions={["a"]: "b"})\n', 2, "must be written out"),
+        ('revision = "x"\nmetadata = MigrationMetadata(versions={["a"]: "b"})\n', 2, "must be a literal"),
         ('revision = "_x"\n', 1, "not '_x'"),
         ('revision = "x"\nmetadata = MigrationMetadata(final="yes")\n', 2, "final of metadata must be True or False"),
         (
             'revision = "x"\nmetadata = M(final=True)\n\ndef migrate(c): pass\n',
             4,
-            "a barrier (final=True) has no migrate",
+            "a barrier (final=True) cannot have migrate",
         ),
-        ('revision = "x"\nmetadata = M(final=True)\nrollback = f\n', 3, "a barrier (final=True) has no rollback"),
+        ('revision = "x"\nmetadata = M(final=True)\nrollback = f\n', 3, "a barrier (final=True) cannot have rollback"),
         (
             'revision = "x"\nmetadata = M()\n',
             2,
-            "no migrate function, and no operations; a revision without is a barrier",
+            "no migrate function and no operations; write one, or make it a barrier",
         ),
         ('revision = "x"\nmigrate = 3\n', 2, "migrate must be a function, not 3"),
         ('revision = "x"\nasync def migrate(c): pass\n', 2, "migrate must not be async"),
         ('revision = "x"\ndef migrate(c:\n', 2, "syntax error"),
         ("revision = 'x'\0", 1, "source code string cannot contain null bytes"),
         ("revision = 'x'\n\xff", 2, "syntax error"),
-        ('revision = "ok"\n', 1, "revision ok has the id of"),
-        ('revision = "x"\ndown_revision = "x"\n', 2, "revision x comes before itself, a cycle: it needs x"),
+        ('revision = "ok"\n', 1, "revision ok has the same id as"),
+        ('revision = "x"\ndown_revision = "x"\n', 2, "revision x is part of a cycle: it needs x"),
     ],
 )
 def test_faults(project: Folder, text: str, line: int, says: str) -> None:
@@ -142,7 +142,7 @@ def test_a_new_script_says_who_it_is(project: Folder) -> None:
 
 def test_a_package_that_is_not_here_is_said(project: Folder) -> None:
     ran = project.ok("revision", "x")
-    assert "pkg is not installed here, so the script notes no version of it" in ran.err
+    assert "pkg is not installed here, so the script does not note its version" in ran.err
 
 
 def test_the_project_may_change_its_template(project: Folder) -> None:

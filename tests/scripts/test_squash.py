@@ -70,7 +70,7 @@ def test_a_target_inside_of_it(line: Folder) -> None:
     whole = line.copy(to="whole.ckpt")
     assert ran(line, whole, "upgrade", "head") == "abcde"
     refused = line.run("downgrade", "c", whole)
-    assert (refused.code, "c lies inside of S, which the checkpoint got as one step; write S, or a" in refused.err) == (
+    assert (refused.code, "c is part of S, which the checkpoint got as one step; write S or a instead" in refused.err) == (
         3, True)  # fmt: skip
     assert "already at e, nothing to do" in line.ok("upgrade", "c", whole).out
     assert ran(line, whole, "downgrade", "d") == "abcd"  # the last part is the whole
@@ -143,7 +143,7 @@ def test_a_stretch_that_was_released_stays_released(line: Folder) -> None:
     line.ok("check")
     line.ok("release")
     path.write_text(path.read_text().replace('+ "c"', '+ "z"'))
-    assert "S (squashed) was released and does something else now" in line.run("check").out
+    assert "S (squashed) has changed since it was released" in line.run("check").out
 
 
 def test_irreversible_parts(project: Folder) -> None:
@@ -164,13 +164,13 @@ def test_irreversible_parts(project: Folder) -> None:
 @pytest.mark.parametrize(
     ("stretch", "code", "says"),
     [
-        ("c:c", 2, "'c:c' holds 1 revision; a stretch is at least two"),
+        ("c:c", 2, "'c:c' holds 1 revision; squash needs two or more"),
         ("d:b", 2, "'d:b' holds 0 revisions"),
         ("b", 2, "write START:END"),
-        ("current:c", 2, "squash works on scripts; current is about a checkpoint"),
+        ("current:c", 2, "squash does not take `current`, because it changes scripts and not checkpoints"),
         ("b:zz", 1, "no revision is called 'zz'"),
-        ("a:F", 3, "F (change F) is a barrier, which nothing can stand for; squash up to it"),
-        ("b:d", 3, "x follows c, in the middle; rebase it, or squash up to c"),
+        ("a:F", 3, "F (change F) is a barrier, which cannot be squashed; squash up to it"),
+        ("b:d", 3, "x follows c inside the range; rebase it, or squash up to c"),
         ("a:heads", 3, "is a head beside"),
     ],
 )
@@ -189,7 +189,7 @@ def test_twice_and_scripts_that_came_back(line: Folder) -> None:
     kept = (line.path / "versions" / "b_change.py").read_text()
     squashed(line, "b:c", "squashed", "--rev-id", "S")
     refused = line.run("squash", "a:d", "again")
-    assert (refused.code, "S (squashed) is squashed already; squash what follows it" in refused.err) == (3, True)
+    assert (refused.code, "S (squashed) is already squashed; squash the revisions after it" in refused.err) == (3, True)
     (line.path / "versions" / "b_change.py").write_text(kept)
     refused = line.run("heads")
     assert (refused.code, "it replaces b, but" in refused.err, "is still there; remove one" in refused.err) == (
@@ -229,6 +229,6 @@ def test_a_squashed_revision_may_be_rebased(line: Folder) -> None:
     checkpoint = line.copy()
     assert ran(line, checkpoint, "upgrade", "head") == "axbcde"
     refused = line.run("upgrade", "head", part)
-    assert (refused.code, "has b but not x, which the scripts place before it" in refused.err) == (1, True)
+    assert (refused.code, "has b but not x, which comes before it" in refused.err) == (1, True)
     line.ok("downgrade", "a", part)
     assert ran(line, part, "upgrade", "c") == "axbc"

@@ -155,7 +155,7 @@ down_revision = ("p", "q")
 branch_labels = "main"
 depends_on = ("d",)
 
-# What this revision stands for, in order. A checkpoint that has the first of them goes on from there.
+# The revisions that this one replaces, in order. A checkpoint that has the first of them continues from there.
 replaces = (
     {
         "revision": "r0",
@@ -210,7 +210,7 @@ PARTS = (_part_1(), _part_2())
 
 
 def migrate(ckpt: CkptType) -> CkptType:
-    """Go up, one part after the other."""
+    """Upgrade, one part after the other."""
     for up, _ in PARTS:
         ckpt = up(ckpt)
     return ckpt
@@ -244,7 +244,7 @@ def test_what_cannot_be_undone() -> None:
 
 
 def test_nothing_to_squash() -> None:
-    with pytest.raises(UsageError, match="there is nothing to squash"):
+    with pytest.raises(UsageError, match="nothing to squash"):
         squash()
 
 
@@ -410,10 +410,10 @@ def test_facts_are_written_out(text: str) -> None:
 
 
 REFUSED = {
-    "from math import *\n": "line 9 imports * from math; name what is imported",
-    "X = 1\ndef f():\n    global X\n    X = 2\n": "line 11 has `global X`; keep what changes in a dict",
+    "from math import *\n": "line 9 imports * from math; import each name",
+    "X = 1\ndef f():\n    global X\n    X = 2\n": "line 11 has `global X`; keep the changing value in a dict",
     "class A:\n    global X, Y\n": "line 10 has `global X, Y`",
-    "X = __file__\n": "line 9 uses __file__, which is not the same in a function; write out what is meant",
+    "X = __file__\n": "line 9 uses __file__, which differs in a function; write the value itself",
     "def f():\n    print(__doc__)\n": "line 10 uses __doc__",
     "globals()['X'] = 1\n": "line 9 uses globals",
     "def f():\n    return '{x}'.format(**locals())\n": "line 10 uses locals",
@@ -421,11 +421,11 @@ REFUSED = {
     "X = f'{dir()}'\n": "line 9 uses dir",
     "exec('X = 1')\n": "line 9 uses exec",
     "X = list(map(eval, ['1']))\n": "line 9 uses eval",
-    "def f(): pass\nX = f.__globals__\n": "line 10 uses __globals__, where a part has nothing of its own",
+    "def f(): pass\nX = f.__globals__\n": "line 10 uses __globals__, which would be that of the whole script",
     "import sys\nX = sys.modules[__name__]\n": "line 10 looks up its own module",
-    "sum = 1\ndel sum\n": "line 10 gives another meaning to sum; give it another name",
-    "try:\n    pass\nexcept OSError as id:\n    pass\n": "line 11 gives another meaning to id",
-    "X = 1\nclass A:\n    X = X\n": "line 10 begins the class A, which has X and uses that of the script",
+    "sum = 1\ndel sum\n": "line 10 redefines sum; choose another name",
+    "try:\n    pass\nexcept OSError as id:\n    pass\n": "line 11 redefines id",
+    "X = 1\nclass A:\n    X = X\n": "line 10 begins the class A, which defines X and also uses X of the script",
     "X = 1\ndef f():\n    class A:\n        Y = [X for X in X]\n        import X\n": "line 11 begins the class A",
     "import sys; from __future__ import annotations\n": "it is not Python",
     "return\n": "it is not Python ('return' outside function",
@@ -438,7 +438,7 @@ REFUSED = {
 }
 if sys.version_info >= (3, 11):
     REFUSED["try:\n    ExceptionGroup\nexcept NameError:\n    from x import ExceptionGroup\n"] = (
-        "line 10 gives another meaning to ExceptionGroup"
+        "line 10 redefines ExceptionGroup"
     )
 
 
@@ -449,7 +449,7 @@ def test_what_would_be_something_else_in_a_function(body: str) -> None:
     with pytest.raises(Refused) as refused:
         render.squashed("n", "s", None, parts, {}, "now")
     assert str(refused.value).startswith(f"revision r1 cannot be squashed: {REFUSED[body]}")
-    assert str(refused.value).endswith(", or squash only what comes before it or after it")
+    assert str(refused.value).endswith(", or squash only the revisions before it or after it")
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_what_another_part_makes_of_annotations(body: str, why: str) -> None:
 
 
 def test_what_is_squashed_already() -> None:
-    with pytest.raises(Refused, match="revision r1 is squashed already; squash what comes after it"):
+    with pytest.raises(Refused, match="revision r1 is already squashed; squash the revisions after it"):
         squash(TWO[0], squash(*TWO))
 
 
@@ -478,7 +478,9 @@ def test_a_barrier() -> None:
 
 
 def test_a_future_beside_something_else() -> None:
-    with pytest.raises(Refused, match="line 1 imports from __future__ beside another statement; give each a line"):
+    with pytest.raises(
+        Refused, match="line 1 imports from __future__ beside another statement; put each on its own line"
+    ):
         squash("from __future__ import annotations; import sys\n" + TWO[0])
 
 
@@ -487,7 +489,7 @@ def test_what_is_written_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     source = script("r0", 'X = """a\nb"""\nvalue = lambda: X\n')
     squash(source)
     monkeypatch.setattr(render, "_within_strings", lambda text: set())
-    with pytest.raises(Refused, match="its text cannot be moved into a function as it is; format it"):
+    with pytest.raises(Refused, match="its text cannot be moved into a function as it is; format the script"):
         squash(source)
 
 

@@ -262,7 +262,7 @@ def _part_4():
     return {"migrate": migrate, "rollback": rollback}
 
 
-# What the operations of each run, as they call it and as it was called.
+# The functions that the operations of each revision run: their new names, and their old ones.
 PARTS = ({}, _part_2(), _part_3(), _part_4())
 _part_2_change = PARTS[1]["change"]
 _part_2_back = PARTS[1]["back"]
@@ -415,25 +415,25 @@ def test_a_stretch_that_was_released_stays_released(line: Folder) -> None:
     line.ok("check")
     line.ok("release")
     path.write_text(path.read_text().replace("FACTOR = 3", "FACTOR = 4"))
-    assert "S (all of it) was released and does something else now" in line.run("check").out
+    assert "S (all of it) has changed since it was released" in line.run("check").out
 
 
 def test_operations_that_were_added_since_belong_to_no_part(line: Folder) -> None:
     path = Path(line.ok("squash", "a:e", "all of it", "--json").lines[0]["path"])
     path.write_text(path.read_text().replace("operations = [\n", 'operations = [\n    op.SetItem("x", 1),\n'))
     ran = line.run("history")
-    assert (ran.code, "replaces must be what `ckpt-migrate squash` wrote" in ran.err) == (1, True)
+    assert (ran.code, "replaces is not as `ckpt-migrate squash` wrote it" in ran.err) == (1, True)
 
 
 SETUPS = {
-    "for name in ('a', 'b'):\n        context.delete_module(name)": "cannot be told without running it",
-    "context.delete_module(NAME)": "cannot be told without running it",
-    "helper(context)": "cannot be told without running it",
-    "return context.delete_module('a')": "cannot be told without running it",
-    "context.deleted.append('a')": "cannot be told without running it",
-    "context.delete_module('a', 'b')": "cannot be told without running it",
-    "context.delete_module('a b')": "a name must be dotted, as pkg.mod, not 'a b'",
-    "context.move_module('a', 'b')\n    context.delete_module('b')": "is moved, or moved to, and cannot be gone",
+    "for name in ('a', 'b'):\n        context.delete_module(name)": "cannot be read without running it",
+    "context.delete_module(NAME)": "cannot be read without running it",
+    "helper(context)": "cannot be read without running it",
+    "return context.delete_module('a')": "cannot be read without running it",
+    "context.deleted.append('a')": "cannot be read without running it",
+    "context.delete_module('a', 'b')": "cannot be read without running it",
+    "context.delete_module('a b')": "a name must be dotted, such as pkg.mod, not 'a b'",
+    "context.move_module('a', 'b')\n    context.delete_module('b')": "is moved or the target of a move, so it cannot be deleted",
 }
 
 
@@ -447,7 +447,7 @@ def test_a_setup_that_has_to_be_run(project: Folder, body: str) -> None:
     ran = project.run("squash", "a:b", "both")
     assert (ran.code, SETUPS[body] in ran.err) == (3, True), ran.err
     assert "revision b cannot be squashed" in ran.err
-    assert "let migrate_setup say it, line by line, with names written out" in ran.err
+    assert "write one call with literal names on each line of migrate_setup" in ran.err
     assert {each: digest(each) for each in (project.path / "versions").iterdir()} == before
 
 
@@ -482,7 +482,7 @@ def test_what_cannot_be_moved_as_it_is(project: Folder, operations: str) -> None
     path.write_text(path.read_text().replace("operations = [\n]", operations))
     declare(project, "b", 'op.DropItem("x")', parents="a")
     ran = project.run("squash", "a:b", "both", "--rev-id", "S")
-    assert (ran.code, "its operations cannot be moved as they are; format it" in ran.err) == (3, True), ran.err
+    assert (ran.code, "its operations cannot be copied as they are; format the script" in ran.err) == (3, True), ran.err
     assert sorted(each.name for each in (project.path / "versions").glob("*.py")) == ["a_change.py", "b_change.py"]
 
 
@@ -490,7 +490,7 @@ def test_functions_that_are_not_there(project: Folder) -> None:
     declare(project, "a", 'op.Run("gone")')
     declare(project, "b", 'op.DropItem("x")', parents="a")
     ran = project.run("squash", "a:b", "both")
-    assert (ran.code, "its operations run gone, which it does not have; write that" in ran.err) == (3, True)
+    assert (ran.code, "its operations run gone, which it does not define; write it" in ran.err) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_functions_that_are_not_there(project: Folder) -> None:
     [
         ('op.MoveNames([["a.B"]])', "classes must be a list of pairs of names"),
         ('op.MoveNames(modules={"a": "b"})', "modules must be a list of pairs of names"),
-        ('op.MoveNames([["a.B", "c.D"]], spared=["c.**"])', "a.B is moved to c.D, which is said to be gone"),
+        ('op.MoveNames([["a.B", "c.D"]], spared=["c.**"])', "a.B is moved to c.D, which is also deleted"),
         ("op.PutPlaceholders([])", "gone must be a list of 1 names or more"),
     ],
 )

@@ -180,7 +180,7 @@ def test_what_a_fresh_one_has_may_not_be_known(project: Folder) -> None:
     declare(project, "a1", 'op.Add("scale", [8])')
     ran = project.run("upgrade", "head", path)
     assert (ran.code, digest(path)) == (1, before)
-    assert "which mu_product the optimizer has of a fresh parameter is not known; op.Run can add it" in ran.err
+    assert "the initial mu_product of a new parameter is unknown; use op.Run to add it" in ran.err
 
 
 def test_other_settings_are_another_group(project: Folder) -> None:
@@ -223,7 +223,10 @@ def test_groups_that_were_made_with_names(project: Folder) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda state: state.update({"state.gone.exp_avg": torch.ones(3)}), "has state.gone.exp_avg, and no parameter"),
+        (
+            lambda state: state.update({"state.gone.exp_avg": torch.ones(3)}),
+            "has state.gone.exp_avg, which belongs to no parameter",
+        ),
         (lambda state: state.update({"param_groups.gone.lr": 0.1}), "names gone, which the state dict does not have"),
     ],
 )

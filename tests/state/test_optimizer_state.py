@@ -70,14 +70,14 @@ def refused(project: Folder, path: Path, *operations: str, top: str = "") -> str
 def test_what_is_said_has_to_fit_the_groups(project: Folder, path: Path) -> None:
     saved(path, weights(a=1, b=2, c=3), moments(2, 1), {"params": [0]}, {"params": [1]})
     for groups, says in (
-        ('[["b", "a"]]', "the optimizer at opt has 2 groups, ParameterGroups names 1"),
-        ('[["b"], ["a"], ["c"]]', "the optimizer at opt has 2 groups, ParameterGroups names 3"),
+        ('[["b", "a"]]', "the optimizer at opt has 2 groups, but ParameterGroups lists 1"),
+        ('[["b"], ["a"], ["c"]]', "the optimizer at opt has 2 groups, but ParameterGroups lists 3"),
         (
             '[["b"], []]',
-            "group 1 of the optimizer at opt has 1 parameters, and ParameterGroups names 0 for it; nothing was",
+            "group 1 of the optimizer at opt has 1 parameters, but ParameterGroups lists 0 for it; nothing was",
         ),
-        ('[["b"], ["a", "c"]]', "names 2 for it; exclude=[...] leaves out what is no parameter of it"),
-        ('[["b"], ["z"]]', "group 1 of the optimizer at opt has 1 parameters, and ParameterGroups names 0 for it"),
+        ('[["b"], ["a", "c"]]', "lists 2 for it; use exclude=[...] for names that it does not have"),
+        ('[["b"], ["z"]]', "group 1 of the optimizer at opt has 1 parameters, but ParameterGroups lists 0 for it"),
         ('[["b"], ["b", "a"]]', ""),  # the second time it is not counted
     ):
         operations = (f"op.ParameterGroups({groups})", 'op.Rename("b", "z")')
@@ -112,8 +112,8 @@ def test_names_by_which_an_optimizer_knows_its_state_have_to_fit(project: Folder
     state = dict(zip(["w2", "w1"], moments(2, 1).values(), strict=True))
     saved(path, weights(a=1, b=2), state, {"params": ["w2", "w1"]})
     err = refused(project, path, 'op.ParameterGroups([["b", "a"]])', 'op.Rename("a", "z")')
-    assert "the optimizer at opt calls w2 what the state dict calls b, and so on" in err
-    assert "op.Run can change both" in err
+    assert "the optimizer at opt uses the name w2 for b of the state dict" in err
+    assert "use op.Run to change both" in err
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_names_by_which_an_optimizer_knows_its_state_have_to_fit(project: Folder
 )
 def test_names_of_which_one_is_wrong(project: Folder, path: Path, group: Any) -> None:
     saved(path, weights(a=1, b=2), moments(1, 2), group)
-    assert "which the state dict does not have; say it with op.ParameterGroups" in refused(
+    assert "which the state dict does not have; list them with op.ParameterGroups" in refused(
         project, path, 'op.Transpose("a")'
     )
 
@@ -151,7 +151,7 @@ def test_a_flattened_optimizer_with_state_of_no_parameter(project: Folder, path:
     state = {"state.a.exp_avg": torch.full((2, 3), 101.0), "param_groups.a.lr": 0.1}
     torch.save({"state_dict": weights(a=1, b=2), "opt": state | {"state.b.exp_avg": torch.ones(2, 3)}}, path)
     err = refused(project, path, 'op.Rename("a", "z")')
-    assert "the optimizer at opt has state.b.exp_avg, and no parameter in param_groups" in err
+    assert "the optimizer at opt has state.b.exp_avg, which belongs to no parameter in param_groups" in err
     torch.save({"state_dict": weights(a=1, b=2), "opt": state}, path)
     after = up(project, path, 'op.Rename("a", "z")')["opt"]
     assert {name: float(value if isinstance(value, float) else value[0, 0]) for name, value in after.items()} == {
@@ -182,7 +182,7 @@ def test_what_a_function_makes_anew_has_to_be_said_anew(project: Folder, path: P
     said = 'op.ParameterGroups([["b", "a"]])'
     saved(path, weights(a=1, b=2), moments(2, 1), {"params": [0, 1]})
     operations = (said, 'op.Transpose("a")', f'op.Run("{function}", "{function}")', 'op.Transpose("b")')
-    assert "say it again, behind the function" in refused(project, path, *operations, top=ANEW)
+    assert "list them again after the function" in refused(project, path, *operations, top=ANEW)
     if function == "up":
         declare(project, "a1", *operations[:3], said, *operations[3:], top=ANEW)
         project.ok("upgrade", "head", path)

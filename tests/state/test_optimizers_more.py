@@ -146,11 +146,11 @@ def test_patterns_select_parameters_only(project: Folder, groups: str) -> None:
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        ('[["*"]]', "has 4 parameters, and ParameterGroups names 6 for it; exclude=[...] leaves out"),
+        ('[["*"]]', "has 4 parameters, but ParameterGroups lists 6 for it; use exclude=[...] for"),
         ('[["*"]], exclude=["mask", "two"]', "ParameterGroups excludes two, which the state dict does not have"),
         ('[["*"]], exclude=["mask", "x.*"]', "ParameterGroups excludes x.*, which the state dict does not have"),
-        ('[["one.*", "norm.weight", "norm.running_mean"]]', "names norm.running_mean, which is a buffer"),
-        ('[["one.*", "norm.weight", "norm.num_batches_tracked"]]', "names norm.num_batches_tracked, which is a buffer"),
+        ('[["one.*", "norm.weight", "norm.running_mean"]]', "lists norm.running_mean, which is a buffer"),
+        ('[["one.*", "norm.weight", "norm.num_batches_tracked"]]', "lists norm.num_batches_tracked, which is a buffer"),
         ('[["one.*"]], exclude=3', "ParameterGroups: exclude must be a name or a list of names, not 3"),
     ],
 )
@@ -221,7 +221,7 @@ def test_what_was_said_does_not_outlive_a_function_that_makes_new_tensors(projec
     content = digest(path)
     ran = project.run("upgrade", "head", path)
     assert ran.code == 1
-    assert "say it again, behind the function, with op.ParameterGroups" in ran.err
+    assert "list them again after the function, with op.ParameterGroups" in ran.err
     assert digest(path) == content
     declare(project, "a1", said, 'op.Run("up", "up")', said, 'op.Transpose("a")', top=top)
     project.ok("upgrade", "head", path)
@@ -488,7 +488,7 @@ def test_what_an_optimizer_of_a_part_would_call_it_has_to_be_known(
     declare(project, "a1", operation)
     ran = project.run("upgrade", "head", path)
     assert ran.code == 1
-    assert "calls its parameters what stands behind net. in the state dict, and what it would call" in ran.err
+    assert "leaves net. out of its names, so its name for" in ran.err
     assert digest(path) == content
 
 
@@ -502,7 +502,10 @@ def test_an_optimizer_of_one_of_two_parts_has_to_be_told(project: Folder, keyed:
     declare(project, "a1", *operations)
     ran = project.run("upgrade", "head", path)
     assert ran.code == 1
-    assert "a.weight may be gen.a.weight or disc.a.weight; say it with op.ParameterGroups" in ran.err
+    assert (
+        "a.weight of the optimizer at opt may be gen.a.weight or disc.a.weight; list them with op.ParameterGroups"
+        in ran.err
+    )
     assert digest(path) == content
     declare(project, "a1", 'op.ParameterGroups([["disc.*"]])', *operations)
     project.ok("upgrade", "head", path, "--check-rollback")
@@ -548,7 +551,7 @@ def test_an_optimizer_that_was_not_there_when_something_was_put_aside(project: F
     ran = project.run("downgrade", "base", path)
     if dropped == "bias":
         assert ran.code == 1
-        assert "in opt, bias cannot be put back: the optimizer was not there when it was put aside" in ran.err
+        assert "in opt, bias cannot be restored: the optimizer was added after it was stashed" in ran.err
         assert digest(path) == content
         del tree["opt"]
         torch.save(tree, path)
@@ -585,10 +588,10 @@ def test_tensors_that_only_functions_can_change(project: Folder) -> None:
     torch.save({"state_dict": OrderedDict(tensors), "opt": {"state": state, "param_groups": groups}}, path)
     content = digest(path)
     for operations, why in (
-        (['op.Transpose("c")'], "whether the optimizer at opt has a, no plain tensor, is not known"),
+        (['op.Transpose("c")'], "the optimizer at opt may or may not have a, which is not a plain tensor"),
         (
             ['op.ParameterGroups([["*"]])', 'op.Transpose("b")'],
-            "in opt, Transpose of b cannot be: it is no plain tensor",
+            "in opt, Transpose of b cannot be: it is not a plain tensor",
         ),
     ):
         declare(project, "a1", *operations)

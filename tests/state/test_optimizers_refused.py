@@ -66,8 +66,8 @@ def other_numbers(tree: Any) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
-    "a parameter twice": (twice, "would have a twice; say it with op.ParameterGroups"),
-    "a number for a parameter": (no_tensor, "b, which the optimizer at opt would have, is no tensor"),
+    "a parameter twice": (twice, "would have a twice; list them with op.ParameterGroups"),
+    "a number for a parameter": (no_tensor, "b, which the optimizer at opt would have, is not a tensor"),
     "numbers backwards": (other_numbers, "does not number its parameters as torch does"),
 }
 
@@ -92,7 +92,7 @@ def test_nothing_is_added_to_an_order_of_its_own(project: Folder, runs: list[str
     declare(project, "a2", 'op.Add("d", [4, 4], "float32")', parents="a1")
     for target in runs[:-1]:
         project.ok("upgrade", target, path)
-    assert "lists its parameters in an order of its own" in refused(project, path, runs[-1])
+    assert "has its own order of parameters" in refused(project, path, runs[-1])
     # What the message asks for: a script that moves nothing goes on, and c comes back to the front.
     declare(project, "a2", 'op.Rename("b", "z")', parents="a1")
     for target in runs:
@@ -144,4 +144,4 @@ def test_what_was_said_is_not_forgotten_for_a_guess(project: Folder, runs: list[
     declare(project, "a2", 'op.Run("up", "up")', 'op.Transpose("a")', parents="a1", top=ANEW)
     for target in runs[:-1]:
         project.ok("upgrade", target, path)
-    assert "say it again, behind the function" in refused(project, path, runs[-1])
+    assert "list them again after the function" in refused(project, path, runs[-1])

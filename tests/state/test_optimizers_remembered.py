@@ -194,7 +194,7 @@ def damaged(project: Folder, change: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
-DOUBT = "has moments that may belong to shift.by or to scale.by; say it with op.ParameterGroups"
+DOUBT = "has moments that may belong to shift.by or to scale.by; list them with op.ParameterGroups"
 NO_ORDERS = [3, ["opt"], {"opt": 3}, {"opt": {"groups": [["a", 1]], "own_order": []}}, {"opt": {"groups": [[]]}}]
 
 

@@ -132,7 +132,7 @@ def test_a_wrapper_around_an_average_is_not_taken_for_another(project: Folder) -
     declare(project, "a1", 'op.StripPrefix("module.")')
     ran = project.run("upgrade", "head", path)
     assert (ran.code, digest(path)) == (1, was)
-    assert "in model_ema, names begin with module.module. where those of the state dict begin with module." in ran.err
+    assert "in model_ema, names begin with module.module., but those of the state dict with module." in ran.err
     assert "op.Run" in ran.err
 
     top = "def strip(ckpt):\n"
@@ -170,8 +170,8 @@ def test_wrappers_at_other_places_are_refused_until_they_are_gone(project: Folde
         assert (ran.code, digest(path)) == (1, was)
         assert "in model_ema seems to be" in ran.err
         assert ran.err.count("seems to be") == 1
-    assert "before other operations" in ran.err
-    ways_out = ran.err.split("with ")[1].split(", before other")[0].split(" and ")
+    assert "before other operations, strip them in both with " in ran.err
+    ways_out = ran.err.split("in both with ")[1].split("; nothing was changed")[0].split(" and ")
     operations = [*ways_out, 'op.RenameRegex(r"\\bout\\b", "head")', 'op.Drop("*head.bias", keep=True)']
     after = goes_up_and_back(project, path, before, *operations)
     assert [name for name in after["model"] if "head" in name] in (["head.weight"], ["net.head.weight"])

@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_synced_is_told(target: Path, monkeypatch: pytes
     refuse(monkeypatch, "fsync", errno.EIO, 2)
     with pytest.raises(CannotWrite) as told, replacing(target, output) as new:
         new.publish(backup=False)
-    assert "the new file is in place, but not its folder synced (input/output error)" in str(told.value)
+    assert "the new file is in place, but syncing its folder failed (input/output error)" in str(told.value)
     assert (output or target).read_bytes() == NEW
     monkeypatch.undo()
     if not elsewhere:
@@ -181,9 +181,9 @@ def test_a_file_that_somebody_changed_is_not_replaced(target: Path, change: Call
         before = os.fstat(source)
         with replacement(target, source, before) as new:
             change(target)
-            with pytest.raises(CannotWrite, match="changed by somebody else meanwhile"):
+            with pytest.raises(CannotWrite, match="another program changed the file"):
                 new.publish(backup=True)
-        with pytest.raises(CannotWrite, match="changed by somebody else meanwhile"):
+        with pytest.raises(CannotWrite, match="another program changed the file"):
             replacement(target, source, before).__enter__()
     assert (target.read_bytes()[: len(OLD)], beside(target)) == (OLD, {})
 
@@ -266,11 +266,11 @@ def test_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], None], says:
 
 
 def test_names_that_no_file_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, says in (("a\0b", "it is no file name"), ("s3://bucket/x.ckpt", "download")):
+    for name, says in (("a\0b", "it is not a valid file name"), ("s3://bucket/x.ckpt", "download")):
         with pytest.raises(CannotRead, match=says), opened(Path(name)):
             raise AssertionError("it was opened")
     refuse(monkeypatch, "open", errno.EACCES)
-    with pytest.raises(CannotRead, match=r"not readable for you \(permission denied\)"), opened(Path("x")):
+    with pytest.raises(CannotRead, match=r"you may not read it \(permission denied\)"), opened(Path("x")):
         raise AssertionError("it was opened")
 
 
@@ -297,12 +297,12 @@ def test_no_file_stays_open(target: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        (errno.ENOSPC, "(no space left on device): make room, or write elsewhere with --output"),
-        (errno.EDQUOT, "(disk quota exceeded): make room in your quota, or write elsewhere with --output"),
-        (errno.EACCES, "(permission denied): allow writing in /runs, or write elsewhere with --output"),
+        (errno.ENOSPC, "(no space left on device): free some space, or write elsewhere with --output"),
+        (errno.EDQUOT, "(disk quota exceeded): free some of your quota, or write elsewhere with --output"),
+        (errno.EACCES, "(permission denied): allow writing to /runs, or write elsewhere with --output"),
         (errno.EROFS, "(read-only file system): write elsewhere with --output"),
-        (errno.EIO, "(input/output error): the new file could not be completed"),
-        (None, "(input/output error): the new file could not be completed"),
+        (errno.EIO, "(input/output error): run the command again once that is fixed"),
+        (None, "(input/output error): run the command again once that is fixed"),
     ],
 )
 def test_each_failure_names_a_way_out(code: int | None, says: str) -> None:

@@ -114,7 +114,7 @@ def test_arrays_and_archives(chain: Folder) -> None:
     named(chain, "several.npz", "it is a file of numpy arrays (.npz)")
     named(chain, "plain.zip", "it is a zip archive without data.pkl")
     named(chain, "packed.tar", "it is a tar archive; unpack it first with tar -xf")
-    named(chain, "model.tar", "it is a tar file, as torch wrote them in its first year")
+    named(chain, "model.tar", "it is a tar file, the format of the first year of torch")
 
 
 def test_the_way_out_for_arrays(chain: Folder) -> None:
@@ -133,9 +133,9 @@ def test_the_way_out_for_arrays(chain: Folder) -> None:
         ("zero_to_fp32.py", "a checkpoint of DeepSpeed"),
         ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed"),
         ("model.safetensors.index.json", "a sharded checkpoint"),
-        ("pytorch_model.bin", "a checkpoint of Hugging Face; give the file in it that holds the weights"),
+        ("pytorch_model.bin", "a checkpoint of Hugging Face; give the path of the file with the weights"),
         ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron"),
-        ("anything", "give the checkpoint file"),
+        ("anything", "not a checkpoint file; give the path of the file"),
     ],
 )
 def test_folders(chain: Folder, holds: str, says: str) -> None:
@@ -147,9 +147,9 @@ def test_folders(chain: Folder, holds: str, says: str) -> None:
 
 @pytest.mark.parametrize("url", ["s3://bucket/last.ckpt", "hf://org/model/last.ckpt", "https://host/last.ckpt"])
 def test_urls(chain: Folder, url: str) -> None:
-    named(chain, url, "it is a URL, and only files of this machine can be read and written")
+    named(chain, url, "it is a URL: download the file first")
     assert "it is a URL" in chain.run("recover", url).err
     before = digest(chain.copy())
     ran = chain.run("upgrade", "head", "training.ckpt", "-o", url)
-    assert (ran.code, "is a URL; write to a file of this machine, and upload that" in ran.err) == (1, True)
+    assert (ran.code, "is a URL; write to a local file, and upload that" in ran.err) == (1, True)
     assert digest(chain.path / "training.ckpt") == before

@@ -222,7 +222,7 @@ def test_code_in(chain: Folder, attack: str) -> None:
     assert CANARY.exists(), "it is no attack"
     CANARY.unlink()
     if attack == "attribute that is called":
-        refused(chain, checkpoint(chain, data), "holds attributes and no items")
+        refused(chain, checkpoint(chain, data), "has attributes and no items")
     else:
         handled(chain, checkpoint(chain, data))
 

@@ -39,7 +39,7 @@ def test_up_and_back_to_the_same_bytes(chain: Folder) -> None:
     assert checkpoint.stat().st_ino == inode
     assert backups(checkpoint) == []
     ran = chain.ok("downgrade", "base", "--in-place", checkpoint)
-    assert "no rollback was run" in ran.out
+    assert "no rollback had to run" in ran.out
     assert (digest(checkpoint), checkpoint.stat().st_ino) == (old, inode)
     assert [path.name for path in chain.path.glob(".*")] == []
     assert not in_place.journal_of(checkpoint).exists()
@@ -95,7 +95,7 @@ def test_after_a_stamp_the_rollbacks_run(chain: Folder) -> None:
     checkpoint = chain.copy()
     chain.ok("stamp", "a1", "--in-place", checkpoint)
     chain.ok("upgrade", "head", "--in-place", checkpoint)
-    assert "no rollback was run" in chain.ok("downgrade", "a1", "--in-place", checkpoint).out
+    assert "no rollback had to run" in chain.ok("downgrade", "a1", "--in-place", checkpoint).out
     assert "note" not in load(checkpoint)
     failed = chain.run("downgrade", "base", "--in-place", checkpoint)
     assert "there is no key 'y.weight'" in failed.err  # a1 was never applied to it
@@ -107,7 +107,7 @@ def test_after_a_rewrite_the_rollbacks_run(chain: Folder) -> None:
     chain.ok("upgrade", "head", "--in-place", checkpoint)
     chain.ok("compact", checkpoint)
     ran = chain.ok("downgrade", "base", "--in-place", checkpoint)
-    assert "no rollback was run" not in ran.out
+    assert "no rollback had to run" not in ran.out
     assert sorted(names(checkpoint)) == sorted(old)
 
 
@@ -122,7 +122,7 @@ def test_old_bytes_that_are_damaged_are_not_gone_back_to(chain: Folder) -> None:
         raw.seek(at)
         raw.write(bytes([byte[0] ^ 1]))
     ran = chain.ok("downgrade", "base", "--in-place", checkpoint)
-    assert "no rollback was run" not in ran.out
+    assert "no rollback had to run" not in ran.out
     assert "x.weight" in names(checkpoint)
 
 
@@ -214,7 +214,8 @@ def test_a_journal_of_another_file(chain: Folder, command: tuple[str, ...]) -> N
     ran = chain.run(*command, checkpoint)
     assert ran.code == 1
     assert (
-        "is not the journal of an interrupted run on this file as it is now; if the file was replaced since" in ran.err
+        "is not the journal of an interrupted run on this file as it is now; if the file has been replaced since"
+        in ran.err
     )
     assert digest(checkpoint) == before
     chain.ok("current", checkpoint)
@@ -351,8 +352,8 @@ UP, DOWN = ("upgrade", "head", "--in-place"), ("downgrade", "base", "--in-place"
         (DOWN, "ftruncate", 1, "nothing was changed"),
         (DOWN, "fsync", 3, "`ckpt-migrate recover`"),  # the cut is made, and not confirmed
         (DOWN, "unlink", 2, "`ckpt-migrate recover`"),  # of the journal, after that of its hidden name
-        (UP, "fsync", 4, "the file is written, but its folder not synced (input/output error)"),
-        (DOWN, "fsync", 4, "the file is written, but its folder not synced (input/output error)"),
+        (UP, "fsync", 4, "the file is written, but syncing its folder failed (input/output error)"),
+        (DOWN, "fsync", 4, "the file is written, but syncing its folder failed (input/output error)"),
     ],
 )
 def test_a_call_that_fails_is_told_as_far_as_it_matters(

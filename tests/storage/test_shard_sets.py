@@ -82,7 +82,7 @@ def test_no_command_writes_a_member(chain: Folder, member: str, others: list[str
     for other in others:
         Path(other).parent.mkdir(exist_ok=True)
         Path(other).touch()
-    no_command_writes(chain, saved(member), "it is part of ", kind, "cannot be migrated alone; ")
+    no_command_writes(chain, saved(member), "it is part of ", kind, "which can only be migrated as a whole; ")
     for words in (["inspect"], ["current"]):
         ran = chain.ok(*words, member)
         assert f"{kind}" in ran.err
@@ -152,7 +152,7 @@ def test_the_way_out_for_shards(chain: Folder) -> None:
 def test_the_way_out_for_a_megatron_of_one_rank(chain: Folder) -> None:
     member = saved("iter_0000100/mp_rank_00/model_optim_rng.pt", {"state_dict": {"x.weight": torch.ones(2)}})
     ran = chain.run("upgrade", "head", member)
-    assert "if there is only one, copy it out of its folder and migrate the copy" in ran.err
+    assert "a single file can be copied out of its folder and migrated there" in ran.err
     Path("copy.pt").write_bytes(member.read_bytes())
     chain.ok("upgrade", "head", "copy.pt")
     assert names(Path("copy.pt")) == ["y.weight"]
@@ -207,7 +207,7 @@ def test_bytes_before_the_archive_are_refused_by_every_command(chain: Folder, of
     before = digest(hidden)
     for words in (*WRITE[:-1], ["inspect"], ["current"]):
         ran = chain.run(*words, hidden)
-        assert (ran.code, "bytes stand before its first record" in ran.err) == (1, True), ran.err
+        assert (ran.code, "bytes before its first record" in ran.err) == (1, True), ran.err
     assert digest(hidden) == before
 
 

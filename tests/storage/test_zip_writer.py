@@ -182,7 +182,7 @@ def test_content_without_bytes_is_not_computed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_content_of_another_size_than_it_said_is_refused(tmp_path: Path, size: int) -> None:
-    with pytest.raises(OSError, match="a tensor came out in another size") as refused:
+    with pytest.raises(OSError, match="a computed tensor has the wrong size") as refused:
         written(tmp_path / "new", new(data_0=Computed(chunks=(b"four",), size=size)))
     assert refused.value.errno == errno.EIO
 

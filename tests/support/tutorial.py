@@ -1,6 +1,6 @@
 """The tutorial of the manual, played: its files are written, its diffs applied, its command lines run.
 
-`python -m tests.tutorial` writes what the commands print into the page; read what has changed before you commit it.
+`python -m tests.support.tutorial` writes what the commands print into the page; read what has changed before you commit it.
 """
 
 from __future__ import annotations

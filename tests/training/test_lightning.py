@@ -155,7 +155,7 @@ def test_strategies_that_read_files_themselves(named: Folder, trained: Path) -> 
     def run() -> Any:
         return trainer(cm.StampingCallback(upgrade=True), epochs=2, strategy=Sharding(torch.device("cpu")))
 
-    with pytest.raises(NotUpgraded, match="the trainer's strategy reads files itself"):
+    with pytest.raises(NotUpgraded, match="the trainer's strategy reads the file itself"):
         run().fit(module("x"), data(), ckpt_path=trained)
     named.ok("upgrade", "a", trained)
     with pytest.raises(NotAtTarget):
@@ -170,7 +170,7 @@ def test_strategies_that_read_files_themselves(named: Folder, trained: Path) -> 
 @quietly
 def test_what_is_no_local_file_is_not_upgraded(named: Folder, trained: Path) -> None:
     path = f"file://{trained}"
-    with pytest.raises(NotUpgraded, match="it is not a file of this machine"):
+    with pytest.raises(NotUpgraded, match="it is not a local file"):
         trainer(cm.StampingCallback(upgrade=True), epochs=2).fit(module(), data(), ckpt_path=path)
     run = trainer(cm.StampingCallback(), epochs=2)
     run.fit(module("x"), data(), ckpt_path=path)

@@ -79,13 +79,13 @@ def listed(script: Part, number: int) -> Listed:
     else:
         found, faults = read_operations(value)
         if faults:
-            raise cannot(script.revision, f"line {faults[0][0]}: {faults[0][1]}", "put that right")
+            raise cannot(script.revision, f"line {faults[0][0]}: {faults[0][1]}", "fix that")
         lines = _moved(script, value, number)
     _check(script, lines, found, number)
     named = [name for each in functions(found) for name in (each.migrate, each.rollback) if name is not None]
     for name in named:
         if name not in script.bound:
-            raise cannot(script.revision, f"its operations run {name}, which it does not have", "write that")
+            raise cannot(script.revision, f"its operations run {name}, which it does not define", "write it")
     return Listed(lines, len(found), tuple(dict.fromkeys(named)))
 
 
@@ -98,7 +98,7 @@ def _of_functions(script: Part) -> list[Operation]:
         context = read_setup(script.module)
         found = operations_of(context, "migrate" in bound, script.reversible and "rollback" in bound)
     except BadOperation as error:
-        way = "let migrate_setup say it, line by line, with names written out"
+        way = "write one call with literal names on each line of migrate_setup"
         raise cannot(script.revision, error.sentence, way) from error
     return list(found)
 
@@ -163,4 +163,4 @@ def _check(script: Part, lines: list[str], wanted: list[Operation], number: int)
     except SyntaxError:
         same = False
     if not same:
-        raise cannot(script.revision, "its operations cannot be moved as they are", "format it")
+        raise cannot(script.revision, "its operations cannot be copied as they are", "format the script")

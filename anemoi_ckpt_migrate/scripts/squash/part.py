@@ -82,7 +82,7 @@ def read(facts: Mapping[str, Any], source: str, hoisted: Collection[str]) -> Par
     try:
         module = parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise cannot(revision, f"it is not Python ({error})", "put that right") from error
+        raise cannot(revision, f"it is not Python ({error})", "fix that") from error
     kept, rows = _sorted_out(revision, module, hoisted)
     features = [alias.name for statement in module.body if _is_future(statement) for alias in statement.names]
     table = symtable.symtable(text, "<script>", "exec")
@@ -107,7 +107,7 @@ def is_bound(symbol: symtable.Symbol) -> bool:
 def cannot(revision: str, why: str, way: str) -> Refused:
     """Return the error for a script that cannot be squashed, with the reason and a remedy."""
     return Refused(
-        f"revision {revision} cannot be squashed: {why}; {way}, or squash only what comes before it or after it"
+        f"revision {revision} cannot be squashed: {why}; {way}, or squash only the revisions before it or after it"
     )
 
 
@@ -123,7 +123,7 @@ def _sorted_out(revision: str, module: ast.Module, hoisted: Collection[str]) -> 
     kept = [statement for statement in module.body if statement not in dropped]
     for statement in filter(_is_future, kept):
         why = f"line {statement.lineno} imports from __future__ beside another statement"
-        raise cannot(revision, why, "give each a line")
+        raise cannot(revision, why, "put each on its own line")
     return kept, {row for statement in dropped for row in _rows(statement)}
 
 

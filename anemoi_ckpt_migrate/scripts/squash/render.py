@@ -40,7 +40,7 @@ down_revision = {down_revision}
 branch_labels = {branch_labels}
 depends_on = {depends_on}
 
-# What this revision stands for, in order. A checkpoint that has the first of them goes on from there.
+# The revisions that this one replaces, in order. A checkpoint that has the first of them continues from there.
 replaces = {replaces}
 
 metadata = MigrationMetadata(versions={versions})
@@ -56,7 +56,7 @@ PARTS = {parts}
 
 
 def migrate(ckpt: CkptType) -> CkptType:
-    """Go up, one part after the other."""
+    """Upgrade, one part after the other."""
     for up, _ in PARTS:
         ckpt = up(ckpt)
     return ckpt
@@ -75,16 +75,16 @@ _PARTS = """
 {functions}
 
 
-# What the operations of each run, as they call it and as it was called.
+# The functions that the operations of each revision run: their new names, and their old ones.
 PARTS = {parts}
 {names}"""
 
-_ROLLBACK = '''# On their own: the way back that a checkpoint carries then needs nothing of the way up.
+_ROLLBACK = '''# Separate from PARTS, so that the rollback that a checkpoint carries does not need the upgrades.
 WAYS_BACK = tuple(down for _, down in reversed(PARTS))
 
 
 def rollback(ckpt: CkptType) -> CkptType:
-    """Go down, one part after the other."""
+    """Downgrade, one part after the other."""
     for down in WAYS_BACK:
         ckpt = down(ckpt)
     return ckpt'''
@@ -132,7 +132,7 @@ def squashed(
         A script would behave differently as a function.
     """
     if not parts:
-        raise UsageError("there is nothing to squash; name at least one revision")
+        raise UsageError("nothing to squash; name at least one revision")
     scripts = [read(facts, source, _IMPORTED) for facts, source in parts]
     if any(map(join_operations.declares, scripts)):
         scripts = [read(facts, source, (*_IMPORTED, "op")) for facts, source in parts]
@@ -229,7 +229,7 @@ def _function(number: int, script: Part, end: str) -> str:
     """Return a script as a function that returns `end`."""
     lines = [f"def _part_{number}():", *_docstring(script), ""]
     if script.shadowed:
-        lines.append(f"    from builtins import {', '.join(script.shadowed)}  # what they mean at first")
+        lines.append(f"    from builtins import {', '.join(script.shadowed)}  # the original meaning")
     return "\n".join([*lines, *_body(script), "", f"    return {end}"])
 
 
@@ -291,7 +291,7 @@ def _check_same(script: Part, text: str) -> None:
     except (SyntaxError, RecursionError):
         same = False
     if not same:
-        raise cannot(script.revision, "its text cannot be moved into a function as it is", "format it")
+        raise cannot(script.revision, "its text cannot be moved into a function as it is", "format the script")
 
 
 def _spelled(statements: list[ast.stmt]) -> str:

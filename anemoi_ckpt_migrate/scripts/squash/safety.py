@@ -47,7 +47,7 @@ def check(script: Part, textual: bool) -> None:
     """
     bound = script.bound
     if "replaces" in bound:
-        raise Refused(f"revision {script.revision} is squashed already; squash what comes after it")
+        raise Refused(f"revision {script.revision} is already squashed; squash the revisions after it")
     nodes = list(ast.walk(script.module))
     obstacles = [*_of_modules(nodes), *_of_annotations(nodes, textual), *_of_builtins(nodes, script.shadowed)]
     obstacles += _of_classes(script.table, bound)
@@ -63,15 +63,15 @@ def _of_modules(nodes: Iterable[ast.AST]) -> Iterator[_Obstacle]:
     calls = {node.func: node for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            yield node.lineno, f"imports * from {node.module}", "name what is imported"
+            yield node.lineno, f"imports * from {node.module}", "import each name"
         elif isinstance(node, ast.Global):
-            yield node.lineno, f"has `global {', '.join(node.names)}`", "keep what changes in a dict"
+            yield node.lineno, f"has `global {', '.join(node.names)}`", "keep the changing value in a dict"
         elif isinstance(node, ast.Attribute) and node.attr in _OF_FUNCTIONS:
-            yield node.lineno, f"uses {node.attr}, where a part has nothing of its own", "name what is meant"
+            yield node.lineno, f"uses {node.attr}, which would be that of the whole script", "name the object itself"
         elif isinstance(node, ast.Subscript) and _identifier(node.slice) == "__name__":
-            yield node.lineno, "looks up its own module", "name what is meant"
+            yield node.lineno, "looks up its own module", "name the object itself"
         elif isinstance(node, ast.Name) and _asks_around(node, calls.get(node)):
-            yield node.lineno, f"uses {node.id}, which is not the same in a function", "write out what is meant"
+            yield node.lineno, f"uses {node.id}, which differs in a function", "write the value itself"
 
 
 def _asks_around(name: ast.Name, call: ast.Call | None) -> bool:
@@ -91,7 +91,7 @@ def _of_annotations(nodes: Iterable[ast.AST], textual: bool) -> Iterator[_Obstac
         for line, word in named + quoted:
             if word in suspects:
                 what = f"uses {word}, and annotations are text (in quotes, or by a __future__ import of any part)"
-                yield line, what, "let them be none"
+                yield line, what, "remove them"
 
 
 def _quoted(node: ast.AST) -> Iterator[tuple[int, str]]:
@@ -116,7 +116,7 @@ def _of_builtins(nodes: Iterable[ast.AST], shadowed: Iterable[str]) -> Iterator[
         name = _identifier(node)
         gone = isinstance(node, ast.ExceptHandler) or isinstance(getattr(node, "ctx", None), ast.Del)
         if name in shadowed and (gone or name in _LATER):
-            yield getattr(node, "lineno", 1), f"gives another meaning to {name}", "give it another name"
+            yield getattr(node, "lineno", 1), f"redefines {name}", "choose another name"
 
 
 def _of_classes(table: symtable.SymbolTable, bound: set[str]) -> Iterator[_Obstacle]:
@@ -125,8 +125,8 @@ def _of_classes(table: symtable.SymbolTable, bound: set[str]) -> Iterator[_Obsta
         for symbol in inner.get_symbols() if inner.get_type() == "class" else ():
             name = symbol.get_name()
             if name in bound and symbol.is_referenced() and is_bound(symbol):
-                what = f"begins the class {inner.get_name()}, which has {name} and uses that of the script"
-                yield inner.get_lineno(), what, "give one another name"
+                what = f"begins the class {inner.get_name()}, which defines {name} and also uses {name} of the script"
+                yield inner.get_lineno(), what, "rename one of them"
         yield from _of_classes(inner, bound)
 
 

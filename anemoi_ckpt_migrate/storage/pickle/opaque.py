@@ -236,9 +236,7 @@ class Opaque(metaclass=OpaqueName):
         holders += parts.attributes()
         if not holders:
             if parts.state is not None or parts.pairs or parts.items:
-                raise AttributeError(
-                    f"{self!r} has no attributes yet, so {name!r} may belong among its items: set obj[{name!r}] instead"
-                )
+                raise AttributeError(f"{self!r} has items and no attributes: set obj[{name!r}] if {name!r} is an item")
             parts.state = {}
             holders.append(parts.state)
         holders[0][name] = value
@@ -261,7 +259,7 @@ class Opaque(metaclass=OpaqueName):
 
     def __str__(self) -> str:
         # A text would be mistaken for the value: a path, a dtype, a number.
-        raise TypeError(f"the text of {self!r} is known to its class only: have its module `trusted`, or use its repr")
+        raise TypeError(f"only the class of {self!r} knows its text: add its module to `trusted`, or use its repr")
 
     def __format__(self, spec: str) -> str:
         return str(self)
@@ -369,7 +367,7 @@ def class_of(opaque: Opaque) -> tuple[str, str]:
 
 def _refuse_items(opaque: Opaque) -> None:
     if opaque.__opaque_parts__.has_no_items():
-        raise TypeError(f"{opaque!r} holds attributes and no items: set an attribute instead")
+        raise TypeError(f"{opaque!r} has attributes and no items: set an attribute instead")
 
 
 def _refuse_unknown_items(opaque: Opaque) -> None:
@@ -378,7 +376,7 @@ def _refuse_unknown_items(opaque: Opaque) -> None:
     if parts.pairs or parts.items:
         return
     if not all(is_a(arg, type) for arg in parts.args) or (parts.state is not None and not parts.attributes()):
-        raise TypeError(f"whether {opaque!r} has items is known to its class only: have its module `trusted`")
+        raise TypeError(f"only the class of {opaque!r} knows whether it has items: add its module to `trusted`")
 
 
 def _called(function: Any, args: tuple[Any, ...], calls: Calls) -> Opaque:

@@ -99,7 +99,7 @@ def scan(data: bytes) -> Scanned:
     try:
         return _walk(data)
     except (IndexError, KeyError, ValueError):
-        raise pickle.UnpicklingError("it is cut off, or refers to what it does not have") from None
+        raise pickle.UnpicklingError("it is cut off, or refers to an object that it does not have") from None
 
 
 def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls would cost more than the branches)
@@ -216,7 +216,7 @@ class _Hashes:
         """Count objects that a hash visits."""
         self._left -= count
         if self._left < 0:
-            raise pickle.UnpicklingError("a key in it, written out, would be far longer than all of it")
+            raise pickle.UnpicklingError("a key in it is far larger than the pickle itself")
 
     def take_frozenset(self, members: list[int]) -> None:
         """Count objects that are visited to make a frozenset.
@@ -242,7 +242,7 @@ class _Hashes:
 def _reasonable(index: int, size: int) -> int:
     """Check the memo index of an object: the unpickler allocates all indices below it."""
     if not 0 <= index <= size:
-        raise pickle.UnpicklingError("it numbers an object beyond all that it has")
+        raise pickle.UnpicklingError("it numbers an object beyond all its objects")
     return index
 
 

@@ -132,7 +132,7 @@ def _check_name(module: str, name: str) -> None:
     """Check a name before it is read or written."""
     # In a line, a newline would turn the rest into opcodes; and the parts of a name are written one by one.
     if not module or not all(name.split(".")) or "\n" in module + name:
-        raise pickle.UnpicklingError("a name has no line, or several")
+        raise pickle.UnpicklingError("a name does not have exactly one line")
     if not (module + name).isprintable() and any("\ud800" <= each <= "\udfff" for each in module + name):
         raise pickle.UnpicklingError("a name has characters that cannot be written")
     if len(module) + len(name) > LONGEST:
@@ -204,7 +204,7 @@ class TreeUnpickler(pickle.Unpickler):
         if not known or type(pid[2]) is not str or type(pid[3]) is not str or type(pid[4]) is not int:
             raise pickle.UnpicklingError(f"an external object is named in an unknown way: {reprlib.repr(pid)}")
         if not 0 <= pid[4] < 1 << 60 or type(pid[1]) is not OpaqueName:
-            raise pickle.UnpicklingError("a storage has a size, or a class, that none can have")
+            raise pickle.UnpicklingError("a storage has an impossible size or class")
         if len(pid[2]) > LONGEST or len(pid[3]) > LONGEST:
             raise pickle.UnpicklingError(f"the key or the device of a storage has more than {LONGEST} characters")
         self.keys[pid[2]] = None

@@ -137,7 +137,7 @@ class TensorBuilder:
         shapes = [tuple(source.shape) for source in plain]
         shape, dtype = outcome(kind, args, shapes, [known_dtype(source) for source in plain])
         if dtype not in SIZES:
-            raise Mismatch(f"{dtype} is a dtype that can only be moved")
+            raise Mismatch(f"tensors of dtype {dtype} can be moved but not changed")
         if math.prod(shape) > _LARGEST:
             raise Mismatch(f"{list(shape)} is larger than any tensor")
         if kind == "reshape" and is_contiguous(plain[0]):
@@ -286,9 +286,9 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
         return plain_of(args[0])
     if name not in PLAIN:
         what = name.removeprefix("_rebuild_").removesuffix("_v2")
-        raise Mismatch(f"it is no plain tensor ({what}), which only `Run` can change")
+        raise Mismatch(f"it is not a plain tensor ({what}); use op.Run to change it")
     if any(is_a(arg, dict) and arg for arg in args[6:]):
-        raise Mismatch("it is saved as the conjugate or the negative of its memory, which only `Run` can change")
+        raise Mismatch("it is a conjugate or negative view; use op.Run to change it")
     return tensor
 
 
@@ -306,7 +306,7 @@ def check_alike(kinds: Iterable[tuple[bool, bool]]) -> None:
         They are of different kinds.
     """
     if len(set(kinds)) > 1:
-        raise Mismatch("some are parameters, or want a gradient, and others are not so; only `Run` can join them")
+        raise Mismatch("parameters and plain tensors (or different requires_grad) cannot be combined; use op.Run")
 
 
 def _kind(tensor: StoredTensor) -> tuple[bool, bool]:

@@ -270,7 +270,7 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
     if len(sizes) > _MOST_DIMENSIONS:
         raise pickle.UnpicklingError(f"a tensor in it has more than {_MOST_DIMENSIONS} dimensions")
     if any(type(size) is int and size.bit_length() >= _LARGE.bit_length() for size in sizes):
-        raise pickle.UnpicklingError("a tensor in it has a size that none can have")
+        raise pickle.UnpicklingError("a tensor in it has an impossible size")
     found, seen = 0, set[int]()
     waiting: list[tuple[Any, int]] = [(tensor, 0)]
     while waiting and found <= limit:

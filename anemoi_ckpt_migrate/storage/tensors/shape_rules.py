@@ -61,7 +61,7 @@ def outcome(
 
 def _dimension(dim: int, count: int) -> int:
     if not -count <= dim < count:
-        raise Mismatch(f"there is no dimension {dim} among {count}")
+        raise Mismatch(f"there is no dimension {dim}, only {count} dimensions")
     return dim % count
 
 
@@ -83,7 +83,7 @@ def _stacked(shapes: Sequence[tuple[int, ...]], dim: int) -> tuple[int, ...]:
 def _permuted(shape: tuple[int, ...], dims: Sequence[int]) -> tuple[int, ...]:
     order = [_dimension(dim, len(shape)) for dim in dims]
     if sorted(order) != list(range(len(shape))):
-        raise Mismatch(f"{list(dims)} is no order of the dimensions of {list(shape)}")
+        raise Mismatch(f"{list(dims)} is not an order of the dimensions of {list(shape)}")
     return tuple(shape[dim] for dim in order)
 
 
@@ -100,7 +100,7 @@ def reshaped(shape: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...]:
     if -1 in found and known and count % known == 0 and found.count(-1) == 1:
         found = tuple(count // known if size == -1 else size for size in found)
     if math.prod(found) != count or any(size < 0 for size in found):
-        raise Mismatch(f"{list(shape)} cannot take the shape {list(wanted)}")
+        raise Mismatch(f"{list(shape)} cannot be reshaped to {list(wanted)}")
     return found
 
 
