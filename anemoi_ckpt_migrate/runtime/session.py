@@ -336,9 +336,9 @@ def _opened(
         tree, damaged = file.load(), False
         try:
             record = embed.take(tree, file.attachment(embed.ATTACHMENT))
-            record = record.of_chain(project.config.chain, project.config.other_tool)
         except discarded:
             record, damaged = Record(), True
+        record = record.of_chain(project.config.chain, project.config.other_tool)
         try:
             yield MigrationSession(checkpoint, project, options, file, tree, record, damaged=damaged)
         except CannotApply as error:

@@ -87,6 +87,15 @@ def test_in_place_too(site: Path, project: Folder) -> None:
     assert "bbbb00000001" in project.ok("--chain", "climate", "current", checkpoint).out
 
 
+def test_a_damaged_record_is_stamped_for_the_chain(site: Path, project: Folder) -> None:
+    """The record that takes its place belongs to the chain that `stamp` was run for."""
+    checkpoint = make(project, {"a": 1, "x": 2, "p": 3, "ckpt_migrate": "no record"})
+    assert project.run("--chain", "weather", "current", checkpoint).code == 1
+    project.ok("--chain", "weather", "stamp", "head", checkpoint)
+    assert "aaaa00000002" in project.ok("--chain", "weather", "current", checkpoint).out
+    assert "base" in project.ok("--chain", "climate", "current", checkpoint).out
+
+
 def test_stamp_and_proof_know_only_their_chain(site: Path, project: Folder) -> None:
     checkpoint = make(project)
     project.ok("--chain", "climate", "upgrade", "head", checkpoint, "--check-rollback")
