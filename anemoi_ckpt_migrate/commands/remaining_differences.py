@@ -25,6 +25,7 @@ from anemoi_ckpt_migrate.state.find_parameters import (
 from anemoi_ckpt_migrate.state.pickled_module import held
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 _SHOWN = 5
 _EXPECTED = {"params", "param_names", "lr"}  # options of a group; a schedule changes the learning rate in every run
@@ -128,10 +129,10 @@ def _values(groups: Sequence[Mapping[str, Any]], option: str, each: bool) -> lis
     values = [group.get(option) for group in groups]
     if any(option not in group for group in groups) or any(map(is_tensor, values)):
         return []
-    shown = [f"{list(value) if isinstance(value, tuple) else value!r:.40}" for value in values]
+    shown = [f"{list(value) if is_a(value, tuple) else value!r:.40}" for value in values]
     return shown if each and len(set(shown)) > 1 else list(dict.fromkeys(shown))
 
 
 def _states(content: Mapping[str, Any]) -> list[str]:
     """Return the names of the moments and other state that an optimizer keeps per parameter."""
-    return sorted({str(key) for state in content["state"].values() if isinstance(state, dict) for key in state})
+    return sorted({str(key) for state in content["state"].values() if is_a(state, dict) for key in state})

@@ -164,7 +164,7 @@ def _content(path: Path, value: Any) -> list[tuple[Any, Any]]:
         found += value.items()
     elif is_a(value, list):
         found += enumerate(value)
-    return [(key, each) for key, each in found if isinstance(key, (str, int))]
+    return [(key, each) for key, each in found if is_a(key, (str, int))]
 
 
 def near(text: str, found: list[OpaqueName]) -> str:

@@ -56,7 +56,7 @@ class ParameterLocation:
         return Table((name, (key, value) if name is None else value) for name, key, value in named)
 
     def _own(self, key: Any, value: Any) -> str | None:
-        if not isinstance(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not is_extra(key)):
+        if not is_a(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not is_extra(key)):
             return None
         return self.lacking + key[len(self.lead) :]
 
@@ -64,7 +64,7 @@ class ParameterLocation:
     def metadata(self) -> dict[str, Any] | None:
         """The ``_metadata`` of the state dict, versions by module name; None if there is none."""
         found = getattr(self.content, "_metadata", None)
-        return found if isinstance(found, dict) else None
+        return found if is_a(found, dict) else None
 
     def set_prefixes(self, lead: str, lacking: str) -> None:
         """Set the prefixes; the keys change when the table is written."""
@@ -113,7 +113,7 @@ def is_tensor(value: Any) -> bool:
 
 def is_parameters(value: Any) -> bool:
     """Return whether a value of a tree is a dict of tensors by name."""
-    return is_a(value, dict) and any(map(is_tensor, value.values())) and all(isinstance(key, str) for key in value)
+    return is_a(value, dict) and any(map(is_tensor, value.values())) and all(is_a(key, str) for key in value)
 
 
 def at(tree: Any, path: str) -> Any:
@@ -122,7 +122,7 @@ def at(tree: Any, path: str) -> Any:
         return tree
     if is_a(tree, dict):
         # Use the key that equals the whole path, or else the shortest key that the path starts with.
-        begins = [key for key in tree if isinstance(key, str) and path.startswith(key)]
+        begins = [key for key in tree if is_a(key, str) and path.startswith(key)]
         begins = [key for key in begins if path[len(key) : len(key) + 1] in ("", ".")]
         if begins:
             key = path if path in tree else min(begins, key=len)
@@ -179,7 +179,7 @@ def _may_be_main(name: Any, value: Any) -> bool:
 
 def is_extra(key: Any) -> bool:
     """Return whether a key is that of the extra state of a module, as from `torch.nn.Module.get_extra_state`."""
-    return isinstance(key, str) and key.endswith("_extra_state")
+    return is_a(key, str) and key.endswith("_extra_state")
 
 
 def _main(path: str, content: dict[Any, Any]) -> ParameterLocation:

@@ -28,6 +28,7 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 from anemoi_ckpt_migrate.state.optimizer_slots import Slot, Slots
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.optimizer_formats import flattened, is_flattened, strays, unflattened
 
 
@@ -95,7 +96,7 @@ class State:
             self._content = unflattened(content, tensors.same_values)
         self.groups: list[dict[Any, Any]] = self._content["param_groups"]
         self.slots = Slots(tensors, self.groups, self.is_flattened)
-        self.by_name = any(isinstance(each, str) for group in self.groups for each in group["params"])
+        self.by_name = any(is_a(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
         self.declared = False
         self._in_order: list[bool] = []
@@ -167,9 +168,7 @@ class State:
                 "use op.Run to fix it"
             )
         numbers = [position for group in self.groups for position in group["params"]]
-        if not self.by_name and (
-            numbers != list(range(len(numbers))) or any(isinstance(key, int) for key in self._more())
-        ):
+        if not self.by_name and (numbers != list(range(len(numbers))) or any(is_a(key, int) for key in self._more())):
             raise Unknown(
                 f"the optimizer at {self.path} does not number its parameters as torch does; use op.Run to fix it"
             )
@@ -204,7 +203,7 @@ class State:
     def _checked(self, called: Sequence[Sequence[Any]], main: Table) -> Sequence[Sequence[str]]:
         """Return the state dict's names for the optimizer's own; the optimizer may cover only a part of the model."""
         every = [name for own in called for name in own]
-        whole = all(isinstance(name, str) for name in every) and [len(own) for own in called] == self._counts()
+        whole = all(is_a(name, str) for name in every) and [len(own) for own in called] == self._counts()
         first = every[0] if every and whole else ""
         leads = [name.removesuffix(first) for name in main if name.endswith(first)] if first else [""]
         fit = [lead for lead in leads if _is_lead(lead) and all(f"{lead}{name}" in main for name in every)]

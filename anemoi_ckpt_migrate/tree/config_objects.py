@@ -179,7 +179,7 @@ def _simple(value: Opaque) -> Any:
         return value
     if class_of(value)[0].partition(".")[0] == "pathlib":
         return str(PurePosixPath(*parts.args))
-    if len(parts.args) == 1 and isinstance(parts.args[0], (str, int)):
+    if len(parts.args) == 1 and is_a(parts.args[0], (str, int)):
         return parts.args[0]  # the value of the enum member
     return value
 

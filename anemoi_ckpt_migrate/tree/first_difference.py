@@ -184,16 +184,17 @@ def _of_keys(before: Any, after: Any, where: _Where) -> Difference | None:
     here, there = {_term(key): key for key in before}, {_term(key): key for key in after}
     lost = next((key for term, key in here.items() if term not in there), None)
     if lost is not None:
-        twin = next((key for key in after if key == lost), None)
+        twin = None if is_stored(lost) else next((key for key in after if not is_stored(key) and key == lost), None)
         return Difference(_shown(where), f"{lost} is missing" if twin is None else f"the key {lost!r} is now {twin!r}")
     new = next((key for term, key in there.items() if term not in here), None)
     if new is not None:
         return Difference(_shown(where), f"{new} was not there")
     if is_a(before, OrderedDict):
-        for place, (one, other) in enumerate(zip(before, after, strict=True)):
+        for place, (one, other) in enumerate(zip(here, there, strict=True)):
             if one != other:
+                was, now = here[one], there[other]
                 return Difference(
-                    _shown(where), f"the order of its keys differs: {one} was number {place + 1}, now {other} is"
+                    _shown(where), f"the order of its keys differs: {was} was number {place + 1}, now {now} is"
                 )
     return None
 
@@ -205,7 +206,11 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any, Any]]:
         for name in _PARTS:
             yield name, getattr(one, name), getattr(other, name)
     elif is_a(before, dict):
-        yield from ((key, before[key], after[key]) for key in before)
+        if any(map(is_stored, before)):  # tensors are no keys to look up: each tree has stand-ins of its own
+            values = {_term(key): value for key, value in after.items()}
+            yield from ((key, value, values[_term(key)]) for key, value in before.items())
+        else:
+            yield from ((key, before[key], after[key]) for key in before)
         if getattr(before, "__dict__", None) or getattr(after, "__dict__", None):
             own, its = dict(vars(before)), dict(vars(after))
             yield from ((key, own.get(key), its.get(key)) for key in own | its)
@@ -234,6 +239,8 @@ def _term(value: Any) -> Any:
     if is_a(value, Opaque):
         parts = value.__opaque_parts__
         return Opaque, _term(type(value)), *(repr(getattr(parts, name)) for name in _PARTS)
+    if is_stored(value):
+        return StoredTensor, identity(value)
     if hasattr(value, "pickled_name"):
         return type(value), value.pickled_name
     return type(value), value

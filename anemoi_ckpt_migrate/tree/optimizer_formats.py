@@ -27,7 +27,7 @@ def is_optimizer(value: Any) -> bool:
 
 def is_flattened(value: Any) -> bool:
     """Return whether a value of a tree is a flattened optimizer state."""
-    if not is_a(value, dict) or not all(isinstance(key, str) and key.startswith((_STATE, _GROUPS)) for key in value):
+    if not is_a(value, dict) or not all(is_a(key, str) and key.startswith((_STATE, _GROUPS)) for key in value):
         return False
     return any(_setting(key) is not None for key in value)
 

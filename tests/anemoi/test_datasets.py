@@ -221,7 +221,7 @@ def test_what_was_trained_since_goes_back(project: Folder, monkeypatch: pytest.M
     before = digest(path)
     refused = project.run("--chain", "anemoi", "downgrade", "anemoi-models==0.12.0", path)
     assert (refused.code, digest(path)) == (1, before)
-    assert "3 of dimension 1 were added to model.model.encoder.era.emb_nodes_dst.weight, and have changed since" in (
+    assert "3 of dimension 1 were added to model.model.encoder.era.emb_nodes_dst.weight and have changed since" in (
         refused.err
     )
 

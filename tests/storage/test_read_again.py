@@ -62,7 +62,7 @@ def test_frozensets_nested_deeply_go_up_and_down(project: Folder, protocol: int)
     path = checkpoint(project, tree(name("builtins.frozenset") + b"q\0000N" + one * DEEP, protocol))
     for words in (["upgrade", "head", "--check-rollback"], ["downgrade", "base"], ["upgrade", "head"], ["current"]):
         project.ok(*words, path)
-    assert "all is well" in project.ok("check", "--rollback").out
+    assert "no problems" in project.ok("check", "--rollback").out
 
 
 DEEP_THINGS = {
@@ -191,5 +191,5 @@ ENDLESS = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_things_that_hold_one_thing_twice(what: str) -> None:
-    with pytest.raises(pickle.UnpicklingError, match=r"copies more|far longer|unknown way"):
+    with pytest.raises(pickle.UnpicklingError, match=r"copies more|far larger|unknown way"):
         TreeUnpickler(b"\x80\x04" + ENDLESS[what] + b".").load()

@@ -298,7 +298,7 @@ def test_items_can_be_edited_as_attributes_and_with_the_methods_of_containers() 
     config.a = 5
     config.update(c=3)
     assert config.pop("b") == 2
-    with pytest.raises(AttributeError, match=r"set obj\['d'\] instead"):
+    with pytest.raises(AttributeError, match=r"set obj\['d'\] if"):
         config.d = 1
     del config.c
     names.remove(2)
