@@ -168,7 +168,8 @@ class State:
                 "use op.Run to fix it"
             )
         numbers = [position for group in self.groups for position in group["params"]]
-        if not self.by_name and (numbers != list(range(len(numbers))) or any(is_a(key, int) for key in self._more())):
+        numbered = all(is_a(number, int) for number in numbers) and numbers == list(range(len(numbers)))
+        if not self.by_name and (not numbered or any(is_a(key, int) for key in self._more())):
             raise Unknown(
                 f"the optimizer at {self.path} does not number its parameters as torch does; use op.Run to fix it"
             )
