@@ -279,11 +279,11 @@ class OperationRunner:
     ) -> tuple[Operation, ...]:
         """Update the prefix of an optimizer that stores names, and return the rollback."""
         try:
-            lead = None if opened.state is None else opened.state.lead_followed(before)
+            prefix = None if opened.state is None else opened.state.follow_prefix(before)
         except Unknown as error:
             self._fault(operation, str(error))
             return ()
-        return () if lead is None else (OptimizerPrefix(lead),)
+        return () if prefix is None else (OptimizerPrefix(prefix),)
 
 
 class _Before:

@@ -80,17 +80,17 @@ class At(TreeOperation):
         """Iterate over the operations."""
         yield from self.operations
 
-    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, context: TreeContext) -> tuple[Any, list[Operation]]:
         """Apply the operations at each place, in the order of `paths` and then of `records`."""
         undo: list[Operation] = []
         for path in self.paths:
             places = [place for place in paths.matching(tree, path) if not self._passes(paths.there(tree, place), path)]
             self._passes(bool(places), path)
             for place in places:
-                back = self._below(tree, place, means, shown(place))
+                back = self._below(tree, place, context, shown(place))
                 undo[:0] = [At((paths.spelled(tree, place),), tuple(back), optional=self.optional)] if back else []
         for name, path in (self.records or {}).items():
-            undo[:0] = self._in_record(name, path, means)
+            undo[:0] = self._in_record(name, path, context)
         return tree, undo
 
     def _passes(self, there: bool, path: Sequence[Any]) -> bool:
@@ -99,12 +99,12 @@ class At(TreeOperation):
             raise NoSuchPath(f"there is no {shown(path)}")
         return not there
 
-    def _below(self, tree: Any, path: Path, means: TreeContext, where: str) -> list[Operation]:
+    def _below(self, tree: Any, path: Path, context: TreeContext, where: str) -> list[Operation]:
         """Apply the operations at one place, and return the rollback there."""
         value, undo = paths.get(tree, path), list[Operation]()
         for each in self.operations:
             try:
-                new, back = each.carry_out(value, means)  # type: ignore[attr-defined]
+                new, back = each.carry_out(value, context)  # type: ignore[attr-defined]
             except NoSuchPath as error:
                 raise NoSuchPath(f"at {where}, {error}") from None
             if new is not value:
@@ -113,26 +113,26 @@ class At(TreeOperation):
             undo[:0] = back
         return undo
 
-    def _in_record(self, name: str, path: Path, means: TreeContext) -> list[Operation]:
+    def _in_record(self, name: str, path: Path, context: TreeContext) -> list[Operation]:
         """Apply the operations in a JSON entry, which is rewritten if they change it."""
         try:
-            document = means.attached.document(name)
+            document = context.attached.document(name)
             if document is None:
                 self._passes(False, [f"record {name} in the archive"])
                 return []
             before, whole = document.text, (0, *path)
             if self._passes(paths.there(document.holder, whole), [f"{shown(path)} in record {name}"]):
                 return []
-            back = self._below(document.holder, whole, means, f"{shown(path) or 'all'} of record {name}")
+            back = self._below(document.holder, whole, context, f"{shown(path) or 'all'} of record {name}")
             new = document.rewritten()
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
         if new != before:
-            means.attached.write(name, new)
+            context.attached.write(name, new)
         if not back:
             return []
-        means.stash.append(_difference(before, new))
-        return [RestoreEntry(name, path, tuple(back), len(means.stash) - 1, _digest(new.encode()))]
+        context.stash.append(_difference(before, new))
+        return [RestoreEntry(name, path, tuple(back), len(context.stash) - 1, _digest(new.encode()))]
 
 
 @operation
@@ -154,19 +154,19 @@ class RestoreEntry(TreeOperation):
         """Iterate over the operations that undo the change in an entry that has changed since."""
         yield from self.operations
 
-    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, context: TreeContext) -> tuple[Any, list[Operation]]:
         """Restore the entry; if it no longer exists, do nothing."""
         try:
-            content = means.attached.content(self.record)
+            content = context.attached.content(self.record)
             if content is None:
                 return tree, []
             same = _digest(content) == self.digest
             if same:
-                means.attached.put(self.record, _before(content.decode(), *means.stash[self.number]))
+                context.attached.put(self.record, _before(content.decode(), *context.stash[self.number]))
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
         if not same:
-            At((), self.operations, {self.record: self.path}, optional=True).on(tree, means)
+            At((), self.operations, {self.record: self.path}, optional=True).on(tree, context)
         return tree, []
 
 

@@ -62,7 +62,7 @@ class MoveClass(Moving):
         """Return the new name of a class or function."""
         return split(self, "new", self.new) if name == split(self, "old", self.old) else name
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Rename the class."""
         found = names_in(tree)
         if not any(name.pickled_name == split(self, "old", self.old) for name in found):
@@ -103,7 +103,7 @@ class MoveModule(Moving):
         """Return the new name of a class or function."""
         return (self.new + name[0][len(self.old) :], name[1]) if inside(name[0], self.old) else name
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Rename the module."""
         found = names_in(tree)
         modules = {name.pickled_name[0] for name in found}
@@ -133,7 +133,7 @@ class DropClass(TreeOperation):
         """Return the name, which a downgrade needs again."""
         return (self.name,)
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Remove the objects, and return the rollback."""
         wanted = split(self, "name", self.name)
         every = walk(tree, _content, every_place=True)

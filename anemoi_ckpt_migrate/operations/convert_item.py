@@ -109,11 +109,11 @@ class RestoreConfig(AtPath):
     def __hash__(self) -> int:
         return hash((self.path, self.number))
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Put the old configuration back."""
         before = stash[self.number]
         then = read(self.conversion)
         made = then.made(before) if isinstance(then, ConvertItem) else None
-        if forced or same_value(config_objects.plain(paths.get(tree, self.path)), config_objects.plain(made)):
+        if discard_changes or same_value(config_objects.plain(paths.get(tree, self.path)), config_objects.plain(made)):
             paths.put(paths.parent(tree, self.path), self.path[-1], before)
         return []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.operations.base import Operation, Runner, operation, set_fields
-from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation, Told, dicts_of, find_copies, is_tensor
+from anemoi_ckpt_migrate.state.find_parameters import NotedLocation, ParameterLocation, dicts_of, find_copies, is_tensor
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
@@ -43,15 +43,15 @@ class ParameterLocations(Operation):
 
     written = False
     on_parameters = False
-    main: Told | None
-    copies: tuple[Told, ...]
+    main: NotedLocation | None
+    copies: tuple[NotedLocation, ...]
     not_copies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         set_fields(
             self,
-            main=None if self.main is None else _told(self.main),
-            copies=tuple(map(_told, self.copies)),
+            main=None if self.main is None else _noted(self.main),
+            copies=tuple(map(_noted, self.copies)),
             not_copies=tuple(self.not_copies),
         )
 
@@ -63,7 +63,7 @@ class ParameterLocations(Operation):
         """Return the place of the state dict (None if not noted) and of the copies that still exist."""
         dicts = dicts_of(tree)
         main = None if self.main is None else _place(self.main, dicts)
-        return main, [place for place in (_place(told, dicts) for told in self.copies) if place is not None]
+        return main, [place for place in (_place(noted, dicts) for noted in self.copies) if place is not None]
 
 
 def reached(tree: Any, main: ParameterSet, copies: Iterable[ParameterSet]) -> list[ParameterLocations]:
@@ -71,19 +71,19 @@ def reached(tree: Any, main: ParameterSet, copies: Iterable[ParameterSet]) -> li
     if main.place is None or not main.table.changed:
         return []
     places = {copy.place.path: (copy.place, copy.table) for copy in copies if copy.place is not None}
-    lost = tuple(place.told() for place, table in places.values() if not place.is_found(table, main.table))
+    lost = tuple(place.noted() for place, table in places.values() if not place.is_found(table, main.table))
     more = find_copies(tree, main.place, main.table, [place for place, _ in places.values()])
     empty = not any(map(is_tensor, main.table.values()))
     if not (empty or lost or more):
         return []
-    return [ParameterLocations(main.place.told() if empty else None, lost, tuple(place.path for place in more))]
+    return [ParameterLocations(main.place.noted() if empty else None, lost, tuple(place.path for place in more))]
 
 
-def _place(told: Told, dicts: Mapping[str, dict[Any, Any]]) -> ParameterLocation | None:
-    path, lead, lacking = told
-    return ParameterLocation(path, dicts[path], lead, lacking) if path in dicts else None
+def _place(noted: NotedLocation, dicts: Mapping[str, dict[Any, Any]]) -> ParameterLocation | None:
+    path, extra_prefix, missing_prefix = noted
+    return ParameterLocation(path, dicts[path], extra_prefix, missing_prefix) if path in dicts else None
 
 
-def _told(value: Any) -> Told:
-    path, lead, lacking = value
-    return path, lead, lacking
+def _noted(value: Any) -> NotedLocation:
+    path, extra_prefix, missing_prefix = value
+    return path, extra_prefix, missing_prefix

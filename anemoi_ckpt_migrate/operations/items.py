@@ -56,7 +56,7 @@ class AtPath(TreeOperation):
 class AtEachPlace(AtPath):
     """Base class of operations at each match of a path; an optional one may have no match."""
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Change each match, and return the rollback."""
         optional = getattr(self, "optional", False)
         places = paths.matching(tree, self.path)
@@ -177,7 +177,7 @@ class UnsetItem(AtPath):
     def __hash__(self) -> int:
         return hash((self.path, repr(self.value)))
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Restore the old value; a dict that was added for other values goes only if it is empty."""
         for path in paths.matching(tree, self.path):
             there = paths.there(tree, path)
@@ -189,10 +189,10 @@ class UnsetItem(AtPath):
                 and not self.had
                 and there
                 and config_objects.plain(now) not in ({}, None)
-                and not forced
+                and not discard_changes
             ):
                 continue
-            if not forced and not (there and _is_still(now, self.value)):
+            if not discard_changes and not (there and _is_still(now, self.value)):
                 raise NoSuchPath(f"{shown(path)} has changed since it was set; --discard-changes restores the old")
             parent, key = paths.parent(tree, path), path[-1]
             if self.had:
@@ -262,11 +262,11 @@ class RestoreItem(AtPath):
     placed: bool
     optional: bool = False
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Put the value back at its old position."""
         if self.optional and not paths.there(tree, self.path[:-1]):
             return []
-        if self.placed and not forced and paths.stands(tree, self.path):
+        if self.placed and not discard_changes and paths.stands(tree, self.path):
             raise NoSuchPath(f"{shown(self.path)} exists again; --discard-changes restores the old")
         paths.put(paths.parent(tree, self.path), self.path[-1], stash[self.number], self.before, self.placed)
         return []
@@ -334,6 +334,6 @@ class NoOperation(TreeOperation):
 
     written = False
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Return an empty rollback."""
         return []

@@ -39,7 +39,7 @@ class PutPlaceholders(TreeOperation):
         """Return the removed names, which a downgrade needs again, and the names that placeholders use."""
         return *self.gone, *map(spelled, placeholders.MADE_OF)
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Put the placeholders, and return the rollback."""
         found: dict[Name, None] = {}
         known: dict[Name, OpaqueName] = {}
@@ -81,7 +81,7 @@ class ReplacePlaceholders(TreeOperation):
     def __post_init__(self) -> None:
         set_fields(self, names=names_of(self, "names", self.names))
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Put the originals back, and return the inverse."""
         known: dict[Name, OpaqueName] = {}
 

@@ -48,12 +48,12 @@ class _Naming(Operation):
     def apply(self, context: ParameterContext) -> list[Operation]:
         """Rename the parameters, and return the rollback."""
         names = {old: new for old, new in self.renamed(context).items() if old != new}
-        lacked = context.lacking
+        lacked = context.missing_prefix
         context.relate(names)
         if context.has_faults or not names or not context.free(names.values(), names, self.targets()):
             return []
         context.table.rename(names)
-        if context.lacking != lacked:
+        if context.missing_prefix != lacked:
             return [MissingPrefix(lacked)]
         each = RenameEach(tuple((new, old) for old, new in names.items()))
         short = self.inverse()

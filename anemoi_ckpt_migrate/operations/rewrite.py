@@ -61,26 +61,26 @@ class Rewrite(Run):
         """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else self._back(self.path)
 
-    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, context: TreeContext) -> tuple[Any, list[Operation]]:
         """Rewrite the value."""
         if self.optional and not paths.there(tree, self.path):
             return tree, []
         before = paths.get(tree, self.path)
         path = paths.spelled(tree, self.path)
         parent = paths.parent(tree, path)
-        if self.number is not None and (means.forced or self._is_unchanged(before, means.stash)):
-            paths.put(parent, path[-1], means.stash[self.number])
+        if self.number is not None and (context.discard_changes or self._is_unchanged(before, context.stash)):
+            paths.put(parent, path[-1], context.stash[self.number])
             return tree, []
-        new = means.run(self.migrate, self._given(before), means.checkpoint)
+        new = context.run(self.migrate, self._given(before), context.checkpoint)
         if self.objects and same_value(new, before):
             return tree, []
         paths.put(parent, path[-1], new if self.objects else self._alike(new, before))
         if self.number is not None:
             return tree, []
-        means.stash.append(config_objects.detached(before, parent))
-        number, digest = len(means.stash) - 1, ""
+        context.stash.append(config_objects.detached(before, parent))
+        number, digest = len(context.stash) - 1, ""
         if self.objects:
-            means.stash.append(copied(new))
+            context.stash.append(copied(new))
         else:
             digest = digest_of(config_objects.plain(new))
         return tree, [self._back(path, number, digest)]

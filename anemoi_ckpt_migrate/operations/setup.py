@@ -105,7 +105,7 @@ class MoveNames(TreeOperation):
         """Return a sentence if two names would become the same."""
         return merged(names_in(tree), self.moved)
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Rename the classes and modules, and return the rollback."""
         back = moved_back(names_in(tree), self.moved)
         return [MoveNames(back)] if back else []

@@ -25,7 +25,7 @@ class TreeContext:
         Values that the revision stashes.
     run : callable
         Takes the name of a function of the script and its arguments, runs it, and returns the result.
-    forced : bool
+    discard_changes : bool
         Whether a downgrade may discard changes made since the upgrade.
     losses : list of str
         Why the revision cannot be undone; empty if it can.
@@ -35,7 +35,7 @@ class TreeContext:
     attached: Attached
     stash: list[Any]
     run: Callable[..., Any]
-    forced: bool = False
+    discard_changes: bool = False
     losses: list[str] = field(default_factory=list)
 
 
@@ -60,14 +60,14 @@ class TreeOperation(Operation):
         """Return why it cannot be undone on a tree; empty if it can."""
         return ""
 
-    def carry_out(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
+    def carry_out(self, tree: Any, context: TreeContext) -> tuple[Any, list[Operation]]:
         """Change a tree, or a part of it; return the new tree and the rollback.
 
         Parameters
         ----------
         tree : object
             The checkpoint, or a part that is treated as one.
-        means : TreeContext
+        context : TreeContext
             The context.
 
         Raises
@@ -75,14 +75,14 @@ class TreeOperation(Operation):
         NoSuchPath
             The tree cannot be changed; the message says why.
         """
-        means.losses += filter(None, [self.loss(tree)])
-        return self.on(tree, means)
+        context.losses += filter(None, [self.loss(tree)])
+        return self.on(tree, context)
 
-    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, context: TreeContext) -> tuple[Any, list[Operation]]:
         """Do the work of `carry_out`; subclasses that need the context override this."""
-        return tree, self.change(tree, means.stash, means.forced)
+        return tree, self.change(tree, context.stash, context.discard_changes)
 
-    def change(self, tree: Any, stash: list[Any], forced: bool = False) -> list[Operation]:
+    def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Change a tree in place, and return the rollback; most kinds implement this method.
 
         Parameters
@@ -91,7 +91,7 @@ class TreeOperation(Operation):
             The checkpoint.
         stash : list of object
             Values that the revision stashes, or has stashed.
-        forced : bool
+        discard_changes : bool
             Whether a downgrade may discard changes made since the upgrade.
         """
         raise NotImplementedError
@@ -139,9 +139,9 @@ class Run(TreeOperation):
         """Return a sentence if it has no rollback."""
         return "" if self.reversible else f"{self.migrate} has no rollback"
 
-    def on(self, tree: Any, means: TreeContext) -> tuple[Any, list[Operation]]:
+    def on(self, tree: Any, context: TreeContext) -> tuple[Any, list[Operation]]:
         """Run the function."""
-        return means.run(self.migrate, tree), [back for back in [self.inverse()] if back is not None]
+        return context.run(self.migrate, tree), [back for back in [self.inverse()] if back is not None]
 
 
 def takes_functions(kind: str | None) -> bool:

@@ -15,8 +15,8 @@ from anemoi_ckpt_migrate.tree.walk import Path, walk
 USUAL = ("state_dict", "model_state_dict", "model")
 """The usual keys of the state dict of a model."""
 AVERAGED = "module."
-Told = tuple[str, str, str]
-"""A dict of parameters in a record: its path, the extra prefix of the names there, and the lacking prefix."""
+NotedLocation = tuple[str, str, str]
+"""A dict of parameters in a record: its path, the extra prefix of the names there, and the missing_prefix prefix."""
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """Names that torch and Lightning give to a wrapped model: DistributedDataParallel, torch.compile, FSDP, and so on."""
@@ -36,19 +36,19 @@ class ParameterLocation:
         Its path in the tree.
     content : dict
         The dict.
-    lead : str
+    extra_prefix : str
         The prefix of names here that the state dict does not have.
-    lacking : str
-        The prefix of names in the state dict that is lacking here.
+    missing_prefix : str
+        The prefix of names in the state dict that is missing_prefix here.
     """
 
     path: str
     content: dict[Any, Any] = field(compare=False)
-    lead: str = ""
-    lacking: str = ""
+    extra_prefix: str = ""
+    missing_prefix: str = ""
 
     def __post_init__(self) -> None:
-        self._then = self.lead, self.lacking
+        self._then = self.extra_prefix, self.missing_prefix
 
     def table(self) -> Table:
         """Return its contents under the names of the state dict."""
@@ -56,9 +56,9 @@ class ParameterLocation:
         return Table((name, (key, value) if name is None else value) for name, key, value in named)
 
     def _own(self, key: Any, value: Any) -> str | None:
-        if not is_a(key, str) or not key.startswith(self.lead) or (is_a(value, dict) and not is_extra(key)):
+        if not is_a(key, str) or not key.startswith(self.extra_prefix) or (is_a(value, dict) and not is_extra(key)):
             return None
-        return self.lacking + key[len(self.lead) :]
+        return self.missing_prefix + key[len(self.extra_prefix) :]
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -66,31 +66,34 @@ class ParameterLocation:
         found = getattr(self.content, "_metadata", None)
         return found if is_a(found, dict) else None
 
-    def set_prefixes(self, lead: str, lacking: str) -> None:
+    def set_prefixes(self, extra_prefix: str, missing_prefix: str) -> None:
         """Set the prefixes; the keys change when the table is written."""
-        self.lead, self.lacking = lead, lacking
+        self.extra_prefix, self.missing_prefix = extra_prefix, missing_prefix
 
     def key(self, name: str) -> str:
         """Return the key here of a name of the state dict."""
-        return self.lead + name.removeprefix(self.lacking)
+        return self.extra_prefix + name.removeprefix(self.missing_prefix)
 
     def moves(self, moves: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
         """Return moves of names as moves of keys here, with old keys as of the last call."""
-        (lead, lacking), self._then = self._then, (self.lead, self.lacking)
-        return [(lead + old.removeprefix(lacking), None if new is None else self.key(new)) for old, new in moves]
+        (extra_prefix, missing_prefix), self._then = self._then, (self.extra_prefix, self.missing_prefix)
+        return [
+            (extra_prefix + old.removeprefix(missing_prefix), None if new is None else self.key(new))
+            for old, new in moves
+        ]
 
     def items(self, table: Table) -> list[tuple[Any, Any]]:
         """Return the items of a table, with the keys used here."""
         return [value if name is None else (self.key(name), value) for name, value in table.everything()]
 
-    def told(self) -> Told:
+    def noted(self) -> NotedLocation:
         """Return its description for the record."""
-        return self.path, self.lead, self.lacking
+        return self.path, self.extra_prefix, self.missing_prefix
 
     def is_found(self, table: Table, main: Table) -> bool:
         """Return whether the search for copies would find it in the same form, with the names of a table."""
         found = _like(self.path, dict(self.items(table)), main)
-        return found is not None and found.told() == self.told()
+        return found is not None and found.noted() == self.noted()
 
     def write(self, table: Table) -> None:
         """Replace the contents of the dict by those of a table, in its order."""
@@ -183,15 +186,15 @@ def is_extra(key: Any) -> bool:
 
 
 def _main(path: str, content: dict[Any, Any]) -> ParameterLocation:
-    return ParameterLocation(path, content, AVERAGED if _own_lead(content) == AVERAGED else "")
+    return ParameterLocation(path, content, AVERAGED if _average_prefix(content) == AVERAGED else "")
 
 
-def _own_lead(names: Collection[str]) -> str:
+def _average_prefix(names: Collection[str]) -> str:
     """Return the prefix of all names of the model in a state dict of `AveragedModel`; empty for any other."""
     for counter in (name for name in names if name.rpartition(".")[2] == _COUNTER):
-        lead = counter.removesuffix(_COUNTER) + AVERAGED
-        if len(names) > 1 and all(name.startswith(lead) for name in names if name != counter):
-            return lead
+        extra_prefix = counter.removesuffix(_COUNTER) + AVERAGED
+        if len(names) > 1 and all(name.startswith(extra_prefix) for name in names if name != counter):
+            return extra_prefix
     return ""
 
 
@@ -250,17 +253,21 @@ def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:
 
 def _like(path: str, content: dict[Any, Any], main: Table) -> ParameterLocation | None:
     tensors = [key for key, value in content.items() if is_tensor(value)]
-    own = _own_lead(content)  # stays, even if the state dict gains or loses a wrapper of that name
-    for more, lacking in _leads([key[len(own) :] for key in tensors if key.startswith(own)], main):
-        lead = own + more
-        names = [lacking + key[len(lead) :] for key in tensors if key.startswith(lead)]
-        same = sum(_shape(main[name]) == _shape(content[lead + name[len(lacking) :]]) for name in names if name in main)
+    own = _average_prefix(content)  # stays, even if the state dict gains or loses a wrapper of that name
+    for more, missing_prefix in _prefixes([key[len(own) :] for key in tensors if key.startswith(own)], main):
+        extra_prefix = own + more
+        names = [missing_prefix + key[len(extra_prefix) :] for key in tensors if key.startswith(extra_prefix)]
+        same = sum(
+            _shape(main[name]) == _shape(content[extra_prefix + name[len(missing_prefix) :]])
+            for name in names
+            if name in main
+        )
         if 2 * same > len(tensors):
-            return ParameterLocation(path, content, lead, lacking)
+            return ParameterLocation(path, content, extra_prefix, missing_prefix)
     return None
 
 
-def _leads(keys: Sequence[str], main: Table) -> Iterator[tuple[str, str]]:
+def _prefixes(keys: Sequence[str], main: Table) -> Iterator[tuple[str, str]]:
     yield "", ""
     for key in [key for key in keys if "." in key][:_TRIED]:
         parts = key.split(".")

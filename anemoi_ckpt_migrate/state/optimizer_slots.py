@@ -56,21 +56,21 @@ class Slots:
 
     Attributes
     ----------
-    lead : str
+    prefix : str
         The prefix of the optimizer's own names in the state dict.
     models : dict of int to Slot
         For each group, a parameter that has state; new parameters get state of the same kinds.
     """
 
-    lead = ""
+    prefix = ""
 
     def __init__(self, tensors: Tensors, groups: list[dict[Any, Any]], flattened: bool = False) -> None:
         self._tensors, self._groups, self._flattened = tensors, groups, flattened
         self.models: dict[int, Slot] = {}
 
-    def set_prefix(self, lead: str) -> None:
+    def set_prefix(self, prefix: str) -> None:
         """Set the prefix of the optimizer's own names in the state dict."""
-        self.lead = lead
+        self.prefix = prefix
 
     def set_models(self, models: dict[int, Slot]) -> None:
         """Set, for each group, a parameter that has state."""

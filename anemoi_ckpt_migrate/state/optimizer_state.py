@@ -144,7 +144,7 @@ class State:
         twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
         if twice:
             raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
-        self.slots.set_prefix(self._lead(names))
+        self.slots.set_prefix(self._own_prefix(names))
         self.table, self._written = Table(items), names
         self.slots.set_models({slot.group: slot for _, slot in reversed(items) if slot.state})
         self.declared = declared is not None or believed or (known is not None and known.declared)
@@ -206,26 +206,26 @@ class State:
         every = [name for own in called for name in own]
         whole = all(is_a(name, str) for name in every) and [len(own) for own in called] == self._counts()
         first = every[0] if every and whole else ""
-        leads = [name.removesuffix(first) for name in main if name.endswith(first)] if first else [""]
-        fit = [lead for lead in leads if _is_lead(lead) and all(f"{lead}{name}" in main for name in every)]
+        prefixes = [name.removesuffix(first) for name in main if name.endswith(first)] if first else [""]
+        fit = [prefix for prefix in prefixes if _is_prefix(prefix) and all(f"{prefix}{name}" in main for name in every)]
         if not whole or not fit:
             lost = next((name for name in every if name not in main), "?")
             raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {SAY}")
         if len(fit) > 1 and "" not in fit:
             raise Unknown(f"{first} of the optimizer at {self.path} may be {fit[0]}{first} or {fit[1]}{first}; {SAY}")
-        lead = "" if "" in fit else fit[0]
-        return [[f"{lead}{name}" for name in own] for own in called]
+        prefix = "" if "" in fit else fit[0]
+        return [[f"{prefix}{name}" for name in own] for own in called]
 
     def _counts(self) -> list[int]:
         return [len(group["params"]) for group in self.groups]
 
-    def _lead(self, names: Sequence[Sequence[str]]) -> str:
+    def _own_prefix(self, names: Sequence[Sequence[str]]) -> str:
         """Return the prefix of the optimizer's own names in the state dict."""
         own = [name for group in self.called() or () for name in group]
         full = [name for group in names for name in group]
-        lead = full[0].removesuffix(str(own[0])) if own and full else ""
-        if not own or full == [f"{lead}{name}" for name in own]:
-            return lead
+        prefix = full[0].removesuffix(str(own[0])) if own and full else ""
+        if not own or full == [f"{prefix}{name}" for name in own]:
+            return prefix
         if self.by_name:
             raise Unknown(
                 f"the optimizer at {self.path} uses the name {own[0]} for {full[0]} of the state dict, so its "
@@ -233,7 +233,7 @@ class State:
             )
         return ""  # names beside numbers are only informative
 
-    def lead_followed(self, before: Sequence[str]) -> str | None:
+    def follow_prefix(self, before: Sequence[str]) -> str | None:
         """Update the prefix of its own names after a change of all names; return the old prefix if it changed.
 
         Raises
@@ -241,19 +241,19 @@ class State:
         Unknown
             The optimizer's own names cannot be derived.
         """
-        lead, now = self.slots.lead, list(self.table)
-        strays = [name for name in now if not name.startswith(lead)]
+        prefix, now = self.slots.prefix, list(self.table)
+        strays = [name for name in now if not name.startswith(prefix)]
         if not strays:
             return None
-        own = [name.removeprefix(lead) for name in before]
-        new = now[0].removesuffix(own[0]) if own else lead
-        if not _is_lead(new) or now != [f"{new}{name}" for name in own]:
+        own = [name.removeprefix(prefix) for name in before]
+        new = now[0].removesuffix(own[0]) if own else prefix
+        if not _is_prefix(new) or now != [f"{new}{name}" for name in own]:
             raise Unknown(
-                f"the optimizer at {self.path} leaves {lead} out of its names, so its name for {strays[0]} is "
+                f"the optimizer at {self.path} leaves {prefix} out of its names, so its name for {strays[0]} is "
                 "unknown; change that prefix for all names at once"
             )
         self.slots.set_prefix(new)
-        return lead
+        return prefix
 
     def _declared(self, declared: OrderDeclaration, main: Table, tensors: Tensors) -> Sequence[Sequence[str]]:
         if len(declared.groups) != len(self.groups):
@@ -322,7 +322,7 @@ class State:
         more = self._more()
         number = 0
         for group, own in zip(self.groups, self.names(main), strict=True):
-            called = [name.removeprefix(self.slots.lead) for name in own]
+            called = [name.removeprefix(self.slots.prefix) for name in own]
             keys: list[Any] = called if self.by_name else list(range(number, number + len(own)))
             number += len(own)
             group["params"] = keys
@@ -431,7 +431,7 @@ def _may_have(name: str, moment: Any, main: Table, tensors: Tensors) -> bool:
     return moment is None or moment == plain_shape(value, tensors)
 
 
-def _is_lead(text: str) -> bool:
+def _is_prefix(text: str) -> bool:
     return not text or text.endswith(".")
 
 

@@ -124,9 +124,9 @@ class ParameterContext:
         return bool(self._missing)
 
     @property
-    def lacking(self) -> str:
+    def missing_prefix(self) -> str:
         """The prefix of its names that they lack in the tree."""
-        return self._parameters.lacking
+        return self._parameters.missing_prefix
 
     def add(self, names: Iterable[str]) -> None:
         """Note names that the operation added."""
@@ -224,28 +224,28 @@ class ParameterContext:
         return list(found)
 
     def relate(self, names: Mapping[str, str]) -> None:
-        """Update the lacking prefix if a renaming changes only that; the names in the tree then stay unchanged."""
-        before = self.lacking
+        """Update the missing prefix if a renaming changes only that; the names in the tree then stay unchanged."""
+        before = self.missing_prefix
         after = {old[len(before) :]: names.get(old, old) for old in self.table}
         if self.place is None or all(new.startswith(before) for new in after.values()):
             return
         begin = next(new.removesuffix(rest) for rest, new in after.items())
         if all(new == begin + rest for rest, new in after.items()):
-            if self.place.lead not in ("", AVERAGED):
+            if self.place.extra_prefix not in ("", AVERAGED):
                 self.fault(
-                    f"names begin with {self.place.lead}, but those of the state dict with {before}, so the wrappers "
-                    "cannot be matched; use op.Run to change both"
+                    f"names begin with {self.place.extra_prefix}, but those of the state dict with {before}, so the "
+                    "wrappers cannot be matched; use op.Run to change both"
                 )
                 return
-            self.place.set_prefixes(self.place.lead, begin)
+            self.place.set_prefixes(self.place.extra_prefix, begin)
 
     def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:
         """Return whether new names are available once others are removed; note a fault if not."""
         leaving = set(gone)
         seen: set[str] = set()
         for name in new:
-            if not name.startswith(self.lacking):
-                before = f"names lack {self.lacking}, which the state dict has before them"
+            if not name.startswith(self.missing_prefix):
+                before = f"names lack {self.missing_prefix}, which the state dict has before them"
                 self.fault(f"{before}, so the source of {name} is unknown")
                 return False
             if name in seen or (name in self.table and name not in leaving):

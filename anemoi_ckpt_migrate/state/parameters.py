@@ -63,6 +63,6 @@ class ParameterSet:
     place: ParameterLocation | None = None
 
     @property
-    def lacking(self) -> str:
+    def missing_prefix(self) -> str:
         """The prefix of its names that they lack in the tree."""
-        return "" if self.place is None else self.place.lacking
+        return "" if self.place is None else self.place.missing_prefix
