@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests.support.project import Folder
 
 # No deadline: the machine may be busy. Other Pythons need not try as many examples.
-settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "200")))
+settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
 settings.load_profile("default")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -37,6 +38,7 @@ ARCHAIC = (
 )
 
 
+@functools.cache
 def docstrings() -> str:
     trees = [ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))]
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -45,6 +47,7 @@ def docstrings() -> str:
     )
 
 
+@functools.cache
 def messages() -> list[str]:
     """All strings of the package with several words, except docstrings and notes below attributes."""
     found = []

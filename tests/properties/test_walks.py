@@ -17,7 +17,7 @@ from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
 from anemoi_ckpt_migrate.revisions.planner import check_recorded
 from tests.support.project import Folder, digest, load
 
-WALKS, STEPS = int(os.environ.get("WALKS", "25")), 25
+WALKS, STEPS = int(os.environ.get("WALKS", "15")), 25
 
 SCRIPT = '''"""change {rev}
 

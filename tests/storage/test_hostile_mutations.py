@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +118,6 @@ def test_what_takes_a_tensor_gets_one(project: Folder, made: str) -> None:
     """torch's own code must never take a stand-in for a tensor: it would read memory that is none."""
     project.script("a1", None, f'w = ckpt["state_dict"]["x.weight"]\nckpt["made"] = {made}', top="import torch")
     checkpoint = project.copy()
-    command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint)]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    project.ok("upgrade", "head", checkpoint)
     wanted = eval(made, {"torch": torch, "w": torch.load(project.copy(to="old.ckpt"))["state_dict"]["x.weight"]})
     assert torch.equal(torch.load(checkpoint)["made"], wanted)
