@@ -398,7 +398,7 @@ class TreePickler(_PythonPickler):
         obj: Any = None,
     ) -> None:
         """Write how an object is built. Its items are written only once, even if its own arguments hold it."""
-        self.plain &= func is collections.OrderedDict and state is None
+        self.plain &= func is collections.OrderedDict and (state is None or type(state) is dict)
 
         def once(items: Any) -> Any:
             if id(obj) not in self._done:
