@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
@@ -64,7 +65,10 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     place = find_main(state.tree, path)
     if isinstance(place, str):
         return (place,)
-    found = [f"not explained: {what}" for what in misfit(items_of(place.table(), tensors)[0], other.items).sentences()]
+    left = misfit(items_of(place.table(), tensors)[0], other.items)
+    if not (one.is_ordered and other.is_ordered):
+        left = replace(left, moved=False)
+    found = [f"not explained: {what}" for what in left.sentences()]
     if other.file is None:
         return tuple(found[:_SHOWN])
     new, _ = embed.unrecorded(other.file)

@@ -213,7 +213,9 @@ def _below(found: Inspection) -> Iterator[Any]:
         if names:
             yield Text.assemble((f"{standing:10} ", _COLOURS[standing]), names, (f"  ({meaning})", "dim"))
     if found.damaged is not None and not found.damaged:
-        yield Text("verified   all checksums match", "green")
+        unchecked = found.facts.unchecked
+        rest = f"{unchecked} entries have no checksum, all others match" if unchecked else "all checksums match"
+        yield Text(f"verified   {rest}", "yellow" if unchecked else "green")
     for damage in found.damaged or ():
         tensors = f": {', '.join(damage.tensors)}" if damage.tensors else ""
         yield Text(plain(f"damaged    {damage.record}{tensors}"), "bold red")

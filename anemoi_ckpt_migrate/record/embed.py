@@ -67,6 +67,7 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
     if found is None and attachment is not None:
         try:
             found = json.loads(attachment)
+            json.dumps(found, ensure_ascii=False).encode()  # JSON may escape halves of pairs, which no text has
         except (ValueError, RecursionError) as error:
             raise DamagedRecord("it is not JSON") from error
     return found

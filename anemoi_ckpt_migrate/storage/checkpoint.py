@@ -7,14 +7,15 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from anemoi_ckpt_migrate.errors import Damaged
+from anemoi_ckpt_migrate.errors import Damaged, UsageError
 from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.in_place import check_own
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+from anemoi_ckpt_migrate.storage.safetensors_header import SUFFIX
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
 from anemoi_ckpt_migrate.storage.tensors.materialize import Source
@@ -44,6 +45,8 @@ class Checkpoint(ABC):
     """
 
     _maker: TensorBuilder
+    suffix: ClassVar[str] = ""
+    """The ending of the names of such files; empty if any other will do."""
 
     def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
         self.path, self.length = path, length
@@ -311,6 +314,11 @@ class Checkpoint(ABC):
 
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
         check_whole(self.path)
+        if output is not None and (output.suffix == SUFFIX) is not (self.suffix == SUFFIX):
+            other = self.suffix or "another ending"
+            raise UsageError(
+                f"the new file has the format of the old one, so {output} needs {other} for its name to fit"
+            )
         if output is None:
             return replacement(self._target, self._descriptor, self._before)
         return replacement(Path(os.path.realpath(output)), self._descriptor, None)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
@@ -37,6 +38,11 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
         before = os.fstat(descriptor)
         length = whole_length(Path(os.path.realpath(path)), descriptor)
         if safetensors_header.is_safetensors(os.pread(descriptor, 9, 0), length):
+            if not safetensors_header.is_named_so(os.fspath(path)):
+                # By its name, torch.load would read it, and that may find a pickle in the same bytes.
+                raise NotACheckpoint(
+                    "it is a safetensors file by its content; give it a name that ends in .safetensors"
+                )
             yield SafetensorsCheckpoint(Path(path), descriptor, before, length)
         else:
             yield TorchCheckpoint(Path(path), descriptor, before, length, trusted)

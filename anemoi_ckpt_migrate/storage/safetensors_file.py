@@ -22,7 +22,16 @@ from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_header import BLOCK, SPELLED, HeaderEntry, header_bytes, read_header
+from anemoi_ckpt_migrate.storage.safetensors_header import (
+    BLOCK,
+    RESERVED,
+    SPELLED,
+    SUFFIX,
+    HeaderEntry,
+    header_bytes,
+    is_text,
+    read_header,
+)
 from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
@@ -49,7 +58,7 @@ class _Item:
     name, dtype, shape
         As in a header.
     key : str
-        The key of the storage: the name of a tensor in the file, or a number.
+        The key of the storage: ``=`` and the name of a tensor in the file, or a number.
     offset : int
         The first element in the storage.
     """
@@ -67,11 +76,14 @@ class SafetensorsCheckpoint(Checkpoint):
     def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
         super().__init__(path, descriptor, before, length)
         self._header = read_header(descriptor, length)
-        self._items = [_Item(each.name, each.dtype, each.shape, each.name) for each in self._header.entries]
-        self._places = {each.name: (each.start, each.end) for each in self._header.entries}
+        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+        self._items = [_Item(each.name, each.dtype, each.shape, f"={each.name}") for each in self._header.entries]
+        self._places = {f"={each.name}": (each.start, each.end) for each in self._header.entries}
         self._unwritten: dict[str, memoryview] = {}
         self._reading: Source | None = None
         self._maker = TensorBuilder(self._first_key(), [])
+
+    suffix = SUFFIX
 
     @property
     def is_of_torch(self) -> bool:
@@ -123,8 +135,10 @@ class SafetensorsCheckpoint(Checkpoint):
     def _item(self, name: Any, value: Any, real: dict[str, memoryview]) -> _Item:
         """Return a value of the tree as a tensor to write; add the content of a real tensor to `real`."""
         where = f"ckpt[{name!r:.80}]"
-        if not isinstance(name, str) or name == "__metadata__":
-            raise Unpicklable(where, "the names of tensors in a safetensors file are texts, other than __metadata__")
+        if not isinstance(name, str) or name in RESERVED or not is_text(name):
+            raise Unpicklable(
+                where, f"a tensor of a safetensors file has a name of text, other than {' and '.join(RESERVED)}"
+            )
         if is_stored(value):
             try:
                 plain = plain_of(value)
@@ -135,8 +149,8 @@ class SafetensorsCheckpoint(Checkpoint):
             dtype, shape = known_dtype(plain), tuple(plain.shape)
             key, offset = storage_of(plain).key, reduced(plain)[1][1]
         elif is_real(value):
-            dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
             key, offset = self._content_of(value, where, real), 0
+            dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
         else:
             raise Unpicklable(where, f"a safetensors file holds tensors only, not a {type(value).__name__}")
         if dtype not in SPELLED:
@@ -146,7 +160,8 @@ class SafetensorsCheckpoint(Checkpoint):
     def _content_of(self, value: Any, where: str, real: dict[str, memoryview]) -> str:
         from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
 
-        if value.layout.__str__() != "torch.strided" or value.is_quantized:
+        plain = type(value).__name__ in ("Tensor", "Parameter") and not value.is_nested and not value.is_meta
+        if not plain or str(value.layout) != "torch.strided" or value.is_quantized:
             raise Unpicklable(where, "a safetensors file holds plain tensors only")
         key = str(self._maker.next_key + len(real))
         real[key] = content_of(value.detach().resolve_conj().resolve_neg().cpu().contiguous().clone().untyped_storage())
@@ -256,8 +271,7 @@ class SafetensorsCheckpoint(Checkpoint):
             at += size
 
     def _first_key(self) -> int:
-        keys = (*self._places, *self._unwritten)
-        return max((int(key) for key in keys if key.isdecimal() and len(key) < 19), default=-1) + 1
+        return max(map(int, self._unwritten), default=-1) + 1
 
     def _source(self) -> Source:
         if self._reading is None:

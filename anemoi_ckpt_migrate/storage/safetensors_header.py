@@ -8,8 +8,8 @@ documentation of safetensors ("Format"), and what its loader refuses (version 0.
 from __future__ import annotations
 
 import json
-import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +89,16 @@ class Header:
     end: int
 
 
+SUFFIX = ".safetensors"
+RESERVED = (METADATA, "ckpt_migrate")
+"""Names that no tensor may have: the texts of the format, and the record where a tree holds it."""
+
+
+def is_named_so(path: str) -> bool:
+    """Return whether a file has the name of a safetensors file, or of a backup of one."""
+    return re.search(rf"{re.escape(SUFFIX)}(\.bak\d*)?$", path) is not None
+
+
 def is_safetensors(start: bytes, length: int) -> bool:
     """Return whether a file looks like one of safetensors, by its first nine bytes and its length."""
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= length - _LENGTH
@@ -114,14 +124,18 @@ def read_header(descriptor: int, length: int) -> Header:
     if size > LONGEST:
         raise _wrong(f"its header of {size:,} bytes is longer than the {LONGEST:,} that safetensors reads")
     try:
-        data = json.loads(os.pread(descriptor, size, _LENGTH).decode(), object_pairs_hook=_without_repetition)
+        text = os.pread(descriptor, size, _LENGTH).decode()
+        data = json.loads(text, object_pairs_hook=_without_repetition, parse_int=_size)
     except NotACheckpoint:
         raise
     except (ValueError, RecursionError) as error:
         raise _wrong(f"its header is not JSON ({str(error) or 'nested too deeply':.80})") from error
-    metadata = data.pop(METADATA, None) or {}
+    metadata = data.pop(METADATA, None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _wrong(f"{METADATA} in its header holds something else than texts by name")
+    if reserved := [name for name in RESERVED if name in data]:
+        raise _wrong(f"a tensor is called {reserved[0]}, which is the place of the record")
     found = sorted((_entry(name, each, _LENGTH + size) for name, each in data.items()), key=_place)
     end = _LENGTH + size
     for entry in found:
@@ -179,10 +193,27 @@ def _entry(name: str, data: Any, begin: int) -> HeaderEntry:
         raise _wrong(f"the shape or the place of {shown} is no list of sizes")
     from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 
-    size = math.prod(shape) * SIZES[DTYPES[dtype]]
+    size = _product((*shape, SIZES[DTYPES[dtype]]), shown)
     if place[1] - place[0] != size:
         raise _wrong(f"{shown} needs {size:,} bytes, and its place in the file has {place[1] - place[0]:,}")
     return HeaderEntry(name, DTYPES[dtype], tuple(shape), begin + place[0], begin + place[1])
+
+
+def _size(text: str) -> int:
+    """Read a number; a size has no sign, not even ``-0``."""
+    if text.startswith("-"):
+        raise ValueError(f"{text:.40} is no size")
+    return int(text)
+
+
+def _product(sizes: Iterable[int], shown: str) -> int:
+    """Multiply sizes as the library does: in 64 bits, whatever comes after a product that is too large."""
+    found = 1
+    for size in sizes:
+        found *= size
+        if found >= 1 << 64:
+            raise _wrong(f"{shown} has more bytes than any tensor")
+    return found
 
 
 def _are_sizes(value: Any) -> bool:
@@ -193,9 +224,21 @@ def _are_sizes(value: Any) -> bool:
     )
 
 
+def is_text(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: Python's own texts may hold halves of pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dict, but refuse a key that stands twice: the library takes the last one without a word."""
     found = dict(pairs)
+    for text in (part for pair in pairs for part in pair if isinstance(part, str)):
+        if not is_text(text):
+            raise _wrong("its header has characters that are not Unicode (a half of a pair)")
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
