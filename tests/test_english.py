@@ -51,7 +51,8 @@ def docstrings() -> str:
 def messages() -> list[str]:
     """All strings of the package with several words, except docstrings and notes below attributes."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    # A wheel holds the chain's scripts too. Their texts are part of what was released.
+    for path in sorted(each for each in PACKAGE.rglob("*.py") if "versions" not in each.parts):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in documentation]
