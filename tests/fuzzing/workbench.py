@@ -53,7 +53,8 @@ class Traps:
         self.sprung: list[str] = []
         self._active, self._folder = False, os.path.realpath(folder)
         self._runs, self._changes = frozenset(RUNS.split()), frozenset(CHANGES.split())
-        self._known = {name.partition(".")[0] for name in sys.modules}
+        # Torch is of the tool itself, also where it is not installed.
+        self._known = {name.partition(".")[0] for name in sys.modules} | {"torch"}
         sys.modules[CANARY] = _Canary(CANARY, self)
         sys.addaudithook(self._notice)
 
