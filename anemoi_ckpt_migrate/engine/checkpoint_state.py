@@ -30,6 +30,7 @@ from anemoi_ckpt_migrate.state.name_patterns import Pattern, literals
 from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
+from anemoi_ckpt_migrate.state.stash import packed, unpacked
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 
 
@@ -101,6 +102,14 @@ class CheckpointState:
     def replace_tree(self, tree: Any) -> None:
         """Take another tree, as a function returned it. The parameters must be closed."""
         self.tree = tree
+
+    def take_stash(self, revision: str) -> list[Any]:
+        """Remove the stashed values of a revision, and return them."""
+        return unpacked(self.stash.pop(revision, []))
+
+    def put_stash(self, revision: str, values: list[Any]) -> None:
+        """Stash the values of a revision."""
+        self.stash[revision] = packed(values, [self.tree, *self.stash.values()])
 
     def ties(self) -> Ties:
         """Return the tied parameters of the state dict, if optimizers have one state for them."""

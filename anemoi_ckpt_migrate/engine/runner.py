@@ -17,7 +17,6 @@ from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
 from anemoi_ckpt_migrate.state.infer_optimizer import Unknown, candidates, differ
 from anemoi_ckpt_migrate.state.parameter_context import Outcome, ParameterContext
-from anemoi_ckpt_migrate.state.stash import packed, unpacked
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 
@@ -92,12 +91,12 @@ class OperationRunner:
         """
         state = self._state
         if not self._upgrade:
-            self._stash = unpacked(state.stash.pop(self._revision, []))
+            self._stash = state.take_stash(self._revision)
         for operation in operations:
             self._apply_one(operation)
         self._settle()
         if self._upgrade and self._stash:
-            state.stash[self._revision] = packed(self._stash, [state.tree, *state.stash.values()])
+            state.put_stash(self._revision, self._stash)
         return self._undo
 
     def _apply_one(self, operation: Operation) -> None:
@@ -235,9 +234,9 @@ class OperationRunner:
     ) -> Outcome[Operation]:
         """Apply one operation to one copy."""
         parameters, state = opened.parameters, opened.state
-        needs_order = operation.concerns_optimizers and operation.changes_order(parameters.table)
-        if needs_order and state is not None and not state.keeps_order():
-            return Outcome(faults=(state.order_lost(),))
+        fixed = None if state is None or state.keeps_order() else state
+        if fixed is not None and operation.concerns_optimizers and operation.changes_order(parameters.table):
+            return Outcome(faults=(fixed.order_lost(),))
         missing = self._state.missing if parameters.main is None else ()
         context = ParameterContext(parameters, self._stash, self._discard_changes, tied, missing, added)
         undo: list[Operation] = []

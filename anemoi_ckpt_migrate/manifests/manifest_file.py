@@ -11,6 +11,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.errors import CannotWrite, DamagedManifest, NewerManifest
+from anemoi_ckpt_migrate.util.text import first_repeated
 
 NAME = "manifest.json"
 BRIDGES = "manifests"
@@ -175,9 +176,7 @@ def _buffer(item: Item) -> dict[str, bool]:
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice} is in it twice")
+        raise ValueError(f"{first_repeated(name for name, _ in pairs)} is in it twice")
     return found
 
 

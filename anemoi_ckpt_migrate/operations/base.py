@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+from anemoi_ckpt_migrate.util.text import first_repeated
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -272,8 +273,8 @@ def names_of(kind: Operation, what: str, value: Any, least: int = 1) -> tuple[st
         raise _wrong(kind, what, "a name or a list of names", value)
     if len(names) < least:
         raise _wrong(kind, what, f"a list of {least} names or more", value)
-    if len(set(names)) != len(names):
-        raise BadOperation(f"{type(kind).__name__}: {what} names {_twice(names)} twice")
+    if (twice := first_repeated(names)) is not None:
+        raise BadOperation(f"{type(kind).__name__}: {what} names {twice} twice")
     return tuple(names)
 
 
@@ -300,11 +301,6 @@ def flag_of(kind: Operation, what: str, value: Any) -> bool:
 
 def _wrong(kind: Operation, what: str, wanted: str, value: Any) -> BadOperation:
     return BadOperation(f"{type(kind).__name__}: {what} must be {wanted}, not {value!r:.60}")
-
-
-def _twice(names: Iterable[str]) -> str:
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
 def set_fields(kind: Operation, **values: Any) -> None:

@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
 from anemoi_ckpt_migrate.state.find_parameters import is_of_average
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+from anemoi_ckpt_migrate.util.text import first_repeated
 
 
 class _Naming(Operation):
@@ -300,8 +301,7 @@ class RenameEach(_Naming):
         ):
             raise BadOperation(f"RenameEach: names must be a dict of old and new names, not {self.names!r:.60}")
         for own in zip(*pairs, strict=True):
-            if len(set(own)) < len(own):
-                twice = next(name for name in own if own.count(name) > 1)
+            if (twice := first_repeated(own)) is not None:
                 raise BadOperation(f"RenameEach: names has {twice} twice")
         set_fields(self, names=tuple((old, new) for old, new in pairs))
 

@@ -8,6 +8,7 @@ from anemoi_ckpt_migrate.errors import DamagedLedger
 from anemoi_ckpt_migrate.other_tools.find import code_of
 from anemoi_ckpt_migrate.other_tools.interface import Done, Entry, OtherTool
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.text import first_repeated
 
 
 def listed(tool: OtherTool, tree: Any) -> tuple[Entry, ...] | None:
@@ -25,9 +26,7 @@ def listed(tool: OtherTool, tree: Any) -> tuple[Entry, ...] | None:
         if not is_a(found, list):
             raise DamagedLedger(f"it is a {type(found).__name__}", tool.key)
         entries = tuple(tool.entry(value)._replace(found=value) for value in found)
-    names = [entry.name for entry in entries]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if (twice := first_repeated(entry.name for entry in entries)) is not None:
         raise DamagedLedger(f"{twice} is in it twice", tool.key)
     return entries
 

@@ -8,7 +8,6 @@ of each group stand in the order of the state dict, and their shapes match the m
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +29,7 @@ from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.optimizer_formats import flattened, is_flattened, strays, unflattened
+from anemoi_ckpt_migrate.util.text import first_repeated
 
 
 class OrderDeclaration(Protocol):
@@ -141,9 +141,8 @@ class State:
                     raise Unknown(f"{name}, which the optimizer at {self.path} would have, is not a tensor; {SAY}")
                 shape = plain_shape(value, tensors) or ()  # without a shape, nothing is made from it
                 items.append((name, Slot(number, shape, state)))
-        twice = [name for name, count in Counter(name for name, _ in items).items() if count > 1]
-        if twice:
-            raise Unknown(f"the optimizer at {self.path} would have {twice[0]} twice; {SAY}")
+        if (twice := first_repeated(name for name, _ in items)) is not None:
+            raise Unknown(f"the optimizer at {self.path} would have {twice} twice; {SAY}")
         self.slots.set_prefix(self._own_prefix(names))
         self.table, self._written = Table(items), names
         self.slots.set_models({slot.group: slot for _, slot in reversed(items) if slot.state})

@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.errors import Damaged, UsageError
+from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint, UsageError
+from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.in_place import check_own
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_header import SUFFIX
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
+from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
-from anemoi_ckpt_migrate.storage.tensors.materialize import Source
+from anemoi_ckpt_migrate.storage.tensors.materialize import Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
+from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.storage.zip_writer import Content
+
+
+class NewFile(NamedTuple):
+    """A file to write.
+
+    Attributes
+    ----------
+    made, size : int
+        The number of bytes that are not copied from the old file, and of all bytes.
+    write : callable
+        Takes the descriptor of an empty file and a function for progress, and writes the file.
+    """
+
+    made: int
+    size: int
+    write: Callable[[int, Progress | None], None]
 
 
 class Checkpoint(ABC):
@@ -44,15 +66,27 @@ class Checkpoint(ABC):
         Entries of a draft beside the tree, which replace those of the file.
     """
 
-    _maker: TensorBuilder
-    suffix: ClassVar[str] = ""
-    """The ending of the names of such files; empty if any other will do."""
-
     def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
         self.path, self.length = path, length
         self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
+        self._archive = self._read_archive()
         self._touched: list[str] = []
+        self._checked: set[str] = set()
+        self._payloads: Any = None  # the content of the last tree, if it has real tensors
+        self._reading: Source | None = None
+        self._unwritten: dict[str, memoryview] = {}  # content of a draft that is not in the file
+        self._maker = TensorBuilder(self._first_key(), [])
         self.attached: dict[str, bytes | None] = {}
+
+    @abstractmethod
+    def _read_archive(self) -> Archive:
+        """Read the table of contents, and check it.
+
+        Raises
+        ------
+        NotACheckpoint
+            The file is damaged.
+        """
 
     # The tree
 
@@ -98,13 +132,35 @@ class Checkpoint(ABC):
             The rollback of operations would create far more bytes than the file has.
         """
 
-    @abstractmethod
     def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
         """Return the result of `write` without writing it: you can load, change and compare it."""
+        made = copy.copy(self)
+        made._adopt(pickled)
+        made.attached = {**self.attached, **attachments}
+        content = {key: each for key, each in pickled.payloads.items() if key not in self._maker.recipes}
+        made._unwritten = {**self._unwritten, **{key: memoryview(each) for key, each in content.items()}}  # type: ignore[arg-type]
+        made._maker = self._maker.forked(made._first_key(), made._unwritten)
+        made._reading = made._payloads = None
+        return made
 
     @abstractmethod
+    def _adopt(self, pickled: Pickled) -> None:
+        """Take a tree to write in place of that of the file."""
+
     def attachment(self, name: str) -> bytes | None:
         """Return the content of an entry beside the tree; None if there is no such entry."""
+        if name in self.attached:
+            return self.attached[name]
+        entry = self._archive.entries.get(name)
+        if entry is None:
+            return self._archive.small.get(name)
+        with self._stream() as stream:
+            return zip_archive.read_entry(stream, entry)
+
+    @property
+    def byteorder(self) -> str:
+        """The order of the bytes of its tensors: ``little`` or ``big``."""
+        return (self.attachment("byteorder") or b"little").decode("ascii", "replace")
 
     @property
     def touched(self) -> list[str]:
@@ -152,11 +208,65 @@ class Checkpoint(ABC):
         """Return the CRC-32 of a tensor's content, and its dtype; the CRC comes from the directory if it is there."""
         return self._source().digest(plain_of(tensor))
 
-    @abstractmethod
     def _source(self) -> Source:
         """Return the source for new tensors. It is created on demand, because it looks at every entry."""
+        if self._reading is None:
+            if self._maker.recipes:
+                self._check_byteorder()
+            self._reading = Source(
+                self._descriptor, self._archive, self._stream, self._maker, self._checked, self._unwritten
+            )
+        return self._reading
+
+    def _open_payloads(self) -> Any:
+        """Return the content of all tensors, mapped from the file; imports torch."""
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
+
+        self._check_byteorder()
+        places = places_in(self._archive, self._stream)
+        crcs = {name.removeprefix("data/"): entry.crc for name, entry in self._archive.entries.items()}
+        ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
+        return Payloads(self._descriptor, places, crcs, ours)
+
+    def _check_byteorder(self) -> None:
+        if self.byteorder != sys.byteorder:
+            raise NotACheckpoint(f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed")
+
+    def _contents_of(self, keys: Mapping[str, None], new: Mapping[str, Content]) -> dict[str, Content]:
+        """Return the content of storages to write that the file lacks or holds differently.
+
+        Parameters
+        ----------
+        keys : mapping of str to None
+            All storages to write.
+        new : mapping of str to memoryview
+            Content of real tensors that a function made.
+
+        Raises
+        ------
+        TooMuchAsked
+            The rollback of operations would create far more bytes than the file has.
+        """
+        found: dict[str, Content] = {} if self._payloads is None else dict(self._payloads.changed(keys))
+        found |= new
+        found |= {key: self._source().made(key) for key in keys if key in self._maker.recipes}
+        check_asked(sum(len(each) for key, each in found.items() if key in self._maker.asked), self.length)
+        return found
+
+    def _first_key(self) -> int:
+        """Return the first number that is not the key of a storage in the file."""
+        names = self._archive.entries or self._archive.loose
+        keys = [name[5:] for name in names if name.startswith("data/")]
+        return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
+
+    def _stream(self) -> io.BufferedReader:
+        return zip_archive.window(self._descriptor, self.length)
 
     # The file
+
+    @abstractmethod
+    def fits(self, name: str) -> bool:
+        """Return whether a file of this format may have a name."""
 
     @property
     def is_of_torch(self) -> bool:
@@ -203,7 +313,6 @@ class Checkpoint(ABC):
         """
         if in_place:
             self._check_in_place()
-        if in_place:
             check_own(self._target)
         else:
             check_writable(self._target)
@@ -236,9 +345,11 @@ class Checkpoint(ABC):
         CannotWrite
             The system refused the file; everything is unchanged.
         """
+        content = self._new_file(pickled, attachments)
         target = self._target if output is None else Path(os.path.realpath(output))
+        check_room(target, content.made, content.size)
         with self._replacement(output) as new:
-            self._write_to(new, pickled, attachments, target, progress)
+            content.write(new.descriptor, progress)
             return self._published(new, output, backup)
 
     @abstractmethod
@@ -246,15 +357,8 @@ class Checkpoint(ABC):
         """Refuse a format that cannot be written in place, with `NotInPlace`."""
 
     @abstractmethod
-    def _write_to(
-        self,
-        new: Replacement,
-        pickled: Pickled,
-        attachments: Mapping[str, bytes | None],
-        target: Path,
-        progress: Progress | None,
-    ) -> None:
-        """Check that there is room for the changed checkpoint, and write it to a new file."""
+    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
+        """Lay out the changed checkpoint. Parameters are those of `write`."""
 
     @abstractmethod
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
@@ -276,9 +380,9 @@ class Checkpoint(ABC):
             copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
             return self._published(new, output, backup)
 
-    @abstractmethod
     def release(self) -> None:
         """Free the memory that only loading needs; `names` stays available."""
+        self._reading = self._payloads = None
 
     # Earlier states in the file, for formats that can be written in place
 
@@ -314,11 +418,10 @@ class Checkpoint(ABC):
 
     def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
         check_whole(self.path)
-        if output is not None and (output.suffix == SUFFIX) is not (self.suffix == SUFFIX):
-            other = self.suffix or "another ending"
-            raise UsageError(
-                f"the new file has the format of the old one, so {output} needs {other} for its name to fit"
-            )
         if output is None:
             return replacement(self._target, self._descriptor, self._before)
+        if not self.fits(output.name):
+            raise UsageError(
+                f"the new file has the format of {self.path.name}, so give {output} a name with the same ending"
+            )
         return replacement(Path(os.path.realpath(output)), self._descriptor, None)

@@ -46,7 +46,7 @@ class FileInfo:
 
 
 def facts_of(
-    archive: Archive, byteorder: bytes, protocol: int, keys: Collection[str], length: int, interrupted: bool
+    archive: Archive, byteorder: str, protocol: int, keys: Collection[str], length: int, interrupted: bool
 ) -> FileInfo:
     """Return facts about a checkpoint in its file.
 
@@ -54,8 +54,8 @@ def facts_of(
     ----------
     archive : Archive
         Its entries.
-    byteorder : bytes
-        Content of its `byteorder` entry.
+    byteorder : str
+        The order of the bytes of its tensors.
     protocol : int
         Protocol of the pickle.
     keys : collection of str
@@ -70,7 +70,7 @@ def facts_of(
         "torch zip" if archive.is_zip else "torch before 1.6",
         length,
         archive.dead,
-        {b"little": "little", b"big": "big"}.get(byteorder, "unknown"),
+        byteorder if byteorder in ("little", "big") else "unknown",
         protocol,
         sum(not entry.crc and entry.size > 0 for entry in entries.values()) or len(archive.loose),
         interrupted,

@@ -12,7 +12,6 @@ from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.in_place import whole_length
-from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 
 
@@ -43,6 +42,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
                 raise NotACheckpoint(
                     "it is a safetensors file by its content; give it a name that ends in .safetensors"
                 )
+            from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
+
             yield SafetensorsCheckpoint(Path(path), descriptor, before, length)
         else:
             yield TorchCheckpoint(Path(path), descriptor, before, length, trusted)

@@ -6,19 +6,17 @@ or to write one whose tensors only move.
 
 from __future__ import annotations
 
-import copy
 import json
-import os
-import sys
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Unpicklable
-from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
+from anemoi_ckpt_migrate.storage.atomic_replace import Written
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -26,25 +24,23 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     BLOCK,
     RESERVED,
     SPELLED,
-    SUFFIX,
     HeaderEntry,
     header_bytes,
+    is_named_so,
     is_text,
     read_header,
 )
-from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
-    TensorBuilder,
     is_contiguous,
     known_dtype,
     plain_of,
     storage_of,
 )
-from anemoi_ckpt_migrate.storage.tensors.materialize import Made, Source
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
-from anemoi_ckpt_migrate.storage.zip_archive import Archive, window
+from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
 
@@ -69,21 +65,32 @@ class _Item:
     key: str
     offset: int = 0
 
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return math.prod(self.shape) * SIZES[self.dtype]
+
 
 class SafetensorsCheckpoint(Checkpoint):
     """An open file of safetensors. Its tree is a dict of tensors."""
 
-    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
-        super().__init__(path, descriptor, before, length)
-        self._header = read_header(descriptor, length)
-        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
-        self._items = [_Item(each.name, each.dtype, each.shape, f"={each.name}") for each in self._header.entries]
-        self._places = {f"={each.name}": (each.start, each.end) for each in self._header.entries}
-        self._unwritten: dict[str, memoryview] = {}
-        self._reading: Source | None = None
-        self._maker = TensorBuilder(self._first_key(), [])
+    byteorder = "little"
 
-    suffix = SUFFIX
+    def _read_archive(self) -> Archive:
+        """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
+        header = read_header(self._descriptor, self.length)
+        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+        self._items = [_Item(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
+        loose = {f"data/={each.name}": (each.start, each.end) for each in header.entries}
+        texts = {name: text.encode() for name, text in header.metadata.items()}
+        return Archive("", {}, self.length, 0, loose, texts)
+
+    def _adopt(self, pickled: Pickled) -> None:
+        self._items = _items(pickled)
+
+    def fits(self, name: str) -> bool:
+        """Return whether the name is that of a safetensors file, or of a backup of one."""
+        return is_named_so(name)
 
     @property
     def is_of_torch(self) -> bool:
@@ -102,13 +109,16 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def load(self, trusting: bool = True) -> dict[str, StoredTensor]:
         """Return the state dict with stand-ins for tensors."""
-        self._touched = []
+        self._touched, self._payloads = [], None
         self._maker.renew(self._touched)
         return {item.name: self._stand_in(item) for item in self._items}
 
     def load_content(self) -> dict[str, Any]:
         """Return the state dict with real tensors over the file."""
-        return {name: self.content(tensor) for name, tensor in self.load().items()}
+        from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated
+
+        tree, self._payloads, made = self.load(), self._open_payloads(), dict[str, Any]()
+        return {name: evaluated(each, self._maker.recipes, self._payloads, made) for name, each in tree.items()}
 
     def _stand_in(self, item: _Item) -> StoredTensor:
         return self._maker.stored(item.key, item.dtype, item.shape, item.offset)
@@ -119,21 +129,15 @@ class SafetensorsCheckpoint(Checkpoint):
             raise Unpicklable(
                 "the checkpoint", f"a safetensors file holds a dict of tensors, not a {type(tree).__name__}"
             )
-        items, real = list[_Item](), dict[str, memoryview]()
-        for name, value in tree.items():
-            items.append(self._item(name, value, real))
+        new: dict[str, Content] = {}
+        items = [self._item(name, value, new) for name, value in tree.items()]
         _check_shared(items)
-        recipes = self._maker.recipes
         keys = dict.fromkeys(item.key for item in items)
-        payloads: dict[str, Any] = {
-            key: real[key] if key in real else self._source().made(key) for key in keys if key in real or key in recipes
-        }
-        check_asked(sum(len(each) for key, each in payloads.items() if key in self._maker.asked), self.length)
         data = json.dumps([[each.name, each.dtype, each.shape, each.key, each.offset] for each in items])
-        return Pickled(data.encode(), keys, payloads)
+        return Pickled(data.encode(), keys, self._contents_of(keys, new))
 
-    def _item(self, name: Any, value: Any, real: dict[str, memoryview]) -> _Item:
-        """Return a value of the tree as a tensor to write; add the content of a real tensor to `real`."""
+    def _item(self, name: Any, value: Any, new: dict[str, Content]) -> _Item:
+        """Return a value of the tree as a tensor to write; add the content of a tensor that is not in the file."""
         where = f"ckpt[{name!r:.80}]"
         if not isinstance(name, str) or name in RESERVED or not is_text(name):
             raise Unpicklable(
@@ -149,7 +153,7 @@ class SafetensorsCheckpoint(Checkpoint):
             dtype, shape = known_dtype(plain), tuple(plain.shape)
             key, offset = storage_of(plain).key, reduced(plain)[1][1]
         elif is_real(value):
-            key, offset = self._content_of(value, where, real), 0
+            key, offset = self._storage_of(value, where, new)
             dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
         else:
             raise Unpicklable(where, f"a safetensors file holds tensors only, not a {type(value).__name__}")
@@ -157,50 +161,36 @@ class SafetensorsCheckpoint(Checkpoint):
             raise Unpicklable(where, f"safetensors has no dtype {dtype}")
         return _Item(name, dtype, shape, key, offset)
 
-    def _content_of(self, value: Any, where: str, real: dict[str, memoryview]) -> str:
+    def _storage_of(self, value: Any, where: str, new: dict[str, Content]) -> tuple[str, int]:
+        """Return the storage of a real tensor, and its first element there."""
         from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
 
         plain = type(value).__name__ in ("Tensor", "Parameter") and not value.is_nested and not value.is_meta
         if not plain or str(value.layout) != "torch.strided" or value.is_quantized:
             raise Unpicklable(where, "a safetensors file holds plain tensors only")
-        key = str(self._maker.next_key + len(real))
-        real[key] = content_of(value.detach().resolve_conj().resolve_neg().cpu().contiguous().clone().untyped_storage())
-        return key
-
-    def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> SafetensorsCheckpoint:
-        """Return the result of `write` without writing it: you can load, change and compare it."""
-        made = copy.copy(self)
-        made._items, made.attached = _items(pickled), {**self.attached, **attachments}
-        content = {key: each for key, each in pickled.payloads.items() if key not in self._maker.recipes}
-        made._unwritten = {**self._unwritten, **content}  # type: ignore[dict-item]
-        made._maker = self._maker.forked(made._first_key(), made._unwritten)
-        made._reading = None
-        return made
-
-    def attachment(self, name: str) -> bytes | None:
-        """Return a text under ``__metadata__``; None if there is no such text."""
-        if name in self.attached:
-            return self.attached[name]
-        found = self._header.metadata.get(name)
-        return None if found is None else found.encode()
+        value = value.detach().resolve_conj().resolve_neg()
+        if self._payloads is not None and value.is_contiguous():
+            key = self._payloads.key_of(value.untyped_storage())
+            if key is not None:  # it lies in the file, changed or not
+                return key, value.storage_offset()
+        value = value.cpu().contiguous()
+        if value.untyped_storage().nbytes() != value.nbytes:
+            value = value.clone()  # a part of a larger storage
+        key = str(self._maker.next_key + len(new))
+        new[key] = content_of(value.untyped_storage())
+        return key, 0
 
     def facts(self) -> FileInfo:
         """Return facts about the file."""
-        entries = self._header.entries
-        texts = {name: len(text.encode()) for name, text in self._header.metadata.items()}
-        return FileInfo(
-            "safetensors", self.length, 0, "little", 0, sum(e.end > e.start for e in entries), False, (), texts
-        )
+        texts = {name: len(text) for name, text in self._archive.small.items()}
+        unchecked = sum(end > start for start, end in self._archive.loose.values())
+        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, False, (), texts)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return an empty list: the format has no checksums."""
         return []
 
-    def release(self) -> None:
-        """Free the stand-ins' descriptions."""
-        self._items = []
-
-    def _check_in_place(self) -> None:
+    def _check_in_place(self) -> NoReturn:
         raise NotInPlace(
             "it is a safetensors file, which is only ever replaced as a whole", "a new file takes its place"
         )
@@ -208,82 +198,58 @@ class SafetensorsCheckpoint(Checkpoint):
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
         """Refuse: see `check_writable`."""
         self._check_in_place()
-        raise NotImplementedError
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
-    def _write_to(
-        self,
-        new: Replacement,
-        pickled: Pickled,
-        attachments: Mapping[str, bytes | None],
-        target: Path,
-        progress: Progress | None,
-    ) -> None:
+    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
         items = _in_aligned_order(_items(pickled))
-        metadata = dict(self._header.metadata)
-        for name, content in {**self.attached, **attachments}.items():
-            metadata.pop(name, None)
-            if content is not None:
-                metadata[name] = content.decode()
+        texts = {**self._archive.small, **self.attached, **attachments}
+        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
         entries, end = [], 0
         for item in items:
-            size = _size(item)
-            entries.append(HeaderEntry(item.name, item.dtype, item.shape, end, end + size))
-            end += size
+            entries.append(HeaderEntry(item.name, item.dtype, item.shape, end, end + item.size))
+            end += item.size
+        begin = min((start for start, _ in self._archive.loose.values()), default=0)
         try:
-            header = header_bytes(entries, metadata, self._header.end if end > _WORTH_SHARING else 0)
+            header = header_bytes(entries, metadata, begin if end > _WORTH_SHARING else 0)
         except ValueError as error:
             raise Unpicklable("the record", str(error)) from error
-        made = sum(len(each) for each in pickled.payloads.values())
-        check_room(target, len(header) + made, len(header) + end)
-        write_at(new.descriptor, header, 0)
+        made = len(header) + sum(len(each) for each in pickled.payloads.values())
+        return NewFile(made, len(header) + end, partial(self._write, header, items, pickled))
+
+    def _write(
+        self, header: bytes, items: list[_Item], pickled: Pickled, target: int, progress: Progress | None
+    ) -> None:
+        write_at(target, header, 0)
         at = len(header)
-        for start, stop in _merged(self._parts(items, pickled, new.descriptor, len(header))):
+        for start, stop in _merged(self._parts(items, pickled, target, at)):
             if start is None:
                 at += stop
             else:
-                copy_range(self._descriptor, new.descriptor, start, stop, at, progress)
+                copy_range(self._descriptor, target, start, stop, at, progress)
                 at += stop - start
 
     def _parts(self, items: list[_Item], pickled: Pickled, target: int, at: int) -> Iterator[tuple[int | None, int]]:
         """Yield the content of the new file in order: ranges of the old file; (None, count) for bytes written here."""
         for item in items:
-            size, start = _size(item), item.offset * SIZES[item.dtype]
-            content = pickled.payloads.get(item.key)
-            if content is None:
-                begin = self._places[item.key][0] + start
-                yield begin, begin + size
-            elif isinstance(content, Made) and (extents := self._maker.extents(self._stand_in(item))) is not None:
+            size, start = item.size, item.offset * SIZES[item.dtype]
+            is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
+            extents = None if is_held else self._maker.extents(self._stand_in(item))
+            if extents is not None:
                 for key, first, count in extents:
-                    begin = self._places[key][0] + first
+                    begin = self._archive.loose[f"data/{key}"][0] + first
                     yield begin, begin + count
             else:
-                written = 0
+                written, content = 0, pickled.payloads[item.key]
                 chunks = [content] if isinstance(content, (bytes, memoryview)) else content.chunks()
                 for chunk in chunks:
-                    view = memoryview(chunk)[max(0, start - written) : start + size - written]
+                    view = memoryview(chunk)[max(0, start - written) : max(0, start + size - written)]
                     write_at(target, view, at + max(0, written - start))
                     written += len(chunk)
                 yield None, size
             at += size
-
-    def _first_key(self) -> int:
-        return max(map(int, self._unwritten), default=-1) + 1
-
-    def _source(self) -> Source:
-        if self._reading is None:
-            if sys.byteorder != "little" and self._maker.recipes:
-                raise NotACheckpoint(
-                    "the content of its tensors is little-endian, so on this machine they can only be moved"
-                )
-            loose = {f"data/{name}": place for name, place in self._places.items()}
-            archive = Archive("", {}, self.length, 0, loose)
-            stream = partial(window, self._descriptor, self.length)
-            self._reading = Source(self._descriptor, archive, stream, self._maker, set(), self._unwritten)
-        return self._reading
 
 
 def _items(pickled: Pickled) -> list[_Item]:
@@ -292,20 +258,13 @@ def _items(pickled: Pickled) -> list[_Item]:
     ]
 
 
-def _size(item: _Item) -> int:
-    count = SIZES[item.dtype]
-    for size in item.shape:
-        count *= size
-    return count
-
-
 def _in_aligned_order(items: list[_Item]) -> list[_Item]:
     """Return the items in their order; the largest elements first if one would not be aligned otherwise."""
     at = 0
     for item in items:
         if at % SIZES[item.dtype]:
             return sorted(items, key=lambda each: -SIZES[each.dtype])
-        at += _size(item)
+        at += item.size
     return items
 
 
@@ -314,7 +273,7 @@ def _check_shared(items: list[_Item]) -> None:
     known: dict[tuple[str, int], str] = {}
     for item in items:
         place = item.key, item.offset * SIZES[item.dtype]
-        if _size(item) and place in known:
+        if item.size and place in known:
             raise Unpicklable(
                 f"ckpt[{item.name!r:.80}]",
                 f"it shares its memory with {known[place]:.80}, which safetensors cannot express",

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
+from anemoi_ckpt_migrate.util.text import first_repeated
 
 METADATA = "__metadata__"
 ALIGNMENT, BLOCK = 8, 4096
@@ -80,18 +82,15 @@ class Header:
         The tensors, in the order of their content.
     metadata : dict of str to str
         The texts under ``__metadata__``.
-    end : int
-        Where the content begins, in bytes from the start of the file.
     """
 
     entries: tuple[HeaderEntry, ...]
     metadata: dict[str, str]
-    end: int
 
 
 SUFFIX = ".safetensors"
 RESERVED = (METADATA, "ckpt_migrate")
-"""Names that no tensor may have: the texts of the format, and the record where a tree holds it."""
+"""Names that no tensor may have: the texts of the format, and the place of the record in a tree."""
 
 
 def is_named_so(path: str) -> bool:
@@ -126,6 +125,8 @@ def read_header(descriptor: int, length: int) -> Header:
     try:
         text = os.pread(descriptor, size, _LENGTH).decode()
         data = json.loads(text, object_pairs_hook=_without_repetition, parse_int=_size)
+        if "\\u" in text and not is_text(json.dumps(data, ensure_ascii=False)):
+            raise _wrong("its header has characters that are not Unicode (a half of a pair)")
     except NotACheckpoint:
         raise
     except (ValueError, RecursionError) as error:
@@ -148,7 +149,7 @@ def read_header(descriptor: int, length: int) -> Header:
             f"its header describes {end:,} bytes, and it has {length:,}"
             + (" (was it cut off?)" if end > length else "")
         )
-    return Header(tuple(found), metadata, _LENGTH + size)
+    return Header(tuple(found), metadata)
 
 
 def header_bytes(entries: Iterable[HeaderEntry], metadata: Mapping[str, str], like: int = 0) -> bytes:
@@ -191,8 +192,6 @@ def _entry(name: str, data: Any, begin: int) -> HeaderEntry:
         raise _wrong(f"{shown} has the dtype {dtype!r:.40}, which this version does not know")
     if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2:
         raise _wrong(f"the shape or the place of {shown} is no list of sizes")
-    from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
-
     size = _product((*shape, SIZES[DTYPES[dtype]]), shown)
     if place[1] - place[0] != size:
         raise _wrong(f"{shown} needs {size:,} bytes, and its place in the file has {place[1] - place[0]:,}")
@@ -236,13 +235,8 @@ def is_text(text: str) -> bool:
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dict, but refuse a key that stands twice: the library takes the last one without a word."""
     found = dict(pairs)
-    for text in (part for pair in pairs for part in pair if isinstance(part, str)):
-        if not is_text(text):
-            raise _wrong("its header has characters that are not Unicode (a half of a pair)")
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _wrong(f"its header names {_short(twice)} twice")
+        raise _wrong(f"its header names {_short(str(first_repeated(key for key, _ in pairs)))} twice")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import sys
@@ -13,8 +12,8 @@ from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
 from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format, zip_archive
-from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.atomic_replace import Written
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
 from anemoi_ckpt_migrate.storage.in_place import JournalMark, cut, growing, mark
@@ -22,10 +21,10 @@ from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, st
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
+from anemoi_ckpt_migrate.storage.safetensors_header import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
-from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
-from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder
-from anemoi_ckpt_migrate.storage.tensors.materialize import Source, places_in
+from anemoi_ckpt_migrate.storage.size_limits import check_room
+from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, changed, write_new
 
 _PICKLE = "data.pkl"
@@ -42,22 +41,28 @@ class TorchCheckpoint(Checkpoint):
     ) -> None:
         super().__init__(path, descriptor, before, length)
         self._trusted = trusted
-        with self._stream() as stream:
-            if legacy_format.is_legacy(stream):
-                self._archive, self._data = legacy_format.read_legacy(stream, length)
-            else:
-                self._archive = zip_archive.read_archive(stream)
-                self._check_start(stream)
-                zip_archive.check_read_alike(stream, self._archive)
-                self._data = zip_archive.read_entry(stream, self._archive.entries[_PICKLE])
         self._keys: dict[str, None] = {}
         self._names: dict[tuple[str, str], bool] = {}
         self._handed_on: dict[frozenset[tuple[str, str]], bool] = {}
-        self._payloads: Any = None
-        self._checked: set[str] = set()
-        self._reading: Source | None = None
-        self._unwritten: dict[str, memoryview] = {}
-        self._maker = TensorBuilder(self._first_key(), [])
+
+    def _read_archive(self) -> Archive:
+        """Read the table of contents, and the pickle of the tree."""
+        with self._stream() as stream:
+            if legacy_format.is_legacy(stream):
+                archive, self._data = legacy_format.read_legacy(stream, self.length)
+                return archive
+            archive = zip_archive.read_archive(stream)
+            self._check_start(stream, archive)
+            zip_archive.check_read_alike(stream, archive)
+            self._data = zip_archive.read_entry(stream, archive.entries[_PICKLE])
+            return archive
+
+    def _adopt(self, pickled: Pickled) -> None:
+        self._data = pickled.data
+
+    def fits(self, name: str) -> bool:
+        """Return whether the name is not that of a safetensors file."""
+        return not is_named_so(name)
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -72,8 +77,7 @@ class TorchCheckpoint(Checkpoint):
     def facts(self) -> FileInfo:
         """Return facts about the loaded checkpoint in its file."""
         interrupted = self.length < os.fstat(self._descriptor).st_size
-        byteorder = self.attachment("byteorder") or b"little"
-        return facts_of(self._archive, byteorder, protocol_of(self._data), self._keys, self.length, interrupted)
+        return facts_of(self._archive, self.byteorder, protocol_of(self._data), self._keys, self.length, interrupted)
 
     @property
     def dead(self) -> int:
@@ -81,18 +85,7 @@ class TorchCheckpoint(Checkpoint):
         return self._archive.dead
 
     def load(self, trusting: bool = True) -> Any:
-        """Return the tree with stand-ins for tensors, without torch. Each call builds a new tree.
-
-        Parameters
-        ----------
-        trusting : bool
-            Whether to build classes of trusted modules for real.
-
-        Raises
-        ------
-        NotACheckpoint
-            The pickle is damaged, or refers to missing payload.
-        """
+        """Return the tree with stand-ins, as every format does; a pickle that refers to missing payload is damaged."""
         trusted = self._trusted if trusting else ()
         unpickler = TreeUnpickler(self._data, trusted)
         try:
@@ -109,21 +102,10 @@ class TorchCheckpoint(Checkpoint):
         return tree
 
     def load_content(self) -> Any:
-        """Return the tree with real tensors over the file. Each call builds a new tree.
+        """Return the tree with real tensors over the file."""
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentUnpickler
 
-        Raises
-        ------
-        NotACheckpoint
-            As for `load`.
-        """
-        from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentUnpickler, Payloads
-
-        if (self.attachment("byteorder") or b"little") != sys.byteorder.encode():
-            raise NotACheckpoint(f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed")
-        places = places_in(self._archive, self._stream)
-        crcs = {name.removeprefix("data/"): entry.crc for name, entry in self._archive.entries.items()}
-        ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
-        payloads = Payloads(self._descriptor, places, crcs, ours)
+        payloads = self._open_payloads()
         unpickler = ContentUnpickler(self._data, payloads, self._trusted)
         try:
             tree = self._unpickled(unpickler)
@@ -134,16 +116,6 @@ class TorchCheckpoint(Checkpoint):
         self._touched, self._payloads = unpickler.touched, payloads
         self._maker.renew(self._touched)
         return tree
-
-    def attachment(self, name: str) -> bytes | None:
-        """Return the content of an entry beside the pickle; None if there is no such entry."""
-        if name in self.attached:
-            return self.attached[name]
-        entry = self._archive.entries.get(name)
-        if entry is None:
-            return self._archive.small.get(name)
-        with self._stream() as stream:
-            return zip_archive.read_entry(stream, entry)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return the names of damaged entries: their content or header has changed."""
@@ -157,38 +129,15 @@ class TorchCheckpoint(Checkpoint):
         return found
 
     def pickled(self, tree: Any) -> Pickled:
-        """Pickle a tree that came from this checkpoint.
-
-        Raises
-        ------
-        Unpicklable
-            The tree holds an object that cannot be saved, or that could not be read again.
-        TooMuchAsked
-            The rollback of operations would create far more bytes than the file has.
-        """
+        """Pickle a tree. What could not be read again is refused too."""
         protocol = max(2, protocol_of(self._data))
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, protocol), self._trusted)
-        payloads: dict[str, Content] = {}
-        if self._payloads is not None:
-            payloads |= self._payloads.changed(pickler.keys)
+        new: dict[str, Content] = {}
         if made := getattr(pickler, "made", None):
             from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
 
-            payloads |= {key: content_of(storage) for key, storage in made.items()}
-        payloads |= {key: self._source().made(key) for key in pickler.keys if key in self._maker.recipes}
-        asked = [len(content) for key, content in payloads.items() if key in self._maker.asked]
-        check_asked(sum(asked), self.length)
-        return Pickled(data, pickler.keys, payloads, frozenset(pickler.names))
-
-    def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> TorchCheckpoint:
-        """Return the result of `write` without writing it: you can load, change and compare it."""
-        made = copy.copy(self)
-        made._data, made.attached = pickled.data, {**self.attached, **attachments}
-        content = {key: each for key, each in pickled.payloads.items() if key not in self._maker.recipes}
-        made._unwritten = {**self._unwritten, **{key: memoryview(each) for key, each in content.items()}}  # type: ignore[arg-type]
-        made._maker = self._maker.forked(made._first_key(), made._unwritten)
-        made._reading = made._payloads = None
-        return made
+            new = {key: content_of(storage) for key, storage in made.items()}
+        return Pickled(data, pickler.keys, self._contents_of(pickler.keys, new), frozenset(pickler.names))
 
     def _check_in_place(self) -> None:
         if not self._archive.is_zip:
@@ -196,19 +145,11 @@ class TorchCheckpoint(Checkpoint):
                 "it was saved by torch before 1.6, in a format that cannot grow", "a zip file takes its place"
             )
 
-    def _write_to(
-        self,
-        new: Replacement,
-        pickled: Pickled,
-        attachments: Mapping[str, bytes | None],
-        target: Path,
-        progress: Progress | None,
-    ) -> None:
+    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
         contents = self._contents(pickled, attachments)
         made = sum(len(content) for content in contents.new.values())
         kept = sum(entry.size for entry in contents.kept)
-        check_room(target, made, made + kept)
-        write_new(contents, self._descriptor, new.descriptor, progress)
+        return NewFile(made, made + kept, lambda new, progress: write_new(contents, self._descriptor, new, progress))
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
         """Append the new entries to the file, and leave all others in their place.
@@ -271,6 +212,7 @@ class TorchCheckpoint(Checkpoint):
         """Free the memory that only loading needs; `names` stays available."""
         _ = self.names
         self._data = b""
+        super().release()
 
     def cut(self, earlier: Checkpoint) -> Written:
         """Cut the file back, in place, to an earlier state, which `earlier` returned."""
@@ -278,12 +220,12 @@ class TorchCheckpoint(Checkpoint):
         cut(self._target, self._before, cast(TorchCheckpoint, earlier)._mark())
         return Written(self.path, None)
 
-    def _check_start(self, stream: io.BufferedReader) -> None:
+    def _check_start(self, stream: io.BufferedReader, archive: Archive) -> None:
         """Refuse a file with other bytes before the archive; torch would read those first.
 
         A file that was written in place has its first entry later. But then one entry begins at the previous end.
         """
-        start, entries = self._archive.start, self._archive.entries
+        start, entries = archive.start, archive.entries
         if foreign_formats.is_tar(stream):
             raise NotACheckpoint(foreign_formats.kind_of_file(stream, self.length))
         if not zip_archive.begins(stream):
@@ -331,26 +273,6 @@ class TorchCheckpoint(Checkpoint):
         from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentPickler
 
         return ContentPickler(stream, protocol, self._payloads, max(self._first_key(), self._maker.next_key))
-
-    def _first_key(self) -> int:
-        """Return the first number that is not the key of a storage in the file."""
-        names = self._archive.entries or self._archive.loose
-        keys = [name[5:] for name in names if name.startswith("data/")]
-        return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
-
-    def _source(self) -> Source:
-        """Return the source for new tensors. It is created on demand, because it looks at every entry."""
-        if self._reading is None:
-            if (self.attachment("byteorder") or b"little") != sys.byteorder.encode() and self._maker.recipes:
-                wanted = f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed"
-                raise NotACheckpoint(wanted)
-            self._reading = Source(
-                self._descriptor, self._archive, self._stream, self._maker, self._checked, self._unwritten
-            )
-        return self._reading
-
-    def _stream(self) -> io.BufferedReader:
-        return zip_archive.window(self._descriptor, self.length)
 
 
 def _runs(module: str, name: str, known: bool) -> bool:

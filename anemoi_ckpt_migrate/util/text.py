@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 
 def plain(text: str, keep: str = "") -> str:
@@ -19,6 +20,16 @@ def sized(count: int) -> str:
         size /= 1000
         del units[0]
     return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
+def first_repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that stands twice; None if all differ."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def slug(name: str) -> str:
