@@ -48,7 +48,7 @@ os.sync()
 CHECK = """
 import torch
 from safetensors.torch import load_file
-old, new = load_file("model.safetensors"), load_file("ours.new")
+old, new = load_file("model.safetensors"), load_file("ours.safetensors")
 for name, value in old.items():
     stem, _, part = name.rpartition(".")
     fused = None if RENAMED else new[f"{stem}.qk"].chunk(2)["qk".index(part)]
@@ -58,11 +58,12 @@ for name, value in old.items():
 
 def rows(folder: Path) -> list[Row]:
     """Return what is measured."""
-    upgrade = [PROGRAM, "upgrade", "head", "model.safetensors", "--output", "ours.new"]
+    upgrade = [PROGRAM, "upgrade", "head", "model.safetensors", "--output", "ours.safetensors"]
     python = [sys.executable, "-c"]
 
     def script(operations: str) -> None:
         name = "aa0000000001"
+        (folder / "ours.safetensors").unlink(missing_ok=True)
         (folder / "versions" / f"{name}_change.py").write_text(REVISION.format(name=name, operations=operations))
 
     return [
