@@ -191,6 +191,27 @@ def test_reading_commands(project: Folder, llama: Path) -> None:
     assert state(llama) == old
 
 
+def test_loaded_as_if_upgraded_without_writing(project: Folder, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where no file can be written: a read-only store, a full disk."""
+    before, old = tensors(llama), state(project.path)
+    declare(
+        project,
+        "a1",
+        'op.Rename("model.norm.weight", "model.final.weight")',
+        'op.Fuse(["lm_head.weight", "model.embed_tokens.weight"], "both.weight", dim=0)',
+        'op.Cast("both.weight", "float64")',
+    )
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    loaded = cm.load(llama, map_location="cpu")
+    both = torch.cat([before["lm_head.weight"], before["model.embed_tokens.weight"]]).double()
+    assert torch.equal(loaded["both.weight"], both)
+    assert torch.equal(loaded["model.final.weight"], before["model.norm.weight"])
+    assert loaded.keys() - {"both.weight", "model.final.weight"} == before.keys() - {
+        "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight",
+    }  # fmt: skip
+    assert {name: text for name, text in state(project.path).items() if "versions" not in name} == old
+
+
 def test_another_folder(project: Folder, llama: Path) -> None:
     old = state(llama)
     declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
