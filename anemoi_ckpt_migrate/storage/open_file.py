@@ -69,7 +69,7 @@ def _open_folder(path: Path) -> Iterator[Checkpoint]:
     except OSError as error:
         raise CannotRead(f"it cannot be read ({os.strerror(error.errno or 0).lower()})") from error
     layout = find_layout(path, before.entries)
-    if layout is None or layout.ending != ".safetensors":
+    if layout is None:
         refuse_folder(before.entries)
     else:
         from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface
