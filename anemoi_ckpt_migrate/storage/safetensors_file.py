@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -30,6 +29,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     is_text,
     read_header,
 )
+from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
     is_contiguous,
@@ -71,7 +71,7 @@ class _Item:
         return math.prod(self.shape) * SIZES[self.dtype]
 
 
-class SafetensorsCheckpoint(Checkpoint):
+class SafetensorsCheckpoint(SingleFile):
     """An open file of safetensors. Its tree is a dict of tensors."""
 
     byteorder = "little"

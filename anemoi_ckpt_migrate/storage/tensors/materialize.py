@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from anemoi_ckpt_migrate.errors import CannotMake, Damaged
 from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.crc32 import combined
+from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
     Extent,
@@ -21,7 +21,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 )
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.storage.zip_archive import Archive, ZipEntry
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,14 +95,14 @@ class Made:
 
 
 class Source:
-    """The source file of new tensors.
+    """The source of new tensors.
 
     Parameters
     ----------
-    descriptor : int
-        The file.
+    files : Members
+        The file, or the files.
     archive : Archive
-        Its entries.
+        The entries.
     stream : callable
         Opens the checkpoint as a stream.
     maker : TensorBuilder
@@ -115,7 +115,7 @@ class Source:
 
     def __init__(
         self,
-        descriptor: int,
+        files: Members,
         archive: Archive,
         stream: Callable[[], BinaryIO],
         maker: TensorBuilder,
@@ -123,7 +123,7 @@ class Source:
         unwritten: Mapping[str, memoryview],
     ) -> None:
         self._unwritten = unwritten
-        self._descriptor, self._archive, self._maker, self._checked = descriptor, archive, maker, checked
+        self._files, self._archive, self._maker, self._checked = files, archive, maker, checked
         self._places = places_in(archive, stream)
         self._payloads: Any = None
         self._last: dict[str, Any] = {}
@@ -158,7 +158,7 @@ class Source:
 
     def _read(self, extents: list[Extent]) -> bytes:
         starts = ((self._places[key][0] + first, count) for key, first, count in extents)
-        return b"".join(os.pread(self._descriptor, count, start) for start, count in starts)
+        return b"".join(self._files.read(start, count) for start, count in starts)
 
     def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
         """Return the place of bytes in the file: from, to, and the CRC if known."""
@@ -199,7 +199,7 @@ class Source:
             found = zlib.crc32(self._content(tensor))
         for extent in extents or ():
             start, end, crc = self.stretch(extent)
-            own = zip_archive.checksum(self._descriptor, start, end) if crc is None else crc
+            own = self._files.checksum(start, end) if crc is None else crc
             found = combined(found, own, end - start)
         return f"{known_dtype(tensor)} {found:08x}"
 
@@ -214,18 +214,21 @@ class Source:
         for key in keys:
             entry = self._archive.entries.get(f"data/{key}")
             if entry is not None and key not in self._checked:
-                if not zip_archive.is_whole(self._descriptor, entry, self._places[key][0]):
+                if not self._is_whole(entry, self._places[key][0]):
                     damaged.append(f"data/{key}")
                 self._checked.add(key)
         if damaged:
             raise Damaged(damaged)
+
+    def _is_whole(self, entry: ZipEntry, start: int) -> bool:
+        return not entry.crc or self._files.checksum(start, start + entry.size) == entry.crc
 
     def _opened(self) -> Any:
         if self._payloads is None:
             from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 
             unwritten = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
-            self._payloads = Payloads(self._descriptor, self._places, {}, unwritten)
+            self._payloads = Payloads(self._files, self._places, {}, unwritten)
         return self._payloads
 
     def _storages(self, recipe: TensorExpr) -> set[str]:
