@@ -202,7 +202,7 @@ class _Reading:
         """Return the place of each chunk, by name and offsets."""
         if not _is_dict(storage):
             _refuse("it has no map of files")
-        found = {}
+        found: dict[tuple[str, tuple[int, ...] | None], Place] = {}
         for index, place in storage.items():
             key = _state(index, _INDEX, "an index of a chunk")
             name, offset = key.get("fqn"), key.get("offset")
@@ -288,9 +288,7 @@ def _place(name: str, value: Any) -> Place:
     if not (type(start) is type(length) is int and 0 <= start <= _LARGEST and 0 <= length <= _LARGEST):
         _refuse(f"the bytes of {name:.200} lie in an impossible place")
     transforms = fields.get("transform_descriptors")
-    if transforms is not None and not (
-        type(transforms) in (list, tuple) and _TEXTS.issuperset(map(type, transforms))
-    ):
+    if transforms is not None and not (type(transforms) in (list, tuple) and _TEXTS.issuperset(map(type, transforms))):
         _refuse(f"the bytes of {name:.200} are transformed in an unknown way")
     return Place(file, start, length, fields or _NOTHING)
 
@@ -339,8 +337,9 @@ def with_dtype(properties: Struct | None, dtype: str) -> Struct:
 def layout_of(properties: Struct) -> str:
     """Return the layout of a tensor, without ``torch.``; empty if unknown."""
     layout = properties.state[1] if len(properties.state) > 1 else None
-    known = type(layout) is Struct and layout.name == _LAYOUT and len(layout.args) == 1
-    return str(layout.args[0]).removeprefix("torch.") if known else ""
+    if type(layout) is not Struct or layout.name != _LAYOUT or len(layout.args) != 1:
+        return ""
+    return str(layout.args[0]).removeprefix("torch.")
 
 
 def metadata_bytes(metadata: Metadata) -> bytes:
