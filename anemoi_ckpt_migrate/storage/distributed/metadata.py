@@ -41,6 +41,7 @@ KNOWN = frozenset(
 )
 """The names that a metadata file may hold."""
 _LARGEST = 1 << 50  # elements of a tensor, and bytes of a file
+_DEEPEST = 100  # keys of a path
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Path = tuple[str | int, ...]
@@ -245,7 +246,7 @@ class _Reading:
         return TensorEntry(properties, size, tuple(found), fields)
 
     def _paths(self, paths: Any, entries: Mapping[str, Entry]) -> dict[str, Path]:
-        if not _is_dict(paths) or not all(type(path) is tuple and path for path in paths.values()):
+        if not _is_dict(paths) or not all(type(path) is tuple and 0 < len(path) < _DEEPEST for path in paths.values()):
             _refuse("it holds the plan of another planner than torch's own")
         for name in entries.keys() ^ paths.keys():
             _refuse(f"its map of tensors and its map of paths do not both name {name!s:.200}")
@@ -283,7 +284,7 @@ _TEXTS, _INTEGERS = {str}, {int}
 def _place(name: str, value: Any) -> Place:
     fields = dict(_state(value, _PLACE, name))
     file, start, length = (fields.pop(each, None) for each in ("relative_path", "offset", "length"))
-    if type(file) is not str or not _is_inside(file):
+    if type(file) is not str or not is_inside(file):
         _refuse(f"the file of {name:.200} is {file!r:.200}, which is not in the folder")
     if not (type(start) is type(length) is int and 0 <= start <= _LARGEST and 0 <= length <= _LARGEST):
         _refuse(f"the bytes of {name:.200} lie in an impossible place")
@@ -294,7 +295,7 @@ def _place(name: str, value: Any) -> Place:
 
 
 @functools.cache
-def _is_inside(file: str) -> bool:
+def is_inside(file: str) -> bool:
     """Return whether a relative path stays in its folder, by its text alone."""
     path = PurePosixPath(file)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and file.isprintable()
@@ -326,20 +327,52 @@ def _check_properties(name: str, value: Any) -> None:
 
 def with_dtype(properties: Struct | None, dtype: str) -> Struct:
     """Return the properties of a new tensor: those of another, or torch's defaults, with a dtype."""
-    rest = (
-        (Struct(_LAYOUT, ("torch.strided",), called=True), False, Struct(_FORMAT, (0,), called=True), False)
-        if properties is None
-        else properties.state[1:]
+    if properties is None:
+        return properties_from({"dtype": dtype})
+    return Struct(properties.name, (), (Name("torch", dtype), *properties.state[1:]))
+
+
+def properties_to_data(properties: Struct) -> dict[str, Any]:
+    """Return the properties of a tensor as plain data: its dtype, and all that differs from torch's defaults."""
+    dtype, *rest = properties.state
+    found = {"dtype": dtype.name}
+    for (field, default), value in zip(_DEFAULTS.items(), rest, strict=False):
+        plain = value.args[0] if type(value) is Struct and len(value.args) == 1 else value
+        if type(plain) is type(default) and plain != default:
+            found[field] = plain
+    return found
+
+
+def properties_from(data: Mapping[str, Any]) -> Struct:
+    """Return the properties of a tensor from plain data.
+
+    Raises
+    ------
+    ValueError
+        The data is damaged.
+    """
+    dtype = data.get("dtype")
+    fields = {field: data.get(field, default) for field, default in _DEFAULTS.items()}
+    if dtype not in SIZES or any(type(fields[field]) is not type(default) for field, default in _DEFAULTS.items()):
+        raise ValueError("the properties of a stashed tensor are damaged")
+    layout, requires_grad, memory_format, pin_memory = fields.values()
+    state = (
+        Name("torch", dtype),
+        Struct(_LAYOUT, (layout,), called=True),
+        requires_grad,
+        Struct(_FORMAT, (memory_format,), called=True),
+        pin_memory,
     )
-    return Struct(_PROPERTIES if properties is None else properties.name, (), (Name("torch", dtype), *rest))
+    return Struct(_PROPERTIES, (), state)
 
 
-def layout_of(properties: Struct) -> str:
-    """Return the layout of a tensor, without ``torch.``; empty if unknown."""
-    layout = properties.state[1] if len(properties.state) > 1 else None
-    if type(layout) is not Struct or layout.name != _LAYOUT or len(layout.args) != 1:
-        return ""
-    return str(layout.args[0]).removeprefix("torch.")
+_DEFAULTS = {"layout": "torch.strided", "requires_grad": False, "memory_format": 0, "pin_memory": False}
+"""Properties beside the dtype, in torch's order, with its defaults."""
+
+
+def is_strided(entry: TensorEntry) -> bool:
+    """Return whether a tensor is an ordinary one, not a sparse one for example."""
+    return "layout" not in properties_to_data(entry.properties)
 
 
 def metadata_bytes(metadata: Metadata) -> bytes:
