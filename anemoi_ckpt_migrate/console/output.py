@@ -182,8 +182,12 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
         print_json(recovered.to_data())
     elif recovered.removed is None:
         say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
+    elif recovered.completed:
+        say(f"{recovered.checkpoint}: completed the interrupted run: the new folder has its name")
     else:
-        say(f"{recovered.checkpoint}: restored the old file ({sized(recovered.removed)} of an interrupted run removed)")
+        say(
+            f"{recovered.checkpoint}: restored the old state ({sized(recovered.removed)} of an interrupted run removed)"
+        )
 
 
 def print_compacted(compacted: Compacted, as_json: bool) -> None:

@@ -348,7 +348,7 @@ class Executor:
         if not content:
             return embed.unrecorded(self.checkpoint)
         tree = self.checkpoint.load_content()
-        return tree, embed.stash_in(embed.remove(tree, None))
+        return tree, embed.stash_in(embed.remove(tree, self.checkpoint.attachment(embed.ATTACHMENT)))
 
     def _pass(
         self,

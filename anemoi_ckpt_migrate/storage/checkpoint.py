@@ -25,6 +25,9 @@ from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
+RECORD_ENTRY = "ckpt_migrate/record.json"
+"""The entry beside the tree that holds the record, where the tree has no place for it."""
+
 
 class Checkpoint(ABC):
     """An open checkpoint: a file, or a folder of files. Each format is a subclass.

@@ -56,7 +56,7 @@ class Members:
         found, begin = [], 0
         for descriptor, length in files:
             found.append(Member(begin, descriptor, length))
-            begin += -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+            begin += (length // mmap.PAGESIZE + 1) * mmap.PAGESIZE  # at least one byte more, so that no two files touch
         self.all = tuple(found)
         self._begins = [each.begin for each in found]
 

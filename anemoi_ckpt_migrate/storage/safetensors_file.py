@@ -16,13 +16,15 @@ from typing import Any, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.safetensors_header import (
     BLOCK,
     RESERVED,
     SPELLED,
+    Header,
     HeaderEntry,
     header_bytes,
     is_named_so,
@@ -46,7 +48,7 @@ _WORTH_SHARING = 64 * BLOCK
 
 
 @dataclass(frozen=True)
-class _Item:
+class StoredItem:
     """A tensor of the tree: its name and form, and the storage of its content.
 
     Attributes
@@ -66,31 +68,30 @@ class _Item:
     offset: int = 0
 
     @property
+    def elements(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
     def size(self) -> int:
         """The number of its bytes."""
-        return math.prod(self.shape) * SIZES[self.dtype]
+        return self.elements * SIZES[self.dtype]
 
 
-class SafetensorsCheckpoint(SingleFile):
-    """An open file of safetensors. Its tree is a dict of tensors."""
+class SafetensorsTree(Checkpoint):
+    """The tree of an open checkpoint in one or several files of safetensors: a dict of tensors.
+
+    Attributes
+    ----------
+    items : list of StoredItem
+        The tensors.
+    """
 
     byteorder = "little"
-
-    def _read_archive(self) -> Archive:
-        """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
-        header = read_header(self._descriptor, self.length)
-        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
-        self._items = [_Item(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
-        loose = {f"data/={each.name}": (each.start, each.end) for each in header.entries}
-        texts = {name: text.encode() for name, text in header.metadata.items()}
-        return Archive("", {}, self.length, 0, loose, texts)
+    items: list[StoredItem]
 
     def _adopt(self, pickled: Pickled) -> None:
-        self._items = _items(pickled)
-
-    def fits(self, name: str) -> bool:
-        """Return whether the name is that of a safetensors file, or of a backup of one."""
-        return is_named_so(name)
+        self.items = items_of(pickled)
 
     @property
     def is_of_torch(self) -> bool:
@@ -111,7 +112,7 @@ class SafetensorsCheckpoint(SingleFile):
         """Return the state dict with stand-ins for tensors."""
         self._touched, self._payloads = [], None
         self._maker.renew(self._touched)
-        return {item.name: self._stand_in(item) for item in self._items}
+        return {item.name: self._stand_in(item) for item in self.items}
 
     def load_content(self) -> dict[str, Any]:
         """Return the state dict with real tensors over the file."""
@@ -120,7 +121,7 @@ class SafetensorsCheckpoint(SingleFile):
         tree, self._payloads, made = self.load(), self._open_payloads(), dict[str, Any]()
         return {name: evaluated(each, self._maker.recipes, self._payloads, made) for name, each in tree.items()}
 
-    def _stand_in(self, item: _Item) -> StoredTensor:
+    def _stand_in(self, item: StoredItem) -> StoredTensor:
         return self._maker.stored(item.key, item.dtype, item.shape, item.offset)
 
     def pickled(self, tree: Any) -> Pickled:
@@ -136,7 +137,7 @@ class SafetensorsCheckpoint(SingleFile):
         data = json.dumps([[each.name, each.dtype, each.shape, each.key, each.offset] for each in items])
         return Pickled(data.encode(), keys, self._contents_of(keys, new))
 
-    def _item(self, name: Any, value: Any, new: dict[str, Content]) -> _Item:
+    def _item(self, name: Any, value: Any, new: dict[str, Content]) -> StoredItem:
         """Return a value of the tree as a tensor to write; add the content of a tensor that is not in the file."""
         where = f"ckpt[{name!r:.80}]"
         if not isinstance(name, str) or name in RESERVED or not is_text(name):
@@ -159,7 +160,7 @@ class SafetensorsCheckpoint(SingleFile):
             raise Unpicklable(where, f"a safetensors file holds tensors only, not a {type(value).__name__}")
         if dtype not in SPELLED:
             raise Unpicklable(where, f"safetensors has no dtype {dtype}")
-        return _Item(name, dtype, shape, key, offset)
+        return StoredItem(name, dtype, shape, key, offset)
 
     def _storage_of(self, value: Any, where: str, new: dict[str, Content]) -> tuple[str, int]:
         """Return the storage of a real tensor, and its first element there."""
@@ -180,47 +181,39 @@ class SafetensorsCheckpoint(SingleFile):
         new[key] = content_of(value.untyped_storage())
         return key, 0
 
-    def facts(self) -> FileInfo:
-        """Return facts about the file."""
-        texts = {name: len(text) for name, text in self._archive.small.items()}
-        unchecked = sum(end > start for start, end in self._archive.loose.values())
-        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, False, (), texts)
-
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return an empty list: the format has no checksums."""
         return []
 
-    def _check_in_place(self) -> NoReturn:
-        raise NotInPlace(
-            "it is a safetensors file, which is only ever replaced as a whole", "a new file takes its place"
-        )
+    def laid_out(self, items: list[StoredItem], metadata: dict[str, str], pickled: Pickled, begin: int) -> NewFile:
+        """Lay out a file of tensors.
 
-    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Refuse: see `check_writable`."""
-        self._check_in_place()
-
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the file anew."""
-        return self.write(self.pickled(self.load()), {}, output, backup, progress)
-
-    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
-        items = _in_aligned_order(_items(pickled))
-        texts = {**self._archive.small, **self.attached, **attachments}
-        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
+        Parameters
+        ----------
+        items : list of StoredItem
+            The tensors.
+        metadata : dict of str to str
+            Texts by name.
+        pickled : Pickled
+            The tree to which the tensors belong.
+        begin : int
+            Where the content of the old file begins, so that both can share blocks.
+        """
+        items = _in_aligned_order(items)
         entries, end = [], 0
         for item in items:
             entries.append(HeaderEntry(item.name, item.dtype, item.shape, end, end + item.size))
             end += item.size
-        begin = min((start for start, _ in self._archive.loose.values()), default=0)
         try:
             header = header_bytes(entries, metadata, begin if end > _WORTH_SHARING else 0)
         except ValueError as error:
             raise Unpicklable("the record", str(error)) from error
-        made = len(header) + sum(len(each) for each in pickled.payloads.values())
+        held = dict.fromkeys(item.key for item in items if item.key in pickled.payloads)
+        made = len(header) + sum(len(pickled.payloads[key]) for key in held)
         return NewFile(made, len(header) + end, partial(self._write, header, items, pickled))
 
     def _write(
-        self, header: bytes, items: list[_Item], pickled: Pickled, target: int, progress: Progress | None
+        self, header: bytes, items: list[StoredItem], pickled: Pickled, target: int, progress: Progress | None
     ) -> None:
         write_at(target, header, 0)
         at = len(header)
@@ -228,10 +221,12 @@ class SafetensorsCheckpoint(SingleFile):
             if start is None:
                 at += stop
             else:
-                copy_range(self._descriptor, target, start, stop, at, progress)
+                self._files.copy(target, start, stop, at, progress)
                 at += stop - start
 
-    def _parts(self, items: list[_Item], pickled: Pickled, target: int, at: int) -> Iterator[tuple[int | None, int]]:
+    def _parts(
+        self, items: list[StoredItem], pickled: Pickled, target: int, at: int
+    ) -> Iterator[tuple[int | None, int]]:
         """Yield the content of the new file in order: ranges of the old file; (None, count) for bytes written here."""
         for item in items:
             size, start = item.size, item.offset * SIZES[item.dtype]
@@ -252,13 +247,59 @@ class SafetensorsCheckpoint(SingleFile):
             at += size
 
 
-def _items(pickled: Pickled) -> list[_Item]:
-    return [
-        _Item(name, dtype, tuple(shape), key, offset) for name, dtype, shape, key, offset in json.loads(pickled.data)
-    ]
+class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
+    """An open file of safetensors."""
+
+    def _read_archive(self) -> Archive:
+        """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
+        header = read_header(self._descriptor, self.length)
+        self.items = items_in(header)
+        loose = {f"data/={each.name}": (each.start, each.end) for each in header.entries}
+        texts = {name: text.encode() for name, text in header.metadata.items()}
+        return Archive("", {}, self.length, 0, loose, texts)
+
+    def fits(self, name: str) -> bool:
+        """Return whether the name is that of a safetensors file, or of a backup of one."""
+        return is_named_so(name)
+
+    def facts(self) -> FileInfo:
+        """Return facts about the file."""
+        texts = {name: len(text) for name, text in self._archive.small.items()}
+        unchecked = sum(end > start for start, end in self._archive.loose.values())
+        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, False, (), texts)
+
+    def _check_in_place(self) -> NoReturn:
+        raise NotInPlace(
+            "it is a safetensors file, which is only ever replaced as a whole", "a new file takes its place"
+        )
+
+    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
+        """Refuse: see `check_writable`."""
+        self._check_in_place()
+
+    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Write the file anew."""
+        return self.write(self.pickled(self.load()), {}, output, backup, progress)
+
+    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
+        texts = {**self._archive.small, **self.attached, **attachments}
+        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
+        begin = min((start for start, _ in self._archive.loose.values()), default=0)
+        return self.laid_out(items_of(pickled), metadata, pickled, begin)
 
 
-def _in_aligned_order(items: list[_Item]) -> list[_Item]:
+def items_in(header: Header) -> list[StoredItem]:
+    """Return the tensors of a header."""
+    # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+    return [StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
+
+
+def items_of(pickled: Pickled) -> list[StoredItem]:
+    """Return the tensors of a tree that is ready to be written."""
+    return [StoredItem(name, dtype, tuple(shape), *rest) for name, dtype, shape, *rest in json.loads(pickled.data)]
+
+
+def _in_aligned_order(items: list[StoredItem]) -> list[StoredItem]:
     """Return the items in their order; the largest elements first if one would not be aligned otherwise."""
     at = 0
     for item in items:
@@ -268,7 +309,7 @@ def _in_aligned_order(items: list[_Item]) -> list[_Item]:
     return items
 
 
-def _check_shared(items: list[_Item]) -> None:
+def _check_shared(items: list[StoredItem]) -> None:
     """Refuse tensors that share memory, which the format cannot express."""
     known: dict[tuple[str, int], str] = {}
     for item in items:

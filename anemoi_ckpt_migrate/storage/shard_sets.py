@@ -108,6 +108,8 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
     except ValueError:  # not a file name; opening it will report that
         return None
     for place in places:
+        if place.is_dir():
+            continue
         for look in _LOOKS:
             found = look(place)
             if found is not None:
@@ -146,7 +148,10 @@ def _distributed(path: Path) -> Membership | None:
 def _indexed(path: Path) -> Membership | None:
     """Find the index that names a file."""
     index = _folder(path.parent).indexed.get(path.name)
-    return None if index is None else Membership("a sharded checkpoint", os.fspath(index), _LOAD_ALL)
+    if index is None:
+        return None
+    way = "give the path of its folder" if path.suffix == ".safetensors" else _LOAD_ALL
+    return Membership("a sharded checkpoint", os.fspath(index), way)
 
 
 def _indexed_by(index: Path) -> set[str]:
