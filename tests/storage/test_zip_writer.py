@@ -14,8 +14,8 @@ import pytest
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage import zip_archive, zip_writer
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, Streamed
 
 BYTES = bytes(range(256)) * 40

@@ -71,7 +71,7 @@ class ForeignName(pickle.UnpicklingError):
 
     def __init__(self, name: Name) -> None:
         self.name = name
-        super().__init__(f"it names {str(name):.200}")
+        super().__init__(f"it names {name!s:.200}")
 
 
 def read(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
@@ -97,16 +97,29 @@ def read(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
         raise pickle.UnpicklingError("it is cut off, or spelled in an unknown way") from error
 
 
-_OPCODES = (
-    "MEMOIZE LONG_BINGET BINGET BININT1 MARK EMPTY_TUPLE NEWOBJ BUILD TUPLE2 SETITEMS EMPTY_DICT TUPLE1 REDUCE BININT2 "
-    "SHORT_BINUNICODE BININT LONG1 NEWFALSE NEWTRUE NONE EMPTY_LIST TUPLE TUPLE3 APPEND APPENDS SETITEM BINUNICODE "
-    "BINPUT LONG_BINPUT BINFLOAT FRAME PROTO STACK_GLOBAL GLOBAL SHORT_BINBYTES BINBYTES STOP"
+_MEMOIZE, _LONG_BINGET, _BINGET, _BININT1, _MARK, _EMPTY_TUPLE = (
+    code[0]
+    for code in (pickle.MEMOIZE, pickle.LONG_BINGET, pickle.BINGET, pickle.BININT1, pickle.MARK, pickle.EMPTY_TUPLE)
 )
-(_MEMOIZE, _LONG_BINGET, _BINGET, _BININT1, _MARK, _EMPTY_TUPLE, _NEWOBJ, _BUILD, _TUPLE2, _SETITEMS, _EMPTY_DICT, _TUPLE1, _REDUCE, _BININT2,
- _SHORT_BINUNICODE, _BININT, _LONG1, _NEWFALSE, _NEWTRUE, _NONE, _EMPTY_LIST, _TUPLE, _TUPLE3, _APPEND, _APPENDS, _SETITEM, _BINUNICODE,
- _BINPUT, _LONG_BINPUT, _BINFLOAT, _FRAME, _PROTO, _STACK_GLOBAL, _GLOBAL, _SHORT_BINBYTES, _BINBYTES, _STOP) = (
-    getattr(pickle, name)[0] for name in _OPCODES.split()
-)  # fmt: skip
+_NEWOBJ, _BUILD, _TUPLE2, _SETITEMS, _EMPTY_DICT, _TUPLE1 = (
+    code[0] for code in (pickle.NEWOBJ, pickle.BUILD, pickle.TUPLE2, pickle.SETITEMS, pickle.EMPTY_DICT, pickle.TUPLE1)
+)
+_REDUCE, _BININT2, _SHORT_BINUNICODE, _BININT, _LONG1, _NEWFALSE = (
+    code[0]
+    for code in (pickle.REDUCE, pickle.BININT2, pickle.SHORT_BINUNICODE, pickle.BININT, pickle.LONG1, pickle.NEWFALSE)
+)
+_NEWTRUE, _NONE, _EMPTY_LIST, _TUPLE, _TUPLE3, _APPEND = (
+    code[0] for code in (pickle.NEWTRUE, pickle.NONE, pickle.EMPTY_LIST, pickle.TUPLE, pickle.TUPLE3, pickle.APPEND)
+)
+_APPENDS, _SETITEM, _BINUNICODE, _BINPUT, _LONG_BINPUT, _BINFLOAT = (
+    code[0]
+    for code in (pickle.APPENDS, pickle.SETITEM, pickle.BINUNICODE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINFLOAT)
+)
+_FRAME, _PROTO, _STACK_GLOBAL, _GLOBAL, _SHORT_BINBYTES, _BINBYTES = (
+    code[0]
+    for code in (pickle.FRAME, pickle.PROTO, pickle.STACK_GLOBAL, pickle.GLOBAL, pickle.SHORT_BINBYTES, pickle.BINBYTES)
+)
+_STOP = pickle.STOP[0]
 
 
 def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:  # noqa: C901  (one branch per opcode)
@@ -406,7 +419,7 @@ class Writer:
             self.out += pickle.MARK
         for item in value:
             self.value(item)
-        self.out += (pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)[len(value)] if len(value) < 4 else pickle.TUPLE  # fmt: skip
+        self.out += _TUPLES.get(len(value), pickle.TUPLE)
 
     def _list(self, value: list[Any]) -> None:
         self.out += pickle.EMPTY_LIST
@@ -442,6 +455,8 @@ class Writer:
         self.out += {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
 
 
+_TUPLES = dict(enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)))
+"""Opcodes for tuples, by the number of their items."""
 _WRITERS: dict[type, Callable[[Writer, Any], None]] = {
     str: Writer.text,
     int: Writer.integer,

@@ -6,14 +6,16 @@ Source: ``torch/distributed/checkpoint/_traverse.py``, torch 2.13.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
-from anemoi_ckpt_migrate.storage.distributed.metadata import FILE, Path, TensorEntry, ValueEntry
+from anemoi_ckpt_migrate.storage.distributed.metadata import Path, TensorEntry, ValueEntry
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 
 RECORD = "ckpt_migrate"
@@ -96,31 +98,47 @@ def nested(leaves: Iterable[tuple[Path, Any]]) -> OrderedDict[str, Any]:
     NotACheckpoint
         The paths contradict each other.
     """
-    tree: OrderedDict[str, Any] = OrderedDict()
-    left = 0
+    building = _Building()
     for path, value in leaves:
-        left += 2
-        place: Any = tree
-        for key, following in zip(path, (*path[1:], None), strict=True):
-            if (type(place) is list) != (type(key) is int):
-                raise NotACheckpoint(f"its {FILE} is damaged or hostile (two paths disagree at {named(path):.200})")
-            if type(place) is list and key >= len(place):
-                left -= key + 1 - len(place)
-                if left < -_SLACK:
-                    raise NotACheckpoint(f"its {FILE} is damaged or hostile ({named(path):.200} has an impossible index)")
-                place += [None] * (key + 1 - len(place))
-            empty = type(place) is not list and key not in place or type(place) is list and place[key] is None
-            if following is None:
-                if not empty:
-                    raise NotACheckpoint(f"its {FILE} is damaged or hostile (two values lie at {named(path):.200})")
-                place[key] = value
-            else:
-                if empty:
-                    place[key] = [] if type(following) is int else {}
-                place = place[key]
-                if type(place) not in (list, dict):
-                    raise NotACheckpoint(f"its {FILE} is damaged or hostile (a value lies above {named(path):.200})")
-    return tree
+        building.add(path, value)
+    return building.tree
+
+
+class _Building:
+    """Builds a tree from paths, which anyone can have written."""
+
+    def __init__(self) -> None:
+        self.tree: OrderedDict[str, Any] = OrderedDict()
+        self._left = _SLACK
+
+    def add(self, path: Path, value: Any) -> None:
+        self._left += 2
+        place: Any = self.tree
+        for key, following in itertools.pairwise(path):
+            if not self._holds(place, key, path):
+                place[key] = [] if type(following) is int else {}
+            place = place[key]
+            if type(place) not in (list, dict):
+                self._refuse("a value lies above", path)
+        if self._holds(place, path[-1], path):
+            self._refuse("two values lie at", path)
+        place[path[-1]] = value
+
+    def _holds(self, place: Any, key: str | int, path: Path) -> bool:
+        """Return whether a container has something at a key; a list gets room for it."""
+        if type(key) is int and type(place) is list:
+            more = key + 1 - len(place)
+            self._left -= max(0, more)
+            if self._left < 0:
+                self._refuse("there is an impossible index in", path)
+            place += [None] * more
+            return place[key] is not None
+        if type(key) is int or type(place) is list:
+            self._refuse("two paths disagree at", path)
+        return key in place
+
+    def _refuse(self, why: str, path: Path) -> NoReturn:
+        raise NotACheckpoint(f"its {METADATA} is damaged or hostile ({why} {named(path):.200})")
 
 
 def leaves(tree: Any, whole: Collection[int], flat: bool) -> Iterator[tuple[Path, Any]]:

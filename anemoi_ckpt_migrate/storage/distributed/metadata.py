@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, NoReturn
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
 from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, Writer, read
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
-FILE = ".metadata"
 _CHECKPOINT, _SHARDS = "torch.distributed.checkpoint", "torch.distributed._shard.sharded_tensor.metadata"
-_METADATA, _TENSOR, _CHUNK, _BYTES, _INDEX = (
+_OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX = (
     Name(f"{_CHECKPOINT}.metadata", name)
     for name in ("Metadata", "TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata", "MetadataIndex")
 )
@@ -33,7 +33,7 @@ _PROPERTIES = Name(f"{_CHECKPOINT}.metadata", "TensorProperties")
 _LAYOUT, _FORMAT = Name("torch.serialization", "_get_layout"), Name(f"{_CHECKPOINT}.metadata", "_MEM_FORMAT_ENCODING")
 _PATHS = ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath")
 KNOWN = frozenset(
-    {_METADATA, _TENSOR, _CHUNK, _BYTES, _INDEX, _PLACE, _PROPERTIES, _LAYOUT, _FORMAT}
+    {_OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX, _PLACE, _PROPERTIES, _LAYOUT, _FORMAT}
     | {Name(f"{_CHECKPOINT}.metadata", "StorageMeta"), Name("torch", "Size"), Name("collections", "OrderedDict")}
     | {Name(_SHARDS, name) for name in ("TensorProperties", "MEM_FORMAT_ENCODING")}  # before torch 2.3
     | {Name(module, name) for module in ("pathlib", "pathlib._local") for name in _PATHS}
@@ -170,11 +170,11 @@ def read_metadata(data: bytes) -> Metadata:
             found, names = read(data, KNOWN)
         except ForeignName as error:
             raise NotACheckpoint(
-                f"its {FILE} names {str(error.name):.200}, which is no part of the metadata of a distributed "
+                f"its {METADATA} names {error.name!s:.200}, which is no part of the metadata of a distributed "
                 "checkpoint; torch would import it, and may run it"
             ) from error
         except pickle.UnpicklingError as error:
-            raise NotACheckpoint(f"its {FILE} is damaged or hostile ({error})") from error
+            raise NotACheckpoint(f"its {METADATA} is damaged or hostile ({error})") from error
         return _Reading(found, names).metadata()
 
 
@@ -183,7 +183,7 @@ class _Reading:
 
     def __init__(self, pickled: Any, names: Mapping[Name, None]) -> None:
         self._names = names
-        self._fields = dict(_state(pickled, _METADATA, "the object"))
+        self._fields = dict(_state(pickled, _OBJECT, "the object"))
 
     def metadata(self) -> Metadata:
         tensors, paths = self._fields.pop("state_dict_metadata", None), self._fields.pop("planner_data", None)
@@ -224,7 +224,11 @@ class _Reading:
             if place is None:
                 _refuse(f"no file holds {name:.200}")
             return ValueEntry(place, _state(value, _BYTES, name))
-        fields = dict(_state(value, _TENSOR, name))
+        return self._tensor(name, dict(_state(value, _TENSOR, name)), places)
+
+    def _tensor(
+        self, name: str, fields: dict[str, Any], places: dict[tuple[str, tuple[int, ...] | None], Place]
+    ) -> TensorEntry:
         properties, size, listed = (fields.pop(each, None) for each in ("properties", "size", "chunks"))
         _check_properties(name, properties)
         if type(size) is not Size or type(listed) is not list:
@@ -259,7 +263,7 @@ class _Reading:
 
 
 def _refuse(why: str) -> NoReturn:
-    raise NotACheckpoint(f"its {FILE} is damaged or hostile ({why})")
+    raise NotACheckpoint(f"its {METADATA} is damaged or hostile ({why})")
 
 
 def _is_dict(value: Any) -> bool:
@@ -387,7 +391,7 @@ def metadata_bytes(metadata: Metadata) -> bytes:
         try:
             return _Writing().whole(metadata)
         except ValueError as error:
-            raise NotACheckpoint(f"its {FILE} cannot be written again ({error})") from error
+            raise NotACheckpoint(f"its {METADATA} cannot be written again ({error})") from error
 
 
 class _Writing(Writer):
@@ -395,7 +399,7 @@ class _Writing(Writer):
 
     def whole(self, metadata: Metadata) -> bytes:
         """Return the pickle."""
-        self._begin(_METADATA)
+        self._begin(_OBJECT)
         self.text("state_dict_metadata")
         self._begin_map(metadata.entries)
         for name, entry in metadata.entries.items():

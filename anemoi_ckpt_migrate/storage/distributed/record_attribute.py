@@ -38,7 +38,8 @@ def to_attribute(record: Any, entry: Callable[[Item], Entry]) -> dict[str, Any]:
     entry : callable
         Returns the chunks or the place of an item.
     """
-    stash = {revision: [_encoded(each, entry) for each in values] for revision, values in record.get("stash", {}).items()}
+    values = record.get("stash", {}).items()
+    stash = {revision: [_encoded(each, entry) for each in own] for revision, own in values}
     rest = {key: value for key, value in record.items() if key != "stash"}
     return {"format": FORMAT, "record": rest, **({"stash": stash} if stash else {})}
 
@@ -56,10 +57,8 @@ def from_attribute(data: Any) -> Any:
     if type(data) is not dict or data.get("format") != FORMAT or type(data.get("record")) is not dict:
         raise ValueError("the attribute is no record of a known format")
     reading = _Reading()
-    stash = data.get("stash", {})
-    found = {
-        _text(revision): [reading.decoded(each, 0) for each in _list(values)] for revision, values in _dict(stash).items()
-    }
+    values = _dict(data.get("stash", {})).items()
+    found = {_text(revision): [reading.decoded(each, 0) for each in _list(own)] for revision, own in values}
     return {**data["record"], **({"stash": found} if found else {})}
 
 
