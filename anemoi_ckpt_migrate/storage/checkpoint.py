@@ -20,7 +20,7 @@ from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.size_limits import check_asked
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
-from anemoi_ckpt_migrate.storage.tensors.materialize import Source, places_in
+from anemoi_ckpt_migrate.storage.tensors.materialize import Places, Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
@@ -196,9 +196,7 @@ class Checkpoint(ABC):
         if self._reading is None:
             if self._maker.recipes:
                 self._check_byteorder()
-            self._reading = Source(
-                self._files, self._archive, self._stream, self._maker, self._checked, self._unwritten
-            )
+            self._reading = Source(self._files, self._places(), self._maker, self._checked, self._unwritten)
         return self._reading
 
     def _open_payloads(self) -> Any:
@@ -206,10 +204,12 @@ class Checkpoint(ABC):
         from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 
         self._check_byteorder()
-        places = places_in(self._archive, self._stream)
-        crcs = {name.removeprefix("data/"): entry.crc for name, entry in self._archive.entries.items()}
         ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
-        return Payloads(self._files, places, crcs, ours)
+        return Payloads(self._files, self._places(), ours)
+
+    def _places(self) -> Places:
+        """Return the place of each storage; a format that looks for them when they are needed adds to it later."""
+        return places_in(self._archive, self._stream)
 
     def _check_byteorder(self) -> None:
         if self.byteorder != sys.byteorder:

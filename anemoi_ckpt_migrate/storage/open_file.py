@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
 from anemoi_ckpt_migrate.storage.in_place import whole_length
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 
 
@@ -24,7 +25,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     Parameters
     ----------
     path : path
-        A file of `torch.save` or of safetensors; a folder of Hugging Face, or its index.
+        A file of `torch.save` or of safetensors; a folder of Hugging Face, or its index; a folder of
+        torch.distributed.checkpoint.
     trusted : collection of str
         Modules whose classes are built for real if they can be imported.
 
@@ -38,7 +40,7 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
         It is a folder of another format, or no checkpoint.
     """
     place = folder_of_index(Path(path)) or Path(path)
-    with _open_folder(place) if _is_folder(place) else _open_file(place, trusted) as found:
+    with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
         yield found
 
 
@@ -61,13 +63,19 @@ def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
 
 
 @contextlib.contextmanager
-def _open_folder(path: Path) -> Iterator[Checkpoint]:
+def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 
     try:
         before = FolderState.of(path)
     except OSError as error:
         raise CannotRead(f"it cannot be read ({os.strerror(error.errno or 0).lower()})") from error
+    if METADATA in before.entries:
+        from anemoi_ckpt_migrate.storage.distributed.checkpoint import open_distributed
+
+        with open_distributed(path, trusted) as checkpoint:
+            yield checkpoint
+        return
     layout = find_layout(path, before.entries)
     if layout is None:
         refuse_folder(before.entries)

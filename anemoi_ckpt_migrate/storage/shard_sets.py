@@ -18,6 +18,8 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
 
 _INDEX = ".index.json"
+METADATA = ".metadata"
+"""The name of the metadata of a distributed checkpoint."""
 _LONGEST_INDEX = 256 << 20  # in bytes
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
 _LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
@@ -135,13 +137,12 @@ _LOAD_ALL = "load all its files, save them as one with torch.save, and migrate t
 
 def distributed(folder: str) -> Membership:
     """Return the membership in a set of torch.distributed.checkpoint."""
-    way = f"make one file with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE`"
-    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"{way}, and migrate that")
+    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"give its folder, {folder}")
 
 
 def _distributed(path: Path) -> Membership | None:
     # Lightning stores everything except tensors in meta.pt, beside the metadata.
-    beside = path.name == "meta.pt" and (path.parent / ".metadata").is_file()
+    beside = path.name in ("meta.pt", METADATA) and (path.parent / METADATA).is_file()
     return distributed(os.fspath(path.parent)) if path.suffix == ".distcp" or beside else None
 
 

@@ -33,7 +33,7 @@ class NewFile(NamedTuple):
 
     made: int
     size: int
-    write: Callable[[int, Progress | None], None]
+    write: Callable[[int, Progress | None], object]
 
 
 class SingleFile(Checkpoint):

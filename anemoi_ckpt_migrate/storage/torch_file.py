@@ -150,7 +150,7 @@ class TorchCheckpoint(SingleFile):
         contents = self._contents(pickled, attachments)
         made = sum(len(content) for content in contents.new.values())
         kept = sum(entry.size for entry in contents.kept)
-        return NewFile(made, made + kept, lambda new, progress: write_new(contents, self._descriptor, new, progress))
+        return NewFile(made, made + kept, lambda new, progress: write_new(contents, self._files, new, progress))
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
         """Append the new entries to the file, and leave all others in their place.
@@ -171,7 +171,7 @@ class TorchCheckpoint(SingleFile):
         made = sum(len(content) for content in contents.new.values())
         check_room(self._target, made, self.length + made)
         with growing(self._target, self._before, old) as descriptor:
-            append(contents, self._descriptor, descriptor, self.length)
+            append(contents, self._files, descriptor, self.length)
         return Written(self.path, None)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:

@@ -74,10 +74,8 @@ class Payloads:
     ----------
     files : Members
         The open checkpoint.
-    places : mapping of str to (int, int)
-        Offset and length in bytes of each storage in the file, by key.
-    crcs : mapping of str to int
-        Their CRCs, if known.
+    places : mapping of str to (int, int, int)
+        Address, length in bytes, and CRC (0 if unknown) of each storage in the files, by key; more may be added later.
     unwritten : mapping of str to callable
         Functions for the content of storages that the file lacks or holds differently.
     """
@@ -85,16 +83,14 @@ class Payloads:
     def __init__(
         self,
         files: Members,
-        places: Mapping[str, tuple[int, int]],
-        crcs: Mapping[str, int],
+        places: Mapping[str, tuple[int, int, int]],
         unwritten: Mapping[str, Callable[[], memoryview]],
     ) -> None:
-        self._files, self._places, self._crcs, self._unwritten = files, places, crcs, unwritten
-        self._mapped = {member.begin: _Mapping(member) for member in files.all}
-        # An empty storage is part of the mapping too: else torch would let it grow, and show other memory.
-        self._storages = {key: self._mapping(start).storage(start, length) for key, (start, length) in places.items()}
-        self._keys = {storage._cdata: key for key, storage in self._storages.items()}
-        self._keys_by_address = {self._address(start): key for key, (start, length) in places.items() if length}
+        self._files, self._places, self._unwritten = files, places, unwritten
+        self._mapped: dict[int, _Mapping] = {}
+        self._storages: dict[str, torch.UntypedStorage] = {}
+        self._keys: dict[int, str] = {}
+        self._keys_by_address: dict[int, str] = {}
         self.locations: dict[str, str] = {}
 
     def storage(self, key: str) -> torch.UntypedStorage:
@@ -109,7 +105,14 @@ class Payloads:
             self._storages[key] = _storage_of(self._unwritten[key]())
             self._unwritten = {other: content for other, content in self._unwritten.items() if other != key}
         if key not in self._storages:
-            raise pickle.UnpicklingError(f"the storage data/{key} is missing")
+            if key not in self._places:
+                raise pickle.UnpicklingError(f"the storage data/{key} is missing")
+            start, length, _ = self._places[key]
+            # An empty storage is part of the mapping too: else torch would let it grow, and show other memory.
+            made = self._storages[key] = self._mapping(start).storage(start, length)
+            self._keys[made._cdata] = key
+            if length:
+                self._keys_by_address[self._address(start)] = key
         return self._storages[key]
 
     def key_of(self, storage: torch.UntypedStorage) -> str | None:
@@ -132,19 +135,22 @@ class Payloads:
         Damaged
             The content of a used storage does not match its checksum.
         """
-        looks = {key: self._look(*place) for key, place in self._places.items()}
+        looks = {key: self._look(*self._places[key][:2]) for key in self._keys.values()}
         damaged = [f"data/{key}" for key, (seen, _) in looks.items() if seen and not self._is_whole(key)]
         if damaged:
             raise Damaged(damaged)
         found = {}
         for key in keys:
-            start, length = self._places.get(key, (0, 0))
+            start, length, _ = self._places.get(key, (0, 0, 0))
             if key in looks and looks[key][1] and self._differs(start, length):
                 found[key] = self._mapping(start).view(start, length)
         return found
 
     def _mapping(self, start: int) -> _Mapping:
-        return self._mapped[self._files.at(start).begin]
+        member = self._files.at(start)
+        if member.begin not in self._mapped:
+            self._mapped[member.begin] = _Mapping(member)
+        return self._mapped[member.begin]
 
     def _address(self, start: int) -> int:
         """Return the place in memory of a byte of the files."""
@@ -170,8 +176,7 @@ class Payloads:
         return seen, written
 
     def _is_whole(self, key: str) -> bool:
-        start, length = self._places[key]
-        crc = self._crcs.get(key, 0)
+        start, length, crc = self._places[key]
         return not crc or self._files.checksum(start, start + length) == crc
 
     def _differs(self, start: int, length: int) -> bool:
