@@ -80,7 +80,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     if layout is None:
         refuse_folder(before.entries)
     else:
-        from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface
+        from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
 
         with open_huggingface(path, layout, before) as found:
             yield found

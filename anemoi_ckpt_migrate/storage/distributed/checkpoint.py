@@ -66,9 +66,9 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute, to_attribute
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder
-from anemoi_ckpt_migrate.storage.huggingface.checkpoint import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.lock import beside, create, name_anew
 from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
