@@ -152,11 +152,6 @@ _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
         "get_fp32_state_dict_from_zero_checkpoint returns with torch.save, and migrate that",
     ),
     (
-        re.compile(r".*\.bin(\.index\.json)?"),
-        "a checkpoint of Hugging Face in files of torch.save (.bin), which are not migrated as a whole yet; save it "
-        "with save_pretrained, which writes safetensors, and migrate that",
-    ),
-    (
         re.compile(r"latest_checkpointed_iteration\.txt|(mp|tp)_rank_\d+.*"),
         "a checkpoint of Megatron, one file for each rank; join them into one file, and migrate that",
     ),

@@ -77,7 +77,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
             yield checkpoint
         return
     layout = find_layout(path, before.entries)
-    if layout is None or layout.ending != ".safetensors":
+    if layout is None:
         refuse_folder(before.entries)
     else:
         from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface

@@ -132,7 +132,6 @@ def test_the_way_out_for_arrays(chain: Folder) -> None:
         ("__0_0.distcp", "a distributed checkpoint", 3),
         ("zero_to_fp32.py", "a checkpoint of DeepSpeed", 3),
         ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed", 3),
-        ("pytorch_model.bin", "a checkpoint of Hugging Face in files of torch.save (.bin)", 3),
         ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron", 3),
         ("anything", "not a checkpoint; give the path of a checkpoint in it", 2),
     ],

@@ -191,6 +191,27 @@ def test_reading_commands(project: Folder, llama: Path) -> None:
     assert state(llama) == old
 
 
+def test_loaded_as_if_upgraded_without_writing(project: Folder, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where no file can be written: a read-only store, a full disk."""
+    before, old = tensors(llama), state(project.path)
+    declare(
+        project,
+        "a1",
+        'op.Rename("model.norm.weight", "model.final.weight")',
+        'op.Fuse(["lm_head.weight", "model.embed_tokens.weight"], "both.weight", dim=0)',
+        'op.Cast("both.weight", "float64")',
+    )
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    loaded = cm.load(llama, map_location="cpu")
+    both = torch.cat([before["lm_head.weight"], before["model.embed_tokens.weight"]]).double()
+    assert torch.equal(loaded["both.weight"], both)
+    assert torch.equal(loaded["model.final.weight"], before["model.norm.weight"])
+    assert loaded.keys() - {"both.weight", "model.final.weight"} == before.keys() - {
+        "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight",
+    }  # fmt: skip
+    assert {name: text for name, text in state(project.path).items() if "versions" not in name} == old
+
+
 def test_another_folder(project: Folder, llama: Path) -> None:
     old = state(llama)
     declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
@@ -407,3 +428,29 @@ def test_a_folder_that_is_protected(project: Folder, llama: Path) -> None:
     refused(project, 3, "it is read-only; allow writing")
     llama.chmod(0o755)
     project.ok("upgrade", "head", "llama")
+
+
+def test_the_way_out_for_one_file_of_torch(project: Folder, llama: Path) -> None:
+    Path("old").mkdir()
+    torch.save(tensors(llama), "old/pytorch_model.bin")
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    says = "its weights are in pytorch_model.bin, a file of torch.save; give the path of that file"
+    refused(project, 3, says, "upgrade", "head", "old")
+    project.ok("upgrade", "head", "old/pytorch_model.bin")
+    assert "model.final.weight" in torch.load("old/pytorch_model.bin")
+
+
+def test_the_way_out_for_shards_of_torch(project: Folder, llama: Path) -> None:
+    old = Path(shutil.copytree(llama, "old", ignore=shutil.ignore_patterns("*safetensors*")))
+    files = {"pytorch_model-00001-of-00002.bin": {}, "pytorch_model-00002-of-00002.bin": {}}
+    for number, (name, value) in enumerate(tensors(llama).items()):
+        list(files.values())[number % 2][name] = value
+    for file, part in files.items():
+        torch.save(part, old / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, part in files.items() for name in part}}
+    (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    refused(project, 3, "with save_pretrained, which makes safetensors, and migrate that", "upgrade", "head", old)
+    transformers.LlamaForCausalLM.from_pretrained(old).save_pretrained("new")
+    project.ok("upgrade", "head", "new")
+    assert "model.final.weight" in tensors(Path("new"))

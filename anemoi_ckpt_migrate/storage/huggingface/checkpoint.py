@@ -32,6 +32,8 @@ from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+
 
 class Shard(NamedTuple):
     """An open file with weights.
@@ -362,8 +364,7 @@ def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], 
     """Refuse a folder with further shards: of another generation, which some readers would take."""
     if index is None:
         return
-    pattern = re.compile(rf".+-\d{{5}}-of-\d{{5}}{re.escape(layout.ending)}")
-    further = [name for name in before.entries if pattern.fullmatch(name) and name not in names]
+    further = [name for name in before.entries if _SHARD.fullmatch(name) and name not in names]
     if further:
         raise NotACheckpoint(
             f"{further[0]} in it is not named by {layout.index}: it seems to hold files of two checkpoints; "

@@ -12,22 +12,21 @@ from anemoi_ckpt_migrate.errors import Refused
 
 INDEX = ".index.json"
 _STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
-_ENDINGS = (".safetensors", ".bin")
-_WEIGHTS = re.compile(rf"(?P<stem>{'|'.join(_STEMS)})(?P<variant>\.[\w-]+)??(?P<ending>\.safetensors|\.bin)")
+_TORCH = ".bin"
+_ENDINGS = (".safetensors", _TORCH)
+_WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
 _OPTIMIZER = re.compile(r"optimizer\.(pt|bin)|optimizer(_\d+)?")
 _PIPELINE = "model_index.json"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The set of weights in a folder.
+    """The set of weights in a folder, in files of safetensors.
 
     Attributes
     ----------
     folder : Path
         The folder.
-    ending : str
-        The ending of its files: ``.safetensors`` or ``.bin``.
     index : str
         The name of the index; empty if all weights are in one file.
     single : str
@@ -35,7 +34,6 @@ class Layout:
     """
 
     folder: Path
-    ending: str
     index: str
     single: str
 
@@ -48,7 +46,7 @@ def folder_of_index(path: Path) -> Path | None:
 
 
 def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
-    """Return the weights of a folder; None if it is no folder of Hugging Face.
+    """Return the safetensors files of a folder with weights; None if it is no folder of Hugging Face.
 
     Parameters
     ----------
@@ -60,7 +58,8 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
     Raises
     ------
     Refused
-        It has two sets of weights, the state of an optimizer beside them, or is a pipeline of several models.
+        It has two sets of weights, or weights in files of torch; the state of an optimizer is beside them; it is a
+        pipeline of several models.
     """
     indices = sorted(name for name in names if name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS)))
     singles = sorted(name for name in names if _WEIGHTS.fullmatch(name))
@@ -81,8 +80,14 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
             "yet; copy the weights and their index to another folder, and migrate that"
         )
     name = found[0]
-    ending = next(each for each in _ENDINGS if each in name.removesuffix(INDEX)[-len(each) :])
-    return Layout(folder, ending, name if indices else "", "" if indices else name)
+    if name.endswith(_TORCH):
+        raise Refused(f"its weights are in {name}, a file of torch.save; give the path of that file")
+    if name.endswith(f"{_TORCH}{INDEX}"):
+        raise Refused(
+            "its weights are in shards of torch.save, which are not migrated as a whole; load the model and write it "
+            "with save_pretrained, which makes safetensors, and migrate that"
+        )
+    return Layout(folder, name if indices else "", "" if indices else name)
 
 
 def _components(folder: Path, names: Collection[str]) -> str:
