@@ -253,9 +253,7 @@ def test_a_function_gets_real_tensors(project: Folder, of_ranks: Path) -> None:
     """Only the tensor that it changed is written."""
     folder = copied(project, of_ranks / "rows")
     before = as_one_file(of_ranks / "rows")
-    project.script(
-        "a1", None, 'ckpt["model"]["q.bias"] = ckpt["model"]["q.bias"] * 2', 'ckpt["model"]["q.bias"] /= 2'
-    )
+    project.script("a1", None, 'ckpt["model"]["q.bias"] = ckpt["model"]["q.bias"] * 2', 'ckpt["model"]["q.bias"] /= 2')
     project.ok("upgrade", "head", folder)
     assert torch.equal(as_one_file(folder)["model"]["q.bias"], before["model"]["q.bias"] * 2)
     found = metadata(folder).storage_data.items()
@@ -319,9 +317,7 @@ def test_load_as_if_upgraded(project: Folder, saved: Path) -> None:
     names, before = sorted(path.name for path in folder.iterdir()), as_one_file(saved / "single")
     declare(project, "a1", *FUSING)
     content = cm.load(folder, project=project.path)
-    assert torch.equal(
-        content["model"]["qkv.weight"], torch.cat([before["model"][f"{part}.weight"] for part in "qkv"])
-    )
+    assert torch.equal(content["model"]["qkv.weight"], torch.cat([before["model"][f"{part}.weight"] for part in "qkv"]))
     assert content["epoch"] == 3
     with cm.upgraded(folder, project=project.path) as copy:
         assert load_into(copy, New)

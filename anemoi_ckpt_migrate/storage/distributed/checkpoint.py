@@ -734,7 +734,7 @@ class _NewFiles:
         more = {key: value for key, value in self._metadata.more.items() if key != RECORD}
         if self._record is not None:
             more[RECORD] = to_attribute(self._record, self._entry)
-        return metadata_bytes(Metadata(entries, paths, more, {}))
+        return metadata_bytes(Metadata(entries, paths, more))
 
     def _entry(self, item: Item) -> Entry:
         if item.entry is not None:
