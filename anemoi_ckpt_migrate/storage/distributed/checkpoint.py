@@ -212,8 +212,11 @@ class DistributedCheckpoint(Checkpoint):
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
-        """Modules and names in the metadata and in the pickles of the last tree, and whether they are harmless."""
-        return {**dict.fromkeys(self._metadata.names, True), **self._names}
+        """Modules and names in the pickles of the last tree, and whether they are harmless.
+
+        Those in the metadata are not among them: it is refused if it holds others than torch puts there.
+        """
+        return self._names
 
     # The tree
 
