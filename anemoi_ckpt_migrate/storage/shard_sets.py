@@ -137,7 +137,9 @@ _LOAD_ALL = "load all its files, save them as one with torch.save, and migrate t
 
 def distributed(folder: str) -> Membership:
     """Return the membership in a set of torch.distributed.checkpoint."""
-    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"give its folder, {folder}")
+    return Membership(
+        "a distributed checkpoint (torch.distributed.checkpoint)", folder, f"give its folder, {shown_path(folder)}"
+    )
 
 
 def _distributed(path: Path) -> Membership | None:

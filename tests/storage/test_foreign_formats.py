@@ -128,8 +128,9 @@ def test_the_way_out_for_arrays(chain: Folder) -> None:
 @pytest.mark.parametrize(
     ("holds", "says", "code"),
     [
-        (".metadata", "a distributed checkpoint", 3),
-        ("__0_0.distcp", "a distributed checkpoint", 3),
+        (".metadata.tmp", "a distributed checkpoint (torch.distributed.checkpoint) that was not saved to its end", 3),
+        ("__0_0.distcp", "a distributed checkpoint (torch.distributed.checkpoint) that was not saved to its end", 3),
+        ("__0.metadata", "a distributed checkpoint (torch.distributed.checkpoint) without common metadata", 3),
         ("zero_to_fp32.py", "a checkpoint of DeepSpeed", 3),
         ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed", 3),
         ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron", 3),

@@ -212,8 +212,11 @@ class DistributedCheckpoint(Checkpoint):
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
-        """Modules and names in the metadata and in the pickles of the last tree, and whether they are harmless."""
-        return {**dict.fromkeys(self._metadata.names, True), **self._names}
+        """Modules and names in the pickles of the last tree, and whether they are harmless.
+
+        Those in the metadata are not among them: it is refused if it holds others than torch puts there.
+        """
+        return self._names
 
     # The tree
 
@@ -734,7 +737,7 @@ class _NewFiles:
         more = {key: value for key, value in self._metadata.more.items() if key != RECORD}
         if self._record is not None:
             more[RECORD] = to_attribute(self._record, self._entry)
-        return metadata_bytes(Metadata(entries, paths, more, {}))
+        return metadata_bytes(Metadata(entries, paths, more))
 
     def _entry(self, item: Item) -> Entry:
         if item.entry is not None:
