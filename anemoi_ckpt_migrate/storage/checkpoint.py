@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -256,8 +257,8 @@ class Checkpoint(ABC):
     def _first_key(self) -> int:
         """Return the first number that is not the key of a storage in the file."""
         names = self._archive.entries or self._archive.loose
-        keys = [name[5:] for name in names if name.startswith("data/")]
-        return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
+        keys = itertools.chain((name[5:] for name in names if name.startswith("data/")), self._unwritten)
+        return max((int(key) for key in keys if key.isdigit()), default=-1) + 1
 
     def _stream(self) -> io.BufferedReader:
         return zip_archive.window(self._descriptor, self.length)

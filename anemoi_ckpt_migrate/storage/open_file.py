@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
-from anemoi_ckpt_migrate.storage.in_place import whole_length
+from anemoi_ckpt_migrate.storage.in_place import whole_state
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 
 
@@ -35,7 +35,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     """
     with opened(Path(path)) as descriptor:
         before = os.fstat(descriptor)
-        length = whole_length(Path(os.path.realpath(path)), descriptor)
+        left = whole_state(Path(os.path.realpath(path)), descriptor)
+        length = before.st_size if left is None else left.length
         if safetensors_header.is_safetensors(os.pread(descriptor, 9, 0), length):
             if not safetensors_header.is_named_so(os.fspath(path)):
                 # By its name, torch.load would read it, and that may find a pickle in the same bytes.
@@ -44,6 +45,6 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
                 )
             from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
 
-            yield SafetensorsCheckpoint(Path(path), descriptor, before, length)
+            yield SafetensorsCheckpoint(Path(path), descriptor, before, length, left)
         else:
             yield TorchCheckpoint(Path(path), descriptor, before, length, trusted)

@@ -6,30 +6,35 @@ or to write one whose tensors only move.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
+from anemoi_ckpt_migrate.storage.in_place import HeaderMark, Mark, changing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.safetensors_header import (
     BLOCK,
     RESERVED,
     SPELLED,
     HeaderEntry,
-    header_bytes,
+    begin_of,
+    header_text,
     is_named_so,
     is_text,
     read_header,
+    whole_header,
 )
+from anemoi_ckpt_migrate.storage.shard_sets import check_whole
+from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
     is_contiguous,
@@ -43,9 +48,12 @@ from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
+# Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+_CONTENT = "data/="
+_ANEW = "a new file takes its place"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A tensor of the tree: its name and form, and the storage of its content.
 
@@ -71,22 +79,61 @@ class _Item:
         return math.prod(self.shape) * SIZES[self.dtype]
 
 
+@dataclass(frozen=True)
+class _Laid(Pickled):
+    """A tree, ready to be written: the tensors of a header take the place of a pickle."""
+
+    items: tuple[_Item, ...] = ()
+
+
+class _Places(Mapping[str, tuple[int, int]]):
+    """The places of the content of a file's tensors. They are computed, as many tensors have long names."""
+
+    def __init__(self, entries: Mapping[str, HeaderEntry]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, key: str) -> tuple[int, int]:
+        if not key.startswith(_CONTENT):
+            raise KeyError(key)
+        entry = self._entries[key.removeprefix(_CONTENT)]
+        return entry.start, entry.end
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{_CONTENT}{name}" for name in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
 class SafetensorsCheckpoint(Checkpoint):
-    """An open file of safetensors. Its tree is a dict of tensors."""
+    """An open file of safetensors. Its tree is a dict of tensors.
+
+    Parameters
+    ----------
+    path, descriptor, before, length
+        As for `Checkpoint`.
+    left : Mark, optional
+        How the file is whole, if a run in place was interrupted.
+    """
 
     byteorder = "little"
 
+    def __init__(
+        self, path: Path, descriptor: int, before: os.stat_result, length: int, left: Mark | None = None
+    ) -> None:
+        self._left = left
+        super().__init__(path, descriptor, before, length)
+
     def _read_archive(self) -> Archive:
         """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
-        header = read_header(self._descriptor, self.length)
-        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
-        self._items = [_Item(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
-        loose = {f"data/={each.name}": (each.start, each.end) for each in header.entries}
+        header = read_header(self._descriptor, self.length, b"" if self._left is None else self._left.start)
+        self._begin, self._entries = header.begin, header.entries
+        self._items: tuple[_Item, ...] | None = None  # those of a draft
         texts = {name: text.encode() for name, text in header.metadata.items()}
-        return Archive("", {}, self.length, 0, loose, texts)
+        return Archive("", {}, self.length, 0, _Places({each.name: each for each in header.entries}), texts)
 
     def _adopt(self, pickled: Pickled) -> None:
-        self._items = _items(pickled)
+        self._items = cast(_Laid, pickled).items
 
     def fits(self, name: str) -> bool:
         """Return whether the name is that of a safetensors file, or of a backup of one."""
@@ -111,7 +158,9 @@ class SafetensorsCheckpoint(Checkpoint):
         """Return the state dict with stand-ins for tensors."""
         self._touched, self._payloads = [], None
         self._maker.renew(self._touched)
-        return {item.name: self._stand_in(item) for item in self._items}
+        if self._items is not None:
+            return {item.name: self._stand_in(item) for item in self._items}
+        return {each.name: self._maker.stored(f"={each.name}", each.dtype, each.shape) for each in self._entries}
 
     def load_content(self) -> dict[str, Any]:
         """Return the state dict with real tensors over the file."""
@@ -130,11 +179,10 @@ class SafetensorsCheckpoint(Checkpoint):
                 "the checkpoint", f"a safetensors file holds a dict of tensors, not a {type(tree).__name__}"
             )
         new: dict[str, Content] = {}
-        items = [self._item(name, value, new) for name, value in tree.items()]
+        items = tuple(self._item(name, value, new) for name, value in tree.items())
         _check_shared(items)
         keys = dict.fromkeys(item.key for item in items)
-        data = json.dumps([[each.name, each.dtype, each.shape, each.key, each.offset] for each in items])
-        return Pickled(data.encode(), keys, self._contents_of(keys, new))
+        return _Laid(b"", keys, self._contents_of(keys, new), items=items)
 
     def _item(self, name: Any, value: Any, new: dict[str, Content]) -> _Item:
         """Return a value of the tree as a tensor to write; add the content of a tensor that is not in the file."""
@@ -183,47 +231,129 @@ class SafetensorsCheckpoint(Checkpoint):
     def facts(self) -> FileInfo:
         """Return facts about the file."""
         texts = {name: len(text) for name, text in self._archive.small.items()}
-        unchecked = sum(end > start for start, end in self._archive.loose.values())
-        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, False, (), texts)
+        unchecked = sum(each.size > 0 for each in self._entries)
+        left = self._left is not None
+        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, left, (), texts)
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return an empty list: the format has no checksums."""
         return []
 
-    def _check_in_place(self) -> NoReturn:
-        raise NotInPlace(
-            "it is a safetensors file, which is only ever replaced as a whole", "a new file takes its place"
-        )
+    def _check_in_place(self) -> None:
+        """Refuse nothing: whether the new header fits is known when it is made."""
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Refuse: see `check_writable`."""
-        self._check_in_place()
+        """Write over the header, and leave the content of tensors where it is. New tensors are appended.
+
+        Parameters
+        ----------
+        pickled, attachments
+            As for `write`.
+
+        Raises
+        ------
+        NotInPlace
+            The new header does not fit, or the content of a tensor would have to move.
+        MigrateError
+            Those of `changing`.
+        """
+        check_whole(self.path)
+        staying, added = self._staying(pickled)
+        end = staying[-1].end if staying else 0
+        appended = _placed(added, end)
+        for entry in appended:
+            if entry.start % SIZES[entry.dtype]:
+                raise NotInPlace(f"{entry.name:.80} would not be aligned at the end of the file", _ANEW)
+        header = self._header_in_place((*staying, *appended), attachments)
+        length = appended[-1].end + self._begin if appended else end + self._begin
+        old = HeaderMark(self.length, os.pread(self._descriptor, self._begin, 0), header)
+        shorter = HeaderMark(length, header, old.start) if length < self.length else None
+        grown = max(0, length - self.length)
+        check_room(self._target, 2 * len(header) + grown, length)
+        with changing(self._target, self._before, old, shorter) as descriptor:
+            self._write_content(added, pickled, descriptor, end + self._begin, None)
+            write_at(descriptor, header, 0)
+        return Written(self.path, None)
+
+    def _staying(self, pickled: Pickled) -> tuple[list[HeaderEntry], list[_Item]]:
+        """Return the tensors whose bytes stay where they are in the file, in order, and those to append to it."""
+        found: list[tuple[int, _Item]] = []
+        staying, added, end = list[HeaderEntry](), list[_Item](), self._begin
+        for item in cast(_Laid, pickled).items:
+            start = self._place_of(item, pickled)
+            if start is None:
+                added.append(item)
+            else:
+                found.append((start, item))
+        for start, item in sorted(found, key=lambda each: each[0]):
+            if start > end:
+                raise NotInPlace(f"the content of {item.name:.80} would have to move in the file", _ANEW)
+            if start < end:  # the bytes are those of another tensor too
+                added.append(item)
+            else:
+                staying.append(HeaderEntry(item.name, item.dtype, item.shape, start - self._begin))
+                end += item.size
+        if end < self.length and any(item.size for item in added):
+            raise NotInPlace("new tensors would take the place of old ones, which no journal could bring back", _ANEW)
+        return staying, _in_aligned_order(added, end - self._begin)
+
+    def _place_of(self, item: _Item, pickled: Pickled) -> int | None:
+        """Return the first byte of a tensor in the file; None if its bytes do not lie there together."""
+        ranges = list(_merged(iter(self._ranges(item, pickled) or ())))
+        return ranges[0][0] if len(ranges) == 1 else None
+
+    def _header_in_place(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytes:
+        text = self._header_text(entries, attachments)
+        header = whole_header(text, self._begin)
+        if header is None:
+            raise NotInPlace(
+                f"the header of the file has room for {self._begin - 8:,} bytes, and the new one has {len(text):,}",
+                f"{_ANEW}, with room for later changes",
+            )
+        return header
+
+    def _header_text(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytearray:
+        texts = {**self._archive.small, **self.attached, **attachments}
+        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
+        try:
+            return header_text(entries, metadata)
+        except ValueError as error:
+            raise Unpicklable("the record", str(error)) from error
+
+    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Copy the file; after an interrupted run, what it is by its journal."""
+        if self._left is None:
+            return super().copy(output, backup, progress)
+        return self.rewrite(output, backup, progress)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
-        items = _in_aligned_order(_items(pickled))
-        texts = {**self._archive.small, **self.attached, **attachments}
-        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
-        entries, end = [], 0
-        for item in items:
-            entries.append(HeaderEntry(item.name, item.dtype, item.shape, end, end + item.size))
-            end += item.size
-        begin = min((start for start, _ in self._archive.loose.values()), default=0)
-        try:
-            header = header_bytes(entries, metadata, begin if end > _WORTH_SHARING else 0)
-        except ValueError as error:
-            raise Unpicklable("the record", str(error)) from error
-        made = len(header) + sum(len(each) for each in pickled.payloads.values())
-        return NewFile(made, len(header) + end, partial(self._write, header, items, pickled))
+        items = _in_aligned_order(list(cast(_Laid, pickled).items))
+        entries = _placed(items)
+        count = entries[-1].end if entries else 0
+        text = self._header_text(entries, attachments)
+        begin = begin_of(text, self._begin if count > _WORTH_SHARING else 0)
+        made = begin + sum(len(each) for each in pickled.payloads.values())
+        return NewFile(made, begin + count, partial(self._write, text, begin, items, pickled))
 
     def _write(
-        self, header: bytes, items: list[_Item], pickled: Pickled, target: int, progress: Progress | None
+        self,
+        text: bytearray,
+        begin: int,
+        items: list[_Item],
+        pickled: Pickled,
+        target: int,
+        progress: Progress | None,
     ) -> None:
-        write_at(target, header, 0)
-        at = len(header)
+        write_at(target, whole_header(text, begin) or b"", 0)
+        self._write_content(items, pickled, target, begin, progress)
+
+    def _write_content(
+        self, items: list[_Item], pickled: Pickled, target: int, at: int, progress: Progress | None
+    ) -> None:
         for start, stop in _merged(self._parts(items, pickled, target, at)):
             if start is None:
                 at += stop
@@ -235,12 +365,9 @@ class SafetensorsCheckpoint(Checkpoint):
         """Yield the content of the new file in order: ranges of the old file; (None, count) for bytes written here."""
         for item in items:
             size, start = item.size, item.offset * SIZES[item.dtype]
-            is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
-            extents = None if is_held else self._maker.extents(self._stand_in(item))
-            if extents is not None:
-                for key, first, count in extents:
-                    begin = self._archive.loose[f"data/{key}"][0] + first
-                    yield begin, begin + count
+            ranges = self._ranges(item, pickled)
+            if ranges is not None:
+                yield from ranges
             else:
                 written, content = 0, pickled.payloads[item.key]
                 chunks = [content] if isinstance(content, (bytes, memoryview)) else content.chunks()
@@ -251,16 +378,18 @@ class SafetensorsCheckpoint(Checkpoint):
                 yield None, size
             at += size
 
+    def _ranges(self, item: _Item, pickled: Pickled) -> list[tuple[int, int]] | None:
+        """Return where the bytes of a tensor lie in the file, in order; None if they have to be written."""
+        is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
+        extents = None if is_held else self._maker.extents(self._stand_in(item))
+        if extents is None:
+            return None
+        starts = ((self._archive.loose[f"data/{key}"][0] + first, count) for key, first, count in extents)
+        return [(start, start + count) for start, count in starts]
 
-def _items(pickled: Pickled) -> list[_Item]:
-    return [
-        _Item(name, dtype, tuple(shape), key, offset) for name, dtype, shape, key, offset in json.loads(pickled.data)
-    ]
 
-
-def _in_aligned_order(items: list[_Item]) -> list[_Item]:
+def _in_aligned_order(items: list[_Item], at: int = 0) -> list[_Item]:
     """Return the items in their order; the largest elements first if one would not be aligned otherwise."""
-    at = 0
     for item in items:
         if at % SIZES[item.dtype]:
             return sorted(items, key=lambda each: -SIZES[each.dtype])
@@ -268,11 +397,20 @@ def _in_aligned_order(items: list[_Item]) -> list[_Item]:
     return items
 
 
-def _check_shared(items: list[_Item]) -> None:
-    """Refuse tensors that share memory, which the format cannot express."""
-    known: dict[tuple[str, int], str] = {}
+def _placed(items: list[_Item], at: int = 0) -> tuple[HeaderEntry, ...]:
+    """Return the entries of tensors, one behind the other from a place on."""
+    entries = []
     for item in items:
-        place = item.key, item.offset * SIZES[item.dtype]
+        entries.append(HeaderEntry(item.name, item.dtype, item.shape, at))
+        at += item.size
+    return tuple(entries)
+
+
+def _check_shared(items: tuple[_Item, ...]) -> None:
+    """Refuse tensors that share memory, which the format cannot express."""
+    known: dict[Any, str] = {}
+    for item in items:
+        place = (item.key, item.offset * SIZES[item.dtype]) if item.offset else item.key
         if item.size and place in known:
             raise Unpicklable(
                 f"ckpt[{item.name!r:.80}]",

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
-from anemoi_ckpt_migrate.storage.in_place import JournalMark, cut, growing, mark
+from anemoi_ckpt_migrate.storage.in_place import JournalMark, changing, cut, mark
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
@@ -162,14 +162,14 @@ class TorchCheckpoint(Checkpoint):
         Raises
         ------
         MigrateError
-            Those of `growing`.
+            Those of `changing`.
         """
         contents, old = self._contents(pickled, attachments), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
         check_whole(self.path)
         made = sum(len(content) for content in contents.new.values())
         check_room(self._target, made, self.length + made)
-        with growing(self._target, self._before, old) as descriptor:
+        with changing(self._target, self._before, old) as descriptor:
             append(contents, self._descriptor, descriptor, self.length)
         return Written(self.path, None)
 
