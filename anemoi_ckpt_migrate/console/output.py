@@ -183,7 +183,8 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
     elif recovered.removed is None:
         say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
     else:
-        say(f"{recovered.checkpoint}: restored the old file ({sized(recovered.removed)} of an interrupted run removed)")
+        removed = f" ({sized(recovered.removed)} of an interrupted run removed)" if recovered.removed else ""
+        say(f"{recovered.checkpoint}: the file is whole again{removed}")
 
 
 def print_compacted(compacted: Compacted, as_json: bool) -> None:

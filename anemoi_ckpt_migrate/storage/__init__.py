@@ -3,7 +3,7 @@
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.in_place import recover
+from anemoi_ckpt_migrate.storage.in_place import is_interrupted, recover
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, folders_listed_once, membership
@@ -15,6 +15,7 @@ __all__ = [
     "Written",
     "check_whole",
     "folders_listed_once",
+    "is_interrupted",
     "membership",
     "open_checkpoint",
     "opened",

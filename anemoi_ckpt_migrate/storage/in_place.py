@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal, HalfWritten, HasOtherNames
-from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, check_writable, sync_folder, why_unwritable
+from anemoi_ckpt_migrate.storage.atomic_replace import (
+    changed_meanwhile,
+    check_writable,
+    opened,
+    sync_folder,
+    why_unwritable,
+)
 from anemoi_ckpt_migrate.storage.copy_range import write_at
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, beside, create, locked, name_anew, name_beside
 from anemoi_ckpt_migrate.storage.zip_archive import checksum
@@ -186,6 +192,15 @@ def whole_state(target: Path, descriptor: int) -> Mark | None:
     """Return how an open file is whole, if a journal shows an interrupted write; else None: as it is."""
     left = _read(journal_of(target))
     return left if left is not None and left.fits(descriptor) else None
+
+
+def is_interrupted(path: str | os.PathLike[str]) -> bool:
+    """Return whether a journal shows that a run in place was interrupted on a file."""
+    target = Path(os.path.realpath(path))
+    if not os.path.lexists(journal_of(target)):
+        return False
+    with opened(target) as descriptor:
+        return whole_state(target, descriptor) is not None
 
 
 def recover(path: Path) -> int | None:

@@ -48,6 +48,7 @@ from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
+_MOST_KEPT = 1 << 20
 # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
 _CONTENT = "data/="
 _ANEW = "a new file takes its place"
@@ -145,6 +146,16 @@ class SafetensorsCheckpoint(Checkpoint):
         return False
 
     @property
+    def most_kept(self) -> int | None:
+        """1 MiB: the record is a text in the header."""
+        return _MOST_KEPT
+
+    def name_of(self, tensor: Any) -> str:
+        """Return the name of a tensor in the file, if its bytes begin with those of one."""
+        extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
+        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
+
+    @property
     def is_ordered(self) -> bool:
         """False: tensors are found by name."""
         return False
@@ -172,7 +183,7 @@ class SafetensorsCheckpoint(Checkpoint):
     def _stand_in(self, item: _Item) -> StoredTensor:
         return self._maker.stored(item.key, item.dtype, item.shape, item.offset)
 
-    def pickled(self, tree: Any) -> Pickled:
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Pickled:
         """Turn a state dict into the list of its tensors, each with the storage of its content."""
         if not is_a(tree, dict):
             raise Unpicklable(
@@ -180,7 +191,8 @@ class SafetensorsCheckpoint(Checkpoint):
             )
         new: dict[str, Content] = {}
         items = tuple(self._item(name, value, new) for name, value in tree.items())
-        _check_shared(items)
+        if not copy_shared:
+            _check_shared(items)
         keys = dict.fromkeys(item.key for item in items)
         return _Laid(b"", keys, self._contents_of(keys, new), items=items)
 
@@ -414,7 +426,8 @@ def _check_shared(items: tuple[_Item, ...]) -> None:
         if item.size and place in known:
             raise Unpicklable(
                 f"ckpt[{item.name!r:.80}]",
-                f"it shares its memory with {known[place]:.80}, which safetensors cannot express",
+                f"it shares its memory with {known[place]:.80}, which safetensors cannot express: drop one of them, or "
+                "write both with --copy-shared",
             )
         known[place] = item.name
 

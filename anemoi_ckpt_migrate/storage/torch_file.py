@@ -128,8 +128,8 @@ class TorchCheckpoint(Checkpoint):
                     progress(entry.size)
         return found
 
-    def pickled(self, tree: Any) -> Pickled:
-        """Pickle a tree. What could not be read again is refused too."""
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Pickled:
+        """Pickle a tree, in which tensors may share memory. What could not be read again is refused too."""
         protocol = max(2, protocol_of(self._data))
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, protocol), self._trusted)
         new: dict[str, Content] = {}

@@ -47,7 +47,7 @@ def load(
     -------
     object
         The upgraded checkpoint, with its record if that is part of the tree: what `torch.load` returns; for a
-        safetensors file, a dict of tensors, whose content is read when you use it.
+        safetensors file, a dict of tensors, whose content is read when you use it. These share no memory.
 
     Raises
     ------
@@ -105,13 +105,13 @@ def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str, t
 def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath, trusted: bool) -> Path:
     """Return the path of a copy upgraded for one project; that of the file itself, if there is nothing to do."""
     try:
-        planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted)
+        planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted, copy_shared=True)
         for warning in planned.warnings:
             _LOGGER.warning("%s: %s", checkpoint, warning)
         if not planned.steps:
             return path
         output = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-migrate-")), path.name)
-        upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted)
+        upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted, copy_shared=True)
     except (CannotWrite, OSError) as error:
         reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
         where = "it goes to the folder of temporary files; set TMPDIR to use another"
