@@ -251,8 +251,8 @@ def changing(target: Path, before: os.stat_result, old: Mark, shorter: Mark | No
     old : Mark
         The same as a mark, for the journal.
     shorter : Mark, optional
-        The file afterwards, if it is to be cut once the changes are durable: what is cut off cannot be brought back,
-        so from then on the journal restores this.
+        The file afterwards, if it is to be cut at last. Then the journal holds this mark: nothing brings back what is
+        cut off, so an interrupted run is completed instead of undone.
 
     Raises
     ------
@@ -262,14 +262,12 @@ def changing(target: Path, before: os.stat_result, old: Mark, shorter: Mark | No
         The old state could not be restored, or the new one not completed; `recover` does that.
     """
     with _opened(target, before) as descriptor:
-        _write(target, old)
+        _write(target, shorter or old)
         try:
             yield descriptor
-            os.fsync(descriptor)
             if shorter is None:
+                os.fsync(descriptor)
                 os.unlink(journal_of(target))
-            else:
-                _write(target, shorter, replaces=True)
         except BaseException:
             _put_back(target, descriptor, old)
             raise
@@ -387,11 +385,8 @@ def _sync_folder(target: Path) -> None:
         raise CannotWrite(f"the file is written, but syncing its folder failed ({reason}): {lost}") from error
 
 
-def _write(target: Path, mark: Mark, replaces: bool = False) -> None:
-    """Write the journal beside the file, whole under its name or not at all.
-
-    An existing file of that name stays, unless it is the journal of this run, which the new one `replaces`.
-    """
+def _write(target: Path, mark: Mark) -> None:
+    """Write the journal beside the file, whole under its name or not at all. An existing file of that name stays."""
     journal, written = journal_of(target), beside(target)
     descriptor = create(written, 0o644)
     try:
@@ -400,10 +395,7 @@ def _write(target: Path, mark: Mark, replaces: bool = False) -> None:
             write_at(descriptor, part, at)
             at += len(part)
         os.fsync(descriptor)
-        if replaces:
-            os.replace(written, journal)
-        else:
-            name_anew(written, journal)
+        name_anew(written, journal)
     except FileExistsError:
         raise ForeignJournal(os.fspath(journal)) from None
     finally:
@@ -413,9 +405,8 @@ def _write(target: Path, mark: Mark, replaces: bool = False) -> None:
     try:
         sync_folder(target.parent)
     except BaseException:
-        if not replaces:
-            with contextlib.suppress(OSError):  # if the journal stays, it marks the unchanged file as whole
-                os.unlink(journal)
+        with contextlib.suppress(OSError):  # if the journal stays, the next run does by it what it can
+            os.unlink(journal)
         raise
 
 
