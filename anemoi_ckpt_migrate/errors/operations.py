@@ -101,7 +101,7 @@ class TooMuchToKeep(Refused):
         self.size, self.name, self.others, self.most = size, name, others, most
         has = f" and holds {others:,} already" if others else ""
         super().__init__(
-            f"{name} ({size:,} bytes) cannot be put aside (keep=True): the record of a safetensors file takes "
+            f"{name} ({size:,} bytes) cannot be kept for the downgrade (keep=True): the record of a safetensors file takes "
             f"{most:,} bytes of tensors in all{has}; write keep=False, or migrate a file of torch.save with the same "
             "tensors"
         )

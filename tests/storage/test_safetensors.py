@@ -413,7 +413,7 @@ def test_a_record_takes_a_mebibyte_of_tensors(project: Folder) -> None:
     path = saved(project, model(large=large, more=more))
     declare(project, "a1", 'op.Drop("large", keep=True)')
     declare(project, "b2", 'op.Drop("more", keep=True)', parents="a1")
-    both = "more (4 bytes) cannot be put aside (keep=True): the record of a safetensors file takes 1,048,576 bytes of tensors in all and holds 1,048,576 already"
+    both = "more (4 bytes) cannot be kept for the downgrade (keep=True): the record of a safetensors file takes 1,048,576 bytes of tensors in all and holds 1,048,576 already"
     refused(project, 3, both, "upgrade", "head", path)
     refused(project, 3, both, "upgrade", "head", path, "--dry-run")
     project.ok("upgrade", "a1", path, "--check-rollback")
@@ -423,7 +423,9 @@ def test_a_record_takes_a_mebibyte_of_tensors(project: Folder) -> None:
     assert torch.equal(library.load_file(path)["large"], large)
     saved(project, model(large=torch.arange((1 << 18) + 1), more=more), "larger.safetensors")
     path.unlink()
-    refused(project, 3, "large (2,097,160 bytes) cannot be put aside", "upgrade", "head", "larger.safetensors")
+    refused(
+        project, 3, "large (2,097,160 bytes) cannot be kept for the downgrade", "upgrade", "head", "larger.safetensors"
+    )
     torch.save({"state_dict": library.load_file("larger.safetensors")}, "larger.ckpt")
     project.ok("upgrade", "head", "larger.ckpt", "--check-rollback")
     declare(project, "a1", 'op.Drop("large", keep=False)', top="rollback = None")
