@@ -1,4 +1,4 @@
-"""The command that repairs a file after an interrupted in-place run: recover."""
+"""The command that repairs a checkpoint after an interrupted run: recover."""
 
 from __future__ import annotations
 
@@ -20,19 +20,27 @@ class Recovered:
     checkpoint : str
         The file.
     removed : int or None
-        The number of bytes of an interrupted run that were cut off; None if no run was interrupted.
+        The number of bytes of an interrupted run that were removed; None if no run was interrupted.
+    completed : bool
+        Whether the run was completed instead of undone: only the old folder was left to put away.
     """
 
     checkpoint: str
     removed: int | None
+    completed: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
-        return {"checkpoint": self.checkpoint, "recovered": self.removed is not None, "removed": self.removed}
+        return {
+            "checkpoint": self.checkpoint,
+            "recovered": self.removed is not None,
+            "removed": self.removed,
+            "completed": self.completed,
+        }
 
 
 def recover(checkpoint: StrPath) -> Recovered:
-    """Restore a checkpoint after an in-place run was interrupted.
+    """Restore a checkpoint after a run was interrupted that wrote in place or exchanged a folder.
 
     Every command that writes does this first. An intact file stays unchanged.
 
@@ -47,6 +55,9 @@ def recover(checkpoint: StrPath) -> Recovered:
         The run is still at work, the journal belongs to another file, or the system denies access.
     """
     with annotate_errors(checkpoint):
-        with storage.opened(Path(checkpoint)):
-            storage.check_whole(checkpoint)
-        return Recovered(os.fspath(checkpoint), storage.recover(Path(checkpoint)))
+        if not storage.is_folder(Path(checkpoint)):
+            with storage.opened(Path(checkpoint)):  # a missing file, or none that can be read, is refused
+                pass
+        storage.check_whole(checkpoint)
+        found = storage.recover(Path(checkpoint))
+        return Recovered(os.fspath(checkpoint), found and found.removed, found is not None and found.completed)

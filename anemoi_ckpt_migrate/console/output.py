@@ -182,6 +182,8 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
         print_json(recovered.to_data())
     elif recovered.removed is None:
         say(f"{recovered.checkpoint}: nothing to recover, no run was interrupted")
+    elif recovered.completed:
+        say(f"{recovered.checkpoint}: completed the interrupted run: the new folder has its name")
     else:
         removed = f" ({sized(recovered.removed)} of an interrupted run removed)" if recovered.removed else ""
         say(f"{recovered.checkpoint}: the file is whole again{removed}")

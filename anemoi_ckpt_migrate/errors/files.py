@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from anemoi_ckpt_migrate.errors.base import MigrateError, Refused, shown_path
+from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, shown_path
 
 _MOST = 5  # differences in a sentence
 
@@ -32,6 +32,15 @@ class CannotBuild(NotACheckpoint):
         super().__init__(
             f"cannot build an object of a trusted module ({what}); to keep it opaque, remove the module from `trusted`"
         )
+
+
+class NoCheckpointInFolder(MigrateError):
+    """The path is that of a folder that is no checkpoint."""
+
+    exit_code = USAGE
+
+    def __init__(self) -> None:
+        super().__init__("it is a directory, not a checkpoint; give the path of a checkpoint in it")
 
 
 class CannotRead(MigrateError):

@@ -101,9 +101,9 @@ class TooMuchToKeep(Refused):
         self.size, self.name, self.others, self.most = size, name, others, most
         has = f" and holds {others:,} already" if others else ""
         super().__init__(
-            f"{name} ({size:,} bytes) cannot be kept for the downgrade (keep=True): the record of a safetensors file takes "
-            f"{most:,} bytes of tensors in all{has}; write keep=False, or migrate a file of torch.save with the same "
-            "tensors"
+            f"{name} ({size:,} bytes) cannot be kept for the downgrade (keep=True): the record of a safetensors file "
+            f"takes {most:,} bytes of tensors in all{has}; write keep=False, or migrate a file of torch.save with the "
+            "same tensors"
         )
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NoPlaceForRecord, NowhereToKeep
 from anemoi_ckpt_migrate.record.record import Record, Stash, from_data, stash_of, to_data
-from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage import RECORD_ENTRY, Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded, is_a, is_stored
 from anemoi_ckpt_migrate.tree.paths import KEY
 
-ATTACHMENT = "ckpt_migrate/record.json"
+ATTACHMENT = RECORD_ENTRY
 
 
 def take(tree: Any, attachment: bytes | None) -> Record:

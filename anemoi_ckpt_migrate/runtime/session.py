@@ -70,6 +70,14 @@ class Run(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class _Moved(NamedTuple):
+    """The result of a plan: the content to write, notes for the user, and the names that are added to the pickle."""
+
+    content: tuple[Pickled, dict[str, bytes | None]]
+    notes: tuple[str, ...]
+    names: tuple[NewName, ...]
+
+
 @dataclass(frozen=True)
 class MigrationSession:
     """An open checkpoint that a command moves or stamps.
@@ -225,11 +233,24 @@ class MigrationSession:
         tree, _ = embed.unrecorded(self.file)
         return tree
 
+    def draft(self, command: str, target: str, graph: Graph, plan: Plan) -> Checkpoint:
+        """Run a plan, and return its result as a checkpoint in memory; write nothing. Parameters are those of `run`."""
+        run = self._prepared(graph, plan)
+        if not plan.steps:
+            return self.file
+        run.model.before(self.tree, self.record)
+        return self.file.draft(*self._moved(run, self.tree, command, target).content)
+
     def _write(self, run: Run, tree: Any, command: str, target: str) -> Result:
-        """Run a plan, check what it leads to, and write that."""
+        """Run a plan, check the result, and write it."""
+        self._check_writable()  # first, because the functions may take long
+        moved = self._moved(run, tree, command, target)
+        return self._save(run.plan, moved.content, (*run.warnings, *moved.notes), moved.names)
+
+    def _moved(self, run: Run, tree: Any, command: str, target: str) -> _Moved:
+        """Run a plan, and check the result."""
         entries = record_entries.applied(run.applied)
         actions, migrations_list = self._following_list(run, tree, entries)
-        self._check_writable()  # first, because the functions may take long
         executor = Executor(self.file, actions, run.settings)
         outcome = executor.run(tree, _copied(self.record.stash))
         log = record_entries.log_entry(command, target, run.plan, self.options.check_rollback)
@@ -237,8 +258,7 @@ class MigrationSession:
         notes = (*outcome.warnings, *record_entries.notes(run.graph, lineage, outcome), *run.model.result(outcome))
         record = self.record.logged(log, (*run.kept, *lineage))
         content = executor.content(outcome, _with_outcome(replace(record, migrations_list=migrations_list), outcome))
-        names = run.names.added(dict.fromkeys(content[0].names, False))
-        return self._save(run.plan, content, (*run.warnings, *notes), names)
+        return _Moved(content, notes, run.names.added(dict.fromkeys(content[0].names, False)))
 
     def _following_list(
         self, run: Run, tree: Any, entries: Sequence[Applied]
@@ -301,8 +321,7 @@ def open_session(checkpoint: StrPath, project: Project, options: WriteOptions) -
         The checkpoint cannot be read, or its record contradicts the scripts.
     """
     with _opened(checkpoint, project, options) as session:
-        tree, record, notes = recognised(project, session.file, session.tree, session.record)
-        yield replace(session, tree=tree, record=record, notes=notes)
+        yield _recognised(session)
 
 
 @contextmanager
@@ -333,17 +352,59 @@ def _opened(
     checkpoint: StrPath, project: Project, options: WriteOptions, discarded: tuple[type[MigrateError], ...] = ()
 ) -> Iterator[MigrationSession]:
     """Open a checkpoint, and read its tree and its record, which counts as empty after a `discarded` error."""
-    with open_to_write(checkpoint, options, project.config.trusted) as file:
-        tree, damaged = file.load(), False
-        try:
-            record = embed.take(tree, file.attachment(embed.ATTACHMENT))
-        except discarded:
-            record, damaged = Record(), True
-        record = record.of_chain(project.config.chain, project.config.other_tool)
-        try:
-            yield MigrationSession(checkpoint, project, options, file, tree, record, damaged=damaged)
-        except CannotApply as error:
-            raise CannotApply(error.faults, _hint(checkpoint, project, record)) from error.__cause__
+    with (
+        open_to_write(checkpoint, options, project.config.trusted) as file,
+        _begun(file, checkpoint, project, options, discarded) as session,
+    ):
+        yield session
+
+
+@contextmanager
+def session_on(
+    file: Checkpoint, checkpoint: StrPath, project: Project, options: WriteOptions
+) -> Iterator[MigrationSession]:
+    """Begin a session on an open checkpoint, or on a draft of one.
+
+    Parameters
+    ----------
+    file : Checkpoint
+        The checkpoint.
+    checkpoint, project, options
+        As for `open_session`.
+
+    Raises
+    ------
+    MigrateError
+        As for `open_session`.
+    """
+    with _begun(file, checkpoint, project, options) as session:
+        yield _recognised(session)
+
+
+@contextmanager
+def _begun(
+    file: Checkpoint,
+    checkpoint: StrPath,
+    project: Project,
+    options: WriteOptions,
+    discarded: tuple[type[MigrateError], ...] = (),
+) -> Iterator[MigrationSession]:
+    tree, damaged = file.load(), False
+    try:
+        record = embed.take(tree, file.attachment(embed.ATTACHMENT))
+    except discarded:
+        record, damaged = Record(), True
+    record = record.of_chain(project.config.chain, project.config.other_tool)
+    try:
+        yield MigrationSession(checkpoint, project, options, file, tree, record, damaged=damaged)
+    except CannotApply as error:
+        raise CannotApply(error.faults, _hint(checkpoint, project, record)) from error.__cause__
+
+
+def _recognised(session: MigrationSession) -> MigrationSession:
+    """Derive a record if the checkpoint has none and the scripts recognise it."""
+    tree, record, notes = recognised(session.project, session.file, session.tree, session.record)
+    return replace(session, tree=tree, record=record, notes=notes)
 
 
 def _hint(path: StrPath, project: Project, record: Record) -> str:

@@ -51,8 +51,7 @@ def opened(path: Path) -> Iterator[int]:
         raise CannotRead(f"it is not a valid file name ({error})") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-            raise CannotRead(foreign_formats.kind_of_folder(path) if is_folder else "it is not a regular file")
+            raise CannotRead("it is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,63 +1,46 @@
-"""The surface of an open checkpoint, whatever its format: a tree of stand-ins, and the file behind it."""
+"""The surface of an open checkpoint, whatever its format: a tree of stand-ins, and the files behind it."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import itertools
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint, UsageError
+from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint
 from anemoi_ckpt_migrate.storage import zip_archive
-from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
-from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
+from anemoi_ckpt_migrate.storage.atomic_replace import Written
+from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.in_place import check_own
+from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.shard_sets import check_whole
-from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
+from anemoi_ckpt_migrate.storage.size_limits import check_asked
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, TensorBuilder, known_dtype, plain_of, storage_of
-from anemoi_ckpt_migrate.storage.tensors.materialize import Source, places_in
+from anemoi_ckpt_migrate.storage.tensors.materialize import Places, Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
-
-class NewFile(NamedTuple):
-    """A file to write.
-
-    Attributes
-    ----------
-    made, size : int
-        The number of bytes that are not copied from the old file, and of all bytes.
-    write : callable
-        Takes the descriptor of an empty file and a function for progress, and writes the file.
-    """
-
-    made: int
-    size: int
-    write: Callable[[int, Progress | None], None]
+RECORD_ENTRY = "ckpt_migrate/record.json"
+"""The entry beside the tree that holds the record, where the tree has no place for it."""
 
 
 class Checkpoint(ABC):
-    """An open checkpoint file. Each format is a subclass.
+    """An open checkpoint: a file, or a folder of files. Each format is a subclass.
 
     Parameters
     ----------
     path : Path
         The path as the user named it.
-    descriptor : int
-        The open file.
-    before : os.stat_result
-        The file when it was opened.
+    files : Members
+        The open files with the content of its tensors.
     length : int
-        Length of the checkpoint in the file, in bytes.
+        The number of bytes of the checkpoint.
 
     Attributes
     ----------
@@ -67,9 +50,9 @@ class Checkpoint(ABC):
         Entries of a draft beside the tree, which replace those of the file.
     """
 
-    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
-        self.path, self.length = path, length
-        self._descriptor, self._before, self._target = descriptor, before, Path(os.path.realpath(path))
+    def __init__(self, path: Path, files: Members, length: int) -> None:
+        self.path, self.length, self._files = path, length, files
+        self._target = Path(os.path.realpath(path))
         self._archive = self._read_archive()
         self._touched: list[str] = []
         self._checked: set[str] = set()
@@ -255,9 +238,7 @@ class Checkpoint(ABC):
         if self._reading is None:
             if self._maker.recipes:
                 self._check_byteorder()
-            self._reading = Source(
-                self._descriptor, self._archive, self._stream, self._maker, self._checked, self._unwritten
-            )
+            self._reading = Source(self._files, self._places(), self._maker, self._checked, self._unwritten)
         return self._reading
 
     def _open_payloads(self) -> Any:
@@ -265,10 +246,12 @@ class Checkpoint(ABC):
         from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 
         self._check_byteorder()
-        places = places_in(self._archive, self._stream)
-        crcs = {name.removeprefix("data/"): entry.crc for name, entry in self._archive.entries.items()}
         ours = self._source().contents() if self._maker.recipes or self._unwritten else {}
-        return Payloads(self._descriptor, places, crcs, ours)
+        return Payloads(self._files, self._places(), ours)
+
+    def _places(self) -> Places:
+        """Return the place of each storage; a format that looks for them when they are needed adds to it later."""
+        return places_in(self._archive, self._stream)
 
     def _check_byteorder(self) -> None:
         if self.byteorder != sys.byteorder:
@@ -303,13 +286,10 @@ class Checkpoint(ABC):
         return max((int(key) for key in keys if key.isdigit()), default=-1) + 1
 
     def _stream(self) -> io.BufferedReader:
-        return zip_archive.window(self._descriptor, self.length)
+        first = self._files.all[0]
+        return zip_archive.window(first.descriptor, first.length)
 
-    # The file
-
-    @abstractmethod
-    def fits(self, name: str) -> bool:
-        """Return whether a file of this format may have a name."""
+    # The files
 
     @property
     def is_of_torch(self) -> bool:
@@ -351,20 +331,17 @@ class Checkpoint(ABC):
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return the names of damaged entries: their content or header has changed."""
 
+    @abstractmethod
     def check_writable(self, in_place: bool) -> None:
-        """Refuse early a file that writing would refuse.
+        """Refuse early a checkpoint that writing would refuse.
 
         Raises
         ------
         ReadOnly, HasOtherNames, NotInPlace
-            The file is protected; it has other names, which would change too; its format cannot be written in place.
+            It is protected; it has other names, which would change too; its format cannot be written in place.
         """
-        if in_place:
-            self._check_in_place()
-            check_own(self._target)
-        else:
-            check_writable(self._target)
 
+    @abstractmethod
     def write(
         self,
         pickled: Pickled,
@@ -382,31 +359,17 @@ class Checkpoint(ABC):
         attachments : mapping of str to bytes or None
             Entries to write beside the pickle; None removes one. All others stay as they are.
         output : Path, optional
-            Where to write; nothing may exist there. Without it, the file itself is replaced.
+            Where to write; nothing may exist there. Without it, the checkpoint itself is replaced.
         backup : bool
-            Keep the old file beside the new one.
+            Keep the old checkpoint beside the new one.
         progress : callable, optional
             Called with the number of bytes copied, from time to time.
 
         Raises
         ------
         CannotWrite
-            The system refused the file; everything is unchanged.
+            The system refused; everything is unchanged.
         """
-        content = self._new_file(pickled, attachments)
-        target = self._target if output is None else Path(os.path.realpath(output))
-        check_room(target, content.made, content.size)
-        with self._replacement(output) as new:
-            content.write(new.descriptor, progress)
-            return self._published(new, output, backup)
-
-    @abstractmethod
-    def _check_in_place(self) -> None:
-        """Refuse a format that cannot be written in place, with `NotInPlace`."""
-
-    @abstractmethod
-    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
-        """Lay out the changed checkpoint. Parameters are those of `write`."""
 
     @abstractmethod
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
@@ -416,17 +379,15 @@ class Checkpoint(ABC):
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
 
+    @abstractmethod
     def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Copy the file unchanged: to `output`, where nothing may exist, or (an earlier state) over the current file.
+        """Copy the checkpoint unchanged to `output`, where nothing may exist; or an earlier state over the current one.
 
         Raises
         ------
         CannotWrite
             As for `write`.
         """
-        with self._replacement(output) as new:
-            copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
-            return self._published(new, output, backup)
 
     def release(self) -> None:
         """Free the memory that only loading needs; `names` stays available."""
@@ -455,21 +416,3 @@ class Checkpoint(ABC):
     def cut(self, earlier: Checkpoint) -> Written:
         """Cut the file back, in place, to an earlier state, which `earlier` returned."""
         raise NotImplementedError
-
-    # Writing
-
-    def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
-        kept = new.publish(backup)
-        if kept is not None and not self.path.is_symlink():
-            kept = self.path.with_name(kept.name)  # uses the folder name of the user
-        return Written(output or self.path, kept)
-
-    def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
-        check_whole(self.path)
-        if output is None:
-            return replacement(self._target, self._descriptor, self._before)
-        if not self.fits(output.name):
-            raise UsageError(
-                f"the new file has the format of {self.path.name}, so give {output} a name with the same ending"
-            )
-        return replacement(Path(os.path.realpath(output)), self._descriptor, None)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
-_MOST_NAMES = 10_000  # names of a folder to look at
+from anemoi_ckpt_migrate.errors import NoCheckpointInFolder, Refused
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
 URL = "it is a URL: download the file first, and give the path of the copy"
 """The message for a URL."""
@@ -74,14 +72,25 @@ def kind_of_archive(names: Collection[str]) -> str:
     return "it is a zip archive without data.pkl, which no torch.save wrote"
 
 
-def kind_of_folder(folder: Path) -> str:
-    """Describe a folder, and ask for a file."""
-    with os.scandir(folder) as entries:
-        names = {entry.name for entry in itertools.islice(entries, _MOST_NAMES)}
+def refuse_folder(names: Collection[str]) -> NoReturn:
+    """Refuse a folder that is no checkpoint, or one of a foreign format.
+
+    Parameters
+    ----------
+    names : collection of str
+        The names in it.
+
+    Raises
+    ------
+    Refused
+        It is a checkpoint of a foreign format.
+    NoCheckpointInFolder
+        It is no checkpoint.
+    """
     for wanted, kind in _FOLDERS:
         if any(wanted.fullmatch(name) for name in names):
-            return f"it is a directory, {kind}"
-    return "it is a directory, not a checkpoint file; give the path of the file"
+            raise Refused(f"it is a directory, {kind}")
+    raise NoCheckpointInFolder
 
 
 def is_url(path: str) -> bool:
@@ -143,15 +152,7 @@ _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
         "get_fp32_state_dict_from_zero_checkpoint returns with torch.save, and migrate that",
     ),
     (
-        re.compile(r".*\.index\.json"),
-        "a sharded checkpoint; load all its shards, save them as one file with torch.save, and migrate that",
-    ),
-    (
         re.compile(r"latest_checkpointed_iteration\.txt|(mp|tp)_rank_\d+.*"),
         "a checkpoint of Megatron, one file for each rank; join them into one file, and migrate that",
-    ),
-    (
-        re.compile(r"pytorch_model\.bin|(model|adapter_model)\.safetensors"),
-        "a checkpoint of Hugging Face; give the path of the file with the weights",
     ),
 )

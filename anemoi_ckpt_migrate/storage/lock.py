@@ -35,6 +35,13 @@ def beside(target: Path) -> Path:
     return target.with_name(f"{_hidden(target)}.{os.urandom(4).hex()}{_TEMPORARY}")
 
 
+def is_beside(name: str, target: Path) -> bool:
+    """Return whether a name is one that `beside` gives."""
+    start = f"{_hidden(target)}."
+    token = name.removeprefix(start).removesuffix(_TEMPORARY)
+    return name == f"{start}{token}{_TEMPORARY}" and _TOKEN.fullmatch(token) is not None
+
+
 def name_beside(target: Path, suffix: str) -> Path:
     """Return the name of a file that belongs to `target` and should be visible."""
     name = os.fsencode(target.name)
@@ -168,12 +175,9 @@ def _lock(lock: _File, held: contextlib.ExitStack) -> None:
 
 def _remove_left(target: Path) -> None:
     """Remove our half-written files; other files of such a name stay. Only the holder of the lock may do so."""
-    start = f"{_hidden(target)}."
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
-        named = [each.name for each in entries if each.name.startswith(start) and each.name.endswith(_TEMPORARY)]
-        for name in named:
-            if _TOKEN.fullmatch(name.removeprefix(start).removesuffix(_TEMPORARY)):
-                _remove_if_ours(target.with_name(name), target)
+        for name in [each.name for each in entries if is_beside(each.name, target)]:
+            _remove_if_ours(target.with_name(name), target)
 
 
 def _remove_if_ours(path: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Open a checkpoint file: recognise its format, and return it as a `Checkpoint`."""
+"""Open a checkpoint: recognise its format, and return it as a `Checkpoint`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,46 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
+from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
 from anemoi_ckpt_migrate.storage.in_place import whole_state
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 
 
 @contextlib.contextmanager
 def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
-    """Open a checkpoint file. This reads its table of contents, but no payload.
+    """Open a checkpoint. This reads its table of contents, but no payload.
 
     Parameters
     ----------
     path : path
-        The file: of `torch.save`, or of safetensors.
+        A file of `torch.save` or of safetensors; a folder of Hugging Face, or its index; a folder of
+        torch.distributed.checkpoint.
     trusted : collection of str
         Modules whose classes are built for real if they can be imported.
 
     Raises
     ------
     CannotRead
-        The file cannot be opened.
+        It cannot be opened.
     NotACheckpoint
-        The file is not a readable checkpoint.
+        It is not a readable checkpoint.
+    Refused, NoCheckpointInFolder
+        It is a folder of another format, or no checkpoint.
     """
-    with opened(Path(path)) as descriptor:
+    place = folder_of_index(Path(path)) or Path(path)
+    with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
+    with opened(path) as descriptor:
         before = os.fstat(descriptor)
         left = whole_state(Path(os.path.realpath(path)), descriptor)
         length = before.st_size if left is None else left.length
@@ -45,6 +58,37 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
                 )
             from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
 
-            yield SafetensorsCheckpoint(Path(path), descriptor, before, length, left)
+            yield SafetensorsCheckpoint(path, descriptor, before, length, left)
         else:
-            yield TorchCheckpoint(Path(path), descriptor, before, length, trusted)
+            yield TorchCheckpoint(path, descriptor, before, length, trusted)
+
+
+@contextlib.contextmanager
+def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
+    from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+
+    try:
+        before = FolderState.of(path)
+    except OSError as error:
+        raise CannotRead(f"it cannot be read ({os.strerror(error.errno or 0).lower()})") from error
+    if METADATA in before.entries:
+        from anemoi_ckpt_migrate.storage.distributed.checkpoint import open_distributed
+
+        with open_distributed(path, trusted) as checkpoint:
+            yield checkpoint
+        return
+    layout = find_layout(path, before.entries)
+    if layout is None:
+        refuse_folder(before.entries)
+    else:
+        from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface
+
+        with open_huggingface(path, layout, before) as found:
+            yield found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except ValueError:  # not a file name; opening it will report that
+        return False

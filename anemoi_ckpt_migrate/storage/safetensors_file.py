@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
-from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.in_place import HeaderMark, Mark, changing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -25,6 +25,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     BLOCK,
     RESERVED,
     SPELLED,
+    Header,
     HeaderEntry,
     begin_of,
     header_text,
@@ -34,6 +35,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     whole_header,
 )
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
+from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
@@ -55,7 +57,7 @@ _ANEW = "a new file takes its place"
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class StoredItem:
     """A tensor of the tree: its name and form, and the storage of its content.
 
     Attributes
@@ -75,16 +77,21 @@ class _Item:
     offset: int = 0
 
     @property
+    def elements(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
     def size(self) -> int:
         """The number of its bytes."""
-        return math.prod(self.shape) * SIZES[self.dtype]
+        return self.elements * SIZES[self.dtype]
 
 
 @dataclass(frozen=True)
 class _Laid(Pickled):
     """A tree, ready to be written: the tensors of a header take the place of a pickle."""
 
-    items: tuple[_Item, ...] = ()
+    items: tuple[StoredItem, ...] = ()
 
 
 class _Places(Mapping[str, tuple[int, int]]):
@@ -106,54 +113,25 @@ class _Places(Mapping[str, tuple[int, int]]):
         return len(self._entries)
 
 
-class SafetensorsCheckpoint(Checkpoint):
-    """An open file of safetensors. Its tree is a dict of tensors.
+class SafetensorsTree(Checkpoint):
+    """The tree of an open checkpoint in one or several files of safetensors: a dict of tensors.
 
-    Parameters
+    Attributes
     ----------
-    path, descriptor, before, length
-        As for `Checkpoint`.
-    left : Mark, optional
-        How the file is whole, if a run in place was interrupted.
+    items : list of StoredItem
+        The tensors.
     """
 
     byteorder = "little"
-
-    def __init__(
-        self, path: Path, descriptor: int, before: os.stat_result, length: int, left: Mark | None = None
-    ) -> None:
-        self._left = left
-        super().__init__(path, descriptor, before, length)
-
-    def _read_archive(self) -> Archive:
-        """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
-        header = read_header(self._descriptor, self.length, b"" if self._left is None else self._left.start)
-        self._begin, self._entries = header.begin, header.entries
-        self._items: tuple[_Item, ...] | None = None  # those of a draft
-        texts = {name: text.encode() for name, text in header.metadata.items()}
-        return Archive("", {}, self.length, 0, _Places({each.name: each for each in header.entries}), texts)
+    items: list[StoredItem]
 
     def _adopt(self, pickled: Pickled) -> None:
-        self._items = cast(_Laid, pickled).items
-
-    def fits(self, name: str) -> bool:
-        """Return whether the name is that of a safetensors file, or of a backup of one."""
-        return is_named_so(name)
+        self.items = list(items_of(pickled))
 
     @property
     def is_of_torch(self) -> bool:
         """False: the library of safetensors reads it."""
         return False
-
-    @property
-    def most_kept(self) -> int | None:
-        """1 MiB: the record is a text in the header."""
-        return _MOST_KEPT
-
-    def name_of(self, tensor: Any) -> str:
-        """Return the name of a tensor in the file, if its bytes begin with those of one."""
-        extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
-        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
 
     @property
     def is_ordered(self) -> bool:
@@ -169,9 +147,7 @@ class SafetensorsCheckpoint(Checkpoint):
         """Return the state dict with stand-ins for tensors."""
         self._touched, self._payloads = [], None
         self._maker.renew(self._touched)
-        if self._items is not None:
-            return {item.name: self._stand_in(item) for item in self._items}
-        return {each.name: self._maker.stored(f"={each.name}", each.dtype, each.shape) for each in self._entries}
+        return {item.name: self._stand_in(item) for item in self.items}
 
     def load_content(self) -> dict[str, Any]:
         """Return the state dict with real tensors over the file."""
@@ -180,7 +156,7 @@ class SafetensorsCheckpoint(Checkpoint):
         tree, self._payloads, made = self.load(), self._open_payloads(), dict[str, Any]()
         return {name: evaluated(each, self._maker.recipes, self._payloads, made) for name, each in tree.items()}
 
-    def _stand_in(self, item: _Item) -> StoredTensor:
+    def _stand_in(self, item: StoredItem) -> StoredTensor:
         return self._maker.stored(item.key, item.dtype, item.shape, item.offset)
 
     def pickled(self, tree: Any, copy_shared: bool = False) -> Pickled:
@@ -196,7 +172,7 @@ class SafetensorsCheckpoint(Checkpoint):
         keys = dict.fromkeys(item.key for item in items)
         return _Laid(b"", keys, self._contents_of(keys, new), items=items)
 
-    def _item(self, name: Any, value: Any, new: dict[str, Content]) -> _Item:
+    def _item(self, name: Any, value: Any, new: dict[str, Content]) -> StoredItem:
         """Return a value of the tree as a tensor to write; add the content of a tensor that is not in the file."""
         where = f"ckpt[{name!r:.80}]"
         if not isinstance(name, str) or name in RESERVED or not is_text(name):
@@ -219,7 +195,7 @@ class SafetensorsCheckpoint(Checkpoint):
             raise Unpicklable(where, f"a safetensors file holds tensors only, not a {type(value).__name__}")
         if dtype not in SPELLED:
             raise Unpicklable(where, f"safetensors has no dtype {dtype}")
-        return _Item(name, dtype, shape, key, offset)
+        return StoredItem(name, dtype, shape, key, offset)
 
     def _storage_of(self, value: Any, where: str, new: dict[str, Content]) -> tuple[str, int]:
         """Return the storage of a real tensor, and its first element there."""
@@ -240,16 +216,128 @@ class SafetensorsCheckpoint(Checkpoint):
         new[key] = content_of(value.untyped_storage())
         return key, 0
 
-    def facts(self) -> FileInfo:
-        """Return facts about the file."""
-        texts = {name: len(text) for name, text in self._archive.small.items()}
-        unchecked = sum(each.size > 0 for each in self._entries)
-        left = self._left is not None
-        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, left, (), texts)
-
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return an empty list: the format has no checksums."""
         return []
+
+    def laid_out(self, items: list[StoredItem], metadata: dict[str, str], pickled: Pickled, begin: int) -> NewFile:
+        """Lay out a file of tensors.
+
+        Parameters
+        ----------
+        items : list of StoredItem
+            The tensors.
+        metadata : dict of str to str
+            Texts by name.
+        pickled : Pickled
+            The tree to which the tensors belong.
+        begin : int
+            Where the content of the old file begins, so that both can share blocks.
+        """
+        items = _in_aligned_order(items)
+        entries = _placed(items)
+        count = entries[-1].end if entries else 0
+        text = _text(entries, metadata)
+        start = begin_of(text, begin if count > _WORTH_SHARING else 0)
+        held = dict.fromkeys(item.key for item in items if item.key in pickled.payloads)
+        made = start + sum(len(pickled.payloads[key]) for key in held)
+        return NewFile(made, start + count, partial(self._write, text, start, items, pickled))
+
+    def _write(
+        self,
+        text: bytearray,
+        begin: int,
+        items: list[StoredItem],
+        pickled: Pickled,
+        target: int,
+        progress: Progress | None,
+    ) -> None:
+        write_at(target, whole_header(text, begin) or b"", 0)
+        self._write_content(items, pickled, target, begin, progress)
+
+    def _write_content(
+        self, items: list[StoredItem], pickled: Pickled, target: int, at: int, progress: Progress | None
+    ) -> None:
+        for start, stop in _merged(self._parts(items, pickled, target, at)):
+            if start is None:
+                at += stop
+            else:
+                self._files.copy(target, start, stop, at, progress)
+                at += stop - start
+
+    def _parts(
+        self, items: list[StoredItem], pickled: Pickled, target: int, at: int
+    ) -> Iterator[tuple[int | None, int]]:
+        """Yield the content of the new file in order: ranges of the old file; (None, count) for bytes written here."""
+        for item in items:
+            size, start = item.size, item.offset * SIZES[item.dtype]
+            ranges = self._ranges(item, pickled)
+            if ranges is not None:
+                yield from ranges
+            else:
+                written, content = 0, pickled.payloads[item.key]
+                chunks = [content] if isinstance(content, (bytes, memoryview)) else content.chunks()
+                for chunk in chunks:
+                    view = memoryview(chunk)[max(0, start - written) : max(0, start + size - written)]
+                    write_at(target, view, at + max(0, written - start))
+                    written += len(chunk)
+                yield None, size
+            at += size
+
+    def _ranges(self, item: StoredItem, pickled: Pickled) -> list[tuple[int, int]] | None:
+        """Return where the bytes of a tensor lie in the file, in order; None if they have to be written."""
+        is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
+        extents = None if is_held else self._maker.extents(self._stand_in(item))
+        if extents is None:
+            return None
+        starts = ((self._archive.loose[f"data/{key}"][0] + first, count) for key, first, count in extents)
+        return [(start, start + count) for start, count in starts]
+
+
+class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
+    """An open file of safetensors.
+
+    Parameters
+    ----------
+    path, descriptor, before, length
+        As for `SingleFile`.
+    left : Mark, optional
+        How the file is whole, if a run in place was interrupted.
+    """
+
+    def __init__(
+        self, path: Path, descriptor: int, before: os.stat_result, length: int, left: Mark | None = None
+    ) -> None:
+        self._left = left
+        super().__init__(path, descriptor, before, length)
+
+    def _read_archive(self) -> Archive:
+        """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
+        header = read_header(self._descriptor, self.length, b"" if self._left is None else self._left.start)
+        self._begin, self.items = header.begin, items_in(header)
+        texts = {name: text.encode() for name, text in header.metadata.items()}
+        return Archive("", {}, self.length, 0, _Places({each.name: each for each in header.entries}), texts)
+
+    def fits(self, name: str) -> bool:
+        """Return whether the name is that of a safetensors file, or of a backup of one."""
+        return is_named_so(name)
+
+    @property
+    def most_kept(self) -> int | None:
+        """1 MiB: the record is a text in the header."""
+        return _MOST_KEPT
+
+    def name_of(self, tensor: Any) -> str:
+        """Return the name of a tensor in the file, if its bytes begin with those of one."""
+        extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
+        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
+
+    def facts(self) -> FileInfo:
+        """Return facts about the file."""
+        texts = {name: len(text) for name, text in self._archive.small.items()}
+        unchecked = sum(end > start for start, end in self._archive.loose.values())
+        left = self._left is not None
+        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, left, (), texts)
 
     def _check_in_place(self) -> None:
         """Refuse nothing: whether the new header fits is known when it is made."""
@@ -287,11 +375,11 @@ class SafetensorsCheckpoint(Checkpoint):
             write_at(descriptor, header, 0)
         return Written(self.path, None)
 
-    def _staying(self, pickled: Pickled) -> tuple[list[HeaderEntry], list[_Item]]:
+    def _staying(self, pickled: Pickled) -> tuple[list[HeaderEntry], list[StoredItem]]:
         """Return the tensors whose bytes stay where they are in the file, in order, and those to append to it."""
-        found: list[tuple[int, _Item]] = []
-        staying, added, end = list[HeaderEntry](), list[_Item](), self._begin
-        for item in cast(_Laid, pickled).items:
+        found: list[tuple[int, StoredItem]] = []
+        staying, added, end = list[HeaderEntry](), list[StoredItem](), self._begin
+        for item in items_of(pickled):
             start = self._place_of(item, pickled)
             if start is None:
                 added.append(item)
@@ -309,13 +397,13 @@ class SafetensorsCheckpoint(Checkpoint):
             raise NotInPlace("new tensors would take the place of old ones, which no journal could bring back", _ANEW)
         return staying, _in_aligned_order(added, end - self._begin)
 
-    def _place_of(self, item: _Item, pickled: Pickled) -> int | None:
+    def _place_of(self, item: StoredItem, pickled: Pickled) -> int | None:
         """Return the first byte of a tensor in the file; None if its bytes do not lie there together."""
         ranges = list(_merged(iter(self._ranges(item, pickled) or ())))
         return ranges[0][0] if len(ranges) == 1 else None
 
     def _header_in_place(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytes:
-        text = self._header_text(entries, attachments)
+        text = _text(entries, self._metadata(attachments))
         header = whole_header(text, self._begin)
         if header is None:
             raise NotInPlace(
@@ -323,14 +411,6 @@ class SafetensorsCheckpoint(Checkpoint):
                 f"{_ANEW}, with room for later changes",
             )
         return header
-
-    def _header_text(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytearray:
-        texts = {**self._archive.small, **self.attached, **attachments}
-        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
-        try:
-            return header_text(entries, metadata)
-        except ValueError as error:
-            raise Unpicklable("the record", str(error)) from error
 
     def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the file; after an interrupted run, what it is by its journal."""
@@ -343,64 +423,32 @@ class SafetensorsCheckpoint(Checkpoint):
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
-        items = _in_aligned_order(list(cast(_Laid, pickled).items))
-        entries = _placed(items)
-        count = entries[-1].end if entries else 0
-        text = self._header_text(entries, attachments)
-        begin = begin_of(text, self._begin if count > _WORTH_SHARING else 0)
-        made = begin + sum(len(each) for each in pickled.payloads.values())
-        return NewFile(made, begin + count, partial(self._write, text, begin, items, pickled))
+        return self.laid_out(list(items_of(pickled)), self._metadata(attachments), pickled, self._begin)
 
-    def _write(
-        self,
-        text: bytearray,
-        begin: int,
-        items: list[_Item],
-        pickled: Pickled,
-        target: int,
-        progress: Progress | None,
-    ) -> None:
-        write_at(target, whole_header(text, begin) or b"", 0)
-        self._write_content(items, pickled, target, begin, progress)
-
-    def _write_content(
-        self, items: list[_Item], pickled: Pickled, target: int, at: int, progress: Progress | None
-    ) -> None:
-        for start, stop in _merged(self._parts(items, pickled, target, at)):
-            if start is None:
-                at += stop
-            else:
-                copy_range(self._descriptor, target, start, stop, at, progress)
-                at += stop - start
-
-    def _parts(self, items: list[_Item], pickled: Pickled, target: int, at: int) -> Iterator[tuple[int | None, int]]:
-        """Yield the content of the new file in order: ranges of the old file; (None, count) for bytes written here."""
-        for item in items:
-            size, start = item.size, item.offset * SIZES[item.dtype]
-            ranges = self._ranges(item, pickled)
-            if ranges is not None:
-                yield from ranges
-            else:
-                written, content = 0, pickled.payloads[item.key]
-                chunks = [content] if isinstance(content, (bytes, memoryview)) else content.chunks()
-                for chunk in chunks:
-                    view = memoryview(chunk)[max(0, start - written) : max(0, start + size - written)]
-                    write_at(target, view, at + max(0, written - start))
-                    written += len(chunk)
-                yield None, size
-            at += size
-
-    def _ranges(self, item: _Item, pickled: Pickled) -> list[tuple[int, int]] | None:
-        """Return where the bytes of a tensor lie in the file, in order; None if they have to be written."""
-        is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
-        extents = None if is_held else self._maker.extents(self._stand_in(item))
-        if extents is None:
-            return None
-        starts = ((self._archive.loose[f"data/{key}"][0] + first, count) for key, first, count in extents)
-        return [(start, start + count) for start, count in starts]
+    def _metadata(self, attachments: Mapping[str, bytes | None]) -> dict[str, str]:
+        texts = {**self._archive.small, **self.attached, **attachments}
+        return {name: text.decode() for name, text in texts.items() if text is not None}
 
 
-def _in_aligned_order(items: list[_Item], at: int = 0) -> list[_Item]:
+def items_in(header: Header) -> list[StoredItem]:
+    """Return the tensors of a header."""
+    # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+    return [StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
+
+
+def items_of(pickled: Pickled) -> tuple[StoredItem, ...]:
+    """Return the tensors of a tree that is ready to be written."""
+    return cast(_Laid, pickled).items
+
+
+def _text(entries: Sequence[HeaderEntry], metadata: Mapping[str, str]) -> bytearray:
+    try:
+        return header_text(entries, metadata)
+    except ValueError as error:
+        raise Unpicklable("the record", str(error)) from error
+
+
+def _in_aligned_order(items: list[StoredItem], at: int = 0) -> list[StoredItem]:
     """Return the items in their order; the largest elements first if one would not be aligned otherwise."""
     for item in items:
         if at % SIZES[item.dtype]:
@@ -409,7 +457,7 @@ def _in_aligned_order(items: list[_Item], at: int = 0) -> list[_Item]:
     return items
 
 
-def _placed(items: list[_Item], at: int = 0) -> tuple[HeaderEntry, ...]:
+def _placed(items: list[StoredItem], at: int = 0) -> tuple[HeaderEntry, ...]:
     """Return the entries of tensors, one behind the other from a place on."""
     entries = []
     for item in items:
@@ -418,7 +466,7 @@ def _placed(items: list[_Item], at: int = 0) -> tuple[HeaderEntry, ...]:
     return tuple(entries)
 
 
-def _check_shared(items: tuple[_Item, ...]) -> None:
+def _check_shared(items: tuple[StoredItem, ...]) -> None:
     """Refuse tensors that share memory, which the format cannot express."""
     known: dict[Any, str] = {}
     for item in items:

@@ -18,6 +18,8 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
 
 _INDEX = ".index.json"
+METADATA = ".metadata"
+"""The name of the metadata of a distributed checkpoint."""
 _LONGEST_INDEX = 256 << 20  # in bytes
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
 _LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
@@ -108,6 +110,8 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
     except ValueError:  # not a file name; opening it will report that
         return None
     for place in places:
+        if place.is_dir():
+            continue
         for look in _LOOKS:
             found = look(place)
             if found is not None:
@@ -133,20 +137,22 @@ _LOAD_ALL = "load all its files, save them as one with torch.save, and migrate t
 
 def distributed(folder: str) -> Membership:
     """Return the membership in a set of torch.distributed.checkpoint."""
-    way = f"make one file with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE`"
-    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"{way}, and migrate that")
+    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"give its folder, {folder}")
 
 
 def _distributed(path: Path) -> Membership | None:
     # Lightning stores everything except tensors in meta.pt, beside the metadata.
-    beside = path.name == "meta.pt" and (path.parent / ".metadata").is_file()
+    beside = path.name in ("meta.pt", METADATA) and (path.parent / METADATA).is_file()
     return distributed(os.fspath(path.parent)) if path.suffix == ".distcp" or beside else None
 
 
 def _indexed(path: Path) -> Membership | None:
     """Find the index that names a file."""
     index = _folder(path.parent).indexed.get(path.name)
-    return None if index is None else Membership("a sharded checkpoint", os.fspath(index), _LOAD_ALL)
+    if index is None:
+        return None
+    way = "give the path of its folder" if path.suffix == ".safetensors" else _LOAD_ALL
+    return Membership("a sharded checkpoint", os.fspath(index), way)
 
 
 def _indexed_by(index: Path) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
 from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format, zip_archive
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint, NewFile
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
 from anemoi_ckpt_migrate.storage.in_place import JournalMark, changing, cut, mark
@@ -23,6 +23,7 @@ from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.safetensors_header import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
+from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, changed, write_new
@@ -33,7 +34,7 @@ _OURS = "ckpt_migrate/"
 _PREVIOUS = f"{_OURS}previous.json"  # the end of the file before it was written in place
 
 
-class TorchCheckpoint(Checkpoint):
+class TorchCheckpoint(SingleFile):
     """An open file of `torch.save`, in the zip format or in that of torch before 1.6."""
 
     def __init__(
@@ -149,7 +150,7 @@ class TorchCheckpoint(Checkpoint):
         contents = self._contents(pickled, attachments)
         made = sum(len(content) for content in contents.new.values())
         kept = sum(entry.size for entry in contents.kept)
-        return NewFile(made, made + kept, lambda new, progress: write_new(contents, self._descriptor, new, progress))
+        return NewFile(made, made + kept, lambda new, progress: write_new(contents, self._files, new, progress))
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
         """Append the new entries to the file, and leave all others in their place.
@@ -170,7 +171,7 @@ class TorchCheckpoint(Checkpoint):
         made = sum(len(content) for content in contents.new.values())
         check_room(self._target, made, self.length + made)
         with changing(self._target, self._before, old) as descriptor:
-            append(contents, self._descriptor, descriptor, self.length)
+            append(contents, self._files, descriptor, self.length)
         return Written(self.path, None)
 
     def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:

@@ -105,7 +105,7 @@ class Archive:
 
 
 class Window(io.RawIOBase):
-    """The first bytes of an open file as a stream of its own.
+    """Some bytes of an open file as a stream of its own.
 
     Parameters
     ----------
@@ -113,10 +113,12 @@ class Window(io.RawIOBase):
         The file; its own position is neither used nor moved.
     length : int
         Number of bytes.
+    first : int
+        The first of them in the file.
     """
 
-    def __init__(self, descriptor: int, length: int) -> None:
-        self._descriptor, self._length, self._at = descriptor, length, 0
+    def __init__(self, descriptor: int, length: int, first: int = 0) -> None:
+        self._descriptor, self._length, self._first, self._at = descriptor, length, first, 0
 
     def readable(self) -> bool:
         """Return that it can be read."""
@@ -137,14 +139,14 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer, and return the number of bytes."""
         view = memoryview(buffer)[: max(0, self._length - self._at)]
-        count = os.preadv(self._descriptor, [view], self._at) if view else 0
+        count = os.preadv(self._descriptor, [view], self._first + self._at) if view else 0
         self._at += count
         return count
 
 
-def window(descriptor: int, length: int) -> io.BufferedReader:
-    """Return the first `length` bytes of an open file as a buffered stream."""
-    return io.BufferedReader(Window(descriptor, length))
+def window(descriptor: int, length: int, first: int = 0) -> io.BufferedReader:
+    """Return `length` bytes of an open file, from the byte `first` on, as a buffered stream."""
+    return io.BufferedReader(Window(descriptor, length, first))
 
 
 def read_archive(stream: BinaryIO) -> Archive:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from anemoi_ckpt_migrate.storage import zip_archive
-from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, start_writing, write_at
+from anemoi_ckpt_migrate.storage.copy_range import Progress, start_writing, write_at
 from anemoi_ckpt_migrate.storage.crc32 import combined
+from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT, PADDING, UTF8, Archive, ZipEntry
 
 _WORTH_SHARING = 64 * PADDING
@@ -87,44 +88,50 @@ def changed(
     return Contents(archive.root, list(kept.values()), there, loose)
 
 
-def write_new(contents: Contents, source: int, target: int, progress: Progress | None) -> None:
-    """Write a whole file.
+def write_new(contents: Contents, source: Members, target: int, progress: Progress | None, base: int = 0) -> int:
+    """Write a whole archive, and return its length.
 
     Parameters
     ----------
     contents : Contents
         The content.
-    source, target : int
-        Descriptors of the old file and of the new, empty one.
+    source : Members
+        The old files.
+    target : int
+        The descriptor of the new file.
     progress : callable or None
         Called with the number of bytes copied, from time to time.
+    base : int
+        Where the archive begins in the new file.
 
     Raises
     ------
     OSError
         The system refused.
     """
-    writer = _Writer(source, target, contents.root, 0)
+    writer = _Writer(source, target, contents.root, 0, base)
     pickled, payloads = _split(contents.new)
     for name, content in pickled.items():
         writer.add(name, content)
     for start, end, members in zip_archive.runs(contents.kept):
-        writer.copy_run(source, start, end, members, progress)
+        writer.copy_run(start, end, members, progress)
     for name, (start, end) in contents.loose.items():
-        writer.copy_loose(source, name, start, end, progress)
+        writer.copy_loose(name, start, end, progress)
     writer.add_all(payloads)
-    writer.finish()
+    return writer.finish()
 
 
-def append(contents: Contents, source: int, target: int, length: int) -> None:
+def append(contents: Contents, source: Members, target: int, length: int) -> None:
     """Append the new entries to a file; kept entries stay in their place.
 
     Parameters
     ----------
     contents : Contents
         The content.
-    source, target : int
-        Its descriptors, for reading and for writing.
+    source : Members
+        The file, for reading.
+    target : int
+        Its descriptor, for writing.
     length : int
         Its length, in bytes.
 
@@ -142,8 +149,8 @@ def append(contents: Contents, source: int, target: int, length: int) -> None:
 class _Writer:
     """Writes entries one after the other, then the table of contents."""
 
-    def __init__(self, source: int, target: int, root: str, offset: int) -> None:
-        self._source, self._target, self._root, self._offset = source, target, root, offset
+    def __init__(self, source: Members, target: int, root: str, offset: int, base: int = 0) -> None:
+        self._source, self._target, self._root, self._offset, self._base = source, target, root, offset, base
         self.entries: list[ZipEntry] = []
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
@@ -161,7 +168,7 @@ class _Writer:
             self._stream(name, content)
             return
         self._begin(zip_archive.new_entry(f"{self._root}/{name}", self._offset, content))
-        write_at(self._target, content, self._offset)
+        write_at(self._target, content, self._base + self._offset)
         self._offset += len(content)
 
     def _stream(self, name: str, content: Streamed) -> None:
@@ -170,41 +177,43 @@ class _Writer:
         at += len(zip_archive.local_header(f"{self._root}/{name}", header_at, len(content), 0))
         crc, end = 0, at
         for start, stop, known in content.stretches() or ():
-            copy_range(self._source, self._target, start, stop, end)
-            own = zip_archive.checksum(self._source, start, stop) if known is None else known
+            self._source.copy(self._target, start, stop, self._base + end)
+            own = self._source.checksum(start, stop) if known is None else known
             crc, end = combined(crc, own, stop - start), end + stop - start
         for chunk in content.chunks() if end == at and len(content) else ():
             crc = zlib.crc32(chunk, crc)
-            write_at(self._target, chunk, end)
-            start_writing(self._target, end, len(chunk))
+            write_at(self._target, chunk, self._base + end)
+            start_writing(self._target, self._base + end, len(chunk))
             end += len(chunk)
         if end - at != len(content):
             raise OSError(errno.EIO, "a computed tensor has the wrong size")
         self._begin(ZipEntry(f"{self._root}/{name}", header_at, header_at, len(content), crc, UTF8))
         self._offset = end
 
-    def copy_run(self, source: int, start: int, end: int, members: list[ZipEntry], progress: Progress | None) -> None:
+    def copy_run(self, start: int, end: int, members: list[ZipEntry], progress: Progress | None) -> None:
         """Copy adjacent entries."""
         # Payload stays aligned, and long stretches can share their blocks with the old file.
         self._offset += (start - self._offset) % (PADDING if end - start > _WORTH_SHARING else ALIGNMENT)
-        copy_range(source, self._target, start, end, self._offset, progress)
+        self._source.copy(self._target, start, end, self._base + self._offset, progress)
         self.entries += [zip_archive.moved(entry, self._offset - start) for entry in members]
         self._offset += end - start
 
-    def copy_loose(self, source: int, name: str, start: int, end: int, progress: Progress | None) -> None:
+    def copy_loose(self, name: str, start: int, end: int, progress: Progress | None) -> None:
         """Copy content, and write a header before it."""
-        crc = zip_archive.checksum(source, start, end)
+        crc = self._source.checksum(start, end)
         self._begin(ZipEntry(f"{self._root}/{name}", self._offset, self._offset, end - start, crc, UTF8))
-        copy_range(source, self._target, start, end, self._offset, progress)
+        self._source.copy(self._target, start, end, self._base + self._offset, progress)
         self._offset += end - start
 
-    def finish(self) -> None:
-        """Write the table of contents."""
-        write_at(self._target, zip_archive.directory(self.entries, self._offset), self._offset)
+    def finish(self) -> int:
+        """Write the table of contents, and return the length of the archive."""
+        directory = zip_archive.directory(self.entries, self._offset)
+        write_at(self._target, directory, self._base + self._offset)
+        return self._offset + len(directory)
 
     def _begin(self, entry: ZipEntry) -> None:
         header = zip_archive.local_header(entry.name, self._offset, entry.size, entry.crc)
-        write_at(self._target, header, self._offset)
+        write_at(self._target, header, self._base + self._offset)
         self.entries.append(entry)
         self._offset += len(header)
 

@@ -13,8 +13,11 @@ from typing import Any
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
 from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
 from anemoi_ckpt_migrate.project.project import Project, opened_all
-from anemoi_ckpt_migrate.storage import open_checkpoint
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.revisions import planner, targets
+from anemoi_ckpt_migrate.runtime.session import session_on
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +31,9 @@ def load(
     trust_checkpoint_code: bool = False,
     **options: Any,
 ) -> Any:
-    """Load a checkpoint as if it had been upgraded. The file stays unchanged.
+    """Load a checkpoint as if it had been upgraded. The checkpoint stays unchanged.
+
+    A file of torch is upgraded in a temporary copy (see ``TMPDIR``); for all other formats, nothing is written.
 
     Parameters
     ----------
@@ -41,30 +46,53 @@ def load(
     trust_checkpoint_code : bool
         As for `upgrade`.
     **options
-        Options of `torch.load`. For a safetensors file, only `map_location` means something.
+        Options of `torch.load`. For other formats, only `map_location` means something, and only a device.
 
     Returns
     -------
     object
-        The upgraded checkpoint, with its record if that is part of the tree: what `torch.load` returns; for a
-        safetensors file, a dict of tensors, whose content is read when you use it. These share no memory.
+        The upgraded checkpoint, with its record if that is part of the tree: what `torch.load` returns. For other
+        formats, its tree, for example a dict of tensors; the content of a tensor is read when you use it.
 
     Raises
     ------
     MigrateError
         As for `upgrade`.
     """
-    with (
-        upgraded(checkpoint, target, project=project, chain=chain, trust_checkpoint_code=trust_checkpoint_code) as path,
-        open_checkpoint(path) as file,
-    ):
-        if file.is_of_torch:
-            import torch
+    projects = list(opened_all(project, chain))
+    with annotate_errors(checkpoint), open_checkpoint(checkpoint) as file:
+        if not file.is_of_torch:
+            moved = _in_memory(file, checkpoint, target, projects, trust_checkpoint_code).load_content()
+            device = options.get("map_location")
+            return moved if device is None else _on(device, moved)
+    with upgraded_by(projects, checkpoint, target, trust_checkpoint_code) as path:
+        import torch
 
-            return torch.load(path, **options)
-        device = options.get("map_location")
-        tensors = file.load_content()
-        return tensors if device is None else {name: each.to(device) for name, each in tensors.items()}
+        return torch.load(path, **options)
+
+
+def _in_memory(
+    file: Checkpoint, checkpoint: StrPath, target: str, projects: Iterable[Project], trusted: bool
+) -> Checkpoint:
+    """Return a checkpoint upgraded for each of several projects, without writing it."""
+    wanted, options = targets.parse(target), WriteOptions(trust_checkpoint_code=trusted, copy_shared=True)
+    for project in projects:
+        with session_on(file, checkpoint, project, options) as session:
+            graph = session.graph([wanted])
+            plan = planner.plan_upgrade(graph, session.record, wanted, project.config.package)
+            for warning in session.notes:
+                _LOGGER.warning("%s: %s", checkpoint, warning)
+            file = session.draft("upgrade", target, graph, plan)
+    return file
+
+
+def _on(device: Any, tree: Any) -> Any:
+    """Return a tree with its tensors on a device."""
+    if isinstance(tree, dict):
+        return {name: _on(device, each) for name, each in tree.items()}
+    if isinstance(tree, list):
+        return [_on(device, each) for each in tree]
+    return tree.to(device) if hasattr(tree, "to") else tree
 
 
 def upgraded(

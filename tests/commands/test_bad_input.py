@@ -70,7 +70,7 @@ def test_files_that_are_no_checkpoints(chain: Folder, command: list[str]) -> Non
         path = chain.path / name
         path.write_bytes(content)
         refused(chain, *command, path, says=f"{path}: {says}" if "cut" not in name else says)
-    refused(chain, *command, chain.path, says="it is a directory, not a checkpoint file; give the path of the file")
+    refused(chain, *command, chain.path, code=2, says="it is a directory, not a checkpoint")
     refused(chain, *command, chain.path / "missing.ckpt", says="there is no such file")
     os.mkfifo(chain.path / "fifo")
     refused(chain, *command, chain.path / "fifo", says="it is not a regular file")
@@ -277,7 +277,8 @@ def test_several_that_are_refused_and_some_that_are_not(chain: Folder) -> None:
     chain.ok("stamp", "head", new)
     assert chain.run("upgrade", "head", old, old).code == 3
     assert chain.run("upgrade", "head", old, new).code == 3
-    assert chain.run("upgrade", "head", old, chain.path).code == 1
+    assert chain.run("upgrade", "head", old, chain.path).code == 2
+    assert chain.run("upgrade", "head", old, chain.path, "gone.ckpt").code == 1
 
 
 def test_a_step_count_beyond_a_barrier_names_the_barrier(chain: Folder) -> None:

@@ -33,7 +33,7 @@ STARTS = {
     "model.7z": (b"7z\xbc\xaf\x27\x1c" + bytes(64), "it is a 7z archive"),
     "pointer.ckpt": (POINTER, "it is a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`"),
     "page.ckpt": (b"\n<!DOCTYPE html><html><body>404</body></html>", "it is an HTML page"),
-    "model.bin.index.json": (json.dumps({"weight_map": {}}).encode(), "it is a JSON file"),
+    "some.json": (json.dumps({"weight_map": {}}).encode(), "it is a JSON file"),
     "pickled.ckpt": (b"\x80\x04}.", "it is a plain pickle, which torch.save did not write"),
     "empty.ckpt": (b"", "it is empty"),
     "text.ckpt": (b"hello", "it is not a checkpoint that torch.save wrote"),
@@ -126,22 +126,20 @@ def test_the_way_out_for_arrays(chain: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("holds", "says"),
+    ("holds", "says", "code"),
     [
-        (".metadata", "a distributed checkpoint"),
-        ("__0_0.distcp", "a distributed checkpoint"),
-        ("zero_to_fp32.py", "a checkpoint of DeepSpeed"),
-        ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed"),
-        ("model.safetensors.index.json", "a sharded checkpoint"),
-        ("pytorch_model.bin", "a checkpoint of Hugging Face; give the path of the file with the weights"),
-        ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron"),
-        ("anything", "not a checkpoint file; give the path of the file"),
+        (".metadata", "a distributed checkpoint", 3),
+        ("__0_0.distcp", "a distributed checkpoint", 3),
+        ("zero_to_fp32.py", "a checkpoint of DeepSpeed", 3),
+        ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed", 3),
+        ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron", 3),
+        ("anything", "not a checkpoint; give the path of a checkpoint in it", 2),
     ],
 )
-def test_folders(chain: Folder, holds: str, says: str) -> None:
+def test_folders(chain: Folder, holds: str, says: str, code: int) -> None:
     os.mkdir("saved")
     Path("saved", holds).touch()
-    named(chain, "saved", f"it is a directory, {says}")
+    named(chain, "saved", f"it is a directory, {says}", code)
     assert os.listdir("saved") == [holds]
 
 

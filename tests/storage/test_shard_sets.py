@@ -170,7 +170,7 @@ def test_a_file_of_a_distributed_checkpoint(chain: Folder, distributed: Path) ->
     no_command_writes(chain, distributed, "a distributed checkpoint (torch.distributed.checkpoint) (dcp)")
     ran = chain.run("upgrade", "head", "dcp")
     assert "it is a directory, a distributed checkpoint" in ran.err
-    assert ran.code == 1
+    assert ran.code == 3
 
 
 def test_several_archives_in_one_file_whatever_its_name(chain: Folder, distributed: Path) -> None:

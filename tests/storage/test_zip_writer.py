@@ -14,6 +14,7 @@ import pytest
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage import zip_archive, zip_writer
+from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, Streamed
 
@@ -28,10 +29,14 @@ def opened(path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
+def whole(descriptor: int) -> Members:
+    return Members([(descriptor, os.fstat(descriptor).st_size)])
+
+
 def written(path: Path, contents: Contents, source: Path | None = None, moved: list[int] | None = None) -> Path:
     """Write a file, and check that `zipfile` finds it whole."""
     with opened(source or path.with_name("nothing")) as old, opened(path) as new:
-        zip_writer.write_new(contents, old, new, None if moved is None else moved.append)
+        zip_writer.write_new(contents, whole(old), new, None if moved is None else moved.append)
     assert zipfile.ZipFile(path).testzip() is None
     return path
 
@@ -191,7 +196,7 @@ def test_what_is_appended_leaves_the_old_bytes_where_they_are(old: Path) -> None
     archive, before = read(old), old.read_bytes()
     contents = zip_writer.changed(archive, lambda: old.open("rb"), {"data.pkl": b"another", "data/4": b"four"}, [])
     with opened(old) as descriptor:
-        zip_writer.append(contents, descriptor, descriptor, len(before))
+        zip_writer.append(contents, whole(descriptor), descriptor, len(before))
     assert old.read_bytes().startswith(before)
     assert zipfile.ZipFile(old).testzip() is None
     after = records(old)

@@ -55,10 +55,10 @@ class TensorExpr:
     ----------
     kind : str
         ``cat``, ``narrow``, ``pad``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``clone``, ``fill`` or
-        ``init``.
+        ``init``; ``chunks`` for a tensor that a format stores in parts.
     args : tuple
-        As for `outcome`.
-    sources : tuple of StoredTensor
+        As for `outcome`; for ``chunks``, the first index of each part in each dimension.
+    sources : sequence of StoredTensor
         The source tensors.
     shape : tuple of int
         Its shape.
@@ -68,7 +68,7 @@ class TensorExpr:
 
     kind: str
     args: tuple[Any, ...]
-    sources: tuple[StoredTensor, ...]
+    sources: Sequence[StoredTensor]
     shape: tuple[int, ...]
     dtype: str
 
@@ -115,6 +115,10 @@ class TensorBuilder:
         made = TensorBuilder(max(first_key, self.next_key), [])
         made.recipes, made.elsewhere, made.asked = dict(self.recipes), set(elsewhere), set(self.asked)
         return made
+
+    def hold(self, key: str, recipe: TensorExpr) -> None:
+        """Remember the recipe of a storage that the checkpoint has, in parts."""
+        self.recipes[key] = recipe
 
     def note_asked(self, first: int) -> None:
         """Note that a rollback asked for all storages from a number on."""
@@ -244,6 +248,10 @@ class TensorBuilder:
 
     def extents_of(self, recipe: TensorExpr) -> list[Extent] | None:
         """Return the places in the file of a recipe's bytes; None if the bytes have to be computed."""
+        if recipe.kind == "chunks":
+            rows = sorted(zip(recipe.args, recipe.sources, strict=True), key=lambda row: row[0])
+            whole = all(tuple(part.shape[1:]) == recipe.shape[1:] for _, part in rows)
+            return self._joined(part for _, part in rows) if whole else None
         if recipe.kind not in ("cat", "stack", "narrow", "select", "reshape", "clone"):
             return None
         dim = 0
@@ -251,18 +259,25 @@ class TensorBuilder:
             dim = recipe.args[0] % (len(recipe.sources[0].shape) + (recipe.kind == "stack"))
         if math.prod(recipe.sources[0].shape[:dim]) != 1:
             return None
-        parts = [self.extents(source) for source in recipe.sources]
-        found: list[Extent] = []
-        for part in parts:
-            if part is None:
-                return None
-            for extent in part:
-                _extend(found, extent)
+        found = self._joined(recipe.sources)
+        if found is None:
+            return None
         if recipe.kind in ("narrow", "select"):
             shape = recipe.sources[0].shape
             row = math.prod(shape[dim + 1 :]) * SIZES[recipe.dtype]
             first, count = (recipe.args[1], recipe.args[2]) if recipe.kind == "narrow" else (recipe.args[1], 1)
             return _cut(found, first * row, count * row)
+        return found
+
+    def _joined(self, parts: Iterable[StoredTensor]) -> list[Extent] | None:
+        """Return the places of the bytes of several tensors, one after the other."""
+        found: list[Extent] = []
+        for part in parts:
+            extents = self.extents(part)
+            if extents is None:
+                return None
+            for extent in extents:
+                _extend(found, extent)
         return found
 
 

@@ -119,7 +119,19 @@ def evaluated_recipe(
 ) -> torch.Tensor:
     """Return the contiguous tensor of a recipe."""
     sources = [evaluated(source, recipes, payloads, last) for source in recipe.sources]
+    if recipe.kind == "chunks":
+        return _assembled(recipe, sources)
     return computed(recipe.kind, recipe.args, sources).contiguous()
+
+
+def _assembled(recipe: TensorExpr, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return a tensor from its parts; a single one is not copied."""
+    if len(parts) == 1 and parts[0].shape == recipe.shape:
+        return parts[0].contiguous()
+    made = torch.empty(recipe.shape, dtype=getattr(torch, recipe.dtype))
+    for offsets, part in zip(recipe.args, parts, strict=True):
+        made[tuple(slice(at, at + size) for at, size in zip(offsets, part.shape, strict=True))] = part
+    return made
 
 
 def equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotMake, Damaged
 from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.crc32 import combined
+from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
     Extent,
@@ -30,20 +30,37 @@ if TYPE_CHECKING:
 
 _CHUNK = 8 << 20
 
-Places = dict[str, tuple[int, int]]
-"""The place of each storage in the file: offset and length, by key."""
+
+class StoragePlace(NamedTuple):
+    """The bytes of a storage.
+
+    Attributes
+    ----------
+    start, length : int
+        The address of the first byte among the files of the checkpoint, and the number of bytes.
+    crc : int
+        Their CRC-32; 0 if unknown.
+    """
+
+    start: int
+    length: int
+    crc: int = 0
+
+
+Places = Mapping[str, StoragePlace]
+"""The place of each storage, by key."""
 
 
 def places_in(archive: Archive, stream: Callable[[], BinaryIO]) -> Places:
     """Return the place of each storage of a checkpoint."""
     with stream() as opened:
         places = {
-            name.removeprefix("data/"): (zip_archive.payload_offset(opened, entry), entry.size)
+            name.removeprefix("data/"): StoragePlace(zip_archive.payload_offset(opened, entry), entry.size, entry.crc)
             for name, entry in archive.entries.items()
             if name.startswith("data/")
         }
     loose = archive.loose.items()
-    return places | {name.removeprefix("data/"): (start, end - start) for name, (start, end) in loose}
+    return places | {name.removeprefix("data/"): StoragePlace(start, end - start) for name, (start, end) in loose}
 
 
 class Made:
@@ -97,16 +114,14 @@ class Made:
 
 
 class Source:
-    """The source file of new tensors.
+    """The source of new tensors.
 
     Parameters
     ----------
-    descriptor : int
-        The file.
-    archive : Archive
-        Its entries.
-    stream : callable
-        Opens the checkpoint as a stream.
+    files : Members
+        The file, or the files.
+    places : mapping of str to StoragePlace
+        The place of each storage; more may be added later.
     maker : TensorBuilder
         Holds the recipes.
     checked : set of str
@@ -117,16 +132,14 @@ class Source:
 
     def __init__(
         self,
-        descriptor: int,
-        archive: Archive,
-        stream: Callable[[], BinaryIO],
+        files: Members,
+        places: Places,
         maker: TensorBuilder,
         checked: set[str],
         unwritten: Mapping[str, memoryview],
     ) -> None:
         self._unwritten = unwritten
-        self._descriptor, self._archive, self._maker, self._checked = descriptor, archive, maker, checked
-        self._places = places_in(archive, stream)
+        self._files, self._places, self._maker, self._checked = files, places, maker, checked
         self._payloads: Any = None
         self._last: dict[str, Any] = {}
         self._thread: ThreadPoolExecutor | None = None
@@ -159,17 +172,17 @@ class Source:
         return self._read(one) == self._read(other)
 
     def _read(self, extents: list[Extent]) -> bytes:
-        starts = ((self._places[key][0] + first, count) for key, first, count in extents)
-        return b"".join(os.pread(self._descriptor, count, start) for start, count in starts)
+        starts = ((self._places[key].start + first, count) for key, first, count in extents)
+        return b"".join(self._files.read(start, count) for start, count in starts)
 
     def stretch(self, extent: Extent) -> tuple[int, int, int | None]:
         """Return the place of bytes in the file: from, to, and the CRC if known."""
         key, first, count = extent
-        start, entry = self._places[key][0] + first, self._archive.entries.get(f"data/{key}")
-        whole = entry is not None and entry.crc and entry.size == count
-        if not whole:
+        place = self._places[key]
+        crc = place.crc if place.crc and place.length == count else None
+        if crc is None:
             self.check({key})  # damaged bytes would get a CRC that says they are whole
-        return start, start + count, entry.crc if entry is not None and whole else None
+        return place.start + first, place.start + first + count, crc
 
     def compute(self, recipe: TensorExpr) -> memoryview:
         """Return the content that a recipe makes."""
@@ -201,7 +214,7 @@ class Source:
             found = zlib.crc32(self._content(tensor))
         for extent in extents or ():
             start, end, crc = self.stretch(extent)
-            own = zip_archive.checksum(self._descriptor, start, end) if crc is None else crc
+            own = self._files.checksum(start, end) if crc is None else crc
             found = combined(found, own, end - start)
         return f"{known_dtype(tensor)} {found:08x}"
 
@@ -225,9 +238,9 @@ class Source:
         """Compare storages with their CRCs before they are used; each storage once."""
         damaged = []
         for key in keys:
-            entry = self._archive.entries.get(f"data/{key}")
-            if entry is not None and key not in self._checked:
-                if not zip_archive.is_whole(self._descriptor, entry, self._places[key][0]):
+            if key in self._places and key not in self._checked:
+                start, length, crc = self._places[key]
+                if crc and self._files.checksum(start, start + length) != crc:
                     damaged.append(f"data/{key}")
                 self._checked.add(key)
         if damaged:
@@ -238,7 +251,7 @@ class Source:
             from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 
             unwritten = {key: partial(memoryview, content) for key, content in self._unwritten.items()}
-            self._payloads = Payloads(self._descriptor, self._places, {}, unwritten)
+            self._payloads = Payloads(self._files, self._places, unwritten)
         return self._payloads
 
     def _storages(self, recipe: TensorExpr) -> set[str]:

@@ -11,7 +11,6 @@ import ctypes
 import functools
 import io
 import mmap
-import os
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
@@ -19,10 +18,10 @@ from typing import Any, ClassVar
 import torch
 
 from anemoi_ckpt_migrate.errors import Damaged
+from anemoi_ckpt_migrate.storage.members import Member, Members
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored
-from anemoi_ckpt_migrate.storage.zip_archive import checksum
 
 # torch's own functions and classes that only assemble a tensor; the rest of torch stays closed.
 _REBUILD = (
@@ -43,39 +42,55 @@ _SWAPPED, _FILE_PAGE = 1 << 62, 1 << 61
 _PAGES = 1 << 16  # pages per read
 
 
+class _Mapping:
+    """A file of a checkpoint in memory, copied when it is written to.
+
+    Attributes
+    ----------
+    begin : int
+        The address of the file among the files of the checkpoint.
+    address : int
+        Its place in memory.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.begin = member.begin
+        self._map = mmap.mmap(member.descriptor, 0, access=mmap.ACCESS_COPY)
+        self._whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
+        self.address = self._whole.data_ptr()
+
+    def storage(self, start: int, length: int) -> torch.UntypedStorage:
+        found: torch.UntypedStorage = self._whole[start - self.begin : start - self.begin + length]
+        return found
+
+    def view(self, start: int, length: int) -> memoryview:
+        return memoryview(self._map)[start - self.begin : start - self.begin + length]
+
+
 class Payloads:
-    """The content of a checkpoint's tensors, mapped from the file.
+    """The content of a checkpoint's tensors, mapped from its files.
 
     Parameters
     ----------
-    descriptor : int
+    files : Members
         The open checkpoint.
-    places : mapping of str to (int, int)
-        Offset and length in bytes of each storage in the file, by key.
-    crcs : mapping of str to int
-        Their CRCs, if known.
+    places : mapping of str to (int, int, int)
+        Address, length in bytes, and CRC (0 if unknown) of each storage in the files, by key; more may be added later.
     unwritten : mapping of str to callable
         Functions for the content of storages that the file lacks or holds differently.
     """
 
     def __init__(
         self,
-        descriptor: int,
-        places: Mapping[str, tuple[int, int]],
-        crcs: Mapping[str, int],
+        files: Members,
+        places: Mapping[str, tuple[int, int, int]],
         unwritten: Mapping[str, Callable[[], memoryview]],
     ) -> None:
-        self._descriptor, self._places, self._crcs, self._unwritten = descriptor, places, crcs, unwritten
-        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-        whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
-        self._address = whole.data_ptr()
-        self._storages: dict[str, torch.UntypedStorage] = {
-            # An empty storage is part of the mapping too: else torch would let it grow, and show other memory.
-            key: whole[start : start + length]
-            for key, (start, length) in places.items()
-        }
-        self._keys = {storage._cdata: key for key, storage in self._storages.items()}
-        self._keys_by_address = {self._address + start: key for key, (start, length) in places.items() if length}
+        self._files, self._places, self._unwritten = files, places, unwritten
+        self._mapped: dict[int, _Mapping] = {}
+        self._storages: dict[str, torch.UntypedStorage] = {}
+        self._keys: dict[int, str] = {}
+        self._keys_by_address: dict[int, str] = {}
         self.locations: dict[str, str] = {}
 
     def storage(self, key: str) -> torch.UntypedStorage:
@@ -90,7 +105,14 @@ class Payloads:
             self._storages[key] = _storage_of(self._unwritten[key]())
             self._unwritten = {other: content for other, content in self._unwritten.items() if other != key}
         if key not in self._storages:
-            raise pickle.UnpicklingError(f"the storage data/{key} is missing")
+            if key not in self._places:
+                raise pickle.UnpicklingError(f"the storage data/{key} is missing")
+            start, length, _ = self._places[key]
+            # An empty storage is part of the mapping too: else torch would let it grow, and show other memory.
+            made = self._storages[key] = self._mapping(start).storage(start, length)
+            self._keys[made._cdata] = key
+            if length:
+                self._keys_by_address[self._address(start)] = key
         return self._storages[key]
 
     def key_of(self, storage: torch.UntypedStorage) -> str | None:
@@ -113,23 +135,35 @@ class Payloads:
         Damaged
             The content of a used storage does not match its checksum.
         """
-        looks = {key: self._look(*place) for key, place in self._places.items()}
+        looks = {key: self._look(*self._places[key][:2]) for key in self._keys.values()}
         damaged = [f"data/{key}" for key, (seen, _) in looks.items() if seen and not self._is_whole(key)]
         if damaged:
             raise Damaged(damaged)
         found = {}
         for key in keys:
-            start, length = self._places.get(key, (0, 0))
+            start, length, _ = self._places.get(key, (0, 0, 0))
             if key in looks and looks[key][1] and self._differs(start, length):
-                found[key] = memoryview(self._map)[start : start + length]
+                found[key] = self._mapping(start).view(start, length)
         return found
+
+    def _mapping(self, start: int) -> _Mapping:
+        member = self._files.at(start)
+        if member.begin not in self._mapped:
+            self._mapped[member.begin] = _Mapping(member)
+        return self._mapped[member.begin]
+
+    def _address(self, start: int) -> int:
+        """Return the place in memory of a byte of the files."""
+        mapping = self._mapping(start)
+        return mapping.address + start - mapping.begin
 
     def _look(self, start: int, length: int) -> tuple[bool, bool]:
         """Return whether a stretch of the mapping was read, and whether it was written to.
 
         A page that was only read, and that the system has reclaimed, no longer counts as read.
         """
-        first, end = (self._address + start) // mmap.PAGESIZE, -(-(self._address + start + length) // mmap.PAGESIZE)
+        address = self._address(start)
+        first, end = address // mmap.PAGESIZE, -(-(address + length) // mmap.PAGESIZE)
         seen = written = False
         for page in range(first, end if length else first, _PAGES):
             entries = _pagemap(page, min(_PAGES, end - page))
@@ -142,15 +176,14 @@ class Payloads:
         return seen, written
 
     def _is_whole(self, key: str) -> bool:
-        start, length = self._places[key]
-        crc = self._crcs.get(key, 0)
-        return not crc or checksum(self._descriptor, start, start + length) == crc
+        start, length, crc = self._places[key]
+        return not crc or self._files.checksum(start, start + length) == crc
 
     def _differs(self, start: int, length: int) -> bool:
-        with memoryview(self._map) as now:
-            for at in range(start, start + length, 1 << 20):
-                count = min(1 << 20, start + length - at)
-                if os.pread(self._descriptor, count, at) != now[at : at + count]:
+        with self._mapping(start).view(start, length) as now:
+            for at in range(0, length, 1 << 20):
+                count = min(1 << 20, length - at)
+                if self._files.read(start + at, count) != now[at : at + count]:
                     return True
         return False
 

@@ -1,0 +1,216 @@
+"""The archives in the files of a distributed checkpoint: one of `torch.save` for each chunk and each other value."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.storage import zip_archive
+from anemoi_ckpt_migrate.storage.distributed.metadata import Chunk, Place
+from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.pickle.dump import dumped, short
+from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
+from anemoi_ckpt_migrate.storage.tensors.deferred import PLAIN, known_dtype
+from anemoi_ckpt_migrate.storage.tensors.materialize import StoragePlace
+from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored, reduced
+
+_SMALL = 1 << 16  # bytes of an archive that is remembered: thousands of parameters have the same settings
+PROTOCOL = 2
+"""The protocol of torch's pickles."""
+
+
+class Archives:
+    """The archives of a checkpoint. Each is read when it is needed; the same bytes are parsed once.
+
+    Parameters
+    ----------
+    files : Members
+        The open files.
+    begins : mapping of str to int
+        The address of the first byte of each file, by its path in the folder.
+
+    Attributes
+    ----------
+    places : dict of str to StoragePlace
+        The storages in the archives that were read. The key is the file, the first byte of the archive, and the key in
+        the archive: ``__0_0.distcp@4096/0``.
+    """
+
+    def __init__(self, files: Members, begins: Mapping[str, int]) -> None:
+        self._files, self._begins = files, begins
+        self.places: dict[str, StoragePlace] = {}
+        self._pickles: dict[bytes, bytes] = {}
+
+    def pickled(self, name: str, place: Place) -> bytes:
+        """Return the pickle of a value; keys of its storages are those of `places`.
+
+        Parameters
+        ----------
+        name : str
+            The name of the value, for messages.
+        place : Place
+            The archive.
+
+        Raises
+        ------
+        NotACheckpoint
+            The archive is damaged or hostile.
+        """
+        try:
+            if place.length > _SMALL:
+                with self._stream(place) as stream:
+                    return self._parsed(stream, place)[0]
+            raw = self._files.read(self._begins[place.file] + place.start, place.length)
+            if raw not in self._pickles:
+                data, is_alone = self._parsed(io.BytesIO(raw), place)
+                if not is_alone:
+                    return data
+                self._pickles[raw] = data
+            return self._pickles[raw]
+        except NotACheckpoint as error:
+            raise NotACheckpoint(f"{name:.200} in {place.file} cannot be read ({error.sentence})") from error
+        except Exception as error:  # a damaged pickle raises almost anything
+            raise NotACheckpoint(f"{name:.200} in {place.file} is damaged or hostile ({short(error)})") from error
+
+    def chunk(self, name: str, chunk: Chunk, dtype: str) -> StoredTensor:
+        """Return the stand-in of a chunk, as it lies in its archive.
+
+        Raises
+        ------
+        NotACheckpoint
+            The archive is damaged, or holds something else than the metadata says.
+        """
+        if chunk.place.transforms:
+            raise NotACheckpoint(
+                f"{name:.200} is stored in another form ({', '.join(chunk.place.transforms):.100}), so it can be moved "
+                "but not changed"
+            )
+        data = self.pickled(name, chunk.place)
+        try:
+            value = TreeUnpickler(data).load()
+        except Exception as error:
+            raise NotACheckpoint(f"{name:.200} in {chunk.place.file} is damaged or hostile ({short(error)})") from error
+        known = is_stored(value) and reduced(value)[0].pickled_name[1] in PLAIN
+        if not known or known_dtype(value) != dtype or tuple(value.shape) != chunk.sizes:
+            raise NotACheckpoint(
+                f"the chunk of {name:.200} at {list(chunk.offsets)} in {chunk.place.file} is not a tensor of {dtype} "
+                f"with the shape {list(chunk.sizes)}, as the metadata says"
+            )
+        return value  # type: ignore[no-any-return]
+
+    def is_damaged(self, place: Place) -> bool:
+        """Return whether the content of an archive does not match its checksums."""
+        if place.transforms:
+            return False
+        start = self._begins[place.file] + place.start
+        try:
+            with self._stream(place) as stream:
+                for entry in _read_archive(stream).entries.values():
+                    first = start + zip_archive.payload_offset(stream, entry)
+                    if entry.crc and self._files.checksum(first, first + entry.size) != entry.crc:
+                        return True
+        except NotACheckpoint:
+            return True
+        return False
+
+    def _stream(self, place: Place) -> io.BufferedReader:
+        member = self._files.at(self._begins[place.file])
+        return zip_archive.window(member.descriptor, place.length, place.start)
+
+    def _parsed(self, stream: BinaryIO, place: Place) -> tuple[bytes, bool]:
+        """Return the pickle in an archive, and whether it refers to no storages; note the places of these."""
+        archive = _read_archive(stream)
+        begin, prefix = self._begins[place.file] + place.start, f"{place.file}@{place.start}/"
+        found = {
+            prefix + name[5:]: StoragePlace(begin + zip_archive.payload_offset(stream, entry), entry.size, entry.crc)
+            for name, entry in archive.entries.items()
+            if name.startswith("data/")
+        }
+        data = zip_archive.read_entry(stream, archive.entries["data.pkl"])
+        if not found:
+            return data, True
+        order = archive.entries.get("byteorder")
+        if order is not None and zip_archive.read_entry(stream, order).decode("ascii", "replace") != sys.byteorder:
+            raise NotACheckpoint(f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed")
+        self.places.update(found)
+        return with_keys(data, lambda key: prefix + key), False
+
+
+class Unread:
+    """A value that is stored in another form, as with compression. It can be moved.
+
+    Attributes
+    ----------
+    place : Place
+        Its bytes.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
+class ChunkSources(Sequence[StoredTensor]):
+    """The chunks of a tensor as sources of its recipe; their archives are read when the content is needed."""
+
+    def __init__(self, read: Callable[[Chunk], StoredTensor], chunks: Sequence[Chunk]) -> None:
+        self._read, self._chunks = read, chunks
+        self._found: list[StoredTensor] | None = None
+
+    def _all(self) -> list[StoredTensor]:
+        if self._found is None:
+            self._found = [self._read(chunk) for chunk in self._chunks]
+        return self._found
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[StoredTensor]:
+        return iter(self._all())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+
+def with_keys(data: bytes, key: Callable[[str], str]) -> bytes:
+    """Return a pickle with other keys of storages.
+
+    Parameters
+    ----------
+    data : bytes
+        The pickle.
+    key : callable
+        Returns the new key for an old one.
+
+    Raises
+    ------
+    Exception
+        Any error: a damaged pickle raises almost anything.
+    """
+    unpickler = _Renaming(data)
+    unpickler.key = key
+    return pickled(unpickler.load())
+
+
+def pickled(value: Any) -> bytes:
+    """Return the pickle of a value without real tensors."""
+    return dumped(value, lambda stream: TreePickler(stream, PROTOCOL))[1]
+
+
+class _Renaming(TreeUnpickler):
+    key: Callable[[str], str]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if type(pid) is tuple and len(pid) >= 3 and pid[0] == "storage" and type(pid[2]) is str:
+            pid = (*pid[:2], self.key(pid[2]), *pid[3:])
+        return super().persistent_load(pid)
+
+
+def _read_archive(stream: BinaryIO) -> zip_archive.Archive:
+    archive = zip_archive.read_archive(stream)
+    if archive.start or not zip_archive.begins(stream):
+        raise NotACheckpoint("it has bytes before its first record, which torch.load would read, and run, as a pickle")
+    zip_archive.check_read_alike(stream, archive)
+    return archive

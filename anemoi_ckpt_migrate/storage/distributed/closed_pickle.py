@@ -1,0 +1,474 @@
+"""Pickles of a closed set of classes: read without the unpickler, and written without the pickler.
+
+The metadata of a distributed checkpoint is one pickle of many small objects. All its classes are known, so a loop over
+its opcodes is enough. It builds containers, texts, numbers and `Struct`; it imports and calls nothing, and refuses any
+other class by its name. So no limit on hashes, lengths or the memo is needed, and it is faster than a scan.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+_DEEPEST = 50  # nesting of an object
+_SMALL = 1 << 60  # integers below it have a hash of their own
+_LONGEST = 2000  # characters of a name
+_UTF8 = "utf-8"
+_INT, _UINT, _FLOAT = (struct.Struct(kind).unpack_from for kind in ("<i", "<I", ">d"))
+
+
+class Name(NamedTuple):
+    """A class, function or constant, by its name."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+SIZE, ORDERED = Name("torch", "Size"), Name("collections", "OrderedDict")
+
+
+class Size(tuple[int, ...]):
+    """A `torch.Size`."""
+
+    __slots__ = ()
+
+
+class Struct:
+    """An object of a class that is not imported.
+
+    Attributes
+    ----------
+    name : Name
+        The class, or the function that makes the object.
+    args : tuple
+        Its arguments.
+    state : object
+        The state that is set afterwards; None if there is none.
+    called : bool
+        Whether the class is called, instead of its ``__new__``.
+    """
+
+    __slots__ = ("args", "called", "name", "state")
+
+    def __init__(self, name: Name, args: tuple[Any, ...] = (), state: Any = None, called: bool = False) -> None:
+        self.name, self.args, self.state, self.called = name, args, state, called
+
+
+class ForeignName(pickle.UnpicklingError):
+    """The pickle names something outside the closed set.
+
+    Attributes
+    ----------
+    name : Name
+        The name.
+    """
+
+    def __init__(self, name: Name) -> None:
+        self.name = name
+        super().__init__(f"it names {name!s:.200}")
+
+
+def read(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
+    """Return the object in a pickle, and the names there, in order.
+
+    Parameters
+    ----------
+    data : bytes
+        The pickle.
+    known : collection of Name
+        The names that it may hold.
+
+    Raises
+    ------
+    ForeignName
+        It holds another name.
+    pickle.UnpicklingError
+        It is cut off, is no pickle, or is spelled in another way than Python's own pickler does.
+    """
+    try:
+        return _walk(data, known)
+    except (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        raise pickle.UnpicklingError("it is cut off, or spelled in an unknown way") from error
+
+
+_MEMOIZE, _LONG_BINGET, _BINGET, _BININT1, _MARK, _EMPTY_TUPLE = (
+    code[0]
+    for code in (pickle.MEMOIZE, pickle.LONG_BINGET, pickle.BINGET, pickle.BININT1, pickle.MARK, pickle.EMPTY_TUPLE)
+)
+_NEWOBJ, _BUILD, _TUPLE2, _SETITEMS, _EMPTY_DICT, _TUPLE1 = (
+    code[0] for code in (pickle.NEWOBJ, pickle.BUILD, pickle.TUPLE2, pickle.SETITEMS, pickle.EMPTY_DICT, pickle.TUPLE1)
+)
+_REDUCE, _BININT2, _SHORT_BINUNICODE, _BININT, _LONG1, _NEWFALSE = (
+    code[0]
+    for code in (pickle.REDUCE, pickle.BININT2, pickle.SHORT_BINUNICODE, pickle.BININT, pickle.LONG1, pickle.NEWFALSE)
+)
+_NEWTRUE, _NONE, _EMPTY_LIST, _TUPLE, _TUPLE3, _APPEND = (
+    code[0] for code in (pickle.NEWTRUE, pickle.NONE, pickle.EMPTY_LIST, pickle.TUPLE, pickle.TUPLE3, pickle.APPEND)
+)
+_APPENDS, _SETITEM, _BINUNICODE, _BINPUT, _LONG_BINPUT, _BINFLOAT = (
+    code[0]
+    for code in (pickle.APPENDS, pickle.SETITEM, pickle.BINUNICODE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINFLOAT)
+)
+_FRAME, _PROTO, _STACK_GLOBAL, _GLOBAL, _SHORT_BINBYTES, _BINBYTES = (
+    code[0]
+    for code in (pickle.FRAME, pickle.PROTO, pickle.STACK_GLOBAL, pickle.GLOBAL, pickle.SHORT_BINBYTES, pickle.BINBYTES)
+)
+_STOP = pickle.STOP[0]
+
+
+def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:  # noqa: C901  (one branch per opcode)
+    """Follow the opcodes, the frequent ones first; calls would cost more than the branches.
+
+    Reading beyond the end gives nothing, and then there is no next opcode.
+    """
+    stack, outer, memo, names = list[Any](), list[list[Any]](), dict[int, Any](), dict[Name, None]()
+    at, push, number = 0, stack.append, int.from_bytes
+    while True:
+        code = data[at]
+        at += 1
+        if code == _MEMOIZE:
+            memo[len(memo)] = stack[-1]
+        elif code == _LONG_BINGET:
+            push(memo[_UINT(data, at)[0]])
+            at += 4
+        elif code == _BINGET:
+            push(memo[data[at]])
+            at += 1
+        elif code == _BININT1:
+            push(data[at])
+            at += 1
+        elif code == _MARK:
+            outer.append(stack)
+            stack = []
+            push = stack.append
+        elif code == _EMPTY_TUPLE:
+            push(())
+        elif code == _NEWOBJ:
+            args, name = stack.pop(), stack.pop()
+            if type(args) is not tuple or type(name) is not Name:
+                _refuse("it makes an object of something else than a class")
+            push(Struct(name, args))
+        elif code == _BUILD:
+            state = stack.pop()
+            target = stack[-1]
+            if type(target) is not Struct or target.state is not None:
+                _refuse("it sets the state of an object twice, or of something else")
+            target.state = state
+        elif code == _TUPLE2:
+            second = stack.pop()
+            stack[-1] = stack[-1], second
+        elif code == _SETITEMS:
+            items, stack = stack, outer.pop()
+            push = stack.append
+            _set_items(stack[-1], items)
+        elif code == _EMPTY_DICT:
+            push({})
+        elif code == _TUPLE1:
+            stack[-1] = (stack[-1],)
+        elif code == _REDUCE:
+            args, name = stack.pop(), stack.pop()
+            if type(args) is not tuple or type(name) is not Name:
+                _refuse("it calls something else than a class")
+            push(_made(name, args))
+        elif code == _BININT2:
+            push(data[at] | data[at + 1] << 8)
+            at += 2
+        elif code == _SHORT_BINUNICODE:
+            end = at + 1 + data[at]
+            push(str(data[at + 1 : end], _UTF8))
+            at = end
+        elif code == _BININT:
+            push(_INT(data, at)[0])
+            at += 4
+        elif code == _LONG1:
+            end = at + 1 + data[at]
+            push(number(data[at + 1 : end], "little", signed=True))
+            at = end
+        elif code == _NEWFALSE:
+            push(False)
+        elif code == _NEWTRUE:
+            push(True)
+        elif code == _NONE:
+            push(None)
+        elif code == _EMPTY_LIST:
+            push([])
+        elif code == _TUPLE:
+            items, stack = stack, outer.pop()
+            push = stack.append
+            push(tuple(items))
+        elif code == _TUPLE3:
+            stack[-3:] = [tuple(stack[-3:])]
+        elif code == _APPEND:
+            item = stack.pop()
+            _list(stack[-1]).append(item)
+        elif code == _APPENDS:
+            items, stack = stack, outer.pop()
+            push = stack.append
+            _list(stack[-1]).extend(items)
+        elif code == _SETITEM:
+            value, key = stack.pop(), stack.pop()
+            _set_items(stack[-1], [key, value])
+        elif code == _BINUNICODE:
+            end = at + 4 + _UINT(data, at)[0]
+            push(str(data[at + 4 : end], _UTF8))
+            at = end
+        elif code == _BINPUT:
+            memo[data[at]] = stack[-1]
+            at += 1
+        elif code == _LONG_BINPUT:
+            memo[_UINT(data, at)[0]] = stack[-1]
+            at += 4
+        elif code == _BINFLOAT:
+            push(_FLOAT(data, at)[0])
+            at += 8
+        elif code == _FRAME:
+            at += 8
+        elif code == _PROTO:
+            at += 1
+        elif code in (_STACK_GLOBAL, _GLOBAL):
+            if code == _STACK_GLOBAL:
+                second = stack.pop()
+                name = Name(_text(stack.pop()), _text(second))
+            else:
+                module, spelled, _ = data[at : at + _LONGEST].split(b"\n", 2)
+                name = Name(str(module, _UTF8), str(spelled, _UTF8))
+                at += len(module) + len(spelled) + 2
+            if name not in known:
+                raise ForeignName(name)
+            names[name] = None
+            push(name)
+        elif code in (_SHORT_BINBYTES, _BINBYTES):
+            count = 1 if code == _SHORT_BINBYTES else 4
+            end = at + count + number(data[at : at + count], "little")
+            push(data[at + count : end])
+            at = end
+        elif code == _STOP:
+            if len(stack) != 1 or outer:
+                _refuse("it does not end with one object")
+            return stack[0], names
+        else:
+            _refuse(f"it holds the opcode {code:#x}, which torch does not write there")
+
+
+def _refuse(why: str) -> NoReturn:
+    raise pickle.UnpicklingError(why)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        _refuse("it names a class in an unknown way")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        _refuse("it appends to something else than a list")
+    return value
+
+
+def _set_items(target: Any, items: list[Any]) -> None:
+    if type(target) is not dict and type(target) is not OrderedDict:
+        _refuse("it sets items of something else than a dict")
+    keys = items[::2]
+    if not _TEXT.issuperset(map(type, keys)) and not all(_is_key(key) for key in keys):
+        _refuse("a key in it is neither a text nor an index")
+    count = len(target) + len(keys)
+    target.update(zip(keys, items[1::2], strict=True))
+    if len(target) != count:
+        _refuse("a dict in it holds a key twice")
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) in (str, Struct) or (type(key) is int and -_SMALL < key < _SMALL)
+
+
+_TEXT, _INTEGER = {str}, {int}
+
+
+def _made(name: Name, args: tuple[Any, ...]) -> Any:
+    if name == SIZE:
+        if len(args) != 1 or type(args[0]) is not tuple or not _INTEGER.issuperset(map(type, args[0])):
+            _refuse("a size in it is not made of numbers")
+        return Size(args[0])
+    if name == ORDERED and not args:
+        return OrderedDict()
+    return Struct(name, args, called=True)
+
+
+class Writer:
+    """Writes a pickle of protocol 4. Texts and sizes are written once, and repeated by number.
+
+    Attributes
+    ----------
+    out : bytearray
+        The pickle so far.
+    """
+
+    def __init__(self) -> None:
+        self.out = bytearray(pickle.PROTO + b"\4")
+        self._memo: dict[Any, bytes] = {}
+        self._objects: dict[int, Any] = {}  # mutable objects, kept alive, since their ids are keys
+        self._depth = 0
+
+    def finished(self) -> bytes:
+        """Return the pickle."""
+        return bytes(self.out + pickle.STOP)
+
+    def text(self, value: str) -> None:
+        """Write a text."""
+        known = self._memo.get(value)
+        if known is not None:
+            self.out += known
+            return
+        encoded = value.encode(_UTF8)
+        if len(encoded) < 256:
+            self.out += pickle.SHORT_BINUNICODE + bytes((len(encoded),)) + encoded
+        else:
+            self.out += pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
+        self._remember(value)
+
+    def name(self, value: Name) -> None:
+        """Write a name."""
+        known = self._memo.get((Name, value))
+        if known is not None:
+            self.out += known
+            return
+        self.text(value.module)
+        self.text(value.name)
+        self.out += pickle.STACK_GLOBAL
+        self._remember((Name, value))
+
+    def size(self, value: tuple[int, ...]) -> None:
+        """Write a `torch.Size`."""
+        known = self._memo.get((Size, value))
+        if known is not None:
+            self.out += known
+            return
+        self.name(SIZE)
+        self._tuple(value)
+        self.out += pickle.TUPLE1 + pickle.REDUCE
+        self._remember((Size, value))
+
+    def integer(self, value: int) -> None:
+        """Write an integer."""
+        if 0 <= value < 256:
+            self.out += pickle.BININT1 + bytes((value,))
+        elif -(1 << 31) <= value < 1 << 31:
+            self.out += pickle.BININT + struct.pack("<i", value)
+        else:
+            encoded = value.to_bytes((value.bit_length() >> 3) + 1, "little", signed=True)
+            if len(encoded) > 255:
+                raise ValueError("an integer is too large")
+            self.out += pickle.LONG1 + bytes((len(encoded),)) + encoded
+
+    def instance(self, name: Name, state: Mapping[str, Any] | None, args: tuple[Any, ...] = ()) -> None:
+        """Write an object of a class, with its attributes."""
+        self.name(name)
+        self._tuple(args)
+        self.out += pickle.NEWOBJ
+        if state is not None:
+            self.mapping(state)
+            self.out += pickle.BUILD
+
+    def mapping(self, value: Mapping[Any, Any]) -> None:
+        """Write a dict."""
+        self.out += pickle.EMPTY_DICT
+        if value:
+            self.out += pickle.MARK
+            for key, item in value.items():
+                self.value(key)
+                self.value(item)
+            self.out += pickle.SETITEMS
+
+    def value(self, value: Any) -> None:
+        """Write any object that `read` returns."""
+        write = _WRITERS.get(type(value))
+        if write is None:
+            raise ValueError(f"a {type(value).__name__} has no place in the metadata")
+        write(self, value)
+
+    def _remember(self, key: Any) -> None:
+        number = len(self._memo)
+        self.out += pickle.MEMOIZE
+        self._memo[key] = (
+            pickle.BINGET + bytes((number,)) if number < 256 else pickle.LONG_BINGET + struct.pack("<I", number)
+        )
+
+    def _object(self, value: Any, write: Callable[[], None]) -> None:
+        """Write an object that may stand in several places, but not in itself."""
+        known = self._memo.get((object, id(value)))
+        if known is not None:
+            self.out += known
+            return
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise ValueError("the metadata is nested too deeply")
+        write()
+        self._depth -= 1
+        self._objects[id(value)] = value
+        self._remember((object, id(value)))
+
+    def _tuple(self, value: tuple[Any, ...]) -> None:
+        if len(value) > 3:
+            self.out += pickle.MARK
+        for item in value:
+            self.value(item)
+        self.out += _TUPLES.get(len(value), pickle.TUPLE)
+
+    def _list(self, value: list[Any]) -> None:
+        self.out += pickle.EMPTY_LIST
+        if value:
+            self.out += pickle.MARK
+            for item in value:
+                self.value(item)
+            self.out += pickle.APPENDS
+
+    def _ordered(self, value: Mapping[Any, Any]) -> None:
+        self.name(ORDERED)
+        self.out += pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.MARK
+        for key, item in value.items():
+            self.value(key)
+            self.value(item)
+        self.out += pickle.SETITEMS
+
+    def _struct(self, value: Struct) -> None:
+        self.name(value.name)
+        self._tuple(value.args)
+        self.out += pickle.REDUCE if value.called else pickle.NEWOBJ
+        if value.state is not None:
+            self.value(value.state)
+            self.out += pickle.BUILD
+
+    def _bytes(self, value: bytes) -> None:
+        self.out += pickle.BINBYTES + struct.pack("<I", len(value)) + value
+
+    def _float(self, value: float) -> None:
+        self.out += pickle.BINFLOAT + struct.pack(">d", value)
+
+    def _constant(self, value: bool | None) -> None:
+        self.out += {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
+
+
+_TUPLES = dict(enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)))
+"""Opcodes for tuples, by the number of their items."""
+_WRITERS: dict[type, Callable[[Writer, Any], None]] = {
+    str: Writer.text,
+    int: Writer.integer,
+    float: Writer._float,
+    bool: Writer._constant,
+    type(None): Writer._constant,
+    bytes: Writer._bytes,
+    Name: Writer.name,
+    Size: Writer.size,
+    tuple: lambda self, value: self._object(value, lambda: self._tuple(value)),
+    list: lambda self, value: self._object(value, lambda: self._list(value)),
+    dict: lambda self, value: self._object(value, lambda: self.mapping(value)),
+    OrderedDict: lambda self, value: self._object(value, lambda: self._ordered(value)),
+    Struct: lambda self, value: self._object(value, lambda: self._struct(value)),
+}

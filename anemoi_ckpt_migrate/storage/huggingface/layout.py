@@ -1,0 +1,105 @@
+"""Recognise the files of a Hugging Face folder that hold weights: one file, or shards with an index."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from anemoi_ckpt_migrate.errors import Refused
+
+INDEX = ".index.json"
+_STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
+_TORCH = ".bin"
+_ENDINGS = (".safetensors", _TORCH)
+_WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
+_OPTIMIZER = re.compile(r"optimizer\.(pt|bin)|optimizer(_\d+)?")
+_PIPELINE = "model_index.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The set of weights in a folder, in files of safetensors.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    index : str
+        The name of the index; empty if all weights are in one file.
+    single : str
+        The name of that file; empty if there is an index.
+    """
+
+    folder: Path
+    index: str
+    single: str
+
+
+def folder_of_index(path: Path) -> Path | None:
+    """Return the folder of an index, which stands for the folder; None for any other path."""
+    if not path.name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS)) or not path.is_file():
+        return None
+    return path.parent
+
+
+def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
+    """Return the safetensors files of a folder with weights; None if it is no folder of Hugging Face.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    names : collection of str
+        The names in it.
+
+    Raises
+    ------
+    Refused
+        It has two sets of weights, or weights in files of torch; the state of an optimizer is beside them; it is a
+        pipeline of several models.
+    """
+    indices = sorted(name for name in names if name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS)))
+    singles = sorted(name for name in names if _WEIGHTS.fullmatch(name))
+    if _PIPELINE in names and not (indices or singles):
+        raise Refused(f"it is a pipeline of diffusers; {_components(folder, names)}")
+    found = [*indices, *singles]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise Refused(
+            f"it has two sets of weights, {found[0]} and {found[1]}, of which only one would be migrated; "
+            "move one of them to another folder"
+        )
+    beside = sorted(name for name in names if _OPTIMIZER.fullmatch(name))
+    if beside:
+        raise Refused(
+            f"it has the state of an optimizer ({beside[0]}) beside the weights, which operations cannot take along "
+            "yet; copy the weights and their index to another folder, and migrate that"
+        )
+    name = found[0]
+    if name.endswith(_TORCH):
+        raise Refused(f"its weights are in {name}, a file of torch.save; give the path of that file")
+    if name.endswith(f"{_TORCH}{INDEX}"):
+        raise Refused(
+            "its weights are in shards of torch.save, which are not migrated as a whole; load the model and write it "
+            "with save_pretrained, which makes safetensors, and migrate that"
+        )
+    return Layout(folder, name if indices else "", "" if indices else name)
+
+
+def _components(folder: Path, names: Collection[str]) -> str:
+    """Say which folders of a pipeline to migrate."""
+    parts = sorted(name for name in names if _has_weights(folder / name))
+    if not parts:
+        return "give the folder of one of its models"
+    return f"each of its models is a checkpoint of its own: give {' or '.join(str(folder / name) for name in parts)}"
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return any(_WEIGHTS.fullmatch(name) or name.endswith(INDEX) for name in os.listdir(folder))
+    except OSError:
+        return False

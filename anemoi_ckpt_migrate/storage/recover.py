@@ -1,0 +1,62 @@
+"""Restore a checkpoint after a run that wrote it was interrupted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from anemoi_ckpt_migrate.storage import folder_exchange, in_place
+from anemoi_ckpt_migrate.storage.huggingface.layout import folder_of_index
+
+
+class Recovery(NamedTuple):
+    """The end of an interrupted run.
+
+    Attributes
+    ----------
+    removed : int
+        The number of bytes of the run that were removed.
+    completed : bool
+        Whether the run was completed instead: it had only to put the old folder away.
+    """
+
+    removed: int
+    completed: bool = False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path means a folder, or one whose exchange was interrupted."""
+    try:
+        target = Path(os.path.realpath(folder_of_index(path) or path))
+    except ValueError:
+        return False
+    return target.is_dir() or folder_exchange.has_journal(target)
+
+
+def recover(path: Path) -> Recovery | None:
+    """Undo or complete an interrupted run; return None if no run was interrupted.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint.
+
+    Raises
+    ------
+    Busy
+        The run is still at work.
+    ForeignJournal
+        The journal does not belong to the checkpoint.
+    CannotWrite
+        The system refused.
+    """
+    try:
+        target = Path(os.path.realpath(folder_of_index(path) or path))
+    except ValueError:  # not a file name; opening it will report that
+        return None
+    if folder_exchange.has_journal(target):
+        done = folder_exchange.recover(target)
+        return Recovery(done.removed, done.exchanged)
+    removed = None if target.is_dir() else in_place.recover(target)
+    return None if removed is None else Recovery(removed)

@@ -1,0 +1,120 @@
+"""A checkpoint that is one file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
+from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
+from anemoi_ckpt_migrate.storage.in_place import check_own
+from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+from anemoi_ckpt_migrate.storage.shard_sets import check_whole
+from anemoi_ckpt_migrate.storage.size_limits import check_room
+
+
+class NewFile(NamedTuple):
+    """A file to write.
+
+    Attributes
+    ----------
+    made, size : int
+        The number of bytes that are not copied from the old file, and of all bytes.
+    write : callable
+        Takes the descriptor of an empty file and a function for progress, and writes the file.
+    """
+
+    made: int
+    size: int
+    write: Callable[[int, Progress | None], object]
+
+
+class SingleFile(Checkpoint):
+    """An open checkpoint file. Each format of files is a subclass.
+
+    Parameters
+    ----------
+    path : Path
+        The path as the user named it.
+    descriptor : int
+        The open file.
+    before : os.stat_result
+        The file when it was opened.
+    length : int
+        Length of the checkpoint in the file, in bytes.
+    """
+
+    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
+        self._descriptor, self._before = descriptor, before
+        super().__init__(path, Members([(descriptor, length)]), length)
+
+    @abstractmethod
+    def fits(self, name: str) -> bool:
+        """Return whether a file of this format may have a name."""
+
+    def check_writable(self, in_place: bool) -> None:
+        """Refuse early a file that writing would refuse."""
+        if in_place:
+            self._check_in_place()
+            check_own(self._target)
+        else:
+            check_writable(self._target)
+
+    def write(
+        self,
+        pickled: Pickled,
+        attachments: Mapping[str, bytes | None],
+        output: Path | None = None,
+        backup: bool = True,
+        progress: Progress | None = None,
+    ) -> Written:
+        """Write a changed checkpoint, whole or not at all."""
+        content = self._new_file(pickled, attachments)
+        target = self._target if output is None else Path(os.path.realpath(output))
+        check_room(target, content.made, content.size)
+        with self._replacement(output) as new:
+            content.write(new.descriptor, progress)
+            return self._published(new, output, backup)
+
+    @abstractmethod
+    def _check_in_place(self) -> None:
+        """Refuse a format that cannot be written in place, with `NotInPlace`."""
+
+    @abstractmethod
+    def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
+        """Lay out the changed checkpoint. Parameters are those of `write`."""
+
+    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Copy the file unchanged: to `output`, where nothing may exist, or (an earlier state) over the current file.
+
+        Raises
+        ------
+        CannotWrite
+            As for `write`.
+        """
+        with self._replacement(output) as new:
+            copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
+            return self._published(new, output, backup)
+
+    def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
+        kept = new.publish(backup)
+        if kept is not None and not self.path.is_symlink():
+            kept = self.path.with_name(kept.name)  # uses the folder name of the user
+        return Written(output or self.path, kept)
+
+    def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
+        check_whole(self.path)
+        if output is None:
+            return replacement(self._target, self._descriptor, self._before)
+        if not self.fits(output.name):
+            raise UsageError(
+                f"the new file has the format of {self.path.name}, so give {output} a name with the same ending"
+            )
+        return replacement(Path(os.path.realpath(output)), self._descriptor, None)

@@ -1,0 +1,456 @@
+"""Folders of Hugging Face: migrated as a whole, taken back and refused; judged by transformers and safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+library = pytest.importorskip("safetensors.torch")
+transformers = pytest.importorskip("transformers")
+
+import anemoi_ckpt_migrate as cm  # noqa: E402
+from tests.support.operations import declare  # noqa: E402
+from tests.support.project import Folder, leftovers  # noqa: E402
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama in three shards, written by transformers."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=False, max_position_embeddings=32,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("hub") / "llama"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="12KB")
+    assert len(shards(folder)) == 3
+    (folder / "README.md").write_text("# A model\n")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "events.log").write_text("step 1\n")
+    return folder
+
+
+@pytest.fixture
+def llama(project: Folder, written: Path) -> Path:
+    return Path(shutil.copytree(written, project.path / "llama"))
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def tensors(folder: Path) -> dict[str, Any]:
+    """All tensors of a folder, as the index says, and no others."""
+    index = folder / INDEX
+    if not index.exists():
+        return dict(library.load_file(folder / "model.safetensors"))
+    data = json.loads(index.read_bytes())
+    found = {}
+    for shard in shards(folder):
+        for name, value in library.load_file(shard).items():
+            assert data["weight_map"].pop(name) == shard.name
+            found[name] = value
+    assert data["weight_map"] == {}
+    size = sum(value.nbytes for value in found.values())
+    assert data["metadata"]["total_size"] == size
+    assert data["metadata"].get("total_parameters", 0) in (0, sum(value.numel() for value in found.values()))
+    return found
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """The content of all files of a folder."""
+    return {str(each.relative_to(folder)): each.read_bytes() for each in sorted(folder.rglob("*")) if each.is_file()}
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def strict(folder: Path) -> Any:
+    """Load with transformers, which names missing and unexpected weights."""
+    model, report = transformers.LlamaForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model
+
+
+@pytest.mark.parametrize("named", ["llama", f"llama/{INDEX}"], ids=["the folder", "its index"])
+def test_a_rename_and_back(project: Folder, llama: Path, named: str) -> None:
+    """model.norm.weight (shard 3) -> model.final.weight -> model.norm.weight."""
+    before, old = tensors(llama), state(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", named)
+    now = tensors(llama)
+    assert torch.equal(now["model.final.weight"], before["model.norm.weight"])
+    assert "model.norm.weight" not in now
+    assert project.ok("current", named).out.split()[1:2] == ["a1"]
+    assert state(project.path / "llama.bak") == old
+    assert (llama / "runs" / "events.log").read_text() == "step 1\n"
+    project.ok("downgrade", "base", named)
+    assert equal(tensors(llama), before)
+    strict(llama)
+    assert state(project.path / "llama.bak1") != old
+    assert not leftovers(project.path)
+
+
+def test_only_shards_that_change_are_written(project: Folder, llama: Path) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    inodes = {each.name: each.stat().st_ino for each in shards(llama)}
+    home = json.loads((llama / INDEX).read_bytes())["weight_map"]["model.norm.weight"]
+    project.ok("upgrade", "head", "llama", "--no-backup")
+    assert {each.name for each in shards(llama) if each.stat().st_ino == inodes[each.name]} == inodes.keys() - {home}
+    assert not list(project.path.glob("llama.bak*"))
+
+
+def test_a_fuse_across_shards_goes_to_the_shard_of_its_first_source(project: Folder, llama: Path) -> None:
+    """lm_head (shard 1) and embed_tokens (another one) become one tensor."""
+    before = tensors(llama)
+    files = json.loads((llama / INDEX).read_bytes())["weight_map"]
+    first, second = "lm_head.weight", "model.embed_tokens.weight"
+    if files[first] == files[second]:
+        second = next(name for name, file in files.items() if file != files[first] and before[name].shape[1:] == (16,))
+    declare(project, "a1", f'op.Fuse(["{first}", "{second}"], "both.weight", dim=0)')
+    project.ok("upgrade", "head", "llama")
+    now = tensors(llama)
+    assert torch.equal(now["both.weight"], torch.cat([before[first], before[second]]))
+    project.ok("downgrade", "base", "llama")
+    assert equal(tensors(llama), before)
+    strict(llama)
+
+
+def test_no_shard_grows_beyond_the_largest_old_one(project: Folder, llama: Path) -> None:
+    largest = max(sum(value.nbytes for value in library.load_file(each).values()) for each in shards(llama))
+    declare(project, "a1", 'op.Cast("*", "float64")')
+    project.ok("upgrade", "head", "llama")
+    found = [sum(value.nbytes for value in library.load_file(each).values()) for each in shards(llama)]
+    assert len(found) > 3
+    assert max(found) <= largest
+    assert all(f"-of-{len(found):05}" in each.name for each in shards(llama))
+    tensors(llama)
+    project.ok("downgrade", "base", "llama")
+    strict(llama)
+
+
+def test_the_learned_weights_are_those_that_transformers_reads(project: Folder, llama: Path) -> None:
+    """Upgraded to other names and taken back, the model answers the same."""
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        answer = strict(llama)(ids).logits
+        declare(
+            project, "a1", 'op.Rename("model.layers.{n}.self_attn.{kind}.weight", "blocks.{n}.attention.{kind}.weight")'
+        )
+        project.ok("upgrade", "head", "llama", "--check-rollback")
+        project.ok("downgrade", "-1", "llama")
+        assert torch.equal(strict(llama)(ids).logits, answer)
+
+
+def test_one_file_with_its_config(project: Folder, written: Path) -> None:
+    """The folder and its only file are the same checkpoint: the record lies in the file."""
+    model = transformers.LlamaForCausalLM.from_pretrained(written)
+    model.save_pretrained("single")
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", "single")
+    assert project.ok("current", "single/model.safetensors").out.split()[1:2] == ["a1"]
+    project.ok("downgrade", "base", "single/model.safetensors")
+    strict(Path("single"))
+    assert "a1" not in project.ok("current", "single").out
+
+
+def test_an_operation_changes_the_config(project: Folder, llama: Path) -> None:
+    """config.json is reached as a JSON entry of an archive is, and comes back byte for byte."""
+    old = state(llama)
+    declare(project, "a1", """op.At([], [op.SetItem("attention_bias", True)], records={"config.json": ""})""")
+    project.ok("upgrade", "head", "llama", "--check-rollback")
+    assert json.loads((llama / "config.json").read_bytes())["attention_bias"] is True
+    assert transformers.AutoConfig.from_pretrained("llama").attention_bias is True
+    assert [name for name, content in state(llama).items() if content != old[name]] == ["config.json", INDEX]
+    project.ok("downgrade", "base", "llama")
+    assert (llama / "config.json").read_bytes() == old["config.json"]
+
+
+def test_reading_commands(project: Folder, llama: Path) -> None:
+    old = state(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    shown = json.loads(project.ok("inspect", "--json", "llama").out)
+    assert {each["path"] for each in shown["tensors"]} == {f"{name}" for name in tensors(llama)}
+    assert "3 files" in project.ok("inspect", "llama").out
+    whole = {name: value.clone() for name, value in tensors(llama).items()}
+    torch.save(whole, "whole.pt")
+    assert project.run("diff", "llama", "whole.pt").code == 0
+    loaded = cm.load("llama")
+    assert torch.equal(loaded["model.final.weight"], whole["model.norm.weight"])
+    assert project.ok("upgrade", "head", "llama", "--dry-run").out
+    assert state(llama) == old
+
+
+def test_loaded_as_if_upgraded_without_writing(project: Folder, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where no file can be written: a read-only store, a full disk."""
+    before, old = tensors(llama), state(project.path)
+    declare(
+        project,
+        "a1",
+        'op.Rename("model.norm.weight", "model.final.weight")',
+        'op.Fuse(["lm_head.weight", "model.embed_tokens.weight"], "both.weight", dim=0)',
+        'op.Cast("both.weight", "float64")',
+    )
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    loaded = cm.load(llama, map_location="cpu")
+    both = torch.cat([before["lm_head.weight"], before["model.embed_tokens.weight"]]).double()
+    assert torch.equal(loaded["both.weight"], both)
+    assert torch.equal(loaded["model.final.weight"], before["model.norm.weight"])
+    assert loaded.keys() - {"both.weight", "model.final.weight"} == before.keys() - {
+        "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight",
+    }  # fmt: skip
+    assert {name: text for name, text in state(project.path).items() if "versions" not in name} == old
+
+
+def test_another_folder(project: Folder, llama: Path) -> None:
+    old = state(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", "llama", "--output", "new")
+    assert state(llama) == old
+    assert "model.final.weight" in tensors(Path("new"))
+    assert (Path("new") / "README.md").read_text() == "# A model\n"
+    project.ok("upgrade", "head", "new", "--output", "again")  # nothing to do: a copy
+    assert state(Path("again")) == state(Path("new"))
+
+
+def test_stamp_and_check(project: Folder, llama: Path) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("stamp", "head", "llama")
+    assert project.ok("current", "llama").out.split()[1:2] == ["a1"]
+    strict(llama)
+
+
+def test_neither_torch_nor_the_library_is_imported_for_a_rename(project: Folder, llama: Path) -> None:
+    import subprocess
+    import sys
+
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    code = (
+        "import sys; from anemoi_ckpt_migrate import cli; code = cli.main(['upgrade', 'head', 'llama']); "
+        "sys.exit(code or any(name.partition('.')[0] in ('torch', 'safetensors') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Refused
+
+
+def refused(project: Folder, code: int, says: str, *words: object) -> None:
+    """A command refuses with one sentence, and nothing changes."""
+    old = state(project.path)
+    ran = project.run(*(words or ("upgrade", "head", "llama")))
+    assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
+    assert says in ran.err
+    assert state(project.path) == old
+
+
+@pytest.fixture
+def renaming(project: Folder) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+
+
+def edited(llama: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads((llama / INDEX).read_bytes())
+    change(data)
+    (llama / INDEX).write_text(json.dumps(data))
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "a file above": (
+        lambda llama: edited(llama, lambda data: data["weight_map"].update({"lm_head.weight": "../x.safetensors"})),
+        1,
+        "it names '../x.safetensors', which is no file of its folder",
+    ),
+    "a missing file": (
+        lambda llama: edited(llama, lambda data: data["weight_map"].update({"new": "nothing.safetensors"})),
+        1,
+        "nothing.safetensors in it cannot be read (no such file or directory)",
+    ),
+    "a missing shard": (lambda llama: shards(llama)[1].unlink(), 1, "cannot be read (no such file or directory)"),
+    "a stale name": (
+        lambda llama: edited(llama, lambda data: data["weight_map"].update({"new": shards(llama)[0].name})),
+        1,
+        "its index says that new is in model-00001-of-00003.safetensors, but no file holds it",
+    ),
+    "a name without a file": (
+        lambda llama: edited(llama, lambda data: data["weight_map"].pop("lm_head.weight")),
+        1,
+        "lm_head.weight: its index does not name it, but model-",
+    ),
+    "a tensor in two files": (
+        lambda llama: shutil.copy(shards(llama)[0], shards(llama)[1]),
+        1,
+        "both model-00001-of-00003.safetensors and model-00002-of-00003.safetensors holds it",
+    ),
+    "a damaged shard": (
+        lambda llama: os.truncate(shards(llama)[2], 100),
+        1,
+        "model-00003-of-00003.safetensors: it",
+    ),
+    "two sets of weights": (
+        lambda llama: (llama / "pytorch_model.bin").write_bytes(b""),
+        3,
+        f"it has two sets of weights, {INDEX} and pytorch_model.bin",
+    ),
+    "two generations": (
+        lambda llama: shutil.copy(shards(llama)[0], llama / "model-00001-of-00009.safetensors"),
+        1,
+        "model-00001-of-00009.safetensors in it is not named by",
+    ),
+    "an optimizer": (
+        lambda llama: (llama / "optimizer.pt").write_bytes(b""),
+        3,
+        "it has the state of an optimizer (optimizer.pt) beside the weights",
+    ),
+    "an index that is no JSON": (lambda llama: (llama / INDEX).write_text("{"), 1, "it cannot be read as JSON"),
+    "an index nested deeply": (lambda llama: (llama / INDEX).write_text("[" * 100_000), 1, "nested too deeply"),
+    "an index without a map": (lambda llama: (llama / INDEX).write_text("{}"), 1, "does not give a file for each"),
+    "an empty map": (lambda llama: (llama / INDEX).write_text('{"weight_map": {}}'), 1, "its weight_map is empty"),
+    "a name twice": (
+        lambda llama: (llama / INDEX).write_text('{"weight_map": {"a": "x", "a": "y"}}'),
+        1,
+        "it names 'a' twice",
+    ),
+    "a map of lists": (lambda llama: (llama / INDEX).write_text('{"weight_map": {"a": []}}'), 1, "does not give"),
+    "a link out of it": (
+        lambda llama: (shards(llama)[0].rename("elsewhere"), shards(llama)[0].with_name("x").symlink_to("/etc"))
+        and (llama / "model-00001-of-00003.safetensors").symlink_to(Path("elsewhere").resolve()),
+        3,
+        "model-00001-of-00003.safetensors in it is a link that leads out of the folder",
+    ),
+    "a link in it": (
+        lambda llama: shards(llama)[0].rename(llama / "blob") and shards(llama)[0].with_name(
+            "model-00001-of-00003.safetensors"
+        ).symlink_to("blob"),
+        3,
+        "model-00001-of-00003.safetensors in it is a link, as in the cache of a hub; write elsewhere with --output",
+    ),
+    "a folder as a shard": (
+        lambda llama: shards(llama)[0].unlink() or (llama / "model-00001-of-00003.safetensors").mkdir(),
+        1,
+        "model-00001-of-00003.safetensors in it is not a regular file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+@pytest.mark.usefixtures("renaming")
+def test_a_folder_that_lies(project: Folder, llama: Path, attack: str) -> None:
+    change, code, says = HOSTILE[attack]
+    change(llama)
+    refused(project, code, says)
+    assert not leftovers(project.path)
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_cache_of_the_hub(project: Folder, llama: Path) -> None:
+    """models--x/snapshots/abc/model... -> ../../blobs/1: not written, but copied to another folder."""
+    blobs, snapshot = Path("models--x/blobs"), Path("models--x/snapshots/abc")
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, each in enumerate(sorted(llama.iterdir())):
+        if each.is_file():
+            shutil.copy(each, blobs / str(number))
+            (snapshot / each.name).symlink_to(f"../../blobs/{number}")
+    old = state(Path("models--x"))
+    refused(
+        project, 3, "is a link, as in the cache of a hub; write elsewhere with --output", "upgrade", "head", snapshot
+    )
+    project.ok("upgrade", "head", snapshot, "--output", "new")
+    assert state(Path("models--x")) == old
+    assert "model.final.weight" in tensors(Path("new"))
+    assert not any(each.is_symlink() for each in Path("new").iterdir())
+    assert torch.equal(cm.load(snapshot)["model.final.weight"], tensors(llama)["model.norm.weight"])
+
+
+@pytest.mark.usefixtures("renaming")
+def test_in_place_is_refused_with_the_way_out(project: Folder, llama: Path) -> None:
+    refused(
+        project,
+        3,
+        "which is only ever replaced as a whole; leave out --in-place",
+        "upgrade",
+        "head",
+        llama,
+        "--in-place",
+    )
+    project.ok("upgrade", "head", llama)
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_shard_alone_is_refused_and_its_folder_is_the_way(project: Folder, llama: Path) -> None:
+    refused(
+        project,
+        3,
+        "which can only be migrated as a whole; give the path of its folder",
+        "upgrade",
+        "head",
+        shards(llama)[0],
+    )
+    project.ok("upgrade", "head", llama)
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_folder_that_is_no_checkpoint(project: Folder) -> None:
+    Path("nothing").mkdir()
+    refused(project, 2, "nothing: it is a directory, not a checkpoint", "upgrade", "head", "nothing")
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_pipeline_names_its_models(project: Folder, llama: Path) -> None:
+    Path("pipe").mkdir()
+    Path("pipe/model_index.json").write_text("{}")
+    llama.rename("pipe/text_encoder")
+    refused(
+        project,
+        3,
+        "it is a pipeline of diffusers; each of its models is a checkpoint of its own: give pipe/text_encoder",
+        "upgrade",
+        "head",
+        "pipe",
+    )
+    project.ok("upgrade", "head", "pipe/text_encoder")
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_folder_that_is_protected(project: Folder, llama: Path) -> None:
+    llama.chmod(0o555)
+    refused(project, 3, "it is read-only; allow writing")
+    llama.chmod(0o755)
+    project.ok("upgrade", "head", "llama")
+
+
+def test_the_way_out_for_one_file_of_torch(project: Folder, llama: Path) -> None:
+    Path("old").mkdir()
+    torch.save(tensors(llama), "old/pytorch_model.bin")
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    says = "its weights are in pytorch_model.bin, a file of torch.save; give the path of that file"
+    refused(project, 3, says, "upgrade", "head", "old")
+    project.ok("upgrade", "head", "old/pytorch_model.bin")
+    assert "model.final.weight" in torch.load("old/pytorch_model.bin")
+
+
+def test_the_way_out_for_shards_of_torch(project: Folder, llama: Path) -> None:
+    old = Path(shutil.copytree(llama, "old", ignore=shutil.ignore_patterns("*safetensors*")))
+    files = {"pytorch_model-00001-of-00002.bin": {}, "pytorch_model-00002-of-00002.bin": {}}
+    for number, (name, value) in enumerate(tensors(llama).items()):
+        list(files.values())[number % 2][name] = value
+    for file, part in files.items():
+        torch.save(part, old / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, part in files.items() for name in part}}
+    (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    refused(project, 3, "with save_pretrained, which makes safetensors, and migrate that", "upgrade", "head", old)
+    transformers.LlamaForCausalLM.from_pretrained(old).save_pretrained("new")
+    project.ok("upgrade", "head", "new")
+    assert "model.final.weight" in tensors(Path("new"))
