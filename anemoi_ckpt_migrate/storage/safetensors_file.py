@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,6 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
 _MOST_KEPT = 1 << 20
-# Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
 _CONTENT = "data/="
 _ANEW = "a new file takes its place"
 
@@ -113,20 +112,31 @@ class _Places(Mapping[str, tuple[int, int]]):
         return len(self._entries)
 
 
+class ItemsIn:
+    """The tensors of a header as items. They are made when they are asked for, as many tensors have long names."""
+
+    def __init__(self, header: Header) -> None:
+        self._entries = header.entries
+
+    def __iter__(self) -> Iterator[StoredItem]:
+        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+        return (StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in self._entries)
+
+
 class SafetensorsTree(Checkpoint):
     """The tree of an open checkpoint in one or several files of safetensors: a dict of tensors.
 
     Attributes
     ----------
-    items : list of StoredItem
+    items : iterable of StoredItem
         The tensors.
     """
 
     byteorder = "little"
-    items: list[StoredItem]
+    items: Iterable[StoredItem]
 
     def _adopt(self, pickled: Pickled) -> None:
-        self.items = list(items_of(pickled))
+        self.items = items_of(pickled)
 
     @property
     def is_of_torch(self) -> bool:
@@ -314,7 +324,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
     def _read_archive(self) -> Archive:
         """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
         header = read_header(self._descriptor, self.length, b"" if self._left is None else self._left.start)
-        self._begin, self.items = header.begin, items_in(header)
+        self._begin, self.items = header.begin, ItemsIn(header)
         texts = {name: text.encode() for name, text in header.metadata.items()}
         return Archive("", {}, self.length, 0, _Places({each.name: each for each in header.entries}), texts)
 
@@ -428,12 +438,6 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
     def _metadata(self, attachments: Mapping[str, bytes | None]) -> dict[str, str]:
         texts = {**self._archive.small, **self.attached, **attachments}
         return {name: text.decode() for name, text in texts.items() if text is not None}
-
-
-def items_in(header: Header) -> list[StoredItem]:
-    """Return the tensors of a header."""
-    # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
-    return [StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
 
 
 def items_of(pickled: Pickled) -> tuple[StoredItem, ...]:

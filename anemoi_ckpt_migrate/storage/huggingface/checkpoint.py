@@ -25,7 +25,7 @@ from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index, sha
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsTree, StoredItem, items_in, items_of
+from anemoi_ckpt_migrate.storage.safetensors_file import ItemsIn, SafetensorsTree, StoredItem, items_of
 from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
@@ -97,18 +97,19 @@ class HuggingFaceCheckpoint(SafetensorsTree):
         """Read the headers, and compare them with the index."""
         self._headers = [_header(shard) for shard in self._shards]
         self._home: dict[str, int] = {}
-        self.items = []
+        items: list[StoredItem] = []
         loose: dict[str, tuple[int, int]] = {}
         for number, (header, member) in enumerate(zip(self._headers, self._files.all, strict=True)):
-            for item in items_in(header):
+            for item in ItemsIn(header):
                 if item.name in self._home:
                     raise _stale(
                         item.name, f"both {self._shards[self._home[item.name]].name} and", self._shards[number]
                     )
                 self._home[item.name] = number
-                self.items.append(item)
+                items.append(item)
             begin = member.begin
             loose |= {f"data/={each.name}": (begin + each.start, begin + each.end) for each in header.entries}
+        self.items = items
         if self._index is not None:
             self._check_index(self._index)
         texts = {} if self._own_record is None else {RECORD_ENTRY: self._own_record}
@@ -294,7 +295,7 @@ class HuggingFaceCheckpoint(SafetensorsTree):
             metadata.pop(RECORD_ENTRY, None)
             metadata |= {} if record is None else {RECORD_ENTRY: record.decode()}
         kept = not any(item.key in pickled.payloads for item in shard.items)
-        if kept and metadata == header.metadata and list(shard.items) == items_in(header):
+        if kept and metadata == header.metadata and list(shard.items) == list(ItemsIn(header)):
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(list(shard.items), metadata, pickled, begin)
