@@ -312,7 +312,7 @@ class DistributedCheckpoint(Checkpoint):
 
     # The tree, to be written
 
-    def pickled(self, tree: Any) -> Layout:
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Layout:
         """Turn a tree into the list of its tensors and other values, each with its places in the files."""
         if not is_a(tree, dict):
             raise Unpicklable("the checkpoint", f"a distributed checkpoint holds a dict, not a {type(tree).__name__}")

@@ -6,7 +6,7 @@ from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY
 from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard, Shard
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsTree, StoredItem, items_in, items_of
+from anemoi_ckpt_migrate.storage.safetensors_file import ItemsIn, SafetensorsTree, StoredItem, items_of
 from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
@@ -20,7 +20,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
     def _read_archive(self) -> Archive:
         """Read the headers, and compare them with the index."""
         self._headers = [_header(shard) for shard in self._shards]
-        numbered = [(number, item) for number, header in enumerate(self._headers) for item in items_in(header)]
+        numbered = [(number, item) for number, header in enumerate(self._headers) for item in ItemsIn(header)]
         self._home = self._homes((number, item.name) for number, item in numbered)
         self.items = [item for _, item in numbered]
         loose = {
@@ -64,7 +64,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
             metadata.pop(RECORD_ENTRY, None)
             metadata |= {} if record is None else {RECORD_ENTRY: record.decode()}
         kept = not any(item.key in pickled.payloads for item in items)
-        if kept and metadata == header.metadata and items == items_in(header):
+        if kept and metadata == header.metadata and items == list(ItemsIn(header)):
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(items, metadata, pickled, begin)
