@@ -25,6 +25,8 @@ _OPTIONS = (
     "trust_checkpoint_code",
     "discard_changes",
     "copy_shared",
+    "hard_link",
+    "max_shard_size",
 )
 
 
@@ -73,6 +75,10 @@ def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.Argumen
     _add_writing(moving)
     in_place = "write the changes into the file instead of copying it: for files too large to copy"
     moving.add_argument("--in-place", action="store_true", help=in_place)
+    link = "folders of Hugging Face: share the files that do not change with the backup (hard links)"
+    moving.add_argument("--hard-link", action="store_true", help=link)
+    largest = "folders of Hugging Face: the most bytes of tensors in a file, for example 5GB"
+    moving.add_argument("--max-shard-size", metavar="SIZE", help=largest)
     moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan and write nothing")
     add_json(moving)
     return moving

@@ -6,7 +6,7 @@ from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
-from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
@@ -24,6 +24,8 @@ def upgrade(
     check_rollback: bool = False,
     trust_checkpoint_code: bool = False,
     copy_shared: bool = False,
+    hard_link: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint up to a target.
@@ -59,6 +61,12 @@ def upgrade(
     copy_shared : bool
         Write tensors that share memory (tied weights) one by one into a safetensors file, which cannot share it. A file
         of torch shares it in any case.
+    hard_link : bool
+        For a folder of Hugging Face: share files that do not change with the backup, although whoever truncates the
+        one then truncates the other.
+    max_shard_size : int or str, optional
+        For a folder of Hugging Face: the most bytes of tensors in a file, as a number or as ``5GB``. By default, no
+        shard grows beyond the largest old one.
     progress : callable, optional
         Called from time to time with the number of bytes copied.
 
@@ -83,6 +91,7 @@ def upgrade(
         check_rollback=check_rollback,
         trust_checkpoint_code=trust_checkpoint_code,
         copy_shared=copy_shared,
+        folder=folder_options(hard_link, max_shard_size),
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

@@ -286,7 +286,7 @@ class MigrationSession:
         if options.in_place:
             written = self.file.write_in_place(*content)
         else:
-            written = self.file.write(*content, options.output, options.backup, options.progress)
+            written = self.file.write(*content, options.output, options.backup, options.progress, options.folder)
         return replace(self._result(plan, warnings, written), recorded=True, names=names)
 
     def _result(self, plan: Plan, warnings: tuple[str, ...], written: Written | None) -> Result:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.storage import Checkpoint, check_whole, open_checkpoint, recover
+from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 
 
@@ -38,6 +39,8 @@ class WriteOptions:
         Let a rollback lose changes that were made after the upgrade.
     copy_shared : bool
         Write tensors that share memory one by one, if the format cannot share it.
+    folder : FolderOptions
+        Options for folders of Hugging Face.
     progress : callable or None
         Called from time to time with the number of bytes copied.
     """
@@ -52,11 +55,35 @@ class WriteOptions:
     trust_checkpoint_code: bool = False
     discard_changes: bool = False
     copy_shared: bool = False
+    folder: FolderOptions = FOLDER
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
         if self.in_place and self.output is not None:
             raise UsageError("--in-place writes to the checkpoint, --output to another file: leave out one")
+
+
+def folder_options(hard_link: bool, max_shard_size: int | str | None) -> FolderOptions:
+    """Return the options for folders of Hugging Face.
+
+    Parameters
+    ----------
+    hard_link : bool
+        See `FolderOptions`.
+    max_shard_size : int, str or None
+        The most bytes of tensors in a file: a number, or a text such as ``5GB`` or ``512MiB``.
+
+    Raises
+    ------
+    UsageError
+        The size is none.
+    """
+    found = re.fullmatch(r"(\d+)\s*(?:([KMGT]?)(I?)B?)", str(max_shard_size).strip().upper())
+    if max_shard_size is not None and (found is None or not int(found[1])):
+        raise UsageError(f"{max_shard_size!r:.40} is not the size of a shard; give one such as 5GB or 512MiB")
+    if found is None:
+        return FolderOptions(hard_link)
+    return FolderOptions(hard_link, int(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " "))
 
 
 @contextmanager

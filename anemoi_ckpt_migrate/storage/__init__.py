@@ -1,7 +1,7 @@
 """Checkpoint files as trees."""
 
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, opened
-from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, Checkpoint
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.in_place import is_interrupted
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
@@ -10,9 +10,11 @@ from anemoi_ckpt_migrate.storage.recover import Recovery, is_folder, recover
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, folders_listed_once, membership
 
 __all__ = [
+    "FOLDER",
     "RECORD_ENTRY",
     "Checkpoint",
     "FileInfo",
+    "FolderOptions",
     "Pickled",
     "Recovery",
     "Written",

@@ -9,6 +9,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,26 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 RECORD_ENTRY = "ckpt_migrate/record.json"
 """The entry beside the tree that holds the record, where the tree has no place for it."""
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Options of writing that concern folders of Hugging Face only.
+
+    Attributes
+    ----------
+    hard_link : bool
+        Share files that do not change with the backup, although whoever truncates the one then truncates the other.
+    max_shard_size : int or None
+        The most bytes of tensors in a file; by default, as many as in the largest old one.
+    """
+
+    hard_link: bool = False
+    max_shard_size: int | None = None
+
+
+FOLDER = FolderOptions()
+"""The default options."""
 
 
 class Checkpoint(ABC):
@@ -349,6 +370,7 @@ class Checkpoint(ABC):
         output: Path | None = None,
         backup: bool = True,
         progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a changed checkpoint, whole or not at all.
 
@@ -364,6 +386,8 @@ class Checkpoint(ABC):
             Keep the old checkpoint beside the new one.
         progress : callable, optional
             Called with the number of bytes copied, from time to time.
+        folder : FolderOptions
+            For folders only.
 
         Raises
         ------

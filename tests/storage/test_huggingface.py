@@ -140,6 +140,58 @@ def test_no_shard_grows_beyond_the_largest_old_one(project: Folder, llama: Path)
     strict(llama)
 
 
+def test_shards_of_another_size(project: Folder, llama: Path) -> None:
+    before = tensors(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", "llama", "--max-shard-size", "4KiB")
+    found = [sum(value.nbytes for value in library.load_file(each).values()) for each in shards(llama)]
+    assert max(found) <= 4096
+    assert len(found) > 3
+    project.ok("downgrade", "base", "llama", "--max-shard-size", "1GB")
+    assert equal(tensors(llama), before)
+    strict(llama)
+
+
+def test_one_file_becomes_several(project: Folder, written: Path) -> None:
+    """The record moves from the file to the index."""
+    transformers.LlamaForCausalLM.from_pretrained(written).save_pretrained("single")
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", "single", "--max-shard-size", "8KB")
+    assert len(shards(Path("single"))) > 1
+    assert not (Path("single") / "model.safetensors").exists()
+    assert project.ok("current", "single").out.split()[1:2] == ["a1"]
+    assert all(
+        "ckpt_migrate/record.json" not in each.read_bytes()[:2000].decode("latin1") for each in shards(Path("single"))
+    )
+    project.ok("downgrade", "base", "single")
+    strict(Path("single"))
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "5PB", "many", ""])
+def test_a_size_that_is_none(project: Folder, llama: Path, size: str) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    refused(
+        project,
+        2,
+        "is not the size of a shard; give one such as 5GB",
+        "upgrade",
+        "head",
+        llama,
+        f"--max-shard-size={size}",
+    )
+    project.ok("upgrade", "head", llama, "--max-shard-size=5GB")
+
+
+def test_hard_links_on_demand(project: Folder, llama: Path) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    home = json.loads((llama / INDEX).read_bytes())["weight_map"]["model.norm.weight"]
+    project.ok("upgrade", "head", llama, "--hard-link")
+    kept = project.path / "llama.bak"
+    assert {each.name for each in shards(llama) if each.samefile(kept / each.name)} == {
+        each.name for each in shards(kept) if each.name != home
+    }
+
+
 def test_the_learned_weights_are_those_that_transformers_reads(project: Folder, llama: Path) -> None:
     """Upgraded to other names and taken back, the model answers the same."""
     ids = torch.arange(8)[None]

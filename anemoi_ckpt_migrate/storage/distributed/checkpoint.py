@@ -29,7 +29,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import (
     replacement,
     sync_folder,
 )
-from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, Checkpoint
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
 from anemoi_ckpt_migrate.storage.distributed.archives import (
@@ -450,6 +450,7 @@ class DistributedCheckpoint(Checkpoint):
         output: Path | None = None,
         backup: bool = True,
         progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a new metadata file, and perhaps one new file of tensors; or a new folder."""
         layout = cast(Layout, pickled)
@@ -460,14 +461,14 @@ class DistributedCheckpoint(Checkpoint):
         check_room(target / METADATA if output is None else target, new.size, new.size)
         if output is None:
             return self._replaced(new, backup, progress)
-        with new_folder(target, None) as folder:
+        with new_folder(target, None) as made:
             if new.archives:
-                with folder.create(new.name, self._descriptor) as descriptor:
+                with made.create(new.name, self._descriptor) as descriptor:
                     new.write_data(descriptor, progress)
-            with folder.create(METADATA, self._descriptor) as descriptor:
+            with made.create(METADATA, self._descriptor) as descriptor:
                 write_at(descriptor, new.metadata(), 0)
-            self._take_files(folder, progress)
-            folder.publish(False)
+            self._take_files(made, progress)
+            made.publish(False)
         return Written(output, None)
 
     def _replaced(self, new: _NewFiles, backup: bool, progress: Progress | None) -> Written:

@@ -15,12 +15,12 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
-from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, Checkpoint
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, new_folder
-from anemoi_ckpt_migrate.storage.huggingface.index import Index, shard_names
-from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
+from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -209,29 +209,31 @@ class HuggingFaceFolder(Checkpoint):
         output: Path | None = None,
         backup: bool = True,
         progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a changed folder, whole or not at all."""
         texts = {**self._archive.small, **self.attached, **attachments}
         record = texts.pop(RECORD_ENTRY, None)
-        shards = self._new_shards(pickled, record)
+        shards = self._new_shards(pickled, record, folder.max_shard_size)
         names = shard_names([shard.name for shard in self._shards], len(shards))
+        index = self._index or (new_index() if len(shards) > 1 else None)
         there = [each.file for each in shards if each.file is not None]
         target = self._target if output is None else Path(os.path.realpath(output))
         check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
         with new_folder(target, self._before if output is None else None) as new:
-            shared = output is None and not backup
+            shared = folder.hard_link or (output is None and not backup)
             for name, shard in zip(names, shards, strict=True):
                 self._put(new, name, shard, shared, progress)
-            if self._index is not None:
+            if index is not None:
                 places = {each: name for name, shard in zip(names, shards, strict=True) for each in shard.names}
                 size, elements = sum(shard.size for shard in shards), sum(shard.elements for shard in shards)
-                with new.create(self._layout.index) as descriptor:
-                    write_at(descriptor, self._index.changed(places, size, elements, record), 0)
+                with new.create(self._layout.index or f"{self._layout.single}{INDEX}") as descriptor:
+                    write_at(descriptor, index.changed(places, size, elements, record), 0)
             changed = {name: text for name, text in texts.items() if text is not None}
             for name, text in changed.items():
                 with new.create(name) as descriptor:
                     write_at(descriptor, text, 0)
-            self._take_rest(new, {*self._named(), *texts}, output is not None, shared)
+            self._take_rest(new, {*self._named(), *texts}, output is not None, output is None and not backup)
             kept = new.publish(backup)
         return self._written(output, kept)
 
@@ -270,7 +272,7 @@ class HuggingFaceFolder(Checkpoint):
         return Written(output or self.path, kept)
 
     @abstractmethod
-    def _new_shards(self, pickled: Pickled, record: bytes | None) -> list[NewShard]:
+    def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
         """Part the tensors into files, and lay these out.
 
         Parameters
@@ -279,6 +281,8 @@ class HuggingFaceFolder(Checkpoint):
             The new tree.
         record : bytes or None
             The record, as JSON; it goes into the index, if there is one.
+        largest : int or None
+            The most bytes of tensors in a file; None for as many as in the largest old one.
         """
 
     def _parted(

@@ -39,30 +39,26 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
     def _unchecked(self) -> int:
         return sum(end > start for start, end in self._archive.loose.values())
 
-    def _new_shards(self, pickled: Pickled, record: bytes | None) -> list[NewShard]:
-        largest = None
-        if self._index is not None:
+    def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
+        if self._index is not None and largest is None:
             largest = max(sum(entry.end - entry.start for entry in header.entries) for header in self._headers)
-        parts = self._parted(items_of(pickled), lambda item: item.key, lambda item: item.size, largest)
-        return [self._new_shard(old, items, pickled, record) for old, items in parts] or [
-            self._new_shard(0, [], pickled, record)
-        ]
+        parts = list(self._parted(items_of(pickled), lambda item: item.key, lambda item: item.size, largest))
+        # The record lies in the one file only while there is no index.
+        own = {} if self._index is not None or len(parts) > 1 or record is None else {RECORD_ENTRY: record.decode()}
+        return [self._new_shard(old, items, pickled, own) for old, items in parts or [(0, [])]]
 
-    def _new_shard(self, old: int, items: list[StoredItem], pickled: Pickled, record: bytes | None) -> NewShard:
+    def _new_shard(self, old: int, items: list[StoredItem], pickled: Pickled, texts: dict[str, str]) -> NewShard:
         size, elements = sum(item.size for item in items), sum(item.elements for item in items)
-        file = self._content(old, items, pickled, record)
+        file = self._content(old, items, pickled, texts)
         return NewShard(old, tuple(item.name for item in items), size, elements, file)
 
     def _home_of_stored(self, key: str) -> int | None:
         return self._home.get(key.removeprefix("=")) if key.startswith("=") else None
 
-    def _content(self, old: int, items: list[StoredItem], pickled: Pickled, record: bytes | None) -> NewFile | None:
+    def _content(self, old: int, items: list[StoredItem], pickled: Pickled, texts: dict[str, str]) -> NewFile | None:
         """Lay out a file with weights; None if it stays as it is."""
         header = self._headers[old]
-        metadata = dict(header.metadata)
-        if self._index is None:
-            metadata.pop(RECORD_ENTRY, None)
-            metadata |= {} if record is None else {RECORD_ENTRY: record.decode()}
+        metadata = {name: text for name, text in header.metadata.items() if name != RECORD_ENTRY} | texts
         kept = not any(item.key in pickled.payloads for item in items)
         if kept and metadata == header.metadata and items == list(ItemsIn(header)):
             return None

@@ -262,7 +262,7 @@ class TorchFolder(HuggingFaceFolder):
         number, slash, _ = key.partition("/")
         return int(number) if slash else None
 
-    def _new_shards(self, pickled: Pickled, record: bytes | None) -> list[NewShard]:
+    def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
         parts = cast(_PickledParts, pickled).parts or (_Part(0, dumped(self._filled(0, []), self._plain_pickler)[1]),)
         return [
             NewShard(part.old, part.names, part.size, part.elements, self._content(part, pickled)) for part in parts
