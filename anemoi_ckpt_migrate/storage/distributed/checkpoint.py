@@ -65,9 +65,9 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 )
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute, to_attribute
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder
+from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder, rename_anew
 from anemoi_ckpt_migrate.storage.huggingface.checkpoint import opened_inside, place_inside
-from anemoi_ckpt_migrate.storage.lock import beside, create, name_anew
+from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
@@ -90,6 +90,7 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
 _CONSTANTS = (int, float, bool, str, type(None))
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
 _VERSION = b"3\n"  # of the archives of torch
+_BEGIN, _END, _END_LENGTH = b"PK\3\4", b"PK\5\6", 22  # of an archive
 
 
 class DataFile(NamedTuple):
@@ -482,7 +483,7 @@ class DistributedCheckpoint(Checkpoint):
             write_at(metadata.descriptor, new.metadata(), 0)
             self._check_files()
             if new.archives:
-                name_anew(written, place)
+                rename_anew(written, place)
                 sync_folder(self._target)
             try:
                 kept = metadata.publish(backup)
@@ -769,6 +770,28 @@ def _content(item: Item) -> Any:
     return item.data if isinstance(item, ValueItem) else item[1:5]
 
 
+def _last_places(metadata: Metadata) -> dict[str, Place]:
+    """Return the last place in each file, with the name of the tensor or value there."""
+    last: dict[str, tuple[int, str, Place]] = {}
+    for name, entry in metadata.entries.items():
+        for place in places_of(entry):
+            end = place.start + place.length
+            if end > last.get(place.file, (-1,))[0]:
+                last[place.file] = end, name, place
+    return {name: place for _, name, place in last.values()}
+
+
+def _check_holds(descriptor: int, name: str, place: Place) -> None:
+    """Refuse a file that does not hold what the metadata say of its end, as one of another generation does not."""
+    size, end = os.fstat(descriptor).st_size, place.start + place.length
+    begins, ends = os.pread(descriptor, 4, place.start), os.pread(descriptor, len(_END), max(0, end - _END_LENGTH))
+    if end > size or not (place.transforms or (begins == _BEGIN and ends == _END)):
+        raise NotACheckpoint(
+            f"{name:.200} is not where its {METADATA} says, in {place.file}, which has {size:,} bytes; was it cut off, "
+            "or does it belong to another checkpoint?"
+        )
+
+
 @contextmanager
 def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[DistributedCheckpoint]:
     """Open a folder of torch.distributed.checkpoint. This reads its metadata, but no payload.
@@ -789,20 +812,9 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
     with ExitStack() as stack:
         descriptor = stack.enter_context(opened_inside(folder, METADATA))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        ends: dict[str, tuple[int, str]] = {}
-        for name, entry in metadata.entries.items():
-            for place in places_of(entry):
-                end = place.start + place.length
-                if end > ends.get(place.file, (-1, ""))[0]:
-                    ends[place.file] = end, name
         files = []
-        for file, (end, name) in sorted(ends.items()):
-            opened_file = stack.enter_context(opened_inside(folder, file))
-            found = os.fstat(opened_file)
-            if end > found.st_size:
-                raise NotACheckpoint(
-                    f"{name:.200} lies beyond the end of {file}, which has {found.st_size:,} bytes (was it cut off, or "
-                    "does it belong to another checkpoint?)"
-                )
-            files.append(DataFile(file, opened_file, found))
+        for name, place in sorted(_last_places(metadata).items(), key=lambda found: found[1].file):
+            data = stack.enter_context(opened_inside(folder, place.file))
+            _check_holds(data, name, place)
+            files.append(DataFile(place.file, data, os.fstat(data)))
         yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)
