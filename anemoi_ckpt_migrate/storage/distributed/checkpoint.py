@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
-from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import (
     Written,
     changed_meanwhile,
@@ -46,6 +46,7 @@ from anemoi_ckpt_migrate.storage.distributed.layout import (
     Layout,
     TensorItem,
     ValueItem,
+    has_tensor,
     leaves,
     named,
     nested,
@@ -89,6 +90,7 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
 
 _CONSTANTS = (int, float, bool, str, type(None))
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
+_BESIDE = {"meta.pt": "Lightning", "common.pt": "Megatron-Core"}
 _VERSION = b"3\n"  # of the archives of torch
 _BEGIN, _END, _END_LENGTH = b"PK\3\4", b"PK\5\6", 22  # of an archive
 
@@ -320,6 +322,7 @@ class DistributedCheckpoint(Checkpoint):
         metadata = getattr(tree, "_metadata", None)
         record = tree.get(RECORD, metadata.get(RECORD) if is_a(metadata, dict) else None)
         making, items = _Making(self, self._payloads), dict[str, Item]()
+        self._check_own(tree)
         rest = {key: value for key, value in tree.items() if key != RECORD}
         for path, value in leaves(rest, self._own, self._metadata.paths is None):
             name = named(path)
@@ -330,6 +333,17 @@ class DistributedCheckpoint(Checkpoint):
         stashed = making.with_items(record)
         contents = self._contents_of(making.keys, making.new)
         return Layout(b"", making.keys, contents, frozenset(making.names), items=tuple(items.values()), record=stashed)
+
+    def _check_own(self, tree: Mapping[Any, Any]) -> None:
+        """Refuse new keys where a framework keeps everything but tensors in a file beside the metadata."""
+        known = {item.path[0] for item in self._layout.items}
+        for file, framework in _BESIDE.items():
+            new = next((key for key in tree if key not in known and key != RECORD and not has_tensor(tree[key])), None)
+            if new is not None and (self._target / file).exists():
+                raise Refused(
+                    f"ckpt[{new!r:.80}] would be new in it, but {framework} keeps everything other than tensors in "
+                    f"{file} beside {METADATA}, which cannot be migrated yet; leave this operation out"
+                )
 
     def stored_values(self) -> Iterator[tuple[str, ValueEntry, bytes]]:
         """Yield the name, the place and the pickle of each value in the files that is no tensor."""
@@ -770,15 +784,15 @@ def _content(item: Item) -> Any:
     return item.data if isinstance(item, ValueItem) else item[1:5]
 
 
-def _last_places(metadata: Metadata) -> dict[str, Place]:
-    """Return the last place in each file, with the name of the tensor or value there."""
+def _last_places(metadata: Metadata) -> list[tuple[str, Place]]:
+    """Return the name of the last tensor or value in each file, and its place."""
     last: dict[str, tuple[int, str, Place]] = {}
     for name, entry in metadata.entries.items():
         for place in places_of(entry):
             end = place.start + place.length
             if end > last.get(place.file, (-1,))[0]:
                 last[place.file] = end, name, place
-    return {name: place for _, name, place in last.values()}
+    return [last[file][1:] for file in sorted(last)]
 
 
 def _check_holds(descriptor: int, name: str, place: Place) -> None:
@@ -813,7 +827,7 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
         descriptor = stack.enter_context(opened_inside(folder, METADATA))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         files = []
-        for name, place in sorted(_last_places(metadata).items(), key=lambda found: found[1].file):
+        for name, place in _last_places(metadata):
             data = stack.enter_context(opened_inside(folder, place.file))
             _check_holds(data, name, place)
             files.append(DataFile(place.file, data, os.fstat(data)))
