@@ -1,6 +1,6 @@
 """A run of Lightning on two processes, with weights spread over them: its checkpoint is a folder with ``meta.pt``.
 
-python -m tests.support.distributed_lightning FOLDER [FOLDER_TO_RESUME_FROM]
+python -m tests.support.distributed_lightning FOLDER Old|New [FOLDER_TO_RESUME_FROM]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import warnings
 from typing import Any
 
-import lightning as L
+import lightning
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
@@ -17,13 +17,13 @@ from torch.distributed.fsdp import fully_shard
 from tests.support.operations import New, Old, batches
 
 
-class Run(L.LightningModule):
+class Run(lightning.LightningModule):
     """Trains one of the small models, sharded by rows."""
 
-    def __init__(self, width: int = 8, new: bool = False) -> None:
+    def __init__(self, kind: str, width: int = 8) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model = New(width) if new else Old(width)
+        self.model = New(width) if kind == "New" else Old(width)
 
     def configure_model(self) -> None:
         if not hasattr(self, "_sharded"):
@@ -37,10 +37,10 @@ class Run(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-2, foreach=False)
 
 
-def main(folder: str, resume: str | None = None) -> None:
+def main(folder: str, kind: str, resume: str | None = None) -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    trainer = L.Trainer(
+    trainer = lightning.Trainer(
         accelerator="cpu",
         devices=2,
         strategy=ModelParallelStrategy(
@@ -52,7 +52,7 @@ def main(folder: str, resume: str | None = None) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Run(new=resume is not None), torch.utils.data.DataLoader(batches(8), batch_size=None), ckpt_path=resume)
+    trainer.fit(Run(kind), torch.utils.data.DataLoader(batches(8), batch_size=None), ckpt_path=resume)
     trainer.save_checkpoint(folder)
 
 
