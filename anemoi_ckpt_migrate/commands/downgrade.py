@@ -28,6 +28,7 @@ def downgrade(
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     discard_changes: bool = False,
+    copy_shared: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Take a checkpoint back down to a target.
@@ -56,6 +57,7 @@ def downgrade(
         check_model=check_model,
         trust_checkpoint_code=trust_checkpoint_code,
         discard_changes=discard_changes,
+        copy_shared=copy_shared,
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

@@ -22,6 +22,7 @@ def sync(
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     discard_changes: bool = False,
+    copy_shared: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint to the heads of the scripts: first down to a revision that they know, then up.
@@ -56,6 +57,7 @@ def sync(
         check_model=check_model,
         trust_checkpoint_code=trust_checkpoint_code,
         discard_changes=discard_changes,
+        copy_shared=copy_shared,
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

@@ -199,7 +199,8 @@ class MigrationSession:
         gone = {entry.revision for entry in undone}
         kept = tuple(entry for entry in self.record.lineage if entry.revision not in gone)
         parameters = step_actions.parameters_of(undone, config.parameters)
-        settings = Settings(parameters, self.options.discard_changes, self.record.optimizers)
+        options = self.options
+        settings = Settings(parameters, options.discard_changes, self.record.optimizers, options.copy_shared)
         model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model)
         names = self._name_check(graph, plan)
         return Run(graph, plan, undone, kept, applied, (*down, *up), settings, model, names, warnings)

@@ -23,7 +23,7 @@ class WriteOptions:
     backup : bool
         Keep the old file.
     in_place : bool
-        Append new data to the file, and do not move existing data.
+        Write into the file, and do not move existing data.
     verify : bool
         Verify the whole file first.
     dry_run : bool
@@ -36,6 +36,8 @@ class WriteOptions:
         Run code that the checkpoint carries, and allow names that can run code when the file is loaded.
     discard_changes : bool
         Let a rollback lose changes that were made after the upgrade.
+    copy_shared : bool
+        Write tensors that share memory one by one, if the format cannot share it.
     progress : callable or None
         Called from time to time with the number of bytes copied.
     """
@@ -49,6 +51,7 @@ class WriteOptions:
     check_rollback: bool = False
     trust_checkpoint_code: bool = False
     discard_changes: bool = False
+    copy_shared: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:

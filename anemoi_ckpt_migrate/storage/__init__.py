@@ -3,6 +3,7 @@
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, opened
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, Checkpoint
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
+from anemoi_ckpt_migrate.storage.in_place import is_interrupted
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.recover import Recovery, is_folder, recover
@@ -18,6 +19,7 @@ __all__ = [
     "check_whole",
     "folders_listed_once",
     "is_folder",
+    "is_interrupted",
     "membership",
     "open_checkpoint",
     "opened",

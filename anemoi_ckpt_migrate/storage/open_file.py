@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
-from anemoi_ckpt_migrate.storage.in_place import whole_length
+from anemoi_ckpt_migrate.storage.in_place import whole_state
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 
@@ -48,7 +48,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
 def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     with opened(path) as descriptor:
         before = os.fstat(descriptor)
-        length = whole_length(Path(os.path.realpath(path)), descriptor)
+        left = whole_state(Path(os.path.realpath(path)), descriptor)
+        length = before.st_size if left is None else left.length
         if safetensors_header.is_safetensors(os.pread(descriptor, 9, 0), length):
             if not safetensors_header.is_named_so(os.fspath(path)):
                 # By its name, torch.load would read it, and that may find a pickle in the same bytes.
@@ -57,7 +58,7 @@ def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
                 )
             from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
 
-            yield SafetensorsCheckpoint(path, descriptor, before, length)
+            yield SafetensorsCheckpoint(path, descriptor, before, length, left)
         else:
             yield TorchCheckpoint(path, descriptor, before, length, trusted)
 
@@ -80,7 +81,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     if layout is None:
         refuse_folder(before.entries)
     else:
-        from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface
+        from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
 
         with open_huggingface(path, layout, before) as found:
             yield found

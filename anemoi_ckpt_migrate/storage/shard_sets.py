@@ -153,7 +153,7 @@ def _indexed(path: Path) -> Membership | None:
     index = _folder(path.parent).indexed.get(path.name)
     if index is None:
         return None
-    way = "give the path of its folder" if path.suffix == ".safetensors" else _LOAD_ALL
+    way = "give the path of its folder" if path.suffix in (".safetensors", ".bin") else _LOAD_ALL
     return Membership("a sharded checkpoint", os.fspath(index), way)
 
 

@@ -137,9 +137,21 @@ def test_a_link_to_a_member_is_one(chain: Folder) -> None:
 
 
 def test_the_way_out_for_shards(chain: Folder) -> None:
+    """Give the folder."""
+    chain.script("a1", None, 'ckpt["y.weight"] = ckpt.pop("x.weight")')
+    sharded("hf", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    ran = chain.run("upgrade", "head", "hf/pytorch_model-00002-of-00002.bin")
+    assert "give the path of its folder" in ran.err
+    chain.ok("upgrade", "head", "hf")
+    index = json.loads(Path("hf/pytorch_model.bin.index.json").read_bytes())
+    assert set(index["weight_map"]) >= {"y.weight", "x.bias", "head.weight"}
+
+
+def test_the_way_out_for_shards_without_an_index(chain: Folder) -> None:
     """Load all, save one file, migrate that."""
     chain.script("a1", None, 'ckpt["y.weight"] = ckpt.pop("x.weight")')
     weight_map = sharded("hf", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    Path("hf/pytorch_model.bin.index.json").unlink()
     ran = chain.run("upgrade", "head", "hf/pytorch_model-00002-of-00002.bin")
     assert "load all its files, save them as one with torch.save, and migrate that" in ran.err
     files = [torch.load(Path("hf", name)) for name in sorted(set(weight_map.values()))]

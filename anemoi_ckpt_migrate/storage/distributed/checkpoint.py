@@ -67,9 +67,9 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute, to_attribute
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder, rename_anew
-from anemoi_ckpt_migrate.storage.huggingface.checkpoint import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
@@ -315,7 +315,7 @@ class DistributedCheckpoint(Checkpoint):
 
     # The tree, to be written
 
-    def pickled(self, tree: Any) -> Layout:
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Layout:
         """Turn a tree into the list of its tensors and other values, each with its places in the files."""
         if not is_a(tree, dict):
             raise Unpicklable("the checkpoint", f"a distributed checkpoint holds a dict, not a {type(tree).__name__}")

@@ -157,13 +157,15 @@ class TreeUnpickler(pickle.Unpickler):
         The pickle.
     trusted : collection of str
         Modules whose classes are imported and built for real, if they exist.
+    touched : list of str, optional
+        The list that becomes `touched`, where the stand-ins of several pickles share one.
     """
 
-    def __init__(self, data: bytes, trusted: Collection[str] = ()) -> None:
+    def __init__(self, data: bytes, trusted: Collection[str] = (), touched: list[str] | None = None) -> None:
         # Names stay as spelled, to be written back unchanged. Strings of Python 2 are read as torch reads them.
         super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
         self._data = data
-        self.touched: list[str] = []
+        self.touched: list[str] = [] if touched is None else touched
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], bool] = {}
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
