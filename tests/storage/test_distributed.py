@@ -335,3 +335,47 @@ print([name for name in ("torch", "numpy") if name in sys.modules])
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=project.path, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture(scope="module")
+def of_lightning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that Lightning saved from two processes: weights and optimizer by DCP, all else in meta.pt."""
+    pytest.importorskip("lightning")
+    folder = tmp_path_factory.mktemp("of_lightning") / "run"
+    lightning(folder, "Old")
+    return folder
+
+
+def lightning(*words: object) -> None:
+    command = [sys.executable, "-m", "tests.support.distributed_lightning", *map(str, words)]
+    ran = subprocess.run(command, cwd=distributed.ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_lightning_goes_on_as_if_it_had_been_renamed_by_hand(project: Folder, of_lightning: Path) -> None:
+    """One more step of each, on two processes: the old model from the old folder, the new one from the migrated."""
+    folder = copied(project, of_lightning)
+    declare(
+        project,
+        "a1",
+        'op.Fuse(["model.q.{i}", "model.k.{i}", "model.v.{i}"], "model.qkv.{i}")',
+        'op.RenamePrefix("model.out.", "model.proj.")',
+    )
+    rest = (folder / "meta.pt").read_bytes()
+    project.ok("upgrade", "head", folder)
+    assert (folder / "meta.pt").read_bytes() == rest
+    lightning(project.path / "old", "Old", of_lightning)
+    lightning(project.path / "new", "New", folder)
+    old, new = as_one_file(project.path / "old"), as_one_file(project.path / "new")
+    parts = [old["state_dict"][f"model.{part}.weight"] for part in "qkv"]
+    assert torch.equal(new["state_dict"]["model.qkv.weight"], torch.cat(parts))
+    assert torch.equal(new["state_dict"]["model.proj.weight"], old["state_dict"]["model.out.weight"])
+
+
+def test_what_lightning_keeps_elsewhere_is_not_changed_halfway(project: Folder, of_lightning: Path) -> None:
+    folder = copied(project, of_lightning)
+    before = (folder / ".metadata").read_bytes()
+    declare(project, "a1", 'op.SetItem("epoch", 9)')
+    ran = project.run("upgrade", "head", folder)
+    assert (ran.code, "Lightning keeps everything other than tensors in meta.pt" in ran.err) == (3, True), ran.err
+    assert (folder / ".metadata").read_bytes() == before

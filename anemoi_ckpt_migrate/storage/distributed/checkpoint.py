@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
-from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import (
     Written,
     changed_meanwhile,
@@ -46,6 +46,7 @@ from anemoi_ckpt_migrate.storage.distributed.layout import (
     Layout,
     TensorItem,
     ValueItem,
+    has_tensor,
     leaves,
     named,
     nested,
@@ -65,8 +66,8 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 )
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute, to_attribute
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder
-from anemoi_ckpt_migrate.storage.lock import beside, create, name_anew
+from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder, rename_anew
+from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
@@ -89,7 +90,9 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
 
 _CONSTANTS = (int, float, bool, str, type(None))
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
+_BESIDE = {"meta.pt": "Lightning", "common.pt": "Megatron-Core"}
 _VERSION = b"3\n"  # of the archives of torch
+_BEGIN, _END, _END_LENGTH = b"PK\3\4", b"PK\5\6", 22  # of an archive
 
 
 class DataFile(NamedTuple):
@@ -319,6 +322,7 @@ class DistributedCheckpoint(Checkpoint):
         metadata = getattr(tree, "_metadata", None)
         record = tree.get(RECORD, metadata.get(RECORD) if is_a(metadata, dict) else None)
         making, items = _Making(self, self._payloads), dict[str, Item]()
+        self._check_own(tree)
         rest = {key: value for key, value in tree.items() if key != RECORD}
         for path, value in leaves(rest, self._own, self._metadata.paths is None):
             name = named(path)
@@ -329,6 +333,17 @@ class DistributedCheckpoint(Checkpoint):
         stashed = making.with_items(record)
         contents = self._contents_of(making.keys, making.new)
         return Layout(b"", making.keys, contents, frozenset(making.names), items=tuple(items.values()), record=stashed)
+
+    def _check_own(self, tree: Mapping[Any, Any]) -> None:
+        """Refuse new keys where a framework keeps everything but tensors in a file beside the metadata."""
+        known = {item.path[0] for item in self._layout.items}
+        for file, framework in _BESIDE.items():
+            new = next((key for key in tree if key not in known and key != RECORD and not has_tensor(tree[key])), None)
+            if new is not None and (self._target / file).exists():
+                raise Refused(
+                    f"ckpt[{new!r:.80}] would be new in it, but {framework} keeps everything other than tensors in "
+                    f"{file} beside {METADATA}, which cannot be migrated yet; leave this operation out"
+                )
 
     def stored_values(self) -> Iterator[tuple[str, ValueEntry, bytes]]:
         """Yield the name, the place and the pickle of each value in the files that is no tensor."""
@@ -483,7 +498,7 @@ class DistributedCheckpoint(Checkpoint):
             write_at(metadata.descriptor, new.metadata(), 0)
             self._check_files()
             if new.archives:
-                name_anew(written, place)
+                rename_anew(written, place)
                 sync_folder(self._target)
             try:
                 kept = metadata.publish(backup)
@@ -770,6 +785,28 @@ def _content(item: Item) -> Any:
     return item.data if isinstance(item, ValueItem) else item[1:5]
 
 
+def _last_places(metadata: Metadata) -> list[tuple[str, Place]]:
+    """Return the name of the last tensor or value in each file, and its place."""
+    last: dict[str, tuple[int, str, Place]] = {}
+    for name, entry in metadata.entries.items():
+        for place in places_of(entry):
+            end = place.start + place.length
+            if end > last.get(place.file, (-1,))[0]:
+                last[place.file] = end, name, place
+    return [last[file][1:] for file in sorted(last)]
+
+
+def _check_holds(descriptor: int, name: str, place: Place) -> None:
+    """Refuse a file that does not hold what the metadata say of its end, as one of another generation does not."""
+    size, end = os.fstat(descriptor).st_size, place.start + place.length
+    begins, ends = os.pread(descriptor, 4, place.start), os.pread(descriptor, len(_END), max(0, end - _END_LENGTH))
+    if end > size or not (place.transforms or (begins == _BEGIN and ends == _END)):
+        raise NotACheckpoint(
+            f"{name:.200} is not where its {METADATA} says, in {place.file}, which has {size:,} bytes; was it cut off, "
+            "or does it belong to another checkpoint?"
+        )
+
+
 @contextmanager
 def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[DistributedCheckpoint]:
     """Open a folder of torch.distributed.checkpoint. This reads its metadata, but no payload.
@@ -790,20 +827,9 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
     with ExitStack() as stack:
         descriptor = stack.enter_context(opened_inside(folder, METADATA))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        ends: dict[str, tuple[int, str]] = {}
-        for name, entry in metadata.entries.items():
-            for place in places_of(entry):
-                end = place.start + place.length
-                if end > ends.get(place.file, (-1, ""))[0]:
-                    ends[place.file] = end, name
         files = []
-        for file, (end, name) in sorted(ends.items()):
-            opened_file = stack.enter_context(opened_inside(folder, file))
-            found = os.fstat(opened_file)
-            if end > found.st_size:
-                raise NotACheckpoint(
-                    f"{name:.200} lies beyond the end of {file}, which has {found.st_size:,} bytes (was it cut off, or "
-                    "does it belong to another checkpoint?)"
-                )
-            files.append(DataFile(file, opened_file, found))
+        for name, place in _last_places(metadata):
+            data = stack.enter_context(opened_inside(folder, place.file))
+            _check_holds(data, name, place)
+            files.append(DataFile(place.file, data, os.fstat(data)))
         yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)
