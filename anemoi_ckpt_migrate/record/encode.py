@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord
+from anemoi_ckpt_migrate.storage.pickle.collisions import check_keys
 
 _TAG = "$"
 
@@ -64,7 +66,7 @@ def decode(value: Any) -> Any:
     ((tag, held),) = value.items()
     try:
         return _MADE[tag](held)
-    except (KeyError, TypeError, ValueError, binascii.Error):
+    except (KeyError, TypeError, ValueError, binascii.Error, pickle.UnpicklingError):
         raise DamagedRecord(f"{tag} in it does not encode a value") from None
 
 
@@ -78,11 +80,18 @@ def _each(held: Any) -> list[Any]:
     return [decode(each) for each in held]
 
 
+def _members(held: Any) -> list[Any]:
+    """Return the members of a set, or the keys of a dict."""
+    found = _each(held)
+    check_keys(found)
+    return found
+
+
 _MADE: dict[str, Callable[[Any], Any]] = {
-    "$dict": lambda held: {decode(key): decode(each) for key, each in held},
+    "$dict": lambda held: dict(zip(_members([key for key, _ in held]), _each([each for _, each in held]), strict=True)),
     "$tuple": lambda held: tuple(_each(held)),
-    "$set": lambda held: set(_each(held)),
-    "$frozenset": lambda held: frozenset(_each(held)),
+    "$set": lambda held: set(_members(held)),
+    "$frozenset": lambda held: frozenset(_members(held)),
     "$bytes": lambda held: base64.b64decode(held, validate=True),
     "$complex": lambda held: complex(*_each(held)),
     "$float": float,
