@@ -1,7 +1,7 @@
 """Check a pickle before it is loaded: it must not ask for more than its own length.
 
 The unpickler of the standard library trusts lengths and memo indices, and hashing a deeply nested tuple crashes the
-interpreter. This scan walks the opcodes and keeps only the depth and weight of each object on a stack.
+interpreter. This scan walks the opcodes and keeps only the height and weight of each object on a stack.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ DEEPEST = 10_000
 """Maximal nesting of objects. It is far more than torch's own pickler can write."""
 _APART = 1000
 """How far the number of an object may be beyond the number of those before it."""
-# The depth of objects that hold no others. Of an integer it tells the place: that far below it, its bytes start.
-_LEAF, _TEXT = 0, -1
+# The height of objects that hold no others; of an integer, the larger number of the place where its bytes start. An
+# object that holds others is one below the lowest of them.
+_LEAF, _TEXT = 0, 1
 
 # The effect of an opcode; beside it in the table, the number of its bytes, lines or objects.
-_PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # push an object without depth: fixed bytes; a length; lines
+_PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # push an object that holds none: fixed bytes; a length; lines
 _PUT, _PUT_NEXT, _PUT_TEXT, _GET, _GET_TEXT = 5, 6, 7, 8, 9
 _JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # join several into one; put several into one below
 _SKIP, _POP, _POP_MARK, _DUP, _STOP = 14, 15, 16, 17, 18
@@ -108,7 +109,7 @@ def scan(data: bytes) -> Scanned:
 
 
 def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls would cost more than the branches)
-    # For each object on the stack: its depth, and the number of objects that its hash visits; with `_SHARED` if it was
+    # For each object on the stack: its height, and the number of objects that its hash visits; with `_SHARED` if it was
     # memoized, or holds a memoized object.
     opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], dict[int, tuple[int, int]]()
     hashes, keys, at, size, shares_state = _Hashes(len(data)), _Keys(data), 0, len(data), False
@@ -116,26 +117,28 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
         code = data[at]
         kind, count = opcodes[code]
         at += 1
-        if kind == _INTEGER:
-            stack.append(_TEXT - at)
+        if kind == _GET:
+            height, weight = memo[int.from_bytes(data[at : at + count], "little")]
+            stack.append(height)
+            sizes.append(weight)
+            at += count
+        elif kind == _PUT:
+            index = int.from_bytes(data[at : at + count], "little")
+            if index > len(memo):
+                _check_number(index, memo)
+            memo[index] = stack[-1], sizes[-1] | _SHARED
+            at += count
+        elif kind == _INTEGER:
+            stack.append(at)
             sizes.append(1)
             at += count
         elif kind == _PUSH:
             stack.append(_LEAF)
             sizes.append(1)
             at += count
-        elif kind == _GET:
-            depth, weight = memo[int.from_bytes(data[at : at + count], "little")]
-            stack.append(depth)
-            sizes.append(weight)
-            at += count
-        elif kind == _PUT:
-            index = int.from_bytes(data[at : at + count], "little")
-            memo[_reasonable(index, memo)] = stack[-1], sizes[-1] | _SHARED
-            at += count
-        elif kind in (_PUSH_COUNTED, _PUSH_LONG):
+        elif kind == _PUSH_COUNTED:
             length = int.from_bytes(data[at : at + count], "little")
-            stack.append(_TEXT if kind == _PUSH_COUNTED else _LEAF)
+            stack.append(_TEXT)
             sizes.append(1 + (length >> _AT_ONCE))
             at += count + length
         elif kind == _MARK:
@@ -149,19 +152,21 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
                 step = _HASHED[code]
                 hashes.take(sum(sizes[base::step]) & _VISITED)
                 keys.note(stack[base::step], sizes[base::step])
-            depth = max(1 + max(stack[base:], default=0), 0)
+            height = min(stack[base:], default=0) - 1
+            if height > 0:
+                height = _LEAF
             weight = sum(sizes[base:])
             shares = weight >= _SHARED
             weight = 1 if code in _UNHASHABLE else _joined(weight, code)
             weight |= shares * _SHARED
             shares_state |= shares and code == _BUILD
-            if depth > DEEPEST:
+            if height < -DEEPEST:
                 raise pickle.UnpicklingError(f"it is nested more than {DEEPEST} levels deep")
             del stack[base:], sizes[base:]
             if kind in (_INTO, _INTO_TO_MARK):
-                stack[-1] = max(stack[-1], depth)
+                stack[-1] = min(stack[-1], height)
             else:
-                stack.append(depth)
+                stack.append(height)
                 sizes.append(weight)
                 at = _past_lines(data, at, count) if kind == _JOIN_TO_MARK else at
         elif kind == _PUSH_LINES:
@@ -169,6 +174,11 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
             stack.append(_LEAF)
             sizes.append(1 + ((end - at) >> _AT_ONCE))
             at = end
+        elif kind == _PUSH_LONG:
+            length = int.from_bytes(data[at : at + count], "little")
+            stack.append(_LEAF)
+            sizes.append(1 + (length >> _AT_ONCE))
+            at += count + length
         elif kind == _SKIP:
             at += count
         elif kind == _PUT_NEXT:
@@ -177,7 +187,8 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
             end = data.index(b"\n", at)
             index = int(data[at : min(end, at + 20)])
             if kind == _PUT_TEXT:
-                memo[_reasonable(index, memo)] = stack[-1], sizes[-1] | _SHARED
+                _check_number(index, memo)
+                memo[index] = stack[-1], sizes[-1] | _SHARED
             else:
                 stack.append(memo[index][0])
                 sizes.append(memo[index][1])
@@ -241,14 +252,12 @@ class _Keys:
         self._data, self._next = data, 0
         self.number = self.weight = 0
 
-    def note(self, depths: list[int], weights: list[int]) -> None:
+    def note(self, heights: list[int], weights: list[int]) -> None:
         """Note keys of one container."""
-        if depths.count(_TEXT) == len(depths):
+        if heights.count(_TEXT) == len(heights):
             return
-        for depth, weight in zip(depths, weights, strict=True):
-            if depth < _TEXT and self._follows(_TEXT - depth):
-                continue
-            if depth != _TEXT:
+        for height, weight in zip(heights, weights, strict=True):
+            if height != _TEXT and not (height > _TEXT and self._follows(height)):
                 self.number += 1
                 self.weight += weight & _VISITED
 
@@ -260,11 +269,10 @@ class _Keys:
         return follows
 
 
-def _reasonable(index: int, memo: dict[int, tuple[int, int]]) -> int:
+def _check_number(index: int, memo: dict[int, tuple[int, int]]) -> None:
     """Check the number of a remembered object: the unpickler allocates all numbers below it."""
     if not 0 <= index <= len(memo) + _APART:
         raise pickle.UnpicklingError("it numbers an object beyond all its objects")
-    return index
 
 
 def _past_lines(data: bytes, at: int, count: int) -> int:
