@@ -54,6 +54,7 @@ RELATED = {
         "state/test_optimizer_state.py",
     ],
     "state/name_patterns": [
+        "state/test_name_patterns.py",
         "operations/test_names_of_operations.py",
         "operations/test_renames.py",
         "operations/test_operations_plain.py",
