@@ -76,7 +76,7 @@ graphs: $(BIN)/.ready ## try GRAPHS=20000 random graphs in each property, and a 
 	HYPOTHESIS_MAX_EXAMPLES=$(or $(GRAPHS),20000) GRAPHS=$(or $(GRAPHS),20000) WALKS=$$(($(or $(GRAPHS),20000) / 10)) \
 		$(BIN)/python -m pytest -n auto tests/revisions tests/properties/test_walks.py
 
-mutants: $(BIN)/.ready ## change COUNT=15 places of each of nine modules, drawn by SEED=0, and print which changes no test notices
+mutants: $(BIN)/.ready ## change COUNT=15 places of each of thirteen modules, drawn by SEED=0, and print which changes no test notices
 	nice $(BIN)/python -m tests.mutants $(or $(COUNT),15) $(or $(SEED),0) $(MODULES)
 
 wheel: $(BIN)/.ready ## build the wheel, man page included, into dist/

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord
+from anemoi_ckpt_migrate.storage import StoredAt
+from anemoi_ckpt_migrate.storage.pickle.collisions import check_keys
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 
 _TAG = "$"
 _MOST_SIZES = 64  # of a shape
 
 
-Tensor = Callable[[str, tuple[int, ...], bytes], Any]
-"""Makes a tensor of a dtype and a shape from its bytes."""
+Tensor = Callable[[str, tuple[int, ...], bytes | StoredAt], Any]
+"""Makes a tensor of a dtype and a shape from its bytes, or from the place where they lie."""
 
 
 def encode(value: Any, spelled: Callable[[Any], Any] | None = None) -> Any:
@@ -52,9 +55,13 @@ def encode(value: Any, spelled: Callable[[Any], Any] | None = None) -> Any:
     return spelled(value)
 
 
-def encode_tensor(dtype: str, shape: tuple[int, ...], content: bytes) -> dict[str, Any]:
-    """Return a tensor as JSON types: its dtype, its shape, and its bytes (little-endian, elements in order)."""
-    return {"$tensor": [dtype, list(shape), base64.b64encode(content).decode()]}
+def encode_tensor(dtype: str, shape: tuple[int, ...], content: bytes | StoredAt) -> dict[str, Any]:
+    """Return a tensor as JSON types: its dtype, its shape, and its bytes (little-endian, elements in order).
+
+    If the bytes lie in a storage of the checkpoint, its key and the first element there take their place.
+    """
+    spelled = list(content) if isinstance(content, StoredAt) else base64.b64encode(content).decode()
+    return {"$tensor": [dtype, list(shape), spelled]}
 
 
 def decode(value: Any, tensor: Tensor | None = None) -> Any:
@@ -84,7 +91,7 @@ def decode(value: Any, tensor: Tensor | None = None) -> Any:
         if tag == "$tensor" and tensor is not None:
             return tensor(*_tensor(*held))
         return _MADE[tag](held, lambda each: decode(each, tensor))
-    except (KeyError, TypeError, ValueError, binascii.Error):
+    except (KeyError, TypeError, ValueError, binascii.Error, pickle.UnpicklingError):
         raise DamagedRecord(f"{tag} in it does not encode a value") from None
 
 
@@ -98,13 +105,31 @@ def _each(held: Any, made: Callable[[Any], Any]) -> list[Any]:
     return [made(each) for each in held]
 
 
-def _tensor(dtype: Any, shape: Any, content: Any) -> tuple[str, tuple[int, ...], bytes]:
+def _members(held: Any, made: Callable[[Any], Any]) -> list[Any]:
+    """Return the members of a set, or the keys of a dict."""
+    found = _each(held, made)
+    check_keys(found)
+    return found
+
+
+def _tensor(dtype: Any, shape: Any, content: Any) -> tuple[str, tuple[int, ...], bytes | StoredAt]:
     """Check a tensor, and return it as `Tensor` takes it."""
-    sizes = _each(shape, lambda size: size if type(size) is int and size >= 0 else int("no size"))
+    sizes = _each(shape, _size)
+    if type(content) is list:
+        key, offset = content
+        if type(key) is not str or len(sizes) > _MOST_SIZES or dtype not in SIZES:
+            raise ValueError
+        return dtype, tuple(sizes), StoredAt(key, _size(offset))
     data = base64.b64decode(content, validate=True)
     if len(sizes) > _MOST_SIZES or SIZES[dtype] * math.prod(sizes) != len(data):
         raise ValueError
     return dtype, tuple(sizes), data
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return value
 
 
 _SPELLED: dict[type, Callable[[Any, Callable[[Iterable[Any]], list[Any]]], Any]] = {
@@ -116,10 +141,12 @@ _SPELLED: dict[type, Callable[[Any, Callable[[Iterable[Any]], list[Any]]], Any]]
     complex: lambda value, each: each((value.real, value.imag)),
 }
 _MADE: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
-    "$dict": lambda held, made: {made(key): made(each) for key, each in held},
+    "$dict": lambda held, made: dict(
+        zip(_members([key for key, _ in held], made), [made(each) for _, each in held], strict=True)
+    ),
     "$tuple": lambda held, made: tuple(_each(held, made)),
-    "$set": lambda held, made: set(_each(held, made)),
-    "$frozenset": lambda held, made: frozenset(_each(held, made)),
+    "$set": lambda held, made: set(_members(held, made)),
+    "$frozenset": lambda held, made: frozenset(_members(held, made)),
     "$bytes": lambda held, made: base64.b64decode(held, validate=True),
     "$complex": lambda held, made: complex(*_each(held, made)),
     "$float": lambda held, made: float(held),

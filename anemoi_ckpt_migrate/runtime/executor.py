@@ -365,7 +365,7 @@ class Executor:
         checkpoint, settings = self.checkpoint, self.settings
         tensors = Tensors(checkpoint.maker, checkpoint.same, content)
         attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-        text = None if checkpoint.most_kept is None else StashText(checkpoint, checkpoint.most_kept, content)
+        text = StashText(checkpoint, content) if checkpoint.record_is_text else None
         state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers, text)
         context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep, TooMuchToKeep
 from anemoi_ckpt_migrate.record.encode import decode, encode, encode_tensor
-from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage import Checkpoint, StoredAt
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
@@ -67,14 +67,12 @@ class StashText:
     ----------
     file : Checkpoint
         Reads the tensors, and holds those that are read from the stash.
-    most : int
-        The most bytes of tensors that the stash may have.
     content : bool
         Whether tensors are to be real.
     """
 
-    def __init__(self, file: Checkpoint, most: int, content: bool) -> None:
-        self._file, self._most, self._content = file, most, content
+    def __init__(self, file: Checkpoint, content: bool) -> None:
+        self._file, self._content = file, content
 
     def spelled(self, values: list[Any], stash: Mapping[str, list[Any]]) -> list[Any]:
         """Return the values of a revision as JSON.
@@ -101,13 +99,14 @@ class StashText:
             sizes.append((self._file.count_of(value), self._file.name_of(value)))
 
         def spelled(value: Any) -> Any:
-            return encode_tensor(*self._file.bytes_of(value))
+            return encode_tensor(*self._file.kept_as(value))
 
         encode(values, measured)  # first, as the bytes of what is too large are not to be read
         kept: list[int] = []
         decode(list(stash.values()), lambda dtype, shape, content: kept.append(len(content)))
-        if sizes and sum(size for size, _ in sizes) + sum(kept) > self._most:
-            raise TooMuchToKeep(*max(sizes), sum(kept), self._most)
+        most = self._file.most_kept
+        if sizes and most is not None and sum(size for size, _ in sizes) + sum(kept) > most:
+            raise TooMuchToKeep(*max(sizes), sum(kept), most)
         found: list[Any] = encode(values, spelled)
         return found
 
@@ -120,7 +119,7 @@ class StashText:
             They cannot be read.
         """
 
-        def tensor(dtype: str, shape: tuple[int, ...], content: bytes) -> Any:
+        def tensor(dtype: str, shape: tuple[int, ...], content: bytes | StoredAt) -> Any:
             held = self._file.held(dtype, shape, content)
             return self._file.content(held) if self._content else held
 

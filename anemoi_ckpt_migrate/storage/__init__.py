@@ -1,7 +1,7 @@
 """Checkpoint files as trees."""
 
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, opened
-from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions, StoredAt
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.in_place import is_interrupted
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
@@ -17,6 +17,7 @@ __all__ = [
     "FolderOptions",
     "Pickled",
     "Recovery",
+    "StoredAt",
     "Written",
     "check_whole",
     "folders_listed_once",

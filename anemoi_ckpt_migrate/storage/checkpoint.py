@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint
 from anemoi_ckpt_migrate.storage import zip_archive
@@ -29,6 +29,21 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 RECORD_ENTRY = "ckpt_migrate/record.json"
 """The entry beside the tree that holds the record, where the tree has no place for it."""
+
+
+class StoredAt(NamedTuple):
+    """The place of the elements of a tensor.
+
+    Attributes
+    ----------
+    key : str
+        The key of the storage.
+    offset : int
+        The first element there.
+    """
+
+    key: str
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -243,8 +258,26 @@ class Checkpoint(ABC):
         dtype = str(content.dtype).removeprefix("torch.")
         return dtype, tuple(content.shape), bytes(content_of(content.untyped_storage()))
 
-    def held(self, dtype: str, shape: tuple[int, ...], content: bytes) -> StoredTensor:
-        """Return the stand-in of a tensor with this content, which the file does not hold."""
+    def kept_as(self, tensor: Any) -> tuple[str, tuple[int, ...], bytes | StoredAt]:
+        """Return a tensor as a record of text spells it: its dtype and shape, and its bytes or their place.
+
+        Raises
+        ------
+        Damaged
+            The content in the file does not match its checksum.
+        """
+        return self.bytes_of(tensor)
+
+    def held(self, dtype: str, shape: tuple[int, ...], content: bytes | StoredAt) -> StoredTensor:
+        """Return the stand-in of a tensor that a record of text spells.
+
+        Raises
+        ------
+        ValueError
+            The place of its bytes does not exist.
+        """
+        if isinstance(content, StoredAt):
+            raise ValueError(f"the storage {content.key} is missing")
         made = self._maker.outside(dtype, shape)
         self._unwritten[storage_of(made).key] = memoryview(bytearray(content))  # torch warns of memory to read only
         self._reading = None
@@ -318,8 +351,13 @@ class Checkpoint(ABC):
         return True
 
     @property
+    def record_is_text(self) -> bool:
+        """Whether its record is text, so that tensors in it have to be spelled; elsewhere it holds tensors."""
+        return False
+
+    @property
     def most_kept(self) -> int | None:
-        """The most bytes of tensors that its record may hold if it is text; None for a record that holds tensors."""
+        """The most bytes of tensors that a record of text may hold; None if they lie in a file of their own."""
         return None
 
     @property

@@ -98,6 +98,13 @@ class NewFolder:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def create_in(self, folder: str, name: str) -> Iterator[int]:
+        """Make a file in a new folder in this one, and yield its descriptor; the file is durable afterwards."""
+        os.mkdir(self.path / folder, 0o755)
+        with self.create(f"{folder}/{name}") as descriptor:
+            yield descriptor
+
     def take(self, source: Path, name: str, shared: bool, progress: Progress | None = None) -> None:
         """Take a file into the folder as it is, perhaps under another name.
 

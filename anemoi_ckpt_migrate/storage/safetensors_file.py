@@ -50,7 +50,8 @@ from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
-_MOST_KEPT = 1 << 20
+MOST_KEPT = 1 << 20
+"""The most bytes of tensors that a record in JSON holds."""
 _CONTENT = "data/="
 _ANEW = "a new file takes its place"
 
@@ -149,6 +150,21 @@ class SafetensorsTree(Checkpoint):
         return False
 
     @property
+    def record_is_text(self) -> bool:
+        """True: the format has no place for anything but plain tensors and texts."""
+        return True
+
+    @property
+    def most_kept(self) -> int | None:
+        """1 MiB: the record is a text in the header."""
+        return MOST_KEPT
+
+    def name_of(self, tensor: Any) -> str:
+        """Return the name of a tensor in the file, if its bytes begin with those of one."""
+        extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
+        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
+
+    @property
     def names(self) -> dict[tuple[str, str], bool]:
         """An empty dict: the format names no classes."""
         return {}
@@ -175,12 +191,16 @@ class SafetensorsTree(Checkpoint):
             raise Unpicklable(
                 "the checkpoint", f"a safetensors file holds a dict of tensors, not a {type(tree).__name__}"
             )
-        new: dict[str, Content] = {}
+        kept, new = self._kept()
         items = tuple(self._item(name, value, new) for name, value in tree.items())
         if not copy_shared:
             _check_shared(items)
-        keys = dict.fromkeys(item.key for item in items)
+        keys = dict.fromkeys([*(item.key for item in items), *kept])
         return _Laid(b"", keys, self._contents_of(keys, new), items=items)
+
+    def _kept(self) -> tuple[Iterable[str], dict[str, Content]]:
+        """Return the storages of values that are kept for a downgrade, and the content of those that no file holds."""
+        return (), {}
 
     def _item(self, name: Any, value: Any, new: dict[str, Content]) -> StoredItem:
         """Return a value of the tree as a tensor to write; add the content of a tensor that is not in the file."""
@@ -331,16 +351,6 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
     def fits(self, name: str) -> bool:
         """Return whether the name is that of a safetensors file, or of a backup of one."""
         return is_named_so(name)
-
-    @property
-    def most_kept(self) -> int | None:
-        """1 MiB: the record is a text in the header."""
-        return _MOST_KEPT
-
-    def name_of(self, tensor: Any) -> str:
-        """Return the name of a tensor in the file, if its bytes begin with those of one."""
-        extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
-        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
 
     def facts(self) -> FileInfo:
         """Return facts about the file."""

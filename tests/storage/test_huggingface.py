@@ -295,6 +295,78 @@ def test_neither_torch_nor_the_library_is_imported_for_a_rename(project: Folder,
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+# Kept values
+
+
+STASH = ".ckpt_migrate/stash.safetensors"
+
+
+def test_a_kept_tensor_lies_beside_the_shards_and_comes_back(project: Folder, llama: Path) -> None:
+    """Two revisions keep one tensor each: an old one, and one that the first revision made."""
+    before = tensors(llama)
+    declare(project, "a1", 'op.Drop("lm_head.weight", keep=True)', 'op.Cast("model.norm.weight", "float64")')
+    declare(project, "a2", 'op.Drop("model.norm.weight", keep=True)', parents="a1")
+    project.ok("upgrade", "a1", "llama", "--check-rollback")
+    assert torch.equal(library.load_file(llama / STASH)["0"], before["lm_head.weight"])
+    project.ok("upgrade", "head", "llama")
+    kept = library.load_file(llama / STASH)
+    assert sorted(map(str, (value.dtype for value in kept.values()))) == ["torch.float32", "torch.float64"]
+    assert tensors(llama).keys() == before.keys() - {"lm_head.weight", "model.norm.weight"}
+    assert not any(STASH in name for name in json.loads((llama / INDEX).read_bytes())["weight_map"].values())
+    _, report = transformers.LlamaForCausalLM.from_pretrained(llama, output_loading_info=True)
+    assert set(report["missing_keys"]) == {"lm_head.weight", "model.norm.weight"}
+    assert not report["unexpected_keys"]
+    project.ok("downgrade", "-1", "llama")
+    assert len(library.load_file(llama / STASH)) == 1
+    project.ok("downgrade", "-1", "llama")
+    assert equal(tensors(llama), before)
+    assert not (llama / ".ckpt_migrate").exists()
+    strict(llama)
+
+
+TWICE = """
+
+def twice(ckpt):
+    ckpt["model.norm.weight"] = ckpt["model.norm.weight"] * 2
+    return ckpt
+
+
+def half(ckpt):
+    ckpt["model.norm.weight"] = ckpt["model.norm.weight"] / 2
+    return ckpt
+"""
+
+
+def test_a_function_makes_a_tensor_that_is_kept(project: Folder, llama: Path) -> None:
+    before = tensors(llama)
+    drop = 'op.Drop("model.norm.weight", keep=True)'
+    declare(project, "a1", "op.Run(twice, half)", drop, top=TWICE)
+    project.ok("upgrade", "head", "llama")
+    assert torch.equal(library.load_file(llama / STASH)["0"], before["model.norm.weight"] * 2)
+    project.ok("downgrade", "base", "llama")
+    assert equal(tensors(llama), before)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off", "another place", "beyond the end", "no place"])
+def test_a_stash_that_lies(project: Folder, llama: Path, how: str) -> None:
+    declare(project, "a1", 'op.Drop("model.norm.weight", keep=True)')
+    project.ok("upgrade", "head", "llama")
+    place = {"another place": ["~7", 0], "beyond the end": ["~0", 1], "no place": ["1", 0]}.get(how)
+    if how == "missing":
+        (llama / STASH).unlink()
+    elif how == "cut off":
+        os.truncate(llama / STASH, 50)
+    else:
+        text = (llama / INDEX).read_text()
+        data = json.loads(text)
+        stash = data["metadata"]["ckpt_migrate"]["stash"]["a1"]
+        found = json.dumps(stash)
+        data["metadata"]["ckpt_migrate"]["stash"]["a1"] = json.loads(found.replace('["~0", 0]', json.dumps(place)))
+        (llama / INDEX).write_text(json.dumps(data))
+    says = "stash.safetensors: it" if how == "cut off" else "the migration record in the checkpoint is damaged"
+    refused(project, 1, says, "downgrade", "base", "llama")
+
+
 # Refused
 
 

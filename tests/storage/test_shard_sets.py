@@ -105,6 +105,44 @@ def test_a_file_that_is_whole_by_itself_is_migrated(chain: Folder, whole: str) -
     assert "y.weight" in names(Path(whole))
 
 
+# How Llama's published code divides each tensor between its parts: along rows, along columns, or not at all.
+LLAMA = {
+    "tok_embeddings.weight": ((10, 8), 1),
+    "layers.0.attention.wq.weight": ((8, 8), 0),
+    "layers.0.attention.wo.weight": ((8, 8), 1),
+    "layers.0.feed_forward.w1.weight": ((12, 8), 0),
+    "layers.0.feed_forward.w2.weight": ((8, 12), 1),
+    "layers.0.attention_norm.weight": ((8,), None),
+    "output.weight": ((10, 8), 0),
+}
+
+
+def test_the_way_out_for_parts_of_llama(chain: Folder) -> None:
+    """The parts of each tensor are joined and saved as one file, which is migrated; a part is refused."""
+    chain.script("a1", None, 'ckpt["lm_head.weight"] = ckpt.pop("output.weight")')
+    whole = {name: torch.randn(shape) for name, (shape, _) in LLAMA.items()}
+    for number in (0, 1):
+        part = {
+            name: whole[name] if axis is None else whole[name].chunk(2, axis)[number].clone()
+            for name, (_, axis) in LLAMA.items()
+        }
+        saved(f"llama/consolidated.0{number}.pth", part)
+    ran = chain.run("upgrade", "head", "llama/consolidated.00.pth")
+    assert ran.code == 3
+    assert "join the parts of each tensor, save them as one file, and migrate that" in ran.err
+
+    parts = [torch.load(path) for path in sorted(Path("llama").glob("consolidated.*.pth"))]
+    joined = {
+        name: parts[0][name] if axis is None else torch.cat([part[name] for part in parts], axis)
+        for name, (_, axis) in LLAMA.items()
+    }
+    path = saved("joined/consolidated.00.pth", joined)
+    chain.ok("upgrade", "head", path)
+    migrated = torch.load(path)
+    assert torch.equal(migrated.pop("lm_head.weight"), whole.pop("output.weight"))
+    assert all(torch.equal(migrated[name], whole[name]) for name in whole)
+
+
 def sharded(folder: str, one: str, other: str) -> dict[str, str]:
     parts = {one: ["x.weight", "x.bias"], other: ["head.weight"]}
     for file, held in parts.items():

@@ -29,6 +29,8 @@ from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
 
 Item = TypeVar("Item")
+OWN = ".ckpt_migrate"
+"""The folder in a checkpoint that only this tool reads."""
 
 
 class Shard(NamedTuple):
@@ -86,13 +88,21 @@ class HuggingFaceFolder(Checkpoint):
         The open files with the weights.
     index : Index or None
         The index.
+    further : sequence of Shard
+        Other open files of the checkpoint.
     """
 
     def __init__(
-        self, path: Path, layout: Layout, before: FolderState, shards: Sequence[Shard], index: Index | None
+        self,
+        path: Path,
+        layout: Layout,
+        before: FolderState,
+        shards: Sequence[Shard],
+        index: Index | None,
+        further: Sequence[Shard] = (),
     ) -> None:
         self._layout, self._before, self._shards, self._index = layout, before, tuple(shards), index
-        files = Members([(each.descriptor, each.length) for each in shards])
+        files = Members([(each.descriptor, each.length) for each in (*shards, *further)])
         super().__init__(path, files, sum(each.length for each in shards))
 
     def _homes(self, names: Iterable[tuple[int, str]]) -> dict[str, int]:
@@ -179,6 +189,11 @@ class HuggingFaceFolder(Checkpoint):
         """False: tensors are found by name."""
         return False
 
+    @property
+    def record_is_text(self) -> bool:
+        """True: the record is part of the index, which is JSON."""
+        return True
+
     # Writing
 
     def check_writable(self, in_place: bool) -> None:
@@ -224,18 +239,25 @@ class HuggingFaceFolder(Checkpoint):
             shared = folder.hard_link or (output is None and not backup)
             for name, shard in zip(names, shards, strict=True):
                 self._put(new, name, shard, shared, progress)
+            changed = {name: text for name, text in texts.items() if text is not None}
+            for name, text in changed.items():
+                with new.create(name) as descriptor:
+                    write_at(descriptor, text, 0)
+            record = self._put_stash(new, pickled, record, progress)
             if index is not None:
                 places = {each: name for name, shard in zip(names, shards, strict=True) for each in shard.names}
                 size, elements = sum(shard.size for shard in shards), sum(shard.elements for shard in shards)
                 with new.create(self._layout.index or f"{self._layout.single}{INDEX}") as descriptor:
                     write_at(descriptor, index.changed(places, size, elements, record), 0)
-            changed = {name: text for name, text in texts.items() if text is not None}
-            for name, text in changed.items():
-                with new.create(name) as descriptor:
-                    write_at(descriptor, text, 0)
-            self._take_rest(new, {*self._named(), *texts}, output is not None, output is None and not backup)
+            self._take_rest(new, {*self._named(), *texts, OWN}, output is not None, output is None and not backup)
             kept = new.publish(backup)
         return self._written(output, kept)
+
+    def _put_stash(
+        self, new: NewFolder, pickled: Pickled, record: bytes | None, progress: Progress | None
+    ) -> bytes | None:
+        """Write the values that are kept for a downgrade, if they lie in a file; return the record that names them."""
+        return record
 
     def _put(self, new: NewFolder, name: str, shard: NewShard, shared: bool, progress: Progress | None) -> None:
         """Write a file with weights, or take it as it is."""

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, Shard
+from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, HuggingFaceFolder, Shard
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
-from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
+from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import STASH, SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
 
@@ -46,8 +46,14 @@ def open_huggingface(path: Path, layout: Layout, before: FolderState) -> Iterato
             descriptor = stack.enter_context(opened_inside(layout.folder, name))
             shards.append(Shard(name, descriptor, os.fstat(descriptor).st_size))
         _check_all_named(layout, index, names, before)
-        kind = TorchFolder if layout.is_of_torch else SafetensorsFolder
-        yield kind(path, layout, before, shards, index)
+        if layout.is_of_torch:
+            yield TorchFolder(path, layout, before, shards, index)
+            return
+        stash = None
+        if OWN in before.entries and (layout.folder / STASH).is_file():
+            descriptor = stack.enter_context(opened_inside(layout.folder, STASH))
+            stash = Shard(STASH, descriptor, os.fstat(descriptor).st_size)
+        yield SafetensorsFolder(path, layout, before, shards, index, stash=stash)
 
 
 def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], before: FolderState) -> None:

@@ -17,6 +17,7 @@ from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
+from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
@@ -102,6 +103,11 @@ class TorchFolder(HuggingFaceFolder):
     """An open folder of Hugging Face with shards of `torch.save`."""
 
     _kind = "files of torch"
+
+    @property
+    def most_kept(self) -> int | None:
+        """1 MiB: the record is JSON, in the index."""
+        return MOST_KEPT
 
     def _read_archive(self) -> Archive:
         """Read the tables of contents and the pickles, and compare them with the index."""
