@@ -66,8 +66,9 @@ bench-detection: $(BIN)/.ready ## count hostile files detected, beside picklesca
 bench-costs: $(BIN)/.ready ## measure what hostile files cost, and write benchmarks/COSTS.md
 	$(BIN)/python benchmarks/costs.py
 
-bench-formats: $(BIN)/.ready ## measure safetensors files beside cp and their library, and write benchmarks/FORMATS.md
+bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkpoints beside cp and their libraries, and write benchmarks/FORMATS.md, DISTRIBUTED.md
 	$(BIN)/python benchmarks/formats.py
+	$(BIN)/python benchmarks/distributed.py
 
 bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
 	$(BIN)/python benchmarks/graphs.py

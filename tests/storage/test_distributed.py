@@ -379,3 +379,130 @@ def test_what_lightning_keeps_elsewhere_is_not_changed_halfway(project: Folder, 
     ran = project.run("upgrade", "head", folder)
     assert (ran.code, "Lightning keeps everything other than tensors in meta.pt" in ran.err) == (3, True), ran.err
     assert (folder / ".metadata").read_bytes() == before
+
+
+def test_processes_without_a_part(project: Folder) -> None:
+    """one: a row and an empty chunk behind it, where the rows of three begin once they are joined."""
+    folder = project.path / "uneven"
+    distributed.run_ranks("save_uneven", folder, 2)
+    before = as_one_file(folder)
+    declare(project, "a1", 'op.Fuse(["one", "none", "three"], "four")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    assert new_files(folder) == []
+    assert torch.equal(as_one_file(folder)["four"], torch.cat([before["one"], before["three"]]))
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), before)
+
+
+# Layouts of other versions of torch, and of other planners
+
+
+def test_containers_in_one_piece(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.4, a dict without tensors was one value. It stays one."""
+    from torch.distributed.checkpoint import _version
+
+    monkeypatch.setattr(_version, "_derived_version", "2_3")
+    tree = {"model": model(), "settings": {"lr": 0.1, "sizes": [1, 2]}, "steps": [{"a": 1}, {"b": 2}]}
+    folder = save(tree, project.path / "ckpt")
+    monkeypatch.undo()
+    monkeypatch.chdir(project.path)
+    assert "settings" in metadata(folder).state_dict_metadata
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")', 'op.SetItem("settings.lr", 0.2)')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    assert as_one_file(folder)["settings"] == {"lr": 0.2, "sizes": [1, 2]}
+    assert {"settings", "steps"} < metadata(folder).state_dict_metadata.keys()
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), tree)
+
+
+def test_a_planner_that_does_not_flatten(project: Folder) -> None:
+    """Only tensors at the top have chunks; a dict is one value, with its tensors. There is no map of paths."""
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+
+    tree = {**model(), "inner": {"x": torch.arange(3), "y": [1]}}
+    folder = save(tree, project.path / "ckpt", planner=DefaultSavePlanner(flatten_state_dict=False))
+    before = metadata(folder)
+    (project.path / "ckpt-migrate.toml").write_text('package = "pkg"\nparameters = ""\n')
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")', 'op.SetItem("inner.y", [2])')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = as_one_file(folder)
+    assert torch.equal(after["head.weight"], model()["out.weight"])
+    assert torch.equal(after["inner"]["x"], torch.arange(3))
+    assert after["inner"]["y"] == [2]
+    assert metadata(folder).planner_data == before.planner_data
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), tree)
+
+
+def test_properties_of_torch_before_2_3(project: Folder) -> None:
+    """They were a class of another module."""
+    from torch.distributed._shard.sharded_tensor.metadata import TensorProperties
+
+    folder = save(model(), project.path / "ckpt")
+    old = metadata(folder)
+    for entry in old.state_dict_metadata.values():
+        entry.properties = TensorProperties(dtype=entry.properties.dtype, requires_grad=True)
+    del old.version, old.storage_meta
+    (folder / ".metadata").write_bytes(pickle.dumps(old))
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")', 'op.Cast("q.bias", "float64")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = metadata(folder).state_dict_metadata
+    assert after["head.weight"].properties == old.state_dict_metadata["out.weight"].properties
+    assert (after["q.bias"].properties.dtype, after["q.bias"].properties.requires_grad) == (torch.float64, True)
+    assert torch.equal(as_one_file(folder)["q.bias"], model()["q.bias"].double())
+
+
+def test_content_in_another_form(project: Folder) -> None:
+    """Compressed tensors and values move; what needs their content is refused. The layout is that of torch 2.13."""
+    folder = save({"model": model(), "note": "x"}, project.path / "ckpt")
+    changed = metadata(folder)
+    for index, place in changed.storage_data.items():
+        if index.fqn in ("model.out.weight", "note"):
+            place.transform_descriptors = ["stream.zstd"]
+    (folder / ".metadata").write_bytes(pickle.dumps(changed))
+    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = {index.fqn: place for index, place in metadata(folder).storage_data.items()}
+    before = {index.fqn: place for index, place in changed.storage_data.items()}
+    assert (after["model.head.weight"], after["note"]) == (before["model.out.weight"], before["note"])
+    declare(project, "b2", 'op.Cast("head.weight", "float64")', parents="a1")
+    now = (folder / ".metadata").read_bytes()
+    ran = project.run("upgrade", "head", folder)
+    assert (ran.code, "is stored in another form (stream.zstd)" in ran.err) == (1, True), ran.err
+    assert (folder / ".metadata").read_bytes() == now
+
+
+def test_lists_and_names_of_all_kinds(project: Folder) -> None:
+    """Lists of tensors and of dicts, numbers as keys, tuples with tensors, tied weights, names with dots."""
+    tied = torch.ones(2, 2)
+    tree = {
+        "model": {"a.weight": tied, "b.weight": tied, "ünïcode": torch.ones(1)},
+        "averages": [torch.zeros(2), {"deep": [torch.ones(1), 5]}],
+        "7": {"step": torch.tensor(3)},
+        "pair": (1, torch.arange(3)),
+        "none": None,
+        "empty": [],
+    }
+    folder = save(tree, project.path / "ckpt")
+    declare(project, "a1", 'op.RenamePrefix("a.", "c.")', 'op.SetItem("pair", [1, 2])')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = as_one_file(folder)
+    assert torch.equal(after["model"]["c.weight"], tied)
+    assert after["pair"] == [1, 2]
+    assert equal_unordered(after["averages"], tree["averages"])
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), tree)
+
+
+def test_revisions_make_no_more_files_than_they_need(project: Folder) -> None:
+    """Each renames a weight: there is never a new file of tensors."""
+    folder = save(model(), project.path / "ckpt")
+    for number in range(10):
+        old, new = ("out.weight" if number == 0 else f"out{number}"), f"out{number + 1}"
+        parents = None if number == 0 else f"a{number - 1}"
+        declare(project, f"a{number}", f'op.Rename("{old}", "{new}")', parents=parents)
+    project.ok("upgrade", "head", folder)
+    for _ in range(10):
+        project.ok("downgrade", "-1", folder, "--no-backup")
+    assert sorted(path.name for path in folder.iterdir()) == [".metadata", ".metadata.bak", "__0_0.distcp"]
+    assert equal(loaded(folder, model()), model())

@@ -149,6 +149,16 @@ def save_columns(folder: Path) -> None:
     save(state(model, optimizer), folder)
 
 
+def save_uneven(folder: Path) -> None:
+    """Save tensors of which the last process has less than the others, or nothing."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    tensors = {"one": torch.ones(1, 2), "three": torch.arange(6.0).reshape(3, 2), "none": torch.ones(0, 2)}
+    save({name: distribute_tensor(value, mesh, [Shard(0)]) for name, value in tensors.items()}, folder)
+
+
 def load_new(folder: Path) -> None:
     """Load a migrated folder into the new model, spread over the processes, and save it as one process would see it."""
     model, optimizer = _sharded(New, 1)
@@ -161,7 +171,9 @@ def load_new(folder: Path) -> None:
         torch.save({"model": weights, "optimizer": moments}, folder.with_name(f"{folder.name}.loaded.pt"))
 
 
-_RUNS: dict[str, Callable[[Path], None]] = {each.__name__: each for each in (save_rows, save_columns, load_new)}
+_RUNS: dict[str, Callable[[Path], None]] = {
+    each.__name__: each for each in (save_rows, save_columns, save_uneven, load_new)
+}
 
 if __name__ == "__main__":
     name, path, rank, ranks, port = sys.argv[1:]
