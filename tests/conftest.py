@@ -10,6 +10,10 @@ from hypothesis import settings
 
 from tests.support.project import Folder
 
+# The tests run side by side, on small tensors: threads of torch would only wait for each other. It has not been imported
+# yet; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No deadline: the machine may be busy. Other Pythons need not try as many examples.
 settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
 settings.load_profile("default")
