@@ -54,7 +54,7 @@ def moments(checkpoint: Path) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EDQUOT", "error=EIO", "error=EINTR", "signal=KILL"])
 def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
     project.script("a1", None, **RENAME)
-    with Forks(*words(project.copy(to="first.ckpt"), way), folder=project.path) as forks:
+    with Forks(words(project.copy(to="first.ckpt"), way), folder=project.path) as forks:
         every_call(project, forks, fault, way)
 
 
