@@ -93,22 +93,22 @@ def test_names_that_look_like_patterns(project: Folder) -> None:
         assert "y.weight" in names(checkpoint)
 
 
-def test_killed_at_any_moment(project: Folder) -> None:
+def test_killed_at_any_moment(project: Folder, forks: Forks) -> None:
     """Killed after a delay that grows from run to run, until one run gets through: the file is the old or the new one."""
     project.script("a1", None, **RENAME)
     first, checkpoint = project.copy(to="first.ckpt"), project.copy()
     old = names(first)
-    with Forks(["upgrade", "head", first], folder=project.path) as forks:
-        for delay in itertools.count():
-            process = forks.start(project.path, "upgrade", "head", checkpoint, "--no-backup")
-            time.sleep(delay / 4000)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-            code = forks.wait().code
-            assert code in (0, -signal.SIGKILL)
-            assert names(checkpoint) in (old, names(first))
-            if code == 0:
-                break
+    project.ok("upgrade", "head", first)
+    for delay in itertools.count():
+        process = forks.start(project.path, "upgrade", "head", checkpoint, "--no-backup")
+        time.sleep(delay / 4000)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        code = forks.wait().code
+        assert code in (0, -signal.SIGKILL)
+        assert names(checkpoint) in (old, names(first))
+        if code == 0:
+            break
     assert names(checkpoint) == names(first) != old
     project.ok("downgrade", "base", checkpoint)
     assert [path.name for path in project.path.glob(".*")] == []

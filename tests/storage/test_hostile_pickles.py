@@ -27,7 +27,7 @@ import time
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +56,6 @@ class Attacked(Folder):
     """A project, and from where the processes are forked that are attacked."""
 
     forks: Forks
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    folder = Folder(tmp_path_factory.mktemp("forks"), None)
-    (folder.path / "versions").mkdir()
-    (folder.path / "ckpt-migrate.toml").touch()
-    folder.script("a1")
-    path = checkpoint(folder, tree(b"N"))
-    with Forks(*([*words, path] for words in EVERY), folder=folder.path) as found:
-        yield found
 
 
 @pytest.fixture
