@@ -21,7 +21,7 @@ demo: $(BIN)/.ready ## train a small model, rename a layer, and take its checkpo
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/demo.py
 
 test: $(BIN)/.ready ## run all tests
-	$(BIN)/python -m pytest -n auto
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 ANEMOI ?= build/anemoi
 

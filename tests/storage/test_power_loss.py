@@ -223,7 +223,7 @@ def hold(project: Folder, run: Run, goes_on: bool = False) -> set[bool]:
     for kept, content in unique.values():
         lay_out(disk.folder, kept, content)
         assert checkpoint.read_bytes() == run.old or target == checkpoint
-        project.ok("inspect", checkpoint)  # reading works at once
+        project.ok("inspect", checkpoint, "--json")  # reading works at once
         if in_place.journal_of(checkpoint).exists():
             project.ok("recover", checkpoint)
         if target.exists() or target == checkpoint:
