@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
@@ -41,6 +40,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 )
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
@@ -277,7 +277,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         """Refuse: see `check_writable`."""
         self._check_in_place()
 
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 

@@ -8,13 +8,13 @@ documentation of safetensors ("Format"), and what its loader refuses (version 0.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.text import first_repeated
 
@@ -119,11 +119,11 @@ def read_header(descriptor: int, length: int) -> Header:
         The file is damaged or hostile: it says something that the library refuses, or that two readers would read in
         two ways.
     """
-    size = int.from_bytes(os.pread(descriptor, _LENGTH, 0), "little")
+    size = int.from_bytes(read_at(descriptor, _LENGTH, 0), "little")
     if size > LONGEST:
         raise _wrong(f"its header of {size:,} bytes is longer than the {LONGEST:,} that safetensors reads")
     try:
-        text = os.pread(descriptor, size, _LENGTH).decode()
+        text = read_at(descriptor, size, _LENGTH).decode()
         data = json.loads(text, object_pairs_hook=_without_repetition, parse_int=_size)
         if "\\u" in text and not is_text(json.dumps(data, ensure_ascii=False)):
             raise _wrong("its header has characters that are not Unicode (a half of a pair)")

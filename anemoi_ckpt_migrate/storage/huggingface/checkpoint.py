@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, new_folder
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index, shard_names
@@ -30,6 +31,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
+from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
@@ -69,17 +71,43 @@ class NewShard:
     items: tuple[StoredItem, ...]
 
 
+class FolderSource(Protocol):
+    """The source of the files of a folder; those of a store are local only in part."""
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Make all files of the folder, but some, whole local files."""
+
+
+class LocalFolder:
+    """A local folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+        return opened_inside(self._path, name)
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Do nothing: they are whole."""
+
+
 class HuggingFaceCheckpoint(SafetensorsTree):
     """An open folder of Hugging Face.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The folder, as the user named it.
     layout : Layout
         The set of weights in it.
     before : FolderState
         The folder when it was opened.
+    source : FolderSource
+        The source of its files.
     shards : sequence of Shard
         The open files with the weights.
     index : Index or None
@@ -87,9 +115,16 @@ class HuggingFaceCheckpoint(SafetensorsTree):
     """
 
     def __init__(
-        self, path: Path, layout: Layout, before: FolderState, shards: Sequence[Shard], index: Index | None
+        self,
+        path: Location,
+        layout: Layout,
+        before: FolderState,
+        source: FolderSource,
+        shards: Sequence[Shard],
+        index: Index | None,
     ) -> None:
-        self._layout, self._before, self._shards, self._index = layout, before, tuple(shards), index
+        self._layout, self._before, self._folder = layout, before, source
+        self._shards, self._index = tuple(shards), index
         files = Members([(each.descriptor, each.length) for each in shards])
         super().__init__(path, files, sum(each.length for each in shards))
 
@@ -141,8 +176,8 @@ class HuggingFaceCheckpoint(SafetensorsTree):
             return super().attachment(name)
         if name not in self._texts():
             return None
-        with opened_inside(self._layout.folder, name) as descriptor:
-            return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        with self._folder.opened(name) as descriptor:
+            return read_at(descriptor, os.fstat(descriptor).st_size, 0)
 
     def _texts(self) -> dict[str, int]:
         """Return the JSON files of the folder that are not part of the weights, with their sizes in bytes."""
@@ -166,6 +201,11 @@ class HuggingFaceCheckpoint(SafetensorsTree):
         """Refuse early a folder that writing would refuse."""
         if in_place:
             self._refuse_in_place()
+        if isinstance(self._place, Url):
+            raise Refused(
+                "it is a folder in a store, which cannot be replaced as a whole; write a local folder with --output, "
+                "and upload that"
+            )
         links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
@@ -187,7 +227,7 @@ class HuggingFaceCheckpoint(SafetensorsTree):
         self,
         pickled: Pickled,
         attachments: Mapping[str, bytes | None],
-        output: Path | None = None,
+        output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
     ) -> Written:
@@ -198,8 +238,10 @@ class HuggingFaceCheckpoint(SafetensorsTree):
         names = shard_names([shard.name for shard in self._shards], len(shards))
         contents = [self._content(each, pickled, record) for each in shards]
         there = [each for each in contents if each is not None]
-        target = self._target if output is None else Path(os.path.realpath(output))
+        target = self._target if output is None else local_folder(output)
         check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
+        anew = {self._shards[shard.old].name for shard, content in zip(shards, contents, strict=True) if content}
+        self._folder.complete_all({*anew, self._layout.index})
         with new_folder(target, self._before if output is None else None) as new:
             shared = output is None and not backup
             for name, shard, content in zip(names, shards, contents, strict=True):
@@ -242,19 +284,20 @@ class HuggingFaceCheckpoint(SafetensorsTree):
                 without = {*without, name}
         new.take_rest(self._layout.folder, without, shared)
 
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the folder anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""
-        target = self._target if output is None else Path(os.path.realpath(output))
+        target = self._target if output is None else local_folder(output)
+        self._folder.complete_all(())
         with new_folder(target, None) as new:
             self._take_rest(new, set(), True, False)
             new.publish(backup)
         return self._written(output, None)
 
-    def _written(self, output: Path | None, kept: Path | None) -> Written:
+    def _written(self, output: Location | None, kept: Location | None) -> Written:
         if kept is not None and not self.path.is_symlink():
             kept = self.path.with_name(kept.name)  # uses the folder name of the user
         return Written(output or self.path, kept)
@@ -332,32 +375,37 @@ def _stale(name: str, before: str, shard: Shard) -> NotACheckpoint:
 
 
 @contextmanager
-def open_huggingface(path: Path, layout: Layout, before: FolderState) -> Iterator[HuggingFaceCheckpoint]:
+def open_huggingface(
+    path: Location, layout: Layout, before: FolderState, source: FolderSource | None = None
+) -> Iterator[HuggingFaceCheckpoint]:
     """Open a folder of Hugging Face. This reads its index and the headers of its files, but no payload.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The folder, as the user named it.
     layout : Layout
         The set of weights in it.
     before : FolderState
         The folder, just looked at.
+    source : FolderSource, optional
+        The source of its files; by default they are local.
 
     Raises
     ------
     CannotRead, NotACheckpoint, Refused
         A file is missing or damaged, or a link leads out of the folder.
     """
+    source = source or LocalFolder(layout.folder)
     index = read_index(place_inside(layout.folder, layout.index)) if layout.index else None
     names = [layout.single] if index is None else index.shards
     with ExitStack() as stack:
         shards = []
         for name in names:
-            descriptor = stack.enter_context(opened_inside(layout.folder, name))
+            descriptor = stack.enter_context(source.opened(name))
             shards.append(Shard(name, descriptor, os.fstat(descriptor).st_size))
         _check_all_named(layout, index, names, before)
-        yield HuggingFaceCheckpoint(path, layout, before, shards, index)
+        yield HuggingFaceCheckpoint(path, layout, before, source, shards, index)
 
 
 def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], before: FolderState) -> None:
