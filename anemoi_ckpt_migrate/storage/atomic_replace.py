@@ -264,7 +264,8 @@ def _copy(path: Path, kept: Path) -> None:
 
 def _why_unreadable(error: OSError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return foreign_formats.URL if foreign_formats.is_url(os.fspath(path)) else "there is no such file"
+        text = os.fspath(path)
+        return foreign_formats.kind_of_url(text) if foreign_formats.is_url(text) else "there is no such file"
     if isinstance(error, PermissionError):
         return "you may not read it (permission denied)"
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"

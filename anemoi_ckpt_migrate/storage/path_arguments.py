@@ -37,7 +37,7 @@ def checked_output(output: StrPath | None) -> Location | None:
         check_new(url)
         return url
     if is_url(os.fspath(output)):
-        raise CannotWrite(f"{output} is a URL; write to a local file, and upload that")
+        raise CannotWrite(f"{output} is a URL of a kind that is not written; write to a local file, and upload that")
     path = os.path.abspath(output)
     if os.path.lexists(path):
         raise CannotWrite(f"{output} exists already; remove it or write elsewhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anemoi_ckpt_migrate.errors import NoStoreLibrary
+from anemoi_ckpt_migrate.storage.remote.azure_store import AzureStore
 from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store
 from anemoi_ckpt_migrate.storage.remote.store import Store, explained_reading
 from anemoi_ckpt_migrate.storage.url import Url
@@ -16,6 +17,8 @@ _LIBRARIES = {
     "abfss": "adlfs",
     "hf": "huggingface_hub",
 }
+
+_KINDS = {"s3": S3Store, "az": AzureStore, "abfs": AzureStore, "abfss": AzureStore}
 
 
 def store_of(url: Url) -> Store:
@@ -36,4 +39,4 @@ def store_of(url: Url) -> Store:
         raise NoStoreLibrary(url.scheme, _LIBRARIES.get(url.scheme, "fsspec")) from error
     with explained_reading():
         filesystem = kind(**kind._get_kwargs_from_urls(str(url)), use_listings_cache=False)
-    return (S3Store if url.scheme == "s3" else Store)(url.scheme, filesystem)
+    return _KINDS.get(url.scheme, Store)(url.scheme, filesystem)

@@ -123,7 +123,7 @@ class NewObject:
         try:
             self._upload(before)
         except BaseException:  # Ctrl-C too: the old object still has its name
-            if kept is not None:
+            if kept is not None and self._store.never_copies_over:  # else another run may have made it too
                 with contextlib.suppress(CannotWrite):  # the first error is the one to report
                     self._store.remove(kept)
             raise
@@ -139,9 +139,7 @@ class NewObject:
             )
             return
         try:
-            if before is not None:
-                self._store.check_unchanged(before)
-            self._store.put(self._path, self._url, before is None)
+            self._store.put(self._path, self._url, before)
         except CannotRead as error:
             raise CannotWrite(error.sentence) from error
 

@@ -64,7 +64,10 @@ class ObjectFile(FetchedDescriptor):
             wanted = [hole for start, end in ranges for hole in self._holes(start, end)]
             if not wanted:
                 return
-            pieces = [piece for start, end in _joined(wanted, _LEAST) for piece in _cut(*self._widened(start, end))]
+            holes = _joined(wanted, _LEAST)
+            if len(holes) == 1:  # else the caller knows what it needs
+                holes = [self._widened(*holes[0])]
+            pieces = [piece for start, end in holes for piece in _cut(start, end)]
             self._requests += len(pieces)
             if len(pieces) == 1:
                 self._fill(pieces[0])

@@ -27,6 +27,7 @@ class S3Store(Store):
 
     copies_ranges = True
     reads_one_version = True
+    never_copies_over = True
 
     def _look(self, url: Url) -> RemoteObject | None:
         place = self._place(url)

@@ -58,10 +58,13 @@ class Store:
         Whether a new object can take ranges of others, without the bytes passing through this machine.
     reads_one_version : bool
         Whether `read` fails if the object has changed.
+    never_copies_over : bool
+        Whether a copy within the store fails if there is an object of the new name.
     """
 
     copies_ranges = False
     reads_one_version = False
+    never_copies_over = False
 
     def __init__(self, scheme: str, filesystem: Any) -> None:
         self.scheme, self._fs = scheme, filesystem
@@ -153,8 +156,8 @@ class Store:
                 "and upload that with `hf upload`"
             )
 
-    def put(self, path: str, url: Url, new: bool) -> None:
-        """Upload a local file as a whole.
+    def put(self, path: str, url: Url, before: RemoteObject | None) -> None:
+        """Upload a local file as a whole. Its condition and the write are one where the store offers that.
 
         Parameters
         ----------
@@ -162,18 +165,21 @@ class Store:
             The file.
         url : Url
             The object to make or to replace.
-        new : bool
-            Whether it must not exist yet.
+        before : RemoteObject or None
+            The object that it replaces; None if there must be none.
 
         Raises
         ------
         CannotWrite
-            It exists already, or the store refused.
+            The object has changed in the meantime, or exists already; or the store refused.
         """
         with explained_writing(url):
-            if new and self.exists(url):
-                raise FileExistsError
-            self._fs.put_file(path, self._path(url))
+            self._put(path, url, before)
+
+    def _put(self, path: str, url: Url, before: RemoteObject | None) -> None:
+        if before is not None:
+            self.check_unchanged(before)
+        self._fs.put_file(path, self._path(url), mode="overwrite" if before is not None else "create")
 
     def keep_backup(self, found: RemoteObject) -> Url:
         """Copy an object, within the store, to a free name: ``NAME.bak``, ``NAME.bak1`` and so on."""
@@ -192,7 +198,7 @@ class Store:
         Raises
         ------
         FileExistsError
-            There is an object of the new name.
+            There is an object of the new name (see `never_copies_over`).
         """
         self._fs.cp_file(self._path(found.url), self._path(new))
 
