@@ -75,7 +75,7 @@ def url_of(path: str | os.PathLike[str]) -> Url | None:
     if found is None:
         return None
     key = found[2].rstrip("/")
-    parts = key.removeprefix("/").split("/")
+    parts = (key.removeprefix("/") if found[1] == "memory" else key).split("/")
     if "\0" in key or any(part in ("", ".", "..") for part in parts):
         raise UsageError(f"{text!r:.200} names no object: give {found[1]}://BUCKET/KEY, without empty parts and dots")
     return Url(found[1], key)
