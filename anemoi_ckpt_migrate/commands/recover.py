@@ -56,8 +56,12 @@ def recover(checkpoint: StrPath) -> Recovered:
         The run is still at work, the journal belongs to another file, or the system denies access.
     """
     with annotate_errors(checkpoint):
-        if url_of(checkpoint) is None and not storage.is_folder(Path(checkpoint)):
-            with storage.opened(Path(checkpoint)):  # a missing file, or none that can be read, is refused
+        # A missing file, or none that can be read, is refused.
+        if url_of(checkpoint) is not None:
+            with storage.open_checkpoint(checkpoint):
+                pass
+        elif not storage.is_folder(Path(checkpoint)):
+            with storage.opened(Path(checkpoint)):
                 pass
         storage.check_whole(checkpoint)
         found = storage.recover(checkpoint)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import io
 import os
+import random
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -22,10 +24,12 @@ fsspec = pytest.importorskip("fsspec")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from anemoi_ckpt_migrate.errors import UsageError  # noqa: E402
+from anemoi_ckpt_migrate.storage.descriptor import fetch_all, read_at  # noqa: E402
+from anemoi_ckpt_migrate.storage.remote.object_file import object_file  # noqa: E402
 from anemoi_ckpt_migrate.storage.remote.parts import SMALLEST, Taken, parts_of  # noqa: E402
-from anemoi_ckpt_migrate.storage.remote.store import RemoteObject  # noqa: E402
+from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store  # noqa: E402
 from anemoi_ckpt_migrate.storage.url import Url, url_of  # noqa: E402
-from tests.support.azurite import azurite  # noqa: E402
+from tests.support.emulators import azurite, google_cloud  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
 
@@ -70,23 +74,12 @@ def _azure(tmp_path: Path, patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 
 
 def _google(tmp_path: Path, patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    pytest.importorskip("gcsfs")
-    patch.setenv("STORAGE_EMULATOR_HOST", "")
-    server = emulator.create_server("127.0.0.1", 0, in_memory=True)
-    server.start()
-    try:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server._api._httpd.socket.getsockname()[1]}")
-        patch.setitem(fsspec.config.conf, "gs", {"token": "anon", "project": "project"})
-        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon", "project": "project"})
+    with google_cloud(patch):
         fs = fsspec.filesystem("gs", skip_instance_cache=True, use_listings_cache=False)
         type(fs).clear_instance_cache()
         fs.mkdir("bucket")
         yield Bucket("gs://bucket", fs)
         type(fs).clear_instance_cache()
-    finally:
-        server.stop()
 
 
 STORES = {"memory": _memory, "azure": _azure, "google": _google}
@@ -269,6 +262,30 @@ def test_a_store_that_is_not_there(project: Folder, monkeypatch: pytest.MonkeyPa
     ran = project.run("inspect", "s3://bucket/last.ckpt")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "the store cannot be read (Could not connect to the endpoint URL" in ran.err
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1 << 20), st.sampled_from([0, 1, 100, 5_000, 70_000, 1 << 20])), max_size=12))
+def test_bytes_arrive_before_they_are_read(reads: list[tuple[int, int]]) -> None:
+    """Whatever is read in whatever order: the right bytes, and none is fetched twice."""
+    content, fetched = random.Random(0).randbytes((1 << 20) - 7), []
+
+    class Counted(Store):
+        def _read(self, found: RemoteObject, start: int, end: int) -> bytes:
+            fetched.append(end - start)
+            return content[start:end]
+
+    found = RemoteObject(Url("memory", "x"), len(content), "", {})
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Counted, "reads_one_version", True)
+        with object_file(Path(folder, "x"), Counted("memory", None), found) as file:
+            for start, count in reads:
+                assert read_at(file, count, start) == content[start : start + count]
+            assert sum(fetched) <= len(content)
+            fetch_all(file, [(start, start + 10) for start in range(0, 1 << 20, 200_000)])
+            assert read_at(file, 10, 800_000) == content[800_000:800_010]
+            assert read_at(file, 1 << 20, 0) == content
+            assert sum(fetched) == len(content)
 
 
 # The parts of an upload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import mmap
 import os
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage.copy_range import write_at
 from anemoi_ckpt_migrate.storage.descriptor import FetchedDescriptor, Range
 from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
@@ -92,7 +93,14 @@ class ObjectFile(FetchedDescriptor):
             self.store.check_unchanged(self.source)
 
     def _fill(self, piece: Range) -> None:
-        write_at(self, self.store.read(self.source, *piece), piece[0])
+        content = self.store.read(self.source, *piece)
+        try:
+            write_at(self, content, piece[0])
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise CannotRead(
+                f"its bytes go to the folder of temporary files, which refuses them ({reason}); set TMPDIR to another"
+            ) from error
 
     def _holes(self, start: int, end: int) -> list[Range]:
         """Return the holes in a stretch. It is rounded to pages: a mapping may keep a page as it is when first used."""
