@@ -21,7 +21,7 @@ demo: $(BIN)/.ready ## train a small model, rename a layer, and take its checkpo
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/demo.py
 
 test: $(BIN)/.ready ## run all tests
-	$(BIN)/python -m pytest -n auto
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 ANEMOI ?= build/anemoi
 
@@ -75,8 +75,9 @@ bench-detection: $(BIN)/.ready ## count hostile files detected, beside picklesca
 bench-costs: $(BIN)/.ready ## measure what hostile files cost, and write benchmarks/COSTS.md
 	$(BIN)/python benchmarks/costs.py
 
-bench-formats: $(BIN)/.ready ## measure safetensors files beside cp and their library, and write benchmarks/FORMATS.md
+bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkpoints beside cp and their libraries, and write benchmarks/FORMATS.md, DISTRIBUTED.md
 	$(BIN)/python benchmarks/formats.py
+	$(BIN)/python benchmarks/distributed.py
 
 bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
 	$(BIN)/python benchmarks/graphs.py
@@ -85,7 +86,7 @@ graphs: $(BIN)/.ready ## try GRAPHS=20000 random graphs in each property, and a 
 	HYPOTHESIS_MAX_EXAMPLES=$(or $(GRAPHS),20000) GRAPHS=$(or $(GRAPHS),20000) WALKS=$$(($(or $(GRAPHS),20000) / 10)) \
 		$(BIN)/python -m pytest -n auto tests/revisions tests/properties/test_walks.py
 
-mutants: $(BIN)/.ready ## change COUNT=15 places of each of nine modules, drawn by SEED=0, and print which changes no test notices
+mutants: $(BIN)/.ready ## change COUNT=15 places of each of thirteen modules, drawn by SEED=0, and print which changes no test notices
 	nice $(BIN)/python -m tests.mutants $(or $(COUNT),15) $(or $(SEED),0) $(MODULES)
 
 wheel: $(BIN)/.ready ## build the wheel, man page included, into dist/

@@ -81,6 +81,13 @@ def nested(size: int) -> bytes:
     return text("x") + b"}" + b")" + b"\x85" * size + b"Ns"
 
 
+def colliding(count: int) -> bytes:
+    """Spell a dict whose keys all have one hash: tuples of -1 and -2, of which Python makes the same."""
+    parts = b"h\1", b"h\2"
+    keys = (b"(" + b"".join(parts[number >> place & 1] for place in range(14)) + b"t" for number in range(count))
+    return text("x") + b"](J\xff\xff\xff\xffq\1J\xfe\xff\xff\xffq\2}(" + b"N".join(keys) + b"Nue"
+
+
 def record(operation: dict[str, Any], name: str) -> bytes:
     """Spell a record whose one revision is undone by an operation, and a parameter of that name."""
     undo = {"source": "", "python": None, "pickle": None, "operations": [operation], "parameters": None}
@@ -187,6 +194,14 @@ def kinds() -> list[Kind]:
             same(**reading, **others),
         ),
     ]
+    found.append(
+        (
+            "keys of one dict that have one hash",
+            ("230 kB, 8,000 keys", "460 kB, 16,000 keys"),
+            (colliding(8000), colliding(16_000)),
+            same(**reading, **others),
+        )
+    )
     for shown, operation in (
         ("Add", {"op": "Add", "key": "z", "shape": [10**12], "dtype": "float32"}),
         ("Pad", {"op": "Pad", "keys": ["w"], "size": 10**12}),

@@ -1,15 +1,17 @@
 """Measure safetensors files beside `cp` and beside the library's own load and save, and write FORMATS.md.
 
-    make bench-formats
+    make bench-formats                   # GIGABYTES=4, or as many as the disk has room for; 5 runs
+    GIGABYTES=0.1 make bench-formats     # see that it runs
 
-A rename and a fuse of neighbours, on one file. Each row is a process of its own, and rows
-run in turns. This needs five times GIGABYTES on the disk, and twice in memory.
+A rename in place and as a new file, and a fuse of neighbours, on one file. Each row is a process of its own, and rows
+run in turns. This needs six times GIGABYTES on the disk, and twice in memory.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +20,10 @@ from measuring import Row, bars, in_turns, table
 
 HERE = Path(__file__).parent
 PROGRAM = str(Path(sys.executable).parent / "ckpt-migrate")
-GIGABYTES, TENSORS = float(os.environ.get("GIGABYTES", "1")), 200
+SCRATCH = os.environ.get("BENCH_DIR") or tempfile.gettempdir()
+COPIES, TENSORS = 6, 200
+ROOM = shutil.disk_usage(SCRATCH).free / 2**30 / (COPIES + 1)
+GIGABYTES = float(os.environ.get("GIGABYTES") or min(4, ROOM))
 REVISION = '''"""change"""
 
 from anemoi_ckpt_migrate import MigrationMetadata, op
@@ -28,6 +33,7 @@ down_revision = None
 metadata = MigrationMetadata(versions={{"migration": "1.0.0"}})
 operations = [{operations}]
 '''
+NAME = "aa0000000001"
 RENAME = 'op.RenamePrefix("layers.", "blocks.")'
 FUSE = 'op.Fuse(["layers.{i}.q", "layers.{i}.k"], "layers.{i}.qk")'
 MAKE = """
@@ -38,6 +44,7 @@ names = [f"layers.{i // 2}.{'qk'[i % 2]}" for i in range(count)]
 state = {name: torch.full((numel // 1024, 1024), float(i)) for i, name in enumerate(names)}
 save_file(state, "model.safetensors")
 """
+ONE_SYNC = "dd if=model.safetensors of=sync.new bs=64K count=1 conv=notrunc,fsync status=none"
 BY_LIBRARY = """
 import os
 from safetensors.torch import load_file, save_file
@@ -60,14 +67,26 @@ def rows(folder: Path) -> list[Row]:
     """Return what is measured."""
     upgrade = [PROGRAM, "upgrade", "head", "model.safetensors", "--output", "ours.safetensors"]
     python = [sys.executable, "-c"]
+    place = "place.safetensors"
 
     def script(operations: str) -> None:
-        name = "aa0000000001"
         (folder / "ours.safetensors").unlink(missing_ok=True)
-        (folder / "versions" / f"{name}_change.py").write_text(REVISION.format(name=name, operations=operations))
+        (folder / "versions" / f"{NAME}_change.py").write_text(REVISION.format(name=NAME, operations=operations))
+
+    def back() -> None:
+        script(RENAME)
+        run(PROGRAM, "downgrade", "base", place, "--in-place")
 
     return [
         Row("`cp`, and `sync`", ["sh", "-c", "cp --reflink=never model.safetensors cp.new && sync"]),
+        Row("start-up: `ckpt-migrate upgrade --dry-run`", [PROGRAM, "upgrade", "head", place, "--dry-run"], None, back),
+        Row("two writes of 64 KiB, each with fsync", ["sh", "-c", f"{ONE_SYNC} && {ONE_SYNC}"]),
+        Row(
+            "rename in place: `ckpt-migrate upgrade --in-place`",
+            [PROGRAM, "upgrade", "head", place, "--in-place"],
+            [*python, CHECK.replace("RENAMED", "True").replace("ours.safetensors", place)],
+            back,
+        ),
         Row(
             "rename: `ckpt-migrate upgrade`",
             upgrade,
@@ -82,32 +101,50 @@ def rows(folder: Path) -> list[Row]:
     ]
 
 
+def run(*command: str) -> None:
+    """Run a command that has to succeed."""
+    if os.spawnv(os.P_WAIT, command[0], command):
+        raise SystemExit(f"{command} failed")
+
+
 def main() -> None:
     """Measure, and write the table."""
     repeat = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as scratch:
+    needed = COPIES * GIGABYTES
+    if needed > ROOM * (COPIES + 1):
+        raise SystemExit(f"this needs {needed:g} GB in {SCRATCH}: set GIGABYTES, or BENCH_DIR to another disk")
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
         folder = Path(scratch)
         os.chdir(folder)
         (folder / "versions").mkdir()
         (folder / "ckpt-migrate.toml").write_text('versions = "versions"\n')
         numel = int(GIGABYTES * 2**30 / TENSORS / 4096) * 1024
-        if os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", MAKE, str(TENSORS), str(numel)]):
-            raise SystemExit("the file could not be made")
-        copied, renamed, library, fused, current = in_turns(rows(folder), repeat, folder)
-    header = 64 + 3 * 0.03
+        run(sys.executable, "-c", MAKE, str(TENSORS), str(numel))
+        # A file of the library has no room in its header; a new file of ours has some.
+        (folder / "versions" / f"{NAME}_change.py").write_text(REVISION.format(name=NAME, operations=RENAME))
+        run(PROGRAM, "upgrade", "head", "model.safetensors", "--output", "place.safetensors")
+        measured = in_turns(rows(folder), repeat, folder)
+    copied, start, synced, in_place, renamed, _, fused, current = measured
+    peak = 64 + 3 * 0.03
     limits = [
-        ("rename, times `cp` and `sync`", 1.15, renamed.time / copied.time),
-        ("fuse of neighbours, times `cp` and `sync`", 1.15, fused.time / copied.time),
-        ("rename: peak memory above that of `current`, in MB", header, renamed.peak - current.peak),
+        (
+            "rename in place: seconds beyond start-up, which plans and tries it, and two writes with fsync",
+            0.1,
+            in_place.time - start.time - synced.time,
+        ),
+        ("rename less start-up, times `cp` and `sync`", 1.15, (renamed.time - start.time) / copied.time),
+        ("fuse of neighbours less start-up, times `cp` and `sync`", 1.15, (fused.time - start.time) / copied.time),
+        ("rename: peak memory above that of `current`, in MB", peak, renamed.peak - current.peak),
+        ("rename in place: peak memory above that of `current`, in MB", peak, in_place.peak - current.peak),
     ]
     lines = [
         "# Safetensors files, measured",
         "",
-        f"One file of {GIGABYTES:g} GB with {TENSORS} tensors; medians of {repeat} runs in turns; "
+        f"One file of {GIGABYTES:.3g} GB with {TENSORS} tensors; medians of {repeat} runs in turns; "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "`make bench-formats` writes this file.",
         "",
-        *table([copied, renamed, library, fused, current]),
+        *table(measured),
         "",
         *bars(limits),
         "",

@@ -24,6 +24,12 @@ class Row:
     before: Callable[[], object] = lambda: None
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+
+    @property
+    def processor(self) -> float:
+        """The median of the processor time, in seconds."""
+        return statistics.median(self.busy)
 
     @property
     def time(self) -> float:
@@ -44,6 +50,7 @@ class Row:
         _, status, usage = os.wait4(process.pid, 0)
         self.seconds.append(time.perf_counter() - start)
         self.peaks.append(usage.ru_maxrss)
+        self.busy.append(usage.ru_utime + usage.ru_stime)
         if status:
             raise SystemExit(f"{self.name} failed: {self.command}")
         print(f"{self.seconds[-1]:8.3f} s  {self.name}", file=sys.stderr)

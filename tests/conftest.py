@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from tests.support.project import Folder
+from tests.support.project import RENAME, Folder
+
+if TYPE_CHECKING:
+    from tests.support.forks import Forks
+
+# The tests run side by side, on small tensors: threads of torch would only wait for each other. It has not been imported
+# yet; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: the machine may be busy. Other Pythons need not try as many examples.
 settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
@@ -21,3 +30,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     (tmp_path / "versions").mkdir()
     (tmp_path / "ckpt-migrate.toml").write_text('package = "pkg"\n')
     return Folder(tmp_path, capsys)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Where command lines are run in processes of their own, without the start of Python for each."""
+    from tests.support.forks import Forks
+
+    folder = Folder(tmp_path_factory.mktemp("forks"), None)
+    (folder.path / "versions").mkdir()
+    (folder.path / "ckpt-migrate.toml").touch()
+    folder.script("a1", None, **RENAME)
+    checkpoint = folder.copy()
+    lines = ("current", "inspect", "upgrade head", "downgrade base", "upgrade head --in-place")
+    with Forks(*([*line.split(), checkpoint] for line in lines), folder=folder.path) as found:
+        yield found

@@ -65,6 +65,7 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
+@functools.cache
 def imported(tree: ast.AST) -> list[str]:
     names = []
     for node in ast.walk(tree):
@@ -84,6 +85,7 @@ def folder_of(module: str) -> str:
     return module.partition(".")[0] or "."
 
 
+@functools.cache
 def own(name: str) -> str | None:
     """Return the module of this package that an imported name belongs to."""
     if not name.startswith(f"{PACKAGE}."):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import signal
 import sys
@@ -67,10 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        return _run(build_parser().parse_args(argv))
+        return _run(_parser().parse_args(argv))
     except KeyboardInterrupt as interrupt:  # also while arguments are read
         sys.stderr.write("interrupted; nothing more was changed\n")
         return 128 + (interrupt.number if isinstance(interrupt, _TerminatedError) else signal.SIGINT)
+
+
+@functools.cache
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser; who runs several command lines in one process makes it once."""
+    return build_parser()
 
 
 def _run(args: argparse.Namespace) -> int:

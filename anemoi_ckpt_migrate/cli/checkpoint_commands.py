@@ -24,6 +24,9 @@ _OPTIONS = (
     "check_rollback",
     "trust_checkpoint_code",
     "discard_changes",
+    "copy_shared",
+    "hard_link",
+    "max_shard_size",
 )
 
 
@@ -35,17 +38,20 @@ def add_commands(adding: Any) -> None:
     names = "allow new names in the file that can run code when it is loaded"
     up.add_argument("--trust-checkpoint-code", action="store_true", help=names)
     _add_check_model(up)
+    _add_copy_shared(up)
     down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
     trust = f"run rollbacks that the checkpoint carries if no script here has them; {names}"
     down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     discard = "discard changes made after the upgrade to values that operations added, cast or set"
     down.add_argument("--discard-changes", action="store_true", help=discard)
     _add_check_model(down)
+    _add_copy_shared(down)
     both = "bring checkpoints to the heads: undo revisions that no script here has, then upgrade"
     sync = _add_moving(adding, "sync", _sync, both)
     sync.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
     sync.add_argument("--discard-changes", action="store_true", help=discard)
     _add_check_model(sync)
+    _add_copy_shared(sync)
     stamp = _add_moving(adding, "stamp", _stamp, "record which revisions checkpoints have, without running anything")
     stamp.add_argument(
         "--purge", action="store_true", help="first discard the record of the checkpoint, even if it is damaged"
@@ -67,11 +73,20 @@ def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.Argumen
         moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
     add_checkpoints(moving)
     _add_writing(moving)
-    in_place = "append the changes to the file instead of copying it: for files too large to copy"
+    in_place = "write the changes into the file instead of copying it: for files too large to copy"
     moving.add_argument("--in-place", action="store_true", help=in_place)
+    link = "folders of Hugging Face: share the files that do not change with the backup (hard links)"
+    moving.add_argument("--hard-link", action="store_true", help=link)
+    largest = "folders of Hugging Face: the most bytes of tensors in a file, for example 5GB"
+    moving.add_argument("--max-shard-size", metavar="SIZE", help=largest)
     moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan and write nothing")
     add_json(moving)
     return moving
+
+
+def _add_copy_shared(parser: argparse.ArgumentParser) -> None:
+    what = "write tensors that share memory (tied weights) one by one into a safetensors file, which cannot share it"
+    parser.add_argument("--copy-shared", action="store_true", help=what)
 
 
 def _add_check_model(parser: argparse.ArgumentParser) -> None:

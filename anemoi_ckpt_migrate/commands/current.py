@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
-from anemoi_ckpt_migrate.storage import membership
+from anemoi_ckpt_migrate.storage import is_interrupted, membership
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -94,6 +94,8 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         warnings += (*discover.changed_since(scripts, record), *contradictions)
     part = membership(checkpoint)
     warnings += () if part is None else (str(part),)
+    if is_interrupted(checkpoint):
+        warnings += ("a run in place was interrupted: this is the file that `recover` restores",)
     heads = tuple(_head_of(record, head, scripts) for head in at)
     recorded = found is not None and not notes
     return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings, bool(notes))

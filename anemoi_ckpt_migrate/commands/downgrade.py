@@ -8,7 +8,7 @@ from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
-from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
@@ -28,6 +28,9 @@ def downgrade(
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     discard_changes: bool = False,
+    copy_shared: bool = False,
+    hard_link: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Take a checkpoint back down to a target.
@@ -56,6 +59,8 @@ def downgrade(
         check_model=check_model,
         trust_checkpoint_code=trust_checkpoint_code,
         discard_changes=discard_changes,
+        copy_shared=copy_shared,
+        folder=folder_options(hard_link, max_shard_size),
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

@@ -193,7 +193,8 @@ def _as_torch_reads(file: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
     except NotACheckpoint:
         return file, (f"{said} and shown, the rest cannot be read: `recover` the file before you load it",)
     if whole is None:
-        return file, ()
+        left = "its journal shows that a run was interrupted; this is the file that `recover` restores: run it first"
+        return file, (left,) if file.facts().interrupted else ()
     return whole, (f"{said}, but torch.load reads the whole file, as shown here: `recover` truncates it",)
 
 

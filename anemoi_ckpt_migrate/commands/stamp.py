@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.runtime import locate_revision
 from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_to_stamp
-from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.scripts.source import signature_of
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
@@ -34,6 +34,8 @@ def stamp(
     in_place: bool = False,
     verify: bool = False,
     dry_run: bool = False,
+    hard_link: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Record the revisions of a checkpoint, without running any migration.
@@ -59,6 +61,7 @@ def stamp(
         in_place=in_place,
         verify=verify,
         dry_run=dry_run,
+        folder=folder_options(hard_link, max_shard_size),
         progress=progress,
     )
     with open_session_to_stamp(checkpoint, found, options, purge) as session:

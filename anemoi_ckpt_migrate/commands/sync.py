@@ -6,7 +6,7 @@ from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
-from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
@@ -22,6 +22,9 @@ def sync(
     dry_run: bool = False,
     trust_checkpoint_code: bool = False,
     discard_changes: bool = False,
+    copy_shared: bool = False,
+    hard_link: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint to the heads of the scripts: first down to a revision that they know, then up.
@@ -56,6 +59,8 @@ def sync(
         check_model=check_model,
         trust_checkpoint_code=trust_checkpoint_code,
         discard_changes=discard_changes,
+        copy_shared=copy_shared,
+        folder=folder_options(hard_link, max_shard_size),
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

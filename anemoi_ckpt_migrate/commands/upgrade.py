@@ -6,7 +6,7 @@ from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
-from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
+from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
@@ -23,6 +23,9 @@ def upgrade(
     dry_run: bool = False,
     check_rollback: bool = False,
     trust_checkpoint_code: bool = False,
+    copy_shared: bool = False,
+    hard_link: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint up to a target.
@@ -41,8 +44,9 @@ def upgrade(
     backup : bool
         Keep the old file beside the new one.
     in_place : bool
-        Append the new data to the file and move nothing, so that large files need no copy. The new file contains the
-        old one, which `downgrade` can restore; there is no backup. Unused bytes stay until `compact`.
+        Write into the file and move nothing, so that large files need no copy; there is no backup. To a file of torch
+        the new data is appended. It contains the old file, which `downgrade` can restore, and unused bytes stay until
+        `compact`. In a safetensors file the header is replaced, if the new one fits.
     verify : bool
         First check the CRC of every entry of the file.
     check_model : bool
@@ -54,6 +58,15 @@ def upgrade(
         Before anything is written, upgrade and downgrade this checkpoint, and compare the result with the original.
     trust_checkpoint_code : bool
         Let the pickle name functions that can run code when it is loaded, even if it named none before.
+    copy_shared : bool
+        Write tensors that share memory (tied weights) one by one into a safetensors file, which cannot share it. A file
+        of torch shares it in any case.
+    hard_link : bool
+        For a folder of Hugging Face: share files that do not change with the backup, although whoever truncates the
+        one then truncates the other.
+    max_shard_size : int or str, optional
+        For a folder of Hugging Face: the most bytes of tensors in a file, as a number or as ``5GB``. By default, no
+        shard grows beyond the largest old one.
     progress : callable, optional
         Called from time to time with the number of bytes copied.
 
@@ -77,6 +90,8 @@ def upgrade(
         check_model=check_model,
         check_rollback=check_rollback,
         trust_checkpoint_code=trust_checkpoint_code,
+        copy_shared=copy_shared,
+        folder=folder_options(hard_link, max_shard_size),
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

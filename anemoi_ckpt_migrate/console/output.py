@@ -185,9 +185,8 @@ def print_recovered(recovered: Recovered, as_json: bool) -> None:
     elif recovered.completed:
         say(f"{recovered.checkpoint}: completed the interrupted run: the new folder has its name")
     else:
-        say(
-            f"{recovered.checkpoint}: restored the old state ({sized(recovered.removed)} of an interrupted run removed)"
-        )
+        removed = f" ({sized(recovered.removed)} of an interrupted run removed)" if recovered.removed else ""
+        say(f"{recovered.checkpoint}: the file is whole again{removed}")
 
 
 def print_compacted(compacted: Compacted, as_json: bool) -> None:

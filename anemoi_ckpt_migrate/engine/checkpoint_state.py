@@ -30,7 +30,7 @@ from anemoi_ckpt_migrate.state.name_patterns import Pattern, literals
 from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
-from anemoi_ckpt_migrate.state.stash import packed, unpacked
+from anemoi_ckpt_migrate.state.stash import StashText, packed, unpacked
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 
 
@@ -55,6 +55,8 @@ class CheckpointState:
         Entries of the zip beside the pickle.
     orders : mapping of str to Order, optional
         Parameters of optimizers from the record, by the path of the optimizer.
+    text : StashText, optional
+        Spells stashed values as JSON, for a record that is text.
 
     Attributes
     ----------
@@ -78,6 +80,7 @@ class CheckpointState:
         path: str | None = None,
         attached: Attached | None = None,
         orders: Mapping[str, Order] | None = None,
+        text: StashText | None = None,
     ) -> None:
         self.tree, self.tensors, self.stash = tree, tensors, stash
         self.attached, self.orders = attached or Attached(), dict(orders or {})
@@ -85,7 +88,7 @@ class CheckpointState:
         self.missing: list[Pattern] = []
         self.main: OpenParameters | None = None
         self.others: list[OpenParameters] = []
-        self._path = path
+        self._path, self._text = path, text
         self._hint: ParameterLocations | None = None  # used when parameters are opened next
         self._found: list[ParameterLocations] = []
         self._known: list[OptimizerSnapshot] = []
@@ -105,11 +108,15 @@ class CheckpointState:
 
     def take_stash(self, revision: str) -> list[Any]:
         """Remove the stashed values of a revision, and return them."""
-        return unpacked(self.stash.pop(revision, []))
+        values = self.stash.pop(revision, [])
+        return unpacked(values) if self._text is None else self._text.read(values)
 
     def put_stash(self, revision: str, values: list[Any]) -> None:
         """Stash the values of a revision."""
-        self.stash[revision] = packed(values, [self.tree, *self.stash.values()])
+        if self._text is None:
+            self.stash[revision] = packed(values, [self.tree, *self.stash.values()])
+        else:
+            self.stash[revision] = self._text.spelled(values, self.stash)
 
     def ties(self) -> Ties:
         """Return the tied parameters of the state dict, if optimizers have one state for them."""

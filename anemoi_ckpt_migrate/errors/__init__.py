@@ -58,6 +58,7 @@ from anemoi_ckpt_migrate.errors.operations import (
     NoWayBack,
     NowhereToKeep,
     OperationFault,
+    TooMuchToKeep,
 )
 from anemoi_ckpt_migrate.errors.revisions import (
     AmbiguousTarget,
@@ -147,6 +148,7 @@ __all__ = [
     "SplitByTarget",
     "SystemRefused",
     "TooMuchAsked",
+    "TooMuchToKeep",
     "UnknownRecorded",
     "UnknownTarget",
     "Unpicklable",

@@ -95,13 +95,13 @@ class Busy(MigrateError):
 
 
 class HalfWritten(MigrateError):
-    """Appending to a file failed, and so did restoring it."""
+    """Writing into a file failed, and so did restoring it."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(
             f"writing failed, and so did restoring the old file ({reason}), of which all bytes are there; "
-            "once the disk works again, run `ckpt-migrate recover` to truncate the incomplete data"
+            "once the disk works again, `ckpt-migrate recover` makes the file whole"
         )
 
 

@@ -82,6 +82,31 @@ class NowhereToKeep(Refused):
         )
 
 
+class TooMuchToKeep(Refused):
+    """Old values are larger than the record of the file may be.
+
+    Parameters
+    ----------
+    size : int
+        The bytes of the largest of them.
+    name : str
+        Its name.
+    others : int
+        The bytes of old values that the record holds already.
+    most : int
+        The most that it may hold.
+    """
+
+    def __init__(self, size: int, name: str, others: int, most: int) -> None:
+        self.size, self.name, self.others, self.most = size, name, others, most
+        has = f" and holds {others:,} already" if others else ""
+        super().__init__(
+            f"{name} ({size:,} bytes) cannot be kept for the downgrade (keep=True): the record of a safetensors file "
+            f"takes {most:,} bytes of tensors in all{has}; write keep=False, or migrate a file of torch.save with the "
+            "same tensors"
+        )
+
+
 class NotProven(Refused):
     """The rollback does not restore the previous state."""
 

@@ -76,13 +76,13 @@ def remove(tree: Any, attachment: bytes | None) -> Any:
 def unrecorded(file: Checkpoint) -> tuple[Any, Stash]:
     """Load a checkpoint anew; return its tree without the record, and its stash."""
     tree = file.load()
-    return tree, stash_in(remove(tree, file.attachment(ATTACHMENT)))
+    return tree, take_stash(tree, file.attachment(ATTACHMENT))
 
 
-def stash_in(data: Any) -> Stash:
-    """Return the stash in the data of a record; empty if the data is damaged or missing."""
+def take_stash(tree: Any, attachment: bytes | None) -> Stash:
+    """Remove the record from a tree, as `take` does, and return its stash; empty if it is damaged or missing."""
     try:
-        return stash_of(data)
+        return stash_of(remove(tree, attachment))
     except DamagedRecord:
         return {}
 

@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Order, Record, Stash
 from anemoi_ckpt_migrate.scripts.load_functions import Function, failure
 from anemoi_ckpt_migrate.state.archive_json import Attached
+from anemoi_ckpt_migrate.state.stash import StashText
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
@@ -105,10 +106,10 @@ class FunctionAction:
             raise self._fail(function, f"needs the content of a tensor that cannot be opened: {touched[0]}")
         return result
 
-    def check_saves(self, checkpoint: Checkpoint, function: Function, tree: Any) -> None:
+    def check_saves(self, checkpoint: Checkpoint, function: Function, tree: Any, copy_shared: bool) -> None:
         """Raise if the result of the function cannot be saved."""
         try:
-            checkpoint.pickled(tree)
+            checkpoint.pickled(tree, copy_shared)
         except Unpicklable as error:
             raise self._fail(function, f"left {error.where}, which cannot be saved ({error.what})") from error
 
@@ -236,11 +237,14 @@ class Settings:
         Whether a downgrade may lose later changes.
     optimizers : mapping of str to Order
         The parameter orders of optimizers in the record.
+    copy_shared : bool
+        Whether to write tensors that share memory one by one, if the format cannot share it.
     """
 
     parameters: str | None = None
     discard_changes: bool = False
     optimizers: Mapping[str, Order] = field(default_factory=dict)
+    copy_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -331,15 +335,15 @@ class Executor:
         MigrationFailed
             A function returned a tree that cannot be saved.
         NowhereToKeep
-            The tree has no place for the record.
+            The tree has no place for the stash.
         """
         attachments = {**outcome.attachments, **embed.put(outcome.tree, record)}
         try:
-            return self.checkpoint.pickled(outcome.tree), attachments
+            return self.checkpoint.pickled(outcome.tree, self.settings.copy_shared), attachments
         except Unpicklable:
             # Find the function at fault only now: a check after each function would cost as much as the whole run.
             def check(action: FunctionAction, function: Function, tree: Any) -> None:
-                action.check_saves(self.checkpoint, function, tree)
+                action.check_saves(self.checkpoint, function, tree, self.settings.copy_shared)
 
             self._pass(*self._fresh(outcome.content), outcome.content, check)
             raise
@@ -348,7 +352,7 @@ class Executor:
         if not content:
             return embed.unrecorded(self.checkpoint)
         tree = self.checkpoint.load_content()
-        return tree, embed.stash_in(embed.remove(tree, self.checkpoint.attachment(embed.ATTACHMENT)))
+        return tree, embed.take_stash(tree, self.checkpoint.attachment(embed.ATTACHMENT))
 
     def _pass(
         self,
@@ -361,7 +365,8 @@ class Executor:
         checkpoint, settings = self.checkpoint, self.settings
         tensors = Tensors(checkpoint.maker, checkpoint.same, content)
         attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
-        state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers)
+        text = StashText(checkpoint, content) if checkpoint.record_is_text else None
+        state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers, text)
         context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:
             step(context)

@@ -199,7 +199,8 @@ class MigrationSession:
         gone = {entry.revision for entry in undone}
         kept = tuple(entry for entry in self.record.lineage if entry.revision not in gone)
         parameters = step_actions.parameters_of(undone, config.parameters)
-        settings = Settings(parameters, self.options.discard_changes, self.record.optimizers)
+        options = self.options
+        settings = Settings(parameters, options.discard_changes, self.record.optimizers, options.copy_shared)
         model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model)
         names = self._name_check(graph, plan)
         return Run(graph, plan, undone, kept, applied, (*down, *up), settings, model, names, warnings)
@@ -285,7 +286,7 @@ class MigrationSession:
         if options.in_place:
             written = self.file.write_in_place(*content)
         else:
-            written = self.file.write(*content, options.output, options.backup, options.progress)
+            written = self.file.write(*content, options.output, options.backup, options.progress, options.folder)
         return replace(self._result(plan, warnings, written), recorded=True, names=names)
 
     def _result(self, plan: Plan, warnings: tuple[str, ...], written: Written | None) -> Result:

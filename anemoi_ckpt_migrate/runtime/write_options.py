@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.storage import Checkpoint, check_whole, open_checkpoint, recover
+from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import Location
 
@@ -23,7 +24,7 @@ class WriteOptions:
     backup : bool
         Keep the old file.
     in_place : bool
-        Append new data to the file, and do not move existing data.
+        Write into the file, and do not move existing data.
     verify : bool
         Verify the whole file first.
     dry_run : bool
@@ -36,6 +37,10 @@ class WriteOptions:
         Run code that the checkpoint carries, and allow names that can run code when the file is loaded.
     discard_changes : bool
         Let a rollback lose changes that were made after the upgrade.
+    copy_shared : bool
+        Write tensors that share memory one by one, if the format cannot share it.
+    folder : FolderOptions
+        Options for folders of Hugging Face.
     progress : callable or None
         Called from time to time with the number of bytes copied.
     """
@@ -49,11 +54,36 @@ class WriteOptions:
     check_rollback: bool = False
     trust_checkpoint_code: bool = False
     discard_changes: bool = False
+    copy_shared: bool = False
+    folder: FolderOptions = FOLDER
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
         if self.in_place and self.output is not None:
             raise UsageError("--in-place writes to the checkpoint, --output to another file: leave out one")
+
+
+def folder_options(hard_link: bool, max_shard_size: int | str | None) -> FolderOptions:
+    """Return the options for folders of Hugging Face.
+
+    Parameters
+    ----------
+    hard_link : bool
+        See `FolderOptions`.
+    max_shard_size : int, str or None
+        The most bytes of tensors in a file: a number, or a text such as ``5GB`` or ``512MiB``.
+
+    Raises
+    ------
+    UsageError
+        The size is none.
+    """
+    found = re.fullmatch(r"(\d+)\s*(?:([KMGT]?)(I?)B?)", str(max_shard_size).strip().upper())
+    if max_shard_size is not None and (found is None or not int(found[1])):
+        raise UsageError(f"{max_shard_size!r:.40} is not the size of a shard; give one such as 5GB or 512MiB")
+    if found is None:
+        return FolderOptions(hard_link)
+    return FolderOptions(hard_link, int(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " "))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from importlib.util import decode_source
 from pathlib import Path
 
@@ -51,10 +52,16 @@ def signature_of(revision: Revision) -> str:
     if revision.signature:
         return revision.signature
     try:
-        return signature(ast.parse(source_of(revision)))
+        return _signature(source_of(revision))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         raise MigrationFailed(revision.path, line, f"the script cannot be read ({error})") from error
+
+
+@functools.lru_cache(maxsize=1000)
+def _signature(source: str) -> str:
+    """Return the signature of a source; several checkpoints that go through the same scripts need it once."""
+    return signature(ast.parse(source))
 
 
 def tail(place: int, declared: bool = False) -> str:

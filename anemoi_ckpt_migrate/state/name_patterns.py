@@ -194,7 +194,8 @@ class _Matching:
             more = bound if kind == "star" else (*bound, (value, self._name[start:at]))
             ways.append((place + 1, at, at, more))
         if at < len(self._name) and (kind == "star" or self._name[at] != "."):
-            ways.append((place, at + 1, at + 1 if kind == "star" else start, bound))
+            further = at + 1
+            ways.append((place, further, further if kind == "star" else start, bound))
         return ways
 
 

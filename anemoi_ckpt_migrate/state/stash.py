@@ -3,15 +3,19 @@
 An object is stashed because its class is removed. Stored as it is, it would keep `torch.load` from loading the file. So
 values that name classes are stashed as a separate pickle. Tensors, and objects that the checkpoint still has, are kept
 beside that pickle, so that they stay shared.
+
+A record that is text holds no tensor. There, small ones are spelled out.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import DamagedRecord
+from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep, TooMuchToKeep
+from anemoi_ckpt_migrate.record.encode import decode, encode, encode_tensor
+from anemoi_ckpt_migrate.storage import Checkpoint, StoredAt
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
@@ -54,6 +58,73 @@ def unpacked(values: list[Any]) -> list[Any]:
     if not is_a(found, list):
         raise DamagedRecord("its stash is not a list")
     return found
+
+
+class StashText:
+    """Spells stashed values as JSON, for a record that is text.
+
+    Parameters
+    ----------
+    file : Checkpoint
+        Reads the tensors, and holds those that are read from the stash.
+    content : bool
+        Whether tensors are to be real.
+    """
+
+    def __init__(self, file: Checkpoint, content: bool) -> None:
+        self._file, self._content = file, content
+
+    def spelled(self, values: list[Any], stash: Mapping[str, list[Any]]) -> list[Any]:
+        """Return the values of a revision as JSON.
+
+        Parameters
+        ----------
+        values : list of object
+            Values from the tree of a checkpoint.
+        stash : mapping of str to list
+            The values of other revisions, as JSON.
+
+        Raises
+        ------
+        TooMuchToKeep
+            The tensors are too large, together with those of the other revisions.
+        NowhereToKeep
+            A value is no tensor, and JSON cannot hold it.
+        """
+        sizes: list[tuple[int, str]] = []
+
+        def measured(value: Any) -> None:
+            if not is_stored(value) and not is_real(value):
+                raise NowhereToKeep
+            sizes.append((self._file.count_of(value), self._file.name_of(value)))
+
+        def spelled(value: Any) -> Any:
+            return encode_tensor(*self._file.kept_as(value))
+
+        encode(values, measured)  # first, as the bytes of what is too large are not to be read
+        kept: list[int] = []
+        decode(list(stash.values()), lambda dtype, shape, content: kept.append(len(content)))
+        most = self._file.most_kept
+        if sizes and most is not None and sum(size for size, _ in sizes) + sum(kept) > most:
+            raise TooMuchToKeep(*max(sizes), sum(kept), most)
+        found: list[Any] = encode(values, spelled)
+        return found
+
+    def read(self, values: list[Any]) -> list[Any]:
+        """Return the values of a revision from their JSON.
+
+        Raises
+        ------
+        DamagedRecord
+            They cannot be read.
+        """
+
+        def tensor(dtype: str, shape: tuple[int, ...], content: bytes | StoredAt) -> Any:
+            held = self._file.held(dtype, shape, content)
+            return self._file.content(held) if self._content else held
+
+        found: list[Any] = decode(values, tensor)
+        return found
 
 
 def _is_packed(values: list[Any]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint, NotInPlace
 from anemoi_ckpt_migrate.storage import zip_archive
@@ -18,7 +20,7 @@ from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.size_limits import check_asked
-from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, plain_of
+from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, TensorBuilder, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places, Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.url import Location, Url, real_path
@@ -27,6 +29,41 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 RECORD_ENTRY = "ckpt_migrate/record.json"
 """The entry beside the tree that holds the record, where the tree has no place for it."""
+
+
+class StoredAt(NamedTuple):
+    """The place of the elements of a tensor.
+
+    Attributes
+    ----------
+    key : str
+        The key of the storage.
+    offset : int
+        The first element there.
+    """
+
+    key: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Options of writing that concern folders of Hugging Face only.
+
+    Attributes
+    ----------
+    hard_link : bool
+        Share files that do not change with the backup, although whoever truncates the one then truncates the other.
+    max_shard_size : int or None
+        The most bytes of tensors in a file; by default, as many as in the largest old one.
+    """
+
+    hard_link: bool = False
+    max_shard_size: int | None = None
+
+
+FOLDER = FolderOptions()
+"""The default options."""
 
 
 class Checkpoint(ABC):
@@ -104,8 +141,15 @@ class Checkpoint(ABC):
         """
 
     @abstractmethod
-    def pickled(self, tree: Any) -> Pickled:
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Pickled:
         """Turn a tree that came from this checkpoint into the form in which it is written.
+
+        Parameters
+        ----------
+        tree : object
+            The tree.
+        copy_shared : bool
+            Write tensors that share memory one by one, if the format cannot share it.
 
         Raises
         ------
@@ -187,6 +231,58 @@ class Checkpoint(ABC):
         """Return the real tensor for a stand-in, over the file or newly made; imports torch."""
         return self._source().tensor(plain_of(tensor))
 
+    def count_of(self, tensor: Any) -> int:
+        """Return the number of bytes of a tensor, of the file or real."""
+        if is_stored(tensor):
+            return int(tensor.numel()) * SIZES[known_dtype(plain_of(tensor))]
+        return int(tensor.nbytes)
+
+    def name_of(self, tensor: Any) -> str:
+        """Return words that tell which tensor one is, of the file or real."""
+        return f"a tensor of shape {list(tensor.shape)}"
+
+    def bytes_of(self, tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
+        """Return the dtype and shape of a tensor, of the file or real, and its bytes: its elements in order.
+
+        Raises
+        ------
+        Damaged
+            The content in the file does not match its checksum.
+        """
+        if is_stored(tensor):
+            plain = plain_of(tensor)
+            return known_dtype(plain), tuple(plain.shape), self._source().read(plain)
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+
+        content = tensor.detach().cpu().contiguous().clone()
+        dtype = str(content.dtype).removeprefix("torch.")
+        return dtype, tuple(content.shape), bytes(content_of(content.untyped_storage()))
+
+    def kept_as(self, tensor: Any) -> tuple[str, tuple[int, ...], bytes | StoredAt]:
+        """Return a tensor as a record of text spells it: its dtype and shape, and its bytes or their place.
+
+        Raises
+        ------
+        Damaged
+            The content in the file does not match its checksum.
+        """
+        return self.bytes_of(tensor)
+
+    def held(self, dtype: str, shape: tuple[int, ...], content: bytes | StoredAt) -> StoredTensor:
+        """Return the stand-in of a tensor that a record of text spells.
+
+        Raises
+        ------
+        ValueError
+            The place of its bytes does not exist.
+        """
+        if isinstance(content, StoredAt):
+            raise ValueError(f"the storage {content.key} is missing")
+        made = self._maker.outside(dtype, shape)
+        self._unwritten[storage_of(made).key] = memoryview(bytearray(content))  # torch warns of memory to read only
+        self._reading = None
+        return made
+
     def digest(self, tensor: StoredTensor) -> str:
         """Return the CRC-32 of a tensor's content, and its dtype; the CRC comes from the directory if it is there."""
         return self._source().digest(plain_of(tensor))
@@ -230,7 +326,8 @@ class Checkpoint(ABC):
         TooMuchAsked
             The rollback of operations would create far more bytes than the file has.
         """
-        found: dict[str, Content] = {} if self._payloads is None else dict(self._payloads.changed(keys))
+        found: dict[str, Content] = {key: each for key, each in self._unwritten.items() if key in keys}
+        found |= {} if self._payloads is None else self._payloads.changed(keys)
         found |= new
         found |= {key: self._source().made(key) for key in keys if key in self._maker.recipes}
         check_asked(sum(len(each) for key, each in found.items() if key in self._maker.asked), self.length)
@@ -239,8 +336,8 @@ class Checkpoint(ABC):
     def _first_key(self) -> int:
         """Return the first number that is not the key of a storage in the file."""
         names = self._archive.entries or self._archive.loose
-        keys = [name[5:] for name in names if name.startswith("data/")]
-        return max((int(key) for key in (*keys, *self._unwritten) if key.isdigit()), default=-1) + 1
+        keys = itertools.chain((name[5:] for name in names if name.startswith("data/")), self._unwritten)
+        return max((int(key) for key in keys if key.isdigit()), default=-1) + 1
 
     def _stream(self) -> io.BufferedReader:
         first = self._files.all[0]
@@ -259,6 +356,16 @@ class Checkpoint(ABC):
     def is_of_torch(self) -> bool:
         """Whether `torch.load` reads it."""
         return True
+
+    @property
+    def record_is_text(self) -> bool:
+        """Whether its record is text, so that tensors in it have to be spelled; elsewhere it holds tensors."""
+        return False
+
+    @property
+    def most_kept(self) -> int | None:
+        """The most bytes of tensors that a record of text may hold; None if they lie in a file of their own."""
+        return None
 
     @property
     def is_ordered(self) -> bool:
@@ -308,6 +415,7 @@ class Checkpoint(ABC):
         output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a changed checkpoint, whole or not at all.
 
@@ -323,6 +431,8 @@ class Checkpoint(ABC):
             Keep the old checkpoint beside the new one.
         progress : callable, optional
             Called with the number of bytes copied, from time to time.
+        folder : FolderOptions
+            For folders only.
 
         Raises
         ------

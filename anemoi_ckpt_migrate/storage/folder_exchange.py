@@ -98,6 +98,13 @@ class NewFolder:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def create_in(self, folder: str, name: str) -> Iterator[int]:
+        """Make a file in a new folder in this one, and yield its descriptor; the file is durable afterwards."""
+        os.mkdir(self.path / folder, 0o755)
+        with self.create(f"{folder}/{name}") as descriptor:
+            yield descriptor
+
     def take(self, source: Path, name: str, shared: bool, progress: Progress | None = None) -> None:
         """Take a file into the folder as it is, perhaps under another name.
 
@@ -181,7 +188,7 @@ class NewFolder:
 
     def _publish_new(self) -> None:
         try:
-            _rename_anew(self.path, self._target)
+            rename_anew(self.path, self._target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
@@ -303,7 +310,7 @@ def _put_aside(hidden: Path, target: Path) -> Path:
     while True:
         kept = target.with_name(f"{target.name}.bak{number or ''}")
         try:
-            _rename_anew(hidden, kept)
+            rename_anew(hidden, kept)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
@@ -325,8 +332,14 @@ def _exchange(hidden: Path, target: Path) -> None:
         os.rename(parked, hidden)
 
 
-def _rename_anew(source: Path, target: Path) -> None:
-    """Rename a folder to a free name."""
+def rename_anew(source: Path, target: Path) -> None:
+    """Rename a folder or a file to a free name.
+
+    Raises
+    ------
+    FileExistsError
+        The name is taken.
+    """
     try:
         _rename(source, target, _NO_REPLACE)
     except OSError as error:

@@ -148,9 +148,14 @@ _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
 
 _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
     (
-        re.compile(r"\.metadata|.*\.distcp"),
-        "a distributed checkpoint (torch.distributed.checkpoint); make one file with "
-        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`, and migrate that",
+        re.compile(r"__\d+\.metadata"),
+        "a distributed checkpoint (torch.distributed.checkpoint) without common metadata, as saved with "
+        "use_collectives=False; load it, and save it again without that",
+    ),
+    (
+        re.compile(r"\.metadata\.tmp|.*\.distcp"),
+        "a distributed checkpoint (torch.distributed.checkpoint) that was not saved to its end: .metadata, which torch "
+        "writes last, is missing; use an earlier one",
     ),
     (
         re.compile(r"zero_to_fp32\.py|.*_(model|optim)_states\.pt"),

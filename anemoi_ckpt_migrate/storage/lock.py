@@ -18,7 +18,8 @@ from anemoi_ckpt_migrate.errors import Busy, InTheWay
 _TEMPORARY = ".tmp"
 JOURNAL = ".journal"
 """The suffix of the name of a journal."""
-_BEGINNINGS = (b"PK\3\4", b'{"format')  # of written files: zip archives, and journals
+# Of written files: zip archives, journals, and the metadata of a distributed checkpoint.
+_BEGINNINGS = (b"PK\3\4", b'{"format', b"\x80\x04\x8c%torch.distributed.checkpoint.metadata")
 _TOKEN = re.compile(r"[0-9a-f]{8}")
 # Names may have 255 bytes, and the files beside have longer names.
 _LONGEST = 240

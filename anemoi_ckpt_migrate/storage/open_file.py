@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
-from anemoi_ckpt_migrate.storage.in_place import whole_length
+from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
@@ -54,12 +54,13 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
 @contextlib.contextmanager
 def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     with opened(path) as descriptor:
-        yield _checkpoint_in(path, descriptor, whole_length(Path(os.path.realpath(path)), descriptor), trusted)
+        yield _checkpoint_in(path, descriptor, whole_state(Path(os.path.realpath(path)), descriptor), trusted)
 
 
-def _checkpoint_in(path: Location, descriptor: int, length: int, trusted: Collection[str]) -> Checkpoint:
-    """Return the checkpoint in an open file."""
+def _checkpoint_in(path: Location, descriptor: int, left: Mark | None, trusted: Collection[str]) -> Checkpoint:
+    """Return the checkpoint in an open file, or that which an interrupted run left."""
     before = os.fstat(descriptor)
+    length = before.st_size if left is None else left.length
     if not safetensors_header.is_safetensors(read_at(descriptor, 9, 0), length):
         return TorchCheckpoint(path, descriptor, before, length, trusted)
     if not safetensors_header.is_named_so(os.fspath(path)):
@@ -67,7 +68,7 @@ def _checkpoint_in(path: Location, descriptor: int, length: int, trusted: Collec
         raise NotACheckpoint("it is a safetensors file by its content; give it a name that ends in .safetensors")
     from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
 
-    return SafetensorsCheckpoint(path, descriptor, before, length)
+    return SafetensorsCheckpoint(path, descriptor, before, length, left)
 
 
 @contextlib.contextmanager
@@ -76,10 +77,11 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
 
     with opened_url(url) as found:
         if isinstance(found, int):
-            yield _checkpoint_in(url, found, os.fstat(found).st_size, trusted)
+            yield _checkpoint_in(url, found, None, trusted)
             return
         from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-        from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface
+        from anemoi_ckpt_migrate.storage.huggingface.folder import OWN
+        from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
 
         before = FolderState.of(found.path)
         layout = find_layout(found.path, before.entries)
@@ -89,6 +91,8 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
             refuse_folder(before.entries)
         if layout.index:
             found.complete(layout.index)
+        if OWN in before.entries:
+            found.list_folder(OWN)
         with open_huggingface(found.url, layout, before, found) as checkpoint:
             yield checkpoint
 
@@ -111,7 +115,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     if layout is None:
         refuse_folder(before.entries)
     else:
-        from anemoi_ckpt_migrate.storage.huggingface.checkpoint import open_huggingface
+        from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
 
         with open_huggingface(path, layout, before) as found:
             yield found

@@ -6,18 +6,20 @@ or to write one whose tensors only move.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
+from anemoi_ckpt_migrate.storage.in_place import HeaderMark, Mark, changing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.safetensors_header import (
     BLOCK,
@@ -25,12 +27,16 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     SPELLED,
     Header,
     HeaderEntry,
-    header_bytes,
+    begin_of,
+    header_text,
     is_named_so,
     is_text,
     read_header,
+    whole_header,
 )
+from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
+from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
     is_contiguous,
@@ -45,9 +51,13 @@ from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
+MOST_KEPT = 1 << 20
+"""The most bytes of tensors that a record in JSON holds."""
+_CONTENT = "data/="
+_ANEW = "a new file takes its place"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredItem:
     """A tensor of the tree: its name and form, and the storage of its content.
 
@@ -78,17 +88,54 @@ class StoredItem:
         return self.elements * SIZES[self.dtype]
 
 
+@dataclass(frozen=True)
+class _Laid(Pickled):
+    """A tree, ready to be written: the tensors of a header take the place of a pickle."""
+
+    items: tuple[StoredItem, ...] = ()
+
+
+class _Places(Mapping[str, tuple[int, int]]):
+    """The places of the content of a file's tensors. They are computed, as many tensors have long names."""
+
+    def __init__(self, entries: Mapping[str, HeaderEntry]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, key: str) -> tuple[int, int]:
+        if not key.startswith(_CONTENT):
+            raise KeyError(key)
+        entry = self._entries[key.removeprefix(_CONTENT)]
+        return entry.start, entry.end
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{_CONTENT}{name}" for name in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class ItemsIn:
+    """The tensors of a header as items. They are made when they are asked for, as many tensors have long names."""
+
+    def __init__(self, header: Header) -> None:
+        self._entries = header.entries
+
+    def __iter__(self) -> Iterator[StoredItem]:
+        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
+        return (StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in self._entries)
+
+
 class SafetensorsTree(Checkpoint):
     """The tree of an open checkpoint in one or several files of safetensors: a dict of tensors.
 
     Attributes
     ----------
-    items : list of StoredItem
+    items : iterable of StoredItem
         The tensors.
     """
 
     byteorder = "little"
-    items: list[StoredItem]
+    items: Iterable[StoredItem]
 
     def _adopt(self, pickled: Pickled) -> None:
         self.items = items_of(pickled)
@@ -102,6 +149,21 @@ class SafetensorsTree(Checkpoint):
     def is_ordered(self) -> bool:
         """False: tensors are found by name."""
         return False
+
+    @property
+    def record_is_text(self) -> bool:
+        """True: the format has no place for anything but plain tensors and texts."""
+        return True
+
+    @property
+    def most_kept(self) -> int | None:
+        """1 MiB: the record is a text in the header."""
+        return MOST_KEPT
+
+    def name_of(self, tensor: Any) -> str:
+        """Return the name of a tensor in the file, if its bytes begin with those of one."""
+        extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
+        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -124,18 +186,22 @@ class SafetensorsTree(Checkpoint):
     def _stand_in(self, item: StoredItem) -> StoredTensor:
         return self._maker.stored(item.key, item.dtype, item.shape, item.offset)
 
-    def pickled(self, tree: Any) -> Pickled:
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Pickled:
         """Turn a state dict into the list of its tensors, each with the storage of its content."""
         if not is_a(tree, dict):
             raise Unpicklable(
                 "the checkpoint", f"a safetensors file holds a dict of tensors, not a {type(tree).__name__}"
             )
-        new: dict[str, Content] = {}
-        items = [self._item(name, value, new) for name, value in tree.items()]
-        _check_shared(items)
-        keys = dict.fromkeys(item.key for item in items)
-        data = json.dumps([[each.name, each.dtype, each.shape, each.key, each.offset] for each in items])
-        return Pickled(data.encode(), keys, self._contents_of(keys, new))
+        kept, new = self._kept()
+        items = tuple(self._item(name, value, new) for name, value in tree.items())
+        if not copy_shared:
+            _check_shared(items)
+        keys = dict.fromkeys([*(item.key for item in items), *kept])
+        return _Laid(b"", keys, self._contents_of(keys, new), items=items)
+
+    def _kept(self) -> tuple[Iterable[str], dict[str, Content]]:
+        """Return the storages of values that are kept for a downgrade, and the content of those that no file holds."""
+        return (), {}
 
     def _item(self, name: Any, value: Any, new: dict[str, Content]) -> StoredItem:
         """Return a value of the tree as a tensor to write; add the content of a tensor that is not in the file."""
@@ -200,23 +266,29 @@ class SafetensorsTree(Checkpoint):
             Where the content of the old file begins, so that both can share blocks.
         """
         items = _in_aligned_order(items)
-        entries, end = [], 0
-        for item in items:
-            entries.append(HeaderEntry(item.name, item.dtype, item.shape, end, end + item.size))
-            end += item.size
-        try:
-            header = header_bytes(entries, metadata, begin if end > _WORTH_SHARING else 0)
-        except ValueError as error:
-            raise Unpicklable("the record", str(error)) from error
+        entries = _placed(items)
+        count = entries[-1].end if entries else 0
+        text = _text(entries, metadata)
+        start = begin_of(text, begin if count > _WORTH_SHARING else 0)
         held = dict.fromkeys(item.key for item in items if item.key in pickled.payloads)
-        made = len(header) + sum(len(pickled.payloads[key]) for key in held)
-        return NewFile(made, len(header) + end, partial(self._write, header, items, pickled))
+        made = start + sum(len(pickled.payloads[key]) for key in held)
+        return NewFile(made, start + count, partial(self._write, text, start, items, pickled))
 
     def _write(
-        self, header: bytes, items: list[StoredItem], pickled: Pickled, target: int, progress: Progress | None
+        self,
+        text: bytearray,
+        begin: int,
+        items: list[StoredItem],
+        pickled: Pickled,
+        target: int,
+        progress: Progress | None,
     ) -> None:
-        write_at(target, header, 0)
-        at = len(header)
+        write_at(target, whole_header(text, begin) or b"", 0)
+        self._write_content(items, pickled, target, begin, progress)
+
+    def _write_content(
+        self, items: list[StoredItem], pickled: Pickled, target: int, at: int, progress: Progress | None
+    ) -> None:
         for start, stop in _merged(self._parts(items, pickled, target, at)):
             if start is None:
                 at += stop
@@ -230,12 +302,9 @@ class SafetensorsTree(Checkpoint):
         """Yield the content of the new file in order: ranges of the old file; (None, count) for bytes written here."""
         for item in items:
             size, start = item.size, item.offset * SIZES[item.dtype]
-            is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
-            extents = None if is_held else self._maker.extents(self._stand_in(item))
-            if extents is not None:
-                for key, first, count in extents:
-                    begin = self._archive.loose[f"data/{key}"][0] + first
-                    yield begin, begin + count
+            ranges = self._ranges(item, pickled)
+            if ranges is not None:
+                yield from ranges
             else:
                 written, content = 0, pickled.payloads[item.key]
                 chunks = [content] if isinstance(content, (bytes, memoryview)) else content.chunks()
@@ -246,17 +315,39 @@ class SafetensorsTree(Checkpoint):
                 yield None, size
             at += size
 
+    def _ranges(self, item: StoredItem, pickled: Pickled) -> list[tuple[int, int]] | None:
+        """Return where the bytes of a tensor lie in the file, in order; None if they have to be written."""
+        is_held = isinstance(pickled.payloads.get(item.key), (bytes, memoryview))
+        extents = None if is_held else self._maker.extents(self._stand_in(item))
+        if extents is None:
+            return None
+        starts = ((self._archive.loose[f"data/{key}"][0] + first, count) for key, first, count in extents)
+        return [(start, start + count) for start, count in starts]
+
 
 class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
-    """An open file of safetensors."""
+    """An open file of safetensors.
+
+    Parameters
+    ----------
+    path, descriptor, before, length
+        As for `SingleFile`.
+    left : Mark, optional
+        How the file is whole, if a run in place was interrupted.
+    """
+
+    def __init__(
+        self, path: Location, descriptor: int, before: os.stat_result, length: int, left: Mark | None = None
+    ) -> None:
+        self._left = left
+        super().__init__(path, descriptor, before, length)
 
     def _read_archive(self) -> Archive:
         """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
-        header = read_header(self._descriptor, self.length)
-        self.items = items_in(header)
-        loose = {f"data/={each.name}": (each.start, each.end) for each in header.entries}
+        header = read_header(self._descriptor, self.length, b"" if self._left is None else self._left.start)
+        self._begin, self.items = header.begin, ItemsIn(header)
         texts = {name: text.encode() for name, text in header.metadata.items()}
-        return Archive("", {}, self.length, 0, loose, texts)
+        return Archive("", {}, self.length, 0, _Places({each.name: each for each in header.entries}), texts)
 
     def fits(self, name: str) -> bool:
         """Return whether the name is that of a safetensors file, or of a backup of one."""
@@ -266,42 +357,114 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         """Return facts about the file."""
         texts = {name: len(text) for name, text in self._archive.small.items()}
         unchecked = sum(end > start for start, end in self._archive.loose.values())
-        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, False, (), texts)
+        left = self._left is not None
+        return FileInfo("safetensors", self.length, 0, self.byteorder, 0, unchecked, left, (), texts)
 
-    def _check_in_place(self) -> NoReturn:
-        raise NotInPlace(
-            "it is a safetensors file, which is only ever replaced as a whole", "a new file takes its place"
-        )
+    def _check_in_place(self) -> None:
+        """Refuse nothing: whether the new header fits is known when it is made."""
 
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Refuse: see `check_writable`."""
-        self._check_in_place()
+        """Write over the header, and leave the content of tensors where it is. New tensors are appended.
+
+        Parameters
+        ----------
+        pickled, attachments
+            As for `write`.
+
+        Raises
+        ------
+        NotInPlace
+            The new header does not fit, or the content of a tensor would have to move.
+        MigrateError
+            Those of `changing`.
+        """
+        check_whole(self.path)
+        staying, added = self._staying(pickled)
+        end = staying[-1].end if staying else 0
+        appended = _placed(added, end)
+        for entry in appended:
+            if entry.start % SIZES[entry.dtype]:
+                raise NotInPlace(f"{entry.name:.80} would not be aligned at the end of the file", _ANEW)
+        header = self._header_in_place((*staying, *appended), attachments)
+        length = appended[-1].end + self._begin if appended else end + self._begin
+        old = HeaderMark(self.length, read_at(self._descriptor, self._begin, 0), header)
+        shorter = HeaderMark(length, header, old.start) if length < self.length else None
+        grown = max(0, length - self.length)
+        check_room(self._target, 2 * len(header) + grown, length)
+        with changing(self._target, self._before, old, shorter) as descriptor:
+            self._write_content(added, pickled, descriptor, end + self._begin, None)
+            write_at(descriptor, header, 0)
+        return Written(self.path, None)
+
+    def _staying(self, pickled: Pickled) -> tuple[list[HeaderEntry], list[StoredItem]]:
+        """Return the tensors whose bytes stay where they are in the file, in order, and those to append to it."""
+        found: list[tuple[int, StoredItem]] = []
+        staying, added, end = list[HeaderEntry](), list[StoredItem](), self._begin
+        for item in items_of(pickled):
+            start = self._place_of(item, pickled)
+            if start is None:
+                added.append(item)
+            else:
+                found.append((start, item))
+        for start, item in sorted(found, key=lambda each: each[0]):
+            if start > end:
+                raise NotInPlace(f"the content of {item.name:.80} would have to move in the file", _ANEW)
+            if start < end:  # the bytes are those of another tensor too
+                added.append(item)
+            else:
+                staying.append(HeaderEntry(item.name, item.dtype, item.shape, start - self._begin))
+                end += item.size
+        if end < self.length and any(item.size for item in added):
+            raise NotInPlace("new tensors would take the place of old ones, which no journal could bring back", _ANEW)
+        return staying, _in_aligned_order(added, end - self._begin)
+
+    def _place_of(self, item: StoredItem, pickled: Pickled) -> int | None:
+        """Return the first byte of a tensor in the file; None if its bytes do not lie there together."""
+        ranges = list(_merged(iter(self._ranges(item, pickled) or ())))
+        return ranges[0][0] if len(ranges) == 1 else None
+
+    def _header_in_place(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytes:
+        text = _text(entries, self._metadata(attachments))
+        header = whole_header(text, self._begin)
+        if header is None:
+            raise NotInPlace(
+                f"the header of the file has room for {self._begin - 8:,} bytes, and the new one has {len(text):,}",
+                f"{_ANEW}, with room for later changes",
+            )
+        return header
+
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Copy the file; after an interrupted run, what it is by its journal."""
+        if self._left is None:
+            return super().copy(output, backup, progress)
+        return self.rewrite(output, backup, progress)
 
     def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
+        return self.laid_out(list(items_of(pickled)), self._metadata(attachments), pickled, self._begin)
+
+    def _metadata(self, attachments: Mapping[str, bytes | None]) -> dict[str, str]:
         texts = {**self._archive.small, **self.attached, **attachments}
-        metadata = {name: text.decode() for name, text in texts.items() if text is not None}
-        begin = min((start for start, _ in self._archive.loose.values()), default=0)
-        return self.laid_out(items_of(pickled), metadata, pickled, begin)
+        return {name: text.decode() for name, text in texts.items() if text is not None}
 
 
-def items_in(header: Header) -> list[StoredItem]:
-    """Return the tensors of a header."""
-    # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
-    return [StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries]
-
-
-def items_of(pickled: Pickled) -> list[StoredItem]:
+def items_of(pickled: Pickled) -> tuple[StoredItem, ...]:
     """Return the tensors of a tree that is ready to be written."""
-    return [StoredItem(name, dtype, tuple(shape), *rest) for name, dtype, shape, *rest in json.loads(pickled.data)]
+    return cast(_Laid, pickled).items
 
 
-def _in_aligned_order(items: list[StoredItem]) -> list[StoredItem]:
+def _text(entries: Sequence[HeaderEntry], metadata: Mapping[str, str]) -> bytearray:
+    try:
+        return header_text(entries, metadata)
+    except ValueError as error:
+        raise Unpicklable("the record", str(error)) from error
+
+
+def _in_aligned_order(items: list[StoredItem], at: int = 0) -> list[StoredItem]:
     """Return the items in their order; the largest elements first if one would not be aligned otherwise."""
-    at = 0
     for item in items:
         if at % SIZES[item.dtype]:
             return sorted(items, key=lambda each: -SIZES[each.dtype])
@@ -309,15 +472,25 @@ def _in_aligned_order(items: list[StoredItem]) -> list[StoredItem]:
     return items
 
 
-def _check_shared(items: list[StoredItem]) -> None:
-    """Refuse tensors that share memory, which the format cannot express."""
-    known: dict[tuple[str, int], str] = {}
+def _placed(items: list[StoredItem], at: int = 0) -> tuple[HeaderEntry, ...]:
+    """Return the entries of tensors, one behind the other from a place on."""
+    entries = []
     for item in items:
-        place = item.key, item.offset * SIZES[item.dtype]
+        entries.append(HeaderEntry(item.name, item.dtype, item.shape, at))
+        at += item.size
+    return tuple(entries)
+
+
+def _check_shared(items: tuple[StoredItem, ...]) -> None:
+    """Refuse tensors that share memory, which the format cannot express."""
+    known: dict[Any, str] = {}
+    for item in items:
+        place = (item.key, item.offset * SIZES[item.dtype]) if item.offset else item.key
         if item.size and place in known:
             raise Unpicklable(
                 f"ckpt[{item.name!r:.80}]",
-                f"it shares its memory with {known[place]:.80}, which safetensors cannot express",
+                f"it shares its memory with {known[place]:.80}, which safetensors cannot express: drop one of them, or "
+                "write both with --copy-shared",
             )
         known[place] = item.name
 

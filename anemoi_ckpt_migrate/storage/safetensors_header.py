@@ -8,8 +8,9 @@ documentation of safetensors ("Format"), and what its loader refuses (version 0.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ METADATA = "__metadata__"
 ALIGNMENT, BLOCK = 8, 4096
 LONGEST = 100_000_000  # bytes of a header; the library reads no longer one
 _LENGTH = 8  # bytes of the length before the header
+_ROOM = 8  # a new header gets a block of room, and this part of its length
+_SPACES = re.compile(r"[ \t\n\r]*")
 
 DTYPES = {
     "BOOL": "bool",
@@ -49,7 +52,7 @@ SPELLED = {torch: own for own, torch in DTYPES.items()}
 """Dtypes of torch, with those of safetensors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HeaderEntry:
     """A tensor in a header.
 
@@ -61,15 +64,25 @@ class HeaderEntry:
         Its dtype, as torch calls it.
     shape : tuple of int
         Its shape.
-    start, end : int
-        The bytes of its content, counted from the start of the file.
+    start : int
+        The first byte of its content. For a header that was read, counted from the start of the file; for one to be
+        written, from the end of the header.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
-    end: int
+
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return math.prod(self.shape) * SIZES[self.dtype]
+
+    @property
+    def end(self) -> int:
+        """The byte after its content."""
+        return self.start + self.size
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,13 @@ class Header:
         The tensors, in the order of their content.
     metadata : dict of str to str
         The texts under ``__metadata__``.
+    begin : int
+        The number of its bytes: the content of the tensors begins there.
     """
 
     entries: tuple[HeaderEntry, ...]
     metadata: dict[str, str]
+    begin: int
 
 
 SUFFIX = ".safetensors"
@@ -103,7 +119,7 @@ def is_safetensors(start: bytes, length: int) -> bool:
     return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= length - _LENGTH
 
 
-def read_header(descriptor: int, length: int) -> Header:
+def read_header(descriptor: int, length: int, start: bytes = b"") -> Header:
     """Read the header of an open file.
 
     Parameters
@@ -112,6 +128,8 @@ def read_header(descriptor: int, length: int) -> Header:
         The file.
     length : int
         Its length, in bytes.
+    start : bytes
+        The header, if the file is to be read as if it began with these bytes; empty to read it from the file.
 
     Raises
     ------
@@ -119,27 +137,21 @@ def read_header(descriptor: int, length: int) -> Header:
         The file is damaged or hostile: it says something that the library refuses, or that two readers would read in
         two ways.
     """
-    size = int.from_bytes(read_at(descriptor, _LENGTH, 0), "little")
+    size = int.from_bytes((start or read_at(descriptor, _LENGTH, 0))[:_LENGTH], "little")
     if size > LONGEST:
         raise _wrong(f"its header of {size:,} bytes is longer than the {LONGEST:,} that safetensors reads")
     try:
-        text = read_at(descriptor, size, _LENGTH).decode()
-        data = json.loads(text, object_pairs_hook=_without_repetition, parse_int=_size)
-        if "\\u" in text and not is_text(json.dumps(data, ensure_ascii=False)):
-            raise _wrong("its header has characters that are not Unicode (a half of a pair)")
+        text = (start[_LENGTH : _LENGTH + size] if start else read_at(descriptor, size, _LENGTH)).decode()
+        found, metadata = _parsed(text, _LENGTH + size)
     except NotACheckpoint:
         raise
     except (ValueError, RecursionError) as error:
         raise _wrong(f"its header is not JSON ({str(error) or 'nested too deeply':.80})") from error
-    metadata = data.pop(METADATA, None)
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _wrong(f"{METADATA} in its header holds something else than texts by name")
-    if reserved := [name for name in RESERVED if name in data]:
+    if reserved := [name for name in RESERVED if name in found]:
         raise _wrong(f"a tensor is called {reserved[0]}, which is the place of the record")
-    found = sorted((_entry(name, each, _LENGTH + size) for name, each in data.items()), key=_place)
+    entries = tuple(sorted(found.values(), key=_place))
     end = _LENGTH + size
-    for entry in found:
+    for entry in entries:
         if entry.start != end:
             what = "overlap" if entry.start < end else "leave a gap"
             raise _wrong(f"the bytes of {_short(entry.name)} and those before them {what}")
@@ -149,41 +161,128 @@ def read_header(descriptor: int, length: int) -> Header:
             f"its header describes {end:,} bytes, and it has {length:,}"
             + (" (was it cut off?)" if end > length else "")
         )
-    return Header(tuple(found), metadata)
+    return Header(entries, metadata, _LENGTH + size)
 
 
-def header_bytes(entries: Iterable[HeaderEntry], metadata: Mapping[str, str], like: int = 0) -> bytes:
-    """Return the header of a file, with its length before it and padded so that the content is aligned.
+def header_text(entries: Iterable[HeaderEntry], metadata: Mapping[str, str]) -> bytearray:
+    """Return the text of a header, without the length before it and without spaces behind it.
 
     Parameters
     ----------
     entries : iterable of HeaderEntry
-        The tensors, in the order of their content. Their places are counted from the end of the header.
+        The tensors. Their places are counted from the end of the header.
     metadata : mapping of str to str
         Texts by name.
-    like : int
-        Where the content of the old file begins. The new content begins at the same byte of a block, so that both files
-        can share blocks; spaces fill the room. 0 for content that is too short for that.
 
     Raises
     ------
     ValueError
         The header is longer than the library reads.
     """
-    data: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
-    for each in entries:
-        place = [each.start, each.end]
-        data[each.name] = {"dtype": SPELLED[each.dtype], "shape": list(each.shape), "data_offsets": place}
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
-    shared = bool(like) and like % ALIGNMENT == 0
-    text += b" " * ((like - _LENGTH - len(text)) % BLOCK if shared else -len(text) % ALIGNMENT)
+    text, spelled = bytearray(b"{"), json.JSONEncoder(ensure_ascii=False).encode
+    if metadata:
+        texts = json.dumps(dict(metadata), separators=(",", ":"), ensure_ascii=False)
+        text += f'"{METADATA}":{texts},'.encode()
+    for each in entries:  # one by one: a dict of all would take many times the length of the header
+        shape = ",".join(map(str, each.shape))
+        place = f'"dtype":"{SPELLED[each.dtype]}","shape":[{shape}],"data_offsets":[{each.start},{each.end}]'
+        text += f"{spelled(each.name)}:{{{place}}},".encode()
+    text[-1:] = b"}" if len(text) > 1 else b"{}"
     if len(text) > LONGEST:
         raise ValueError(f"a header of {len(text):,} bytes is longer than the {LONGEST:,} that safetensors reads")
-    return len(text).to_bytes(_LENGTH, "little") + text
+    return text
 
 
-def _entry(name: str, data: Any, begin: int) -> HeaderEntry:
-    """Return a checked entry, with its place counted from the start of the file."""
+def begin_of(text: bytearray, like: int = 0) -> int:
+    """Return the byte at which the content of a new file begins.
+
+    Parameters
+    ----------
+    text : bytearray
+        The text of its header.
+    like : int
+        Where the content of the old file begins. The new content begins at the same byte of a block, so that both files
+        can share blocks, and behind some room: then later changes of the header fit in place. 0 for content that is too
+        short for that.
+    """
+    least = _LENGTH + len(text)
+    if like:
+        roomy = least + len(text) // _ROOM + BLOCK
+        roomy += (like - roomy) % BLOCK if like % ALIGNMENT == 0 else -roomy % ALIGNMENT
+        if roomy <= LONGEST:
+            return roomy
+    return least + -least % ALIGNMENT
+
+
+def whole_header(text: bytearray, begin: int) -> bytes | None:
+    """Return a header with its length before it and spaces behind it, up to a byte; None if it is longer than that."""
+    size = begin - _LENGTH
+    if len(text) > size:
+        return None
+    return b"".join((size.to_bytes(_LENGTH, "little"), text, b" " * (size - len(text))))
+
+
+def _parsed(text: str, begin: int) -> tuple[dict[str, HeaderEntry], dict[str, str]]:
+    """Return the checked entries of a header by name, with places counted from the start of the file; and its texts."""
+    found: dict[str, HeaderEntry] = {}
+    texts: list[Any] = []
+    shapes, escapes = dict[tuple[int, ...], tuple[int, ...]](), "\\u" in text
+    for name, value in _pairs(text):
+        if name in found or (texts and name == METADATA):
+            raise _wrong(f"its header names {_short(name)} twice")
+        if escapes and not is_text(json.dumps([name, value], ensure_ascii=False)):
+            raise _wrong("its header has characters that are not Unicode (a half of a pair)")
+        if name == METADATA:
+            texts.append(value)
+        else:
+            found[name] = _entry(name, value, begin, shapes)
+    metadata = {} if texts in ([], [None]) else texts[0]
+    if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
+        raise _wrong(f"{METADATA} in its header holds something else than texts by name")
+    return found, metadata
+
+
+def _pairs(text: str) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a JSON object, each with its value: one by one, as all of them would take much memory.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON object.
+    NotACheckpoint
+        A key stands twice in a value.
+    """
+    decode = json.JSONDecoder(object_pairs_hook=_without_repetition, parse_int=_size).raw_decode
+
+    def after(at: int, wanted: str) -> int:
+        """Skip spaces and a character."""
+        at = _spaces(text, at)
+        if text[at : at + 1] != wanted:
+            raise json.JSONDecodeError(f"expecting {wanted}", text, at)
+        return at + 1
+
+    at = _spaces(text, after(0, "{"))
+    more = text[at : at + 1] != "}"
+    while more:
+        at = after(at, '"')
+        name, at = decode(text, at - 1)
+        value, at = decode(text, _spaces(text, after(at, ":")))
+        yield name, value
+        at = _spaces(text, at)
+        more = text[at : at + 1] != "}"
+        at = after(at, ",") if more else at
+    if _spaces(text, after(at, "}")) != len(text):
+        raise json.JSONDecodeError("more data behind the object", text, at + 1)
+
+
+def _spaces(text: str, at: int) -> int:
+    """Return the first place from there on that holds no space."""
+    found = _SPACES.match(text, at)
+    return at if found is None else found.end()
+
+
+def _entry(name: str, data: Any, begin: int, shapes: dict[tuple[int, ...], tuple[int, ...]]) -> HeaderEntry:
+    """Return a checked entry, with its place counted from the start of the file. Equal shapes are one object."""
     shown = _short(name)
     if not isinstance(data, dict) or data.keys() != {"dtype", "shape", "data_offsets"}:
         raise _wrong(f"{shown} has other fields than dtype, shape and data_offsets")
@@ -195,7 +294,8 @@ def _entry(name: str, data: Any, begin: int) -> HeaderEntry:
     size = _product((*shape, SIZES[DTYPES[dtype]]), shown)
     if place[1] - place[0] != size:
         raise _wrong(f"{shown} needs {size:,} bytes, and its place in the file has {place[1] - place[0]:,}")
-    return HeaderEntry(name, DTYPES[dtype], tuple(shape), begin + place[0], begin + place[1])
+    known = shapes.setdefault(tuple(shape), tuple(shape))
+    return HeaderEntry(name, DTYPES[dtype], known, begin + place[0])
 
 
 def _size(text: str) -> int:

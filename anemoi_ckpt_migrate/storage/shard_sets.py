@@ -154,7 +154,9 @@ _LOAD_ALL = "load all its files, save them as one with torch.save, and migrate t
 
 def distributed(folder: str) -> Membership:
     """Return the membership in a set of torch.distributed.checkpoint."""
-    return Membership("a distributed checkpoint (torch.distributed.checkpoint)", folder, f"give its folder, {folder}")
+    return Membership(
+        "a distributed checkpoint (torch.distributed.checkpoint)", folder, f"give its folder, {shown_path(folder)}"
+    )
 
 
 def _distributed(path: Path) -> Membership | None:
@@ -168,7 +170,7 @@ def _indexed(path: Path) -> Membership | None:
     index = _folder(path.parent).indexed.get(path.name)
     if index is None:
         return None
-    way = "give the path of its folder" if path.suffix == ".safetensors" else _LOAD_ALL
+    way = "give the path of its folder" if path.suffix in (".safetensors", ".bin") else _LOAD_ALL
     return Membership("a sharded checkpoint", os.fspath(index), way)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
 from anemoi_ckpt_migrate.storage.in_place import check_own
 from anemoi_ckpt_migrate.storage.members import Members
@@ -81,6 +81,7 @@ class SingleFile(Checkpoint):
         output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a changed checkpoint, whole or not at all."""
         content = self._new_file(pickled, attachments)

@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
-from anemoi_ckpt_migrate.storage.in_place import JournalMark, cut, growing, mark
+from anemoi_ckpt_migrate.storage.in_place import JournalMark, changing, cut, mark
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
@@ -129,8 +129,8 @@ class TorchCheckpoint(SingleFile):
                     progress(entry.size)
         return found
 
-    def pickled(self, tree: Any) -> Pickled:
-        """Pickle a tree. What could not be read again is refused too."""
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Pickled:
+        """Pickle a tree, in which tensors may share memory. What could not be read again is refused too."""
         protocol = max(2, protocol_of(self._data))
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, protocol), self._trusted)
         new: dict[str, Content] = {}
@@ -163,14 +163,14 @@ class TorchCheckpoint(SingleFile):
         Raises
         ------
         MigrateError
-            Those of `growing`.
+            Those of `changing`.
         """
         contents, old = self._contents(pickled, attachments), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
         check_whole(self.path)
         made = sum(len(content) for content in contents.new.values())
         check_room(self._target, made, self.length + made)
-        with growing(self._target, self._before, old) as descriptor:
+        with changing(self._target, self._before, old) as descriptor:
             append(contents, self._files, descriptor, self.length)
         return Written(self.path, None)
 

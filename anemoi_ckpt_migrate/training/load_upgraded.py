@@ -76,7 +76,7 @@ def _in_memory(
     file: Checkpoint, checkpoint: StrPath, target: str, projects: Iterable[Project], trusted: bool
 ) -> Checkpoint:
     """Return a checkpoint upgraded for each of several projects, without writing it."""
-    wanted, options = targets.parse(target), WriteOptions(trust_checkpoint_code=trusted)
+    wanted, options = targets.parse(target), WriteOptions(trust_checkpoint_code=trusted, copy_shared=True)
     for project in projects:
         with session_on(file, checkpoint, project, options) as session:
             graph = session.graph([wanted])
@@ -136,13 +136,13 @@ def _upgraded(
 ) -> Path:
     """Return the path of a copy upgraded for one project; that of a local file itself, if there is nothing to do."""
     try:
-        planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted)
+        planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted, copy_shared=True)
         for warning in planned.warnings:
             _LOGGER.warning("%s: %s", checkpoint, warning)
         if not planned.steps and isinstance(path, Path):
             return path
         output = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-migrate-")), path.name)
-        upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted)
+        upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted, copy_shared=True)
     except (CannotWrite, OSError) as error:
         reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
         where = "it goes to the folder of temporary files; set TMPDIR to use another"

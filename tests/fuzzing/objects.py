@@ -44,6 +44,26 @@ def _nested(depth: int, how: tuple[bytes, bytes, bytes]) -> bytes:
     return opening * depth + middle + closing * depth
 
 
+def _colliding(count: int, how: tuple[bytes, bytes, bytes]) -> bytes:
+    """Spell keys of one hash: tuples of -1 and -2."""
+    opening, between, closing = how
+    parts = b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff"
+    keys = (_tuple([parts[number >> place & 1] for place in range(13)]) for number in range(count))
+    return opening + b"".join(key + between for key in keys) + closing
+
+
+COLLISIONS = [
+    (b"}(", b"N", b"u"),
+    (b"}", b"Ns", b""),
+    (b"(", b"N", b"d"),
+    (b"\x8f(", b"", b"\x90"),
+    (b"(", b"", b"\x91"),
+    (b"c__builtin__\nset\n](", b"", b"e\x85R"),
+    (b"ccollections\nOrderedDict\n)R(", b"N", b"u"),
+    (b"csome\nname\n)\x81(", b"N", b"u"),
+]
+
+
 HARMFUL = f"""
 {CANARY} call,{CANARY} Class,{CANARY}.inner call,{CANARY} Class.method,os system,posix system,subprocess Popen,os abort
 subprocess call,pty spawn,os _exit,sys exit,builtins eval,builtins exec,__builtin__ eval,builtins getattr,builtins open
@@ -197,6 +217,7 @@ def _larger(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 OBJECTS = st.one_of(
     NAMES,
     drawn(_nested, DEPTHS, picked(NESTINGS)),
+    drawn(_colliding, picked([20, 300, 6000]), picked(COLLISIONS)),
     picked(MISSPELLED.split(b" ")),
     drawn(lambda items: _tuple(items) + b"Q", st.lists(LEAVES | NAMES, max_size=6)),
     *[_tensors()] * 2,

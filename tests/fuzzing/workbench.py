@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib
 import multiprocessing
 import os
 import re
@@ -19,11 +18,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tests.fuzzing.commands import KNOWN, run, write_projects
+from tests.fuzzing.commands import write_projects
 from tests.fuzzing.journey import Tried, Walk, Wrong, journey
 from tests.fuzzing.objects import CANARY
 from tests.fuzzing.places import OTHER, SOURCE, Beside, Place
-from tests.fuzzing.recipes import DATA
 
 SECONDS = 10  # of processor time for one input; a file of a few kilobytes needs some milliseconds
 HANGING = 120  # seconds, after which something waits for what never comes
@@ -172,14 +170,8 @@ def serve(connection: Any, folder: Path, walk: Walk, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     os.chdir(folder)  # where there is no project
-    if "torch" in sys.modules:
-        importlib.import_module("torch").set_num_threads(1)
     os.fsync = lambda descriptor: None  # type: ignore[assignment]  # what is on the disk after a power cut is not asked
-    for name in ("training.ckpt", "lightning.ckpt"):  # what is imported when it is needed is imported now
-        source = Path(shutil.copy(DATA / name, folder))
-        journey(source, folder / f"{name}.output", True)
-        for words in ("upgrade head", "history", "check --rollback", "show a1 --from", "sync", "downgrade base"):
-            run("-c", str(folder.parent / KNOWN), *words.split(), str(source))
+    sys.dont_write_bytecode = True  # a module that is imported late is no file that was written
     with (folder.parent / "crash").open("w") as crash:
         faulthandler.enable(crash)
         faulthandler.register(signal.SIGPROF, crash, chain=True)  # which then ends the process
@@ -218,7 +210,7 @@ class Workbench:
     def __init__(self, walk: Walk = journey, seconds: float = SECONDS) -> None:
         # Forked from one process that has everything imported, and no threads.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["anemoi_ckpt_migrate.storage.tensors.torch_content", "tests.fuzzing"])
+        self._context.set_forkserver_preload(["tests.fuzzing", "tests.fuzzing.rehearsal"])
         self._walk, self._seconds = walk, seconds
         self._folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
         (self._folder / "work").mkdir()

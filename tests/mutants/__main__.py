@@ -46,6 +46,27 @@ RELATED = {
         "state/test_optimizers_more.py",
         "state/test_optimizers.py::test_names_as_keys",
     ],
+    "state/infer_optimizer": [
+        "state/test_optimizers.py",
+        "state/test_optimizers_refused.py",
+        "state/test_optimizers_more.py",
+        "state/test_optimizers_guarded.py",
+        "state/test_optimizer_state.py",
+    ],
+    "state/name_patterns": [
+        "state/test_name_patterns.py",
+        "operations/test_names_of_operations.py",
+        "operations/test_renames.py",
+        "operations/test_operations_plain.py",
+        "storage/test_size_limits.py",
+    ],
+    "storage/size_limits": ["storage/test_free_space.py", "storage/test_size_limits.py"],
+    "tree/optimizer_formats": [
+        "state/test_flattened_optimizers.py",
+        "state/test_optimizers_remembered.py",
+        "state/test_optimizers.py",
+        "state/test_optimizers_more.py",
+    ],
 }
 """The modules, each with the tests that are about it, the quickest first."""
 

@@ -5,6 +5,7 @@ What is applied is noted in the checkpoint by the scripts themselves, so that th
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from pathlib import Path
@@ -45,7 +46,7 @@ class Walk:
     """One project, one checkpoint, and what is true of them after each command."""
 
     def __init__(self, project: Folder, seed: int) -> None:
-        self.random = random.Random(seed)
+        self.random, self.kinds = random.Random(seed), itertools.cycle(("mermaid", "dot", "svg"))
         self.folder, self.count = project.path / "versions", 0
         self.checkpoint = project.copy()
         # A first script makes the list; nothing goes below it.
@@ -140,8 +141,7 @@ class Walk:
         cm.history(self.checkpoint)
         cm.check([self.checkpoint])
         cm.branches()
-        for kind in ("mermaid", "dot", "svg"):
-            cm.draw(kind, self.checkpoint)
+        cm.draw(next(self.kinds), self.checkpoint)
 
     def finish(self) -> None:
         """Go all the way up, and down again."""

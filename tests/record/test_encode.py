@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate.errors import DamagedRecord
-from anemoi_ckpt_migrate.record.encode import decode, encode
+from anemoi_ckpt_migrate.record.encode import _MADE, decode, encode, encode_tensor
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 hashed = atoms | st.complex_numbers(allow_nan=False) | st.tuples(st.integers(), st.text())
@@ -42,6 +45,32 @@ def _sorted(value: Any) -> Any:
 
 def _key(key: Any) -> str:
     return f"{type(key).__name__} {key!r}"
+
+
+@given(st.lists(st.integers(0, 3), max_size=3), st.data())
+def test_a_tensor_comes_back_as_its_dtype_its_shape_and_its_bytes(shape: list[int], data: st.DataObject) -> None:
+    size = math.prod(shape) * 4
+    content = data.draw(st.binary(min_size=size, max_size=size))
+    spelled = json.loads(json.dumps([encode_tensor("float32", tuple(shape), content)]))
+    assert decode(spelled, lambda *found: list(found)) == [["float32", tuple(shape), content]]
+    with pytest.raises(DamagedRecord, match=r"\$tensor in it does not encode a value"):
+        decode(spelled)  # a tensor has no place among operations
+
+
+def test_other_values_are_spelled_by_whoever_knows_them() -> None:
+    found = encode({"a": (1, Path("x")), "b": [None, True, 2.5, "y"]}, lambda value: f"path {value}")
+    assert found == {"a": {"$tuple": [1, "path x"]}, "b": [None, True, 2.5, "y"]}
+
+
+def test_the_page_of_the_record_shows_every_tag() -> None:
+    page = Path(__file__).parents[2] / "docs" / "record.md"
+    if not page.exists():
+        pytest.skip("the sources are not here")
+    table = page.read_text().partition("## Values that JSON lacks")[2]
+    examples = [json.loads(example) for example in re.findall(r"`({.*?})`", table)]
+    made = [decode(example, lambda *found: found) for example in examples]
+    assert {tag for example in examples for tag in example} == {*_MADE, "$tensor"}
+    assert ("float32", (2, 1), struct.pack("<2f", 0, 1)) in made
 
 
 def test_a_number_that_is_none() -> None:

@@ -29,7 +29,7 @@ from alembic.runtime.migration import HeadMaintainer, RevisionStep
 from alembic.script.revision import Revision as TheirRevision
 from alembic.script.revision import RevisionError, RevisionMap
 
-MANY = settings(max_examples=int(os.environ.get("GRAPHS", "200")))
+MANY = settings(max_examples=int(os.environ.get("GRAPHS", "100")))
 
 
 @st.composite

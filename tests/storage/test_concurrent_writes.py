@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -11,12 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 import anemoi_ckpt_migrate as cm
 from anemoi_ckpt_migrate.storage import lock as locking
+from tests.support.forks import Forks
 from tests.support.project import RENAME, Folder, digest, names
 
 
@@ -91,25 +93,25 @@ def test_names_that_look_like_patterns(project: Folder) -> None:
         assert "y.weight" in names(checkpoint)
 
 
-def test_killed_at_any_moment(project: Folder) -> None:
-    """Killed after a delay that grows from run to run, until one run gets through."""
+def test_killed_at_any_moment(project: Folder, forks: Forks) -> None:
+    """Killed after a delay that grows from run to run, until one run gets through: the file is the old or the new one."""
     project.script("a1", None, **RENAME)
-    checkpoint = project.copy()
-    old = digest(checkpoint)
-    new = None
-    for tenths in range(200):
-        command = [sys.executable, "-m", "anemoi_ckpt_migrate", "upgrade", "head", str(checkpoint), "--no-backup"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=project.path)
-        time.sleep(0.05 + tenths / 100)
-        process.kill()
-        if process.wait() == 0:
-            new = digest(checkpoint)
+    first, checkpoint = project.copy(to="first.ckpt"), project.copy()
+    old = names(first)
+    project.ok("upgrade", "head", first)
+    for delay in itertools.count():
+        process = forks.start(project.path, "upgrade", "head", checkpoint, "--no-backup")
+        time.sleep(delay / 4000)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        code = forks.wait().code
+        assert code in (0, -signal.SIGKILL)
+        assert names(checkpoint) in (old, names(first))
+        if code == 0:
             break
-        if digest(checkpoint) != old:  # killed just after the rename
-            break
-    assert "y.weight" in names(checkpoint)
-    assert new != old
-    assert os.path.exists(Path(checkpoint))
+    assert names(checkpoint) == names(first) != old
+    project.ok("downgrade", "base", checkpoint)
+    assert [path.name for path in project.path.glob(".*")] == []
 
 
 def test_extended_attributes_are_kept(project: Folder) -> None:

@@ -340,6 +340,6 @@ def test_a_signal_while_arguments_are_read(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "build_parser", interrupted)
+    monkeypatch.setattr(cli, "_parser", interrupted)
     assert cli.main(["current", "x.ckpt"]) == 130
     assert capsys.readouterr().err == "interrupted; nothing more was changed\n"

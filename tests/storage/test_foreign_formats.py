@@ -92,6 +92,42 @@ def test_the_command_that_unpacks(chain: Folder, pack: str) -> None:
     chain.ok("upgrade", "head", whole)
 
 
+def test_the_way_out_for_a_pointer_of_git_lfs(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone without the files holds pointers; the command that the message names fetches them (run with git-lfs 3.3).
+
+    The remote is a folder, whose files Git LFS copies.
+    """
+    if shutil.which("git-lfs") is None:
+        pytest.skip("no git-lfs here")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(chain.path / "gitconfig"))
+    author = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    remote = (chain.path / "remote.git").as_uri()
+
+    def git(folder: str, *words: str, **environment: str) -> None:
+        subprocess.run(
+            ["git", *author, *words], cwd=folder, check=True, capture_output=True, env=os.environ | environment
+        )
+
+    git(".", "init", "--bare", "remote.git")
+    git(".", "init", "trained")
+    git("trained", "lfs", "install", "--local")
+    git("trained", "lfs", "track", "*.ckpt")
+    whole = chain.copy(to="trained/last.ckpt").read_bytes()
+    git("trained", "add", ".")
+    git("trained", "commit", "-m", "trained")
+    git("trained", "push", remote, "HEAD:main")
+    git(".", "lfs", "install", GIT_LFS_SKIP_SMUDGE="1")
+    git(".", "clone", "--branch", "main", remote, "cloned", GIT_LFS_SKIP_SMUDGE="1")
+
+    ran = chain.run("upgrade", "head", "cloned/last.ckpt")
+    command = ran.err.partition("fetch that with `")[2].partition("`")[0]
+    assert (ran.code, command) == (1, "git lfs pull")
+    assert Path("cloned/last.ckpt").read_bytes().startswith(POINTER.splitlines()[0])
+    subprocess.run(command, shell=True, check=True, cwd="cloned", capture_output=True)
+    assert Path("cloned/last.ckpt").read_bytes() == whole
+    chain.ok("upgrade", "head", "cloned/last.ckpt")
+
+
 def test_the_way_out_for_deepspeed(chain: Folder) -> None:
     deepspeed = pytest.importorskip("deepspeed.utils.zero_to_fp32")
     saved = chain.copy(to="mp_rank_00_model_states.pt")
@@ -128,8 +164,9 @@ def test_the_way_out_for_arrays(chain: Folder) -> None:
 @pytest.mark.parametrize(
     ("holds", "says", "code"),
     [
-        (".metadata", "a distributed checkpoint", 3),
-        ("__0_0.distcp", "a distributed checkpoint", 3),
+        (".metadata.tmp", "a distributed checkpoint (torch.distributed.checkpoint) that was not saved to its end", 3),
+        ("__0_0.distcp", "a distributed checkpoint (torch.distributed.checkpoint) that was not saved to its end", 3),
+        ("__0.metadata", "a distributed checkpoint (torch.distributed.checkpoint) without common metadata", 3),
         ("zero_to_fp32.py", "a checkpoint of DeepSpeed", 3),
         ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed", 3),
         ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron", 3),

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from tests.support.project import Folder, backups, digest
+from tests.support.tensors import stored
 
 torch = pytest.importorskip("torch")
 np = pytest.importorskip("numpy")
@@ -61,7 +62,7 @@ def picture(value: Any, seen: dict[int, int] | None = None) -> Any:
     seen = {} if seen is None else seen
     if isinstance(value, torch.UntypedStorage):
         number = seen.setdefault(value._cdata, len(seen))
-        return number, value.nbytes() if value.device.type == "meta" else bytes(value.tolist())
+        return number, value.nbytes() if value.device.type == "meta" else stored(value)
     if isinstance(value, torch.storage.TypedStorage):
         return value.dtype, picture(value._untyped_storage, seen)
     if isinstance(value, dict):
@@ -273,7 +274,7 @@ def same_where_it_says(path: Path, wanted: Any) -> None:
     with FakeTensorMode():
         fake = torch.load(path)
     for tensor, real in zip(tensors(fake), tensors(wanted), strict=True):
-        offset, bytes_of_it = tensor.untyped_storage()._checkpoint_offset, bytes(real.untyped_storage().tolist())
+        offset, bytes_of_it = tensor.untyped_storage()._checkpoint_offset, stored(real.untyped_storage())
         assert offset % 64 == 0
         assert content[offset : offset + len(bytes_of_it)] == bytes_of_it
 

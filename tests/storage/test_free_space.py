@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from anemoi_ckpt_migrate.errors import TooMuchAsked
-from anemoi_ckpt_migrate.storage.size_limits import check_asked
+from anemoi_ckpt_migrate.errors import NoRoom, TooMuchAsked
+from anemoi_ckpt_migrate.storage.size_limits import check_asked, check_room
 
 torch = pytest.importorskip("torch")
 
@@ -56,6 +56,20 @@ def test_what_is_made_has_to_be_free(
     project.ok("upgrade", "head", *words, growing)
 
 
+def test_room_for_exactly_what_is_made_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", disk(lambda _: MADE))
+    check_room(tmp_path / "a.ckpt", MADE, MADE)
+    with pytest.raises(NoRoom):
+        check_room(tmp_path / "a.ckpt", MADE + 1, MADE + 1)
+
+
+def test_a_file_as_large_as_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (MADE, resource.RLIM_INFINITY))
+    check_room(tmp_path / "a.ckpt", 0, MADE)
+    with pytest.raises(NoRoom):
+        check_room(tmp_path / "a.ckpt", 0, MADE + 1)
+
+
 def test_the_folder_of_the_output_counts(project: Folder, growing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = project.path / "full"
     full.mkdir()
@@ -78,7 +92,7 @@ def test_the_whole_file_has_to_be_small_enough(
 ) -> None:
     """More than what is made, less than the file would be."""
     with monkeypatch.context() as limited:
-        limited.setattr(resource, "getrlimit", lambda what: (10 * MADE, 10 * MADE))
+        limited.setattr(resource, "getrlimit", lambda what: (10 * MADE, resource.RLIM_INFINITY))
         assert "the largest file" in refused(project, growing, *words)
     project.ok("upgrade", "head", *words, growing)
 

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import faulthandler
 import io
 import json
 import os
 import pickle
 import pickletools
-import resource
 import signal
 import struct
 import sys
 import tarfile
 import time
-import traceback
 import zipfile
 import zlib
 from collections import defaultdict
@@ -38,92 +35,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anemoi_ckpt_migrate import cli
 from anemoi_ckpt_migrate.storage.in_place import journal_of, mark
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.zip_archive import ZipEntry, directory, local_header, new_entry, read_archive
+from tests.support.forks import Forks
 from tests.support.pickle_bytes import HOOKS, ONES, STORAGE, TENSOR, call, checkpoint, name, text, tree
 from tests.support.project import Folder, Ran, digest
 
-# Forking a process that has threads is fine as long as the child does not count on them.
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:Duplicate name:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning"),
 ]
 
 SECONDS, MEMORY = 10, 512 << 20  # processor time and memory that an attack may cost, beside those of the interpreter
-HANGS = 120  # seconds after which a process counts as hung, however busy the machine is
 UPGRADE = ["upgrade", "head"]
 EVERY = (["current"], ["inspect"], UPGRADE, ["downgrade", "base"])
 
 
+class Attacked(Folder):
+    """A project, and from where the processes are forked that are attacked."""
+
+    forks: Forks
+
+
 @pytest.fixture
-def chain(project: Folder) -> Folder:
+def chain(project: Folder, capsys: pytest.CaptureFixture[str], forks: Forks) -> Attacked:
     """One revision that moves the hostile thing, if there is a place where it lies."""
     script = 'if isinstance(ckpt, dict) and "{0}" in ckpt: ckpt["{1}"] = ckpt.pop("{0}")'
     project.script("a1", None, script.format("x", "moved"), script.format("moved", "x"))
-    return project
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import here, once, what the attacked processes would each import."""
-    folder = Folder(tmp_path_factory.mktemp("warm"), None)
-    (folder.path / "versions").mkdir()
-    (folder.path / "ckpt-migrate.toml").touch()
-    folder.script("a1")
-    path = checkpoint(folder, tree(b"N"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        for words in EVERY:
-            assert cli.main(["-c", str(folder.path), *words, str(path)]) == 0
-
-
-def attempt(folder: Folder, *words: object) -> Ran:
-    """Run a command line in a process of its own, which may neither grow large nor take long."""
-    out, err = folder.path / ".out", folder.path / ".err"
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        _confined(out, err, [str(word) for word in words])
-    until = time.monotonic() + HANGS
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            pytest.fail(f"{words[0]} hangs")
-        time.sleep(0.005)
-    found = Ran(os.waitstatus_to_exitcode(ended[1]), out.read_text(errors="replace"), err.read_text(errors="replace"))
-    out.unlink()
-    err.unlink()
-    assert found.code >= 0, f"{words[0]} crashed with {signal.Signals(-found.code).name}"
-    assert "Traceback" not in found.err, found.err
+    found = Attacked(project.path, capsys)
+    found.forks = forks
     return found
 
 
-def _confined(out: Path, err: Path, words: list[str]) -> None:
-    code = 70
-    try:
-        faulthandler.disable()
-        sys.stdout, sys.stderr = out.open("w", errors="replace"), err.open("w", errors="replace")
-        pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
-        if pages:
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        spent = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + SECONDS,) * 2)
-        try:
-            code = cli.main(words)
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+def attempt(folder: Attacked, *words: object) -> Ran:
+    """Run a command line in a process of its own, which may neither grow large nor take long."""
+    ran = folder.forks.run(folder.path, *words, memory=MEMORY, seconds=SECONDS)
+    assert ran.code >= 0, f"{words[0]} crashed with {signal.Signals(-ran.code).name}"
+    assert "Traceback" not in ran.err, ran.err
+    return ran
 
 
-def refused(folder: Folder, checkpoint: Path, says: str = "", commands: Any = (["current"], UPGRADE)) -> None:
+def refused(folder: Attacked, checkpoint: Path, says: str = "", commands: Any = (["current"], UPGRADE)) -> None:
     """Check that commands refuse a file in one sentence, and leave everything as it is."""
     before = snapshot(folder.path)
     for words in commands:
@@ -138,7 +91,7 @@ def refused(folder: Folder, checkpoint: Path, says: str = "", commands: Any = ([
         assert snapshot(folder.path) == before
 
 
-def handled(folder: Folder, checkpoint: Path) -> None:
+def handled(folder: Attacked, checkpoint: Path) -> None:
     """Check that a file goes up and down again, runs nothing, and is left with the names that it had."""
     wanted = names(checkpoint)
     for words in EVERY:
@@ -215,7 +168,7 @@ CODE = {
 
 
 @pytest.mark.parametrize("attack", CODE)
-def test_code_in(chain: Folder, attack: str) -> None:
+def test_code_in(chain: Attacked, attack: str) -> None:
     data = tree(CODE[attack], protocol=4)
     with contextlib.suppress(Exception):
         pickle.loads(data)
@@ -230,7 +183,7 @@ def test_code_in(chain: Folder, attack: str) -> None:
         handled(chain, checkpoint(chain, data))
 
 
-def test_code_in_a_default_of_a_dict(chain: Folder) -> None:
+def test_code_in_a_default_of_a_dict(chain: Attacked) -> None:
     chain.script("a1", None, 'assert repr(ckpt["x"]["missing"]).startswith("<opaque")')
     factory = call("functools.partial", SYSTEM, PLANTED)
     handled(chain, checkpoint(chain, tree(call("collections.defaultdict", factory))))
@@ -247,28 +200,29 @@ def test_code_in_a_default_of_a_dict(chain: Folder) -> None:
     ],
     ids=["storage of bytes", "unknown function of torch", "subclass of a tensor", "shape", "zone of a date"],
 )
-def test_code_in_what_torch_and_dates_are_made_of(chain: Folder, value: bytes) -> None:
+def test_code_in_what_torch_and_dates_are_made_of(chain: Attacked, value: bytes) -> None:
     handled(chain, checkpoint(chain, tree(value, protocol=4)))
 
 
-def test_code_in_a_persistent_id(chain: Folder) -> None:
+def test_code_in_a_persistent_id(chain: Attacked) -> None:
     refused(chain, checkpoint(chain, tree(call("os.system", PLANTED) + b"Q")), "named in an unknown way")
     hidden = STORAGE.replace(text("cpu"), call("os.system", PLANTED))
     refused(chain, checkpoint(chain, tree(hidden)), "named in an unknown way")
 
 
-def test_code_by_a_module_that_is_trusted(chain: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_by_a_module_that_is_trusted(chain: Attacked) -> None:
     """To trust a module is not to trust all that it imports."""
     (chain.path / "ckpt-migrate.toml").write_text('trusted = ["configs"]\n')
-    (chain.path / "configs.py").write_text("import os\nfrom os import system as run\n\nclass Config:\n    pass\n")
-    monkeypatch.syspath_prepend(chain.path)
+    module = "import os\nfrom os import system as run\n\nopen('imported', 'w')\n\n\nclass Config:\n    pass\n"
+    (chain.path / "configs.py").write_text(module)
     for path in ("os.system", "run", "Config.__init__.__globals__", "Config.__reduce__"):
         data = tree(text("configs") + text(path) + b"\x93" + PLANTED + b"\x85R", protocol=4)
         attempt(chain, *UPGRADE, checkpoint(chain, data))
         assert not CANARY.exists(), path
+    assert Path("imported").exists()
 
 
-def test_code_when_a_tensor_is_opened(chain: Folder) -> None:
+def test_code_when_a_tensor_is_opened(chain: Attacked) -> None:
     """Real tensors are made then; nothing else is."""
     pytest.importorskip("torch")
     chain.script("a2", "a1", 'ckpt["w"].mul_(2)')
@@ -285,7 +239,7 @@ def test_code_when_a_tensor_is_opened(chain: Folder) -> None:
         assert not CANARY.exists(), value
 
 
-def test_new_code_by_a_name_of_several_lines(chain: Folder) -> None:
+def test_new_code_by_a_name_of_several_lines(chain: Attacked) -> None:
     """Protocol 2 ends names with a newline: one that holds newlines would be written as other opcodes."""
     injected = f"builtins\nlist\n0cos\nsystem\n(X{chr(len(PLANT))}\0\0\0{PLANT}tR0cbuiltins"
     data = tree(text(injected) + text("list") + b"\x93)R")
@@ -308,7 +262,7 @@ STAND_INS = {
 
 
 @pytest.mark.parametrize("stand_in", STAND_INS)
-def test_a_state_set_on(chain: Folder, stand_in: str) -> None:
+def test_a_state_set_on(chain: Attacked, stand_in: str) -> None:
     """What stands for a harmless name is not the pickle's to change; the next file may have it too."""
     value, slot = STAND_INS[stand_in]
     state = b"N}" + text(slot) + text("os") + text("system") + b"\x86s\x86b"
@@ -356,7 +310,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_too_much(chain: Folder, bomb: str) -> None:
+def test_too_much(chain: Attacked, bomb: str) -> None:
     refused(chain, checkpoint(chain, tree(BOMBS[bomb], protocol=4)), "damaged or hostile")
 
 
@@ -365,7 +319,7 @@ def test_too_much(chain: Folder, bomb: str) -> None:
     [b"}(" + b"N".join(COLLIDING) + b"Nu", call("builtins.set", b"](" + b"".join(COLLIDING) + b"e")],
     ids=["keys of a dict", "members of a set"],
 )
-def test_hashes_that_collide(chain: Folder, value: bytes) -> None:
+def test_hashes_that_collide(chain: Attacked, value: bytes) -> None:
     """Refused or not, but not in quadratic time: 60,000 would take half a minute, and ten times as many an hour."""
     assert attempt(chain, *UPGRADE, checkpoint(chain, tree(value))).code in (0, 1)
 
@@ -380,7 +334,7 @@ def test_hashes_that_collide(chain: Folder, value: bytes) -> None:
     ],
     ids=["tuples", "lists", "dicts", "objects"],
 )
-def test_laughs_that_nobody_hashes(chain: Folder, value: bytes) -> None:
+def test_laughs_that_nobody_hashes(chain: Attacked, value: bytes) -> None:
     """A thing of two things of two things is small, as long as nobody walks all ways through it."""
     handled(chain, checkpoint(chain, tree(value)))
 
@@ -400,7 +354,7 @@ def test_laughs_that_nobody_hashes(chain: Folder, value: bytes) -> None:
     ],
     ids=["list", "dict", "tuple", "attribute", "item", "key", "argument", "ordered dict", "dict with a default"],
 )
-def test_cycles(chain: Folder, value: bytes) -> None:
+def test_cycles(chain: Attacked, value: bytes) -> None:
     handled(chain, checkpoint(chain, tree(value)))
 
 
@@ -409,13 +363,13 @@ def test_cycles(chain: Folder, value: bytes) -> None:
     [b"]" * 5000 + b"a" * 4999, b")" + b"\x85" * 5000, (name("m.C") + b"(") * 3000 + b"t\x81" * 3000],
     ids=["lists", "tuples", "objects"],
 )
-def test_deep_nesting_is_said_to_be_it(chain: Folder, nested: bytes) -> None:
+def test_deep_nesting_is_said_to_be_it(chain: Attacked, nested: bytes) -> None:
     refused(chain, checkpoint(chain, tree(nested)), "nested too deeply", commands=[UPGRADE])
     for words in (["current"], ["inspect"]):
         assert attempt(chain, *words, chain.path / "x.ckpt").code in (0, 1)
 
 
-def test_a_pickle_that_is_not_there(chain: Folder) -> None:
+def test_a_pickle_that_is_not_there(chain: Attacked) -> None:
     """A file of holes takes no room on the disk, and 20 GB in memory."""
     for record in ("data.pkl", "byteorder", "ckpt_migrate/record.json"):
         path = with_a_hole(chain, record, 20 << 30)
@@ -445,7 +399,7 @@ def with_a_hole(folder: Folder, hollow: str, size: int) -> Path:
     ["a\nb", "\x1b[31m", "\x07", "\u202e", "long" * 1_000_000],
     ids=["newline", "color", "bell", "right to left", "long"],
 )
-def test_words_that_do_not_fit_into_a_sentence(chain: Folder, letter: str) -> None:
+def test_words_that_do_not_fit_into_a_sentence(chain: Attacked, letter: str) -> None:
     """What a file calls its things is told in a message only as far as a line of text allows."""
     missing = STORAGE.replace(text("0"), text(letter))
     refused(chain, checkpoint(chain, tree(missing)))
@@ -466,7 +420,7 @@ def test_words_that_do_not_fit_into_a_sentence(chain: Folder, letter: str) -> No
     ],
     ids=["object", "huge number", "boolean", "text of itself", "tensor"],
 )
-def test_a_record_of_odd_things(chain: Folder, record: bytes) -> None:
+def test_a_record_of_odd_things(chain: Attacked, record: bytes) -> None:
     data = b"\x80\2}(" + text("epoch") + b"K\1" + text("ckpt_migrate") + record + b"u."
     refused(chain, checkpoint(chain, data))
 
@@ -476,7 +430,7 @@ def test_a_record_of_odd_things(chain: Folder, record: bytes) -> None:
     ["[" * 200_000, '{"format": ' + "9" * 100_000 + "}", '{"format": NaN}', '"\\ud800"'],
     ids=["brackets", "digits", "not a number", "surrogate"],
 )
-def test_a_record_of_odd_json(chain: Folder, record: str) -> None:
+def test_a_record_of_odd_json(chain: Attacked, record: str) -> None:
     path = checkpoint(chain, b"\x80\2].", {"ckpt_migrate/record.json": record.encode()})
     refused(chain, path)
 
@@ -487,7 +441,7 @@ SOUND = tree(TENSOR)
 
 
 @pytest.fixture
-def sound(chain: Folder) -> Path:
+def sound(chain: Attacked) -> Path:
     """A checkpoint without a fault."""
     return checkpoint(chain, SOUND, {"data/1": ONES, "note": b"hello"})
 
@@ -521,32 +475,32 @@ def offset_of(path: Path, record: str) -> int:
 
 @pytest.mark.parametrize("record", ["data.pkl", "data/0", "data/1", "version", "note"])
 @pytest.mark.parametrize("flag", [0x1, 0x41], ids=["weakly", "strongly"])
-def test_encrypted(chain: Folder, sound: Path, record: str, flag: int) -> None:
+def test_encrypted(chain: Attacked, sound: Path, record: str, flag: int) -> None:
     lie(sound, record, {"flags": flag})
     refused(chain, sound, "encrypted", commands=[UPGRADE])
 
 
-def test_a_deflate_bomb(chain: Folder, sound: Path) -> None:
+def test_a_deflate_bomb(chain: Attacked, sound: Path) -> None:
     with zipfile.ZipFile(sound, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("x/more", "w") as stream:
         for _ in range(300):
             stream.write(bytes(1 << 20))
     refused(chain, sound, "compressed")
 
 
-def test_other_methods_of_compression(chain: Folder, sound: Path) -> None:
+def test_other_methods_of_compression(chain: Attacked, sound: Path) -> None:
     lie(sound, "data/0", {"method": 99})
     refused(chain, sound, "compressed")
 
 
 @pytest.mark.parametrize("record", ["data/0", "data/1", "note", "version"])
-def test_two_records_of_one_name(chain: Folder, sound: Path, record: str) -> None:
+def test_two_records_of_one_name(chain: Attacked, sound: Path, record: str) -> None:
     with zipfile.ZipFile(sound, "a") as archive:
         archive.writestr(f"x/{record}", b"another")
     refused(chain, sound, "two records named")
 
 
 @pytest.mark.parametrize("record", ["DATA.pkl", "Data/0", "VERSION"])
-def test_two_records_of_one_name_as_torch_sees_it(chain: Folder, sound: Path, record: str) -> None:
+def test_two_records_of_one_name_as_torch_sees_it(chain: Attacked, sound: Path, record: str) -> None:
     """To torch, capitals are small letters: it may read the other one."""
     with zipfile.ZipFile(sound, "a") as archive:
         archive.writestr(f"x/{record}", b"another")
@@ -554,14 +508,14 @@ def test_two_records_of_one_name_as_torch_sees_it(chain: Folder, sound: Path, re
 
 
 @pytest.mark.parametrize("where", ["../../evil", "/tmp/evil", "y/data.pkl", "\\\\host\\evil"])
-def test_records_outside(chain: Folder, sound: Path, where: str) -> None:
+def test_records_outside(chain: Attacked, sound: Path, where: str) -> None:
     with zipfile.ZipFile(sound, "a") as archive:
         archive.writestr(where, b"evil")
     refused(chain, sound, "lies outside the folder")
 
 
 @pytest.mark.parametrize("where", ["x/../../evil", "x/data/../../../evil", "x//evil", "x/C:\\evil", "x/evil\n"])
-def test_records_that_only_look_as_if_they_were_outside(chain: Folder, sound: Path, where: str) -> None:
+def test_records_that_only_look_as_if_they_were_outside(chain: Attacked, sound: Path, where: str) -> None:
     """Nothing is ever unpacked: they are copied as they are."""
     with zipfile.ZipFile(sound, "a") as archive:
         archive.writestr(where, b"evil")
@@ -570,57 +524,57 @@ def test_records_that_only_look_as_if_they_were_outside(chain: Folder, sound: Pa
     assert sorted(path.name for path in chain.path.glob("*evil*")) == []
 
 
-def test_a_payload_elsewhere(chain: Folder) -> None:
+def test_a_payload_elsewhere(chain: Attacked) -> None:
     for key in ("../../../etc/passwd", "/etc/passwd", "../version", ""):
         refused(chain, checkpoint(chain, tree(STORAGE.replace(text("0"), text(key)))), "is missing")
 
 
 @pytest.mark.parametrize("record", ["data.pkl", "data/0"])
-def test_records_that_overlap(chain: Folder, sound: Path, record: str) -> None:
+def test_records_that_overlap(chain: Attacked, sound: Path, record: str) -> None:
     lie(sound, record, {"offset": offset_of(sound, "data/1")})
     refused(chain, sound, "overlaps")
 
 
 @pytest.mark.parametrize("beyond", [1, 1 << 20, 0xFFFFFFF0])
-def test_records_beyond_the_end(chain: Folder, sound: Path, beyond: int) -> None:
+def test_records_beyond_the_end(chain: Attacked, sound: Path, beyond: int) -> None:
     lie(sound, "data/0", {"offset": min(0xFFFFFFF0, sound.stat().st_size + beyond)})
     refused(chain, sound)
 
 
-def test_a_record_that_starts_within_another(chain: Folder, sound: Path) -> None:
+def test_a_record_that_starts_within_another(chain: Attacked, sound: Path) -> None:
     lie(sound, "data/0", {"offset": offset_of(sound, "data/1") + 36})
     refused(chain, sound, commands=[UPGRADE])
 
 
 @pytest.mark.parametrize("size", [5000, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_records_larger_than_the_file(chain: Folder, sound: Path, size: int) -> None:
+def test_records_larger_than_the_file(chain: Attacked, sound: Path, size: int) -> None:
     for record in ("data.pkl", "data/0", "note"):
         path = checkpoint(chain, SOUND, {"data/1": ONES, "note": b"hello"})
         lie(path, record, {"size": size, "packed": size})
         refused(chain, path)
 
 
-def test_a_local_header_with_another_name(chain: Folder, sound: Path) -> None:
+def test_a_local_header_with_another_name(chain: Attacked, sound: Path) -> None:
     content = sound.read_bytes()
     at = content.index(b"x/data/0")
     sound.write_bytes(content[:at] + b"x/data/7" + content[at + 8 :])
     refused(chain, sound, commands=[UPGRADE])
 
 
-def test_a_local_header_with_other_sizes(chain: Folder, sound: Path) -> None:
+def test_a_local_header_with_other_sizes(chain: Attacked, sound: Path) -> None:
     lie(sound, "data/0", local={"size": 1 << 30, "packed": 1})
     assert attempt(chain, *UPGRADE, sound).code in (0, 1)
 
 
 @pytest.mark.parametrize("words", [["upgrade", "head"], ["upgrade", "head", "--in-place"]], ids=["anew", "in place"])
-def test_a_local_header_that_leads_into_another_record(chain: Folder, sound: Path, words: list[str]) -> None:
+def test_a_local_header_that_leads_into_another_record(chain: Attacked, sound: Path, words: list[str]) -> None:
     """By the length of its extra field, the content of one record would be that of another."""
     distance = offset_of(sound, "data/1") - offset_of(sound, "version")
     lie(sound, "version", local={"extra": distance})
     refused(chain, sound, commands=[words])
 
 
-def test_a_wrong_crc_of_what_is_read(chain: Folder, sound: Path) -> None:
+def test_a_wrong_crc_of_what_is_read(chain: Attacked, sound: Path) -> None:
     """A tensor that is changed is read: its CRC is not to be made right on the way."""
     pytest.importorskip("torch")
     chain.script("a2", "a1", 'ckpt["moved"].mul_(2)')
@@ -632,14 +586,14 @@ def test_a_wrong_crc_of_what_is_read(chain: Folder, sound: Path) -> None:
     assert digest(sound) == before
 
 
-def test_a_wrong_crc_of_anything_when_asked_to_verify(chain: Folder, sound: Path) -> None:
+def test_a_wrong_crc_of_anything_when_asked_to_verify(chain: Attacked, sound: Path) -> None:
     for record in ("data/0", "data/1", "note", "version"):
         path = checkpoint(chain, SOUND, {"data/1": ONES, "note": b"hello"})
         lie(path, record, {"crc": 1234})
         refused(chain, path, f"{record} is damaged", commands=[[*UPGRADE, "--verify"]])
 
 
-def test_two_tables_of_contents(chain: Folder, sound: Path) -> None:
+def test_two_tables_of_contents(chain: Attacked, sound: Path) -> None:
     """The second lies in the comment of the first; only one of them may count, and it is the one that torch takes."""
     other = checkpoint(chain, tree(call("os.system", PLANTED)), stem="y")
     content = sound.read_bytes()
@@ -652,7 +606,7 @@ def test_two_tables_of_contents(chain: Folder, sound: Path) -> None:
     assert not CANARY.exists()
 
 
-def test_a_program_in_front(chain: Folder, sound: Path) -> None:
+def test_a_program_in_front(chain: Attacked, sound: Path) -> None:
     sound.write_bytes(b"#!/bin/sh\ntouch canary\nexit\n" + sound.read_bytes())
     ran = attempt(chain, *UPGRADE, sound)
     assert ran.code in (0, 1)
@@ -660,7 +614,7 @@ def test_a_program_in_front(chain: Folder, sound: Path) -> None:
         assert sound.read_bytes().startswith(b"PK")
 
 
-def test_a_name_as_long_as_they_get(chain: Folder) -> None:
+def test_a_name_as_long_as_they_get(chain: Attacked) -> None:
     path = checkpoint(chain, b"\x80\2].", stem="x")
     with zipfile.ZipFile(path) as archive:
         content = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -670,7 +624,7 @@ def test_a_name_as_long_as_they_get(chain: Folder) -> None:
     assert attempt(chain, *UPGRADE, path).code in (0, 1)
 
 
-def test_a_tar_file(chain: Folder) -> None:
+def test_a_tar_file(chain: Attacked) -> None:
     """As torch wrote them in its first year: pickles again, and code in them."""
     path = chain.path / "x.ckpt"
     with tarfile.open(path, "w") as archive:
@@ -698,7 +652,7 @@ def test_a_tar_file(chain: Folder) -> None:
     ],
     ids=["directory", "pipe", "device", "holes", "brackets", "negative", "digits"],
 )
-def test_a_journal_that_is_none(chain: Folder, sound: Path, make: Callable[[Path], Any]) -> None:
+def test_a_journal_that_is_none(chain: Attacked, sound: Path, make: Callable[[Path], Any]) -> None:
     make(journal_of(sound))
     before = digest(sound)
     for words in (["current"], UPGRADE, ["recover"]):
@@ -707,7 +661,7 @@ def test_a_journal_that_is_none(chain: Folder, sound: Path, make: Callable[[Path
         assert digest(sound) == before
 
 
-def test_a_thousand_ways_back(chain: Folder) -> None:
+def test_a_thousand_ways_back(chain: Attacked) -> None:
     """Each state of a file that was written in place names the one before it; all share one large pickle here."""
     path = checkpoint(chain, tree(b"](" + b"K\1" * 100_000 + b"e"))
     chain.ok("upgrade", "head", path, "--in-place")
@@ -739,12 +693,12 @@ def legacy(folder: Folder, **parts: bytes) -> Path:
     return path
 
 
-def test_a_sound_legacy_file(chain: Folder) -> None:
+def test_a_sound_legacy_file(chain: Attacked) -> None:
     assert attempt(chain, *UPGRADE, legacy(chain)).code == 0
 
 
 @pytest.mark.parametrize("part", ["magic", "version", "machine", "tree", "keys"])
-def test_code_in_a_legacy_file(chain: Folder, part: str) -> None:
+def test_code_in_a_legacy_file(chain: Attacked, part: str) -> None:
     code = (
         MAGIC[:-1] + b"0" + call("os.system", PLANTED) + b"." if part == "magic" else b"\x80\2" + CODE["reduce"] + b"."
     )
@@ -754,7 +708,7 @@ def test_code_in_a_legacy_file(chain: Folder, part: str) -> None:
         assert not CANARY.exists()
 
 
-def test_code_in_what_a_legacy_file_says_of_a_module(chain: Folder) -> None:
+def test_code_in_what_a_legacy_file_says_of_a_module(chain: Attacked) -> None:
     where = b"(" + text("module") + name("m.C") + call("os.system", PLANTED) + text("source") + b"tQ"
     attempt(chain, *UPGRADE, legacy(chain, tree=tree(where + b")\x81"), keys=b"\x80\2].", payload=b""))
     assert not CANARY.exists()
@@ -784,14 +738,14 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_legacy_file_that_lies(chain: Folder, lie: str) -> None:
+def test_a_legacy_file_that_lies(chain: Attacked, lie: str) -> None:
     refused(chain, legacy(chain, **LIES[lie]))
 
 
 # ----------------------------------------------------------------------------------------- tensors that are none
 
 
-def test_an_index_outside_a_sparse_tensor(chain: Folder) -> None:
+def test_an_index_outside_a_sparse_tensor(chain: Attacked) -> None:
     """Torch would write wherever the index says."""
     pytest.importorskip("torch")
     chain.script("a1", None, 'ckpt["dense"] = ckpt["x"].to_dense()')
@@ -850,7 +804,7 @@ NO_TENSORS = {
 
 
 @pytest.mark.parametrize("lie", NO_TENSORS)
-def test_a_tensor_that_is_none(chain: Folder, lie: str) -> None:
+def test_a_tensor_that_is_none(chain: Attacked, lie: str) -> None:
     """Opened, it is refused; only moved, it stays what it was."""
     pytest.importorskip("torch")
     chain.script("a2", "a1", 'ckpt["w"].mul_(2); float(ckpt["moved"].sum())')
@@ -1061,7 +1015,7 @@ def test_a_thing_among_its_own_arguments() -> None:
     assert seen(again(data, 2)) == seen(pickle.loads(data))
 
 
-def test_attributes_named_as_methods(chain: Folder) -> None:
+def test_attributes_named_as_methods(chain: Attacked) -> None:
     """An instance may carry attributes of any name; ours does not ask it for its methods."""
     value = call("collections.OrderedDict") + text("a") + b"K\1s}" + text("items") + call("m.f") + b"sb"
     handled(chain, checkpoint(chain, tree(value)))

@@ -72,7 +72,8 @@ def state(folder: Path) -> dict[str, bytes]:
 
 
 def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+    alike = one.keys() == other.keys() and all(value.dtype == other[name].dtype for name, value in one.items())
+    return alike and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def strict(folder: Path) -> Any:
@@ -137,6 +138,58 @@ def test_no_shard_grows_beyond_the_largest_old_one(project: Folder, llama: Path)
     tensors(llama)
     project.ok("downgrade", "base", "llama")
     strict(llama)
+
+
+def test_shards_of_another_size(project: Folder, llama: Path) -> None:
+    before = tensors(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", "llama", "--max-shard-size", "4KiB")
+    found = [sum(value.nbytes for value in library.load_file(each).values()) for each in shards(llama)]
+    assert max(found) <= 4096
+    assert len(found) > 3
+    project.ok("downgrade", "base", "llama", "--max-shard-size", "1GB")
+    assert equal(tensors(llama), before)
+    strict(llama)
+
+
+def test_one_file_becomes_several(project: Folder, written: Path) -> None:
+    """The record moves from the file to the index."""
+    transformers.LlamaForCausalLM.from_pretrained(written).save_pretrained("single")
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    project.ok("upgrade", "head", "single", "--max-shard-size", "8KB")
+    assert len(shards(Path("single"))) > 1
+    assert not (Path("single") / "model.safetensors").exists()
+    assert project.ok("current", "single").out.split()[1:2] == ["a1"]
+    assert all(
+        "ckpt_migrate/record.json" not in each.read_bytes()[:2000].decode("latin1") for each in shards(Path("single"))
+    )
+    project.ok("downgrade", "base", "single")
+    strict(Path("single"))
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "5PB", "many", ""])
+def test_a_size_that_is_none(project: Folder, llama: Path, size: str) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    refused(
+        project,
+        2,
+        "is not the size of a shard; give one such as 5GB",
+        "upgrade",
+        "head",
+        llama,
+        f"--max-shard-size={size}",
+    )
+    project.ok("upgrade", "head", llama, "--max-shard-size=5GB")
+
+
+def test_hard_links_on_demand(project: Folder, llama: Path) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    home = json.loads((llama / INDEX).read_bytes())["weight_map"]["model.norm.weight"]
+    project.ok("upgrade", "head", llama, "--hard-link")
+    kept = project.path / "llama.bak"
+    assert {each.name for each in shards(llama) if each.samefile(kept / each.name)} == {
+        each.name for each in shards(kept) if each.name != home
+    }
 
 
 def test_the_learned_weights_are_those_that_transformers_reads(project: Folder, llama: Path) -> None:
@@ -240,6 +293,78 @@ def test_neither_torch_nor_the_library_is_imported_for_a_rename(project: Folder,
         "sys.exit(code or any(name.partition('.')[0] in ('torch', 'safetensors') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Kept values
+
+
+STASH = ".ckpt_migrate/stash.safetensors"
+
+
+def test_a_kept_tensor_lies_beside_the_shards_and_comes_back(project: Folder, llama: Path) -> None:
+    """Two revisions keep one tensor each: an old one, and one that the first revision made."""
+    before = tensors(llama)
+    declare(project, "a1", 'op.Drop("lm_head.weight", keep=True)', 'op.Cast("model.norm.weight", "float64")')
+    declare(project, "a2", 'op.Drop("model.norm.weight", keep=True)', parents="a1")
+    project.ok("upgrade", "a1", "llama", "--check-rollback")
+    assert torch.equal(library.load_file(llama / STASH)["0"], before["lm_head.weight"])
+    project.ok("upgrade", "head", "llama")
+    kept = library.load_file(llama / STASH)
+    assert sorted(map(str, (value.dtype for value in kept.values()))) == ["torch.float32", "torch.float64"]
+    assert tensors(llama).keys() == before.keys() - {"lm_head.weight", "model.norm.weight"}
+    assert not any(STASH in name for name in json.loads((llama / INDEX).read_bytes())["weight_map"].values())
+    _, report = transformers.LlamaForCausalLM.from_pretrained(llama, output_loading_info=True)
+    assert set(report["missing_keys"]) == {"lm_head.weight", "model.norm.weight"}
+    assert not report["unexpected_keys"]
+    project.ok("downgrade", "-1", "llama")
+    assert len(library.load_file(llama / STASH)) == 1
+    project.ok("downgrade", "-1", "llama")
+    assert equal(tensors(llama), before)
+    assert not (llama / ".ckpt_migrate").exists()
+    strict(llama)
+
+
+TWICE = """
+
+def twice(ckpt):
+    ckpt["model.norm.weight"] = ckpt["model.norm.weight"] * 2
+    return ckpt
+
+
+def half(ckpt):
+    ckpt["model.norm.weight"] = ckpt["model.norm.weight"] / 2
+    return ckpt
+"""
+
+
+def test_a_function_makes_a_tensor_that_is_kept(project: Folder, llama: Path) -> None:
+    before = tensors(llama)
+    drop = 'op.Drop("model.norm.weight", keep=True)'
+    declare(project, "a1", "op.Run(twice, half)", drop, top=TWICE)
+    project.ok("upgrade", "head", "llama")
+    assert torch.equal(library.load_file(llama / STASH)["0"], before["model.norm.weight"] * 2)
+    project.ok("downgrade", "base", "llama")
+    assert equal(tensors(llama), before)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off", "another place", "beyond the end", "no place"])
+def test_a_stash_that_lies(project: Folder, llama: Path, how: str) -> None:
+    declare(project, "a1", 'op.Drop("model.norm.weight", keep=True)')
+    project.ok("upgrade", "head", "llama")
+    place = {"another place": ["~7", 0], "beyond the end": ["~0", 1], "no place": ["1", 0]}.get(how)
+    if how == "missing":
+        (llama / STASH).unlink()
+    elif how == "cut off":
+        os.truncate(llama / STASH, 50)
+    else:
+        text = (llama / INDEX).read_text()
+        data = json.loads(text)
+        stash = data["metadata"]["ckpt_migrate"]["stash"]["a1"]
+        found = json.dumps(stash)
+        data["metadata"]["ckpt_migrate"]["stash"]["a1"] = json.loads(found.replace('["~0", 0]', json.dumps(place)))
+        (llama / INDEX).write_text(json.dumps(data))
+    says = "stash.safetensors: it" if how == "cut off" else "the migration record in the checkpoint is damaged"
+    refused(project, 1, says, "downgrade", "base", "llama")
 
 
 # Refused
@@ -438,19 +563,3 @@ def test_the_way_out_for_one_file_of_torch(project: Folder, llama: Path) -> None
     refused(project, 3, says, "upgrade", "head", "old")
     project.ok("upgrade", "head", "old/pytorch_model.bin")
     assert "model.final.weight" in torch.load("old/pytorch_model.bin")
-
-
-def test_the_way_out_for_shards_of_torch(project: Folder, llama: Path) -> None:
-    old = Path(shutil.copytree(llama, "old", ignore=shutil.ignore_patterns("*safetensors*")))
-    files = {"pytorch_model-00001-of-00002.bin": {}, "pytorch_model-00002-of-00002.bin": {}}
-    for number, (name, value) in enumerate(tensors(llama).items()):
-        list(files.values())[number % 2][name] = value
-    for file, part in files.items():
-        torch.save(part, old / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, part in files.items() for name in part}}
-    (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
-    refused(project, 3, "with save_pretrained, which makes safetensors, and migrate that", "upgrade", "head", old)
-    transformers.LlamaForCausalLM.from_pretrained(old).save_pretrained("new")
-    project.ok("upgrade", "head", "new")
-    assert "model.final.weight" in tensors(Path("new"))

@@ -180,7 +180,7 @@ def test_recover(chain: Folder, junk: bytes) -> None:
     old = digest(checkpoint)
     journal = interrupted(checkpoint, junk)
     ran = chain.ok("recover", "--json", checkpoint)
-    assert ran.lines == [{"checkpoint": str(checkpoint), "recovered": True, "removed": len(junk)}]
+    assert ran.lines == [{"checkpoint": str(checkpoint), "recovered": True, "removed": len(junk), "completed": False}]
     assert digest(checkpoint) == old
     assert not journal.exists()
     assert "nothing to recover" in chain.ok("recover", checkpoint).out

@@ -32,6 +32,7 @@ class Disk:
     content: dict[int, bytes] = field(default_factory=dict)
     safe_content: dict[int, bytes] = field(default_factory=dict)
     longest: dict[int, bytes] = field(default_factory=dict)  # since it was confirmed: what is cut may come back
+    previous: dict[int, bytes] = field(default_factory=dict)  # the same: what is written over may come back
     safe_names: Names = field(default_factory=dict)
     # Changes of names since the folder was last synced: a crash keeps the first so many of them, as a journal does,
     # or any of them.
@@ -43,9 +44,11 @@ class Disk:
         found = {}
         for path in self.folder.iterdir():
             if path.is_file():
-                inode = path.stat().st_ino
+                inode, before = path.stat().st_ino, self.content.get(path.stat().st_ino)
                 found[path.name] = inode
                 self.content[inode] = path.read_bytes()
+                if before is not None and before != self.content[inode]:
+                    self.previous[inode] = before
                 self.longest[inode] = max(self.longest.get(inode, b""), self.content[inode], key=len)
         return found
 
@@ -64,21 +67,22 @@ class Disk:
             if inode == self.folder.stat().st_ino:
                 self.safe_names, self.changes = now, []
             else:
-                self.safe_content[inode] = self.longest[inode] = self.content[inode]
+                self.safe_content[inode] = self.longest[inode] = self.previous[inode] = self.content[inode]
         self.moments.append((call, list(self.states())))
 
     def states(self) -> Iterator[tuple[Names, dict[int, bytes]]]:
         """Give the ways in which the folder may come back."""
         for kept in range(len(self.changes) + 1):
             known = self.changes[kept - 1] if kept else self.safe_names
-            for chance in ("nothing", "all", "some", "longest"):
+            for chance in ("nothing", "all", "some", "longest", "previous"):
                 yield known, {inode: self.survivor(inode, chance) for inode in known.values()}
 
     def survivor(self, inode: int, chance: str) -> bytes:
-        """Return what a file holds again: what was confirmed, all that was written, pieces of it, or what was cut."""
+        """Return what a file holds again: what was confirmed, all that was written, pieces of it, or what was cut or written over."""
         safe, now = self.safe_content.get(inode, b""), self.content[inode]
         if chance != "some":
-            return {"nothing": safe, "all": now, "longest": self.longest[inode]}[chance]
+            previous = self.previous.get(inode, now)
+            return {"nothing": safe, "all": now, "longest": self.longest[inode], "previous": previous}[chance]
         randomly = random.Random(len(self.moments))
         length = randomly.choice([len(safe), len(now), randomly.randint(*sorted((len(safe), len(now))))])
         pieces = bytearray((safe + bytes(length))[:length])
@@ -219,7 +223,7 @@ def hold(project: Folder, run: Run, goes_on: bool = False) -> set[bool]:
     for kept, content in unique.values():
         lay_out(disk.folder, kept, content)
         assert checkpoint.read_bytes() == run.old or target == checkpoint
-        project.ok("inspect", checkpoint)  # reading works at once
+        project.ok("inspect", checkpoint, "--json")  # reading works at once
         if in_place.journal_of(checkpoint).exists():
             project.ok("recover", checkpoint)
         if target.exists() or target == checkpoint:

@@ -285,7 +285,7 @@ def test_bytes_arrive_before_they_are_read(reads: list[tuple[int, int]]) -> None
             fetch_all(file, [(start, start + 10) for start in range(0, 1 << 20, 200_000)])
             assert read_at(file, 10, 800_000) == content[800_000:800_010]
             assert read_at(file, 1 << 20, 0) == content
-            assert sum(fetched) == len(content)
+            assert sum(fetched) <= len(content) + 6 * 4096  # what lies between small gaps comes again
 
 
 # The parts of an upload

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -279,13 +281,6 @@ def refused(project: Folder, code: int, says: str, *words: object) -> None:
     assert not [each for path in files for each in backups(path)]
 
 
-def test_in_place_is_refused_with_the_way_out(project: Folder) -> None:
-    path = saved(project, model())
-    declare(project, "a1", 'op.RenamePrefix("out.", "head.")')
-    refused(project, 3, "leave out --in-place", "upgrade", "head", path, "--in-place")
-    project.ok("upgrade", "head", path)
-
-
 def test_something_else_than_a_tensor(project: Folder) -> None:
     path = saved(project, model())
     declare(project, "a1", 'op.SetItem("epoch", 3)')
@@ -299,10 +294,40 @@ def test_something_else_than_a_tensor(project: Folder) -> None:
     )
 
 
-def test_shared_memory_is_refused(project: Folder) -> None:
+def test_shared_memory_is_refused_or_copied(project: Folder) -> None:
     path = saved(project, model())
     project.script("a1", None, 'ckpt["tied.weight"] = ckpt["out.weight"]', 'del ckpt["tied.weight"]')
-    refused(project, 1, "it shares its memory with out.weight", "upgrade", "head", path)
+    says = "it shares its memory with out.weight, which safetensors cannot express: drop one of them, or write both with --copy-shared"
+    refused(project, 1, says, "upgrade", "head", path)
+    project.ok("upgrade", "head", path, "--copy-shared", "--check-rollback")
+    after = library.load_file(path)
+    assert equal(after, model(**{"tied.weight": model()["out.weight"]}))
+    assert after["tied.weight"].data_ptr() != after["out.weight"].data_ptr()
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model())
+    assert torch.equal(cm.load(path, project=project.path)["tied.weight"], model()["out.weight"])
+
+
+def test_copied_on_the_way_back_and_in_a_sync(project: Folder) -> None:
+    path = saved(project, model())
+    project.script("a1", None, 'del ckpt["out.weight"]', 'ckpt["out.weight"] = ckpt["q.weight"]')
+    project.ok("upgrade", "head", path)
+    assert "shares its memory with q.weight" in project.run("downgrade", "base", path).err
+    project.ok("downgrade", "base", path, "--copy-shared")
+    assert torch.equal(library.load_file(path)["out.weight"], model()["q.weight"])
+    project.script("b2", "a1", 'ckpt["tied.weight"] = ckpt["q.weight"]', 'del ckpt["tied.weight"]')
+    assert "--copy-shared" in project.run("sync", path).err
+    project.ok("sync", path, "--copy-shared")
+    assert torch.equal(library.load_file(path)["tied.weight"], model()["q.weight"])
+    assert cm.downgrade(path, "base", project=project.path, copy_shared=True).written == str(path)
+
+
+def test_a_file_of_torch_shares_memory_with_the_option_too(project: Folder) -> None:
+    torch.save({"state_dict": model()}, project.path / "last.ckpt")
+    project.script("a1", None, 'ckpt["state_dict"]["tied"] = ckpt["state_dict"]["out.weight"]')
+    project.ok("upgrade", "head", "last.ckpt", "--copy-shared")
+    after = torch.load("last.ckpt")["state_dict"]
+    assert after["tied"].data_ptr() == after["out.weight"].data_ptr()
 
 
 def test_a_dtype_of_torch_alone_is_refused(project: Folder) -> None:
@@ -311,10 +336,151 @@ def test_a_dtype_of_torch_alone_is_refused(project: Folder) -> None:
     refused(project, 1, "safetensors has no dtype complex128", "upgrade", "head", path)
 
 
-def test_a_stash_has_no_place(project: Folder) -> None:
+# Old values that are put aside
+
+
+def stash(path: Path) -> dict[str, Any]:
+    return json.loads(header(path)["__metadata__"]["ckpt_migrate/record.json"]).get("stash", {})  # type: ignore[no-any-return]
+
+
+def test_a_dropped_tensor_is_kept_in_the_record_bit_for_bit(project: Folder) -> None:
+    """Each dtype goes into the text of the record, and comes back; a strict load never sees it meanwhile."""
+    tensors = model(**{f"old.{kind}": value for kind, value in KINDS.items()})
+    path = saved(project, tensors)
+    declare(project, "a1", 'op.Drop("old.*", keep=True)')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert equal(library.load_file(path), model())
+    kept = [each["$tensor"] for each in stash(path)["a1"]]
+    assert {dtype for dtype, _, _ in kept} == {str(value.dtype).removeprefix("torch.") for value in KINDS.values()}
+    assert ["float32", [], base64.b64encode(struct.pack("<f", 3.5)).decode()] in kept
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), tensors)
+    assert stash(path) == {}
+
+
+def test_what_is_kept_stays_while_other_steps_come_and_go(project: Folder) -> None:
+    """a1 (keeps) <- b2 (renames) <- c3 (casts, and keeps the old values) <- d4 (a function, on real tensors)"""
     path = saved(project, model())
-    declare(project, "a1", 'op.Drop("out.weight", keep=True)')
-    refused(project, 3, "leave out keep=True", "upgrade", "head", path)
+    declare(project, "a1", 'op.Drop("k.weight", keep=True)')
+    declare(project, "b2", 'op.RenamePrefix("out.", "head.")', parents="a1")
+    declare(project, "c3", 'op.Cast("head.weight", "float16", keep=True)', parents="b2")
+    project.script("d4", "c3", 'ckpt["q.bias"] = ckpt["q.bias"] * 2', 'ckpt["q.bias"] = ckpt["q.bias"] / 2')
+    project.ok("upgrade", "b2", path, "--check-rollback")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert {revision: len(kept) for revision, kept in stash(path).items()} == {"a1": 1, "c3": 1}
+    assert library.load_file(path)["head.weight"].dtype == torch.float16
+    project.ok("downgrade", "b2", path)
+    assert list(stash(path)) == ["a1"]
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model())
+
+
+def test_a_function_and_kept_tensors_in_one_run(project: Folder) -> None:
+    """Both ways the operations run on real tensors, because the function needs them."""
+    path = saved(project, model())
+    project.script("a1", None, 'ckpt["q.bias"] = ckpt["q.bias"] * 2', 'ckpt["q.bias"] = ckpt["q.bias"] / 2')
+    declare(project, "b2", 'op.Drop("k.*", keep=True)', parents="a1")
+    declare(project, "c3", 'op.Drop("q.bias", keep=True)', parents="b2")
+    project.ok("upgrade", "head", path, "--check-rollback")
+    assert torch.equal(decoded(stash(path)["c3"][0]), model()["q.bias"] * 2)
+    project.ok("downgrade", "base", path)
+    assert equal(library.load_file(path), model())
+
+
+def decoded(value: dict[str, Any]) -> Any:
+    dtype, shape, content = value["$tensor"]
+    return torch.frombuffer(bytearray(base64.b64decode(content)), dtype=getattr(torch, dtype)).reshape(shape)
+
+
+def test_no_torch_is_imported_to_put_aside_and_to_bring_back(project: Folder) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.Drop("k.weight", keep=True)', 'op.RenamePrefix("out.", "head.")')
+    for words in (["upgrade", "head"], ["downgrade", "base"]):
+        code = f"""
+import sys
+from anemoi_ckpt_migrate import cli
+assert cli.main([*{words!r}, {str(path)!r}]) == 0
+print([name for name in ("torch", "safetensors", "numpy") if name in sys.modules])
+"""
+        ran = subprocess.run([sys.executable, "-c", code], cwd=project.path, capture_output=True, text=True, check=True)
+        assert ran.stdout.splitlines()[-1] == "[]"
+    assert equal(library.load_file(path), model())
+
+
+def test_a_record_takes_a_mebibyte_of_tensors(project: Folder) -> None:
+    """262,144 float32: all of it, and no more; then the ways out that the message names."""
+    large, more = torch.arange(1 << 18, dtype=torch.float32), torch.ones(1)
+    path = saved(project, model(large=large, more=more))
+    declare(project, "a1", 'op.Drop("large", keep=True)')
+    declare(project, "b2", 'op.Drop("more", keep=True)', parents="a1")
+    both = "more (4 bytes) cannot be kept for the downgrade (keep=True): the record of a safetensors file takes 1,048,576 bytes of tensors in all and holds 1,048,576 already"
+    refused(project, 3, both, "upgrade", "head", path)
+    refused(project, 3, both, "upgrade", "head", path, "--dry-run")
+    project.ok("upgrade", "a1", path, "--check-rollback")
+    refused_later = project.run("upgrade", "head", path)
+    assert (refused_later.code, both in refused_later.err) == (3, True)
+    project.ok("downgrade", "base", path)
+    assert torch.equal(library.load_file(path)["large"], large)
+    saved(project, model(large=torch.arange((1 << 18) + 1), more=more), "larger.safetensors")
+    path.unlink()
+    refused(
+        project, 3, "large (2,097,160 bytes) cannot be kept for the downgrade", "upgrade", "head", "larger.safetensors"
+    )
+    torch.save({"state_dict": library.load_file("larger.safetensors")}, "larger.ckpt")
+    project.ok("upgrade", "head", "larger.ckpt", "--check-rollback")
+    declare(project, "a1", 'op.Drop("large", keep=False)', top="rollback = None")
+    project.ok("upgrade", "head", "larger.safetensors")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["float32", [2], "AAAA"],
+        ["float32", [-1], ""],
+        ["float32", [True], "AAAAAA=="],
+        ["float33", [], "AAAAAA=="],
+        ["float32", [], "%"],
+        ["float32", []],
+        ["float32", 1, "AAAAAA=="],
+        [["float32"], [], "AAAAAA=="],
+        "abc",
+        3,
+    ],
+)
+def test_a_kept_tensor_that_is_damaged(project: Folder, wrong: Any) -> None:
+    path = saved(project, model())
+    declare(project, "a1", 'op.Drop("k.bias", keep=True)')
+    project.ok("upgrade", "head", path)
+    tensors, texts = library.load_file(path), header(path)["__metadata__"]
+    record = json.loads(texts["ckpt_migrate/record.json"])
+    record["stash"]["a1"] = [{"$tensor": wrong}]
+    library.save_file(tensors, path, metadata={**texts, "ckpt_migrate/record.json": json.dumps(record)})
+    before = digest(path)
+    ran = project.run("downgrade", "base", path)
+    assert (ran.code, "$tensor in it does not encode a value" in ran.err) == (1, True), ran.err
+    assert digest(path) == before
+
+
+def test_a_strict_load_by_transformers(project: Folder) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    bert = transformers.BertModel(config)
+    bert.save_pretrained(project.path)
+    path = project.path / "model.safetensors"
+    wanted = library.load_file(path)
+    library.save_file({**wanted, "old.bias": torch.ones(3)}, path, metadata={"format": "pt"})
+    declare(project, "a1", 'op.Drop("old.bias", keep=True)')
+    project.ok("upgrade", "head", path)
+    loaded, told = transformers.BertModel.from_pretrained(project.path, output_loading_info=True)
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert equal(loaded.state_dict(), bert.state_dict())
+
+
+# What the format cannot hold, once more
 
 
 def test_a_shard_is_a_member_of_its_set(project: Folder) -> None:

@@ -1,6 +1,7 @@
-"""Command lines in processes that strace watches, forked from one that has imported everything.
+"""Command lines in processes of their own, forked from one that has everything imported.
 
-A process of its own for each costs a second to start and to trace until it writes; a fork, some milliseconds.
+To start Python and to import takes some tenths of a second of processor time, and under strace a second; a fork, some
+milliseconds.
 """
 
 from __future__ import annotations
@@ -8,51 +9,74 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from anemoi_ckpt_migrate.cli import entry
+from tests.support.project import Ran
 
+ROOT = Path(__file__).parents[2]
+HANGS = 120  # seconds after which a process counts as hung, however busy the machine is
 PR_SET_PTRACER, PR_SET_PTRACER_ANY = 0x59616D61, ctypes.c_ulong(-1)  # Linux, include/uapi/linux/prctl.h
 
 
 @dataclass
-class Traced:
-    """A command line that was watched: its exit code or minus the signal, what it said, and what strace said."""
+class Traced(Ran):
+    """What a command line did that was watched, and what strace said."""
 
-    code: int
-    err: str
     strace: str
 
 
 class Forks:
-    """A process that forks one for each command line.
+    """A process that forks one for each command line; one at a time.
 
     Parameters
     ----------
-    words : sequence of object
-        A command line like those that follow; it is run first, in the process itself, so that all is imported.
+    lines : sequence of object
+        Command lines like those that follow; they are run first, in the process itself, so that all is imported.
     folder : Path
-        Where it is run.
+        Where they are run.
     """
 
-    def __init__(self, *words: object, folder: Path) -> None:
-        command = [sys.executable, __file__, *map(str, words)]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
+    def __init__(self, *lines: Sequence[object], folder: Path) -> None:
+        self._said = tempfile.TemporaryDirectory(prefix="forks-")
+        self._out, self._err = Path(self._said.name, "out"), Path(self._said.name, "err")
+        first = json.dumps([[str(word) for word in line] for line in lines])
+        command = [sys.executable, "-m", "tests.support.forks", str(folder), first, str(self._out), str(self._err)]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
 
     def __enter__(self) -> Forks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._server.communicate()
+        self._said.cleanup()
+
+    def run(self, folder: Path, *words: object, memory: int = 0, seconds: int = 0) -> Ran:
+        """Run a command line in a folder, with so much more memory than Python needs, and processor time; 0: any."""
+        self.start(folder, *words, memory=memory, seconds=seconds)
+        return self.wait()
+
+    def start(self, folder: Path, *words: object, memory: int = 0, seconds: int = 0, held: bool = False) -> int:
+        """Start a command line, and return its process; `held` until the next line."""
+        self._tell({"folder": str(folder), "words": [*map(str, words)], "limits": [memory, seconds], "held": held})
+        return self._answer()
+
+    def wait(self) -> Ran:
+        """Return what the command line did that was started, with minus the signal for an exit code."""
+        code = self._answer()
+        return Ran(code, self._out.read_text(errors="replace"), self._err.read_text(errors="replace"))
 
     def traced(self, calls: str, options: Sequence[str], folder: Path, *words: object) -> Traced:
         """Run a command line in a folder, with these calls traced, in the file ``trace`` there; `options` are strace's.
@@ -62,7 +86,7 @@ class Forks:
         FileNotFoundError
             There is no strace.
         """
-        process = self._ask([str(folder), *map(str, words)])
+        process = self.start(folder, *words, held=True)
         trace = folder / "trace"
         trace.write_bytes(b"")
         which = ["-e", f"trace=getppid,{calls}", *options]
@@ -72,47 +96,67 @@ class Forks:
             while strace.poll() is None and not trace.stat().st_size:
                 time.sleep(0.001)
         finally:
-            code = self._ask("go")
+            self._tell("go")
+            ran = self.wait()
         _, said = strace.communicate()
-        return Traced(code, (folder / "err").read_text(), said)
+        return Traced(ran.code, ran.out, ran.err, said)
 
-    def _ask(self, request: object) -> int:
+    def _tell(self, request: object) -> None:
         assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
         self._server.stdin.flush()
+
+    def _answer(self) -> int:
+        assert self._server.stdout is not None
         return int(self._server.stdout.readline())
 
 
-def serve() -> None:
-    """For each line, a folder and a command line: fork, say which process it is, and how it ended."""
+def serve(out: Path, err: Path) -> None:
+    """For each line, which is a command line: fork, say which process it is, and how it ended."""
     while line := sys.stdin.readline():
-        folder, *words = json.loads(line)
+        request = json.loads(line)
         ready, tell = os.pipe()
         process = os.fork()
         if not process:
-            run(Path(folder), words, tell)
+            run(request, out, err, tell)
         os.close(tell)
         os.read(ready, 1)  # a call before that would be in some traces and not in others, and shift the count
         os.close(ready)
         print(process, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        print(ended(process), flush=True)
 
 
-def run(folder: Path, words: Sequence[str], tell: int) -> NoReturn:
-    """Write a byte to `tell` when all is set up, wait for a line, run a command line, and end the process."""
+def ended(process: int) -> int:
+    """Wait for a process, but not for ever, and return its exit code, or minus the signal that ended it."""
+    until = time.monotonic() + HANGS
+    pause = 0.0005
+    while not (found := os.waitpid(process, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(pause := min(2 * pause, 0.01))
+    return os.waitstatus_to_exitcode(found[1])
+
+
+def run(request: Any, out: Path, err: Path, tell: int) -> NoReturn:
+    """Run a command line, and end the process; write a byte to `tell` when all is set up."""
     code = 1
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
-        os.chdir(folder)
-        for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
-            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+        os.chdir(request["folder"])
+        sys.path[0] = request["folder"]  # as with python -m
+        for stream, path in ((sys.stdout, out), (sys.stderr, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+        if request["held"]:
+            ctypes.CDLL(None).prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0)
         os.write(tell, b"1")
-        while not select.select([0], [], [], 0.001)[0]:
-            os.getppid()  # the first one in the trace tells that strace is there
-        os.read(0, 100)
-        sys.argv[1:] = words
+        if request["held"]:
+            while not select.select([0], [], [], 0.001)[0]:
+                os.getppid()  # the first one in the trace tells that strace is there
+            os.read(0, 100)
+        confine(*request["limits"])
+        sys.argv[1:] = request["words"]
         code = entry()
+    except SystemExit as stopped:  # argparse
+        code = int(stopped.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -121,9 +165,27 @@ def run(folder: Path, words: Sequence[str], tell: int) -> NoReturn:
         os._exit(code)
 
 
-if __name__ == "__main__":
+def confine(memory: int, seconds: int) -> None:
+    """Let this process have no more than so much memory and processor time beside what it has; 0: any."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory and sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
+    if seconds:
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + seconds,) * 2)
+
+
+def main(folder: str, lines: str, out: str, err: str) -> None:
     replies = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first command line speaks to nobody
-    assert entry() == 0
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first command lines speak to nobody
+    os.chdir(folder)
+    for words in json.loads(lines):
+        sys.argv[1:] = words
+        assert entry() == 0
     os.dup2(replies, 1)
-    serve()
+    serve(Path(out), Path(err))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -33,6 +33,11 @@ def up_and_down(project: Folder, before: Any, *operations: Any) -> Any:
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.float64, torch.bool, torch.float8_e4m3fn])
 
 
+def stored(storage: Any) -> bytes:
+    """Return the bytes of a storage; the loop of torch's own `tolist` takes some microseconds for each."""
+    return bytes(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()) if storage.nbytes() else b""
+
+
 def tensor(shape: list[int], dtype: Any, seed: int = 0) -> Any:
     numbers = torch.randint(0, 100, shape, generator=torch.Generator().manual_seed(seed))
     return numbers.to(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
@@ -93,8 +94,9 @@ class Archives:
             value = TreeUnpickler(data).load()
         except Exception as error:
             raise NotACheckpoint(f"{name:.200} in {chunk.place.file} is damaged or hostile ({short(error)})") from error
-        known = is_stored(value) and reduced(value)[0].pickled_name[1] in PLAIN
-        if not known or known_dtype(value) != dtype or tuple(value.shape) != chunk.sizes:
+        if is_stored(value) and reduced(value)[0].pickled_name[1] not in PLAIN:
+            raise NotACheckpoint(f"{name:.200} is not a plain tensor, so it can be moved but not changed")
+        if not is_stored(value) or known_dtype(value) != dtype or tuple(value.shape) != chunk.sizes:
             raise NotACheckpoint(
                 f"the chunk of {name:.200} at {list(chunk.offsets)} in {chunk.place.file} is not a tensor of {dtype} "
                 f"with the shape {list(chunk.sizes)}, as the metadata says"
@@ -139,6 +141,7 @@ class Archives:
         return with_keys(data, lambda key: prefix + key), False
 
 
+@dataclass(frozen=True)
 class Unread:
     """A value that is stored in another form, as with compression. It can be moved.
 
@@ -148,8 +151,7 @@ class Unread:
         Its bytes.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    place: Place
 
 
 class ChunkSources(Sequence[StoredTensor]):

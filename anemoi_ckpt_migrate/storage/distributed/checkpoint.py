@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
-from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import (
     Written,
     changed_meanwhile,
@@ -29,7 +29,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import (
     replacement,
     sync_folder,
 )
-from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, Checkpoint
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
 from anemoi_ckpt_migrate.storage.distributed.archives import (
@@ -46,6 +46,7 @@ from anemoi_ckpt_migrate.storage.distributed.layout import (
     Layout,
     TensorItem,
     ValueItem,
+    has_tensor,
     leaves,
     named,
     nested,
@@ -65,10 +66,10 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 )
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute, to_attribute
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder
-from anemoi_ckpt_migrate.storage.huggingface.checkpoint import opened_inside, place_inside
-from anemoi_ckpt_migrate.storage.lock import beside, create, name_anew
+from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder, rename_anew
+from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
@@ -90,7 +91,9 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
 
 _CONSTANTS = (int, float, bool, str, type(None))
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
+_BESIDE = {"meta.pt": "Lightning", "common.pt": "Megatron-Core"}
 _VERSION = b"3\n"  # of the archives of torch
+_BEGIN, _END, _END_LENGTH = b"PK\3\4", b"PK\5\6", 22  # of an archive
 
 
 class DataFile(NamedTuple):
@@ -213,8 +216,11 @@ class DistributedCheckpoint(Checkpoint):
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
-        """Modules and names in the metadata and in the pickles of the last tree, and whether they are harmless."""
-        return {**dict.fromkeys(self._metadata.names, True), **self._names}
+        """Modules and names in the pickles of the last tree, and whether they are harmless.
+
+        Those in the metadata are not among them: it is refused if it holds others than torch puts there.
+        """
+        return self._names
 
     # The tree
 
@@ -310,13 +316,14 @@ class DistributedCheckpoint(Checkpoint):
 
     # The tree, to be written
 
-    def pickled(self, tree: Any) -> Layout:
+    def pickled(self, tree: Any, copy_shared: bool = False) -> Layout:
         """Turn a tree into the list of its tensors and other values, each with its places in the files."""
         if not is_a(tree, dict):
             raise Unpicklable("the checkpoint", f"a distributed checkpoint holds a dict, not a {type(tree).__name__}")
         metadata = getattr(tree, "_metadata", None)
         record = tree.get(RECORD, metadata.get(RECORD) if is_a(metadata, dict) else None)
         making, items = _Making(self, self._payloads), dict[str, Item]()
+        self._check_own(tree)
         rest = {key: value for key, value in tree.items() if key != RECORD}
         for path, value in leaves(rest, self._own, self._metadata.paths is None):
             name = named(path)
@@ -327,6 +334,17 @@ class DistributedCheckpoint(Checkpoint):
         stashed = making.with_items(record)
         contents = self._contents_of(making.keys, making.new)
         return Layout(b"", making.keys, contents, frozenset(making.names), items=tuple(items.values()), record=stashed)
+
+    def _check_own(self, tree: Mapping[Any, Any]) -> None:
+        """Refuse new keys where a framework keeps everything but tensors in a file beside the metadata."""
+        known = {item.path[0] for item in self._layout.items}
+        for file, framework in _BESIDE.items():
+            new = next((key for key in tree if key not in known and key != RECORD and not has_tensor(tree[key])), None)
+            if new is not None and (self._target / file).exists():
+                raise Refused(
+                    f"ckpt[{new!r:.80}] would be new in it, but {framework} keeps everything other than tensors in "
+                    f"{file} beside {METADATA}, which cannot be migrated yet; leave this operation out"
+                )
 
     def stored_values(self) -> Iterator[tuple[str, ValueEntry, bytes]]:
         """Yield the name, the place and the pickle of each value in the files that is no tensor."""
@@ -397,6 +415,24 @@ class DistributedCheckpoint(Checkpoint):
             found = algebra.cut(known[0].chunks, dim, *recipe.args[1:])
         return None if found is None else known[0]._replace(shape=tuple(recipe.shape), chunks=tuple(found))
 
+    def same(self, one: Any, other: Any, there: Checkpoint | None = None) -> bool:
+        """Return whether two tensors have the same content; those of the same chunks are not read."""
+        if is_stored(one) and is_stored(other):
+            parts = self._parts(one)
+            if parts is not None and parts == cast(DistributedCheckpoint, there or self)._parts(other):
+                return True
+        return super().same(one, other, there)
+
+    def _parts(self, tensor: StoredTensor) -> set[tuple[Any, ...]] | None:
+        """Return all chunks of a tensor, each with its place in it; None if it has others than the files."""
+        try:
+            entry = self.entry_of(plain_of(tensor))
+        except Mismatch:
+            return None
+        if entry is None:
+            return None
+        return {(*chunk[:2], *chunk.place[:3]) for chunk in entry.chunks if 0 not in chunk.sizes}
+
     def like(self, key: str) -> TensorEntry | None:
         """Return the first tensor in the files that a storage is made from."""
         if key in self._entries:
@@ -448,6 +484,7 @@ class DistributedCheckpoint(Checkpoint):
         output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a new metadata file, and perhaps one new file of tensors; or a new folder."""
         layout = cast(Layout, pickled)
@@ -458,14 +495,14 @@ class DistributedCheckpoint(Checkpoint):
         check_room(target / METADATA if output is None else target, new.size, new.size)
         if output is None:
             return self._replaced(new, backup, progress)
-        with new_folder(target, None) as folder:
+        with new_folder(target, None) as made:
             if new.archives:
-                with folder.create(new.name, self._descriptor) as descriptor:
+                with made.create(new.name, self._descriptor) as descriptor:
                     new.write_data(descriptor, progress)
-            with folder.create(METADATA, self._descriptor) as descriptor:
+            with made.create(METADATA, self._descriptor) as descriptor:
                 write_at(descriptor, new.metadata(), 0)
-            self._take_files(folder, progress)
-            folder.publish(False)
+            self._take_files(made, progress)
+            made.publish(False)
         return Written(output, None)
 
     def _replaced(self, new: _NewFiles, backup: bool, progress: Progress | None) -> Written:
@@ -480,7 +517,7 @@ class DistributedCheckpoint(Checkpoint):
             write_at(metadata.descriptor, new.metadata(), 0)
             self._check_files()
             if new.archives:
-                name_anew(written, place)
+                rename_anew(written, place)
                 sync_folder(self._target)
             try:
                 kept = metadata.publish(backup)
@@ -735,7 +772,7 @@ class _NewFiles:
         more = {key: value for key, value in self._metadata.more.items() if key != RECORD}
         if self._record is not None:
             more[RECORD] = to_attribute(self._record, self._entry)
-        return metadata_bytes(Metadata(entries, paths, more, {}))
+        return metadata_bytes(Metadata(entries, paths, more))
 
     def _entry(self, item: Item) -> Entry:
         if item.entry is not None:
@@ -767,6 +804,28 @@ def _content(item: Item) -> Any:
     return item.data if isinstance(item, ValueItem) else item[1:5]
 
 
+def _last_places(metadata: Metadata) -> list[tuple[str, Place]]:
+    """Return the name of the last tensor or value in each file, and its place."""
+    last: dict[str, tuple[int, str, Place]] = {}
+    for name, entry in metadata.entries.items():
+        for place in places_of(entry):
+            end = place.start + place.length
+            if end > last.get(place.file, (-1,))[0]:
+                last[place.file] = end, name, place
+    return [last[file][1:] for file in sorted(last)]
+
+
+def _check_holds(descriptor: int, name: str, place: Place) -> None:
+    """Refuse a file that does not hold what the metadata say of its end, as one of another generation does not."""
+    size, end = os.fstat(descriptor).st_size, place.start + place.length
+    begins, ends = os.pread(descriptor, 4, place.start), os.pread(descriptor, len(_END), max(0, end - _END_LENGTH))
+    if end > size or not (place.transforms or (begins == _BEGIN and ends == _END)):
+        raise NotACheckpoint(
+            f"{name:.200} is not where its {METADATA} says, in {place.file}, which has {size:,} bytes; was it cut off, "
+            "or does it belong to another checkpoint?"
+        )
+
+
 @contextmanager
 def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[DistributedCheckpoint]:
     """Open a folder of torch.distributed.checkpoint. This reads its metadata, but no payload.
@@ -787,20 +846,9 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
     with ExitStack() as stack:
         descriptor = stack.enter_context(opened_inside(folder, METADATA))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        ends: dict[str, tuple[int, str]] = {}
-        for name, entry in metadata.entries.items():
-            for place in places_of(entry):
-                end = place.start + place.length
-                if end > ends.get(place.file, (-1, ""))[0]:
-                    ends[place.file] = end, name
         files = []
-        for file, (end, name) in sorted(ends.items()):
-            opened_file = stack.enter_context(opened_inside(folder, file))
-            found = os.fstat(opened_file)
-            if end > found.st_size:
-                raise NotACheckpoint(
-                    f"{name:.200} lies beyond the end of {file}, which has {found.st_size:,} bytes (was it cut off, or "
-                    "does it belong to another checkpoint?)"
-                )
-            files.append(DataFile(file, opened_file, found))
+        for name, place in _last_places(metadata):
+            data = stack.enter_context(opened_inside(folder, place.file))
+            _check_holds(data, name, place)
+            files.append(DataFile(place.file, data, os.fstat(data)))
         yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)

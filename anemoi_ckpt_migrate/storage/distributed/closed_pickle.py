@@ -74,8 +74,8 @@ class ForeignName(pickle.UnpicklingError):
         super().__init__(f"it names {name!s:.200}")
 
 
-def read(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
-    """Return the object in a pickle, and the names there, in order.
+def read(data: bytes, known: Collection[Name]) -> Any:
+    """Return the object in a pickle.
 
     Parameters
     ----------
@@ -120,20 +120,23 @@ _FRAME, _PROTO, _STACK_GLOBAL, _GLOBAL, _SHORT_BINBYTES, _BINBYTES = (
     for code in (pickle.FRAME, pickle.PROTO, pickle.STACK_GLOBAL, pickle.GLOBAL, pickle.SHORT_BINBYTES, pickle.BINBYTES)
 )
 _STOP = pickle.STOP[0]
+_BEGINNING = pickle.NEWOBJ + pickle.MEMOIZE + pickle.EMPTY_DICT + pickle.MEMOIZE + pickle.MARK
+_SIZE = pickle.MEMOIZE + pickle.TUPLE1 + pickle.MEMOIZE + pickle.REDUCE + pickle.MEMOIZE
 
 
-def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:  # noqa: C901  (one branch per opcode)
+def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one branch per opcode)
     """Follow the opcodes, the frequent ones first; calls would cost more than the branches.
 
-    Reading beyond the end gives nothing, and then there is no next opcode.
+    Reading beyond the end gives nothing, and then there is no next opcode. The beginning of an object, its end, and a
+    size of two dimensions are always spelled alike; each of them is done at once.
     """
-    stack, outer, memo, names = list[Any](), list[list[Any]](), dict[int, Any](), dict[Name, None]()
-    at, push, number = 0, stack.append, int.from_bytes
+    stack, outer, memo = list[Any](), list[list[Any]](), list[Any]()
+    at, push, remember, number, follows = 0, stack.append, memo.append, int.from_bytes, data.startswith
     while True:
         code = data[at]
         at += 1
         if code == _MEMOIZE:
-            memo[len(memo)] = stack[-1]
+            remember(stack[-1])
         elif code == _LONG_BINGET:
             push(memo[_UINT(data, at)[0]])
             at += 4
@@ -148,7 +151,19 @@ def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
             stack = []
             push = stack.append
         elif code == _EMPTY_TUPLE:
-            push(())
+            if not follows(_BEGINNING, at):
+                push(())
+                continue
+            at += len(_BEGINNING)
+            made, attributes = Struct(stack.pop()), dict[Any, Any]()
+            if type(made.name) is not Name:
+                _refuse("it makes an object of something else than a class")
+            stack += (made, attributes)
+            remember(made)
+            remember(attributes)
+            outer.append(stack)
+            stack = []
+            push = stack.append
         elif code == _NEWOBJ:
             args, name = stack.pop(), stack.pop()
             if type(args) is not tuple or type(name) is not Name:
@@ -162,11 +177,25 @@ def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
             target.state = state
         elif code == _TUPLE2:
             second = stack.pop()
-            stack[-1] = stack[-1], second
+            pair = stack[-1], second
+            if not follows(_SIZE, at):
+                stack[-1] = pair
+                continue
+            at += len(_SIZE)
+            if stack[-2] != SIZE:
+                _refuse("it calls something else than a class")
+            stack[-2:] = [_made(SIZE, (pair,))]
+            memo += (pair, (pair,), stack[-1])
         elif code == _SETITEMS:
             items, stack = stack, outer.pop()
             push = stack.append
             _set_items(stack[-1], items)
+            if data[at] == _BUILD:
+                at += 1
+                state = stack.pop()
+                if type(stack[-1]) is not Struct or stack[-1].state is not None:
+                    _refuse("it sets the state of an object twice, or of something else")
+                stack[-1].state = state
         elif code == _EMPTY_DICT:
             push({})
         elif code == _TUPLE1:
@@ -219,10 +248,10 @@ def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
             push(str(data[at + 4 : end], _UTF8))
             at = end
         elif code == _BINPUT:
-            memo[data[at]] = stack[-1]
+            _put(memo, data[at], stack[-1])
             at += 1
         elif code == _LONG_BINPUT:
-            memo[_UINT(data, at)[0]] = stack[-1]
+            _put(memo, _UINT(data, at)[0], stack[-1])
             at += 4
         elif code == _BINFLOAT:
             push(_FLOAT(data, at)[0])
@@ -241,7 +270,6 @@ def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
                 at += len(module) + len(spelled) + 2
             if name not in known:
                 raise ForeignName(name)
-            names[name] = None
             push(name)
         elif code in (_SHORT_BINBYTES, _BINBYTES):
             count = 1 if code == _SHORT_BINBYTES else 4
@@ -251,9 +279,16 @@ def _walk(data: bytes, known: Collection[Name]) -> tuple[Any, dict[Name, None]]:
         elif code == _STOP:
             if len(stack) != 1 or outer:
                 _refuse("it does not end with one object")
-            return stack[0], names
+            return stack[0]
         else:
             _refuse(f"it holds the opcode {code:#x}, which torch does not write there")
+
+
+def _put(memo: list[Any], index: int, value: Any) -> None:
+    """Remember an object under a number: picklers count."""
+    if index != len(memo):
+        _refuse("it numbers an object out of turn")
+    memo.append(value)
 
 
 def _refuse(why: str) -> NoReturn:
@@ -275,7 +310,7 @@ def _list(value: Any) -> list[Any]:
 def _set_items(target: Any, items: list[Any]) -> None:
     if type(target) is not dict and type(target) is not OrderedDict:
         _refuse("it sets items of something else than a dict")
-    keys = items[::2]
+    keys = items[::2]  # not yet hashed
     if not _TEXT.issuperset(map(type, keys)) and not all(_is_key(key) for key in keys):
         _refuse("a key in it is neither a text nor an index")
     count = len(target) + len(keys)

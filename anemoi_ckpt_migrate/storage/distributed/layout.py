@@ -173,6 +173,11 @@ def _below(path: Path, value: Any, whole: Collection[int]) -> Iterator[tuple[Pat
         yield path, value
 
 
+def has_tensor(value: Any) -> bool:
+    """Return whether a value holds a tensor, as torch flattens it."""
+    return any(is_stored(each) or is_real(each) for _, each in _below((), value, ()))
+
+
 def _is_traversed(value: list[Any]) -> bool:
     return any(
         is_stored(item) or is_real(item) or is_a(item, dict) or (type(item) is list and _is_traversed(item))

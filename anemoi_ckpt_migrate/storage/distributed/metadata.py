@@ -147,14 +147,11 @@ class Metadata:
         The path of each name in the tree; None if the names are the keys of the tree.
     more : dict of str to object
         Further attributes of the object, unread.
-    names : mapping of Name to None
-        The classes and functions that it names.
     """
 
     entries: dict[str, Entry]
     paths: dict[str, Path] | None
     more: dict[str, Any]
-    names: Mapping[Name, None]
 
 
 def read_metadata(data: bytes) -> Metadata:
@@ -167,7 +164,7 @@ def read_metadata(data: bytes) -> Metadata:
     """
     with gc_paused():
         try:
-            found, names = read(data, KNOWN)
+            found = read(data, KNOWN)
         except ForeignName as error:
             raise NotACheckpoint(
                 f"its {METADATA} names {error.name!s:.200}, which is no part of the metadata of a distributed "
@@ -175,14 +172,13 @@ def read_metadata(data: bytes) -> Metadata:
             ) from error
         except pickle.UnpicklingError as error:
             raise NotACheckpoint(f"its {METADATA} is damaged or hostile ({error})") from error
-        return _Reading(found, names).metadata()
+        return _Reading(found).metadata()
 
 
 class _Reading:
     """Turns the pickled object into the metadata; everything is checked, because anyone can write it."""
 
-    def __init__(self, pickled: Any, names: Mapping[Name, None]) -> None:
-        self._names = names
+    def __init__(self, pickled: Any) -> None:
         self._fields = dict(_state(pickled, _OBJECT, "the object"))
 
     def metadata(self) -> Metadata:
@@ -197,7 +193,7 @@ class _Reading:
             _refuse(f"its map of files names {known}")
         if paths is not None:
             paths = self._paths(paths, entries)
-        return Metadata(entries, paths, self._fields, self._names)
+        return Metadata(entries, paths, self._fields)
 
     def _places(self, storage: Any) -> dict[tuple[str, tuple[int, ...] | None], Place]:
         """Return the place of each chunk, by name and offsets."""

@@ -80,6 +80,11 @@ class Index:
         return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
 
 
+def new_index() -> Index:
+    """Return the index of a checkpoint that was in one file until now."""
+    return Index({_METADATA: {_SIZE: 0}, _MAP: {}})
+
+
 def read_index(path: Path) -> Index:
     """Read an index.
 

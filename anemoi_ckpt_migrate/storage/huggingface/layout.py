@@ -21,7 +21,7 @@ _PIPELINE = "model_index.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """The set of weights in a folder, in files of safetensors.
+    """The set of weights in a folder.
 
     Attributes
     ----------
@@ -37,6 +37,11 @@ class Layout:
     index: str
     single: str
 
+    @property
+    def is_of_torch(self) -> bool:
+        """Whether its files are those of `torch.save`, not of safetensors."""
+        return self.index.endswith(f"{_TORCH}{INDEX}")
+
 
 def folder_of_index(path: Path) -> Path | None:
     """Return the folder of an index, which stands for the folder; None for any other path."""
@@ -49,7 +54,7 @@ def is_index(name: str) -> bool:
 
 
 def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
-    """Return the safetensors files of a folder with weights; None if it is no folder of Hugging Face.
+    """Return the weights of a folder; None if it is no folder of Hugging Face.
 
     Parameters
     ----------
@@ -61,8 +66,8 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
     Raises
     ------
     Refused
-        It has two sets of weights, or weights in files of torch; the state of an optimizer is beside them; it is a
-        pipeline of several models.
+        It has two sets of weights, or all weights in one file of torch; the state of an optimizer is beside them; it
+        is a pipeline of several models.
     """
     indices = sorted(name for name in names if name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS)))
     singles = sorted(name for name in names if _WEIGHTS.fullmatch(name))
@@ -85,11 +90,6 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
     name = found[0]
     if name.endswith(_TORCH):
         raise Refused(f"its weights are in {name}, a file of torch.save; give the path of that file")
-    if name.endswith(f"{_TORCH}{INDEX}"):
-        raise Refused(
-            "its weights are in shards of torch.save, which are not migrated as a whole; load the model and write it "
-            "with save_pretrained, which makes safetensors, and migrate that"
-        )
     return Layout(folder, name if indices else "", "" if indices else name)
 
 

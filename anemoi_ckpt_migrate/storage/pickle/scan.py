@@ -1,7 +1,7 @@
 """Check a pickle before it is loaded: it must not ask for more than its own length.
 
 The unpickler of the standard library trusts lengths and memo indices, and hashing a deeply nested tuple crashes the
-interpreter. This scan walks the opcodes and keeps only the depth and weight of each object on a stack.
+interpreter. This scan walks the opcodes and keeps only the height and weight of each object on a stack.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from typing import NamedTuple
 
 DEEPEST = 10_000
 """Maximal nesting of objects. It is far more than torch's own pickler can write."""
-# Length in bytes from which different integers may share a hash; the number with one hash that is no accident.
-_LARGE, _MOST_ALIKE = 8, 1000
+_APART = 1000
+"""How far the number of an object may be beyond the number of those before it."""
+# The height of objects that hold no others; of an integer, the larger number of the place where its bytes start. An
+# object that holds others is one below the lowest of them.
+_LEAF, _TEXT = 0, 1
 
 # The effect of an opcode; beside it in the table, the number of its bytes, lines or objects.
-_PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # push an object without depth: fixed bytes; a length; lines
+_PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # push an object that holds none: fixed bytes; a length; lines
 _PUT, _PUT_NEXT, _PUT_TEXT, _GET, _GET_TEXT = 5, 6, 7, 8, 9
 _JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # join several into one; put several into one below
 _SKIP, _POP, _POP_MARK, _DUP, _STOP = 14, 15, 16, 17, 18
-_LONG = 19  # a counted integer: as a key, its hash may be chosen
+_INTEGER, _PUSH_LONG = 19, 20  # push an integer: fixed bytes; a length
 # For opcodes that fill or make containers with hashed keys: the distance from one hashed object to the next.
-_KEYS = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {pickle.ADDITEMS[0]: 1}
+_HASHED = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {pickle.ADDITEMS[0]: 1}
 _FROZENSET = pickle.FROZENSET[0]
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
 _BUILD = pickle.BUILD[0]
@@ -35,14 +38,14 @@ _SHARED = 1 << 2 * _REMEMBERED
 
 _TABLE: dict[tuple[int, int], str] = {
     (_PUSH, 0): "NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET",
-    (_PUSH, 1): "BININT1",
-    (_PUSH, 2): "BININT2",
-    (_PUSH, 4): "BININT",
+    (_INTEGER, 1): "BININT1",
+    (_INTEGER, 2): "BININT2",
+    (_INTEGER, 4): "BININT",
     (_PUSH, 8): "BINFLOAT",
     (_PUSH_COUNTED, 1): "SHORT_BINSTRING SHORT_BINUNICODE SHORT_BINBYTES",
     (_PUSH_COUNTED, 4): "BINSTRING BINUNICODE BINBYTES",
-    (_LONG, 1): "LONG1",
-    (_LONG, 4): "LONG4",
+    (_PUSH_LONG, 1): "LONG1",
+    (_PUSH_LONG, 4): "LONG4",
     (_PUSH_COUNTED, 8): "BINUNICODE8 BINBYTES8 BYTEARRAY8",
     (_PUSH_LINES, 1): "FLOAT INT LONG STRING UNICODE PERSID",
     (_PUSH_LINES, 2): "GLOBAL",
@@ -82,10 +85,13 @@ class Scanned(NamedTuple):
         Its length, in bytes: other pickles may follow.
     shares_state : bool
         Whether the state of an object is shared, or holds shared objects, and may thus be copied often.
+    collisions : int
+        The number of objects visited if all keys whose hashes a file may choose had the same hash.
     """
 
     length: int
     shares_state: bool
+    collisions: int
 
 
 def scan(data: bytes) -> Scanned:
@@ -103,30 +109,36 @@ def scan(data: bytes) -> Scanned:
 
 
 def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls would cost more than the branches)
-    # For each object on the stack: its depth, and the number of objects that its hash visits; with `_SHARED` if it was
+    # For each object on the stack: its height, and the number of objects that its hash visits; with `_SHARED` if it was
     # memoized, or holds a memoized object.
     opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], dict[int, tuple[int, int]]()
-    hashes, at, size, shares_state = _Hashes(len(data)), 0, len(data), False
+    hashes, keys, at, size, shares_state = _Hashes(len(data)), _Keys(data), 0, len(data), False
     while at < size:
         code = data[at]
         kind, count = opcodes[code]
         at += 1
-        if kind == _PUSH:
-            stack.append(0)
-            sizes.append(1)
-            at += count
-        elif kind == _GET:
-            depth, weight = memo[int.from_bytes(data[at : at + count], "little")]
-            stack.append(depth)
+        if kind == _GET:
+            height, weight = memo[int.from_bytes(data[at : at + count], "little")]
+            stack.append(height)
             sizes.append(weight)
             at += count
         elif kind == _PUT:
             index = int.from_bytes(data[at : at + count], "little")
-            memo[_reasonable(index, size)] = stack[-1], sizes[-1] | _SHARED
+            if index > len(memo):
+                _check_number(index, memo)
+            memo[index] = stack[-1], sizes[-1] | _SHARED
+            at += count
+        elif kind == _INTEGER:
+            stack.append(at)
+            sizes.append(1)
+            at += count
+        elif kind == _PUSH:
+            stack.append(_LEAF)
+            sizes.append(1)
             at += count
         elif kind == _PUSH_COUNTED:
             length = int.from_bytes(data[at : at + count], "little")
-            stack.append(0)
+            stack.append(_TEXT)
             sizes.append(1 + (length >> _AT_ONCE))
             at += count + length
         elif kind == _MARK:
@@ -135,42 +147,47 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
             base = marks.pop() if kind in (_JOIN_TO_MARK, _INTO_TO_MARK) else len(stack) - count
             if code == _FROZENSET:
                 hashes.take_frozenset(sizes[base:])
-            elif code in _KEYS:
-                hashes.take(sum(sizes[base :: _KEYS[code]]) & _VISITED)
-            depth = 1 + max(stack[base:], default=0)
+                keys.note(stack[base:], sizes[base:])
+            elif code in _HASHED:
+                step = _HASHED[code]
+                hashes.take(sum(sizes[base::step]) & _VISITED)
+                keys.note(stack[base::step], sizes[base::step])
+            height = min(stack[base:], default=0) - 1
+            if height > 0:
+                height = _LEAF
             weight = sum(sizes[base:])
             shares = weight >= _SHARED
             weight = 1 if code in _UNHASHABLE else _joined(weight, code)
             weight |= shares * _SHARED
             shares_state |= shares and code == _BUILD
-            if depth > DEEPEST:
+            if height < -DEEPEST:
                 raise pickle.UnpicklingError(f"it is nested more than {DEEPEST} levels deep")
             del stack[base:], sizes[base:]
             if kind in (_INTO, _INTO_TO_MARK):
-                stack[-1] = max(stack[-1], depth)
+                stack[-1] = min(stack[-1], height)
             else:
-                stack.append(depth)
+                stack.append(height)
                 sizes.append(weight)
                 at = _past_lines(data, at, count) if kind == _JOIN_TO_MARK else at
         elif kind == _PUSH_LINES:
             end = _past_lines(data, at, count)
-            stack.append(0)
+            stack.append(_LEAF)
             sizes.append(1 + ((end - at) >> _AT_ONCE))
             at = end
-        elif kind == _LONG:
-            end = at + count + int.from_bytes(data[at : at + count], "little")
-            hashes.note(data[at + count : end])
-            stack.append(0)
-            sizes.append(1 + ((end - at) >> _AT_ONCE))
-            at = end
+        elif kind == _PUSH_LONG:
+            length = int.from_bytes(data[at : at + count], "little")
+            stack.append(_LEAF)
+            sizes.append(1 + (length >> _AT_ONCE))
+            at += count + length
         elif kind == _SKIP:
             at += count
         elif kind == _PUT_NEXT:
             memo[len(memo)] = stack[-1], sizes[-1] | _SHARED
         elif kind in (_PUT_TEXT, _GET_TEXT):
             end = data.index(b"\n", at)
-            index = _reasonable(int(data[at : min(end, at + 20)]), size)
+            index = int(data[at : min(end, at + 20)])
             if kind == _PUT_TEXT:
+                _check_number(index, memo)
                 memo[index] = stack[-1], sizes[-1] | _SHARED
             else:
                 stack.append(memo[index][0])
@@ -189,7 +206,7 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
             stack.append(stack[-1])
             sizes.append(sizes[-1])
         elif kind == _STOP:
-            return Scanned(at, shares_state)
+            return Scanned(at, shares_state, keys.number * keys.weight)
         else:
             raise pickle.UnpicklingError(f"it holds the opcode {code:#x}, which no checkpoint has")
     raise pickle.UnpicklingError("it is cut off")
@@ -206,11 +223,10 @@ def _joined(weight: int, code: int) -> int:
 
 
 class _Hashes:
-    """A limit on the cost of hashing: each object a few times, and few objects with the same hash."""
+    """A limit on the cost of hashing: each object a few times."""
 
     def __init__(self, length: int) -> None:
         self._left = self._most = 10 * length + 1000
-        self._alike: dict[int, set[bytes]] = {}
 
     def take(self, count: int) -> None:
         """Count objects that a hash visits."""
@@ -228,22 +244,35 @@ class _Hashes:
         heaviest = max(members, key=lambda weight: weight & _VISITED, default=0)
         self.take(visited - (heaviest >> _REMEMBERED & _VISITED) if visited <= self._most else visited)
 
-    def note(self, spelled: bytes) -> None:
-        """Note an integer; integers that differ by a multiple of a certain number share a hash in Python."""
-        if len(spelled) < _LARGE:
+
+class _Keys:
+    """The keys whose hashes a file may choose: no texts, and no integers that follow each other."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._next = data, 0
+        self.number = self.weight = 0
+
+    def note(self, heights: list[int], weights: list[int]) -> None:
+        """Note keys of one container."""
+        if heights.count(_TEXT) == len(heights):
             return
-        found = hash(int.from_bytes(spelled, "little", signed=True))
-        alike = self._alike.setdefault(found, set())
-        alike.add(spelled)  # one number may stand in a file any number of times
-        if len(alike) > _MOST_ALIKE:
-            raise pickle.UnpicklingError("too many integers in it have the same hash")
+        for height, weight in zip(heights, weights, strict=True):
+            if height != _TEXT and not (height > _TEXT and self._follows(height)):
+                self.number += 1
+                self.weight += weight & _VISITED
+
+    def _follows(self, at: int) -> bool:
+        """Return whether the integer at a place is the one after the last."""
+        length = _OPCODES[self._data[at - 1]][1]
+        number = int.from_bytes(self._data[at : at + length], "little", signed=length == 4)
+        follows, self._next = number == self._next, number + 1
+        return follows
 
 
-def _reasonable(index: int, size: int) -> int:
-    """Check the memo index of an object: the unpickler allocates all indices below it."""
-    if not 0 <= index <= size:
+def _check_number(index: int, memo: dict[int, tuple[int, int]]) -> None:
+    """Check the number of a remembered object: the unpickler allocates all numbers below it."""
+    if not 0 <= index <= len(memo) + _APART:
         raise pickle.UnpicklingError("it numbers an object beyond all its objects")
-    return index
 
 
 def _past_lines(data: bytes, at: int, count: int) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.storage.pickle.class_safety import OPAQUE, imported, is_plain_member, is_trusted, standing
+from anemoi_ckpt_migrate.storage.pickle.collisions import CountingUnpickler, KeyLimit
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
 from anemoi_ckpt_migrate.storage.pickle.scan import scan
 from anemoi_ckpt_migrate.storage.tensors.refs import (
@@ -34,6 +35,8 @@ LONGEST = 1000
 """Maximal length of a name, of a storage's key and of a device, in characters: messages repeat them per object."""
 # Limit for copies by calls, in lengths of the pickle: protocol 2 turns text into bytes, and those into a bytearray.
 _COPIES, _ALWAYS = 2, 1000
+_COLLISIONS = 1 << 21
+"""Number of collisions that cost less than counting them."""
 
 
 class Builder:
@@ -139,6 +142,10 @@ def _check_name(module: str, name: str) -> None:
         raise pickle.UnpicklingError(f"a name has more than {LONGEST} characters")
 
 
+# Names stay as spelled, to be written back unchanged. Strings of Python 2 are read as torch reads them.
+_OPTIONS: dict[str, Any] = {"fix_imports": False, "encoding": "utf-8"}
+
+
 class TreeUnpickler(pickle.Unpickler):
     """Load the pickle of a checkpoint as a tree of plain containers, stand-ins and opaque objects.
 
@@ -157,19 +164,21 @@ class TreeUnpickler(pickle.Unpickler):
         The pickle.
     trusted : collection of str
         Modules whose classes are imported and built for real, if they exist.
+    touched : list of str, optional
+        The list that becomes `touched`, where the stand-ins of several pickles share one.
     """
 
-    def __init__(self, data: bytes, trusted: Collection[str] = ()) -> None:
-        # Names stay as spelled, to be written back unchanged. Strings of Python 2 are read as torch reads them.
-        super().__init__(io.BytesIO(data), fix_imports=False, encoding="utf-8")
+    def __init__(self, data: bytes, trusted: Collection[str] = (), touched: list[str] | None = None) -> None:
+        super().__init__(io.BytesIO(data), **_OPTIONS)
         self._data = data
-        self.touched: list[str] = []
+        self.touched: list[str] = [] if touched is None else touched
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], bool] = {}
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
         self._calls = Calls(_COPIES * len(data) + _ALWAYS)
         self._unusual: list[StoredTensor] = []
         self._frozen: dict[int, tuple[frozenset[Any], int]] = {}
+        self._keys = KeyLimit(len(data), self._visited)
         self._ordered: list[collections.OrderedDict[Any, Any]] | None = None
 
     def find_class(self, module: str, name: str) -> Any:
@@ -218,9 +227,14 @@ class TreeUnpickler(pickle.Unpickler):
         Exception
             Any error: a damaged pickle raises almost anything.
         """
-        if scan(self._data).shares_state:
+        found = scan(self._data)
+        counting = found.collisions > _COLLISIONS
+        if found.shares_state or counting:
             self._ordered = []
-        tree = super().load()
+        if counting:
+            tree = CountingUnpickler(io.BytesIO(self._data), self, self._keys, **_OPTIONS).load()
+        else:
+            tree = super().load()
         for tensor in self._unusual:
             self._calls.take(weight_of(tensor, self._calls.left))
         settle(self._calls)
@@ -256,14 +270,20 @@ class TreeUnpickler(pickle.Unpickler):
 
     def _container(self, kind: type, *args: Any) -> Any:
         """Build a container from others, and count all their items; other arguments are refused."""
-        weight = 1
-        for arg in args[1:] if kind is collections.defaultdict else args:
+        first, weight = 1 if kind is collections.defaultdict else 0, 1
+        given = []
+        for arg in args[first:]:
             if not is_a(arg, _COUNTED):
                 raise pickle.UnpicklingError(f"a {kind.__name__} is spelled in an unknown way")
-            members = _keys(kind, arg) if issubclass(kind, dict) else arg
+            # A list, because from a dict or a set, Python makes tables of other sizes.
+            paired = issubclass(kind, dict)
+            given.append([(key, arg[key]) for key in arg] if paired and is_a(arg, dict) else list(arg))
+            members = _keys(kind, given[-1]) if paired else given[-1]
             cost, weight = _weigh(members, self._frozen, self._calls.left)
             self._calls.take(cost)
-        made = kind(*args)
+            if issubclass(kind, (dict, set, frozenset)):
+                self._keys.make(members)
+        made = kind(*args[:first], *given)
         if kind is frozenset:
             self._frozen[id(made)] = made, weight
         if self._ordered is not None and kind is collections.OrderedDict:
@@ -277,7 +297,12 @@ class TreeUnpickler(pickle.Unpickler):
             if part is not None and (not is_a(part, dict) or "__setstate__" in part):
                 raise pickle.UnpicklingError("the state of an OrderedDict is spelled in an unknown way")
             self._calls.take(len(part or ()))
+            self._keys.fill(attributes, part or ())
             attributes.update(part or {})
+
+    def _visited(self, key: Any) -> int:
+        """Count the objects that a comparison of a key visits."""
+        return _weigh((key,), self._frozen, self._calls.left)[1]
 
     def _member(self, module: str, *args: Any) -> Any:
         """Return a nested class, which protocols below 4 spell this way; any other `getattr` is only noted.
@@ -312,10 +337,8 @@ def _length(value: Any) -> int:
     return len(value) if is_a(value, (str, bytes, bytearray)) else 0
 
 
-def _keys(kind: type, pairs: Any) -> Any:
+def _keys(kind: type, pairs: list[Any]) -> list[Any]:
     """Return the keys of pairs from which a dict is made."""
-    if is_a(pairs, dict):
-        return pairs
     if not all(is_a(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise pickle.UnpicklingError(f"the pairs of a {kind.__name__} are spelled in an unknown way")
     return [key for key, _ in pairs]

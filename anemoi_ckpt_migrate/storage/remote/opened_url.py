@@ -47,9 +47,13 @@ class MirroredFolder:
         found = self._look(name)
         with (
             tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
-            object_file(Path(folder, name), self._store, found) as descriptor,
+            object_file(Path(folder, Path(name).name), self._store, found) as descriptor,
         ):
             yield descriptor
+
+    def list_folder(self, name: str) -> None:
+        """Give a folder in the folder files with the names and lengths of those in the store."""
+        MirroredFolder(self.path / name, self.url / name, self._store)
 
     def complete(self, name: str) -> None:
         """Fetch the whole content of a file."""

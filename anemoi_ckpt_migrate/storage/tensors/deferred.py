@@ -6,6 +6,7 @@ cut, all bytes already lie in the file and are copied. `evaluate` computes all o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,7 @@ SIZES = dict(STORAGES.values()) | {
 }
 """Bytes of an element, by the name of the dtype."""
 _LARGEST = 1 << 50
+_NO_HOOKS: OrderedDict[str, Any] = OrderedDict()  # one for all tensors of a file that is not pickled
 
 Extent = tuple[str, int, int]
 """A place of bytes: the key of a storage in the file, the first byte, the number of bytes."""
@@ -168,7 +170,15 @@ class TensorBuilder:
         """
         recipe = self.recipes.get(key)
         count = offset + math.prod(shape) if recipe is None else math.prod(recipe.shape)
-        return self._tensor(self._storage_of_kind(key, dtype, count, self._location), offset, shape, dtype, False)
+        storage = self._storage_of_kind(key, dtype, count, self._location)
+        return self._tensor(storage, offset, shape, dtype, False, _NO_HOOKS)
+
+    def outside(self, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
+        """Return the stand-in of a new tensor whose content is known, but neither in the file nor made from it."""
+        key = str(self.next_key)
+        self.next_key += 1
+        self.elsewhere.add(key)
+        return self.stored(key, dtype, shape)
 
     def _as_parameter(self, key: Any, sources: Sequence[StoredTensor], made: StoredTensor) -> StoredTensor:
         """Return a parameter if all sources are parameters. Equal recipes share one, except ``clone``."""
@@ -199,9 +209,16 @@ class TensorBuilder:
         return StoredStorage(self._name("torch", kind), key, place, count)
 
     def _tensor(
-        self, storage: StoredStorage, offset: int, shape: tuple[int, ...], dtype: str, grad: bool
+        self,
+        storage: StoredStorage,
+        offset: int,
+        shape: tuple[int, ...],
+        dtype: str,
+        grad: bool,
+        hooks: OrderedDict[str, Any] | None = None,
     ) -> StoredTensor:
-        args: tuple[Any, ...] = (storage, offset, shape, contiguous_stride(shape), grad, OrderedDict())
+        own = OrderedDict() if hooks is None else hooks
+        args: tuple[Any, ...] = (storage, offset, shape, contiguous_stride(shape), grad, own)
         if dtype in _CLASSES:
             return StoredTensor(self._function("_rebuild_tensor_v2"), args)
         return StoredTensor(self._function("_rebuild_tensor_v3"), (*args, self._name("torch", dtype)))
@@ -367,6 +384,11 @@ def identity(tensor: StoredTensor) -> Any:
 
 def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the strides of a contiguous tensor."""
+    return _stride(tuple(shape))
+
+
+@functools.lru_cache(1 << 12)  # few shapes are those of thousands of tensors
+def _stride(shape: tuple[int, ...]) -> tuple[int, ...]:
     found: list[int] = []
     step = 1
     for size in reversed(shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
     Extent,
     TensorBuilder,
     TensorExpr,
+    is_contiguous,
     known_dtype,
     storage_of,
 )
@@ -216,6 +218,17 @@ class Source:
             own = self._files.checksum(start, end) if crc is None else crc
             found = combined(found, own, end - start)
         return f"{known_dtype(tensor)} {found:08x}"
+
+    def read(self, tensor: StoredTensor) -> bytes:
+        """Return the content of a stand-in, its elements in order."""
+        extents = self._maker.extents(tensor)
+        if extents is not None:
+            self.check({key for key, _, _ in extents})
+            return self._read(extents)
+        held = self._unwritten.get(storage_of(tensor).key)
+        size = math.prod(tensor.shape) * SIZES[known_dtype(tensor)]
+        whole = held is not None and len(held) == size and is_contiguous(tensor)
+        return bytes(held) if held is not None and whole else bytes(self._content(tensor))
 
     def _content(self, tensor: StoredTensor) -> memoryview:
         from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of

@@ -193,8 +193,10 @@ class Payloads:
 class ContentUnpickler(TreeUnpickler):
     """Load the tree of a checkpoint with real tensors instead of stand-ins."""
 
-    def __init__(self, data: bytes, payloads: Payloads, trusted: Collection[str] = ()) -> None:
-        super().__init__(data, trusted)
+    def __init__(
+        self, data: bytes, payloads: Payloads, trusted: Collection[str] = (), touched: list[str] | None = None
+    ) -> None:
+        super().__init__(data, trusted, touched)
         self._payloads = payloads
 
     def resolve(self, module: str, name: str) -> Any:

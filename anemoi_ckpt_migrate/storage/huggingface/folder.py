@@ -1,0 +1,401 @@
+"""Folders of Hugging Face as checkpoints: weights in one or several files, an index, and JSON files beside them.
+
+The record lies in the index, under ``metadata``. JSON files of the folder are entries beside the tree, so that
+operations reach ``config.json`` as they reach entries of an archive.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple, NoReturn, Protocol, TypeVar
+
+from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
+from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
+from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
+from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
+from anemoi_ckpt_migrate.storage.descriptor import read_at
+from anemoi_ckpt_migrate.storage.file_info import FileInfo
+from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, new_folder
+from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
+from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
+from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
+from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+from anemoi_ckpt_migrate.storage.single_file import NewFile
+from anemoi_ckpt_migrate.storage.size_limits import check_room
+from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
+from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
+
+Item = TypeVar("Item")
+OWN = ".ckpt_migrate"
+"""The folder in a checkpoint that only this tool reads."""
+
+
+class Shard(NamedTuple):
+    """An open file with weights.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the folder.
+    descriptor : int
+        The file.
+    length : int
+        Its length, in bytes.
+    """
+
+    name: str
+    descriptor: int
+    length: int
+
+
+class NewShard(NamedTuple):
+    """A file with weights to write.
+
+    Attributes
+    ----------
+    old : int
+        The number of the shard from which most of it comes.
+    names : tuple of str
+        Its tensors.
+    size, elements : int
+        The number of bytes and of elements of its tensors.
+    file : NewFile or None
+        Its content; None if it stays as it is.
+    """
+
+    old: int
+    names: tuple[str, ...]
+    size: int
+    elements: int
+    file: NewFile | None
+
+
+class FolderSource(Protocol):
+    """The source of the files of a folder; those of a store are local only in part."""
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Make all files of the folder, but some, whole local files."""
+
+
+class LocalFolder:
+    """A local folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+        return opened_inside(self._path, name)
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Do nothing: they are whole."""
+
+
+class HuggingFaceFolder(Checkpoint):
+    """An open folder of Hugging Face. Each kind of files is a subclass.
+
+    Parameters
+    ----------
+    path : Path or Url
+        The folder, as the user named it.
+    layout : Layout
+        The set of weights in it.
+    before : FolderState
+        The folder when it was opened.
+    source : FolderSource
+        The source of its files.
+    shards : sequence of Shard
+        The open files with the weights.
+    index : Index or None
+        The index.
+    further : sequence of Shard
+        Other open files of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        path: Location,
+        layout: Layout,
+        before: FolderState,
+        source: FolderSource,
+        shards: Sequence[Shard],
+        index: Index | None,
+        further: Sequence[Shard] = (),
+    ) -> None:
+        self._layout, self._before, self._folder = layout, before, source
+        self._shards, self._index = tuple(shards), index
+        files = Members([(each.descriptor, each.length) for each in (*shards, *further)])
+        super().__init__(path, files, sum(each.length for each in shards))
+
+    def _homes(self, names: Iterable[tuple[int, str]]) -> dict[str, int]:
+        """Return the number of the shard of each tensor.
+
+        Parameters
+        ----------
+        names : iterable of (int, str)
+            The number of a shard, and a tensor in it.
+
+        Raises
+        ------
+        NotACheckpoint
+            A tensor is in two shards, or the index says something else than the files.
+        """
+        found: dict[str, int] = {}
+        for number, name in names:
+            if name in found:
+                other = self._shards[found[name]].name
+                raise _stale(name, f"both {other} and", self._shards[number])
+            found[name] = number
+        if self._index is not None:
+            self._check_index(self._index, found)
+        return found
+
+    def _check_index(self, index: Index, homes: Mapping[str, int]) -> None:
+        for name, file in index.files.items():
+            home = homes.get(name)
+            if home is None or self._shards[home].name != file:
+                where = "no file" if home is None else self._shards[home].name
+                raise NotACheckpoint(
+                    f"its index says that {name:.80} is in {file}, but {where} holds it; "
+                    "restore the index or the files from a backup"
+                )
+        for name, home in homes.items():
+            if name not in index.files:
+                raise _stale(name, "its index does not name it, but", self._shards[home])
+
+    def _own_texts(self) -> dict[str, bytes]:
+        """Return the record, as an entry beside the tree."""
+        record = None if self._index is None else self._index.record
+        return {} if record is None else {RECORD_ENTRY: record}
+
+    def attachment(self, name: str) -> bytes | None:
+        """Return the record, or the content of a JSON file of the folder."""
+        if name in self.attached or name == RECORD_ENTRY:
+            return super().attachment(name)
+        if name not in self._texts():
+            return None
+        with self._folder.opened(name) as descriptor:
+            return read_at(descriptor, os.fstat(descriptor).st_size, 0)
+
+    def _texts(self) -> dict[str, int]:
+        """Return the JSON files of the folder that are not part of the weights, with their sizes in bytes."""
+        return {
+            name: found.st_size
+            for name, found in self._before.entries.items()
+            if name.endswith(".json") and name != self._layout.index and stat.S_ISREG(found.st_mode)
+        }
+
+    @property
+    @abstractmethod
+    def _kind(self) -> str:
+        """The kind of the files."""
+
+    @abstractmethod
+    def _unchecked(self) -> int:
+        """Return the number of storages without a checksum."""
+
+    def facts(self) -> FileInfo:
+        """Return facts about the folder."""
+        many = f", {len(self._shards)} files" if self._index is not None else ""
+        texts = {name: len(content) for name, content in self._archive.small.items()} | self._texts()
+        kind = f"Hugging Face, {self._kind}{many}"
+        return FileInfo(kind, self.length, 0, self.byteorder, 0, self._unchecked(), False, (), texts)
+
+    @property
+    def is_of_torch(self) -> bool:
+        """False: the libraries of Hugging Face read it."""
+        return False
+
+    @property
+    def is_ordered(self) -> bool:
+        """False: tensors are found by name."""
+        return False
+
+    @property
+    def record_is_text(self) -> bool:
+        """True: the record is part of the index, which is JSON."""
+        return True
+
+    # Writing
+
+    def check_writable(self, in_place: bool) -> None:
+        """Refuse early a folder that writing would refuse."""
+        if in_place:
+            self._refuse_in_place()
+        if isinstance(self._place, Url):
+            raise Refused(
+                "it is a folder in a store, which cannot be replaced as a whole; write a local folder with --output, "
+                "and upload that"
+            )
+        links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
+        if links:
+            raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
+        for place in (self._target, *(self._target / shard.name for shard in self._shards)):
+            check_writable(place)
+
+    def _named(self) -> list[str]:
+        """Return the names of the files with weights, and of the index."""
+        return [*(shard.name for shard in self._shards), *([self._layout.index] if self._layout.index else [])]
+
+    def _refuse_in_place(self) -> NoReturn:
+        raise NotInPlace("it is a folder, which is only ever replaced as a whole", "a new folder takes its place")
+
+    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
+        """Refuse: see `check_writable`."""
+        self._refuse_in_place()
+
+    def write(
+        self,
+        pickled: Pickled,
+        attachments: Mapping[str, bytes | None],
+        output: Location | None = None,
+        backup: bool = True,
+        progress: Progress | None = None,
+        folder: FolderOptions = FOLDER,
+    ) -> Written:
+        """Write a changed folder, whole or not at all."""
+        texts = {**self._archive.small, **self.attached, **attachments}
+        record = texts.pop(RECORD_ENTRY, None)
+        shards = self._new_shards(pickled, record, folder.max_shard_size)
+        names = shard_names([shard.name for shard in self._shards], len(shards))
+        index = self._index or (new_index() if len(shards) > 1 else None)
+        there = [each.file for each in shards if each.file is not None]
+        target = self._target if output is None else local_folder(output)
+        check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
+        anew = {self._shards[shard.old].name for shard in shards if shard.file is not None}
+        self._folder.complete_all({*anew, self._layout.index, OWN})
+        with new_folder(target, self._before if output is None else None) as new:
+            shared = folder.hard_link or (output is None and not backup)
+            for name, shard in zip(names, shards, strict=True):
+                self._put(new, name, shard, shared, progress)
+            changed = {name: text for name, text in texts.items() if text is not None}
+            for name, text in changed.items():
+                with new.create(name) as descriptor:
+                    write_at(descriptor, text, 0)
+            record = self._put_stash(new, pickled, record, progress)
+            if index is not None:
+                places = {each: name for name, shard in zip(names, shards, strict=True) for each in shard.names}
+                size, elements = sum(shard.size for shard in shards), sum(shard.elements for shard in shards)
+                with new.create(self._layout.index or f"{self._layout.single}{INDEX}") as descriptor:
+                    write_at(descriptor, index.changed(places, size, elements, record), 0)
+            self._take_rest(new, {*self._named(), *texts, OWN}, output is not None, output is None and not backup)
+            kept = new.publish(backup)
+        return self._written(output, kept)
+
+    def _put_stash(
+        self, new: NewFolder, pickled: Pickled, record: bytes | None, progress: Progress | None
+    ) -> bytes | None:
+        """Write the values that are kept for a downgrade, if they lie in a file; return the record that names them."""
+        return record
+
+    def _put(self, new: NewFolder, name: str, shard: NewShard, shared: bool, progress: Progress | None) -> None:
+        """Write a file with weights, or take it as it is."""
+        old = self._shards[shard.old]
+        if shard.file is None:
+            new.take(Path(os.path.realpath(self._layout.folder / old.name)), name, shared, progress)
+        else:
+            with new.create(name, old.descriptor) as descriptor:
+                shard.file.write(descriptor, progress)
+
+    def _take_rest(self, new: NewFolder, without: set[str], elsewhere: bool, shared: bool) -> None:
+        """Take all other files of the folder; elsewhere, links would lead to other files, so their content is taken."""
+        for name, found in self._before.entries.items():
+            if elsewhere and name not in without and stat.S_ISLNK(found.st_mode):
+                new.take(place_inside(self._layout.folder, name), name, False)
+                without = {*without, name}
+        new.take_rest(self._layout.folder, without, shared)
+
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Write the folder anew."""
+        return self.write(self.pickled(self.load()), {}, output, backup, progress)
+
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
+        """Copy the folder unchanged to `output`."""
+        target = self._target if output is None else local_folder(output)
+        self._folder.complete_all(())
+        with new_folder(target, None) as new:
+            self._take_rest(new, set(), True, False)
+            new.publish(backup)
+        return self._written(output, None)
+
+    def _written(self, output: Location | None, kept: Location | None) -> Written:
+        if kept is not None and not self.path.is_symlink():
+            kept = self.path.with_name(kept.name)  # uses the folder name of the user
+        return Written(output or self.path, kept)
+
+    @abstractmethod
+    def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
+        """Part the tensors into files, and lay these out.
+
+        Parameters
+        ----------
+        pickled : Pickled
+            The new tree.
+        record : bytes or None
+            The record, as JSON; it goes into the index, if there is one.
+        largest : int or None
+            The most bytes of tensors in a file; None for as many as in the largest old one.
+        """
+
+    def _parted(
+        self, items: Iterable[Item], key: Callable[[Item], str], size: Callable[[Item], int], largest: int | None
+    ) -> Iterator[tuple[int, list[Item]]]:
+        """Part the tensors of a tree: each goes where the first of its sources lies.
+
+        Parameters
+        ----------
+        items : iterable
+            The tensors.
+        key, size : callable
+            Return the key of the storage of a tensor, and the number of its bytes.
+        largest : int or None
+            The most bytes of tensors in a file; a file that would become larger is split.
+        """
+        parts: dict[int, list[Item]] = {number: [] for number in range(len(self._shards))}
+        last = 0
+        for item in items:
+            home = self._home_of(key(item))
+            last = last if home is None else home
+            parts[last].append(item)
+        for number, part in parts.items():
+            for each in _split(part, size, largest):
+                yield number, each
+
+    def _home_of(self, key: str) -> int | None:
+        """Return the number of the file with the content of a storage, or with the first of its sources."""
+        recipe = self._maker.recipes.get(key)
+        if recipe is None:
+            return self._home_of_stored(key)
+        homes = (self._home_of(storage_of(source).key) for source in recipe.sources)
+        return next((home for home in homes if home is not None), None)
+
+    @abstractmethod
+    def _home_of_stored(self, key: str) -> int | None:
+        """Return the number of the file with a storage; None if no file holds it."""
+
+
+def _split(items: Sequence[Item], size: Callable[[Item], int], largest: int | None) -> Iterator[list[Item]]:
+    """Part the tensors of a file that became too large."""
+    part: list[Item] = []
+    total = 0
+    for item in items:
+        if part and largest is not None and total + size(item) > largest:
+            yield part
+            part, total = [], 0
+        part.append(item)
+        total += size(item)
+    if part:
+        yield part
+
+
+def _stale(name: str, before: str, shard: Shard) -> NotACheckpoint:
+    return NotACheckpoint(f"{name:.80}: {before} {shard.name} holds it; restore the index or the files from a backup")
