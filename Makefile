@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats graphs mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats graphs mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -34,6 +34,15 @@ test-anemoi: $(BIN)/.ready $(ANEMOI)/venv/.ready ## try the chain of anemoi-mode
 
 test-pythons: $(BIN)/.ready ## run what needs no torch under other Pythons
 	$(BIN)/python tests/support/pythons.py $(PYTHONS)
+
+AZURITE ?= build/azurite/node_modules/.bin/azurite-blob
+
+build/azurite/node_modules/.bin/azurite-blob:
+	npm install --silent --prefix build/azurite azurite
+
+test-stores: $(BIN)/.ready $(AZURITE) ## run the tests of object stores, those on emulators of Azure and Google Cloud included
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt adlfs gcsfs gcp-storage-emulator
+	AZURITE="$(abspath $(AZURITE))" $(BIN)/python -m pytest -n auto -m "stores or not stores" tests/storage/test_remote.py tests/storage/test_remote_s3.py
 
 lint: $(BIN)/.ready ## check style, types and spelling
 	$(BIN)/ruff check .

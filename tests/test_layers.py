@@ -49,6 +49,8 @@ HEAVY = {
     "cloudpickle": "runtime.carried_code",
     "rich": "console.checkpoint_tree",
     "packaging": "revisions.releases",
+    "fsspec": "storage.remote.find_store storage.remote.s3_store storage.remote.azure_store",
+    "azure": "storage.remote.azure_store",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate import storage
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.storage.url import url_of
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,13 @@ def recover(checkpoint: StrPath) -> Recovered:
         The run is still at work, the journal belongs to another file, or the system denies access.
     """
     with annotate_errors(checkpoint):
-        if not storage.is_folder(Path(checkpoint)):
-            with storage.opened(Path(checkpoint)):  # a missing file, or none that can be read, is refused
+        # A missing file, or none that can be read, is refused.
+        if url_of(checkpoint) is not None:
+            with storage.open_checkpoint(checkpoint):
+                pass
+        elif not storage.is_folder(Path(checkpoint)):
+            with storage.opened(Path(checkpoint)):
                 pass
         storage.check_whole(checkpoint)
-        found = storage.recover(Path(checkpoint))
+        found = storage.recover(checkpoint)
         return Recovered(os.fspath(checkpoint), found and found.removed, found is not None and found.completed)

@@ -11,7 +11,7 @@ ERROR, USAGE, REFUSED, PENDING = 1, 2, 3, 4
 
 def shown_path(path: str) -> str:
     """Return a path for messages: relative if that is shorter."""
-    if path.startswith("<"):
+    if path.startswith("<") or "://" in path:
         return path
     try:
         return min(path, os.path.relpath(path), key=len)

@@ -47,6 +47,17 @@ class CannotRead(MigrateError):
     """The file cannot be read."""
 
 
+class NoStoreLibrary(CannotRead):
+    """The library for the store of a URL is not installed."""
+
+    def __init__(self, scheme: str, library: str) -> None:
+        self.scheme, self.library = scheme, library
+        super().__init__(
+            f"{scheme}:// needs {library or 'a library'}, which cannot be imported; run "
+            "`pip install 'ckpt-migrate[remote]'`"
+        )
+
+
 class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is unchanged."""
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
+from anemoi_ckpt_migrate.storage.url import Location
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class WriteOptions:
 
     Attributes
     ----------
-    output : Path or None
+    output : Path, Url or None
         Write to this path, and leave the checkpoint unchanged.
     backup : bool
         Keep the old file.
@@ -45,7 +45,7 @@ class WriteOptions:
         Called from time to time with the number of bytes copied.
     """
 
-    output: Path | None = None
+    output: Location | None = None
     backup: bool = True
     in_place: bool = False
     verify: bool = False
@@ -107,7 +107,7 @@ def open_to_write(checkpoint: StrPath, options: WriteOptions, trusted: Collectio
     with annotate_errors(checkpoint):
         check_whole(checkpoint)
         if options.output is None and not options.dry_run:
-            recover(Path(checkpoint))
+            recover(checkpoint)
         with open_checkpoint(checkpoint, trusted) as file:
             if options.verify:
                 file.verify(options.progress)

@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
 from anemoi_ckpt_migrate.storage import foreign_formats
 from anemoi_ckpt_migrate.storage.copy_range import copy_range
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, locked, name_anew
+from anemoi_ckpt_migrate.storage.url import Location
 
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 
@@ -24,14 +25,14 @@ class Written:
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         The new file.
-    backup : Path or None
+    backup : Path, Url or None
         The old file.
     """
 
-    path: Path
-    backup: Path | None
+    path: Location
+    backup: Location | None
 
 
 @contextlib.contextmanager
@@ -263,7 +264,8 @@ def _copy(path: Path, kept: Path) -> None:
 
 def _why_unreadable(error: OSError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return foreign_formats.URL if foreign_formats.is_url(os.fspath(path)) else "there is no such file"
+        text = os.fspath(path)
+        return foreign_formats.kind_of_url(text) if foreign_formats.is_url(text) else "there is no such file"
     if isinstance(error, PermissionError):
         return "you may not read it (permission denied)"
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"

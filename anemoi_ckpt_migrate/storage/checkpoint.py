@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import itertools
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint
+from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint, NotInPlace
 from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.copy_range import Progress
@@ -24,6 +23,7 @@ from anemoi_ckpt_migrate.storage.size_limits import check_asked
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, TensorBuilder, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places, Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
+from anemoi_ckpt_migrate.storage.url import Location, Url, real_path
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
@@ -71,8 +71,8 @@ class Checkpoint(ABC):
 
     Parameters
     ----------
-    path : Path
-        The path as the user named it.
+    path : Path or Url
+        The place as the user named it.
     files : Members
         The open files with the content of its tensors.
     length : int
@@ -86,9 +86,9 @@ class Checkpoint(ABC):
         Entries of a draft beside the tree, which replace those of the file.
     """
 
-    def __init__(self, path: Path, files: Members, length: int) -> None:
+    def __init__(self, path: Location, files: Members, length: int) -> None:
         self.path, self.length, self._files = path, length, files
-        self._target = Path(os.path.realpath(path))
+        self._place = real_path(path)
         self._archive = self._read_archive()
         self._touched: list[str] = []
         self._checked: set[str] = set()
@@ -346,6 +346,13 @@ class Checkpoint(ABC):
     # The files
 
     @property
+    def _target(self) -> Path:
+        """The real path of a local checkpoint."""
+        if isinstance(self._place, Url):
+            raise NotInPlace(f"{self._place} is no local file", "a new object takes its place")
+        return self._place
+
+    @property
     def is_of_torch(self) -> bool:
         """Whether `torch.load` reads it."""
         return True
@@ -405,7 +412,7 @@ class Checkpoint(ABC):
         self,
         pickled: Pickled,
         attachments: Mapping[str, bytes | None],
-        output: Path | None = None,
+        output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
         folder: FolderOptions = FOLDER,
@@ -418,7 +425,7 @@ class Checkpoint(ABC):
             The new tree, from `pickled`.
         attachments : mapping of str to bytes or None
             Entries to write beside the pickle; None removes one. All others stay as they are.
-        output : Path, optional
+        output : Path or Url, optional
             Where to write; nothing may exist there. Without it, the checkpoint itself is replaced.
         backup : bool
             Keep the old checkpoint beside the new one.
@@ -438,11 +445,11 @@ class Checkpoint(ABC):
         """Write a changed checkpoint into its file. Parameters are those of `write`."""
 
     @abstractmethod
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
 
     @abstractmethod
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the checkpoint unchanged to `output`, where nothing may exist; or an earlier state over the current one.
 
         Raises

@@ -8,6 +8,8 @@ import os
 import struct
 from collections.abc import Callable
 
+from anemoi_ckpt_migrate.storage.descriptor import AssembledDescriptor, fetch
+
 BLOCK = 4096
 """File systems that share blocks between files do so where both offsets are multiples of it, in bytes."""
 
@@ -53,9 +55,12 @@ def copy_range(source: int, target: int, start: int, end: int, to: int, progress
     OSError
         Reading or writing failed, or the source ended early.
     """
+    if isinstance(target, AssembledDescriptor) and target.take(source, start, end, to, progress):
+        return
     ways = list(WAYS)
     while start < end:
         count, copied = min(end - start, _CHUNK), 0
+        fetch(source, start, start + count)
         while not copied:
             try:
                 copied = ways[0](source, target, count, start, to)

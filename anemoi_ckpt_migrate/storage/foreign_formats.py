@@ -9,8 +9,7 @@ from typing import BinaryIO, NoReturn
 from anemoi_ckpt_migrate.errors import NoCheckpointInFolder, Refused
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
-URL = "it is a URL: download the file first, and give the path of the copy"
-"""The message for a URL."""
+
 
 _SAVE_AGAIN = "load it and save it again with torch.save"
 _UNPACK = "unpack it first"
@@ -96,6 +95,13 @@ def refuse_folder(names: Collection[str]) -> NoReturn:
 def is_url(path: str) -> bool:
     """Return whether a path is a URL."""
     return _URL.match(path) is not None
+
+
+def kind_of_url(path: str) -> str:
+    """Describe a URL that names no object of a store, with a remedy."""
+    if "://" not in path:
+        return "it is a URL that lost a slash, as in a pathlib.Path; give it as a string"
+    return "it is a URL of a kind that is not opened; download the file first, and give the path of the copy"
 
 
 def _is_onnx(start: bytes, length: int) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import bisect
 import mmap
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.zip_archive import checksum
 
 
@@ -67,7 +67,7 @@ class Members:
     def read(self, start: int, count: int) -> bytes:
         """Return so many bytes from an address on; fewer at the end of the file."""
         member = self.at(start)
-        return os.pread(member.descriptor, count, start - member.begin)
+        return read_at(member.descriptor, count, start - member.begin)
 
     def checksum(self, start: int, end: int) -> int:
         """Return the CRC-32 of the bytes between two addresses."""

@@ -7,15 +7,17 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint, Refused
 from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
-from anemoi_ckpt_migrate.storage.in_place import whole_state
+from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
+from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
 
 
 @contextlib.contextmanager
@@ -26,7 +28,7 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     ----------
     path : path
         A file of `torch.save` or of safetensors; a folder of Hugging Face, or its index; a folder of
-        torch.distributed.checkpoint.
+        torch.distributed.checkpoint. Files, and folders of Hugging Face, may be URLs of a store.
     trusted : collection of str
         Modules whose classes are built for real if they can be imported.
 
@@ -39,6 +41,11 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     Refused, NoCheckpointInFolder
         It is a folder of another format, or no checkpoint.
     """
+    url = url_of(path)
+    if url is not None:
+        with _open_url(url, trusted) as found:
+            yield found
+        return
     place = folder_of_index(Path(path)) or Path(path)
     with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
         yield found
@@ -47,20 +54,47 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
 @contextlib.contextmanager
 def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     with opened(path) as descriptor:
-        before = os.fstat(descriptor)
-        left = whole_state(Path(os.path.realpath(path)), descriptor)
-        length = before.st_size if left is None else left.length
-        if safetensors_header.is_safetensors(os.pread(descriptor, 9, 0), length):
-            if not safetensors_header.is_named_so(os.fspath(path)):
-                # By its name, torch.load would read it, and that may find a pickle in the same bytes.
-                raise NotACheckpoint(
-                    "it is a safetensors file by its content; give it a name that ends in .safetensors"
-                )
-            from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
+        yield _checkpoint_in(path, descriptor, whole_state(Path(os.path.realpath(path)), descriptor), trusted)
 
-            yield SafetensorsCheckpoint(path, descriptor, before, length, left)
-        else:
-            yield TorchCheckpoint(path, descriptor, before, length, trusted)
+
+def _checkpoint_in(path: Location, descriptor: int, left: Mark | None, trusted: Collection[str]) -> Checkpoint:
+    """Return the checkpoint in an open file, or that which an interrupted run left."""
+    before = os.fstat(descriptor)
+    length = before.st_size if left is None else left.length
+    if not safetensors_header.is_safetensors(read_at(descriptor, 9, 0), length):
+        return TorchCheckpoint(path, descriptor, before, length, trusted)
+    if not safetensors_header.is_named_so(os.fspath(path)):
+        # By its name, torch.load would read it, and that may find a pickle in the same bytes.
+        raise NotACheckpoint("it is a safetensors file by its content; give it a name that ends in .safetensors")
+    from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
+
+    return SafetensorsCheckpoint(path, descriptor, before, length, left)
+
+
+@contextlib.contextmanager
+def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
+    from anemoi_ckpt_migrate.storage.remote.opened_url import opened_url
+
+    with opened_url(url) as found:
+        if isinstance(found, int):
+            yield _checkpoint_in(url, found, None, trusted)
+            return
+        from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+        from anemoi_ckpt_migrate.storage.huggingface.folder import OWN
+        from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
+
+        before = FolderState.of(found.path)
+        layout = find_layout(found.path, before.entries)
+        if METADATA in before.entries:
+            raise Refused("it is a distributed checkpoint in a store, which is not read there; download its folder")
+        if layout is None:
+            refuse_folder(before.entries)
+        if layout.index:
+            found.complete(layout.index)
+        if OWN in before.entries:
+            found.list_folder(OWN)
+        with open_huggingface(found.url, layout, before, found) as checkpoint:
+            yield checkpoint
 
 
 @contextlib.contextmanager

@@ -6,27 +6,38 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.url import Location
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int], None]
 
 
-def checked_output(output: StrPath | None) -> Path | None:
-    """Return the output path as an absolute path, checked before any script runs and changes the current folder.
+def checked_output(output: StrPath | None) -> Location | None:
+    """Return the output as an absolute path or a URL, checked before any script runs and changes the current folder.
 
     Raises
     ------
     CannotWrite
-        The path exists already, its folder does not exist, or it is a URL.
+        The path exists already, its folder does not exist, or it is a URL that cannot be written.
     """
     if output is None:
         return None
     from anemoi_ckpt_migrate.storage.foreign_formats import is_url  # only writing commands need it
+    from anemoi_ckpt_migrate.storage.url import url_of
 
+    url = url_of(output)
+    if url is not None:
+        from anemoi_ckpt_migrate.storage.remote.new_object import check_new
+
+        check_new(url)
+        return url
     if is_url(os.fspath(output)):
-        raise CannotWrite(f"{output} is a URL; write to a local file, and upload that")
+        raise CannotWrite(f"{output} is a URL of a kind that is not written; write to a local file, and upload that")
     path = os.path.abspath(output)
     if os.path.lexists(path):
         raise CannotWrite(f"{output} exists already; remove it or write elsewhere")

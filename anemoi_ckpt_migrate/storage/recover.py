@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from anemoi_ckpt_migrate.storage import folder_exchange, in_place
 from anemoi_ckpt_migrate.storage.huggingface.layout import folder_of_index
+from anemoi_ckpt_migrate.storage.url import url_of
 
 
 class Recovery(NamedTuple):
@@ -34,13 +35,13 @@ def is_folder(path: Path) -> bool:
     return target.is_dir() or folder_exchange.has_journal(target)
 
 
-def recover(path: Path) -> Recovery | None:
+def recover(path: str | os.PathLike[str]) -> Recovery | None:
     """Undo or complete an interrupted run; return None if no run was interrupted.
 
     Parameters
     ----------
-    path : Path
-        The checkpoint.
+    path : path
+        The checkpoint. An object of a store is replaced at once, so nothing of it is ever left half done.
 
     Raises
     ------
@@ -51,8 +52,10 @@ def recover(path: Path) -> Recovery | None:
     CannotWrite
         The system refused.
     """
+    if url_of(path) is not None:
+        return None
     try:
-        target = Path(os.path.realpath(folder_of_index(path) or path))
+        target = Path(os.path.realpath(folder_of_index(Path(path)) or path))
     except ValueError:  # not a file name; opening it will report that
         return None
     if folder_exchange.has_journal(target):

@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.in_place import HeaderMark, Mark, changing
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -46,6 +46,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 )
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
@@ -336,7 +337,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
     """
 
     def __init__(
-        self, path: Path, descriptor: int, before: os.stat_result, length: int, left: Mark | None = None
+        self, path: Location, descriptor: int, before: os.stat_result, length: int, left: Mark | None = None
     ) -> None:
         self._left = left
         super().__init__(path, descriptor, before, length)
@@ -386,7 +387,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
                 raise NotInPlace(f"{entry.name:.80} would not be aligned at the end of the file", _ANEW)
         header = self._header_in_place((*staying, *appended), attachments)
         length = appended[-1].end + self._begin if appended else end + self._begin
-        old = HeaderMark(self.length, os.pread(self._descriptor, self._begin, 0), header)
+        old = HeaderMark(self.length, read_at(self._descriptor, self._begin, 0), header)
         shorter = HeaderMark(length, header, old.start) if length < self.length else None
         grown = max(0, length - self.length)
         check_room(self._target, 2 * len(header) + grown, length)
@@ -431,13 +432,13 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
             )
         return b"".join(part for part, _ in header_parts(text, self._begin))
 
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the file; after an interrupted run, what it is by its journal."""
         if self._left is None:
             return super().copy(output, backup, progress)
         return self.rewrite(output, backup, progress)
 
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.text import first_repeated
 
@@ -137,11 +137,11 @@ def read_header(descriptor: int, length: int, start: bytes = b"") -> Header:
         The file is damaged or hostile: it says something that the library refuses, or that two readers would read in
         two ways.
     """
-    size = int.from_bytes((start or os.pread(descriptor, _LENGTH, 0))[:_LENGTH], "little")
+    size = int.from_bytes((start or read_at(descriptor, _LENGTH, 0))[:_LENGTH], "little")
     if size > LONGEST:
         raise _wrong(f"its header of {size:,} bytes is longer than the {LONGEST:,} that safetensors reads")
     try:
-        text = (start[_LENGTH : _LENGTH + size] if start else os.pread(descriptor, size, _LENGTH)).decode()
+        text = (start[_LENGTH : _LENGTH + size] if start else read_at(descriptor, size, _LENGTH)).decode()
         found, metadata = _parsed(text, _LENGTH + size)
     except NotACheckpoint:
         raise

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
+from anemoi_ckpt_migrate.storage.url import Url, url_of
 
 _INDEX = ".index.json"
 METADATA = ".metadata"
@@ -104,6 +105,9 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
 
     A link counts by its own name and by the name of its target.
     """
+    url = url_of(path)
+    if url is not None:
+        return _membership_in_store(url)
     named = Path(os.path.abspath(path))
     try:
         places = dict.fromkeys((named, Path(os.path.realpath(named))))
@@ -117,6 +121,19 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
             if found is not None:
                 return found
     return None
+
+
+def _membership_in_store(url: Url) -> Membership | None:
+    """Return the set that an object belongs to: that of a local file with its name and its neighbours."""
+    from anemoi_ckpt_migrate.storage.remote.opened_url import neighbours
+
+    with neighbours(url) as (place, top):
+        found = membership(place)
+        if found is None:
+            return None
+        before = str(url).removesuffix(place.relative_to(top).as_posix())
+        local = f"{top}{os.sep}"
+        return Membership(found.kind, found.name.replace(local, before), found.way.replace(local, before))
 
 
 def check_whole(path: str | os.PathLike[str]) -> None:

@@ -6,8 +6,7 @@ import contextlib
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, Written, check_writable, replacement
@@ -18,6 +17,10 @@ from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.size_limits import check_room
+from anemoi_ckpt_migrate.storage.url import Location, Url, real_path
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.remote.new_object import NewObject
 
 
 class NewFile(NamedTuple):
@@ -41,7 +44,7 @@ class SingleFile(Checkpoint):
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The path as the user named it.
     descriptor : int
         The open file.
@@ -51,7 +54,7 @@ class SingleFile(Checkpoint):
         Length of the checkpoint in the file, in bytes.
     """
 
-    def __init__(self, path: Path, descriptor: int, before: os.stat_result, length: int) -> None:
+    def __init__(self, path: Location, descriptor: int, before: os.stat_result, length: int) -> None:
         self._descriptor, self._before = descriptor, before
         super().__init__(path, Members([(descriptor, length)]), length)
 
@@ -61,7 +64,11 @@ class SingleFile(Checkpoint):
 
     def check_writable(self, in_place: bool) -> None:
         """Refuse early a file that writing would refuse."""
-        if in_place:
+        if isinstance(self._place, Url):
+            from anemoi_ckpt_migrate.storage.remote.new_object import check_writable as check_store
+
+            check_store(self._place, in_place)
+        elif in_place:
             self._check_in_place()
             check_own(self._target)
         else:
@@ -71,15 +78,14 @@ class SingleFile(Checkpoint):
         self,
         pickled: Pickled,
         attachments: Mapping[str, bytes | None],
-        output: Path | None = None,
+        output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
         folder: FolderOptions = FOLDER,
     ) -> Written:
         """Write a changed checkpoint, whole or not at all."""
         content = self._new_file(pickled, attachments)
-        target = self._target if output is None else Path(os.path.realpath(output))
-        check_room(target, content.made, content.size)
+        check_room(self._place if output is None else real_path(output), content.made, content.size)
         with self._replacement(output) as new:
             content.write(new.descriptor, progress)
             return self._published(new, output, backup)
@@ -92,7 +98,7 @@ class SingleFile(Checkpoint):
     def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
         """Lay out the changed checkpoint. Parameters are those of `write`."""
 
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the file unchanged: to `output`, where nothing may exist, or (an earlier state) over the current file.
 
         Raises
@@ -104,18 +110,21 @@ class SingleFile(Checkpoint):
             copy_range(self._descriptor, new.descriptor, 0, self.length, 0, progress)
             return self._published(new, output, backup)
 
-    def _published(self, new: Replacement, output: Path | None, backup: bool) -> Written:
+    def _published(self, new: Replacement | NewObject, output: Location | None, backup: bool) -> Written:
         kept = new.publish(backup)
         if kept is not None and not self.path.is_symlink():
             kept = self.path.with_name(kept.name)  # uses the folder name of the user
         return Written(output or self.path, kept)
 
-    def _replacement(self, output: Path | None) -> contextlib.AbstractContextManager[Replacement]:
+    def _replacement(self, output: Location | None) -> contextlib.AbstractContextManager[Replacement | NewObject]:
         check_whole(self.path)
-        if output is None:
-            return replacement(self._target, self._descriptor, self._before)
-        if not self.fits(output.name):
+        if output is not None and not self.fits(output.name):
             raise UsageError(
                 f"the new file has the format of {self.path.name}, so give {output} a name with the same ending"
             )
-        return replacement(Path(os.path.realpath(output)), self._descriptor, None)
+        place = self._place if output is None else real_path(output)
+        if isinstance(place, Url):
+            from anemoi_ckpt_migrate.storage.remote.new_object import new_object
+
+            return new_object(place, self._descriptor if output is None else None)
+        return replacement(place, self._descriptor, self._before if output is None else None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NoRoom, TooMuchAsked
+from anemoi_ckpt_migrate.storage.url import Location, Url
 
 _WIDER = 16
 """Largest ratio between the sizes of two dtypes: one byte to a complex number of sixteen."""
@@ -32,7 +34,7 @@ def check_asked(count: int, length: int) -> None:
         raise TooMuchAsked(count, length)
 
 
-def check_room(target: Path, made: int, size: int) -> None:
+def check_room(target: Location, made: int, size: int) -> None:
     """Check that there is room for a file.
 
     Only new bytes count against the free space, because copies may share their blocks with the old file. If they do
@@ -40,8 +42,8 @@ def check_room(target: Path, made: int, size: int) -> None:
 
     Parameters
     ----------
-    target : Path
-        The file; it need not exist yet.
+    target : Path or Url
+        The file; it need not exist yet. An object is put together in the folder of temporary files.
     made : int
         Number of new bytes.
     size : int
@@ -52,17 +54,18 @@ def check_room(target: Path, made: int, size: int) -> None:
     NoRoom
         There is too little room.
     """
+    folder = Path(tempfile.gettempdir()) if isinstance(target, Url) else target.parent
     largest = _largest_file()
     if largest is not None and size > largest:
         raise NoRoom(size, largest, "the largest file that this process may write")
     if hasattr(os, "statvfs"):
         try:
-            found = os.statvfs(target.parent)
+            found = os.statvfs(folder)
         except OSError:  # then writing will report the reason
             return
         free = found.f_bavail * found.f_frsize
         if made > free:
-            raise NoRoom(made, free, f"the free space in {target.parent}")
+            raise NoRoom(made, free, f"the free space in {folder}")
 
 
 def _largest_file() -> int | None:

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
@@ -25,6 +24,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
+from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, changed, write_new
 
@@ -38,7 +38,7 @@ class TorchCheckpoint(SingleFile):
     """An open file of `torch.save`, in the zip format or in that of torch before 1.6."""
 
     def __init__(
-        self, path: Path, descriptor: int, before: os.stat_result, length: int, trusted: Collection[str] = ()
+        self, path: Location, descriptor: int, before: os.stat_result, length: int, trusted: Collection[str] = ()
     ) -> None:
         super().__init__(path, descriptor, before, length)
         self._trusted = trusted
@@ -174,7 +174,7 @@ class TorchCheckpoint(SingleFile):
             append(contents, self._files, descriptor, self.length)
         return Written(self.path, None)
 
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
         # Before torch 1.6, the pickle named storages differently.
         pickled = Pickled(self._data, self._keys) if self._archive.is_zip else self.pickled(self.load())

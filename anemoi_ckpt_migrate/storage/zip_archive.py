@@ -9,7 +9,6 @@ an extra field named ``FB``. Sizes and CRC follow the payload in a data descript
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.storage.descriptor import Range, fetch, fetch_all, read_into
 from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, kind_of_file
 
 ALIGNMENT = 64
@@ -139,9 +139,13 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer, and return the number of bytes."""
         view = memoryview(buffer)[: max(0, self._length - self._at)]
-        count = os.preadv(self._descriptor, [view], self._first + self._at) if view else 0
+        count = read_into(self._descriptor, view, self._first + self._at) if view else 0
         self._at += count
         return count
+
+    def expect(self, ranges: Iterable[Range]) -> None:
+        """Prepare for reads of several stretches."""
+        fetch_all(self._descriptor, ((self._first + start, self._first + end) for start, end in ranges))
 
 
 def window(descriptor: int, length: int, first: int = 0) -> io.BufferedReader:
@@ -217,6 +221,13 @@ def payload_offset(stream: BinaryIO, entry: ZipEntry) -> int:
     return int(start)
 
 
+def expect_headers(stream: BinaryIO, entries: Iterable[ZipEntry]) -> None:
+    """Prepare for `payload_offset` of several entries: from a store, all their headers come at once."""
+    raw = getattr(stream, "raw", None)
+    if isinstance(raw, Window):
+        raw.expect((entry.offset, entry.offset + io.DEFAULT_BUFFER_SIZE) for entry in entries)
+
+
 def read_entry(stream: BinaryIO, entry: ZipEntry) -> bytes:
     """Read the content of an entry and verify its CRC.
 
@@ -242,9 +253,10 @@ def is_whole(descriptor: int, entry: ZipEntry, start: int) -> bool:
 
 def checksum(descriptor: int, start: int, end: int) -> int:
     """Return the CRC-32 of a stretch of a file, read in pieces. If the file ends early, the stretch ends with it."""
+    fetch(descriptor, start, end)
     buffer, found = memoryview(bytearray(min(_CHUNK, max(1, end - start)))), 0
     while start < end:
-        count = os.preadv(descriptor, [buffer[: end - start]], start)
+        count = read_into(descriptor, buffer[: end - start], start)
         if not count:
             break
         found, start = zlib.crc32(buffer[:count], found), start + count

@@ -82,6 +82,7 @@ def changed(
         kept.pop(name, None)
         loose.pop(name, None)
     with stream() as opened:
+        zip_archive.expect_headers(opened, kept.values())
         for entry in kept.values():
             zip_archive.payload_offset(opened, entry)  # a wrong header would be copied as it is
     there = {name: content for name, content in new.items() if content is not None}

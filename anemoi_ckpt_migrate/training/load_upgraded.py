@@ -18,6 +18,7 @@ from anemoi_ckpt_migrate.runtime.session import session_on
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
 from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.storage.url import Location, url_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def upgraded(
 ) -> AbstractContextManager[Path]:
     """Return a context manager with the path of an upgraded copy; the checkpoint's own path if there is nothing to do.
 
-    The copy is a temporary file (see ``TMPDIR``), which is removed afterwards.
+    The copy is a temporary file (see ``TMPDIR``), which is removed afterwards. A URL is always copied.
 
     Parameters
     ----------
@@ -124,19 +125,21 @@ def upgraded(
 def upgraded_by(projects: Iterable[Project], checkpoint: StrPath, target: str, trusted: bool = False) -> Iterator[Path]:
     """Yield the path of a checkpoint that was upgraded for each of several projects, as `upgraded` does."""
     with ExitStack() as copies:
-        path = Path(checkpoint)
+        path: Location = url_of(checkpoint) or Path(checkpoint)
         for project in projects:
             path = _upgraded(path, target, project, copies, checkpoint, trusted)
-        yield path
+        yield Path(path)
 
 
-def _upgraded(path: Path, target: str, project: Project, copies: ExitStack, checkpoint: StrPath, trusted: bool) -> Path:
-    """Return the path of a copy upgraded for one project; that of the file itself, if there is nothing to do."""
+def _upgraded(
+    path: Location, target: str, project: Project, copies: ExitStack, checkpoint: StrPath, trusted: bool
+) -> Path:
+    """Return the path of a copy upgraded for one project; that of a local file itself, if there is nothing to do."""
     try:
         planned = upgrade(path, target, project=project, dry_run=True, trust_checkpoint_code=trusted, copy_shared=True)
         for warning in planned.warnings:
             _LOGGER.warning("%s: %s", checkpoint, warning)
-        if not planned.steps:
+        if not planned.steps and isinstance(path, Path):
             return path
         output = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="ckpt-migrate-")), path.name)
         upgrade(path, target, project=project, output=output, trust_checkpoint_code=trusted, copy_shared=True)

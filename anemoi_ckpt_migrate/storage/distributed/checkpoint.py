@@ -85,6 +85,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.storage.url import Location, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT, Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
 
@@ -480,7 +481,7 @@ class DistributedCheckpoint(Checkpoint):
         self,
         pickled: Pickled,
         attachments: Mapping[str, bytes | None],
-        output: Path | None = None,
+        output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
         folder: FolderOptions = FOLDER,
@@ -490,7 +491,7 @@ class DistributedCheckpoint(Checkpoint):
         record = self._record_beside({**self.attached, **attachments})
         layout = layout if record is None else replace(layout, record=record)
         new = _NewFiles(self, self._metadata, layout, self._free())
-        target = self._target if output is None else Path(os.path.realpath(output))
+        target = self._target if output is None else local_folder(output)
         check_room(target / METADATA if output is None else target, new.size, new.size)
         if output is None:
             return self._replaced(new, backup, progress)
@@ -554,15 +555,15 @@ class DistributedCheckpoint(Checkpoint):
         own = [name for name in os.listdir(self._target) if name == METADATA or name.startswith(f"{METADATA}.")]
         folder.take_rest(self._target, [*own, *names], False)
 
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the metadata anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""
         if output is None:
             raise NotImplementedError("a distributed checkpoint has no earlier states")
-        with new_folder(Path(os.path.realpath(output)), None) as folder:
+        with new_folder(local_folder(output), None) as folder:
             self._take_files(folder, progress)
             folder.take(self._target / METADATA, METADATA, False)
             folder.publish(False)

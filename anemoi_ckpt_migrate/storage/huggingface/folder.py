@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import stat
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
 from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
+from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, new_folder
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
@@ -27,6 +29,7 @@ from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
+from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 
 Item = TypeVar("Item")
 OWN = ".ckpt_migrate"
@@ -73,17 +76,43 @@ class NewShard(NamedTuple):
     file: NewFile | None
 
 
+class FolderSource(Protocol):
+    """The source of the files of a folder; those of a store are local only in part."""
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Make all files of the folder, but some, whole local files."""
+
+
+class LocalFolder:
+    """A local folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+        return opened_inside(self._path, name)
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Do nothing: they are whole."""
+
+
 class HuggingFaceFolder(Checkpoint):
     """An open folder of Hugging Face. Each kind of files is a subclass.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The folder, as the user named it.
     layout : Layout
         The set of weights in it.
     before : FolderState
         The folder when it was opened.
+    source : FolderSource
+        The source of its files.
     shards : sequence of Shard
         The open files with the weights.
     index : Index or None
@@ -94,14 +123,16 @@ class HuggingFaceFolder(Checkpoint):
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         layout: Layout,
         before: FolderState,
+        source: FolderSource,
         shards: Sequence[Shard],
         index: Index | None,
         further: Sequence[Shard] = (),
     ) -> None:
-        self._layout, self._before, self._shards, self._index = layout, before, tuple(shards), index
+        self._layout, self._before, self._folder = layout, before, source
+        self._shards, self._index = tuple(shards), index
         files = Members([(each.descriptor, each.length) for each in (*shards, *further)])
         super().__init__(path, files, sum(each.length for each in shards))
 
@@ -152,8 +183,8 @@ class HuggingFaceFolder(Checkpoint):
             return super().attachment(name)
         if name not in self._texts():
             return None
-        with opened_inside(self._layout.folder, name) as descriptor:
-            return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        with self._folder.opened(name) as descriptor:
+            return read_at(descriptor, os.fstat(descriptor).st_size, 0)
 
     def _texts(self) -> dict[str, int]:
         """Return the JSON files of the folder that are not part of the weights, with their sizes in bytes."""
@@ -200,6 +231,11 @@ class HuggingFaceFolder(Checkpoint):
         """Refuse early a folder that writing would refuse."""
         if in_place:
             self._refuse_in_place()
+        if isinstance(self._place, Url):
+            raise Refused(
+                "it is a folder in a store, which cannot be replaced as a whole; write a local folder with --output, "
+                "and upload that"
+            )
         links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
@@ -221,7 +257,7 @@ class HuggingFaceFolder(Checkpoint):
         self,
         pickled: Pickled,
         attachments: Mapping[str, bytes | None],
-        output: Path | None = None,
+        output: Location | None = None,
         backup: bool = True,
         progress: Progress | None = None,
         folder: FolderOptions = FOLDER,
@@ -233,8 +269,10 @@ class HuggingFaceFolder(Checkpoint):
         names = shard_names([shard.name for shard in self._shards], len(shards))
         index = self._index or (new_index() if len(shards) > 1 else None)
         there = [each.file for each in shards if each.file is not None]
-        target = self._target if output is None else Path(os.path.realpath(output))
+        target = self._target if output is None else local_folder(output)
         check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
+        anew = {self._shards[shard.old].name for shard in shards if shard.file is not None}
+        self._folder.complete_all({*anew, self._layout.index, OWN})
         with new_folder(target, self._before if output is None else None) as new:
             shared = folder.hard_link or (output is None and not backup)
             for name, shard in zip(names, shards, strict=True):
@@ -276,19 +314,20 @@ class HuggingFaceFolder(Checkpoint):
                 without = {*without, name}
         new.take_rest(self._layout.folder, without, shared)
 
-    def rewrite(self, output: Path | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Write the folder anew."""
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
-    def copy(self, output: Path | None, backup: bool = True, progress: Progress | None = None) -> Written:
+    def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""
-        target = self._target if output is None else Path(os.path.realpath(output))
+        target = self._target if output is None else local_folder(output)
+        self._folder.complete_all(())
         with new_folder(target, None) as new:
             self._take_rest(new, set(), True, False)
             new.publish(backup)
         return self._written(output, None)
 
-    def _written(self, output: Path | None, kept: Path | None) -> Written:
+    def _written(self, output: Location | None, kept: Location | None) -> Written:
         if kept is not None and not self.path.is_symlink():
             kept = self.path.with_name(kept.name)  # uses the folder name of the user
         return Written(output or self.path, kept)

@@ -45,9 +45,12 @@ class Layout:
 
 def folder_of_index(path: Path) -> Path | None:
     """Return the folder of an index, which stands for the folder; None for any other path."""
-    if not path.name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS)) or not path.is_file():
-        return None
-    return path.parent
+    return path.parent if is_index(path.name) and path.is_file() else None
+
+
+def is_index(name: str) -> bool:
+    """Return whether a file has the name of an index."""
+    return name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS))
 
 
 def find_layout(folder: Path, names: Collection[str]) -> Layout | None:

@@ -10,50 +10,56 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, HuggingFaceFolder, Shard
+from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, FolderSource, HuggingFaceFolder, LocalFolder, Shard
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import STASH, SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
-from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
+from anemoi_ckpt_migrate.storage.open_inside import place_inside
+from anemoi_ckpt_migrate.storage.url import Location
 
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}")
 
 
 @contextmanager
-def open_huggingface(path: Path, layout: Layout, before: FolderState) -> Iterator[HuggingFaceFolder]:
+def open_huggingface(
+    path: Location, layout: Layout, before: FolderState, source: FolderSource | None = None
+) -> Iterator[HuggingFaceFolder]:
     """Open a folder of Hugging Face. This reads its index and the headers of its files, but no payload.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The folder, as the user named it.
     layout : Layout
         The set of weights in it.
     before : FolderState
         The folder, just looked at.
+    source : FolderSource, optional
+        The source of its files; by default they are local.
 
     Raises
     ------
     CannotRead, NotACheckpoint, Refused
         A file is missing or damaged, or a link leads out of the folder.
     """
+    source = source or LocalFolder(layout.folder)
     index = read_index(place_inside(layout.folder, layout.index)) if layout.index else None
     names = [layout.single] if index is None else index.shards
     with ExitStack() as stack:
         shards = []
         for name in names:
-            descriptor = stack.enter_context(opened_inside(layout.folder, name))
+            descriptor = stack.enter_context(source.opened(name))
             shards.append(Shard(name, descriptor, os.fstat(descriptor).st_size))
         _check_all_named(layout, index, names, before)
         if layout.is_of_torch:
-            yield TorchFolder(path, layout, before, shards, index)
+            yield TorchFolder(path, layout, before, source, shards, index)
             return
         stash = None
         if OWN in before.entries and (layout.folder / STASH).is_file():
-            descriptor = stack.enter_context(opened_inside(layout.folder, STASH))
+            descriptor = stack.enter_context(source.opened(STASH))
             stash = Shard(STASH, descriptor, os.fstat(descriptor).st_size)
-        yield SafetensorsFolder(path, layout, before, shards, index, stash=stash)
+        yield SafetensorsFolder(path, layout, before, source, shards, index, stash=stash)
 
 
 def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], before: FolderState) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, StoredAt
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder
-from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, HuggingFaceFolder, NewShard, Shard
+from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, FolderSource, HuggingFaceFolder, NewShard, Shard
 from anemoi_ckpt_migrate.storage.huggingface.index import Index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -25,6 +24,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real
+from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
@@ -39,7 +39,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
 
     Parameters
     ----------
-    path, layout, before, shards, index
+    path, layout, before, source, shards, index
         As for `HuggingFaceFolder`.
     stash : Shard or None
         The open file with kept values.
@@ -49,9 +49,10 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         layout: Layout,
         before: FolderState,
+        source: FolderSource,
         shards: Sequence[Shard],
         index: Index | None,
         stash: Shard | None = None,
@@ -59,7 +60,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         self._stash_file = stash
         self._kept_keys: dict[str, None] = {}
         self._kept_content: dict[str, Content] = {}
-        super().__init__(path, layout, before, shards, index, () if stash is None else (stash,))
+        super().__init__(path, layout, before, source, shards, index, () if stash is None else (stash,))
 
     def _read_archive(self) -> Archive:
         """Read the headers, and compare them with the index."""

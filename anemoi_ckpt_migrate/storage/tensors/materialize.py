@@ -54,6 +54,7 @@ Places = Mapping[str, StoragePlace]
 def places_in(archive: Archive, stream: Callable[[], BinaryIO]) -> Places:
     """Return the place of each storage of a checkpoint."""
     with stream() as opened:
+        zip_archive.expect_headers(opened, archive.entries.values())
         places = {
             name.removeprefix("data/"): StoragePlace(zip_archive.payload_offset(opened, entry), entry.size, entry.crc)
             for name, entry in archive.entries.items()

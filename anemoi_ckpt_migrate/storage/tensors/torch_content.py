@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from anemoi_ckpt_migrate.errors import Damaged
+from anemoi_ckpt_migrate.storage.descriptor import fetch
 from anemoi_ckpt_migrate.storage.members import Member, Members
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler, TreeUnpickler
@@ -54,12 +55,13 @@ class _Mapping:
     """
 
     def __init__(self, member: Member) -> None:
-        self.begin = member.begin
+        self.begin, self._descriptor = member.begin, member.descriptor
         self._map = mmap.mmap(member.descriptor, 0, access=mmap.ACCESS_COPY)
         self._whole = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
         self.address = self._whole.data_ptr()
 
     def storage(self, start: int, length: int) -> torch.UntypedStorage:
+        fetch(self._descriptor, start - self.begin, start - self.begin + length)
         found: torch.UntypedStorage = self._whole[start - self.begin : start - self.begin + length]
         return found
 
