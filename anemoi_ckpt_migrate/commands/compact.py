@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
+from anemoi_ckpt_migrate.storage import open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 
 
@@ -73,5 +74,6 @@ def compact(
             return Compacted(os.fspath(checkpoint), before, before, None, None)
         written = file.rewrite(options.output, backup, progress)
         backup_path = None if written.backup is None else os.fspath(written.backup)
-        after = os.path.getsize(written.path)
+        with open_checkpoint(written.path) as new:
+            after = new.length
         return Compacted(os.fspath(checkpoint), before, after, os.fspath(written.path), backup_path)
