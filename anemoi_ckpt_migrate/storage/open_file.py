@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
 from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
-from anemoi_ckpt_migrate.storage.shard_sets import METADATA
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
 
@@ -46,6 +46,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
         with _open_url(url, trusted) as found:
             yield found
         return
+    if Path(path).name == METADATA:
+        check_whole(path)
     place = folder_of_index(Path(path)) or Path(path)
     with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
         yield found

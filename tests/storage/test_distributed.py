@@ -290,7 +290,9 @@ def test_reading_commands(project: Folder, saved: Path, of_ranks: Path) -> None:
     folder = copied(project, of_ranks / "rows")
     declare(project, "a1", *FUSING)
     project.ok("upgrade", "head", folder, "--output", "new")
-    assert "2 files" in project.ok("inspect", folder).out
+    assert "2 files, 2 ranks" in project.ok("inspect", folder).out
+    assert "give its folder" in project.run("inspect", folder / ".metadata").err
+    assert project.run("recover", folder).code == project.run("compact", folder).code == 0
     assert "model.q.weight" in {tensor.path for tensor in cm.inspect(folder).tensors}
     assert "a1" in project.ok("current", "new").out
     assert "qkv" in project.ok("diff", folder, "new").out
@@ -506,3 +508,37 @@ def test_revisions_make_no_more_files_than_they_need(project: Folder) -> None:
         project.ok("downgrade", "-1", folder, "--no-backup")
     assert sorted(path.name for path in folder.iterdir()) == [".metadata", ".metadata.bak", "__0_0.distcp"]
     assert equal(loaded(folder, model()), model())
+
+
+def test_more_files_than_a_process_may_open(project: Folder) -> None:
+    """One file for each tensor, as from thousands of processes: the limit of this process is raised."""
+    import resource
+
+    tensors = {f"layers.{number}": torch.tensor([number]) for number in range(300)}
+    writer = torch.distributed.checkpoint.FileSystemWriter(project.path / "ckpt", single_file_per_rank=False)
+    folder = save(tensors, project.path / "ckpt", storage_writer=writer)
+    declare(project, "a1", 'op.RenamePrefix("layers.", "blocks.")', 'op.Cast("blocks.7", "float32")')
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        project.ok("upgrade", "head", folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    after = as_one_file(folder)
+    assert [int(after[f"blocks.{number}"]) for number in range(300)] == list(range(300))
+
+
+def test_the_layout_of_lightning_with_fsdp(project: Folder, saved: Path) -> None:
+    """Its weights lie under `model`; Lightning's FSDP does not run on a CPU, so this folder is made like its own."""
+    content = as_one_file(saved / "single")
+    folder = save({"model": content["model"], "optimizer_0": content["optimizer"]}, project.path / "ckpt")
+    torch.save({"epoch": 3, "hyper_parameters": {"width": 8}}, folder / "meta.pt")
+    rest = (folder / "meta.pt").read_bytes()
+    declare(project, "a1", *FUSING)
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = as_one_file(folder)
+    assert after["optimizer_0"]["param_groups"][0]["params"][0] == "qkv.weight"
+    assert "qkv.weight" in after["optimizer_0"]["state"]
+    assert (folder / "meta.pt").read_bytes() == rest
+    project.ok("upgrade", "head", folder, "--output", "new")
+    assert (project.path / "new" / "meta.pt").read_bytes() == rest

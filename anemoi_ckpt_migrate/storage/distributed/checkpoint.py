@@ -10,6 +10,8 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import resource
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -91,6 +93,7 @@ from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
 
 _CONSTANTS = (int, float, bool, str, type(None))
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
+_OTHER_FILES = 256  # files that the process may have open beside those of the checkpoint
 _BESIDE = {"meta.pt": "Lightning", "common.pt": "Megatron-Core"}
 _VERSION = b"3\n"  # of the archives of torch
 _BEGIN, _END, _END_LENGTH = b"PK\3\4", b"PK\5\6", 22  # of an archive
@@ -446,8 +449,14 @@ class DistributedCheckpoint(Checkpoint):
     def facts(self) -> FileInfo:
         """Return facts about the folder."""
         chunks = sum(len(each.chunks) for each in self._metadata.entries.values() if isinstance(each, TensorEntry))
-        kind = f"torch.distributed.checkpoint, {len(self._data_files)} files, {chunks} chunks"
-        return FileInfo(kind, self.length, 0, self.byteorder, 0, 0, False, (), {})
+        counts = ((len(self._data_files), "file"), (len(self._ranks()), "rank"), (chunks, "chunk"))
+        several = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts)
+        return FileInfo(f"torch.distributed.checkpoint, {several}", self.length, 0, self.byteorder, 0, 0, False, (), {})
+
+    def _ranks(self) -> set[str]:
+        """Return the numbers of the processes that wrote the files, as their names tell them."""
+        found = (re.match(r"__(\d+)_\d+\.distcp$", file.name) for file in self._data_files)
+        return {match[1] for match in found if match is not None}
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return the names of tensors and values whose archives are damaged."""
@@ -815,6 +824,16 @@ def _last_places(metadata: Metadata) -> list[tuple[str, Place]]:
     return [last[file][1:] for file in sorted(last)]
 
 
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of open files of this process, as far as it may: each of thousands of ranks has a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
 def _check_holds(descriptor: int, name: str, place: Place) -> None:
     """Refuse a file that does not hold what the metadata say of its end, as one of another generation does not."""
     size, end = os.fstat(descriptor).st_size, place.start + place.length
@@ -846,8 +865,9 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
     with ExitStack() as stack:
         descriptor = stack.enter_context(opened_inside(folder, METADATA))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        files = []
-        for name, place in _last_places(metadata):
+        files, last = [], _last_places(metadata)
+        _allow_open_files(len(last))
+        for name, place in last:
             data = stack.enter_context(opened_inside(folder, place.file))
             _check_holds(data, name, place)
             files.append(DataFile(place.file, data, os.fstat(data)))
