@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage.distributed.checkpoint import DataFile, DistributedCheckpoint
+from anemoi_ckpt_migrate.storage.distributed.layout import RECORD, TensorItem, ValueItem, replaced
 from anemoi_ckpt_migrate.storage.distributed.metadata import Metadata, Place, places_of, read_metadata
+from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute
 from anemoi_ckpt_migrate.storage.open_inside import opened_inside
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 
@@ -27,6 +31,19 @@ def _last_places(metadata: Metadata) -> list[tuple[str, Place]]:
             if end > last.get(place.file, (-1,))[0]:
                 last[place.file] = end, name, place
     return [last[file][1:] for file in sorted(last)]
+
+
+def _files_of_stash(metadata: Metadata) -> set[str]:
+    """Return the files with values that the record keeps."""
+    found: set[str] = set()
+
+    def note(item: Any) -> None:
+        if isinstance(item, (TensorItem, ValueItem)) and item.entry is not None:
+            found.update(place.file for place in places_of(item.entry))
+
+    with contextlib.suppress(ValueError, TypeError):  # as above
+        replaced(from_attribute(metadata.more.get(RECORD)), note)
+    return found
 
 
 def _allow_open_files(count: int) -> None:
@@ -76,4 +93,8 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
             data = stack.enter_context(opened_inside(folder, place.file))
             _check_holds(data, name, place)
             files.append(DataFile(place.file, data, os.fstat(data)))
+        for name in sorted(_files_of_stash(metadata) - {file.name for file in files}):
+            with contextlib.suppress(CannotRead):  # then the record is damaged, which is for its reader to say
+                data = stack.enter_context(opened_inside(folder, name))
+                files.append(DataFile(name, data, os.fstat(data)))
         yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)
