@@ -119,7 +119,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     except OSError as error:
         raise CannotRead(f"it cannot be read ({os.strerror(error.errno or 0).lower()})") from error
     if METADATA in before.entries:
-        from anemoi_ckpt_migrate.storage.distributed.checkpoint import open_distributed
+        from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
 
         with open_distributed(path, trusted) as checkpoint:
             yield checkpoint

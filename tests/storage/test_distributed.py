@@ -542,3 +542,47 @@ def test_the_layout_of_lightning_with_fsdp(project: Folder, saved: Path) -> None
     assert (folder / "meta.pt").read_bytes() == rest
     project.ok("upgrade", "head", folder, "--output", "new")
     assert (project.path / "new" / "meta.pt").read_bytes() == rest
+
+
+def test_a_whole_optimizer_is_kept(project: Folder, saved: Path) -> None:
+    """Its tensors stay where they are; its other values too."""
+    folder = copied(project, saved / "single")
+    before, files = as_one_file(saved / "single"), data_files(folder)
+    declare(project, "a1", 'op.DropItem("optimizer")', 'op.DropItem("note")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    assert as_one_file(folder).keys() == {"model", "epoch"}
+    assert new_files(folder) == []
+    record = metadata(folder).ckpt_migrate
+    assert json.loads(json.dumps(record)) == record
+    assert cm.load(folder, project=project.path).keys() == {"model", "epoch", "ckpt_migrate"}
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), before)
+    assert data_files(folder) == files
+
+
+def test_what_is_kept_may_be_all_that_a_file_holds(project: Folder) -> None:
+    """One file for each tensor: nothing else names the file of a dropped one. Without it, the record is damaged."""
+    writer = torch.distributed.checkpoint.FileSystemWriter(project.path / "ckpt", single_file_per_rank=False)
+    folder = save(model(), project.path / "ckpt", storage_writer=writer)
+    declare(project, "a1", 'op.Drop("out.weight", keep=True)')
+    project.ok("upgrade", "head", folder)
+    (stashed,) = metadata(folder).ckpt_migrate["stash"]["a1"]
+    file = json.dumps(stashed).partition('"file": "')[2].partition('"')[0]
+    (folder / file).rename(project.path / file)
+    ran = project.run("downgrade", "base", folder)
+    assert (ran.code, "the migration record in the checkpoint is damaged" in ran.err) == (1, True), ran.err
+    (project.path / file).rename(folder / file)
+    project.ok("downgrade", "base", folder)
+    assert equal(as_one_file(folder), model())
+
+
+def test_values_move_with_their_places(project: Folder, saved: Path) -> None:
+    folder = copied(project, saved / "single")
+    before = as_one_file(saved / "single")
+    declare(project, "a1", 'op.MoveItem("optimizer", "training.optimizer")', 'op.MoveItem("epoch", "training.epoch")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = as_one_file(folder)
+    assert new_files(folder) == []
+    assert equal_unordered(after["training"], {"optimizer": before["optimizer"], "epoch": 3})
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), before)
