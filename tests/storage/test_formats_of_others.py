@@ -43,7 +43,6 @@ def weights(site: Path, project: Folder) -> Path:
 OPERATIONS = {
     "rename": 'op.Rename("q.weight", "query.weight")',
     "fuse": 'op.Fuse(["q.weight", "k.weight"], "qk.weight", dim=0)',
-    "cast": 'op.Cast("steps", "int32")',
     "transpose": 'op.Transpose("q.weight", 0, 1)',
     "drop": 'op.Drop("k.weight", keep=True)',
 }
