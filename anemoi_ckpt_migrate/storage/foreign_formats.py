@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO, NoReturn
 
 from anemoi_ckpt_migrate.errors import NoCheckpointInFolder, Refused
+from anemoi_ckpt_migrate.storage.url import SCHEMES
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
 
@@ -99,7 +100,7 @@ def is_url(path: str) -> bool:
 
 def kind_of_url(path: str) -> str:
     """Describe a URL that names no object of a store, with a remedy."""
-    if "://" not in path:
+    if path.partition(":")[0] in SCHEMES:
         return "it is a URL that lost a slash, as in a pathlib.Path; give it as a string"
     return "it is a URL of a kind that is not opened; download the file first, and give the path of the copy"
 

@@ -30,6 +30,7 @@ from anemoi_ckpt_migrate.storage.remote.parts import SMALLEST, Taken, parts_of  
 from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store  # noqa: E402
 from anemoi_ckpt_migrate.storage.url import Url, url_of  # noqa: E402
 from tests.support.emulators import azurite, google_cloud  # noqa: E402
+from tests.support.hub import hub  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
 
@@ -179,6 +180,27 @@ def test_another_writer_in_the_last_moment(project: Folder, tmp_path: Path, monk
         assert (bucket.get("model.safetensors"), bucket.names()) == (other, ["model.safetensors"])
 
 
+def test_the_hub(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers, a folder, content, and an upgraded copy; on an imitation of the Hub."""
+    files = {"model.safetensors": library.save(STATE), "config.json": b"{}"}
+    url = "hf://org/model"
+    declare(project, "a1", RENAME)
+    with hub(monkeypatch, files) as read:
+        assert len(project.ok("inspect", f"{url}/model.safetensors", "--json").lines[0]["tensors"]) == 2
+        assert read == [64 << 10]
+        assert project.run("check", url).code == 4
+        assert equal(cm.load(url), RENAMED)
+        project.ok("upgrade", "head", f"{url}/model.safetensors", "--output", "new.safetensors")
+        assert equal(library.load_file("new.safetensors"), RENAMED)
+        project.ok("upgrade", "head", url, "--output", "new")
+        assert equal(library.load_file("new/model.safetensors"), RENAMED)
+        for words in (["upgrade", "head"], ["stamp", "head"]):
+            ran = project.run(*words, f"{url}/model.safetensors")
+            assert (ran.code, "repositories of the Hugging Face Hub are only read" in ran.err) == (3, True)
+        ran = project.run("inspect", "hf://org/other/model.safetensors")
+        assert (ran.code, "there is no such object, or no such bucket" in ran.err) == (1, True)
+
+
 def test_a_torn_read(project: Folder, memory: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranges of two objects look like a damaged file, but the reason is another."""
     from anemoi_ckpt_migrate.storage.remote.store import Store
@@ -267,7 +289,7 @@ def test_a_store_that_is_not_there(project: Folder, monkeypatch: pytest.MonkeyPa
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.sampled_from([0, 1, 100, 5_000, 70_000, 1 << 20])), max_size=12))
 def test_bytes_arrive_before_they_are_read(reads: list[tuple[int, int]]) -> None:
-    """Whatever is read in whatever order: the right bytes, and none is fetched twice."""
+    """Whatever is read in whatever order: the right bytes, and hardly any is fetched twice."""
     content, fetched = random.Random(0).randbytes((1 << 20) - 7), []
 
     class Counted(Store):
@@ -281,11 +303,11 @@ def test_bytes_arrive_before_they_are_read(reads: list[tuple[int, int]]) -> None
         with object_file(Path(folder, "x"), Counted("memory", None), found) as file:
             for start, count in reads:
                 assert read_at(file, count, start) == content[start : start + count]
-            assert sum(fetched) <= len(content)
             fetch_all(file, [(start, start + 10) for start in range(0, 1 << 20, 200_000)])
             assert read_at(file, 10, 800_000) == content[800_000:800_010]
             assert read_at(file, 1 << 20, 0) == content
-            assert sum(fetched) <= len(content) + 6 * 4096  # what lies between small gaps comes again
+            # What lies between two holes that are close to each other comes again.
+            assert sum(fetched) <= len(content) + len(fetched) * (64 << 10)
 
 
 # The parts of an upload
@@ -330,7 +352,7 @@ PACKAGE = Path(cm.__file__).parent
 READERS = {"pread", "preadv", "read", "mmap", "copy_file_range", "sendfile", "fdopen"}
 LOCAL = {
     "descriptor.py", "copy_range.py", "tensors/torch_content.py", "remote/new_object.py",  # they fetch
-    "lock.py", "in_place.py", "folder_exchange.py", "distributed/checkpoint.py",  # files that are always local
+    "lock.py", "in_place.py", "folder_exchange.py", "distributed/open_folder.py",  # files that are always local
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anemoi_ckpt_migrate.errors import NoStoreLibrary
 from anemoi_ckpt_migrate.storage.remote.azure_store import AzureStore
+from anemoi_ckpt_migrate.storage.remote.hub_store import HubStore
 from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store
 from anemoi_ckpt_migrate.storage.remote.store import Store, explained_reading
 from anemoi_ckpt_migrate.storage.url import Url
@@ -18,7 +19,7 @@ _LIBRARIES = {
     "hf": "huggingface_hub",
 }
 
-_KINDS = {"s3": S3Store, "az": AzureStore, "abfs": AzureStore, "abfss": AzureStore}
+_KINDS = {"s3": S3Store, "az": AzureStore, "abfs": AzureStore, "abfss": AzureStore, "hf": HubStore}
 
 
 def store_of(url: Url) -> Store:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import CannotRead, MigrateError
+from anemoi_ckpt_migrate.errors import CannotRead
 from anemoi_ckpt_migrate.storage.huggingface.layout import is_index
 from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile, object_file
@@ -118,9 +118,9 @@ def neighbours(url: Url) -> Iterator[tuple[Path, Path]]:
         place = Path(top, *parts)
         place.parent.mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
-            mirror = MirroredFolder(place.parent, url.parent, store_of(url))
-            for each in place.parent.iterdir():
-                if each.name.endswith(".index.json") and each.stat().st_size <= _LONGEST_INDEX:
-                    with contextlib.suppress(MigrateError):  # then it is no index, as for a local file
+            with contextlib.suppress(CannotRead):  # a folder that cannot be listed tells nothing, as a local one
+                mirror = MirroredFolder(place.parent, url.parent, store_of(url))
+                for each in place.parent.iterdir():
+                    if each.name.endswith(".index.json") and each.stat().st_size <= _LONGEST_INDEX:
                         mirror.complete(each.name)
         yield place, Path(top)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, MigrateError, Refused
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, MigrateError
 from anemoi_ckpt_migrate.storage.url import Url
 
 _VERSIONS = ("ETag", "etag", "generation", "blob_id")
@@ -143,18 +143,13 @@ class Store:
             raise CannotRead(CHANGED)
 
     def check_writable(self) -> None:
-        """Refuse a store that cannot be written.
+        """Refuse a store that is only read.
 
         Raises
         ------
         Refused
             It is one.
         """
-        if self.scheme == "hf":
-            raise Refused(
-                "repositories of the Hugging Face Hub are only read; write elsewhere with --output, "
-                "and upload that with `hf upload`"
-            )
 
     def put(self, path: str, url: Url, before: RemoteObject | None) -> None:
         """Upload a local file as a whole. Its condition and the write are one where the store offers that.
