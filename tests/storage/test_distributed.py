@@ -616,3 +616,23 @@ def test_the_revision_of_a_folder_without_a_record(project: Folder, saved: Path)
     project.ok("manifest", "--update")
     assert "a1" in project.ok("stamp", "auto", again).out
     assert "a1" in project.ok("current", again).out
+
+
+@pytest.mark.parametrize("depth", [40, 200])
+def test_a_nested_value_is_kept_or_refused(project: Folder, depth: int) -> None:
+    """Whatever is written into the record can be read again."""
+    nested: Any = {"end": torch.arange(3), "pair": (1, "two"), 7: [None, True, 1.5]}
+    for _ in range(depth):
+        nested = {"in": nested}
+    tree = {"model": model(), "inner": (nested,)}  # torch stores a tuple in one piece
+    folder = save(tree, project.path / "ckpt")
+    before = (folder / ".metadata").read_bytes()
+    declare(project, "a1", 'op.DropItem("inner")')
+    ran = project.run("upgrade", "head", folder)
+    if depth > 100:
+        assert (ran.code, "nested too deeply" in ran.err) == (1, True), ran.err
+        assert (folder / ".metadata").read_bytes() == before
+        return
+    assert ran.code == 0, ran.err
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), tree)

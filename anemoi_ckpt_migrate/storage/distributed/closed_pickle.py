@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-_DEEPEST = 50  # nesting of an object
+_DEEPEST = 200  # nesting of an object
 _SMALL = 1 << 60  # integers below it have a hash of their own
 _LONGEST = 2000  # characters of a name
 _UTF8 = "utf-8"

@@ -22,6 +22,7 @@ from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, N
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
+from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 _CHECKPOINT, _SHARDS = "torch.distributed.checkpoint", "torch.distributed._shard.sharded_tensor.metadata"
 _OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX = (
@@ -388,7 +389,7 @@ def metadata_bytes(metadata: Metadata) -> bytes:
     NotACheckpoint
         An attribute that is kept as it is cannot be written.
     """
-    with gc_paused():
+    with gc_paused(), deep_recursion():
         try:
             return _Writing().whole(metadata)
         except ValueError as error:

@@ -26,6 +26,7 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 FORMAT = 1
 _CONSTANTS = (str, int, float, bool, type(None))
 _LARGEST = 1 << 50
+_DEEPEST = 100  # nesting of a stashed value; each level takes more than two in the attribute, where 200 can be written
 
 
 def to_attribute(record: Any, entry: Callable[[Item], Entry]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class _Reading:
         self._count = 0
 
     def decoded(self, data: Any, depth: int) -> Any:
-        if depth > 50:
+        if depth > _DEEPEST:
             raise ValueError("a stash is nested too deeply")
         if type(data) in _CONSTANTS:
             return data
