@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.formats import find_format
-from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
+from anemoi_ckpt_migrate.storage.huggingface.layout import check_one_set, find_layout, folder_of_index, sets_of_weights
 from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
@@ -118,7 +119,8 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
         before = FolderState.of(path)
     except OSError as error:
         raise CannotRead(f"it cannot be read ({os.strerror(error.errno or 0).lower()})") from error
-    if METADATA in before.entries:
+    if METADATA in before.entries and not stat.S_ISDIR(before.entries[METADATA].st_mode):
+        check_one_set([METADATA, *sets_of_weights(before.entries)])
         from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
 
         with open_distributed(path, trusted) as checkpoint:

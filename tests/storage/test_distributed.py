@@ -297,6 +297,7 @@ def test_reading_commands(project: Folder, saved: Path, of_ranks: Path) -> None:
     assert "a1" in project.ok("current", "new").out
     assert "qkv" in project.ok("diff", folder, "new").out
     assert cm.inspect(folder, verify=True).damaged == ()
+    project.ok("check", "--rollback", folder, "new")
     project.ok("stamp", "head", folder)
     assert "a1" in project.ok("current", folder).out
 
@@ -586,3 +587,32 @@ def test_values_move_with_their_places(project: Folder, saved: Path) -> None:
     assert equal_unordered(after["training"], {"optimizer": before["optimizer"], "epoch": 3})
     project.ok("downgrade", "base", folder)
     assert equal_unordered(as_one_file(folder), before)
+
+
+def test_autogenerate(project: Folder, of_ranks: Path) -> None:
+    """Between a folder and the file of a new model; the script that it writes brings one to the other."""
+    folder = copied(project, of_ranks / "rows")
+    weights = as_one_file(folder)["model"]
+    new = {name.replace("out.", "head."): value for name, value in weights.items()}
+    torch.save({"model": new}, project.path / "new.pt")
+    project.ok("revision", "head for out", "--autogenerate", folder, "new.pt")
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    assert as_one_file(folder)["model"].keys() == new.keys()
+    assert equal_unordered(as_one_file(folder)["model"], new)
+
+
+def test_the_revision_of_a_folder_without_a_record(project: Folder, saved: Path) -> None:
+    """As after `dcp.save`, which keeps no record: `stamp auto` compares the parameters with those of each revision."""
+    folder = copied(project, saved / "single")
+    declare(project, "a1", *FUSING)
+    project.ok("upgrade", "head", folder)
+    content = as_one_file(folder)
+    again = save({key: content[key] for key in ("model", "optimizer")}, project.path / "again")
+    assert "base, without a record" in project.ok("current", again).out
+    (project.path / "model_of_folder.py").write_text(
+        "from tests.support.operations import New\n\ndef make():\n    return New()\n"
+    )
+    (project.path / "ckpt-migrate.toml").write_text('package = "pkg"\n[models]\nmain = "model_of_folder:make"\n')
+    project.ok("manifest", "--update")
+    assert "a1" in project.ok("stamp", "auto", again).out
+    assert "a1" in project.ok("current", again).out
