@@ -347,6 +347,16 @@ def test_a_function_makes_a_tensor_that_is_kept(project: Folder, llama: Path) ->
     assert equal(tensors(llama), before)
 
 
+def test_a_function_takes_back_a_tensor_that_was_made_and_kept(project: Folder, llama: Path) -> None:
+    """It changes the restored tensor in place; the proof of the rollback does so in memory, without a file."""
+    before = tensors(llama)
+    top = TWICE.replace('ckpt["model.norm.weight"] = ckpt["model.norm.weight"] / 2', 'ckpt["model.norm.weight"].div_(2)')
+    declare(project, "a1", "op.Run(twice, half)", 'op.Drop("model.norm.weight", keep=True)', top=top)
+    project.ok("upgrade", "head", "llama", "--check-rollback")
+    project.ok("downgrade", "base", "llama")
+    assert equal(tensors(llama), before)
+
+
 @pytest.mark.parametrize("how", ["missing", "cut off", "another place", "beyond the end", "no place"])
 def test_a_stash_that_lies(project: Folder, llama: Path, how: str) -> None:
     declare(project, "a1", 'op.Drop("model.norm.weight", keep=True)')

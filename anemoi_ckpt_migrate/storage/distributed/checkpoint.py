@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
 
-from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import (
     Written,
     changed_meanwhile,
@@ -188,7 +188,9 @@ class DistributedCheckpoint(Checkpoint):
     def _check_places(self, name: str, entry: Entry) -> None:
         sizes = {file.name: file.before.st_size for file in self._data_files}
         for place in places_of(entry):
-            if place.start + place.length > sizes.get(place.file, -1):
+            if place.file not in sizes:
+                raise ValueError(f"{name} lies in {place.file}, which cannot be read")
+            if place.start + place.length > sizes[place.file]:
                 raise ValueError(f"{name} lies beyond the end of {place.file}")
 
     def _hold(self, name: str, key: str, entry: TensorEntry) -> None:
@@ -814,6 +816,19 @@ def _last_places(metadata: Metadata) -> list[tuple[str, Place]]:
     return [last[file][1:] for file in sorted(last)]
 
 
+def _further_files(metadata: Metadata, known: Collection[str]) -> list[str]:
+    """Return the files in which only values that a record keeps still lie."""
+    found = set[str]()
+
+    def note(value: Any) -> None:
+        if isinstance(value, (TensorItem, ValueItem)) and value.entry is not None:
+            found.update(place.file for place in places_of(value.entry))
+
+    with contextlib.suppress(ValueError, TypeError):  # a damaged record is met again when it is read
+        replaced(from_attribute(metadata.more.get(RECORD)), note)
+    return sorted(found.difference(known))
+
+
 def _check_holds(descriptor: int, name: str, place: Place) -> None:
     """Refuse a file that does not hold what the metadata say of its end, as one of another generation does not."""
     size, end = os.fstat(descriptor).st_size, place.start + place.length
@@ -850,4 +865,8 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
             data = stack.enter_context(opened_inside(folder, place.file))
             _check_holds(data, name, place)
             files.append(DataFile(place.file, data, os.fstat(data)))
+        for name in _further_files(metadata, {file.name for file in files}):
+            with contextlib.suppress(CannotRead, Refused):  # then the record is damaged, and the checkpoint is not
+                data = stack.enter_context(opened_inside(folder, name))
+                files.append(DataFile(name, data, os.fstat(data)))
         yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)

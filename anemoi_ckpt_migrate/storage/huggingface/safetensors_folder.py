@@ -95,7 +95,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         if is_real(tensor):
             found, shape, content = self.bytes_of(tensor)
             made = self._maker.outside(found, shape)
-            self._kept_content[storage_of(made).key] = memoryview(content)
+            self._kept_content[storage_of(made).key] = memoryview(bytearray(content))  # torch warns of memory to read only
             tensor = made
         item = self._item("a kept value", tensor, {})
         self._kept_keys[item.key] = None
