@@ -508,6 +508,46 @@ def test_a_cache_of_the_hub(project: Folder, llama: Path) -> None:
     assert torch.equal(cm.load(snapshot)["model.final.weight"], tensors(llama)["model.norm.weight"])
 
 
+def test_a_config_that_is_a_link(project: Folder, llama: Path) -> None:
+    """It is changed like a file if it leads to one in the folder; the file that it leads to stays."""
+    (llama / "config.json").rename(llama / "base.txt")
+    (llama / "config.json").symlink_to("base.txt")
+    (llama / "away.json").symlink_to("../pyproject.toml")
+    (llama / "nowhere.json").symlink_to("missing")
+    change = 'op.At([], [op.SetItem("attention_bias", True)], records={"config.json": ""}, optional=True)'
+    declare(project, "a1", change)
+    project.ok("upgrade", "head", "llama", "--verify")
+    assert json.loads((llama / "config.json").read_bytes())["attention_bias"] is True
+    assert json.loads((llama / "base.txt").read_bytes())["attention_bias"] is False
+    assert (llama / "away.json").is_symlink()
+    project.ok("downgrade", "base", "llama")
+    assert (llama / "config.json").read_bytes() == (llama / "base.txt").read_bytes()
+
+
+@pytest.mark.parametrize("named", [".", INDEX, "../llama", "runs/.."])
+def test_the_current_folder(
+    project: Folder, llama: Path, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be the backup after the exchange, and the next command would change that."""
+    old = state(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    monkeypatch.chdir(llama)
+    ran = project.run("upgrade", "head", named)
+    assert ran.code == 3
+    assert f"run the command from another one, with {llama}" in ran.err
+    assert state(llama) == old
+    project.ok("upgrade", "head", named, "--dry-run")
+    project.ok("upgrade", "head", named, "--output", "../new")
+    monkeypatch.chdir("..")
+    project.ok("upgrade", "head", llama)
+
+
+def test_a_path_that_ends_in_dots(project: Folder, llama: Path) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    ran = project.ok("upgrade", "head", "llama/runs/..")
+    assert f"the old file is kept as {project.path / 'llama.bak'}" in ran.out
+
+
 @pytest.mark.usefixtures("renaming")
 def test_in_place_is_refused_with_the_way_out(project: Folder, llama: Path) -> None:
     refused(
