@@ -149,6 +149,20 @@ def test_what_is_kept_of_a_dropped_tensor_is_its_place(project: Folder) -> None:
     assert torch.equal(as_one_file(folder)["out.weight"], model()["out.weight"])
 
 
+def test_a_file_in_which_only_kept_values_still_lie(project: Folder) -> None:
+    """All other tensors were made anew, so the map of files no longer names the file that torch wrote."""
+    folder = save({"a": torch.arange(4.0), "b": torch.arange(3.0)}, project.path / "ckpt")
+    declare(project, "a1", 'op.Cast("a", "float64")', 'op.Drop("b", keep=True)')
+    project.ok("upgrade", "head", folder)
+    assert list(as_one_file(folder)) == ["a"]
+    assert project.ok("current", "--json", folder).lines[0]["at_head"]
+    project.ok("downgrade", "base", folder, "--output", "old")
+    assert torch.equal(as_one_file(project.path / "old")["b"], torch.arange(3.0))
+    (folder / "__0_0.distcp").unlink()
+    assert "the migration record in the checkpoint is damaged" in project.run("downgrade", "base", folder).err
+    assert torch.equal(as_one_file(folder)["a"], torch.arange(4.0).double())
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_optimizer_follows(project: Folder, saved: Path, flat: bool) -> None:
     """Old -> New by operations; the next steps are those of the model that was changed by hand."""

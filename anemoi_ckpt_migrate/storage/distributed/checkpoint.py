@@ -171,7 +171,9 @@ class DistributedCheckpoint(Checkpoint):
     def _check_places(self, name: str, entry: Entry) -> None:
         sizes = {file.name: file.before.st_size for file in self._data_files}
         for place in places_of(entry):
-            if place.start + place.length > sizes.get(place.file, -1):
+            if place.file not in sizes:
+                raise ValueError(f"{name} lies in {place.file}, which cannot be read")
+            if place.start + place.length > sizes[place.file]:
                 raise ValueError(f"{name} lies beyond the end of {place.file}")
 
     def _adopt(self, pickled: Pickled) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint, Refused
 from anemoi_ckpt_migrate.storage.distributed.checkpoint import DataFile, DistributedCheckpoint
 from anemoi_ckpt_migrate.storage.distributed.layout import RECORD, TensorItem, ValueItem, replaced
 from anemoi_ckpt_migrate.storage.distributed.metadata import Metadata, Place, places_of, read_metadata
@@ -94,7 +94,7 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
             _check_holds(data, name, place)
             files.append(DataFile(place.file, data, os.fstat(data)))
         for name in sorted(_files_of_stash(metadata) - {file.name for file in files}):
-            with contextlib.suppress(CannotRead):  # then the record is damaged, which is for its reader to say
+            with contextlib.suppress(CannotRead, Refused):  # then the record is damaged, which is for its reader to say
                 data = stack.enter_context(opened_inside(folder, name))
                 files.append(DataFile(name, data, os.fstat(data)))
         yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)
