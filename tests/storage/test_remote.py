@@ -351,7 +351,7 @@ def test_the_parts_of_an_upload(layout: tuple[int, list[Taken]]) -> None:
 PACKAGE = Path(cm.__file__).parent
 READERS = {"pread", "preadv", "read", "mmap", "copy_file_range", "sendfile", "fdopen"}
 LOCAL = {
-    "descriptor.py", "copy_range.py", "tensors/torch_content.py", "remote/new_object.py",  # they fetch
+    "descriptor.py", "copy_range.py", "tensors/torch_content.py", "remote/new_object.py", "remote/object_file.py",  # they fetch
     "lock.py", "in_place.py", "folder_exchange.py", "distributed/checkpoint.py",  # files that are always local
 }  # fmt: skip
 
