@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -200,18 +200,9 @@ def _link_joint(board: Board, joint: FusionCandidate, parting: bool) -> bool:
     for numbers, item in joint.whole.members.items():
         names = tuple(family.members[numbers].name for family in parts)
         sizes = tuple(family.members[numbers].shape[joint.dim] for family in parts)
-        _put_down(
-            board,
-            item,
-            names,
-            "cat",
-            joint.dim,
-            sizes,
-            joint.steps,
-            sure if proven else sure - 0.1 * bool(joint.steps),
-            note,
-            parting,
-        )
+        confidence = sure if proven else sure - 0.1 * bool(joint.steps)
+        joined = Link(names, (item.name,), "cat", joint.dim, sizes, joint.steps, confidence, note=note)
+        board.link(_parted(board, joined) if parting else _cast(board, joined))
     return True
 
 
@@ -246,30 +237,24 @@ def _same(
     return board.contents is not None and board.contents.same(kind, args, names, new.name, (*steps, *cast))
 
 
-def _put_down(
-    board: Board,
-    whole: Item,
-    names: tuple[str, ...],
-    kind: str,
-    dim: int,
-    sizes: tuple[int, ...],
-    steps: tuple[Step, ...],
-    sure: float,
-    note: str,
-    parting: bool,
-) -> None:
-    other = board.new if parting else board.old
-    form = other[names[0]].dtype
-    if parting:
-        cast: tuple[Step, ...] = (("cast", form),) if form != whole.dtype else ()
-        kinds = {"cat": "narrow", "stack": "select"}
-        if steps:  # transposed before the split; each part can be transposed afterwards just as well
-            dim = 1 - dim if kind == "cat" else dim
-            steps = (("permute", (1, 0)),)
-        board.link(Link((whole.name,), names, kinds[kind], dim, sizes, steps + cast, sure, note=note))
-    else:
-        cast = (("cast", whole.dtype),) if form != whole.dtype else ()
-        board.link(Link(names, (whole.name,), kind, dim, sizes, steps + cast, sure, note=note))
+def _cast(board: Board, joined: Link) -> Link:
+    """Return a link of parts that became one parameter, with the step that changes their dtype, if any."""
+    (whole,) = joined.new
+    old, new = board.old[joined.old[0]].dtype, board.new[whole].dtype
+    cast: tuple[Step, ...] = (("cast", new),) if old != new else ()
+    return replace(joined, steps=joined.steps + cast)
+
+
+def _parted(board: Board, joined: Link) -> Link:
+    """Return the link of one parameter that became parts, for a link that would join the parts."""
+    (whole,) = joined.new
+    old, new = board.old[whole].dtype, board.new[joined.old[0]].dtype
+    cast: tuple[Step, ...] = (("cast", new),) if old != new else ()
+    kind, dim, steps = {"cat": "narrow", "stack": "select"}[joined.kind], joined.dim, joined.steps
+    if steps:  # transposed before the split; each part can be transposed afterwards just as well
+        dim = 1 - dim if joined.kind == "cat" else dim
+        steps = (("permute", (1, 0)),)
+    return replace(joined, old=(whole,), new=joined.old, kind=kind, dim=dim, steps=steps + cast)
 
 
 def _link_stacked(board: Board, wholes: Mapping[Parts, Family], parts: Mapping[Parts, Family], parting: bool) -> None:
@@ -364,7 +349,8 @@ def _link_stack(
         names = tuple(family.members[each].name for each in row)
         item = whole.members[numbers]
         size = family.first.shape[dim] if kind == "cat" else 1
-        _put_down(board, item, names, kind, dim, (size,) * len(names), steps, sure, note, parting)
+        joined = Link(names, (item.name,), kind, dim, (size,) * len(names), steps, sure, note=note)
+        board.link(_parted(board, joined) if parting else _cast(board, joined))
     return True
 
 

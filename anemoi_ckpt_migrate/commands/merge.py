@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anemoi_ckpt_migrate.commands.revision import NewRevision, _check_apart, _check_heads, _make
+from anemoi_ckpt_migrate.commands.revision import NewRevision, _check_apart, _check_heads, _draft, _make
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets
@@ -45,4 +45,4 @@ def merge(
         _check_apart(found.graph, parents)
     else:
         _check_heads(found.graph, sorted(parents), "a merge joins heads", "; --splice joins it anyway")
-    return _make(found, name, tuple(sorted(parents)), rev_id, False, branch_labels, (), version_path)
+    return _make(found, _draft(found, name, tuple(sorted(parents)), rev_id, branch_labels), version_path)

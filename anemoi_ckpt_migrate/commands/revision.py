@@ -110,13 +110,14 @@ def revision(
         raise UsageError(f"{beside}: leave out --with-setup, or {'--final' if final else '--autogenerate'}")
     if model is not None and autogenerate is None:
         raise UsageError("--model needs --autogenerate")
-    if autogenerate is None:
-        return _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, setup=with_setup)
-    if final:
+    if final and autogenerate is not None:
         raise UsageError("a barrier has no operations: leave out --final or --autogenerate")
-    create.check_name(name)
+    draft = replace(_draft(found, name, parents, rev_id, branch_labels), depends_on=tuple(dict.fromkeys(needed)))
+    draft = replace(draft, final=final, setup=with_setup)
+    if autogenerate is None:
+        return _make(found, draft, version_path)
     made, drifts = _generated(found, autogenerate, model, None if head is None else parents)
-    new = _make(found, name, parents, rev_id, final, branch_labels, needed, version_path, made.lines)
+    new = _make(found, replace(draft, operations=made.lines), version_path)
     if drifts:
         _write_manifest(found, drifts, new)
     unsure = f"{made.uncertain} of {made.count} operations are guesses; comments in the script mark them"
@@ -222,41 +223,28 @@ def chosen_id(graph: Graph, rev_id: str | None) -> str:
     return rev_id
 
 
-def _make(
-    project: Project,
-    name: str,
-    parents: tuple[str, ...],
-    rev_id: str | None,
-    final: bool,
-    labels: Sequence[str],
-    depends_on: Iterable[str],
-    version_path: StrPath | None,
-    operations: tuple[str, ...] = (),
-    setup: bool = False,
-) -> NewRevision:
-    config, graph = project.config, project.graph
+def _draft(
+    project: Project, name: str, parents: tuple[str, ...], rev_id: str | None, labels: Sequence[str]
+) -> create.Draft:
+    """Return the contents of a new script, checked."""
     create.check_name(name)
     for label in labels:
-        _check_label(graph, label)
+        _check_label(project.graph, label)
+    revision, created = chosen_id(project.graph, rev_id), create.now(project.config.timezone)
+    return create.Draft(revision, name, created, parents, tuple(dict.fromkeys(labels)))
+
+
+def _make(project: Project, draft: create.Draft, version_path: StrPath | None) -> NewRevision:
+    """Write a script, with the installed version of the package in it."""
+    config, graph = project.config, project.graph
     versions, warnings = versions_of(config.package)
-    draft = create.Draft(
-        chosen_id(graph, rev_id),
-        name,
-        create.now(config.timezone),
-        parents,
-        tuple(dict.fromkeys(labels)),
-        tuple(dict.fromkeys(depends_on)),
-        versions,
-        final,
-        operations,
-        setup,
-    )
-    folder = _folder(config, graph, parents, version_path)
+    draft = replace(draft, versions=versions)
+    folder = _folder(config, graph, draft.parents, version_path)
     path = folder / create.file_name(config.file_template, draft, config.slug_length)
     create.write_new(path, create.render(read_template(config.template), draft))
     update_head_file(config)
     hooks.run_hooks(config.hooks, path)
-    return NewRevision(draft.revision, os.fspath(path), parents, warnings)
+    return NewRevision(draft.revision, os.fspath(path), draft.parents, warnings)
 
 
 def _parents(graph: Graph, head: str | None, splice: bool) -> tuple[str, ...]:

@@ -89,10 +89,10 @@ class Table(Mapping[str, Any]):
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Rename several names at once; the new names have to differ from each other and from the remaining ones."""
-        origins = [(new, self._origins.pop(old, [old])) for old, new in names.items()]
-        entries = [(new, self._entries.pop(old)) for old, new in names.items()]
-        self._origins.update(origins)
-        for new, entry in entries:
+        origins = [self._origins.pop(old, [old]) for old in names]
+        entries = [self._entries.pop(old) for old in names]
+        self._origins.update(zip(names.values(), origins, strict=True))
+        for new, entry in zip(names.values(), entries, strict=True):
             entry.name = new
             self._entries[new] = entry
         self.changed = self.changed or bool(entries)

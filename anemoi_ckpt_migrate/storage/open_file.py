@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
-from anemoi_ckpt_migrate.storage.huggingface.layout import find_layout, folder_of_index
+from anemoi_ckpt_migrate.storage.formats import find_format
+from anemoi_ckpt_migrate.storage.huggingface.layout import check_one_set, find_layout, folder_of_index, sets_of_weights
 from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
-from anemoi_ckpt_migrate.storage.shard_sets import METADATA
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
 
@@ -28,7 +30,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     ----------
     path : path
         A file of `torch.save` or of safetensors; a folder of Hugging Face, or its index; a folder of
-        torch.distributed.checkpoint. Files, and folders of Hugging Face, may be URLs of a store.
+        torch.distributed.checkpoint; a file or a folder of a format that another package adds. Files, and folders of
+        Hugging Face, may be URLs of a store.
     trusted : collection of str
         Modules whose classes are built for real if they can be imported.
 
@@ -46,6 +49,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
         with _open_url(url, trusted) as found:
             yield found
         return
+    if Path(path).name == METADATA:
+        check_whole(path)
     place = folder_of_index(Path(path)) or Path(path)
     with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
         yield found
@@ -53,8 +58,17 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
 
 @contextlib.contextmanager
 def _open_file(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
-    with opened(path) as descriptor:
-        yield _checkpoint_in(path, descriptor, whole_state(Path(os.path.realpath(path)), descriptor), trusted)
+    with contextlib.ExitStack() as stack:
+        descriptor = stack.enter_context(opened(path))
+        left = whole_state(Path(os.path.realpath(path)), descriptor)
+        try:
+            found = _checkpoint_in(path, descriptor, left, trusted)
+        except NotACheckpoint:
+            other = find_format(path)
+            if other is None:
+                raise
+            found = stack.enter_context(other.open(path))
+        yield found
 
 
 def _checkpoint_in(path: Location, descriptor: int, left: Mark | None, trusted: Collection[str]) -> Checkpoint:
@@ -105,15 +119,20 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
         before = FolderState.of(path)
     except OSError as error:
         raise CannotRead(f"it cannot be read ({os.strerror(error.errno or 0).lower()})") from error
-    if METADATA in before.entries:
-        from anemoi_ckpt_migrate.storage.distributed.checkpoint import open_distributed
+    if METADATA in before.entries and not stat.S_ISDIR(before.entries[METADATA].st_mode):
+        check_one_set([METADATA, *sets_of_weights(before.entries)])
+        from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
 
         with open_distributed(path, trusted) as checkpoint:
             yield checkpoint
         return
     layout = find_layout(path, before.entries)
     if layout is None:
-        refuse_folder(before.entries)
+        other = find_format(path)
+        if other is None:
+            refuse_folder(before.entries)
+        with other.open(path) as found:
+            yield found
     else:
         from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -28,11 +28,11 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     Header,
     HeaderEntry,
     begin_of,
+    header_parts,
     header_text,
     is_named_so,
     is_text,
     read_header,
-    whole_header,
 )
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
@@ -266,9 +266,8 @@ class SafetensorsTree(Checkpoint):
             Where the content of the old file begins, so that both can share blocks.
         """
         items = _in_aligned_order(items)
-        entries = _placed(items)
-        count = entries[-1].end if entries else 0
-        text = _text(entries, metadata)
+        count = sum(item.size for item in items)
+        text = _text(_placed(items), metadata)
         start = begin_of(text, begin if count > _WORTH_SHARING else 0)
         held = dict.fromkeys(item.key for item in items if item.key in pickled.payloads)
         made = start + sum(len(pickled.payloads[key]) for key in held)
@@ -283,7 +282,8 @@ class SafetensorsTree(Checkpoint):
         target: int,
         progress: Progress | None,
     ) -> None:
-        write_at(target, whole_header(text, begin) or b"", 0)
+        for part, at in header_parts(text, begin):
+            write_at(target, part, at)
         self._write_content(items, pickled, target, begin, progress)
 
     def _write_content(
@@ -381,7 +381,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         check_whole(self.path)
         staying, added = self._staying(pickled)
         end = staying[-1].end if staying else 0
-        appended = _placed(added, end)
+        appended = tuple(_placed(added, end))
         for entry in appended:
             if entry.start % SIZES[entry.dtype]:
                 raise NotInPlace(f"{entry.name:.80} would not be aligned at the end of the file", _ANEW)
@@ -425,13 +425,12 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
 
     def _header_in_place(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytes:
         text = _text(entries, self._metadata(attachments))
-        header = whole_header(text, self._begin)
-        if header is None:
+        if 8 + len(text) > self._begin:
             raise NotInPlace(
                 f"the header of the file has room for {self._begin - 8:,} bytes, and the new one has {len(text):,}",
                 f"{_ANEW}, with room for later changes",
             )
-        return header
+        return b"".join(part for part, _ in header_parts(text, self._begin))
 
     def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the file; after an interrupted run, what it is by its journal."""
@@ -456,7 +455,7 @@ def items_of(pickled: Pickled) -> tuple[StoredItem, ...]:
     return cast(_Laid, pickled).items
 
 
-def _text(entries: Sequence[HeaderEntry], metadata: Mapping[str, str]) -> bytearray:
+def _text(entries: Iterable[HeaderEntry], metadata: Mapping[str, str]) -> bytearray:
     try:
         return header_text(entries, metadata)
     except ValueError as error:
@@ -472,13 +471,11 @@ def _in_aligned_order(items: list[StoredItem], at: int = 0) -> list[StoredItem]:
     return items
 
 
-def _placed(items: list[StoredItem], at: int = 0) -> tuple[HeaderEntry, ...]:
-    """Return the entries of tensors, one behind the other from a place on."""
-    entries = []
+def _placed(items: list[StoredItem], at: int = 0) -> Iterator[HeaderEntry]:
+    """Yield the entries of tensors, one behind the other from a place on."""
     for item in items:
-        entries.append(HeaderEntry(item.name, item.dtype, item.shape, at))
+        yield HeaderEntry(item.name, item.dtype, item.shape, at)
         at += item.size
-    return tuple(entries)
 
 
 def _check_shared(items: tuple[StoredItem, ...]) -> None:

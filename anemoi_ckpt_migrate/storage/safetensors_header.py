@@ -214,12 +214,11 @@ def begin_of(text: bytearray, like: int = 0) -> int:
     return least + -least % ALIGNMENT
 
 
-def whole_header(text: bytearray, begin: int) -> bytes | None:
-    """Return a header with its length before it and spaces behind it, up to a byte; None if it is longer than that."""
+def header_parts(text: bytearray, begin: int) -> tuple[tuple[bytes | memoryview, int], ...]:
+    """Return the parts of a header up to a byte, each with its place: the length, the text, and spaces."""
     size = begin - _LENGTH
-    if len(text) > size:
-        return None
-    return b"".join((size.to_bytes(_LENGTH, "little"), text, b" " * (size - len(text))))
+    end = _LENGTH + len(text)
+    return (size.to_bytes(_LENGTH, "little"), 0), (memoryview(text), _LENGTH), (b" " * (begin - end), end)
 
 
 def _parsed(text: str, begin: int) -> tuple[dict[str, HeaderEntry], dict[str, str]]:

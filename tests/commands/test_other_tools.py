@@ -14,6 +14,7 @@ import pytest
 
 from anemoi_ckpt_migrate.storage import open_checkpoint
 from tests.support.chains import make, script, tree
+from tests.support.packages import publish
 from tests.support.project import Folder, digest
 
 PAGE = Path(__file__).parents[2] / "docs" / "other-tools.md"
@@ -24,17 +25,6 @@ PATCHES = {
     "0002_rain": 'RENAME = ("tp", "rain")\n',
     "0003_snow": 'RENAME = ("sf", "snow")\n',
 }
-
-
-def publish(site: Path, package: str, group: str, files: dict[str, str], value: str) -> None:
-    """Lay out a package as an installer does; the entry point has the name of the package."""
-    (site / package).mkdir()
-    for name, text in {"__init__": "", **files}.items():
-        (site / package / f"{name}.py").write_text(text)
-    info = site / f"{package}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[ckpt_migrate.{group}]\n{package} = {package}{value}\n")
 
 
 def publish_tool(site: Path, package: str, code: str, attribute: str) -> None:

@@ -149,6 +149,20 @@ def test_what_is_kept_of_a_dropped_tensor_is_its_place(project: Folder) -> None:
     assert torch.equal(as_one_file(folder)["out.weight"], model()["out.weight"])
 
 
+def test_a_file_in_which_only_kept_values_still_lie(project: Folder) -> None:
+    """All other tensors were made anew, so the map of files no longer names the file that torch wrote."""
+    folder = save({"a": torch.arange(4.0), "b": torch.arange(3.0)}, project.path / "ckpt")
+    declare(project, "a1", 'op.Cast("a", "float64")', 'op.Drop("b", keep=True)')
+    project.ok("upgrade", "head", folder)
+    assert list(as_one_file(folder)) == ["a"]
+    assert project.ok("current", "--json", folder).lines[0]["at_head"]
+    project.ok("downgrade", "base", folder, "--output", "old")
+    assert torch.equal(as_one_file(project.path / "old")["b"], torch.arange(3.0))
+    (folder / "__0_0.distcp").unlink()
+    assert "the migration record in the checkpoint is damaged" in project.run("downgrade", "base", folder).err
+    assert torch.equal(as_one_file(folder)["a"], torch.arange(4.0).double())
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_optimizer_follows(project: Folder, saved: Path, flat: bool) -> None:
     """Old -> New by operations; the next steps are those of the model that was changed by hand."""
@@ -290,11 +304,14 @@ def test_reading_commands(project: Folder, saved: Path, of_ranks: Path) -> None:
     folder = copied(project, of_ranks / "rows")
     declare(project, "a1", *FUSING)
     project.ok("upgrade", "head", folder, "--output", "new")
-    assert "2 files" in project.ok("inspect", folder).out
+    assert "2 files, 2 ranks" in project.ok("inspect", folder).out
+    assert "give its folder" in project.run("inspect", folder / ".metadata").err
+    assert project.run("recover", folder).code == project.run("compact", folder).code == 0
     assert "model.q.weight" in {tensor.path for tensor in cm.inspect(folder).tensors}
     assert "a1" in project.ok("current", "new").out
     assert "qkv" in project.ok("diff", folder, "new").out
     assert cm.inspect(folder, verify=True).damaged == ()
+    project.ok("check", "--rollback", folder, "new")
     project.ok("stamp", "head", folder)
     assert "a1" in project.ok("current", folder).out
 
@@ -506,3 +523,110 @@ def test_revisions_make_no_more_files_than_they_need(project: Folder) -> None:
         project.ok("downgrade", "-1", folder, "--no-backup")
     assert sorted(path.name for path in folder.iterdir()) == [".metadata", ".metadata.bak", "__0_0.distcp"]
     assert equal(loaded(folder, model()), model())
+
+
+def test_more_files_than_a_process_may_open(project: Folder) -> None:
+    """One file for each tensor, as from thousands of processes: the limit of this process is raised."""
+    import resource
+
+    tensors = {f"layers.{number}": torch.tensor([number]) for number in range(300)}
+    writer = torch.distributed.checkpoint.FileSystemWriter(project.path / "ckpt", single_file_per_rank=False)
+    folder = save(tensors, project.path / "ckpt", storage_writer=writer)
+    declare(project, "a1", 'op.RenamePrefix("layers.", "blocks.")', 'op.Cast("blocks.7", "float32")')
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        project.ok("upgrade", "head", folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    after = as_one_file(folder)
+    assert [int(after[f"blocks.{number}"]) for number in range(300)] == list(range(300))
+
+
+def test_the_layout_of_lightning_with_fsdp(project: Folder, saved: Path) -> None:
+    """Its weights lie under `model`; Lightning's FSDP does not run on a CPU, so this folder is made like its own."""
+    content = as_one_file(saved / "single")
+    folder = save({"model": content["model"], "optimizer_0": content["optimizer"]}, project.path / "ckpt")
+    torch.save({"epoch": 3, "hyper_parameters": {"width": 8}}, folder / "meta.pt")
+    rest = (folder / "meta.pt").read_bytes()
+    declare(project, "a1", *FUSING)
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = as_one_file(folder)
+    assert after["optimizer_0"]["param_groups"][0]["params"][0] == "qkv.weight"
+    assert "qkv.weight" in after["optimizer_0"]["state"]
+    assert (folder / "meta.pt").read_bytes() == rest
+    project.ok("upgrade", "head", folder, "--output", "new")
+    assert (project.path / "new" / "meta.pt").read_bytes() == rest
+
+
+def test_a_whole_optimizer_is_kept(project: Folder, saved: Path) -> None:
+    """Its tensors stay where they are; its other values too."""
+    folder = copied(project, saved / "single")
+    before, files = as_one_file(saved / "single"), data_files(folder)
+    declare(project, "a1", 'op.DropItem("optimizer")', 'op.DropItem("note")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    assert as_one_file(folder).keys() == {"model", "epoch"}
+    assert new_files(folder) == []
+    record = metadata(folder).ckpt_migrate
+    assert json.loads(json.dumps(record)) == record
+    assert cm.load(folder, project=project.path).keys() == {"model", "epoch", "ckpt_migrate"}
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), before)
+    assert data_files(folder) == files
+
+
+def test_what_is_kept_may_be_all_that_a_file_holds(project: Folder) -> None:
+    """One file for each tensor: nothing else names the file of a dropped one. Without it, the record is damaged."""
+    writer = torch.distributed.checkpoint.FileSystemWriter(project.path / "ckpt", single_file_per_rank=False)
+    folder = save(model(), project.path / "ckpt", storage_writer=writer)
+    declare(project, "a1", 'op.Drop("out.weight", keep=True)')
+    project.ok("upgrade", "head", folder)
+    (stashed,) = metadata(folder).ckpt_migrate["stash"]["a1"]
+    file = json.dumps(stashed).partition('"file": "')[2].partition('"')[0]
+    (folder / file).rename(project.path / file)
+    ran = project.run("downgrade", "base", folder)
+    assert (ran.code, "the migration record in the checkpoint is damaged" in ran.err) == (1, True), ran.err
+    (project.path / file).rename(folder / file)
+    project.ok("downgrade", "base", folder)
+    assert equal(as_one_file(folder), model())
+
+
+def test_values_move_with_their_places(project: Folder, saved: Path) -> None:
+    folder = copied(project, saved / "single")
+    before = as_one_file(saved / "single")
+    declare(project, "a1", 'op.MoveItem("optimizer", "training.optimizer")', 'op.MoveItem("epoch", "training.epoch")')
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    after = as_one_file(folder)
+    assert new_files(folder) == []
+    assert equal_unordered(after["training"], {"optimizer": before["optimizer"], "epoch": 3})
+    project.ok("downgrade", "base", folder)
+    assert equal_unordered(as_one_file(folder), before)
+
+
+def test_autogenerate(project: Folder, of_ranks: Path) -> None:
+    """Between a folder and the file of a new model; the script that it writes brings one to the other."""
+    folder = copied(project, of_ranks / "rows")
+    weights = as_one_file(folder)["model"]
+    new = {name.replace("out.", "head."): value for name, value in weights.items()}
+    torch.save({"model": new}, project.path / "new.pt")
+    project.ok("revision", "head for out", "--autogenerate", folder, "new.pt")
+    project.ok("upgrade", "head", folder, "--check-rollback")
+    assert as_one_file(folder)["model"].keys() == new.keys()
+    assert equal_unordered(as_one_file(folder)["model"], new)
+
+
+def test_the_revision_of_a_folder_without_a_record(project: Folder, saved: Path) -> None:
+    """As after `dcp.save`, which keeps no record: `stamp auto` compares the parameters with those of each revision."""
+    folder = copied(project, saved / "single")
+    declare(project, "a1", *FUSING)
+    project.ok("upgrade", "head", folder)
+    content = as_one_file(folder)
+    again = save({key: content[key] for key in ("model", "optimizer")}, project.path / "again")
+    assert "base, without a record" in project.ok("current", again).out
+    (project.path / "model_of_folder.py").write_text(
+        "from tests.support.operations import New\n\ndef make():\n    return New()\n"
+    )
+    (project.path / "ckpt-migrate.toml").write_text('package = "pkg"\n[models]\nmain = "model_of_folder:make"\n')
+    project.ok("manifest", "--update")
+    assert "a1" in project.ok("stamp", "auto", again).out
+    assert "a1" in project.ok("current", again).out

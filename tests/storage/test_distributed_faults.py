@@ -59,7 +59,7 @@ def test_a_fault_at_every_call(project: Folder, fault: str) -> None:
     declare(project, "a1", 'op.RenamePrefix("a.", "c.")', 'op.Pad("b.weight", 2)')
     sound = save(TREE, project.path / "sound")
     first = Path(shutil.copytree(sound, project.path / "first"))
-    with Forks("upgrade", "head", first, folder=project.path) as forks:
+    with Forks(["upgrade", "head", first], folder=project.path) as forks:
         every_call(project, forks, sound, fault)
 
 

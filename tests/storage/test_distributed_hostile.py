@@ -246,6 +246,17 @@ def test_a_file_of_another_generation(project: Folder, folder: Path) -> None:
     refused(project, folder, "was it cut off, or does it belong to another checkpoint?")
 
 
+def test_two_sets_of_weights(project: Folder, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"{}")
+    refused(project, folder, "it has two sets of weights, .metadata and model.safetensors", 3)
+
+
+def test_a_folder_of_that_name_is_no_metadata(project: Folder) -> None:
+    """Editors keep settings under such a name."""
+    (project.path / "work" / ".metadata").mkdir(parents=True)
+    refused(project, project.path / "work", "not a checkpoint", 2)
+
+
 def test_a_payload_in_a_value(project: Folder) -> None:
     """As in a file of torch: it is named, it is not run, and it may move."""
     declare(project, "a1", 'op.RenamePrefix("a.", "c.")')

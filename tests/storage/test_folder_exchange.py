@@ -173,7 +173,7 @@ def test_a_fault_at_every_call(project: Folder, fault: str, backup: bool) -> Non
     hf.rename(project)
     flags = [] if backup else ["--no-backup"]
     hf.made(project.path / "first")
-    with Forks("upgrade", "head", project.path / "first", *flags, folder=project.path) as forks:
+    with Forks(["upgrade", "head", project.path / "first", *flags], folder=project.path) as forks:
         every_call(project, forks, fault, flags)
 
 

@@ -347,6 +347,18 @@ def test_a_function_makes_a_tensor_that_is_kept(project: Folder, llama: Path) ->
     assert equal(tensors(llama), before)
 
 
+def test_a_function_takes_back_a_tensor_that_was_made_and_kept(project: Folder, llama: Path) -> None:
+    """It changes the restored tensor in place; the proof of the rollback does so in memory, without a file."""
+    before = tensors(llama)
+    top = TWICE.replace(
+        'ckpt["model.norm.weight"] = ckpt["model.norm.weight"] / 2', 'ckpt["model.norm.weight"].div_(2)'
+    )
+    declare(project, "a1", "op.Run(twice, half)", 'op.Drop("model.norm.weight", keep=True)', top=top)
+    project.ok("upgrade", "head", "llama", "--check-rollback")
+    project.ok("downgrade", "base", "llama")
+    assert equal(tensors(llama), before)
+
+
 @pytest.mark.parametrize("how", ["missing", "cut off", "another place", "beyond the end", "no place"])
 def test_a_stash_that_lies(project: Folder, llama: Path, how: str) -> None:
     declare(project, "a1", 'op.Drop("model.norm.weight", keep=True)')
@@ -496,6 +508,46 @@ def test_a_cache_of_the_hub(project: Folder, llama: Path) -> None:
     assert "model.final.weight" in tensors(Path("new"))
     assert not any(each.is_symlink() for each in Path("new").iterdir())
     assert torch.equal(cm.load(snapshot)["model.final.weight"], tensors(llama)["model.norm.weight"])
+
+
+def test_a_config_that_is_a_link(project: Folder, llama: Path) -> None:
+    """It is changed like a file if it leads to one in the folder; the file that it leads to stays."""
+    (llama / "config.json").rename(llama / "base.txt")
+    (llama / "config.json").symlink_to("base.txt")
+    (llama / "away.json").symlink_to("../pyproject.toml")
+    (llama / "nowhere.json").symlink_to("missing")
+    change = 'op.At([], [op.SetItem("attention_bias", True)], records={"config.json": ""}, optional=True)'
+    declare(project, "a1", change)
+    project.ok("upgrade", "head", "llama", "--verify")
+    assert json.loads((llama / "config.json").read_bytes())["attention_bias"] is True
+    assert json.loads((llama / "base.txt").read_bytes())["attention_bias"] is False
+    assert (llama / "away.json").is_symlink()
+    project.ok("downgrade", "base", "llama")
+    assert (llama / "config.json").read_bytes() == (llama / "base.txt").read_bytes()
+
+
+@pytest.mark.parametrize("named", [".", INDEX, "../llama", "runs/.."])
+def test_the_current_folder(
+    project: Folder, llama: Path, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be the backup after the exchange, and the next command would change that."""
+    old = state(llama)
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    monkeypatch.chdir(llama)
+    ran = project.run("upgrade", "head", named)
+    assert ran.code == 3
+    assert f"run the command from another one, with {llama}" in ran.err
+    assert state(llama) == old
+    project.ok("upgrade", "head", named, "--dry-run")
+    project.ok("upgrade", "head", named, "--output", "../new")
+    monkeypatch.chdir("..")
+    project.ok("upgrade", "head", llama)
+
+
+def test_a_path_that_ends_in_dots(project: Folder, llama: Path) -> None:
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight")')
+    ran = project.ok("upgrade", "head", "llama/runs/..")
+    assert f"the old file is kept as {project.path / 'llama.bak'}" in ran.out
 
 
 @pytest.mark.usefixtures("renaming")

@@ -308,7 +308,7 @@ def test_a_fault_at_every_call(project: Folder, fault: str, way: str) -> None:
     declare(project, "a1", OPERATIONS[way])
     up, down = ["upgrade", "head"], ["downgrade", "base"]
     first = saved(project, name="first.safetensors")
-    with Forks(*up, first, "--in-place", folder=project.path) as forks:
+    with Forks([*up, first, "--in-place"], folder=project.path) as forks:
         for number, (words, back) in enumerate(((up, down), (down, up))):
             every_call(project, forks, fault, words, back, project.path / f"runs{number}")
 

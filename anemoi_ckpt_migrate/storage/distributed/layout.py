@@ -20,6 +20,8 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 
 RECORD = "ckpt_migrate"
 """The key of the record in a tree, and its attribute in the metadata."""
+CONSTANTS = (int, float, bool, str, type(None))
+"""Types of values that nobody can change."""
 _SLACK = 1000  # empty places of lists
 
 

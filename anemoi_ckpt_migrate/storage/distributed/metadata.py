@@ -325,6 +325,11 @@ def _check_properties(name: str, value: Any) -> None:
         _refuse(f"{name:.200} has no dtype")
 
 
+def places_of(entry: Entry) -> list[Place]:
+    """Return the places of all chunks of a tensor, or of another value."""
+    return [entry.place] if isinstance(entry, ValueEntry) else [chunk.place for chunk in entry.chunks]
+
+
 def with_dtype(properties: Struct | None, dtype: str) -> Struct:
     """Return the properties of a new tensor: those of another, or torch's defaults, with a dtype."""
     if properties is None:

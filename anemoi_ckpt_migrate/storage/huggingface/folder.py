@@ -6,7 +6,9 @@ operations reach ``config.json`` as they reach entries of an archive.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import stat
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -188,11 +190,14 @@ class HuggingFaceFolder(Checkpoint):
 
     def _texts(self) -> dict[str, int]:
         """Return the JSON files of the folder that are not part of the weights, with their sizes in bytes."""
-        return {
-            name: found.st_size
-            for name, found in self._before.entries.items()
-            if name.endswith(".json") and name != self._layout.index and stat.S_ISREG(found.st_mode)
-        }
+        found = {}
+        for name in self._before.entries:
+            if name.endswith(".json") and name != self._layout.index:
+                with contextlib.suppress(OSError, Refused):  # a link that leads out of the folder, or nowhere
+                    there = os.stat(place_inside(self._layout.folder, name))
+                    if stat.S_ISREG(there.st_mode):
+                        found[name] = there.st_size
+        return found
 
     @property
     @abstractmethod
@@ -239,6 +244,11 @@ class HuggingFaceFolder(Checkpoint):
         links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
+        if Path(os.path.realpath(os.curdir)).is_relative_to(self._target):
+            raise Refused(
+                "the current folder is in it, and would be a part of the backup afterwards: a new folder takes its "
+                f"place; run the command from another one, with {shlex.quote(os.fspath(self._target))}"
+            )
         for place in (self._target, *(self._target / shard.name for shard in self._shards)):
             check_writable(place)
 
@@ -328,7 +338,7 @@ class HuggingFaceFolder(Checkpoint):
         return self._written(output, None)
 
     def _written(self, output: Location | None, kept: Location | None) -> Written:
-        if kept is not None and not self.path.is_symlink():
+        if kept is not None and self.path.name == self._target.name and not self.path.is_symlink():
             kept = self.path.with_name(kept.name)  # uses the folder name of the user
         return Written(output or self.path, kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,18 +69,12 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
         It has two sets of weights, or all weights in one file of torch; the state of an optimizer is beside them; it
         is a pipeline of several models.
     """
-    indices = sorted(name for name in names if name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS)))
-    singles = sorted(name for name in names if _WEIGHTS.fullmatch(name))
-    if _PIPELINE in names and not (indices or singles):
+    found = sets_of_weights(names)
+    if _PIPELINE in names and not found:
         raise Refused(f"it is a pipeline of diffusers; {_components(folder, names)}")
-    found = [*indices, *singles]
     if not found:
         return None
-    if len(found) > 1:
-        raise Refused(
-            f"it has two sets of weights, {found[0]} and {found[1]}, of which only one would be migrated; "
-            "move one of them to another folder"
-        )
+    check_one_set(found)
     beside = sorted(name for name in names if _OPTIMIZER.fullmatch(name))
     if beside:
         raise Refused(
@@ -90,7 +84,28 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
     name = found[0]
     if name.endswith(_TORCH):
         raise Refused(f"its weights are in {name}, a file of torch.save; give the path of that file")
-    return Layout(folder, name if indices else "", "" if indices else name)
+    return Layout(folder, name, "") if is_index(name) else Layout(folder, "", name)
+
+
+def sets_of_weights(names: Collection[str]) -> list[str]:
+    """Return the indices, and then the single files with weights, among the names of a folder."""
+    indices = sorted(name for name in names if is_index(name))
+    return [*indices, *sorted(name for name in names if _WEIGHTS.fullmatch(name))]
+
+
+def check_one_set(found: Sequence[str]) -> None:
+    """Refuse a folder with several sets of weights.
+
+    Raises
+    ------
+    Refused
+        There are several; the message names two.
+    """
+    if len(found) > 1:
+        raise Refused(
+            f"it has two sets of weights, {found[0]} and {found[1]}, of which only one would be migrated; "
+            "move one of them to another folder"
+        )
 
 
 def _components(folder: Path, names: Collection[str]) -> str:

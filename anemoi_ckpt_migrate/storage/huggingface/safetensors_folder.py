@@ -96,7 +96,8 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         if is_real(tensor):
             found, shape, content = self.bytes_of(tensor)
             made = self._maker.outside(found, shape)
-            self._kept_content[storage_of(made).key] = memoryview(content)
+            # A copy that may be written to: torch warns of other memory.
+            self._kept_content[storage_of(made).key] = memoryview(bytearray(content))
             tensor = made
         item = self._item("a kept value", tensor, {})
         self._kept_keys[item.key] = None
