@@ -6,9 +6,9 @@ import errno
 import functools
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from anemoi_ckpt_migrate.storage.descriptor import AssembledDescriptor, fetch
+from anemoi_ckpt_migrate.storage.descriptor import AssembledDescriptor, FetchedDescriptor
 
 BLOCK = 4096
 """File systems that share blocks between files do so where both offsets are multiples of it, in bytes."""
@@ -57,10 +57,24 @@ def copy_range(source: int, target: int, start: int, end: int, to: int, progress
     """
     if isinstance(target, AssembledDescriptor) and target.take(source, start, end, to, progress):
         return
+    if isinstance(source, FetchedDescriptor):
+        _write_pieces(source.pieces(start, end), target, to, progress)
+    else:
+        _copy_local(source, target, start, end, to, progress)
+
+
+def _write_pieces(pieces: Iterator[bytes], target: int, to: int, progress: Progress | None) -> None:
+    for piece in pieces:
+        write_at(target, piece, to)
+        to += len(piece)
+        if progress is not None:
+            progress(len(piece))
+
+
+def _copy_local(source: int, target: int, start: int, end: int, to: int, progress: Progress | None) -> None:
     ways = list(WAYS)
     while start < end:
         count, copied = min(end - start, _CHUNK), 0
-        fetch(source, start, start + count)
         while not copied:
             try:
                 copied = ways[0](source, target, count, start, to)

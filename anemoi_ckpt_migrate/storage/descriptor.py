@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 Range = tuple[int, int]
 """A stretch of a file: its first byte, and the one after the last."""
@@ -21,6 +21,10 @@ class FetchedDescriptor(int):
     @abstractmethod
     def fetch(self, ranges: Iterable[Range]) -> None:
         """Make sure that some stretches of the file hold their bytes; those beyond its end count as there."""
+
+    @abstractmethod
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of a stretch, without keeping those in the file that were not there."""
 
 
 class AssembledDescriptor(int):

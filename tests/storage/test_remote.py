@@ -352,6 +352,7 @@ PACKAGE = Path(cm.__file__).parent
 READERS = {"pread", "preadv", "read", "mmap", "copy_file_range", "sendfile", "fdopen"}
 LOCAL = {
     "descriptor.py", "copy_range.py", "tensors/torch_content.py", "remote/new_object.py",  # they fetch
+    "remote/object_file.py",
     "lock.py", "in_place.py", "folder_exchange.py", "distributed/open_folder.py",  # files that are always local
 }  # fmt: skip
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -373,6 +375,21 @@ def test_no_such_bucket_to_write_to(project: Folder, s3: S3) -> None:
     ran = project.run("upgrade", "head", url, "--output", "s3://no-such-bucket/last.ckpt")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "there is no bucket for s3://no-such-bucket/last.ckpt; make it, or write elsewhere with --output" in ran.err
+
+
+def test_no_room_for_temporary_files(project: Folder, s3: S3) -> None:
+    """A limit on the size of files stands for a full disk."""
+    old = safetensors(tensors(8))
+    url = s3.put("model.safetensors", old)
+    declare(project, "a1", RENAME)
+    limits = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))"
+    for words in (["inspect", url], ["upgrade", "head", url]):
+        code = f"{limits}\nimport sys\nfrom anemoi_ckpt_migrate import cli\nsys.exit(cli.main({words!r}))"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+        assert "its bytes go to the folder of temporary files, which refuses them (file too large)" in ran.stderr
+        assert "set TMPDIR to another" in ran.stderr
+    assert (s3.get("model.safetensors"), s3.names()) == (old, ["model.safetensors"])
 
 
 # Sets of files

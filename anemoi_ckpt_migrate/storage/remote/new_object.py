@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, NotInPlace
-from anemoi_ckpt_migrate.storage.atomic_replace import why_unwritable
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.descriptor import AssembledDescriptor, read_at
 from anemoi_ckpt_migrate.storage.remote.find_store import store_of
@@ -163,7 +162,11 @@ def new_object(url: Url, replaced: int | None) -> Iterator[NewObject]:
             file = AssembledFile.over(descriptor, url.scheme) if isinstance(store, S3Store) else descriptor
             yield NewObject(path, file, url, store, replaced if isinstance(replaced, ObjectFile) else None)
         except OSError as error:
-            raise CannotWrite(why_unwritable(error, Path(path))) from error
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise CannotWrite(
+                f"the new object is put together in the folder of temporary files, which refuses it ({reason}); set "
+                "TMPDIR to another; nothing was changed"
+            ) from error
         finally:
             os.close(descriptor)
 

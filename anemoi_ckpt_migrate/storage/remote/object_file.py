@@ -23,6 +23,18 @@ _MOST = 8 << 20  # bytes of a request
 _AT_ONCE = 4
 
 
+@contextlib.contextmanager
+def explained_room() -> Iterator[None]:
+    """Say where the bytes of an object go if there is no room for them."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO).lower()
+        raise CannotRead(
+            f"its bytes go to the folder of temporary files, which refuses them ({reason}); set TMPDIR to another"
+        ) from error
+
+
 class ObjectFile(FetchedDescriptor):
     """The descriptor of a local file that holds those bytes of an object that were asked for.
 
@@ -51,7 +63,8 @@ class ObjectFile(FetchedDescriptor):
         made = cls(descriptor)
         made.store, made.source = store, source
         made._present, made._lock, made._requests, made._was_replaced = [], threading.Lock(), 0, False
-        os.ftruncate(descriptor, source.size)
+        with explained_room():
+            os.ftruncate(descriptor, source.size)
         return made
 
     _present: list[Range]
@@ -77,6 +90,20 @@ class ObjectFile(FetchedDescriptor):
                     list(threads.map(self._fill, pieces))
             self._present = _joined([*self._present, *pieces], 0)
 
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of a stretch; what is not there is fetched and not kept, so a copy needs no space twice."""
+        waiting = list(_cut(start, min(end, self.source.size)))
+        while waiting:
+            batch, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+            with ThreadPoolExecutor(_AT_ONCE) as threads:
+                yield from threads.map(self._piece, batch)
+
+    def _piece(self, piece: Range) -> bytes:
+        with self._lock:
+            is_there = not self._holes(*piece)
+            self._requests += not is_there
+        return os.pread(self, piece[1] - piece[0], piece[0]) if is_there else self.store.read(self.source, *piece)
+
     def note_replaced(self) -> None:
         """Note that this run has replaced the object, so that it has to differ."""
         self._was_replaced = True
@@ -94,13 +121,8 @@ class ObjectFile(FetchedDescriptor):
 
     def _fill(self, piece: Range) -> None:
         content = self.store.read(self.source, *piece)
-        try:
+        with explained_room():
             write_at(self, content, piece[0])
-        except OSError as error:
-            reason = os.strerror(error.errno or errno.EIO).lower()
-            raise CannotRead(
-                f"its bytes go to the folder of temporary files, which refuses them ({reason}); set TMPDIR to another"
-            ) from error
 
     def _holes(self, start: int, end: int) -> list[Range]:
         """Return the holes in a stretch. It is rounded to pages: a mapping may keep a page as it is when first used."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import CannotRead
 from anemoi_ckpt_migrate.storage.huggingface.layout import is_index
 from anemoi_ckpt_migrate.storage.remote.find_store import store_of
-from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile, object_file
+from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile, explained_room, object_file
 from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
 from anemoi_ckpt_migrate.storage.url import Url
 
@@ -34,12 +34,13 @@ class MirroredFolder:
 
     def __init__(self, path: Path, url: Url, store: Store) -> None:
         self.path, self.url, self._store = path, url, store
-        for name, size in store.entries(url).items():
-            if size is None:
-                (path / name).mkdir()
-            else:
-                (path / name).touch()
-                os.truncate(path / name, size)
+        with explained_room():
+            for name, size in store.entries(url).items():
+                if size is None:
+                    (path / name).mkdir()
+                else:
+                    (path / name).touch()
+                    os.truncate(path / name, size)
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[int]:
