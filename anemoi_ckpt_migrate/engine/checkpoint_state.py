@@ -111,6 +111,10 @@ class CheckpointState:
         values = self.stash.pop(revision, [])
         return unpacked(values) if self._text is None else self._text.read(values)
 
+    def unshared(self, values: list[Any]) -> list[Any]:
+        """Return values to stash that a function cannot change; those in a record that is no text stay shared."""
+        return values if self._text is None else self._text.unshared(values)
+
     def put_stash(self, revision: str, values: list[Any]) -> None:
         """Stash the values of a revision."""
         if self._text is None:

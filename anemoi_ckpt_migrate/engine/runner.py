@@ -17,6 +17,7 @@ from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
 from anemoi_ckpt_migrate.state.infer_optimizer import Unknown, candidates, differ
 from anemoi_ckpt_migrate.state.parameter_context import Outcome, ParameterContext
+from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 
@@ -104,7 +105,7 @@ class OperationRunner:
         before = len(state.faults)
         try:
             undo = operation.perform(self)
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError, ContentNeeded) as error:
             if self._upgrade:
                 raise
             raise DamagedRecord(f"the rollback of {self._revision} was changed ({error!r:.80})") from error
@@ -139,6 +140,8 @@ class OperationRunner:
         self._close()
         if state.faults and operation.runs_code:
             return []  # after a fault, the tree is not in the state that the function expects
+        if operation.runs_code:
+            self._stash[:] = state.unshared(self._stash)
         context = TreeContext(state.tree, state.attached, self._stash, self._run, self._discard_changes)
         try:
             if operation.everywhere:

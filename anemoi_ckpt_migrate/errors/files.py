@@ -174,8 +174,19 @@ class DamagedRecord(MigrateError):
     """The record in a checkpoint is damaged."""
 
     def __init__(self, what: str) -> None:
+        self.what = what
         super().__init__(
             f"the migration record in the checkpoint is damaged ({what}); `ckpt-migrate stamp` writes a new one"
+        )
+
+
+class DamagedStash(MigrateError):
+    """A value that a record keeps for a downgrade is missing or damaged."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"a value that its record keeps for a downgrade is missing or damaged ({what}); restore it from a "
+            "backup, or discard the record with `ckpt-migrate stamp --purge REV`"
         )
 
 

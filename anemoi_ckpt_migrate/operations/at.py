@@ -162,7 +162,7 @@ class RestoreEntry(TreeOperation):
                 return tree, []
             same = _digest(content) == self.digest
             if same:
-                context.attached.put(self.record, _before(content.decode(), *context.stash[self.number]))
+                context.attached.put(self.record, _before(content.decode(), context.stash[self.number]))
         except NotJson as error:
             raise NoSuchPath(str(error)) from None
         if not same:
@@ -201,7 +201,7 @@ def _difference(old: str, new: str) -> list[Any]:
     return [start, old[start : len(old) - end], end]
 
 
-def _before(new: str, start: int, text: str, end: int) -> str:
+def _before(new: str, difference: Any) -> str:
     """Return the old text, from the new one and the result of `_difference`.
 
     Raises
@@ -209,6 +209,10 @@ def _before(new: str, start: int, text: str, end: int) -> str:
     ValueError
         The difference belongs to another text.
     """
+    if type(difference) is not list or [type(each) for each in difference] != [int, str, int]:
+        raise ValueError("the stashed value is no part of a text")
+    start, end = difference[0], difference[2]
+    text: str = difference[1]
     if min(start, end) < 0 or start + end > len(new):
         raise ValueError("the stashed text is of another record")
     return new[:start] + text + new[len(new) - end :]

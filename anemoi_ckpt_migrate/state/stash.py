@@ -13,7 +13,7 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import DamagedRecord, NowhereToKeep, TooMuchToKeep
+from anemoi_ckpt_migrate.errors import DamagedRecord, DamagedStash, NowhereToKeep, TooMuchToKeep
 from anemoi_ckpt_migrate.record.encode import decode, encode, encode_tensor
 from anemoi_ckpt_migrate.storage import Checkpoint, StoredAt
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque
@@ -110,12 +110,24 @@ class StashText:
         found: list[Any] = encode(values, spelled)
         return found
 
+    def unshared(self, values: list[Any]) -> list[Any]:
+        """Return the values of a revision with copies of all real tensors: text does not share them with the tree."""
+
+        def copied(value: Any) -> Any:
+            if is_real(value):
+                return value.detach().clone()
+            if type(value) in (list, tuple):
+                return type(value)(map(copied, value))
+            return {key: copied(each) for key, each in value.items()} if type(value) is dict else value
+
+        return [copied(each) for each in values]
+
     def read(self, values: list[Any]) -> list[Any]:
         """Return the values of a revision from their JSON.
 
         Raises
         ------
-        DamagedRecord
+        DamagedStash
             They cannot be read.
         """
 
@@ -123,7 +135,10 @@ class StashText:
             held = self._file.held(dtype, shape, content)
             return self._file.content(held) if self._content else held
 
-        found: list[Any] = decode(values, tensor)
+        try:
+            found: list[Any] = decode(values, tensor)
+        except DamagedRecord as error:
+            raise DamagedStash(error.what) from error
         return found
 
 

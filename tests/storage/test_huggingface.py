@@ -375,8 +375,61 @@ def test_a_stash_that_lies(project: Folder, llama: Path, how: str) -> None:
         found = json.dumps(stash)
         data["metadata"]["ckpt_migrate"]["stash"]["a1"] = json.loads(found.replace('["~0", 0]', json.dumps(place)))
         (llama / INDEX).write_text(json.dumps(data))
-    says = "stash.safetensors: it" if how == "cut off" else "the migration record in the checkpoint is damaged"
+    says = "stash.safetensors: it" if how == "cut off" else "keeps for a downgrade is missing or damaged"
     refused(project, 1, says, "downgrade", "base", "llama")
+
+
+def test_a_stash_that_was_not_copied_along(project: Folder, llama: Path) -> None:
+    """`cp llama/* new` leaves the hidden folder out: the next upgrade says so, and the way out that it names works."""
+    declare(project, "a1", 'op.Drop("model.norm.weight", keep=True)')
+    declare(project, "a2", 'op.Rename("lm_head.weight", "head.weight")', parents="a1")
+    project.ok("upgrade", "a1", "llama")
+    shutil.rmtree(llama / ".ckpt_migrate")
+    refused(project, 1, "(the storage ~0 is missing); restore it from a backup, or", "upgrade", "a2", "llama")
+    project.ok("stamp", "--purge", "a1", "llama")
+    project.ok("upgrade", "a2", "llama")
+
+
+ALIAS = """
+
+def alias(ckpt):
+    ckpt["flat"] = ckpt["model.norm.weight"]
+    return ckpt
+
+
+def single(ckpt):
+    del ckpt["flat"]
+    return ckpt
+"""
+
+
+def test_kept_tensors_of_one_place_and_two_shapes(project: Folder, llama: Path) -> None:
+    before = tensors(llama)
+    drops = (f'op.Drop("{name}", keep=True)' for name in ("flat", "model.norm.weight"))
+    declare(project, "a1", "op.Run(alias, single)", 'op.Reshape("flat", [4, 4])', *drops, top=ALIAS)
+    project.ok("upgrade", "head", "llama")
+    assert sorted(value.dim() for value in library.load_file(llama / STASH).values()) == [1, 2]
+    project.ok("downgrade", "base", "llama")
+    assert equal(tensors(llama), before)
+
+
+@pytest.mark.parametrize("kept", [{"$tensor": []}, {"$tensor": ["float32", [1], ["=lm_head.weight", 0]]}, [1], "text"])
+def test_a_stash_of_another_kind(project: Folder, llama: Path, kept: object) -> None:
+    """The text of config.json is put together again from the stash, in which anyone can have written."""
+    declare(project, "a1", 'op.At([], [op.SetItem("attention_bias", True)], records={"config.json": ""})')
+    project.ok("upgrade", "head", "llama")
+    edited(llama, lambda data: data["metadata"]["ckpt_migrate"]["stash"].update(a1=[kept]))
+    refused(project, 1, "damaged", "downgrade", "base", "llama")
+
+
+def test_what_only_looks_like_a_kept_tensor(project: Folder, llama: Path) -> None:
+    """A later version may add to the record; that is kept as it is."""
+    declare(project, "a1", 'op.Drop("model.norm.weight", keep=True)')
+    declare(project, "a2", 'op.Rename("lm_head.weight", "head.weight")', parents="a1")
+    project.ok("upgrade", "a1", "llama")
+    edited(llama, lambda data: data["metadata"]["ckpt_migrate"].update(more={"$tensor": []}))
+    project.ok("upgrade", "a2", "llama")
+    assert json.loads((llama / INDEX).read_bytes())["metadata"]["ckpt_migrate"]["more"] == {"$tensor": []}
 
 
 # Refused
@@ -407,6 +460,11 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], int, str]] = {
         lambda llama: edited(llama, lambda data: data["weight_map"].update({"lm_head.weight": "../x.safetensors"})),
         1,
         "it names '../x.safetensors', which is no file of its folder",
+    ),
+    "a name with a zero": (
+        lambda llama: edited(llama, lambda data: data["weight_map"].update({"lm_head.weight": "a\0"})),
+        1,
+        "which is no file of its folder",
     ),
     "a missing file": (
         lambda llama: edited(llama, lambda data: data["weight_map"].update({"new": "nothing.safetensors"})),

@@ -103,6 +103,26 @@ def test_a_function_gets_real_tensors(project: Folder, model: Path) -> None:
     assert equal(tensors(model), before)
 
 
+FLIP = """
+
+def flip(ckpt):
+    ckpt["q.weight"].copy_(ckpt["q.weight"].flip(0))
+    return ckpt
+"""
+
+
+def test_a_function_does_not_change_a_kept_view_of_its_tensor(project: Folder, model: Path) -> None:
+    """Both share one storage in the file; the record is text, and shares nothing with the tree."""
+    whole = torch.load(model / NAMES[0])
+    whole["k.weight"] = whole["q.weight"].t()
+    torch.save(whole, model / NAMES[0])
+    before = tensors(model)
+    declare(project, "a1", 'op.Drop("k.weight", keep=True)', "op.Run(flip, flip)", top=FLIP)
+    project.ok("upgrade", "head", "model", "--check-rollback")
+    project.ok("downgrade", "base", "model")
+    assert equal(tensors(model), before)
+
+
 def test_only_shards_that_change_are_written(project: Folder, model: Path) -> None:
     declare(project, "a1", OPERATIONS["rename"])
     inode = (model / NAMES[1]).stat().st_ino

@@ -36,6 +36,9 @@ from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 Item = TypeVar("Item")
 OWN = ".ckpt_migrate"
 """The folder in a checkpoint that only this tool reads."""
+_STASH = "stash.safetensors"
+STASH = f"{OWN}/{_STASH}"
+"""The file with values that are kept for a downgrade."""
 
 
 class Shard(NamedTuple):
@@ -274,11 +277,11 @@ class HuggingFaceFolder(Checkpoint):
     ) -> Written:
         """Write a changed folder, whole or not at all."""
         texts = {**self._archive.small, **self.attached, **attachments}
-        record = texts.pop(RECORD_ENTRY, None)
+        record, stash = self._laid_out_stash(pickled, texts.pop(RECORD_ENTRY, None))
         shards = self._new_shards(pickled, record, folder.max_shard_size)
         names = shard_names([shard.name for shard in self._shards], len(shards))
         index = self._index or (new_index() if len(shards) > 1 else None)
-        there = [each.file for each in shards if each.file is not None]
+        there = [each for each in (*(shard.file for shard in shards), stash) if each is not None]
         target = self._target if output is None else local_folder(output)
         check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
         anew = {self._shards[shard.old].name for shard in shards if shard.file is not None}
@@ -291,7 +294,9 @@ class HuggingFaceFolder(Checkpoint):
             for name, text in changed.items():
                 with new.create(name) as descriptor:
                     write_at(descriptor, text, 0)
-            record = self._put_stash(new, pickled, record, progress)
+            if stash is not None:
+                with new.create_in(OWN, _STASH) as descriptor:
+                    stash.write(descriptor, progress)
             if index is not None:
                 places = {each: name for name, shard in zip(names, shards, strict=True) for each in shard.names}
                 size, elements = sum(shard.size for shard in shards), sum(shard.elements for shard in shards)
@@ -301,11 +306,15 @@ class HuggingFaceFolder(Checkpoint):
             kept = new.publish(backup)
         return self._written(output, kept)
 
-    def _put_stash(
-        self, new: NewFolder, pickled: Pickled, record: bytes | None, progress: Progress | None
-    ) -> bytes | None:
-        """Write the values that are kept for a downgrade, if they lie in a file; return the record that names them."""
-        return record
+    def _laid_out_stash(self, pickled: Pickled, record: bytes | None) -> tuple[bytes | None, NewFile | None]:
+        """Lay out the values that are kept for a downgrade, if they lie in a file; return the record that names them.
+
+        Raises
+        ------
+        DamagedStash
+            The record names a value that is not there.
+        """
+        return record, None
 
     def _put(self, new: NewFolder, name: str, shard: NewShard, shared: bool, progress: Progress | None) -> None:
         """Write a file with weights, or take it as it is."""

@@ -112,7 +112,7 @@ def read_index(path: Path) -> Index:
     if not files:
         raise _wrong(path, "its weight_map is empty")
     for name in files.values():
-        if os.path.basename(name) != name or name in ("", ".", ".."):
+        if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
             raise _wrong(path, f"it names {name!r:.80}, which is no file of its folder")
     return Index(data)
 

@@ -10,10 +10,17 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, FolderSource, HuggingFaceFolder, LocalFolder, Shard
+from anemoi_ckpt_migrate.storage.huggingface.folder import (
+    OWN,
+    STASH,
+    FolderSource,
+    HuggingFaceFolder,
+    LocalFolder,
+    Shard,
+)
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
-from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import STASH, SafetensorsFolder
+from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.open_inside import place_inside
 from anemoi_ckpt_migrate.storage.url import Location

@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.errors import DamagedStash, NotACheckpoint
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, StoredAt
-from anemoi_ckpt_migrate.storage.copy_range import Progress
-from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder
-from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, FolderSource, HuggingFaceFolder, NewShard, Shard
+from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+from anemoi_ckpt_migrate.storage.huggingface.folder import FolderSource, HuggingFaceFolder, NewShard, Shard
 from anemoi_ckpt_migrate.storage.huggingface.index import Index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -28,10 +27,8 @@ from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
 
-_STASH = "stash.safetensors"
-_KEPT = "~"
-STASH = f"{OWN}/{_STASH}"
-"""The file with kept values."""
+_KEPT, _TENSOR = "~", "$tensor"
+_Kept = tuple[str, tuple[int, ...], StoredAt]
 
 
 class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
@@ -111,23 +108,38 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         if not isinstance(content, StoredAt):
             return super().held(dtype, shape, content)
         start, end = self._archive.loose.get(f"data/{content.key}", (0, 0))
-        there = content.key in self._maker.recipes or content.key in self._unwritten
+        there = any(content.key in made for made in (self._maker.recipes, self._unwritten, self._kept_content))
         if not there and (content.offset + math.prod(shape)) * SIZES[dtype] > end - start:
             raise ValueError(f"the storage {content.key:.80} is missing")
         return self._maker.stored(content.key, dtype, shape, content.offset)
 
-    def _put_stash(
-        self, new: NewFolder, pickled: Pickled, record: bytes | None, progress: Progress | None
-    ) -> bytes | None:
-        if record is None or self._index is None:
-            return record
-        items: dict[StoredAt, StoredItem] = {}
-        data = _replaced(json.loads(record), items)
-        if items:
-            content = self.laid_out(list(items.values()), {}, pickled, 0)
-            with new.create_in(OWN, _STASH) as descriptor:
-                content.write(descriptor, progress)
-        return json.dumps(data).encode()
+    def _laid_out_stash(self, pickled: Pickled, record: bytes | None) -> tuple[bytes | None, NewFile | None]:
+        data = None if record is None or self._index is None else json.loads(record)
+        if data is None or not data.get("stash"):
+            return record, None
+        items: dict[_Kept, StoredItem] = {}
+        data["stash"] = self._replaced(data["stash"], items)
+        file = self.laid_out(list(items.values()), {}, pickled, 0) if items else None
+        return json.dumps(data).encode(), file
+
+    def _replaced(self, data: Any, items: dict[_Kept, StoredItem]) -> Any:
+        """Return a stash with the places of kept tensors in a new file; add these tensors to `items`."""
+        if type(data) is list:
+            return [self._replaced(each, items) for each in data]
+        if type(data) is not dict:
+            return data
+        if list(data) != [_TENSOR]:
+            return {key: self._replaced(each, items) for key, each in data.items()}
+        try:
+            dtype, sizes, content = data[_TENSOR]
+            if type(content) is str:  # its bytes
+                return data
+            kept = dtype, shape, place = dtype, tuple(sizes), StoredAt(*content)
+            self.held(*kept)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedStash(str(error)) from error
+        item = items.setdefault(kept, StoredItem(str(len(items)), dtype, shape, *place))
+        return {_TENSOR: [dtype, list(shape), [f"{_KEPT}{item.name}", 0]]}
 
     def _unchecked(self) -> int:
         return sum(end > start for start, end in self._archive.loose.values())
@@ -157,22 +169,6 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(items, metadata, pickled, begin)
-
-
-def _replaced(data: Any, items: dict[StoredAt, StoredItem]) -> Any:
-    """Return the data of a record with the places of kept tensors in a new file; add these tensors to `items`."""
-    if type(data) is list:
-        return [_replaced(each, items) for each in data]
-    if type(data) is not dict:
-        return data
-    held = data.get("$tensor")
-    if len(data) != 1 or type(held) is not list or type(held[-1]) is not list:
-        return {key: _replaced(each, items) for key, each in data.items()}
-    dtype, shape, place = held[0], tuple(held[1]), StoredAt(*held[2])
-    item = items.get(place)
-    if item is None or (item.dtype, item.shape) != (dtype, shape):
-        item = items[place] = StoredItem(str(len(items)), dtype, shape, *place)
-    return {"$tensor": [dtype, list(shape), [f"{_KEPT}{item.name}", 0]]}
 
 
 def _header(shard: Shard) -> Header:
