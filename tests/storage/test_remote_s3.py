@@ -377,6 +377,21 @@ def test_no_such_bucket_to_write_to(project: Folder, s3: S3) -> None:
     assert "there is no bucket for s3://no-such-bucket/last.ckpt; make it, or write elsewhere with --output" in ran.err
 
 
+def test_a_library_without_conditional_writes(project: Folder, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a parameter that botocore does not know, s3fs says nothing: the write would have no condition."""
+    from anemoi_ckpt_migrate.storage.remote import s3_store
+
+    old = safetensors(tensors(0))
+    url = s3.put("model.safetensors", old)
+    declare(project, "a1", RENAME)
+    monkeypatch.setattr(s3_store, "_CONDITIONS", {"IfMatch", "IfNothingElse"})  # one that botocore really lacks
+    ran = project.run("upgrade", "head", url, "--no-backup")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "knows no conditional writes" in ran.err
+    assert "run `pip install --upgrade s3fs botocore`" in ran.err
+    assert (s3.get("model.safetensors"), s3.names()) == (old, ["model.safetensors"])
+
+
 def test_no_room_for_temporary_files(project: Folder, s3: S3) -> None:
     """A limit on the size of files stands for a full disk."""
     old = safetensors(tensors(8))

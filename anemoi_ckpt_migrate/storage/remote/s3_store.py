@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.storage.remote.store import CHANGED, RemoteObject, Stor
 from anemoi_ckpt_migrate.storage.url import Url
 
 _KEPT = ("ContentType", "ContentEncoding", "ContentLanguage", "ContentDisposition", "CacheControl", "Metadata")
+_CONDITIONS = {"IfMatch", "IfNoneMatch"}
 _STORAGE = "StorageClass"
 _WHOLE_COPY = 5 << 30  # the most bytes that the store copies as one part
 _AT_ONCE = 4
@@ -89,6 +90,7 @@ class S3Store(Store):
         """
         with explained_writing(url):
             try:
+                self._check_conditions()
                 self._assemble(url, parts_of(size, ranges), read, before, headers, progress)
             except FileExistsError:
                 raise
@@ -164,6 +166,16 @@ class S3Store(Store):
         whole = Taken(0, found, 0, found.size)
         parts = [Part(0, found.size, whole)] if found.size <= _WHOLE_COPY else parts_of(found.size, [whole])
         self._assemble(new, parts, lambda start, end: b"", None, found.headers, None)
+
+    def _check_conditions(self) -> None:
+        """Refuse a library that does not know the conditions: s3fs would leave them out without a word."""
+        model = self._fs.s3.meta.service_model
+        for name in ("PutObject", "CompleteMultipartUpload"):
+            if not model.operation_model(name).input_shape.members.keys() >= _CONDITIONS:
+                raise CannotWrite(
+                    "the installed botocore knows no conditional writes, without which another program's object could "
+                    "be overwritten; run `pip install --upgrade s3fs botocore`"
+                )
 
     def _check_version(self, before: RemoteObject) -> None:
         try:

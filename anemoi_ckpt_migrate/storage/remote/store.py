@@ -174,6 +174,8 @@ class Store:
     def _put(self, path: str, url: Url, before: RemoteObject | None) -> None:
         if before is not None:
             self.check_unchanged(before)
+        elif self.exists(url):
+            raise FileExistsError(str(url))
         self._fs.put_file(path, self._path(url), mode="overwrite" if before is not None else "create")
 
     def keep_backup(self, found: RemoteObject) -> Url:
