@@ -107,7 +107,7 @@ UNREADABLE = {
     "members that share a long text": f"{{(long, n) for n in range(2000)}} if (long := {LONG}) else 0",
     "such members of a frozenset": f"frozenset((long, n) for n in range(2000)) if (long := {LONG}) else 0",
     "a long key in many dicts": f"[{{long: n}} for n in range(2000)] if (long := {LONG}) else 0",
-    "numbers of one hash": "[n * (2**61 - 1) for n in range(8, 3000)]",
+    "numbers of one hash": "{n * (2**61 - 1) for n in range(8, 3000)}",
 }
 
 
