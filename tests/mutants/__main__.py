@@ -47,6 +47,7 @@ RELATED = {
         "state/test_optimizers.py::test_names_as_keys",
     ],
     "state/infer_optimizer": [
+        "state/test_infer_optimizer.py",
         "state/test_optimizers.py",
         "state/test_optimizers_refused.py",
         "state/test_optimizers_more.py",
