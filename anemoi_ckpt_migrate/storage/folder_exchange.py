@@ -324,6 +324,10 @@ def _exchange(hidden: Path, target: Path) -> None:
     try:
         _rename(hidden, target, _EXCHANGE)
     except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
+            raise CannotWrite(
+                "it is a mount point, which no other folder can replace; write elsewhere with --output"
+            ) from error
         if error.errno not in _NOT_HERE:
             raise
         parked = target.with_name(f"{hidden.name}{_PARKED}")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
-from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
+from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError, UsageError
 from anemoi_ckpt_migrate.project.project import Project, opened_all
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.session import session_on
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
-from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
+from anemoi_ckpt_migrate.storage import Checkpoint, check_whole, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import Location, url_of
 
@@ -63,8 +63,9 @@ def load(
     projects = list(opened_all(project, chain))
     with annotate_errors(checkpoint), open_checkpoint(checkpoint) as file:
         if not file.is_of_torch:
+            check_whole(checkpoint)
+            device = _device(options.get("map_location"))
             moved = _in_memory(file, checkpoint, target, projects, trust_checkpoint_code).load_content()
-            device = options.get("map_location")
             return moved if device is None else _on(device, moved)
     with upgraded_by(projects, checkpoint, target, trust_checkpoint_code) as path:
         import torch
@@ -85,6 +86,16 @@ def _in_memory(
                 _LOGGER.warning("%s: %s", checkpoint, warning)
             file = session.draft("upgrade", target, graph, plan)
     return file
+
+
+def _device(given: Any) -> Any:
+    """Return the device that a caller names; None if it names none."""
+    import torch
+
+    try:
+        return None if given is None else torch.device(given)
+    except (TypeError, RuntimeError):
+        raise UsageError(f"map_location is one device for this format, such as 'cpu', not {given!r:.80}") from None
 
 
 def _on(device: Any, tree: Any) -> Any:

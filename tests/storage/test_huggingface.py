@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ library = pytest.importorskip("safetensors.torch")
 transformers = pytest.importorskip("transformers")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
+from anemoi_ckpt_migrate.storage import folder_exchange  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder, leftovers  # noqa: E402
 
@@ -263,6 +265,16 @@ def test_loaded_as_if_upgraded_without_writing(project: Folder, llama: Path, mon
         "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight",
     }  # fmt: skip
     assert {name: text for name, text in state(project.path).items() if "versions" not in name} == old
+
+
+def test_what_cannot_be_loaded_as_if_upgraded(project: Folder, llama: Path) -> None:
+    """A shard is a part; a map of devices is for files of torch."""
+    declare(project, "a1", 'op.Rename("model.norm.weight", "model.final.weight", optional=True)')
+    with pytest.raises(cm.MigrateError, match="can only be migrated as a whole"):
+        cm.load(shards(llama)[0])
+    with pytest.raises(cm.MigrateError, match="map_location is one device for this format, such as 'cpu', not "):
+        cm.load("llama", map_location={"cuda:0": "cpu"})
+    assert cm.load("llama", map_location="meta")["model.final.weight"].is_meta
 
 
 def test_another_folder(project: Folder, llama: Path) -> None:
@@ -663,6 +675,19 @@ def test_a_folder_that_is_protected(project: Folder, llama: Path) -> None:
     refused(project, 3, "it is read-only; allow writing")
     llama.chmod(0o755)
     project.ok("upgrade", "head", "llama")
+
+
+@pytest.mark.usefixtures("renaming")
+def test_a_mount_point(project: Folder, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does not rename one; the fault is raised here, as only root can mount."""
+
+    def busy(source: Path, target: Path, flags: int) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_exchange, "_rename", busy)
+        refused(project, 1, "llama: it is a mount point, which no other folder can replace; write elsewhere")
+    project.ok("upgrade", "head", "llama", "--output", "new")
 
 
 def test_the_way_out_for_one_file_of_torch(project: Folder, llama: Path) -> None:
