@@ -30,7 +30,7 @@ from anemoi_ckpt_migrate.state.name_patterns import Pattern, literals
 from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
-from anemoi_ckpt_migrate.state.stash import StashText, packed, unpacked
+from anemoi_ckpt_migrate.state.stash import StashText, packed, unpacked, unshared
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 
 
@@ -57,6 +57,8 @@ class CheckpointState:
         Parameters of optimizers from the record, by the path of the optimizer.
     text : StashText, optional
         Spells stashed values as JSON, for a record that is text.
+    shares : bool
+        Whether tensors in the record share memory with the tree when the checkpoint is read again.
 
     Attributes
     ----------
@@ -81,6 +83,7 @@ class CheckpointState:
         attached: Attached | None = None,
         orders: Mapping[str, Order] | None = None,
         text: StashText | None = None,
+        shares: bool = True,
     ) -> None:
         self.tree, self.tensors, self.stash = tree, tensors, stash
         self.attached, self.orders = attached or Attached(), dict(orders or {})
@@ -88,7 +91,7 @@ class CheckpointState:
         self.missing: list[Pattern] = []
         self.main: OpenParameters | None = None
         self.others: list[OpenParameters] = []
-        self._path, self._text = path, text
+        self._path, self._text, self._shares = path, text, shares
         self._hint: ParameterLocations | None = None  # used when parameters are opened next
         self._found: list[ParameterLocations] = []
         self._known: list[OptimizerSnapshot] = []
@@ -112,8 +115,8 @@ class CheckpointState:
         return unpacked(values) if self._text is None else self._text.read(values)
 
     def unshared(self, values: list[Any]) -> list[Any]:
-        """Return values to stash that a function cannot change; those in a record that is no text stay shared."""
-        return values if self._text is None else self._text.unshared(values)
+        """Return values to stash that no function can change later, unless the record shares memory with the tree."""
+        return values if self._shares else unshared(values)
 
     def put_stash(self, revision: str, values: list[Any]) -> None:
         """Stash the values of a revision."""

@@ -366,7 +366,9 @@ class Executor:
         tensors = Tensors(checkpoint.maker, checkpoint.same, content)
         attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
         text = StashText(checkpoint, content) if checkpoint.record_is_text else None
-        state = CheckpointState(tree, tensors, stash, settings.parameters, attached, settings.optimizers, text)
+        state = CheckpointState(
+            tree, tensors, stash, settings.parameters, attached, settings.optimizers, text, checkpoint.shares_memory
+        )
         context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:
             step(context)

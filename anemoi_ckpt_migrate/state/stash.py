@@ -110,18 +110,6 @@ class StashText:
         found: list[Any] = encode(values, spelled)
         return found
 
-    def unshared(self, values: list[Any]) -> list[Any]:
-        """Return the values of a revision with copies of all real tensors: text does not share them with the tree."""
-
-        def copied(value: Any) -> Any:
-            if is_real(value):
-                return value.detach().clone()
-            if type(value) in (list, tuple):
-                return type(value)(map(copied, value))
-            return {key: copied(each) for key, each in value.items()} if type(value) is dict else value
-
-        return [copied(each) for each in values]
-
     def read(self, values: list[Any]) -> list[Any]:
         """Return the values of a revision from their JSON.
 
@@ -140,6 +128,19 @@ class StashText:
         except DamagedRecord as error:
             raise DamagedStash(error.what) from error
         return found
+
+
+def unshared(values: list[Any]) -> list[Any]:
+    """Return the values of a revision with copies of all real tensors, for a record that shares none with the tree."""
+
+    def copied(value: Any) -> Any:
+        if is_real(value):
+            return value.detach().clone()
+        if type(value) in (list, tuple):
+            return type(value)(map(copied, value))
+        return {key: copied(each) for key, each in value.items()} if type(value) is dict else value
+
+    return [copied(each) for each in values]
 
 
 def _is_packed(values: list[Any]) -> bool:

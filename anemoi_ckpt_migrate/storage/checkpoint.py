@@ -358,6 +358,11 @@ class Checkpoint(ABC):
         return True
 
     @property
+    def shares_memory(self) -> bool:
+        """Whether tensors that share memory still do when it is read again."""
+        return True
+
+    @property
     def record_is_text(self) -> bool:
         """Whether its record is text, so that tensors in it have to be spelled; elsewhere it holds tensors."""
         return False

@@ -151,6 +151,11 @@ class SafetensorsTree(Checkpoint):
         return False
 
     @property
+    def shares_memory(self) -> bool:
+        """False: each tensor is stored by itself."""
+        return False
+
+    @property
     def record_is_text(self) -> bool:
         """True: the format has no place for anything but plain tensors and texts."""
         return True

@@ -266,7 +266,10 @@ def test_what_cannot_be_read(tmp_path: Path, make: Callable[[Path], None], says:
 
 
 def test_names_that_no_file_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, says in (("a\0b", "it is not a valid file name"), ("s3://bucket/x.ckpt", "it is a URL that lost a slash")):
+    for name, says in (
+        ("a\0b", "it is not a valid file name"),
+        ("s3://bucket/x.ckpt", "it is a URL that lost a slash"),
+    ):
         with pytest.raises(CannotRead, match=says), opened(Path(name)):
             raise AssertionError("it was opened")
     refuse(monkeypatch, "open", errno.EACCES)

@@ -650,3 +650,33 @@ def test_a_nested_value_is_kept_or_refused(project: Folder, depth: int) -> None:
     assert ran.code == 0, ran.err
     project.ok("downgrade", "base", folder)
     assert equal_unordered(as_one_file(folder), tree)
+
+
+TIED = """
+
+def tie(ckpt):
+    ckpt["t"] = ckpt["x"]
+    return ckpt
+
+
+def untie(ckpt):
+    del ckpt["t"]
+    return ckpt
+
+
+def flip(ckpt):
+    ckpt["x"].copy_(ckpt["x"].clone().flip(0))
+    return ckpt
+"""
+
+
+def test_a_function_does_not_change_a_kept_tensor(project: Folder) -> None:
+    """x and t share memory while the script runs; the folder stores each by itself, so the kept x must be a copy."""
+    before = {"x": torch.arange(4.0)}
+    torch.distributed.checkpoint.save(before, checkpoint_id="run", no_dist=True)
+    operations = ("op.Run(tie, untie)", 'op.Drop("x", keep=True)', 'op.Rename("t", "x")', "op.Run(flip, flip)")
+    declare(project, "a1", *operations, top=TIED)
+    project.ok("upgrade", "head", "run", "--check-rollback")
+    assert torch.equal(loaded(Path("run"), before)["x"], before["x"].flip(0))
+    project.ok("downgrade", "base", "run")
+    assert torch.equal(loaded(Path("run"), before)["x"], before["x"])

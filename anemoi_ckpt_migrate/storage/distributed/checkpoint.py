@@ -188,6 +188,11 @@ class DistributedCheckpoint(Checkpoint):
         return False
 
     @property
+    def shares_memory(self) -> bool:
+        """False: each tensor is stored by itself."""
+        return False
+
+    @property
     def is_ordered(self) -> bool:
         """False: tensors are found by name, and several processes list theirs one after the other."""
         return False

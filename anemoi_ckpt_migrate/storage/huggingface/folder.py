@@ -229,6 +229,11 @@ class HuggingFaceFolder(Checkpoint):
         return False
 
     @property
+    def shares_memory(self) -> bool:
+        """False: the record is no part of the files with tensors."""
+        return False
+
+    @property
     def record_is_text(self) -> bool:
         """True: the record is part of the index, which is JSON."""
         return True
