@@ -25,11 +25,12 @@ from typing import Any
 import pytest
 
 from tests.support.project import Folder, backups, digest
-from tests.support.tensors import stored
 
 torch = pytest.importorskip("torch")
 np = pytest.importorskip("numpy")
 config = pytest.importorskip("torch.utils.serialization").config
+
+from tests.support.tensors import stored  # noqa: E402
 
 # Of prototypes, deprecations and hooks that are not saved, torch warns; that is not what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -36,6 +36,7 @@ class KeyLimit:
         self._left = _USUAL * length + _ALWAYS
         self._weigh = weigh
         self._filled: dict[int, tuple[Any, tuple[_Table, _Table]]] = {}
+        self._made: dict[int, tuple[Any, int, int]] = {}
 
     def fill(self, container: Any, keys: Collection[Any]) -> None:
         """Check keys before they are put into a container, beside those that it has.
@@ -52,10 +53,25 @@ class KeyLimit:
         if known is not None:
             self._add(known[1], keys)
 
-    def make(self, keys: Collection[Any]) -> None:
-        """Check keys before a new container is made of them."""
-        if len(keys) > _FEW and not all(type(key) is str for key in keys):
+    def make(self, keys: Collection[Any], source: Any = None) -> None:
+        """Check keys before a new container is made of them.
+
+        Parameters
+        ----------
+        keys : collection
+            The keys.
+        source : object, optional
+            The object that they come from. A pickle may make many containers of one: the tables are filled once, and
+            their collisions count each time.
+        """
+        source = keys if source is None else source
+        known, count, cost = self._made.get(id(source), (None, 0, 0))
+        if known is source and count == len(keys):
+            self.take(cost)
+        elif len(keys) > _FEW and not all(type(key) is str for key in keys):
+            before = self._left
             self._tables(keys)
+            self._made[id(source)] = source, len(keys), before - self._left
 
     def take(self, count: int) -> None:
         """Count collisions."""

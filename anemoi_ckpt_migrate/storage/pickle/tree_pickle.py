@@ -282,7 +282,7 @@ class TreeUnpickler(pickle.Unpickler):
             cost, weight = _weigh(members, self._frozen, self._calls.left)
             self._calls.take(cost)
             if issubclass(kind, (dict, set, frozenset)):
-                self._keys.make(members)
+                self._keys.make(members, arg)
         made = kind(*args[:first], *given)
         if kind is frozenset:
             self._frozen[id(made)] = made, weight
