@@ -63,8 +63,12 @@ class Prefixed:
 
     @property
     def walk(self) -> Command:
-        """What is done with the input: no command may take it."""
-        return Command(self.words, refused=True)
+        """What is done with the input: no command may take it.
+
+        A file that was written in place begins with the old one, so such a file cannot be told from one with that before it.
+        """
+        is_as_written = self.moved and self.sound == "grown" and self.before == ("training.ckpt",)
+        return Command(self.words, refused=not is_as_written)
 
     def build(self) -> bytes:
         """Make the file."""

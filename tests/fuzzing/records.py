@@ -171,7 +171,11 @@ def undo_with(record: Any, number: int, operations: tuple[Any, ...], more: tuple
     undo["operations"] = [
         {"op": kind, **{name: VALUES[value] for name, value in fields}} for kind, fields in operations
     ]
-    entry = record["lineage"][number % len(record["lineage"])]
+    lineage = record["lineage"] if type(record["lineage"]) is list else []
+    entries = [entry for entry in lineage if type(entry) is dict]  # an earlier change may have put in something else
+    if not entries:
+        return
+    entry = entries[number % len(entries)]
     entry["undo"] = undo | {name: VALUES[value] for name, value in more}
 
 

@@ -227,7 +227,7 @@ def test_a_crash_is_one_result_among_others() -> None:
 
 def test_a_failure_is_made_small_and_told_once() -> None:
     with fuzzing.Workbench(stumble_over_archives_without_end) as workbench:
-        hunt = fuzzing.Hunt(workbench, 0)
+        hunt = fuzzing.Hunt(workbench, 2)
         findings = [finding for batch in hunt.batches(600) for finding in batch]
     assert [finding.tried.what for finding in findings] == ["ValueError"]
     assert hunt.counts["wrong"] > 1
