@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 
@@ -14,3 +15,4 @@ def publish(site: Path, package: str, group: str, files: dict[str, str], value: 
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[ckpt_migrate.{group}]\n{package} = {package}{value}\n")
+    importlib.invalidate_caches()  # Python may have listed the folder in the same instant
