@@ -101,8 +101,8 @@ def test_without_the_package_the_file_is_refused(site: Path, project: Folder) ->
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("raise RuntimeError('no')", "the format broken (broken.npz:Npz) cannot be made: RuntimeError: no"),
-        ("Npz = dict", "the format wrong (wrong.npz:Npz) is not a Format"),
+        ("raise RuntimeError('no')", "the format brokenformat (brokenformat.npz:Npz) cannot be made: RuntimeError: no"),
+        ("Npz = dict", "the format wrongformat (wrongformat.npz:Npz) is not a Format"),
     ],
 )
 def test_a_package_that_is_wrong(site: Path, project: Folder, code: str, says: str) -> None:
