@@ -12,7 +12,7 @@ import pytest
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from tests import fuzzing
 
-USUAL = 100
+USUAL = 200
 COUNT = max(1, int(os.environ.get("FUZZ_INPUTS", USUAL)))
 
 
