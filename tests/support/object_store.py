@@ -79,7 +79,7 @@ class S3:
 def s3_server(patch: pytest.MonkeyPatch) -> Iterator[S3]:
     """Run a server, and let boto3 and s3fs know it by their own variables."""
     boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
     app = pytest.importorskip("moto.moto_server.werkzeug_app")
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -97,6 +97,7 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[S3]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        s3fs.S3FileSystem.clear_instance_cache()  # which keeps file systems, with the port of an earlier server
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         found = S3(client, requests)
