@@ -12,31 +12,16 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from format_project import FUSE, PROGRAM, RENAME, SCRATCH, check_room, gigabytes, write_script
 from measuring import Row, bars, in_turns, table
 
 HERE = Path(__file__).parent
-PROGRAM = str(Path(sys.executable).parent / "ckpt-migrate")
-SCRATCH = os.environ.get("BENCH_DIR") or tempfile.gettempdir()
 COPIES, TENSORS, CHUNKS = 3, 200, 100_000
-ROOM = shutil.disk_usage(SCRATCH).free / 2**30 / (COPIES + 1)
-GIGABYTES = float(os.environ.get("GIGABYTES") or min(4, ROOM))
-NAME = "aa0000000001"
-REVISION = '''"""change"""
-
-from anemoi_ckpt_migrate import MigrationMetadata, op
-
-revision = "{name}"
-down_revision = None
-metadata = MigrationMetadata(versions={{"migration": "1.0.0"}})
-operations = [{operations}]
-'''
-RENAME = 'op.RenamePrefix("layers.", "blocks.")'
-FUSE = 'op.Fuse(["layers.{i}.q", "layers.{i}.k"], "layers.{i}.qk")'
+GIGABYTES = gigabytes(COPIES)
 CAST = 'op.Cast("layers.0.q", "bfloat16"), op.Cast("layers.0.k", "bfloat16")'
 MAKE = """
 import sys, warnings, torch
@@ -100,7 +85,7 @@ def rows(folder: Path) -> list[Row]:
 
     def script(operations: str) -> None:
         """Write the script, and put the folders back to what torch wrote."""
-        (folder / "versions" / f"{NAME}_change.py").write_text(REVISION.format(name=NAME, operations=operations))
+        write_script(folder, operations)
         for name, metadata in old.items():
             for path in [*(folder / name).glob("__ckpt_migrate*"), *(folder / name).glob(".metadata.bak*")]:
                 path.unlink()
@@ -130,9 +115,7 @@ def rows(folder: Path) -> list[Row]:
 def main() -> None:
     """Measure, and write the table."""
     repeat = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    needed = COPIES * GIGABYTES
-    if needed > ROOM * (COPIES + 1):
-        raise SystemExit(f"this needs {needed:g} GB in {SCRATCH}: set GIGABYTES, or BENCH_DIR to another disk")
+    check_room(COPIES)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
         folder = Path(scratch)
         os.chdir(folder)

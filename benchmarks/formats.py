@@ -11,31 +11,16 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from format_project import FUSE, PROGRAM, RENAME, SCRATCH, check_room, gigabytes, write_script
 from measuring import Row, bars, in_turns, table
 
 HERE = Path(__file__).parent
-PROGRAM = str(Path(sys.executable).parent / "ckpt-migrate")
-SCRATCH = os.environ.get("BENCH_DIR") or tempfile.gettempdir()
 COPIES, TENSORS = 6, 200
-ROOM = shutil.disk_usage(SCRATCH).free / 2**30 / (COPIES + 1)
-GIGABYTES = float(os.environ.get("GIGABYTES") or min(4, ROOM))
-REVISION = '''"""change"""
-
-from anemoi_ckpt_migrate import MigrationMetadata, op
-
-revision = "{name}"
-down_revision = None
-metadata = MigrationMetadata(versions={{"migration": "1.0.0"}})
-operations = [{operations}]
-'''
-NAME = "aa0000000001"
-RENAME = 'op.RenamePrefix("layers.", "blocks.")'
-FUSE = 'op.Fuse(["layers.{i}.q", "layers.{i}.k"], "layers.{i}.qk")'
+GIGABYTES = gigabytes(COPIES)
 MAKE = """
 import sys, torch
 from safetensors.torch import save_file
@@ -71,7 +56,7 @@ def rows(folder: Path) -> list[Row]:
 
     def script(operations: str) -> None:
         (folder / "ours.safetensors").unlink(missing_ok=True)
-        (folder / "versions" / f"{NAME}_change.py").write_text(REVISION.format(name=NAME, operations=operations))
+        write_script(folder, operations)
 
     def back() -> None:
         script(RENAME)
@@ -110,9 +95,7 @@ def run(*command: str) -> None:
 def main() -> None:
     """Measure, and write the table."""
     repeat = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    needed = COPIES * GIGABYTES
-    if needed > ROOM * (COPIES + 1):
-        raise SystemExit(f"this needs {needed:g} GB in {SCRATCH}: set GIGABYTES, or BENCH_DIR to another disk")
+    check_room(COPIES)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
         folder = Path(scratch)
         os.chdir(folder)
@@ -121,7 +104,7 @@ def main() -> None:
         numel = int(GIGABYTES * 2**30 / TENSORS / 4096) * 1024
         run(sys.executable, "-c", MAKE, str(TENSORS), str(numel))
         # A file of the library has no room in its header; a new file of ours has some.
-        (folder / "versions" / f"{NAME}_change.py").write_text(REVISION.format(name=NAME, operations=RENAME))
+        write_script(folder, RENAME)
         run(PROGRAM, "upgrade", "head", "model.safetensors", "--output", "place.safetensors")
         measured = in_turns(rows(folder), repeat, folder)
     copied, start, synced, in_place, renamed, _, fused, current = measured

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
 from anemoi_ckpt_migrate.storage import foreign_formats
 from anemoi_ckpt_migrate.storage.copy_range import copy_range
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, locked, name_anew
-from anemoi_ckpt_migrate.storage.url import Location
+from anemoi_ckpt_migrate.storage.url import Location, Url
 
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
+Place = TypeVar("Place", Path, Url)
 
 
 @dataclass(frozen=True)
@@ -167,30 +170,31 @@ class Replacement:
         self._sync_folder()
 
 
+def backup_names(place: Place) -> Iterator[Place]:
+    """Yield the names of backups, without end: ``NAME.bak``, ``NAME.bak1`` and so on."""
+    return (place.with_name(f"{place.name}.bak{number or ''}") for number in itertools.count())
+
+
 def keep_backup(path: Path) -> Path:
     """Give the file at `path` a free second name: ``NAME.bak``, ``NAME.bak1`` and so on.
 
     The backup is a hard link where the file system has them, so that no bytes are copied; else it is a copy.
     """
-    number = 0
-    while True:
-        kept = path.with_name(f"{path.name}.bak{number or ''}")
-        try:
-            _second(path, kept)
-        except FileExistsError:
-            number += 1
-        else:
-            return kept
+    return next(kept for kept in backup_names(path) if _second(path, kept))
 
 
-def _second(path: Path, kept: Path) -> None:
-    """Link a file to a free name, or copy it there."""
+def _second(path: Path, kept: Path) -> bool:
+    """Link a file to a name, or copy it there; return False if the name is taken."""
     try:
-        os.link(path, kept)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        _copy(path, kept)
+        try:
+            os.link(path, kept)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            _copy(path, kept)
+    except FileExistsError:
+        return False
+    return True
 
 
 def keep_modes(source: int, target: int) -> None:

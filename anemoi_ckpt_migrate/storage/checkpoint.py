@@ -84,7 +84,18 @@ class Checkpoint(ABC):
         As above.
     attached : dict of str to bytes or None
         Entries of a draft beside the tree, which replace those of the file.
+    is_of_torch : bool
+        Whether `torch.load` reads the format.
+    is_ordered : bool
+        Whether the order of the tensors counts, because a model or an optimizer may number them by it.
+    shares_memory : bool
+        Whether tensors that share memory still do when the checkpoint is read again, also those in its record.
+    record_is_text : bool
+        Whether the record is text, so that tensors in it have to be spelled; elsewhere it holds tensors.
     """
+
+    is_of_torch = is_ordered = shares_memory = True
+    record_is_text = False
 
     def __init__(self, path: Location, files: Members, length: int) -> None:
         self.path, self.length, self._files = path, length, files
@@ -353,29 +364,9 @@ class Checkpoint(ABC):
         return self._place
 
     @property
-    def is_of_torch(self) -> bool:
-        """Whether `torch.load` reads it."""
-        return True
-
-    @property
-    def shares_memory(self) -> bool:
-        """Whether tensors that share memory still do when it is read again."""
-        return True
-
-    @property
-    def record_is_text(self) -> bool:
-        """Whether its record is text, so that tensors in it have to be spelled; elsewhere it holds tensors."""
-        return False
-
-    @property
     def most_kept(self) -> int | None:
         """The most bytes of tensors that a record of text may hold; None if they lie in a file of their own."""
         return None
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether the order of the tensors counts, because a model or an optimizer may number them by it."""
-        return True
 
     @abstractmethod
     def facts(self) -> FileInfo:
@@ -445,13 +436,19 @@ class Checkpoint(ABC):
             The system refused; everything is unchanged.
         """
 
-    @abstractmethod
     def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Write a changed checkpoint into its file. Parameters are those of `write`."""
+        """Write a changed checkpoint into its file. Parameters are those of `write`.
 
-    @abstractmethod
+        Raises
+        ------
+        NotInPlace
+            The format cannot be written in place; `check_writable` refuses that first, with its reason.
+        """
+        raise NotInPlace("its format cannot be written in place", "a new checkpoint takes its place")
+
     def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
+        """Write it anew with all its entries and without gaps. Parameters and errors are those of `write`."""
+        return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     @abstractmethod
     def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:

@@ -21,9 +21,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal, Refused
-from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, keep_modes, sync_folder, why_unwritable
+from anemoi_ckpt_migrate.storage.atomic_replace import (
+    backup_names,
+    changed_meanwhile,
+    keep_modes,
+    sync_folder,
+    why_unwritable,
+)
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
-from anemoi_ckpt_migrate.storage.in_place import journal_of
+from anemoi_ckpt_migrate.storage.in_place import journal_of, opened_journal
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, is_beside, locked
 
 _FORMAT = 1
@@ -187,12 +193,8 @@ class NewFolder:
             ) from error
 
     def _publish_new(self) -> None:
-        try:
-            rename_anew(self.path, self._target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise
-            raise CannotWrite(f"{self._target} exists already; remove it or write elsewhere") from None
+        if not _takes(self.path, self._target):
+            raise CannotWrite(f"{self._target} exists already; remove it or write elsewhere")
         sync_folder(self._target.parent)
 
 
@@ -294,7 +296,7 @@ def _complete(target: Path) -> Completed:
     if os.path.lexists(hidden):
         exchanged = os.lstat(hidden).st_ino == left.inode
         if exchanged and left.backup:
-            found = Completed(0, _put_aside(hidden, target), True)
+            found = Completed(0, next(kept for kept in backup_names(target) if _takes(hidden, kept)), True)
         else:
             found = Completed(_size(hidden), None, exchanged)
             shutil.rmtree(hidden)
@@ -304,19 +306,15 @@ def _complete(target: Path) -> Completed:
     return found
 
 
-def _put_aside(hidden: Path, target: Path) -> Path:
-    """Give the old folder a free name: ``NAME.bak``, ``NAME.bak1`` and so on."""
-    number = 0
-    while True:
-        kept = target.with_name(f"{target.name}.bak{number or ''}")
-        try:
-            rename_anew(hidden, kept)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise
-            number += 1
-        else:
-            return kept
+def _takes(hidden: Path, kept: Path) -> bool:
+    """Give a folder a name; return False if the name is taken."""
+    try:
+        rename_anew(hidden, kept)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    return True
 
 
 def _exchange(hidden: Path, target: Path) -> None:
@@ -413,16 +411,8 @@ def _write_journal(target: Path, journal: _Journal) -> None:
 
 
 def _read_journal(target: Path) -> _Journal | None:
-    try:
-        descriptor = os.open(journal_of(target), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if not _is_file(os.fstat(descriptor)):
-            return None
-        return _Journal.from_json(os.read(descriptor, _LONGEST), target)
-    finally:
-        os.close(descriptor)
+    with opened_journal(journal_of(target)) as descriptor:
+        return None if descriptor is None else _Journal.from_json(os.read(descriptor, _LONGEST), target)
 
 
 def _keep_folder_modes(source: Path, target: Path) -> None:

@@ -412,13 +412,21 @@ def _write(target: Path, mark: Mark) -> None:
 
 def _read(journal: Path) -> Mark | None:
     """Return the mark in a journal; None if it is missing or not a file of ours."""
+    with opened_journal(journal) as descriptor:
+        if descriptor is None:
+            return None
+        return JournalMark.from_json(os.pread(descriptor, _LONGEST, 0)) or HeaderMark.read(descriptor)
+
+
+@contextlib.contextmanager
+def opened_journal(journal: Path) -> Iterator[int | None]:
+    """Open a journal for reading, and yield its descriptor; None if it is missing, a link, or no regular file."""
     try:
         descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return None
+        yield None
+        return
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        return JournalMark.from_json(os.pread(descriptor, _LONGEST, 0)) or HeaderMark.read(descriptor)
+        yield descriptor if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
     finally:
         os.close(descriptor)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from anemoi_ckpt_migrate.storage import folder_exchange, in_place
+from anemoi_ckpt_migrate.storage import in_place
 from anemoi_ckpt_migrate.storage.huggingface.layout import folder_of_index
 from anemoi_ckpt_migrate.storage.url import url_of
 
@@ -26,13 +26,22 @@ class Recovery(NamedTuple):
     completed: bool = False
 
 
+def _has_exchanged(target: Path) -> bool:
+    """Return whether the exchange of a folder was interrupted."""
+    if not os.path.lexists(in_place.journal_of(target)):
+        return False
+    from anemoi_ckpt_migrate.storage import folder_exchange  # only a journal, or a folder that is written, needs it
+
+    return folder_exchange.has_journal(target)
+
+
 def is_folder(path: Path) -> bool:
     """Return whether a path means a folder, or one whose exchange was interrupted."""
     try:
         target = Path(os.path.realpath(folder_of_index(path) or path))
     except ValueError:
         return False
-    return target.is_dir() or folder_exchange.has_journal(target)
+    return target.is_dir() or _has_exchanged(target)
 
 
 def recover(path: str | os.PathLike[str]) -> Recovery | None:
@@ -58,7 +67,9 @@ def recover(path: str | os.PathLike[str]) -> Recovery | None:
         target = Path(os.path.realpath(folder_of_index(Path(path)) or path))
     except ValueError:  # not a file name; opening it will report that
         return None
-    if folder_exchange.has_journal(target):
+    if _has_exchanged(target):
+        from anemoi_ckpt_migrate.storage import folder_exchange
+
         done = folder_exchange.recover(target)
         return Recovery(done.removed, done.exchanged)
     removed = None if target.is_dir() else in_place.recover(target)

@@ -135,30 +135,12 @@ class SafetensorsTree(Checkpoint):
     """
 
     byteorder = "little"
+    is_of_torch = is_ordered = shares_memory = False
+    record_is_text = True  # the format has no place for anything but plain tensors and texts
     items: Iterable[StoredItem]
 
     def _adopt(self, pickled: Pickled) -> None:
         self.items = items_of(pickled)
-
-    @property
-    def is_of_torch(self) -> bool:
-        """False: the library of safetensors reads it."""
-        return False
-
-    @property
-    def is_ordered(self) -> bool:
-        """False: tensors are found by name."""
-        return False
-
-    @property
-    def shares_memory(self) -> bool:
-        """False: each tensor is stored by itself."""
-        return False
-
-    @property
-    def record_is_text(self) -> bool:
-        """True: the format has no place for anything but plain tensors and texts."""
-        return True
 
     @property
     def most_kept(self) -> int | None:
@@ -235,21 +217,17 @@ class SafetensorsTree(Checkpoint):
 
     def _storage_of(self, value: Any, where: str, new: dict[str, Content]) -> tuple[str, int]:
         """Return the storage of a real tensor, and its first element there."""
-        from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import own_content, plain_content
 
-        plain = type(value).__name__ in ("Tensor", "Parameter") and not value.is_nested and not value.is_meta
-        if not plain or str(value.layout) != "torch.strided" or value.is_quantized:
+        value = plain_content(value)
+        if value is None:
             raise Unpicklable(where, "a safetensors file holds plain tensors only")
-        value = value.detach().resolve_conj().resolve_neg()
         if self._payloads is not None and value.is_contiguous():
             key = self._payloads.key_of(value.untyped_storage())
             if key is not None:  # it lies in the file, changed or not
                 return key, value.storage_offset()
-        value = value.cpu().contiguous()
-        if value.untyped_storage().nbytes() != value.nbytes:
-            value = value.clone()  # a part of a larger storage
         key = str(self._maker.next_key + len(new))
-        new[key] = content_of(value.untyped_storage())
+        new[key] = own_content(value)
         return key, 0
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
@@ -442,10 +420,6 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         if self._left is None:
             return super().copy(output, backup, progress)
         return self.rewrite(output, backup, progress)
-
-    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the file anew."""
-        return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     def _new_file(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> NewFile:
         return self.laid_out(list(items_of(pickled)), self._metadata(attachments), pickled, self._begin)

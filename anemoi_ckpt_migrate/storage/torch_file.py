@@ -17,8 +17,8 @@ from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
 from anemoi_ckpt_migrate.storage.in_place import JournalMark, changing, cut, mark
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
-from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
+from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content, short
+from anemoi_ckpt_migrate.storage.pickle.indirect_calls import callers, handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.safetensors_header import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
@@ -26,7 +26,7 @@ from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
-from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, append, changed, write_new
+from anemoi_ckpt_migrate.storage.zip_writer import Contents, append, changed, write_new
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
@@ -68,7 +68,7 @@ class TorchCheckpoint(SingleFile):
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names in the pickle of the last tree, and whether they are harmless."""
-        called = frozenset(name for name, known in self._names.items() if known and name[1] in ("getattr", "type"))
+        called = callers(self._names)
         if called and called not in self._handed_on:  # this walks through the whole pickle
             self._handed_on[called] = handed_on(self._data, called)
         if called and self._handed_on[called]:
@@ -133,12 +133,8 @@ class TorchCheckpoint(SingleFile):
         """Pickle a tree, in which tensors may share memory. What could not be read again is refused too."""
         protocol = max(2, protocol_of(self._data))
         pickler, data = dumped(tree, lambda stream: self._pickler(stream, protocol), self._trusted)
-        new: dict[str, Content] = {}
-        if made := getattr(pickler, "made", None):
-            from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
-
-            new = {key: content_of(storage) for key, storage in made.items()}
-        return Pickled(data, pickler.keys, self._contents_of(pickler.keys, new), frozenset(pickler.names))
+        contents = self._contents_of(pickler.keys, made_content(pickler))
+        return Pickled(data, pickler.keys, contents, frozenset(pickler.names))
 
     def _check_in_place(self) -> None:
         if not self._archive.is_zip:

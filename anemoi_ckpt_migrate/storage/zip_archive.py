@@ -195,6 +195,21 @@ def read_archive(stream: BinaryIO) -> Archive:
     return Archive(roots[0], entries, directory, _dead(stream, entries.values(), directory))
 
 
+def read_sole_archive(stream: BinaryIO) -> Archive:
+    """Read the table of contents of a checkpoint that begins with its archive, and never was written in place.
+
+    Raises
+    ------
+    NotACheckpoint
+        Other bytes stand before the archive; or as for `read_archive`.
+    """
+    archive = read_archive(stream)
+    if archive.start or not begins(stream):
+        raise NotACheckpoint("it has bytes before its first record, which torch.load would read, and run, as a pickle")
+    check_read_alike(stream, archive)
+    return archive
+
+
 def begins(stream: BinaryIO) -> bool:
     """Return whether a file begins with an entry: only then does torch take it for a zip archive."""
     stream.seek(0)

@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.distributed.metadata import Chunk, Place
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import dumped, short
+from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.deferred import PLAIN, known_dtype
 from anemoi_ckpt_migrate.storage.tensors.materialize import StoragePlace
@@ -110,7 +111,7 @@ class Archives:
         start = self._begins[place.file] + place.start
         try:
             with self._stream(place) as stream:
-                for entry in _read_archive(stream).entries.values():
+                for entry in zip_archive.read_sole_archive(stream).entries.values():
                     first = start + zip_archive.payload_offset(stream, entry)
                     if entry.crc and self._files.checksum(first, first + entry.size) != entry.crc:
                         return True
@@ -124,7 +125,7 @@ class Archives:
 
     def _parsed(self, stream: BinaryIO, place: Place) -> tuple[bytes, bool]:
         """Return the pickle in an archive, and whether it refers to no storages; note the places of these."""
-        archive = _read_archive(stream)
+        archive = zip_archive.read_sole_archive(stream)
         begin, prefix = self._begins[place.file] + place.start, f"{place.file}@{place.start}/"
         found = {
             prefix + name[5:]: StoragePlace(begin + zip_archive.payload_offset(stream, entry), entry.size, entry.crc)
@@ -176,43 +177,6 @@ class ChunkSources(Sequence[StoredTensor]):
         return self._all()[index]
 
 
-def with_keys(data: bytes, key: Callable[[str], str]) -> bytes:
-    """Return a pickle with other keys of storages.
-
-    Parameters
-    ----------
-    data : bytes
-        The pickle.
-    key : callable
-        Returns the new key for an old one.
-
-    Raises
-    ------
-    Exception
-        Any error: a damaged pickle raises almost anything.
-    """
-    unpickler = _Renaming(data)
-    unpickler.key = key
-    return pickled(unpickler.load())
-
-
 def pickled(value: Any) -> bytes:
     """Return the pickle of a value without real tensors."""
     return dumped(value, lambda stream: TreePickler(stream, PROTOCOL))[1]
-
-
-class _Renaming(TreeUnpickler):
-    key: Callable[[str], str]
-
-    def persistent_load(self, pid: Any) -> Any:
-        if type(pid) is tuple and len(pid) >= 3 and pid[0] == "storage" and type(pid[2]) is str:
-            pid = (*pid[:2], self.key(pid[2]), *pid[3:])
-        return super().persistent_load(pid)
-
-
-def _read_archive(stream: BinaryIO) -> zip_archive.Archive:
-    archive = zip_archive.read_archive(stream)
-    if archive.start or not zip_archive.begins(stream):
-        raise NotACheckpoint("it has bytes before its first record, which torch.load would read, and run, as a pickle")
-    zip_archive.check_read_alike(stream, archive)
-    return archive

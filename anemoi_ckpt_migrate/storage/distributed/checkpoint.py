@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import (
@@ -65,7 +65,7 @@ from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.open_inside import place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, short
-from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
+from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreeUnpickler
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.size_limits import check_room
@@ -113,6 +113,8 @@ class DistributedCheckpoint(Checkpoint):
         Modules whose classes are built for real.
     """
 
+    is_of_torch = shares_memory = False  # each tensor is stored by itself
+    is_ordered = False  # several processes list their tensors one after the other
     byteorder = sys.byteorder  # of each archive; one of the other order is refused when its content is read
 
     def __init__(
@@ -181,21 +183,6 @@ class DistributedCheckpoint(Checkpoint):
 
     def _places(self) -> Places:
         return self._archives.places
-
-    @property
-    def is_of_torch(self) -> bool:
-        """False: `torch.distributed.checkpoint` reads it."""
-        return False
-
-    @property
-    def shares_memory(self) -> bool:
-        """False: each tensor is stored by itself."""
-        return False
-
-    @property
-    def is_ordered(self) -> bool:
-        """False: tensors are found by name, and several processes list theirs one after the other."""
-        return False
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -290,12 +277,9 @@ class DistributedCheckpoint(Checkpoint):
             value = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
             raise NotACheckpoint(f"{named(item.path):.200} in it is damaged or hostile ({short(error)})") from error
-        names = unpickler.names
         self._touched += unpickler.touched
-        called = frozenset(name for name, known in names.items() if known and name[1] in ("getattr", "type"))
-        leaked = called if called and handed_on(self._pickle(item) or b"", called) else ()
-        for name, known in names.items():
-            self._names[name] = self._names.get(name, True) and known and name not in leaked
+        for name, known in harmless_names(unpickler.names, self._pickle(item) or b"").items():
+            self._names[name] = self._names.get(name, True) and known
         return value
 
     def _kept_whole(self, value: Any) -> Any:
@@ -414,19 +398,12 @@ class DistributedCheckpoint(Checkpoint):
     def check_writable(self, in_place: bool) -> None:
         """Refuse early a folder that writing would refuse."""
         if in_place:
-            self._refuse_in_place()
+            raise NotInPlace(
+                f"it is a distributed checkpoint, of which {METADATA} alone is replaced anyway",
+                "no file of tensors is touched",
+            )
         check_writable(self._target)
         check_writable(self._target / METADATA)
-
-    def _refuse_in_place(self) -> NoReturn:
-        raise NotInPlace(
-            f"it is a distributed checkpoint, of which {METADATA} alone is replaced anyway",
-            "no file of tensors is touched",
-        )
-
-    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Refuse: see `check_writable`."""
-        self._refuse_in_place()
 
     def write(
         self,
@@ -505,10 +482,6 @@ class DistributedCheckpoint(Checkpoint):
             folder.take(place_inside(self._target, name), name, False, progress)
         own = [name for name in os.listdir(self._target) if name == METADATA or name.startswith(f"{METADATA}.")]
         folder.take_rest(self._target, [*own, *names], False)
-
-    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the metadata anew."""
-        return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""

@@ -12,7 +12,7 @@ from anemoi_ckpt_migrate.errors import Unpicklable
 from anemoi_ckpt_migrate.storage.distributed.archives import PROTOCOL, Unread, pickled
 from anemoi_ckpt_migrate.storage.distributed.layout import CONSTANTS, Item, TensorItem, ValueItem, named
 from anemoi_ckpt_migrate.storage.distributed.metadata import TensorEntry, ValueEntry
-from anemoi_ckpt_migrate.storage.pickle.dump import dumped
+from anemoi_ckpt_migrate.storage.pickle.dump import dumped, made_content
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, is_contiguous, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
@@ -104,20 +104,16 @@ class ItemMaker:
         return TensorItem(path, known_dtype(plain), tuple(plain.shape), key, reduced(plain)[1][1], entry)
 
     def _real(self, path: tuple[str | int, ...], where: str, value: Any) -> TensorItem:
-        from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+        from anemoi_ckpt_migrate.storage.tensors.torch_content import own_content, plain_content
 
-        plain = type(value).__name__ in ("Tensor", "Parameter") and not value.is_nested and not value.is_meta
-        if not plain or str(value.layout) != "torch.strided" or value.is_quantized:
+        value = plain_content(value)
+        if value is None:
             raise Unpicklable(where, "a distributed checkpoint gets plain tensors only")
-        value = value.detach().resolve_conj().resolve_neg()
         same = None if self._payloads is None else self._checkpoint.unchanged(path, value, self._changed)
         if same is not None:
             return self._tensor(path, where, same)
-        value = value.cpu().contiguous()
-        if value.untyped_storage().nbytes() != value.nbytes:
-            value = value.clone()  # a part of a larger storage
         key = str(self._next_key)
-        self.new[key], self.keys[key] = content_of(value.untyped_storage()), None
+        self.new[key], self.keys[key] = own_content(value), None
         return TensorItem(path, str(value.dtype).removeprefix("torch."), tuple(value.shape), key, 0, None)
 
     @property
@@ -126,27 +122,23 @@ class ItemMaker:
 
     def _value(self, path: tuple[str | int, ...], where: str, value: Any) -> ValueItem:
         kind = (type(value), repr(value)) if type(value) in CONSTANTS else None
-        keys: Mapping[str, None] = {}
-        if kind is None or kind not in self._pickles:
-            try:
-                pickler, data = dumped(value, self._pickler)
-            except Unpicklable as error:
-                raise Unpicklable(where + error.where.removeprefix("ckpt"), error.what) from error
-            keys = pickler.keys
-            made = getattr(pickler, "made", {})
-            if kind is not None:
-                self._pickles[kind] = data
-        else:
-            pickler, data, made = None, self._pickles[kind], {}
+        pickler, data = (None, self._pickles[kind]) if kind in self._pickles else self._dumped(where, value)
+        if kind is not None:
+            self._pickles[kind] = data
+        made = {} if pickler is None else made_content(pickler)
+        keys = {} if pickler is None else pickler.keys
         entry = None if made or not self._changed.isdisjoint(keys) else self._known(named(path), data)
         if entry is None:
             self.keys |= keys
-            self.names |= pickler.names if pickler is not None else {}
-            if made:
-                from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
-
-                self.new |= {key: content_of(storage) for key, storage in made.items()}
+            self.names |= {} if pickler is None else pickler.names
+            self.new |= made
         return ValueItem(path, data if entry is None else None, entry)
+
+    def _dumped(self, where: str, value: Any) -> tuple[TreePickler, bytes]:
+        try:
+            return dumped(value, self._pickler)
+        except Unpicklable as error:
+            raise Unpicklable(where + error.where.removeprefix("ckpt"), error.what) from error
 
     def _known(self, name: str, data: bytes) -> ValueEntry | None:
         """Return the place of a value with this pickle; preferably that of this name."""

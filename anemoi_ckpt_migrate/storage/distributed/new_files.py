@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.storage.copy_range import Progress
-from anemoi_ckpt_migrate.storage.distributed.archives import pickled, with_keys
+from anemoi_ckpt_migrate.storage.distributed.archives import pickled
 from anemoi_ckpt_migrate.storage.distributed.layout import RECORD, Item, Layout, TensorItem, ValueItem, named, replaced
 from anemoi_ckpt_migrate.storage.distributed.metadata import (
     Chunk,
@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
 )
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import to_attribute
 from anemoi_ckpt_migrate.storage.members import Members
+from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new

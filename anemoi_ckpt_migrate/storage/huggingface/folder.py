@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
@@ -126,6 +126,10 @@ class HuggingFaceFolder(Checkpoint):
         Other open files of the checkpoint.
     """
 
+    is_of_torch = is_ordered = False
+    shares_memory = False  # the record is no part of the files with tensors
+    record_is_text = True  # it is part of the index, which is JSON
+
     def __init__(
         self,
         path: Location,
@@ -186,21 +190,25 @@ class HuggingFaceFolder(Checkpoint):
         """Return the record, or the content of a JSON file of the folder."""
         if name in self.attached or name == RECORD_ENTRY:
             return super().attachment(name)
-        if name not in self._texts():
+        if self._size_of_text(name) is None:
             return None
         with self._folder.opened(name) as descriptor:
             return read_at(descriptor, os.fstat(descriptor).st_size, 0)
 
     def _texts(self) -> dict[str, int]:
         """Return the JSON files of the folder that are not part of the weights, with their sizes in bytes."""
-        found = {}
-        for name in self._before.entries:
-            if name.endswith(".json") and name != self._layout.index:
-                with contextlib.suppress(OSError, Refused):  # a link that leads out of the folder, or nowhere
-                    there = os.stat(place_inside(self._layout.folder, name))
-                    if stat.S_ISREG(there.st_mode):
-                        found[name] = there.st_size
-        return found
+        sizes = ((name, self._size_of_text(name)) for name in self._before.entries)
+        return {name: size for name, size in sizes if size is not None}
+
+    def _size_of_text(self, name: str) -> int | None:
+        """Return the size of a JSON file of the folder; None for any other name."""
+        if name not in self._before.entries or not name.endswith(".json") or name == self._layout.index:
+            return None
+        with contextlib.suppress(OSError, Refused):  # a link that leads out of the folder, or nowhere
+            there = os.stat(place_inside(self._layout.folder, name))
+            if stat.S_ISREG(there.st_mode):
+                return there.st_size
+        return None
 
     @property
     @abstractmethod
@@ -218,32 +226,12 @@ class HuggingFaceFolder(Checkpoint):
         kind = f"Hugging Face, {self._kind}{many}"
         return FileInfo(kind, self.length, 0, self.byteorder, 0, self._unchecked(), False, (), texts)
 
-    @property
-    def is_of_torch(self) -> bool:
-        """False: the libraries of Hugging Face read it."""
-        return False
-
-    @property
-    def is_ordered(self) -> bool:
-        """False: tensors are found by name."""
-        return False
-
-    @property
-    def shares_memory(self) -> bool:
-        """False: the record is no part of the files with tensors."""
-        return False
-
-    @property
-    def record_is_text(self) -> bool:
-        """True: the record is part of the index, which is JSON."""
-        return True
-
     # Writing
 
     def check_writable(self, in_place: bool) -> None:
         """Refuse early a folder that writing would refuse."""
         if in_place:
-            self._refuse_in_place()
+            raise NotInPlace("it is a folder, which is only ever replaced as a whole", "a new folder takes its place")
         if isinstance(self._place, Url):
             raise Refused(
                 "it is a folder in a store, which cannot be replaced as a whole; write a local folder with --output, "
@@ -263,13 +251,6 @@ class HuggingFaceFolder(Checkpoint):
     def _named(self) -> list[str]:
         """Return the names of the files with weights, and of the index."""
         return [*(shard.name for shard in self._shards), *([self._layout.index] if self._layout.index else [])]
-
-    def _refuse_in_place(self) -> NoReturn:
-        raise NotInPlace("it is a folder, which is only ever replaced as a whole", "a new folder takes its place")
-
-    def write_in_place(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Written:
-        """Refuse: see `check_writable`."""
-        self._refuse_in_place()
 
     def write(
         self,
@@ -337,10 +318,6 @@ class HuggingFaceFolder(Checkpoint):
                 new.take(place_inside(self._layout.folder, name), name, False)
                 without = {*without, name}
         new.take_rest(self._layout.folder, without, shared)
-
-    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the folder anew."""
-        return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""

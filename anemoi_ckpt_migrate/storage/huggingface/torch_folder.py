@@ -13,8 +13,8 @@ from anemoi_ckpt_migrate.errors import NotACheckpoint, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard, Shard
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, short
-from anemoi_ckpt_migrate.storage.pickle.indirect_calls import handed_on
+from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content, short
+from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
 from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT
@@ -124,12 +124,7 @@ class TorchFolder(HuggingFaceFolder):
         begin = self._files.all[number].begin
         try:
             with zip_archive.window(shard.descriptor, shard.length) as stream:
-                archive = zip_archive.read_archive(stream)
-                if archive.start or not zip_archive.begins(stream):
-                    raise NotACheckpoint(
-                        "it has bytes before its first record, which torch.load would read as a pickle"
-                    )
-                zip_archive.check_read_alike(stream, archive)
+                archive = zip_archive.read_sole_archive(stream)
                 small = {}
                 for name, entry in archive.entries.items():
                     if name.startswith("data/"):
@@ -167,12 +162,8 @@ class TorchFolder(HuggingFaceFolder):
         """Modules and names in the pickles of the last tree, and whether they are harmless."""
         found: dict[tuple[str, str], bool] = {}
         for part, unpickler in zip(self._parts, self._unpicklers, strict=True):
-            called = frozenset(
-                name for name, known in unpickler.names.items() if known and name[1] in ("getattr", "type")
-            )
-            leaked = called if called and handed_on(part.data, called) else ()
-            for name, known in unpickler.names.items():
-                found[name] = found.get(name, True) and known and name not in leaked
+            for name, known in harmless_names(unpickler.names, part.data).items():
+                found[name] = found.get(name, True) and known
         return found
 
     def load(self, trusting: bool = True) -> dict[str, Any]:
@@ -232,7 +223,7 @@ class TorchFolder(HuggingFaceFolder):
             pickler, data = dumped(self._filled(old, items), partial(self._pickler, new=new))
             keys |= pickler.keys
             names |= set(pickler.names)
-            new |= _made(pickler)
+            new |= made_content(pickler)
             size, elements = sum(_size(value) for _, value in items), sum(int(value.numel()) for _, value in items)
             parts.append(_Part(old, data, tuple(name for name, _ in items), size, elements))
         contents = self._contents_of(keys, new)
@@ -311,16 +302,6 @@ class TorchFolder(HuggingFaceFolder):
             if progress is not None:
                 progress(length)
         return found
-
-
-def _made(pickler: TreePickler) -> dict[str, Content]:
-    """Return the content of the storages that a pickler met and that no file holds."""
-    made = getattr(pickler, "made", {})
-    if not made:
-        return {}
-    from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
-
-    return {key: content_of(storage) for key, storage in made.items()}
 
 
 def _size(value: Any) -> int:

@@ -80,6 +80,16 @@ def dumped(
             raise Unpicklable(f"ckpt{where}", short(culprit)) from error
 
 
+def made_content(pickler: TreePickler) -> dict[str, Content]:
+    """Return the content of the storages that a pickler met and that no file holds, by their new keys."""
+    made = getattr(pickler, "made", {})  # only one for real tensors has it
+    if not made:
+        return {}
+    from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+
+    return {key: content_of(storage) for key, storage in made.items()}
+
+
 def _read_again(data: bytes, trusted: Collection[str]) -> None:
     """Read a new pickle as the next command will; what that would refuse must not be written.
 

@@ -8,8 +8,33 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
+
+
+def callers(names: Mapping[tuple[str, str], bool]) -> frozenset[tuple[str, str]]:
+    """Return the harmless names that could call others if a pickle hands them on.
+
+    Parameters
+    ----------
+    names : mapping of (str, str) to bool
+        Modules and names in the pickle, and whether they are harmless by themselves.
+    """
+    return frozenset(name for name, known in names.items() if known and name[1] in ("getattr", "type"))
+
+
+def harmless_names(names: Mapping[tuple[str, str], bool], data: bytes) -> dict[tuple[str, str], bool]:
+    """Return the names in a pickle, and whether they are harmless there. This may walk through the whole pickle.
+
+    Parameters
+    ----------
+    names : mapping of (str, str) to bool
+        As for `callers`.
+    data : bytes
+        The pickle.
+    """
+    called = callers(names)
+    return {**names, **dict.fromkeys(called if called and handed_on(data, called) else (), False)}
 
 
 def handed_on(data: bytes, names: Collection[tuple[str, str]]) -> bool:

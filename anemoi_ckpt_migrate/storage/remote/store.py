@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, MigrateError
+from anemoi_ckpt_migrate.storage.atomic_replace import backup_names
 from anemoi_ckpt_migrate.storage.url import Url
 
 _VERSIONS = ("ETag", "etag", "generation", "blob_id")
@@ -180,14 +181,16 @@ class Store:
 
     def keep_backup(self, found: RemoteObject) -> Url:
         """Copy an object, within the store, to a free name: ``NAME.bak``, ``NAME.bak1`` and so on."""
-        number = 0
-        while True:
-            kept = found.url.with_name(f"{found.url.name}.bak{number or ''}")
-            if not self.exists(kept):
-                with explained_writing(kept), contextlib.suppress(FileExistsError):
-                    self._copy(found, kept)
-                    return kept
-            number += 1
+        return next(kept for kept in backup_names(found.url) if self._keeps(found, kept))
+
+    def _keeps(self, found: RemoteObject, kept: Url) -> bool:
+        """Copy an object to a name; return False if there is another one."""
+        if self.exists(kept):
+            return False
+        with explained_writing(kept), contextlib.suppress(FileExistsError):
+            self._copy(found, kept)
+            return True
+        return False
 
     def _copy(self, found: RemoteObject, new: Url) -> None:
         """Copy an object within the store.

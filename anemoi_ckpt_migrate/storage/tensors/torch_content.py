@@ -322,6 +322,22 @@ def _storage_of(content: memoryview) -> torch.UntypedStorage:
     return torch.frombuffer(content, dtype=torch.uint8).untyped_storage() if content else torch.UntypedStorage(0)
 
 
+def plain_content(value: torch.Tensor) -> torch.Tensor | None:
+    """Return a tensor without gradient and without a pending conjugation or sign; None if it is no plain tensor."""
+    plain = type(value).__name__ in ("Tensor", "Parameter") and not value.is_nested and not value.is_meta
+    if not plain or value.layout != torch.strided or value.is_quantized:
+        return None
+    return value.detach().resolve_conj().resolve_neg()
+
+
+def own_content(value: torch.Tensor) -> memoryview:
+    """Return the bytes of a tensor, its elements in order and nothing else."""
+    value = value.cpu().contiguous()
+    if value.untyped_storage().nbytes() != value.nbytes:
+        value = value.clone()  # a part of a larger storage
+    return content_of(value.untyped_storage())
+
+
 def content_of(storage: torch.UntypedStorage) -> memoryview:
     """Return the bytes of a storage on any device."""
     here = storage if storage.device.type == "cpu" else storage.cpu()
