@@ -22,6 +22,7 @@ __main__
 cli
 .
 console training
+batch
 commands
 runtime
 manifests

@@ -13,9 +13,9 @@ from typing import NoReturn
 
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.cli import checkpoint_commands, info_commands, script_commands
-from anemoi_ckpt_migrate.cli.common import chain_of, explain_system_errors
+from anemoi_ckpt_migrate.cli.common import chain_of
 from anemoi_ckpt_migrate.console import output
-from anemoi_ckpt_migrate.errors import ERROR, MigrateError
+from anemoi_ckpt_migrate.errors import ERROR, MigrateError, explain_system_errors
 
 _TARGETS = """\
 targets:

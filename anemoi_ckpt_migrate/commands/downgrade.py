@@ -31,6 +31,7 @@ def downgrade(
     copy_shared: bool = False,
     hard_link: bool = False,
     max_shard_size: int | str | None = None,
+    known_only: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Take a checkpoint back down to a target.
@@ -61,6 +62,7 @@ def downgrade(
         discard_changes=discard_changes,
         copy_shared=copy_shared,
         folder=folder_options(hard_link, max_shard_size),
+        known_only=known_only,
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

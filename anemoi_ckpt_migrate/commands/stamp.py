@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import locate_revision
+from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
 from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_to_stamp
@@ -36,6 +37,7 @@ def stamp(
     dry_run: bool = False,
     hard_link: bool = False,
     max_shard_size: int | str | None = None,
+    known_only: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Record the revisions of a checkpoint, without running any migration.
@@ -62,6 +64,7 @@ def stamp(
         verify=verify,
         dry_run=dry_run,
         folder=folder_options(hard_link, max_shard_size),
+        known_only=known_only,
         progress=progress,
     )
     with open_session_to_stamp(checkpoint, found, options, purge) as session:
@@ -70,6 +73,8 @@ def stamp(
             wanted = list(targets.parse_several(text))
         record = session.record
         lineage, heads = _stamped(session, wanted, purge)
+        if known_only and not auto:
+            session.check_known(ModelCheck(found, found.graph, heads, session.file, wanted=True), heads)
         plan = Plan(record.heads, heads, ())
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         # The old entries are not validated: they may be the reason for the purge.

@@ -25,6 +25,7 @@ def sync(
     copy_shared: bool = False,
     hard_link: bool = False,
     max_shard_size: int | str | None = None,
+    known_only: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint to the heads of the scripts: first down to a revision that they know, then up.
@@ -61,6 +62,7 @@ def sync(
         discard_changes=discard_changes,
         copy_shared=copy_shared,
         folder=folder_options(hard_link, max_shard_size),
+        known_only=known_only,
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

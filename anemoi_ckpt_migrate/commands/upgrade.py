@@ -26,6 +26,7 @@ def upgrade(
     copy_shared: bool = False,
     hard_link: bool = False,
     max_shard_size: int | str | None = None,
+    known_only: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint up to a target.
@@ -67,6 +68,9 @@ def upgrade(
     max_shard_size : int or str, optional
         For a folder of Hugging Face: the most bytes of tensors in a file, as a number or as ``5GB``. By default, no
         shard grows beyond the largest old one.
+    known_only : bool
+        Refuse a checkpoint without a record, unless the operations of the plan fit its parameters, or the manifest or
+        the project's `recognise` knows it.
     progress : callable, optional
         Called from time to time with the number of bytes copied.
 
@@ -92,6 +96,7 @@ def upgrade(
         trust_checkpoint_code=trust_checkpoint_code,
         copy_shared=copy_shared,
         folder=folder_options(hard_link, max_shard_size),
+        known_only=known_only,
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:

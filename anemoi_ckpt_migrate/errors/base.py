@@ -122,3 +122,26 @@ class ConfigurationError(MigrateError):
 
 class NoConfiguration(ConfigurationError):
     """There is no configuration, so there is no project."""
+
+
+class Crashed(MigrateError):
+    """A fault of this package."""
+
+    def __init__(self, what: str, trace: str = "") -> None:
+        self.what, self.trace = what, trace
+        super().__init__(f"a fault of ckpt-migrate ({what}); the file is unchanged; please report it, with -v")
+
+
+class WorkerDied(MigrateError):
+    """The process that worked on a checkpoint died."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the process that worked on it died ({why}); the file is the old one or the new one, whole")
+
+
+class Interrupted(MigrateError):
+    """The run was interrupted before the checkpoint was done."""
+
+    def __init__(self, _: str = "") -> None:
+        super().__init__("the run was interrupted; the file is unchanged")

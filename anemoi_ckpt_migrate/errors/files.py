@@ -14,6 +14,34 @@ class NotACheckpoint(MigrateError):
     """The file cannot be read as a checkpoint."""
 
 
+class ForeignFile(NotACheckpoint):
+    """The file is of another format, by its first bytes or its content."""
+
+
+class Unrelated(Refused):
+    """Nothing tells that the checkpoint belongs to the project."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"{why}, so it was left alone; to migrate it, name it itself, or give --include with its name")
+
+
+class HasRecord(Refused):
+    """The checkpoint has a record already, so its revision need not be found."""
+
+    def __init__(self, heads: Sequence[str]) -> None:
+        self.heads = tuple(heads)
+        super().__init__(f"it has a record and is at {', '.join(heads)}: --purge discards the record first")
+
+
+class NoneFound(MigrateError):
+    """There is no checkpoint where you said."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        super().__init__(f"no checkpoint was found in {where}; if that is no error, give --allow-empty")
+
+
 class Damaged(NotACheckpoint):
     """Entries of the file are damaged: their CRCs do not match."""
 

@@ -29,11 +29,17 @@ class Action(Protocol):
     ----------
     runs_code : bool
         Whether the action runs code of a script.
+    is_about_parameters : bool
+        Whether it has operations that fit only certain parameters.
     """
 
     @property
     def runs_code(self) -> bool:
         """Whether the action runs code of a script."""
+
+    @property
+    def is_about_parameters(self) -> bool:
+        """Whether it has operations that fit only certain parameters."""
 
     def prepare(self) -> Callable[[RunContext], None]:
         """Load the code. Called for each pass, so that no pass sees the state that an earlier one left in a module."""
@@ -57,6 +63,7 @@ class FunctionAction:
     name: str
     shown: str
     runs_code = True
+    is_about_parameters = False
 
     def prepare(self) -> Callable[[RunContext], None]:
         """Load the function."""
@@ -146,6 +153,11 @@ class OperationsAction:
     def runs_code(self) -> bool:
         """Whether an operation runs a function."""
         return any(operation.runs_code for operation in self.operations)
+
+    @property
+    def is_about_parameters(self) -> bool:
+        """Whether an operation is about parameters."""
+        return any(leaf.on_parameters for operation in self.operations for leaf in operation.leaves())
 
     def prepare(self) -> Callable[[RunContext], None]:
         """Load the functions, if any."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
-from anemoi_ckpt_migrate.errors import CannotApply, NotOnePlace, NoWayBack, Refused, UsageError
+from anemoi_ckpt_migrate.errors import CannotApply, HasRecord, NotOnePlace, NoWayBack, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
 from anemoi_ckpt_migrate.manifests.compare import StateDictDiff
@@ -84,8 +84,7 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
         There is no manifest.
     """
     if record.lineage:
-        at = ", ".join(record.heads)
-        raise Refused(f"it has a record and is at {at}: --purge discards the record first")
+        raise HasRecord(record.heads)
     known = known_of(project.config)
     if not known.models:
         raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes one")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.errors import CannotApply, DamagedRecord, MigrateError, NewerRecord
+from anemoi_ckpt_migrate.errors import CannotApply, DamagedRecord, MigrateError, NewerRecord, Unrelated
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
@@ -27,6 +27,7 @@ from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.update_list import keeping
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.scripts.discover import changed_since
+from anemoi_ckpt_migrate.state.find_parameters import find_main
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
@@ -133,6 +134,8 @@ class MigrationSession:
             Nothing was changed; the class of the error tells the reason.
         """
         run = self._prepared(graph, plan)
+        if self.options.known_only:
+            self.check_known(run.model, actions=run.actions)
         if plan.steps:
             run.model.before(self.tree, self.record)
         notes, names = self._try_operations(run) if self.options.dry_run else ((), ())
@@ -177,6 +180,44 @@ class MigrationSession:
         executor = Executor(self.file, settings=Settings(optimizers=self.record.optimizers))
         outcome = executor.run(self.tree, _copied(stash))
         return self._save(plan, executor.content(outcome, _with_outcome(record, outcome)), self.notes)
+
+    def check_known(self, model: ModelCheck, revisions: Sequence[str] = (), actions: Sequence[Action] = ()) -> None:
+        """Refuse a checkpoint without a record that nothing ties to the project.
+
+        Parameters
+        ----------
+        model : ModelCheck
+            The models of the project.
+        revisions : sequence of str
+            The heads at which the manifest should know the checkpoint; empty for base.
+        actions : sequence of Action
+            The plan. Its operations are tried on names and shapes, up to the first function.
+
+        Raises
+        ------
+        Unrelated
+            The checkpoint has no parameters, matches no model of the manifest, or the operations do not fit it.
+        """
+        if self.record.lineage or self.record.log:
+            return
+        if isinstance(find_main(self.tree, self.project.config.parameters), str):
+            raise Unrelated("it has no record, and no parameters that can be found")
+        known = model.knows(self.tree, revisions)
+        if known is False:
+            raise Unrelated("it has no record, and its parameters are those of no model in the manifest")
+        if known:
+            return
+        first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
+        if not any(action.is_about_parameters for action in actions[:first]):
+            raise Unrelated(
+                "it has no record, and neither operations nor a manifest tell whether it is of this project"
+            )
+        try:
+            Executor(self.file, actions[:first]).run(embed.unrecorded(self.file)[0], {})
+        except CannotApply as error:
+            raise Unrelated(
+                f"it has no record, and operations do not fit its parameters ({error.faults[0]})"
+            ) from error
 
     def unchanged(self, plan: Plan, warnings: tuple[str, ...], names: tuple[NewName, ...] = ()) -> Result:
         """Return the result if there is nothing to do or to write; write a copy if one was asked for."""

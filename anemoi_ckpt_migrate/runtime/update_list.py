@@ -40,6 +40,7 @@ class _Noting:
     seen: MigrationsList
     record: Record
     classes: Collection[tuple[str, str]]
+    is_about_parameters = False
     runs_code = False
 
     def prepare(self) -> Callable[[executor.RunContext], None]:

@@ -39,6 +39,8 @@ class WriteOptions:
         Let a rollback lose changes that were made after the upgrade.
     copy_shared : bool
         Write tensors that share memory one by one, if the format cannot share it.
+    known_only : bool
+        Refuse a checkpoint without a record that nothing ties to the project.
     folder : FolderOptions
         Options for folders of Hugging Face.
     progress : callable or None
@@ -55,6 +57,7 @@ class WriteOptions:
     trust_checkpoint_code: bool = False
     discard_changes: bool = False
     copy_shared: bool = False
+    known_only: bool = False
     folder: FolderOptions = FOLDER
     progress: Progress | None = None
 

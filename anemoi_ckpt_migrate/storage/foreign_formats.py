@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO, NoReturn
 
-from anemoi_ckpt_migrate.errors import NoCheckpointInFolder, Refused
+from anemoi_ckpt_migrate.errors import ForeignFile, NoCheckpointInFolder, NotACheckpoint, Refused
 from anemoi_ckpt_migrate.storage.url import SCHEMES
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
@@ -17,9 +17,9 @@ _UNPACK = "unpack it first"
 _TAR_MAGIC = 257  # offset of the magic of POSIX tar
 _OLD_TAR = (b"sys_info", b"pickle", b"tensors", b"storages")  # first members of the tar files of torch's first year
 
+_ZIP = b"PK\3\4"
 # The commands read FILE and write NEW by redirection: with a file name, most insist on an ending such as .gz.
 _MAGICS: tuple[tuple[bytes, str], ...] = (
-    (b"PK\3\4", "it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)"),
     (b"GGUF", "it is a GGUF file, made for inference; migrate the checkpoint that it was made from"),
     (b"\x89HDF\r\n\x1a\n", f"it is an HDF5 file; {_SAVE_AGAIN}"),
     (b"\x93NUMPY", f"it is an array of numpy (.npy); {_SAVE_AGAIN}"),
@@ -33,8 +33,8 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def kind_of_file(stream: BinaryIO, length: int) -> str:
-    """Describe a file that is not a torch checkpoint, with a remedy if there is one.
+def refusal_of_file(stream: BinaryIO, length: int) -> NotACheckpoint:
+    """Return the error for a file that is not a torch checkpoint, with a remedy if there is one.
 
     Parameters
     ----------
@@ -45,14 +45,16 @@ def kind_of_file(stream: BinaryIO, length: int) -> str:
     """
     start = _start(stream)
     if not start:
-        return "it is empty"
+        return NotACheckpoint("it is empty")
+    if start.startswith(_ZIP):
+        return NotACheckpoint("it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)")
     for magic, sentence in _MAGICS:
         if start.startswith(magic):
-            return sentence
+            return ForeignFile(sentence)
     for looks_so, sentence in _LOOKS:
         if looks_so(start, length):
-            return sentence
-    return "it is not a checkpoint that torch.save wrote"
+            return ForeignFile(sentence)
+    return NotACheckpoint("it is not a checkpoint that torch.save wrote")
 
 
 def is_tar(stream: BinaryIO) -> bool:
@@ -87,10 +89,15 @@ def refuse_folder(names: Collection[str]) -> NoReturn:
     NoCheckpointInFolder
         It is no checkpoint.
     """
-    for wanted, kind in _FOLDERS:
-        if any(wanted.fullmatch(name) for name in names):
-            raise Refused(f"it is a directory, {kind}")
+    kind = kind_of_folder(names)
+    if kind:
+        raise Refused(f"it is a directory, {kind}")
     raise NoCheckpointInFolder
+
+
+def kind_of_folder(names: Collection[str]) -> str:
+    """Describe a folder that is a checkpoint of a foreign format, by the names in it; empty if it is none."""
+    return next((kind for wanted, kind in _FOLDERS if any(map(wanted.fullmatch, names))), "")
 
 
 def is_url(path: str) -> bool:

@@ -60,6 +60,11 @@ def find_format(path: Path) -> Format | None:
     return next(iter(found.values()), None)
 
 
+def any_formats() -> bool:
+    """Return whether another package adds a format."""
+    return bool(_published())
+
+
 @functools.cache
 def _published() -> dict[str, Format]:
     from importlib.metadata import entry_points

@@ -174,6 +174,13 @@ def _lock(lock: _File, held: contextlib.ExitStack) -> None:
     held.callback(lock.remove)
 
 
+def remove_left(path: Path) -> None:
+    """Remove the files that interrupted runs left beside a checkpoint, unless one is still at work on it."""
+    target = Path(os.path.realpath(path))
+    with contextlib.suppress(Busy, InTheWay, OSError), locked(target):  # the next writer tries again
+        pass
+
+
 def _remove_left(target: Path) -> None:
     """Remove our half-written files; other files of such a name stay. Only the holder of the lock may do so."""
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -72,32 +74,54 @@ class _Folder:
     def indexed(self) -> dict[str, Path]:
         """The files that indices name, each with its first index."""
         indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
-        return {name: index for index in indices for name in _indexed_by(index)}
+        return {name: index for index in indices for name in files_of_index(index)}
 
 
-_LOOKED_AT: ContextVar[dict[Path, _Folder] | None] = ContextVar("looked_at", default=None)
+class FolderListings:
+    """The names in folders, each listed once, or again after some seconds.
+
+    Parameters
+    ----------
+    seconds : float
+        How long names count as known. A set that is known only from its index is missed if the index appears later.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._seconds = seconds
+        self._known: dict[Path, tuple[float, _Folder]] = {}
+
+    def names(self, path: Path) -> _Folder:
+        """Return the names in a folder."""
+        now = time.monotonic()
+        since, found = self._known.get(path, (-math.inf, None))
+        if found is None or now - since > self._seconds:
+            found = _Folder(path)
+            self._known[path] = now, found
+        return found
+
+
+_LISTINGS: ContextVar[FolderListings | None] = ContextVar("listings", default=None)
 
 
 @contextlib.contextmanager
-def folders_listed_once() -> Iterator[None]:
+def folders_listed_once(listings: FolderListings | None = None) -> Iterator[None]:
     """List each folder only once in this context, for a run over many files.
 
-    A set that is known only from its index is missed if the index appears later.
+    Parameters
+    ----------
+    listings : FolderListings, optional
+        Names that are known from earlier; by default none.
     """
-    token = _LOOKED_AT.set({})
+    token = _LISTINGS.set(listings or FolderListings())
     try:
         yield
     finally:
-        _LOOKED_AT.reset(token)
+        _LISTINGS.reset(token)
 
 
 def _folder(path: Path) -> _Folder:
-    looked_at = _LOOKED_AT.get()
-    if looked_at is None:
-        return _Folder(path)
-    if path not in looked_at:
-        looked_at[path] = _Folder(path)
-    return looked_at[path]
+    listings = _LISTINGS.get()
+    return _Folder(path) if listings is None else listings.names(path)
 
 
 def membership(path: str | os.PathLike[str]) -> Membership | None:
@@ -113,14 +137,19 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
         places = dict.fromkeys((named, Path(os.path.realpath(named))))
     except ValueError:  # not a file name; opening it will report that
         return None
-    for place in places:
-        if place.is_dir():
-            continue
-        for look in _LOOKS:
-            found = look(place)
-            if found is not None:
-                return found
-    return None
+    found = (membership_by_name(place) for place in places if not place.is_dir())
+    return next((each for each in found if each is not None), None)
+
+
+def membership_by_name(file: Path) -> Membership | None:
+    """Return the set that a local file belongs to, by its own name and its neighbours; None if it is whole by itself.
+
+    Parameters
+    ----------
+    file : Path
+        The absolute path of a file. If it is a link, its target does not count.
+    """
+    return next((found for look in _LOOKS if (found := look(file)) is not None), None)
 
 
 def _membership_in_store(url: Url) -> Membership | None:
@@ -174,7 +203,8 @@ def _indexed(path: Path) -> Membership | None:
     return Membership("a sharded checkpoint", os.fspath(index), way)
 
 
-def _indexed_by(index: Path) -> set[str]:
+def files_of_index(index: Path) -> set[str]:
+    """Return the names of files that an index gives; none if it cannot be read."""
     try:
         if not index.is_file() or index.stat().st_size > _LONGEST_INDEX:
             return set()

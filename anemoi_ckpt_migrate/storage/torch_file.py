@@ -224,7 +224,7 @@ class TorchCheckpoint(SingleFile):
         """
         start, entries = archive.start, archive.entries
         if foreign_formats.is_tar(stream):
-            raise NotACheckpoint(foreign_formats.kind_of_file(stream, self.length))
+            raise foreign_formats.refusal_of_file(stream, self.length)
         if not zip_archive.begins(stream):
             raise NotACheckpoint(
                 f"it has {start:,} bytes before its first record, which torch.load would read, and run, as a pickle"

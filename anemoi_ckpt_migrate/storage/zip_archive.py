@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.errors import ForeignFile, NotACheckpoint
 from anemoi_ckpt_migrate.storage.descriptor import Range, fetch, fetch_all, read_into
-from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, kind_of_file
+from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, refusal_of_file
 
 ALIGNMENT = 64
 PADDING = 4096
@@ -165,13 +165,13 @@ def read_archive(stream: BinaryIO) -> Archive:
         with zipfile.ZipFile(stream) as opened:
             directory, infos = opened.start_dir, opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
-        raise NotACheckpoint(kind_of_file(stream, stream.seek(0, io.SEEK_END))) from error
+        raise refusal_of_file(stream, stream.seek(0, io.SEEK_END)) from error
     infos.sort(key=lambda info: info.header_offset)
     ends = [info.header_offset for info in infos[1:]] + [directory]
     pickles = [info.filename for info in infos if info.filename.endswith("/data.pkl")]
     roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
     if not roots:
-        raise NotACheckpoint(kind_of_archive({info.filename for info in infos}))
+        raise ForeignFile(kind_of_archive({info.filename for info in infos}))
     names = {info.filename.removeprefix(f"{roots[0]}/") for info in infos}
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise NotACheckpoint(

@@ -1,0 +1,1 @@
+"""Many checkpoints in one call: which ones, how many at once, and a report of what became of each."""

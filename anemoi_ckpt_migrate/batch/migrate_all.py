@@ -1,0 +1,81 @@
+"""Migrate many checkpoints in one call: the function behind the options of the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+from anemoi_ckpt_migrate.batch.job import Job, JobResult
+from anemoi_ckpt_migrate.batch.pool import Attention, runner
+from anemoi_ckpt_migrate.batch.select import Selection
+from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+
+def migrate_all(
+    paths: Iterable[StrPath] | Selection,
+    target: str = "head",
+    *,
+    command: str = "upgrade",
+    project: Project | StrPath | None = None,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    output: StrPath | None = None,
+    **options: Any,
+) -> Iterator[JobResult]:
+    """Bring many checkpoints to a target, and yield what became of each as soon as it is done.
+
+    A checkpoint that fails, or a process that dies, does not stop the others.
+
+    Parameters
+    ----------
+    paths : iterable of path, or Selection
+        Checkpoints, or a `Selection`: everything below folders, for example.
+    target : str
+        The target, as the command takes it.
+    command : str
+        ``upgrade``, ``downgrade``, ``sync`` (which needs no target) or ``stamp``.
+    project : Project or path, optional
+        The project with the scripts; by default that of the current folder.
+    jobs : int
+        The number of processes; 0 for as many as there are processors. With more than one, call this from a script
+        under ``if __name__ == "__main__"``, as `multiprocessing` asks for.
+    executor : Executor, optional
+        Runs the work instead: that of a process pool, of Dask, of MPI... It sends functions of this package to its
+        workers, which have to have it installed and see the same files.
+    output : path, optional
+        A folder in which results get the same relative paths; checkpoints stay unchanged.
+    **options
+        Other arguments of the command, such as ``backup`` or ``dry_run``.
+
+    Yields
+    ------
+    JobResult
+        In the order in which they are done.
+
+    Raises
+    ------
+    MigrateError
+        Nothing was begun: there is no project, or no checkpoint was found.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ProcessPoolExecutor
+    >>> for each in migrate_all(Selection(("runs",), recursive=True), executor=ProcessPoolExecutor(8)):
+    ...     print(each.checkpoint, each.status)
+    """
+    selection = paths if isinstance(paths, Selection) else Selection(tuple(os.fspath(path) for path in paths))
+    arguments = options if command == "sync" else {"target": target, **options}
+    config, chain = _place_of(project)
+    job = Job(command, arguments, config, chain, output=None if output is None else os.fspath(output))
+    yield from runner(jobs, executor)(job, selection.groups(), Attention())
+
+
+def _place_of(project: Project | StrPath | None) -> tuple[str | None, str | None]:
+    """Return the configuration or the chain from which another process opens a project."""
+    if isinstance(project, Project):
+        chain = project.config.chain
+        return (None, chain) if chain else (os.fspath(project.config.path), None)
+    return None if project is None else os.fspath(project), None

@@ -1,0 +1,289 @@
+"""Run a job on many checkpoints: here, in processes of its own, or by an executor.
+
+A process that dies (out of memory, SIGBUS) takes only its own checkpoint with it: another process takes its place.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import copy
+import functools
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future
+from multiprocessing import connection
+from types import FrameType
+from typing import Any
+
+from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, Job, JobResult
+from anemoi_ckpt_migrate.batch.select import Chosen
+from anemoi_ckpt_migrate.errors import Interrupted, MigrateError, WorkerDied
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOOK = 0.2  # seconds between two looks for a signal
+_AHEAD = 2  # groups that a worker has, so that it need not wait for the next one
+
+Group = tuple[Chosen, ...]
+
+
+class Attention:
+    """Interrupts the work on a checkpoint when a signal comes, and refuses everything after that.
+
+    Attributes
+    ----------
+    number : int
+        The signal that came; 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._at_work = False
+
+    def notice(self, number: int, frame: FrameType | None = None) -> None:
+        """Handle a signal."""
+        self.number = number
+        if self._at_work:
+            self._at_work = False
+            raise KeyboardInterrupt
+
+    def run(self, job: Job, chosen: Chosen) -> JobResult:
+        """Run a job on a checkpoint, unless a signal came."""
+        try:
+            self._at_work = True
+            if not self.number:
+                return job.run(chosen)
+        except KeyboardInterrupt:
+            self.number = self.number or signal.SIGINT
+        finally:
+            self._at_work = False
+        return _failed([chosen], Interrupted(), INTERRUPTED)[0]
+
+
+def run_here(job: Job, groups: Iterable[Group], attention: Attention) -> Iterator[JobResult]:
+    """Run a job on checkpoints in this process, one after the other."""
+    for group in groups:
+        for chosen in group:
+            yield attention.run(job, chosen)
+            if attention.number:
+                return
+
+
+def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, count: int) -> Iterator[JobResult]:
+    """Run a job in several processes, and yield the results in the order in which they are there.
+
+    Parameters
+    ----------
+    job : Job
+        The work.
+    groups : iterable of tuple of Chosen
+        The checkpoints; those of a group are worked on one after the other.
+    count : int
+        How many processes.
+    attention : Attention
+        Notices signals. After one, the processes undo what they are doing, and say so.
+    """
+    left = _Queue(groups)
+    workers = [_Worker(job, count) for _ in range(count)]
+    try:
+        while not attention.number:
+            for worker in workers:
+                worker.feed(left)
+            busy = {worker.connection: worker for worker in workers if worker.sent}
+            if not busy:
+                return
+            for ready in connection.wait(list(busy), _LOOK):
+                worker = busy[ready]
+                yield worker.receive()
+                if worker.died:
+                    left.put_back(worker.sent)
+                    workers[workers.index(worker)] = _Worker(job, count)
+        for worker in workers:
+            worker.interrupt()
+        for worker in workers:
+            yield from worker.rest()
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def run_by_executor(
+    job: Job, groups: Iterable[Group], attention: Attention, executor: Executor, ahead: int = 64
+) -> Iterator[JobResult]:
+    """Run a job by an executor, perhaps on other machines, and yield the results in the order in which they are there.
+
+    Parameters
+    ----------
+    job, groups, attention
+        As for `run_in_processes`. After a signal, only the work that has not begun is given up.
+    executor : Executor
+        The executor.
+    ahead : int
+        How many groups are submitted before the first of them is done.
+    """
+    done: queue.SimpleQueue[Future[list[JobResult]]] = queue.SimpleQueue()
+    running: dict[Future[list[JobResult]], Group] = {}
+    left = iter(groups)
+    try:
+        while True:
+            while not attention.number and len(running) < ahead and (group := next(left, None)) is not None:
+                future = executor.submit(run_group, job, group)
+                running[future] = group
+                future.add_done_callback(done.put)
+            if attention.number:
+                for future in running:
+                    future.cancel()
+            if not running:
+                return
+            try:
+                future = done.get(timeout=_LOOK)
+            except queue.Empty:
+                continue
+            group = running.pop(future)
+            try:
+                yield from future.result()
+            except CancelledError:
+                yield from _failed(group, Interrupted(), INTERRUPTED)
+            except Exception as error:  # of the executor: the worker died, or it gave the work up
+                yield from _failed(group, WorkerDied(f"{type(error).__name__}: {error}"))
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def run_group(job: Job, group: Group) -> list[JobResult]:
+    """Run a job on the checkpoints of a group: a function that an executor can send to another process."""
+    return [job.run(chosen) for chosen in group]
+
+
+def _failed(group: Iterable[Chosen], error: MigrateError, status: str = FAILED) -> list[JobResult]:
+    return [JobResult(each.path, status, error=copy.copy(error).about(each.path), size=each.size) for each in group]
+
+
+class _Queue:
+    """Groups that wait for a worker; some come back because a worker died."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._groups = iter(groups)
+        self._again: collections.deque[Group] = collections.deque()
+
+    def next(self) -> Group | None:
+        return self._again.popleft() if self._again else next(self._groups, None)
+
+    def put_back(self, groups: Iterable[Group]) -> None:
+        self._again.extend(groups)
+
+
+class _Worker:
+    """A process that works on one group after the other.
+
+    Attributes
+    ----------
+    connection : Connection
+        To the process.
+    sent : deque of tuple of Chosen
+        The checkpoints that it still has to work on, the current group first.
+    died : bool
+        Whether the process ended before its time.
+    """
+
+    def __init__(self, job: Job, count: int) -> None:
+        context = _context()
+        self.connection, theirs = context.Pipe()
+        self.sent: collections.deque[Group] = collections.deque()
+        self.died = False
+        self._process = context.Process(target=_work, args=(theirs, job, count), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def feed(self, left: _Queue) -> None:
+        """Send groups, as far as the process can take them without waiting."""
+        while len(self.sent) < _AHEAD and all(len(group) == 1 for group in self.sent):
+            group = left.next()
+            if group is None:
+                return
+            self.sent.append(group)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; receiving will say so
+                self.connection.send(group)
+
+    def receive(self) -> JobResult:
+        """Return the next result; if the process died, say so of the checkpoint that it worked on."""
+        try:
+            result: JobResult = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            self.died = True
+            return _failed([self._done()], self._why())[0]
+        self._done()
+        return result
+
+    def _done(self) -> Chosen:
+        """Take the checkpoint that the process worked on off the list."""
+        current = self.sent.popleft()
+        if len(current) > 1:
+            self.sent.appendleft(current[1:])
+        return current[0]
+
+    def _why(self) -> WorkerDied:
+        code = self._process.exitcode or 0
+        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+        return WorkerDied(f"{why}{hint}")
+
+    def interrupt(self) -> None:
+        """Let the process undo what it is doing, and begin nothing more."""
+        if self._process.is_alive() and self._process.pid is not None:
+            os.kill(self._process.pid, signal.SIGTERM)
+
+    def rest(self) -> list[JobResult]:
+        """Return the results of everything that was sent, after an interruption."""
+        return [self.receive() for _ in range(sum(map(len, self.sent)))]
+
+    def close(self) -> None:
+        """Let the process end, and undo what it is doing."""
+        if self.sent:
+            self.interrupt()
+        self.connection.close()
+        self._process.join()
+
+
+def _context() -> Any:
+    """Return the way to start processes: not by forking this one, which may have threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "anemoi_ckpt_migrate.runtime.session"])
+    return context
+
+
+def _work(parent: connection.Connection, job: Job, count: int) -> None:
+    """Work on groups that come over a connection until it ends: the main function of a process."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    attention = Attention()
+    for number in _SIGNALS:
+        signal.signal(number, attention.notice)
+    with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
+        while True:
+            for chosen in parent.recv():
+                parent.send(attention.run(job, chosen))
+
+
+Runner = Callable[[Job, Iterable[Group], Attention], Iterator[JobResult]]
+"""Runs a job on groups of checkpoints, until a signal comes."""
+
+
+def runner(jobs: int = 1, executor: Executor | None = None) -> Runner:
+    """Return the way to run a job: by an executor, in several processes, or here.
+
+    Parameters
+    ----------
+    jobs : int
+        The number of processes; 0 for as many as this process has processors.
+    executor : Executor, optional
+        An executor, which is used instead.
+    """
+    if executor is not None:
+        return functools.partial(run_by_executor, executor=executor)
+    count = jobs or len(os.sched_getaffinity(0))
+    return run_here if count == 1 else functools.partial(run_in_processes, count=count)
