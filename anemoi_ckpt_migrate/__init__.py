@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         heads,
         write_head_file,
     )
-    from anemoi_ckpt_migrate.commands.check import Checked, Problem, check
+    from anemoi_ckpt_migrate.commands.check import check
+    from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
     from anemoi_ckpt_migrate.commands.compact import Compacted, compact
     from anemoi_ckpt_migrate.commands.current import Current, current
     from anemoi_ckpt_migrate.commands.diff import Diff, diff
@@ -65,10 +66,10 @@ _HOMES = {
         "heads",
         "write_head_file",
     ),
-    "commands.check": (
+    "commands.check": ("check",),
+    "commands.check_result": (
         "Checked",
         "Problem",
-        "check",
     ),
     "commands.compact": (
         "Compacted",

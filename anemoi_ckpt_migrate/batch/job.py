@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.errors import (
     ForeignFile,
     HasRecord,
     MigrateError,
+    NoConfiguration,
     NotACheckpoint,
     Refused,
     Unrelated,
@@ -34,7 +35,8 @@ MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED = "moved", "same", "unrelat
 run was interrupted before it was done."""
 STATUSES = (MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED)
 _WRITES = frozenset({"upgrade", "downgrade", "sync", "stamp", "compact"})
-_KNOWS = frozenset({"upgrade", "downgrade", "sync", "stamp"})
+_KNOWS = frozenset({"upgrade", "downgrade", "sync", "stamp", "check_checkpoint"})
+_OF_PROJECT = _KNOWS | {"current", "inspect"}
 _TELLING = (".ckpt", ".pt", ".pth", ".safetensors")
 _LISTINGS = FolderListings(seconds=10.0)  # of this process
 
@@ -103,7 +105,7 @@ class Job:
     config, chain : str or None
         Where the scripts are: the configuration, or a published chain. Each process reads them once.
     needs_project : bool
-        Whether the command takes a project, which has to exist.
+        Whether there has to be a project.
     output : str or None
         A folder in which results have the same relative paths; nothing else is written.
     """
@@ -140,8 +142,8 @@ class Job:
     def _run(self, chosen: Chosen) -> Any:
         command = getattr(importlib.import_module(f"anemoi_ckpt_migrate.commands.{self.command}"), self.command)
         options = dict(self.options)
-        if self.needs_project:
-            options["project"] = project_of(self.config, self.chain)
+        if self.command in _OF_PROJECT:
+            options["project"] = self._project()
         if self.command in _KNOWS:
             options["known_only"] = not chosen.named
         if self.output is not None:
@@ -151,6 +153,14 @@ class Job:
         if chosen.left and self.command in _WRITES and self.output is None and not self.options.get("dry_run"):
             remove_left(Path(chosen.path))
         return found
+
+    def _project(self) -> Project | None:
+        try:
+            return project_of(self.config, self.chain)
+        except NoConfiguration:
+            if self.needs_project:
+                raise
+            return None
 
     def _status_of(self, error: MigrateError, chosen: Chosen) -> str:
         if not chosen.named and (isinstance(error, (Unrelated, ForeignFile)) or _says_nothing(error, chosen.path)):

@@ -57,8 +57,8 @@ def history(
         The project or the checkpoint cannot be read, or the range makes no sense.
     """
     found = resolve_project(project)
-    record, notes = (None, ()) if checkpoint is None else standing(checkpoint, found)
-    record = record or (None if checkpoint is None else Record())
+    place = None if checkpoint is None else standing(checkpoint, found)
+    record, notes = (None, ()) if place is None else (place.record or Record(), place.notes)
     lineage = () if record is None else record.lineage
     graph = found.graph.seen_from(entry.revision for entry in lineage)
     if rev_range is None:

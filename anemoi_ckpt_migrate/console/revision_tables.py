@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.util.text import plain
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.branches import Branches, Head
-    from anemoi_ckpt_migrate.commands.check import Checked
+    from anemoi_ckpt_migrate.commands.check_result import Checked
     from anemoi_ckpt_migrate.commands.current import Current
     from anemoi_ckpt_migrate.commands.history import History
     from anemoi_ckpt_migrate.commands.manifest import Manifest

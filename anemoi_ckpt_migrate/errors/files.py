@@ -90,7 +90,11 @@ class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is unchanged."""
 
 
-class NoRoom(CannotWrite):
+class DiskFull(CannotWrite):
+    """The disk, or your quota of it, is full; the checkpoint is unchanged."""
+
+
+class NoRoom(DiskFull):
     """There is too little space for the result; nothing was written."""
 
     def __init__(self, needed: int, free: int, where: str) -> None:

@@ -1,0 +1,140 @@
+"""Run a command on many checkpoints, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+from anemoi_ckpt_migrate.batch.dask_cluster import dask_executor
+from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, REFUSED, Job, JobResult
+from anemoi_ckpt_migrate.batch.pool import Attention, runner
+from anemoi_ckpt_migrate.batch.report_file import report_file
+from anemoi_ckpt_migrate.batch.select import Chosen, Selection
+from anemoi_ckpt_migrate.cli.common import worst
+from anemoi_ckpt_migrate.console import output
+from anemoi_ckpt_migrate.console.batch_progress import batch_progress
+from anemoi_ckpt_migrate.errors import DiskFull, UsageError
+from anemoi_ckpt_migrate.util.text import sized
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Table(Protocol):
+    """What a call prints at its end."""
+
+    def add(self, result: JobResult) -> None:
+        """Count the result for one checkpoint."""
+
+    def print(self, quiet: bool) -> None:
+        """Print the table, or a line."""
+
+
+def run_batch(
+    args: argparse.Namespace,
+    selection: Selection,
+    job: Job,
+    show: Callable[[Any], None],
+    table: Table,
+    code_of: Callable[[Any], int] = lambda result: 0,
+) -> int:
+    """Run a job on many checkpoints, say what became of them, and return the exit code.
+
+    Parameters
+    ----------
+    args : Namespace
+        The arguments of the command line.
+    selection : Selection
+        The checkpoints.
+    job : Job
+        The work.
+    show : callable
+        Prints the result of the command for one checkpoint.
+    table : Table
+        Prints the end.
+    code_of : callable
+        Returns the exit code for the result of the command on one checkpoint.
+    """
+    groups = list(selection.groups())
+    chosen = [each for group in groups for each in group]
+    attention, codes, left = Attention(), [0], len(chosen)
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(dask_executor(args.dask, args.jobs)) if args.dask else None
+        report = stack.enter_context(report_file(args.report, _header(args, job))) if args.report else None
+        if report is not None:
+            report.found(each.path for each in chosen)
+        stack.enter_context(_signals(attention))
+        hidden = args.quiet or args.json
+        advance = stack.enter_context(batch_progress(len(chosen), sum(each.size for each in chosen), hidden))
+        for result in runner(args.jobs, executor)(job, groups, attention):
+            left -= result.status != INTERRUPTED
+            codes.append(code_of(result.result) if result.error is None else result.exit_code)
+            table.add(result)
+            if report is not None:
+                report.add(result)
+            _tell(result, args, show)
+            advance(result)
+            if isinstance(result.error, UsageError):  # the others would fail in the same way
+                raise result.error
+            if isinstance(result.error, DiskFull) and not attention.stopped:
+                attention.stop()
+    if not args.json:
+        table.print(args.quiet)
+    if attention.number:
+        sys.stderr.write(
+            f"interrupted with {left:,} of {len(chosen):,} left; run the same command again to do the rest\n"
+        )
+        return 128 + attention.number
+    if attention.stopped:
+        output.warn([_stopped(chosen, left)])
+    return worst(codes)
+
+
+def _tell(result: JobResult, args: argparse.Namespace, show: Callable[[Any], None]) -> None:
+    """Say what became of one checkpoint, as far as you want to know it."""
+    if args.verbose and result.printed:
+        (sys.stderr if args.json else sys.stdout).write(result.printed)
+    if result.error is None:
+        if args.json or (args.verbose and not args.quiet):
+            show(result.result)
+    elif result.status in (FAILED, REFUSED):
+        output.complain(result.error, args.json, result.checkpoint)
+    elif args.json:
+        output.print_json(result.to_data())
+    elif args.verbose and not args.quiet:
+        output.say(f"{result.error}")
+
+
+def _stopped(chosen: Sequence[Chosen], left: int) -> str:
+    needed = sum(each.size for each in chosen[-left:]) if left else 0
+    ways = "free some space, or give --no-backup or --in-place, and run the same command again"
+    return f"stopped because the disk is full, with {left:,} left, whose copies need up to {sized(needed)}: {ways}"
+
+
+def _header(args: argparse.Namespace, job: Job) -> dict[str, Any]:
+    given = [*args.checkpoints, *([args.from_file] if args.from_file else [])]
+    return {"command": job.command, "target": job.options.get("target", ""), "given": given, "part": args.part}
+
+
+@contextlib.contextmanager
+def _signals(attention: Attention) -> Iterator[None]:
+    """Let signals stop the work, and the second one end the process."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        attention.notice(number, frame)
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, notice)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
