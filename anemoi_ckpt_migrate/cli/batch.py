@@ -67,6 +67,7 @@ def run_batch(
         report = stack.enter_context(report_file(args.report, _header(args, job))) if args.report else None
         if report is not None:
             report.found(each.path for each in chosen)
+            report.found_all()
         stack.enter_context(_signals(attention))
         hidden = args.quiet or args.json
         advance = stack.enter_context(batch_progress(len(chosen), sum(each.size for each in chosen), hidden))

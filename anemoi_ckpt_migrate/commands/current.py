@@ -53,6 +53,7 @@ class Current:
 
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
+        file = {} if self.file is None else {name: getattr(self.file, name) for name in ("format", "size", "dead")}
         return {
             "checkpoint": self.checkpoint,
             "recorded": self.recorded,
