@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, shown_path
+from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, UsageError, shown_path
 
 _MOST = 5  # differences in a sentence
 
@@ -73,6 +73,18 @@ class NoCheckpointInFolder(MigrateError):
 
 class CannotRead(MigrateError):
     """The file cannot be read."""
+
+
+class NotAReport(UsageError):
+    """The file is no report, or none that this version can read."""
+
+
+class DamagedReport(MigrateError):
+    """A line of a report is damaged."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"line {number} of the report is damaged; remove the line, or restore the file")
 
 
 class NoStoreLibrary(CannotRead):
