@@ -32,7 +32,7 @@ def add_selection(parser: argparse.ArgumentParser, required: bool = True) -> Non
     add_recursive(parser, "-r")
     group = parser.add_argument_group("which checkpoints")
     group.add_argument("--from-file", metavar="LIST", help="also those in a file, a path a line; - for standard input")
-    group.add_argument("-0", "--null", action="store_true", help="paths in LIST end in NUL bytes, as of find -print0")
+    group.add_argument("--null", action="store_true", help="paths in LIST end in NUL bytes, as of find -print0")
     leave = "leave out files and folders of this name or path below the folder (* fits slashes too); may be repeated"
     group.add_argument("--exclude", metavar="GLOB", action="append", default=[], help=leave)
     take = "treat files of this name or path as named: also if nothing tells that they belong to the project"
@@ -81,7 +81,7 @@ def selection_of(args: argparse.Namespace) -> Selection:
     from anemoi_ckpt_migrate.util.time_text import parse_time
 
     if args.needs_checkpoint and not args.checkpoints and args.from_file is None:
-        raise UsageError("which checkpoints? Give a path, a folder with --recursive, or a list with --from-file")
+        raise UsageError("CKPT is missing: give a checkpoint, a folder with --recursive, or a list with --from-file")
     if args.null and args.from_file is None:
         raise UsageError("--null is about the list of --from-file, which is not given")
     return Selection(

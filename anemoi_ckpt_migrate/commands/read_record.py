@@ -29,8 +29,19 @@ class Standing(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_record(checkpoint: StrPath, chain: str | None = None) -> Standing:
-    """Return the record of a checkpoint, for one chain or for all.
+def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
+    """Return the record of a checkpoint, for one chain or for all; None if it has none.
+
+    Raises
+    ------
+    MigrateError
+        The checkpoint cannot be read.
+    """
+    return recorded(checkpoint, chain).record
+
+
+def recorded(checkpoint: StrPath, chain: str | None = None) -> Standing:
+    """Return the record of a checkpoint, for one chain or for all, and facts about its file.
 
     Raises
     ------
@@ -59,7 +70,7 @@ def standing(checkpoint: StrPath, project: Project) -> Standing:
         The checkpoint cannot be read, `recognise` failed, or the list in the checkpoint contradicts the scripts.
     """
     config = project.config
-    found = read_record(checkpoint, config.chain)
+    found = recorded(checkpoint, config.chain)
     own = found.record
     if own is not None and (own.lineage or own.log):
         return found

@@ -98,7 +98,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
 
 
 def _show_carried(target: targets.Target, checkpoint: StrPath) -> Shown:
-    record = read_record(checkpoint).record or Record()
+    record = read_record(checkpoint) or Record()
     ids = [entry.revision for entry in record.lineage]
     if isinstance(target, targets.Id):
         try:
