@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate.batch.report import Report, report
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "batch.report": (
+        "Report",
+        "report",
+    ),
     "commands.branches": (
         "Branch",
         "BranchPoint",
@@ -189,6 +194,7 @@ __all__ = [
     "Recovered",
     "Refused",
     "Release",
+    "Report",
     "Result",
     "Shown",
     "Squashed",
@@ -219,6 +225,7 @@ __all__ = [
     "rebase",
     "recover",
     "release",
+    "report",
     "revision",
     "show",
     "squash",

@@ -23,6 +23,7 @@ from anemoi_ckpt_migrate.batch.report_lines import (
 )
 from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import CannotWrite, NotAReport
+from anemoi_ckpt_migrate.storage.atomic_replace import sync_folder
 from anemoi_ckpt_migrate.storage.lock import locked
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
@@ -74,6 +75,7 @@ def report_file(path: StrPath, header: Mapping[str, Any]) -> Iterator[ReportFile
             descriptor = os.open(place, _FLAGS, 0o666)
             held.callback(os.close, descriptor)
             _remove_torn(descriptor, place)
+            sync_folder(place.parent)
         report = ReportFile(place, descriptor, header)
         try:
             yield report

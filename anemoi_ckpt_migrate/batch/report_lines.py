@@ -160,6 +160,14 @@ def _is_error(value: Any) -> bool:
 
 # The kinds of lines, and what their fields hold. Other fields may be there.
 _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    REPORT: {
+        REPORT: _is_count,
+        "time": _is_time,
+        "folder": _is_path,
+        "command": _is_text_or_none,
+        "target": _is_text_or_none,
+        "part": _is_part,
+    },
     CHECKPOINT: {
         CHECKPOINT: _is_path,
         "status": STATUSES.__contains__,
@@ -174,12 +182,4 @@ _FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
     },
     FOUND: {FOUND: lambda value: _is_list(value, _is_path)},
     FOUND_ALL: {FOUND_ALL: _is_count},
-    REPORT: {
-        REPORT: _is_count,
-        "time": _is_time,
-        "folder": _is_path,
-        "command": _is_text_or_none,
-        "target": _is_text_or_none,
-        "part": _is_part,
-    },
 }

@@ -63,6 +63,12 @@ def _add_about_checkpoints(adding: Any) -> None:
         help="with --update, record the parameters of this checkpoint instead",
     )
     add_json(manifest)
+    report = add(adding, "report", _report, "sum up the reports of runs over many checkpoints, and list what is left")
+    report.add_argument("reports", metavar="FILE", nargs="+", help="files that --report wrote; reports of parts merge")
+    left = "list only the checkpoints that are left to do, a path a line, as --from-file takes them"
+    report.add_argument("--left", action="store_true", help=left)
+    report.add_argument("--null", action="store_true", help="with --left, end each path with a NUL byte instead")
+    add_json(report)
 
 
 def _add_about_revisions(adding: Any) -> None:
@@ -168,6 +174,20 @@ def _manifest(args: argparse.Namespace) -> int:
         raise UsageError("--from needs --update, because it names the checkpoint to record")
     revision_tables.print_manifests(manifest.manifest(args.models, at=args.at, project=args.config), args.json)
     return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.batch.report import report
+    from anemoi_ckpt_migrate.console import summary_table
+
+    if args.null and not args.left:
+        raise UsageError("--null needs --left, because it says how the listed paths end")
+    merged = report(args.reports)
+    if args.left and not args.json:
+        summary_table.print_left(merged, args.null)
+    else:
+        summary_table.print_report(merged, args.json)
+    return merged.exit_code
 
 
 def _history(args: argparse.Namespace) -> int:
