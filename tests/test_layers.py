@@ -52,6 +52,8 @@ HEAVY = {
     "packaging": "revisions.releases",
     "fsspec": "storage.remote.find_store storage.remote.s3_store storage.remote.azure_store",
     "azure": "storage.remote.azure_store",
+    "distributed": "batch.dask_cluster",
+    "dask": "batch.dask_cluster",
 }
 
 

@@ -7,9 +7,12 @@ import functools
 import importlib
 import io
 import os
+import secrets
+import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +42,7 @@ _KNOWS = frozenset({"upgrade", "downgrade", "sync", "stamp", "check_checkpoint"}
 _OF_PROJECT = _KNOWS | {"current", "inspect"}
 _TELLING = (".ckpt", ".pt", ".pth", ".safetensors")
 _LISTINGS = FolderListings(seconds=10.0)  # of this process
+_TURN = threading.Lock()
 
 
 class Printable(Protocol):
@@ -108,6 +112,10 @@ class Job:
         Whether there has to be a project.
     output : str or None
         A folder in which results have the same relative paths; nothing else is written.
+    folder : str
+        The current folder of the caller, which relative paths are below.
+    call : str
+        Tells this call from others: a process that serves several reads the scripts anew for each.
     """
 
     command: str
@@ -116,16 +124,27 @@ class Job:
     chain: str | None = None
     needs_project: bool = True
     output: str | None = None
+    folder: str = field(default_factory=lambda: _current_folder())
+    call: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def run(self, chosen: Chosen) -> JobResult:
-        """Run the command on one checkpoint. Every error is part of the result."""
+        """Run the command on one checkpoint. Every error is part of the result.
+
+        The current folder, the recursion limit and the filters of warnings belong to a whole process, so its threads
+        take turns.
+        """
+        with _TURN:
+            return self._result(chosen)
+
+    def _result(self, chosen: Chosen) -> JobResult:
         begun, printed = time.perf_counter(), io.StringIO()
         status, result, error = SAME, None, chosen.error
         if error is None:
             try:
                 with (
-                    contextlib.redirect_stdout(printed),
+                    _hearing(printed),
                     explain_system_errors(chosen.path),
+                    _working_in(self.folder),
                     folders_listed_once(_LISTINGS),
                 ):
                     result = self._run(chosen)
@@ -156,7 +175,7 @@ class Job:
 
     def _project(self) -> Project | None:
         try:
-            return project_of(self.config, self.chain)
+            return project_of(self.config, self.chain, self.call)
         except NoConfiguration:
             if self.needs_project:
                 raise
@@ -176,9 +195,53 @@ def run_job(job: Job, chosen: Chosen) -> JobResult:
 
 
 @functools.lru_cache(maxsize=4)
-def project_of(config: str | None, chain: str | None) -> Project:
-    """Return the project of a configuration or a chain, whose scripts are read once in this process."""
+def project_of(config: str | None, chain: str | None, call: str = "") -> Project:
+    """Return the project of a configuration or a chain, whose scripts are read once in this process for each call."""
     return open_chain(chain) if chain is not None else open_project(config)
+
+
+class _Stdout:
+    """A standard output that collects what this thread writes; what others write goes where it went."""
+
+    def __init__(self, collected: io.StringIO, others: Any) -> None:
+        self._thread, self._collected, self._others = threading.get_ident(), collected, others
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collected if threading.get_ident() == self._thread else self._others, name)
+
+
+@contextlib.contextmanager
+def _hearing(collected: io.StringIO) -> Iterator[None]:
+    """Collect what this thread prints."""
+    before = sys.stdout
+    sys.stdout = ours = _Stdout(collected, before)
+    try:
+        yield
+    finally:
+        if sys.stdout is ours:  # else another thread has redirected it meanwhile
+            sys.stdout = before
+
+
+def _current_folder() -> str:
+    """Return the current folder; nothing if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    """Make a folder the current one. A process of the same call is there already."""
+    before = _current_folder()
+    if folder in (before, ""):
+        yield
+        return
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before or os.sep)
 
 
 def _has_moved(result: Any) -> bool:

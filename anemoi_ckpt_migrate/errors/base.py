@@ -140,8 +140,34 @@ class WorkerDied(MigrateError):
         super().__init__(f"the process that worked on it died ({why}); the file is the old one or the new one, whole")
 
 
+class ExecutorFailed(MigrateError):
+    """An executor gave no result: its workers died, or it takes no more work."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"the executor gave no result ({why}); the file is the old one or the new one, whole: run it again"
+        )
+
+
 class Interrupted(MigrateError):
     """The run was interrupted before the checkpoint was done."""
 
     def __init__(self, _: str = "") -> None:
-        super().__init__("the run was interrupted; the file is unchanged")
+        super().__init__("the run was interrupted; the file is the old one or the new one, whole: run it again")
+
+
+class NoClusterLibrary(MigrateError):
+    """The library of a cluster is not installed."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"--dask needs {what}, which cannot be imported; run `pip install 'ckpt-migrate[dask]'`")
+
+
+class NoCluster(MigrateError):
+    """A cluster cannot be used, and nothing was begun."""
+
+    def __init__(self, address: str, why: str) -> None:
+        self.address, self.why = address, why
+        super().__init__(f"the Dask cluster at {address} cannot be used: {why} (nothing was changed)")
