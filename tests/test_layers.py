@@ -34,7 +34,8 @@ state revisions
 record
 tree
 storage
-util errors
+util
+errors
 _version
 """
 RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines()) for folder in folders.split()}

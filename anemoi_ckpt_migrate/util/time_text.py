@@ -62,9 +62,7 @@ def parse_time(text: str) -> float:
             return _of_iso(*iso.groups())
         return os.stat(text).st_mtime
     except (OSError, ValueError, OverflowError) as error:
-        way = (
-            "give an age such as 7d, a date such as 2026-11-30, a time such as 2026-11-30T18:00, or a file that exists"
-        )
+        way = "give an age such as 7d, a date such as 2026-11-30, a time such as 2026-11-30T18:00, or a file"
         raise UsageError(f"{text!r:.80} is no time; {way}") from error
 
 
