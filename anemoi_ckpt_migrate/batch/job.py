@@ -127,6 +127,11 @@ class Job:
     folder: str = field(default_factory=lambda: _current_folder())
     call: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    @property
+    def needed(self) -> list[str]:
+        """The files that every process has to see."""
+        return [] if self.config is None else [self.config]
+
     def run(self, chosen: Chosen) -> JobResult:
         """Run the command on one checkpoint. Every error is part of the result.
 

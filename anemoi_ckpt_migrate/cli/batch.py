@@ -63,7 +63,7 @@ def run_batch(
     chosen = [each for group in groups for each in group]
     attention, codes, left = Attention(), [0], len(chosen)
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(dask_executor(args.dask, args.jobs)) if args.dask else None
+        executor = stack.enter_context(dask_executor(args.dask, args.jobs, job.needed)) if args.dask else None
         report = stack.enter_context(report_file(args.report, _header(args, job))) if args.report else None
         if report is not None:
             report.found(each.path for each in chosen)

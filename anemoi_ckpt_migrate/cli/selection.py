@@ -27,7 +27,8 @@ def add_selection(parser: argparse.ArgumentParser, required: bool = True) -> Non
         Whether the command needs a checkpoint.
     """
     what = "checkpoints: files, folders, URLs; quoted patterns such as 'runs/**/*.ckpt'"
-    parser.add_argument("checkpoints", metavar="CKPT", nargs="*", help=what)
+    named = parser.add_argument("checkpoints", metavar="CKPT", nargs="+", default=[], help=what)
+    named.required = False  # with "*", argparse would take none before an option, and refuse those after it
     parser.set_defaults(needs_checkpoint=required)
     add_recursive(parser, "-r")
     group = parser.add_argument_group("which checkpoints")

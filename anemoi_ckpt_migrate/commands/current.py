@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.branches import Head, _head_of
-from anemoi_ckpt_migrate.commands.read_record import recorded, standing
+from anemoi_ckpt_migrate.commands.read_record import read_standing, standing
 from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
 from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
@@ -84,7 +84,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     """
     known, warnings, chain = _scripts(project)
     scripts = None if known is None else known.graph
-    found = recorded(checkpoint, chain) if known is None else standing(checkpoint, known)
+    found = read_standing(checkpoint, chain) if known is None else standing(checkpoint, known)
     record, notes = found.record or Record(), found.notes
     warnings += notes
     at, at_head = record.heads, None

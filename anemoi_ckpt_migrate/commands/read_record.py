@@ -37,10 +37,10 @@ def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
     MigrateError
         The checkpoint cannot be read.
     """
-    return recorded(checkpoint, chain).record
+    return read_standing(checkpoint, chain).record
 
 
-def recorded(checkpoint: StrPath, chain: str | None = None) -> Standing:
+def read_standing(checkpoint: StrPath, chain: str | None = None) -> Standing:
     """Return the record of a checkpoint, for one chain or for all, and facts about its file.
 
     Raises
@@ -70,7 +70,7 @@ def standing(checkpoint: StrPath, project: Project) -> Standing:
         The checkpoint cannot be read, `recognise` failed, or the list in the checkpoint contradicts the scripts.
     """
     config = project.config
-    found = recorded(checkpoint, config.chain)
+    found = read_standing(checkpoint, config.chain)
     own = found.record
     if own is not None and (own.lineage or own.log):
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from anemoi_ckpt_migrate.batch.job import JobResult
-from anemoi_ckpt_migrate.batch.summary import masked
+from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, print_table
 
@@ -26,7 +26,7 @@ class CheckTable:
             return
         self._fine += not result.result.problems
         for problem in result.result.problems:
-            reason = masked(problem.message)
+            reason = mask(problem.message, result.checkpoint)
             count, example = self._problems.get(reason, (0, str(problem)))
             self._problems[reason] = count + 1, example
 
