@@ -68,7 +68,7 @@ class NoCheckpointInFolder(MigrateError):
     exit_code = USAGE
 
     def __init__(self) -> None:
-        super().__init__("it is a directory, not a checkpoint; give the path of a checkpoint in it")
+        super().__init__("it is a directory, not a checkpoint; give --recursive for all checkpoints below it")
 
 
 class CannotRead(MigrateError):
