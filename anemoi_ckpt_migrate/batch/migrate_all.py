@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import Job, JobResult
@@ -46,7 +47,8 @@ def migrate_all(
         Runs the work instead: that of a process pool, of Dask, of MPI... It sends functions of this package to its
         workers, which have to have it installed and see the same files.
     output : path, optional
-        A folder in which results get the same relative paths; checkpoints stay unchanged.
+        A folder, made if needed, in which results get the same relative paths; checkpoints stay unchanged. A result
+        that is there already, at the end of its plan, stays.
     **options
         Other arguments of the command, such as ``backup`` or ``dry_run``.
 
@@ -69,7 +71,9 @@ def migrate_all(
     selection = paths if isinstance(paths, Selection) else Selection(tuple(os.fspath(path) for path in paths))
     arguments = options if command == "sync" else {"target": target, **options}
     config, chain = _place_of(project)
-    job = Job(command, arguments, config, chain, output=None if output is None else os.fspath(output))
+    place = None if output is None else os.path.abspath(output)
+    selection = replace(selection, output=place)
+    job = Job(command, arguments, config, chain, output=place)
     yield from runner(jobs, executor)(job, selection.groups(), Attention())
 
 

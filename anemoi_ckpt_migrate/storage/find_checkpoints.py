@@ -127,6 +127,10 @@ class Walk:
         for place in links:  # grows meanwhile
             yield from self._below(place, links)
 
+    def leave_out(self, folder: str) -> None:
+        """Visit nothing in a folder."""
+        self._folders.add(os.path.realpath(folder))
+
     def _below(self, start: _Place, links: list[_Place]) -> Iterator[Group]:
         group: list[Entry] = []
         outermost: _Place | None = None  # the folder to whose checkpoint the group belongs
