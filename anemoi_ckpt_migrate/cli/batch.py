@@ -73,7 +73,7 @@ def run_batch(
         advance = stack.enter_context(batch_progress(len(chosen), sum(each.size for each in chosen), hidden))
         for result in runner(args.jobs, executor)(job, groups, attention):
             left -= result.status != INTERRUPTED
-            codes.append(code_of(result.result) if result.error is None else result.exit_code)
+            codes.append(code_of(result.result) if result.result is not None else result.exit_code)
             table.add(result)
             if report is not None:
                 report.add(result)
@@ -97,6 +97,9 @@ def run_batch(
 
 def _tell(result: JobResult, args: argparse.Namespace, show: Callable[[Any], None]) -> None:
     """Say what became of one checkpoint, as far as you want to know it."""
+    if result.same_as:
+        output.warn([f"{result.checkpoint}: skipped, because it is the same file as {result.same_as}"])
+        return
     if args.verbose and result.printed:
         (sys.stderr if args.json else sys.stdout).write(result.printed)
     if result.error is None:

@@ -187,9 +187,8 @@ def _many(
     from anemoi_ckpt_migrate.cli.batch import run_batch
     from anemoi_ckpt_migrate.console.summary_table import SummaryTable
 
-    options = _options(args)
-    folder = options.pop("output", None)
-    job = job_of(args, args.command, options, needs_project, folder)
+    options = {name: value for name, value in _options(args).items() if name != "output"}
+    job = job_of(args, args.command, options, needs_project)
     return run_batch(args, selection, job, lambda result: show(result, args.json), SummaryTable(args.command))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.cli.batch import run_batch
     from anemoi_ckpt_migrate.console.current_table import CurrentTable
 
-    table = CurrentTable()
+    table = CurrentTable(selection.backups())
     job = job_of(args, "current", {}, needs_project=args.check_heads)
     return run_batch(
         args, selection, job, lambda found: revision_tables.print_current(found, args.json), table, code_of
@@ -193,9 +194,36 @@ def _report(args: argparse.Namespace) -> int:
 def _history(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import history
 
-    found = history.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
-    revision_tables.print_history(found, args.json, args.graph, args.verbose)
-    return 0
+    if not args.recursive:
+        found = history.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
+        revision_tables.print_history(found, args.json, args.graph, args.verbose)
+        return 0
+    return _history_of_many(args)
+
+
+def _history_of_many(args: argparse.Namespace) -> int:
+    """List revisions with the number of checkpoints below a folder that are at each."""
+    from anemoi_ckpt_migrate.batch.job import FAILED
+    from anemoi_ckpt_migrate.batch.pool import Attention, run_here
+    from anemoi_ckpt_migrate.batch.select import Selection
+    from anemoi_ckpt_migrate.commands import history
+
+    if args.checkpoint is None:
+        raise UsageError("--recursive needs a folder, whose checkpoints are counted")
+    listed = history.history(rev_range=args.rev_range, project=args.config)
+    heads, none, failed = Counter[str](), 0, 0
+    job = job_of(args, "current", {})
+    for each in run_here(job, Selection((args.checkpoint,), recursive=True).groups(), Attention()):
+        failed += each.status == FAILED
+        if each.result is not None:
+            heads.update(head.revision for head in each.result.heads)
+            none += not each.result.heads
+    revision_tables.print_history(history.counted(listed, heads), args.json, args.graph, args.verbose)
+    if none:
+        output.warn([f"{none:,} checkpoints are at base, or have no record"])
+    if failed:
+        output.warn([f"{failed:,} files could not be read; `ckpt-migrate current -r` names them"])
+    return ERROR if failed else 0
 
 
 def _graph(args: argparse.Namespace) -> int:

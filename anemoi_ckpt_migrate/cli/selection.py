@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +96,19 @@ def selection_of(args: argparse.Namespace) -> Selection:
         None if args.newer_than is None else parse_time(args.newer_than),
         None if args.part is None else parse_part(args.part),
         args.allow_empty,
+        output=_folder_of(args),
     )
+
+
+def _folder_of(args: argparse.Namespace) -> str | None:
+    """Return the folder of ``--output``, if the command has the option."""
+    output = getattr(args, "output", None)
+    return None if output is None else os.path.abspath(output)
 
 
 def is_plain(args: argparse.Namespace, selection: Selection) -> bool:
     """Return whether a call is about a few checkpoints by name, each of which gets a text of its own."""
-    several = len(selection.paths) > 1 and getattr(args, "output", None) is not None
+    several = len(selection.paths) > 1 and selection.output is not None
     chosen = (args.jobs != 1, args.dask, args.report, args.quiet, several)
     return selection.is_plain and len(selection.paths) <= FEW and not any(chosen)
 
@@ -110,7 +118,6 @@ def job_of(
     command: str,
     options: Mapping[str, Any],
     needs_project: bool = True,
-    folder: str | None = None,
 ) -> Job:
     """Return the work on each of many checkpoints.
 
@@ -124,8 +131,6 @@ def job_of(
         Its arguments.
     needs_project : bool
         Whether there has to be a project.
-    folder : str, optional
-        The folder of ``--output``.
 
     Raises
     ------
@@ -137,7 +142,7 @@ def job_of(
     config, chain = (None, args.chain) if args.chain is not None else (args.config, None)
     if needs_project:
         project_of(config, chain)
-    return Job(command, options, config, chain, needs_project, folder)
+    return Job(command, options, config, chain, needs_project, _folder_of(args))
 
 
 def _count(text: str) -> int:

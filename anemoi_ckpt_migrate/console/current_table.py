@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.commands.current import Current
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, print_table
+from anemoi_ckpt_migrate.storage.find_checkpoints import Entry
 from anemoi_ckpt_migrate.util.text import sized
 
 
@@ -22,12 +24,18 @@ class _Row:
 
 
 class CurrentTable:
-    """Counts checkpoints by the revisions that they are at, and by format."""
+    """Counts checkpoints by the revisions that they are at, and by format.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    backups : iterable of Entry
+        The backups beside them.
+    """
+
+    def __init__(self, backups: Iterable[Entry] = ()) -> None:
         self._rows: dict[tuple[str, str], _Row] = {}
         self._others: Counter[str] = Counter()
-        self.backups = _Row()
+        self._backups = backups
 
     def add(self, result: JobResult) -> None:
         """Count a checkpoint."""
@@ -49,7 +57,8 @@ class CurrentTable:
                 [(*key, f"{row.count:,}", sized(row.size), sized(row.dead)) for key, row in rows],
             )
         others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
-        backups = [f"{self.backups.count:,} backups ({sized(self.backups.size)})"] if self.backups.count else []
+        sizes = [each.size for each in self._backups]
+        backups = [f"{len(sizes):,} backups ({sized(sum(sizes))})"] if sizes else []
         say(", ".join([f"{count:,} checkpoints ({sized(size)})", *others, *backups]))
 
 
