@@ -182,7 +182,8 @@ class Job:
             remove_left(Path(chosen.path))
         return found
 
-    def _project(self) -> Project | None:
+    def project(self) -> Project | None:
+        """Return the project, whose scripts this process reads once; None if there is none, and none is needed."""
         try:
             return project_of(self.config, self.chain, self.call)
         except NoConfiguration:
@@ -193,7 +194,7 @@ class Job:
     def _call(self, path: str, **options: Any) -> Any:
         """Run the command on a path, with further options."""
         command = getattr(importlib.import_module(f"anemoi_ckpt_migrate.commands.{self.command}"), self.command)
-        project = {"project": self._project()} if self.command in _OF_PROJECT else {}
+        project = {"project": self.project()} if self.command in _OF_PROJECT else {}
         return command(path, **{**self.options, **project, **options})
 
     def _into_output(self, chosen: Chosen, place: str, options: Mapping[str, Any]) -> Any:

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -14,13 +15,15 @@ from anemoi_ckpt_migrate.batch.dask_cluster import dask_executor
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, REFUSED, Job, JobResult
 from anemoi_ckpt_migrate.batch.pool import Attention, runner
 from anemoi_ckpt_migrate.batch.report_file import report_file
-from anemoi_ckpt_migrate.batch.select import Chosen, Selection
+from anemoi_ckpt_migrate.batch.select import Selection
+from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.cli.common import worst
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.console.batch_progress import batch_progress
-from anemoi_ckpt_migrate.errors import DiskFull, UsageError
+from anemoi_ckpt_migrate.errors import DiskFull, MigrateError, UsageError
 from anemoi_ckpt_migrate.util.text import sized
 
+_ALIKE = 10  # errors of a kind that are printed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -61,7 +64,8 @@ def run_batch(
     """
     groups = list(selection.groups())
     chosen = [each for group in groups for each in group]
-    attention, codes, left = Attention(), [0], len(chosen)
+    attention, codes, left = Attention(), [0], {each.path: each.size for each in chosen}
+    complaints = _Complaints(args)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(dask_executor(args.dask, args.jobs, job.needed)) if args.dask else None
         report = stack.enter_context(report_file(args.report, _header(args, job))) if args.report else None
@@ -72,30 +76,32 @@ def run_batch(
         hidden = args.quiet or args.json
         advance = stack.enter_context(batch_progress(len(chosen), sum(each.size for each in chosen), hidden))
         for result in runner(args.jobs, executor)(job, groups, attention):
-            left -= result.status != INTERRUPTED
+            is_full = isinstance(result.error, DiskFull)
+            if result.status != INTERRUPTED and not is_full:
+                left.pop(result.checkpoint, None)
             codes.append(code_of(result.result) if result.result is not None else result.exit_code)
             table.add(result)
             if report is not None:
                 report.add(result)
-            _tell(result, args, show)
+            _tell(result, args, show, complaints)
             advance(result)
             if isinstance(result.error, UsageError):  # the others would fail in the same way
                 raise result.error
-            if isinstance(result.error, DiskFull) and not attention.stopped:
+            if is_full:
                 attention.stop()
     if not args.json:
         table.print(args.quiet)
     if attention.number:
         sys.stderr.write(
-            f"interrupted with {left:,} of {len(chosen):,} left; run the same command again to do the rest\n"
+            f"interrupted with {len(left):,} of {len(chosen):,} left; run the same command again to do the rest\n"
         )
         return 128 + attention.number
     if attention.stopped:
-        output.warn([_stopped(chosen, left)])
+        output.warn([_stopped(left)])
     return worst(codes)
 
 
-def _tell(result: JobResult, args: argparse.Namespace, show: Callable[[Any], None]) -> None:
+def _tell(result: JobResult, args: argparse.Namespace, show: Callable[[Any], None], complaints: _Complaints) -> None:
     """Say what became of one checkpoint, as far as you want to know it."""
     if result.same_as:
         output.warn([f"{result.checkpoint}: skipped, because it is the same file as {result.same_as}"])
@@ -106,17 +112,37 @@ def _tell(result: JobResult, args: argparse.Namespace, show: Callable[[Any], Non
         if args.json or (args.verbose and not args.quiet):
             show(result.result)
     elif result.status in (FAILED, REFUSED):
-        output.complain(result.error, args.json, result.checkpoint)
+        complaints.add(result.error, result.checkpoint)
     elif args.json:
         output.print_json(result.to_data())
     elif args.verbose and not args.quiet:
         output.say(f"{result.error}")
 
 
-def _stopped(chosen: Sequence[Chosen], left: int) -> str:
-    needed = sum(each.size for each in chosen[-left:]) if left else 0
+def _stopped(left: Mapping[str, int]) -> str:
     ways = "free some space, or give --no-backup or --in-place, and run the same command again"
-    return f"stopped because the disk is full, with {left:,} left, whose copies need up to {sized(needed)}: {ways}"
+    size = sized(sum(left.values()))
+    return f"stopped because the disk is full, with {len(left):,} left, whose copies need up to {size}: {ways}"
+
+
+class _Complaints:
+    """Prints errors, but of those that differ only in names and numbers only the first ones."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def add(self, error: MigrateError, checkpoint: str) -> None:
+        """Print an error, unless there were many like it."""
+        reason = type(error).__name__, mask(error.sentence, checkpoint)
+        self._seen[reason] += 1
+        if self._seen[reason] <= _ALIKE or self._args.verbose:
+            output.complain(error, self._args.json, checkpoint)
+            return
+        if self._seen[reason] == _ALIKE + 1:
+            output.warn(["more errors of this kind are only counted; -v prints each"])
+        if self._args.json:
+            output.print_error(error, checkpoint)
 
 
 def _header(args: argparse.Namespace, job: Job) -> dict[str, Any]:

@@ -184,11 +184,14 @@ def _many(
     args: argparse.Namespace, selection: Selection, show: Callable[[Any, bool], None], needs_project: bool = True
 ) -> int:
     """Run the command on many checkpoints."""
+    from anemoi_ckpt_migrate.batch.migrate_all import check_target
     from anemoi_ckpt_migrate.cli.batch import run_batch
     from anemoi_ckpt_migrate.console.summary_table import SummaryTable
 
     options = {name: value for name, value in _options(args).items() if name != "output"}
     job = job_of(args, args.command, options, needs_project)
+    if args.command == "upgrade":
+        check_target(args.target, job.project())
     return run_batch(args, selection, job, lambda result: show(result, args.json), SummaryTable(args.command))
 
 

@@ -137,12 +137,13 @@ def job_of(
     MigrateError
         The project is missing or faulty: one error, not one for each checkpoint.
     """
-    from anemoi_ckpt_migrate.batch.job import Job, project_of
+    from anemoi_ckpt_migrate.batch.job import Job
 
     config, chain = (None, args.chain) if args.chain is not None else (args.config, None)
+    job = Job(command, options, config, chain, needs_project, _folder_of(args))
     if needs_project:
-        project_of(config, chain)
-    return Job(command, options, config, chain, needs_project, _folder_of(args))
+        job.project()
+    return job
 
 
 def _count(text: str) -> int:
