@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED, SAME, UNRELATED, JobResult
 from anemoi_ckpt_migrate.batch.report_lines import result_line
 from anemoi_ckpt_migrate.batch.summary import UNREACHED, Move, Reason, Summary
-from anemoi_ckpt_migrate.console.output import flush, print_json, printing, say, warn
+from anemoi_ckpt_migrate.console.output import flush, print_json, printing, put, say, warn
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.util.text import lasted, plain, sized
 
@@ -35,8 +35,6 @@ _WORDS = {
 _COLOURS = {MOVED: "green", REFUSED: "yellow", FAILED: "bold red", INTERRUPTED: "bold red", UNREACHED: "bold red"}
 _MOST = 10  # moves, reasons of a status, and warnings in the table; the others are counted
 _WIDE = 1 << 20  # letters of a line in a pipe or a file, where lines are not wrapped
-
-_Row = tuple[str, str, str, str]
 
 
 def summary_line(summary: Summary) -> str:
@@ -62,6 +60,7 @@ def print_summary(summary: Summary) -> None:
     """Print a summary as a table, whose last line is that of `summary_line`."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False, markup=False)
     table = Table.grid(padding=(0, 2))
@@ -69,10 +68,11 @@ def print_summary(summary: Summary) -> None:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for status, what, count, detail in _rows(summary):
-        table.add_row(what, count, plain(detail), style=_COLOURS.get(status, ""))
-    with printing():
-        for line in console.render_lines(table, pad=False) if table.row_count else ():
-            console.print(*line, sep="", soft_wrap=True)
+        table.add_row(Text(what, _COLOURS.get(status, "")), count, plain(detail))
+    with console.capture() as drawn:
+        console.print(table)
+    for line in drawn.get().splitlines():
+        put(line.rstrip())
     say(summary_line(summary))
 
 
@@ -145,7 +145,7 @@ def _done(summary: Summary) -> str:
     return f"{done} (dry run)" if summary.planned and summary.planned == summary.counts[MOVED] else done
 
 
-def _rows(summary: Summary) -> Iterator[_Row]:
+def _rows(summary: Summary) -> Iterator[tuple[str, str, str, str]]:
     """Yield the rows of the table: the status, the word for it, a count, and a detail."""
     word = _done(summary)
     moves = summary.moves
@@ -159,14 +159,14 @@ def _rows(summary: Summary) -> Iterator[_Row]:
     yield from _reasons("", "warning", summary.warnings)
 
 
-def _reasons(status: str, word: str, reasons: Sequence[Reason]) -> Iterator[_Row]:
+def _reasons(status: str, word: str, reasons: Sequence[Reason]) -> Iterator[tuple[str, str, str, str]]:
     for reason in reasons[:_MOST]:
         yield status, word, f"{reason.count:,}", reason.message
         yield "", "", "", reason.example if reason.count == 1 else f"for example {reason.example}"
     yield from _rest(status, word, reasons)
 
 
-def _rest(status: str, word: str, groups: Sequence[Move] | Sequence[Reason]) -> Iterator[_Row]:
+def _rest(status: str, word: str, groups: Sequence[Move] | Sequence[Reason]) -> Iterator[tuple[str, str, str, str]]:
     rest = groups[_MOST:]
     if rest:
         yield status, word, f"{sum(each.count for each in rest):,}", f"{len(rest)} more kinds, which --json lists"
