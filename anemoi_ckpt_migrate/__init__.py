@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
     from anemoi_ckpt_migrate.batch.job import JobResult
     from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
-    from anemoi_ckpt_migrate.batch.select import Selection
     from anemoi_ckpt_migrate.batch.report import Report, report
+    from anemoi_ckpt_migrate.batch.select import Selection
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
