@@ -1,6 +1,6 @@
 """Tensors with their content: real `torch.Tensor` objects over the file, and their pickling.
 
-This module and `evaluate` import torch. They are imported only if a migration touches or makes tensors. The file is
+This module and `evaluate` need torch. They are imported only if a migration touches or makes tensors. The file is
 mapped copy-on-write: bytes are read on first use, and changes stay private until they are written.
 """
 
@@ -15,14 +15,13 @@ import pickle
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
-import torch
-
 from anemoi_ckpt_migrate.errors import Damaged
 from anemoi_ckpt_migrate.storage.descriptor import fetch
 from anemoi_ckpt_migrate.storage.members import Member, Members
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored, pickled_name
+from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 
 # torch's own functions and classes that only assemble a tensor; the rest of torch stays closed.
 _REBUILD = (
