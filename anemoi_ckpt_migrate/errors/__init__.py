@@ -13,10 +13,12 @@ from anemoi_ckpt_migrate.errors.base import (
     ConfigurationError,
     MigrateError,
     NoConfiguration,
+    NoLibrary,
     OutOfMemory,
     Refused,
     SystemRefused,
     UsageError,
+    denied,
     shown_path,
 )
 from anemoi_ckpt_migrate.errors.files import (
@@ -123,6 +125,7 @@ __all__ = [
     "NewerRecord",
     "NoCheckpointInFolder",
     "NoConfiguration",
+    "NoLibrary",
     "NoPlaceForRecord",
     "NoRelease",
     "NoRoom",
@@ -156,5 +159,6 @@ __all__ = [
     "Unpicklable",
     "UntrustedCode",
     "UsageError",
+    "denied",
     "shown_path",
 ]
