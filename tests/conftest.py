@@ -43,8 +43,9 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     (folder.path / "ckpt-migrate.toml").touch()
     folder.script("a1", None, **RENAME)
     checkpoint = folder.copy()
-    lines = ("current", "inspect", "upgrade head", "downgrade base", "upgrade head --in-place")
-    with Forks(*([*line.split(), checkpoint] for line in lines), folder=folder.path) as found:
+    with Forks() as found:
+        for line in ("current", "inspect", "upgrade head", "downgrade base", "upgrade head --in-place"):
+            found.rehearse(folder.path, *line.split(), checkpoint)
         yield found
 
 
