@@ -42,7 +42,7 @@ RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines(
 
 # Heavy things, and the modules that import each.
 HEAVY = {
-    "torch": "storage.tensors.torch_content storage.tensors.evaluate training.load_upgraded manifests.build_model",
+    "torch": "storage.tensors.torch_library",
     "lightning": "training.lightning",
     "pytorch_lightning": "training.lightning",
     "lightning_fabric": "training.lightning",

@@ -18,11 +18,13 @@ from anemoi_ckpt_migrate.errors.base import (
     NoCluster,
     NoClusterLibrary,
     NoConfiguration,
+    NoLibrary,
     OutOfMemory,
     Refused,
     SystemRefused,
     UsageError,
     WorkerDied,
+    denied,
     shown_path,
 )
 from anemoi_ckpt_migrate.errors.files import (
@@ -146,6 +148,7 @@ __all__ = [
     "NoCluster",
     "NoClusterLibrary",
     "NoConfiguration",
+    "NoLibrary",
     "NoPlaceForRecord",
     "NoRelease",
     "NoRoom",
@@ -183,6 +186,7 @@ __all__ = [
     "UntrustedCode",
     "UsageError",
     "WorkerDied",
+    "denied",
     "explain_system_errors",
     "shown_path",
 ]
