@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         write_head_file,
     )
     from anemoi_ckpt_migrate.commands.check import Checked, Problem, check
+    from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup, clean
     from anemoi_ckpt_migrate.commands.compact import Compacted, compact
     from anemoi_ckpt_migrate.commands.current import Current, current
     from anemoi_ckpt_migrate.commands.diff import Diff, diff
@@ -69,6 +70,11 @@ _HOMES = {
         "Checked",
         "Problem",
         "check",
+    ),
+    "commands.clean": (
+        "Cleaned",
+        "CleanedBackup",
+        "clean",
     ),
     "commands.compact": (
         "Compacted",
