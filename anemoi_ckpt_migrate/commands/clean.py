@@ -33,7 +33,6 @@ from anemoi_ckpt_migrate.storage.backups import (
     freed,
     open_backup,
     remove_backup,
-    remove_rest,
 )
 from anemoi_ckpt_migrate.storage.lock import locked
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath
@@ -210,7 +209,7 @@ def _conditions(
     older_than: str | datetime.timedelta | datetime.datetime | None, larger_than: int | str | None, keep: int | None
 ) -> _Conditions:
     if older_than is None and larger_than is None and keep is None:
-        raise UsageError("say which backups may go: give --older-than AGE, --larger-than SIZE or --keep N")
+        raise UsageError("tell which backups may go: give --older-than AGE, --larger-than SIZE or --keep N")
     now = datetime.datetime.now(datetime.timezone.utc)
     before: datetime.datetime | None
     if isinstance(older_than, datetime.timedelta):
@@ -247,24 +246,16 @@ def _opened(checkpoint: StrPath, options: WriteOptions) -> Iterator[tuple[Path, 
 def _cleaned(
     checkpoint: StrPath, place: Path, log: tuple[LogEntry, ...], conditions: _Conditions, remove: bool
 ) -> Cleaned:
-    known = [entry.backup for entry in log if entry.backup is not None]
-    rests = find_half_removed(place, known)
+    rests = find_half_removed(place, [entry.backup for entry in log if entry.backup is not None])
     found = find_backups(place)
     proofs = [_proof(backup, log) for backup in found]
-    shown = [
-        *(replace(_told(each, True), proven=True) for each in rests),
-        *(_judged(each, proof, proofs, conditions) for each, proof in zip(found, proofs, strict=True)),
-    ]
-    both = list(zip([*rests, *found], shown, strict=True))
-    frees = freed(file for backup, told in both if told.chosen for file in backup.files)
+    told = [replace(_told(rest), proven=True, chosen=True) for rest in rests]
+    told += [_judged(backup, proof, proofs, conditions) for backup, proof in zip(found, proofs, strict=True)]
+    both = [*rests, *found]
     if remove:
-        for rest in rests:
-            remove_rest(rest.path)
-        shown = [_removed(place, backup, told, backup in rests) for backup, told in both]
-        frees = freed(
-            file for (backup, _), told in zip(both, shown, strict=True) if told.removed for file in backup.files
-        )
-    return Cleaned(os.fspath(checkpoint), tuple(shown), frees, not remove)
+        told = [_removed(place, backup, each) if each.chosen else each for backup, each in zip(both, told, strict=True)]
+    frees = freed([file for backup, each in zip(both, told, strict=True) if each.chosen for file in backup.files])
+    return Cleaned(os.fspath(checkpoint), tuple(told), frees, not remove)
 
 
 def _proof(backup: Backup, log: Sequence[LogEntry]) -> _Proof:
@@ -293,21 +284,19 @@ def _proof(backup: Backup, log: Sequence[LogEntry]) -> _Proof:
 def _judged(backup: Backup, proof: _Proof, proofs: Sequence[_Proof], conditions: _Conditions) -> CleanedBackup:
     """Decide about a backup."""
     if proof.made is None:
-        return replace(_told(backup, False), reason=proof.reason)
+        return replace(_told(backup), reason=proof.reason)
     newer = sum(each.at > proof.at for each in proofs)
     reason = conditions.unmet(backup, proof.made, newer)
-    return replace(_told(backup, not reason), made=_shown(proof.made), proven=True, reason=reason)
+    return replace(_told(backup), made=_shown(proof.made), proven=True, chosen=not reason, reason=reason)
 
 
-def _told(backup: Backup, chosen: bool) -> CleanedBackup:
+def _told(backup: Backup) -> CleanedBackup:
     modified = backup.own.st_mtime if backup.facts is None else backup.facts.modified / 1e9
-    return CleanedBackup(os.fspath(backup.path), backup.size, freed(backup.files), modified, chosen=chosen)
+    return CleanedBackup(os.fspath(backup.path), backup.size, freed(backup.files), modified)
 
 
-def _removed(place: Path, backup: Backup, told: CleanedBackup, is_rest: bool) -> CleanedBackup:
-    """Remove a backup if it was chosen."""
-    if not told.chosen or is_rest:
-        return replace(told, removed=told.chosen)
+def _removed(place: Path, backup: Backup, told: CleanedBackup) -> CleanedBackup:
+    """Remove a backup."""
     if remove_backup(place, backup):
         return replace(told, removed=True)
     return replace(told, chosen=False, reason="another program changed it in the meantime")

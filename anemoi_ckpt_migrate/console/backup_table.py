@@ -22,19 +22,17 @@ def print_cleaned(cleaned: Cleaned, as_json: bool) -> None:
 
 def _summary(cleaned: Cleaned) -> str:
     count = len(cleaned.backups)
-    if not count:
-        return "no backups"
     chosen = sum(backup.chosen for backup in cleaned.backups)
-    of = f"{chosen} of {count} backup{'s' * (count != 1)}"
+    if not chosen:
+        return "nothing to remove" if count else "no backups"
+    some = f"{chosen} of {count} backup{'s' * (count != 1)}"
     if not cleaned.dry_run:
-        return f"{of} removed, {sized(cleaned.frees)} freed"
-    way = "; --remove removes" if chosen else ""
-    them = "" if not chosen else " it" if chosen == 1 else " them"
-    return f"{of} to remove, which frees {sized(cleaned.frees)} (dry run, nothing removed{way}{them})"
+        return f"{some} removed, {sized(cleaned.frees)} freed"
+    return f"{some} would be removed, which frees {sized(cleaned.frees)} (dry run; add --remove to remove them)"
 
 
 def _fate(backup: CleanedBackup) -> str:
-    made = f"of {backup.made}, " if backup.made else ""
+    made = f"made {backup.made}, " if backup.made else ""
     if not backup.chosen:
         return f"{made}stays: {backup.reason}"
     return made + ("removed" if backup.removed else "would be removed")

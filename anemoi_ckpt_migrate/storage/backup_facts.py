@@ -1,4 +1,4 @@
-"""Facts about a file or a folder that is to be replaced, by which it is recognised later, under the name of a backup."""
+"""Facts about a file or a folder that is to be replaced, by which its backup is recognised later."""
 
 from __future__ import annotations
 

@@ -8,14 +8,15 @@ import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, sync_folder
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts, facts_of, tree_of
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
-from anemoi_ckpt_migrate.storage.lock import beside
+from anemoi_ckpt_migrate.storage.folder_exchange import rename_anew
+from anemoi_ckpt_migrate.storage.lock import beside, is_beside
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, names_beginning
 
@@ -92,13 +93,13 @@ def _files(path: Path, own: os.stat_result) -> list[os.stat_result]:
     return [found for _, found in tree_of(path) if not stat.S_ISDIR(found.st_mode)]
 
 
-def freed(files: Iterable[os.stat_result]) -> int:
+def freed(files: Sequence[os.stat_result]) -> int:
     """Return the number of bytes that the removal of files frees: none of a file that keeps another name.
 
     Blocks that a file system shares between files are counted as if each had its own.
     """
-    known = {(each.st_dev, each.st_ino): each for each in (files := list(files))}
     names = Counter((each.st_dev, each.st_ino) for each in files)
+    known = {(each.st_dev, each.st_ino): each for each in files}
     return sum(each.st_size for key, each in known.items() if names[key] >= each.st_nlink)
 
 
@@ -124,7 +125,7 @@ def open_backup(path: Path) -> Iterator[Checkpoint]:
 def remove_backup(place: Path, backup: Backup) -> bool:
     """Remove a backup, unless it has changed since it was found; return whether it was removed.
 
-    A folder first gets a hidden name, so that nobody takes the rest for a checkpoint: `find_half_removed` finds that.
+    A folder first gets a hidden name, so that the rest of it is no checkpoint: `find_half_removed` finds it.
 
     Parameters
     ----------
@@ -140,19 +141,16 @@ def remove_backup(place: Path, backup: Backup) -> bool:
     """
     if backup.facts is None or backup.has_changed():
         return False
-    if not stat.S_ISDIR(backup.own.st_mode):
+    if backup.facts.files:
+        hidden = backup.path
+        if not is_beside(hidden.name, place):
+            hidden = _hidden(place, backup.facts)
+            rename_anew(backup.path, hidden)
+            sync_folder(place.parent)
+        shutil.rmtree(hidden)
+    else:
         os.unlink(backup.path)
-        sync_folder(place.parent)
-        return True
-    from anemoi_ckpt_migrate.storage.folder_exchange import rename_anew
-
-    hidden = _hidden(place, backup.facts)
-    rename_anew(backup.path, hidden)
-    if facts_of(hidden, backup.facts.number) != backup.facts:  # someone wrote to it at the last moment
-        rename_anew(hidden, backup.path)
-        return False
     sync_folder(place.parent)
-    remove_rest(hidden)
     return True
 
 
@@ -166,15 +164,9 @@ def find_half_removed(place: Path, known: Iterable[BackupFacts]) -> list[Backup]
     known : iterable of BackupFacts
         All backups that the record knows: nothing else is looked for.
     """
-    hidden = dict.fromkeys(_hidden(place, facts) for facts in known if facts.files)
-    found = (_seen(path, -1) for path in hidden if path.is_dir() and not path.is_symlink())
+    hidden = {_hidden(place, facts): facts for facts in known if facts.files}
+    found = [_seen(path, facts.number) for path, facts in hidden.items() if path.is_dir() and not path.is_symlink()]
     return [each for each in found if each is not None]
-
-
-def remove_rest(hidden: Path) -> None:
-    """Remove a folder that `find_half_removed` found."""
-    shutil.rmtree(hidden)
-    sync_folder(hidden.parent)
 
 
 def _hidden(place: Path, facts: BackupFacts) -> Path:
