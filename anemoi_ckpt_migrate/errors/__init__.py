@@ -28,6 +28,7 @@ from anemoi_ckpt_migrate.errors.base import (
     shown_path,
 )
 from anemoi_ckpt_migrate.errors.files import (
+    BackupsStay,
     Busy,
     CannotBuild,
     CannotRead,
@@ -106,6 +107,7 @@ __all__ = [
     "REFUSED",
     "USAGE",
     "AmbiguousTarget",
+    "BackupsStay",
     "BadOperation",
     "BadTarget",
     "BarrierInTheWay",

@@ -214,6 +214,14 @@ class NotInPlace(Refused):
         super().__init__(f"{why}; leave out --in-place, and {instead}")
 
 
+class BackupsStay(MigrateError):
+    """The checkpoint cannot be used, so none of its backups is removed."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"{why}; its backups stay, since one of them may be the only good copy")
+
+
 class DamagedRecord(MigrateError):
     """The record in a checkpoint is damaged."""
 
