@@ -85,7 +85,8 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     Raises
     ------
     NotOnePlace
-        It matches no place (the error names the nearest, or is `NothingInCommon`), or several (the error names the differences).
+        It matches no place (the error names the nearest, or is `NothingInCommon`), or several (the error names the
+        differences).
     Refused
         It already has a record, or has no parameters.
     UsageError
