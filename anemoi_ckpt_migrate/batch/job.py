@@ -114,6 +114,8 @@ class Job:
         Whether the command takes a project, which has to exist.
     output : str or None
         A folder in which results have the same relative paths; nothing else is written.
+    token : str
+        Another one for each job: processes that live longer read the scripts again for the next job.
     """
 
     command: str
@@ -122,6 +124,7 @@ class Job:
     chain: str | None = None
     needs_project: bool = True
     output: str | None = None
+    token: str = field(default_factory=lambda: os.urandom(8).hex())
 
     def run(self, chosen: Chosen) -> JobResult:
         """Run the command on one checkpoint. Every error is part of the result."""
@@ -139,7 +142,7 @@ class Job:
                     result = self._run(chosen)
                 status = MOVED if _has_moved(result) else SAME
             except MigrateError as raised:
-                error = raised
+                error = raised.about(chosen.path)
             except Exception as raised:  # a fault of this package must not end the work on the other files
                 error = Crashed(f"{type(raised).__name__}: {raised}", traceback.format_exc()).about(chosen.path)
         if error is not None:
@@ -159,8 +162,19 @@ class Job:
     def _call(self, path: str, **options: Any) -> Any:
         """Run the command on a path, with further options."""
         command = getattr(importlib.import_module(f"anemoi_ckpt_migrate.commands.{self.command}"), self.command)
-        project = {"project": project_of(self.config, self.chain)} if self.needs_project else {}
+        project = {"project": self.project} if self.needs_project else {}
         return command(path, **{**self.options, **project, **options})
+
+    @property
+    def project(self) -> Project:
+        """The project, whose scripts are read once for the job in this process.
+
+        Raises
+        ------
+        MigrateError
+            There is none, or its scripts are faulty.
+        """
+        return _project_of(self.config, self.chain, self.token)
 
     def _into_output(self, chosen: Chosen, place: str, options: Mapping[str, Any]) -> Any:
         """Write the result to its place, unless it is there already.
@@ -209,8 +223,7 @@ def run_job(job: Job, chosen: Chosen) -> JobResult:
 
 
 @functools.lru_cache(maxsize=4)
-def project_of(config: str | None, chain: str | None) -> Project:
-    """Return the project of a configuration or a chain, whose scripts are read once in this process."""
+def _project_of(config: str | None, chain: str | None, token: str) -> Project:
     return open_chain(chain) if chain is not None else open_project(config)
 
 

@@ -58,13 +58,13 @@ def run(folder: Path, *words: str, include: Sequence[str] = (), **options: Any) 
     return statuses(migrate_all(selection, *words, **options), folder)
 
 
-UNRELATED = {
-    name: "unrelated"
-    for name in (
+UNRELATED = dict.fromkeys(
+    (
         *("arrays", "code", "dataset.pt", "empty.bin", "firmware.bin", "images.pt", "optimizer.pt", "rng_state.pth"),
         *("scheduler.pt", "tensor.pt", "training_args.bin"),
-    )
-}
+    ),
+    "unrelated",
+)
 
 
 def test_operations_that_fit_tie_a_file(project: Folder, runs: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_damaged_record_is_an_error(project: Folder, runs: Path) -> None:
 @pytest.mark.parametrize(
     "operations",
     [
-        ['op.Add("new.weight", shape=[2], init="zeros")'],
+        ['op.Add("new.weight", shape=[2], init="zeros_")'],
         ['op.RenamePrefix("no.", "other.", optional=True)'],
         ['op.AddPrefix("model.")'],
         ['op.SetItem("version", 2)'],
