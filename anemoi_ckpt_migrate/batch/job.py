@@ -165,7 +165,7 @@ class Job:
                     result = self._run(chosen)
                 status = MOVED if getattr(result, "changes", False) else SAME
             except MigrateError as raised:
-                error = raised
+                error = raised.about(chosen.path)
             except Exception as raised:  # a fault of this package must not end the work on the other files
                 error = Crashed(f"{type(raised).__name__}: {raised}", traceback.format_exc()).about(chosen.path)
         if error is not None:

@@ -332,6 +332,10 @@ class NotOnePlace(Refused):
         super().__init__("\n    ".join([sentence, *places]))
 
 
+class NothingInCommon(NotOnePlace):
+    """A checkpoint has no parameter of a known model."""
+
+
 class NotAsExpected(Refused):
     """The result would not match the manifest or the project's model."""
 
