@@ -168,7 +168,8 @@ def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
     except CancelledError:
         return _failed(group, Interrupted(), INTERRUPTED)
     except Exception as error:  # of the executor: the worker died, or it gave the work up
-        return _failed(group, ExecutorFailed(" ".join(f"{type(error).__name__}: {error}".split())))
+        said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
+        return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
 
 
 def _check_repeatable(job: Job) -> None:
