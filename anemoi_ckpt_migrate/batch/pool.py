@@ -27,6 +27,7 @@ from anemoi_ckpt_migrate.revisions.targets import Relative, parse_several
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2  # seconds between two looks for a signal
 _AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
+_SMALL = 1 << 26  # bytes of a checkpoint that takes no longer than a moment
 
 Group = tuple[Chosen, ...]
 
@@ -91,8 +92,9 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     workers = [_Worker(job, count) for _ in range(count)]
     try:
         while not attention.number:
-            for worker in workers:
-                worker.feed(left)
+            for most in range(1, _AHEAD + 1):
+                for worker in workers:
+                    worker.feed(left, most)
             busy = {worker.connection: worker for worker in workers if worker.sent}
             if not busy:
                 return
@@ -233,9 +235,9 @@ class _Worker:
         """The checkpoints that it has not answered, in their order."""
         return (*self.sent, *self._group)
 
-    def feed(self, left: _Queue) -> None:
-        """Send checkpoints, so many that the process need not wait for the next one."""
-        while len(self.sent) < _AHEAD:
+    def feed(self, left: _Queue, most: int) -> None:
+        """Send checkpoints until it has so many; nothing waits behind one that may take long."""
+        while len(self.sent) < most and all(0 < each.size < _SMALL for each in self.sent):
             if not self._group:
                 self._group.extend(left.next())
             if not self._group:
