@@ -92,10 +92,7 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     workers = [_Worker(job, count) for _ in range(count)]
     try:
         while not attention.number:
-            for most in range(1, _AHEAD + 1):
-                for worker in workers:
-                    worker.feed(left, most)
-            busy = {worker.connection: worker for worker in workers if worker.sent}
+            busy = _fed(workers, left)
             if not busy:
                 return
             for ready in connection.wait(list(busy), _LOOK):
@@ -113,6 +110,14 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     finally:
         for worker in workers:
             worker.close()
+
+
+def _fed(workers: Iterable[_Worker], left: _Queue) -> dict[Any, _Worker]:
+    """Send all processes work, each the first before any the second, and return those that have some."""
+    for most in range(1, _AHEAD + 1):
+        for worker in workers:
+            worker.feed(left, most)
+    return {worker.connection: worker for worker in workers if worker.sent}
 
 
 def run_by_executor(

@@ -66,6 +66,15 @@ def test_the_others_of_its_group_go_on_in_their_order(project: Folder) -> None:
     assert [each.checkpoint for each in results if each.checkpoint not in others] == [inner, killed, outer]
 
 
+def test_nothing_waits_behind_a_large_checkpoint(project: Folder) -> None:
+    large, *others = fleet(project, a="waits", b="", c="", d="")
+    groups = [(Chosen(large, size=1 << 40),), *((Chosen(path, size=1000),) for path in others)]
+    results = runner(2)(Job("upgrade", {"target": "head"}), groups, Attention())
+    assert [next(results).checkpoint for _ in others] == others
+    (project.path / "go").touch()
+    assert [each.checkpoint for each in results] == [large]
+
+
 def test_each_checkpoint_may_end_its_process(project: Folder) -> None:
     paths = fleet(project, a="sigkill", b="exits", c="sigkill", d="sigkill", e="exits")
     assert statuses(migrate_all(paths, jobs=2)) == dict.fromkeys(paths, "failed")
