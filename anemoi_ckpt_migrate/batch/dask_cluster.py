@@ -112,7 +112,7 @@ def _local(jobs: int, opened: contextlib.ExitStack) -> Client:
         n_workers=count,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         silence_logs=logging.CRITICAL,
         preload=[_LEAVES_SIGINT],
     )
