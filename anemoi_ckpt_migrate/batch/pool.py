@@ -170,13 +170,13 @@ def _submit(executor: Executor, job: Job, group: Group) -> Future[list[JobResult
 
 
 def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
-    try:
-        return future.result()
-    except CancelledError:
+    error = None if future.cancelled() else future.exception()
+    if future.cancelled() or isinstance(error, (CancelledError, KeyboardInterrupt)):  # a worker has Ctrl-C too
         return _failed(group, Interrupted(), INTERRUPTED)
-    except Exception as error:  # of the executor: the worker died, or it gave the work up
-        said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
-        return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
+    if error is None:
+        return future.result()
+    said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
+    return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
 
 
 def _check_repeatable(job: Job) -> None:

@@ -45,6 +45,15 @@ class Here(Executor):
         return done
 
 
+class CtrlC(Here):
+    """Its workers get the signal of the terminal."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_exception(KeyboardInterrupt())
+        return done
+
+
 class Never(Here):
     """Begins nothing."""
 
@@ -148,10 +157,11 @@ def test_an_executor_that_takes_no_more_work_is_said_of_each(project: Folder) ->
 
 def test_a_signal_gives_up_what_has_not_begun(project: Folder) -> None:
     paths = fleet(project, a="", b="")
-    attention = Attention()
+    attention, groups = Attention(), [(Chosen(path),) for path in paths]
     threading.Timer(0.05, attention.notice, [15]).start()
-    groups = [(Chosen(path),) for path in paths]
     results = run_by_executor(Job("upgrade", {"target": "head"}), groups, attention, Never())
+    assert statuses(results) == dict.fromkeys(paths, "interrupted")
+    results = run_by_executor(Job("upgrade", {"target": "head"}), groups, Attention(), CtrlC())
     assert statuses(results) == dict.fromkeys(paths, "interrupted")
 
 
