@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate.batch.report import Report, report
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
         heads,
         write_head_file,
     )
-    from anemoi_ckpt_migrate.commands.check import Checked, Problem, check
+    from anemoi_ckpt_migrate.commands.check import check
+    from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
     from anemoi_ckpt_migrate.commands.compact import Compacted, compact
     from anemoi_ckpt_migrate.commands.current import Current, current
     from anemoi_ckpt_migrate.commands.diff import Diff, diff
@@ -56,6 +58,10 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "batch.report": (
+        "Report",
+        "report",
+    ),
     "commands.branches": (
         "Branch",
         "BranchPoint",
@@ -65,10 +71,10 @@ _HOMES = {
         "heads",
         "write_head_file",
     ),
-    "commands.check": (
+    "commands.check": ("check",),
+    "commands.check_result": (
         "Checked",
         "Problem",
-        "check",
     ),
     "commands.compact": (
         "Compacted",
@@ -188,6 +194,7 @@ __all__ = [
     "Recovered",
     "Refused",
     "Release",
+    "Report",
     "Result",
     "Shown",
     "Squashed",
@@ -218,6 +225,7 @@ __all__ = [
     "rebase",
     "recover",
     "release",
+    "report",
     "revision",
     "show",
     "squash",

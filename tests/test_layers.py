@@ -34,7 +34,8 @@ state revisions
 record
 tree
 storage
-util errors
+util
+errors
 _version
 """
 RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines()) for folder in folders.split()}
@@ -48,7 +49,7 @@ HEAVY = {
     "networkx": "revisions.graph revisions.validate",
     "mako": "scripts.create",
     "cloudpickle": "runtime.carried_code",
-    "rich": "console.checkpoint_tree",
+    "rich": "console.checkpoint_tree console.summary_table",
     "packaging": "revisions.releases",
     "fsspec": "storage.remote.find_store storage.remote.s3_store storage.remote.azure_store",
     "azure": "storage.remote.azure_store",

@@ -39,15 +39,21 @@ class Attention:
     ----------
     number : int
         The signal that came; 0 if none did.
+    stopped : bool
+        Whether a signal came, or `stop` was called.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.stopped = 0, False
         self._at_work = False
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self.stopped = True
 
     def notice(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal."""
-        self.number = number
+        self.number, self.stopped = number, True
         if self._at_work:
             self._at_work = False
             raise KeyboardInterrupt
@@ -56,10 +62,10 @@ class Attention:
         """Run a job on a checkpoint, unless a signal came."""
         try:
             self._at_work = True
-            if not self.number:
+            if not self.stopped:
                 return job.run(chosen)
         except KeyboardInterrupt:
-            self.number = self.number or signal.SIGINT
+            self.number, self.stopped = self.number or signal.SIGINT, True
         finally:
             self._at_work = False
         return _failed([chosen], Interrupted(), INTERRUPTED)[0]
@@ -70,7 +76,7 @@ def run_here(job: Job, groups: Iterable[Group], attention: Attention) -> Iterato
     for group in groups:
         for chosen in group:
             yield attention.run(job, chosen)
-            if attention.number:
+            if attention.stopped:
                 return
 
 
@@ -91,7 +97,7 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     left = _Queue(groups)
     workers = [_Worker(job, count) for _ in range(count)]
     try:
-        while not attention.number:
+        while not attention.stopped:
             busy = _fed(workers, left)
             if not busy:
                 return
@@ -140,11 +146,11 @@ def run_by_executor(
     left = iter(groups)
     try:
         while True:
-            while not attention.number and len(running) < ahead and (group := next(left, None)) is not None:
+            while not attention.stopped and len(running) < ahead and (group := next(left, None)) is not None:
                 future = _submit(executor, job, group)
                 running[future] = group
                 future.add_done_callback(done.put)
-            if attention.number:
+            if attention.stopped:
                 for future in running:
                     future.cancel()
             if not running:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, shown_path
+from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, UsageError, shown_path
 
 _MOST = 5  # differences in a sentence
 
@@ -68,11 +68,23 @@ class NoCheckpointInFolder(MigrateError):
     exit_code = USAGE
 
     def __init__(self) -> None:
-        super().__init__("it is a directory, not a checkpoint; give the path of a checkpoint in it")
+        super().__init__("it is a directory, not a checkpoint; give --recursive for all checkpoints below it")
 
 
 class CannotRead(MigrateError):
     """The file cannot be read."""
+
+
+class NotAReport(UsageError):
+    """The file is no report, or none that this version can read."""
+
+
+class DamagedReport(MigrateError):
+    """A line of a report is damaged."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"line {number} of the report is damaged; remove the line, or restore the file")
 
 
 class NoStoreLibrary(CannotRead):
@@ -90,7 +102,11 @@ class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is unchanged."""
 
 
-class NoRoom(CannotWrite):
+class DiskFull(CannotWrite):
+    """The disk, or your quota of it, is full; the checkpoint is unchanged."""
+
+
+class NoRoom(DiskFull):
     """There is too little space for the result; nothing was written."""
 
     def __init__(self, needed: int, free: int, where: str) -> None:

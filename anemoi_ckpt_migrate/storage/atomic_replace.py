@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, DiskFull, ReadOnly
 from anemoi_ckpt_migrate.storage import foreign_formats
 from anemoi_ckpt_migrate.storage.copy_range import copy_range
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, locked, name_anew
@@ -90,7 +90,7 @@ def replacement(target: Path, source: int, before: os.stat_result | None) -> Ite
             finally:
                 new.discard()
     except OSError as error:
-        raise CannotWrite(why_unwritable(error, target)) from error
+        raise unwritable(error, target) from error
 
 
 class Replacement:
@@ -275,8 +275,8 @@ def _why_unreadable(error: OSError, path: Path) -> str:
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"
 
 
-def why_unwritable(error: OSError, target: Path) -> str:
-    """Return a message with the reason for a failed write, and a remedy."""
+def unwritable(error: OSError, target: Path) -> CannotWrite:
+    """Return the error for a failed write, with the reason and a remedy."""
     reason = os.strerror(error.errno or errno.EIO).lower()
     way = {
         errno.ENOSPC: "free some space, or write elsewhere with --output",
@@ -284,4 +284,5 @@ def why_unwritable(error: OSError, target: Path) -> str:
         errno.EACCES: f"allow writing to {target.parent}, or write elsewhere with --output",
         errno.EROFS: "write elsewhere with --output",
     }.get(error.errno or 0, "run the command again once that is fixed")
-    return f"the new file could not be written ({reason}): {way}; nothing was changed"
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CannotWrite
+    return kind(f"the new file could not be written ({reason}): {way}; nothing was changed")
