@@ -13,7 +13,10 @@ from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate.batch.job import JobResult
+    from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
     from anemoi_ckpt_migrate.batch.report import Report, report
+    from anemoi_ckpt_migrate.batch.select import Selection
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "batch.job": ("JobResult",),
+    "batch.migrate_all": ("migrate_all",),
+    "batch.select": ("Selection",),
     "batch.report": (
         "Report",
         "report",
@@ -182,6 +188,7 @@ __all__ = [
     "Import",
     "ImportedScript",
     "Inspection",
+    "JobResult",
     "Manifest",
     "MigrateError",
     "MigrationContext",
@@ -196,6 +203,7 @@ __all__ = [
     "Release",
     "Report",
     "Result",
+    "Selection",
     "Shown",
     "Squashed",
     "Stamper",
@@ -217,6 +225,7 @@ __all__ = [
     "load",
     "manifest",
     "merge",
+    "migrate_all",
     "op",
     "open_chain",
     "open_project",

@@ -223,7 +223,7 @@ def test_bad_input(project: Folder, runs: Path, words: Sequence[str], code: int,
 
 
 def test_a_bad_target_is_one_error(project: Folder, runs: Path) -> None:
-    for target, code in (("?", 2), ("nowhere", 1)):
+    for target, code in (("head+", 2), ("nowhere", 1)):
         ran = project.run("upgrade", target, "-r", runs)
         assert ran.code == code
         assert ran.err.count("error: ") == 1
