@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from anemoi_ckpt_migrate.batch.select import Selection
 from tests.support.operations import declare
 from tests.support.project import Folder, names
 
@@ -41,36 +41,46 @@ def script(system: str) -> str:
     return found.replace("parts=16", f"parts={PARTS}")
 
 
-def bash(source: str, folder: Path, **variables: str) -> str:
-    """Run a script for bash in which `ckpt-migrate` is this one, and return what it printed."""
+def bash(source: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script for bash in which `ckpt-migrate` is this one."""
     command = f'ckpt-migrate() {{ "{sys.executable}" -m anemoi_ckpt_migrate "$@"; }}\n{source}'
     environment = {**os.environ, "PYTHONPATH": str(PAGE.parents[1]), "PBS_O_WORKDIR": str(folder), **variables}
-    ran = subprocess.run(["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def is_moved(path: Path) -> bool:
+    return any(name.startswith("y") for name in names(path))
+
+
+@pytest.fixture
+def paths(project: Folder) -> list[Path]:
+    declare(project, "a1", 'op.Rename("x.weight", "y.weight")')
+    (project.path / "runs" / "b").mkdir(parents=True)
+    return [project.copy(to=f"runs/b/{number}.ckpt") for number in range(5)]
 
 
 @pytest.mark.parametrize("system", INDICES)
-def test_an_array_of_jobs(project: Folder, system: str) -> None:
-    declare(project, "a1", 'op.Rename("x.weight", "y.weight")')
-    (project.path / "runs" / "b").mkdir(parents=True)
-    paths = [project.copy(to=f"runs/b/{number}.ckpt") for number in range(5)]
+def test_a_job_of_an_array_does_its_part(project: Folder, paths: list[Path], system: str) -> None:
     variable, first = INDICES[system]
-    for task in range(first, first + PARTS - 1):  # the last one was forgotten
-        bash(script(system), project.path, **{variable: str(task)})
-    merge, left, rest = (line for line in blocks("bash")[1].splitlines() if line)
-    assert "ckpt-migrate report" in merge
-    bash(merge, project.path)
-    reports = list((project.path / "reports").iterdir())
-    assert len(reports) == PARTS - 1
-    done = [path for path in paths if any(name.startswith("y") for name in names(path))]
-    reported = [json.loads(line) for report in reports for line in report.read_text().splitlines()]
-    assert {Path(line["checkpoint"]).name for line in reported if line.get("status") == "moved"} == {
-        path.name for path in done
-    }
-    bash(f"{left}\n{rest}" if len(done) < 0 else left, project.path)
-    bash(script(system), project.path, **{variable: str(first + PARTS - 1)})
-    assert all(any(name.startswith("y") for name in names(path)) for path in paths)
+    ran = bash(script(system), project.path, **{variable: str(first)})
+    assert ran.returncode == 0, ran.stderr
+    groups = Selection((str(project.path / "runs"),), recursive=True, part=(1, PARTS)).groups()
+    part = [chosen.path for group in groups for chosen in group]
+    assert 0 < len(part) < len(paths)
+    assert [str(path) for path in paths if is_moved(path)] == part
+
+
+def test_reports_of_parts_merge(project: Folder, paths: list[Path]) -> None:
+    report, *left = blocks("bash")[1].splitlines()
+    for number in (1, 2):
+        assert bash(script("slurm"), project.path, SLURM_ARRAY_TASK_ID=str(number)).returncode == 0
+    ran = bash(report, project.path)
+    assert (ran.returncode, "there is no report of these parts of 3: 3" in ran.stderr) == (1, True)
+    assert bash(script("slurm"), project.path, SLURM_ARRAY_TASK_ID="3").returncode == 0
+    assert all(map(is_moved, paths))
+    ran = bash("\n".join([report, *left]), project.path)
+    assert (ran.returncode, ran.stdout.count("5 upgraded")) == (0, 1)
+    assert (project.path / "left").read_bytes() == b""
 
 
 def test_the_example_with_a_pool_of_processes(project: Folder) -> None:
@@ -78,5 +88,5 @@ def test_the_example_with_a_pool_of_processes(project: Folder) -> None:
     for name in ("a.ckpt", "b.ckpt"):
         project.copy(to=name)
     (project.path / "example.py").write_text(blocks("python")[-1])
-    said = bash(f'"{sys.executable}" example.py', project.path)
-    assert sorted(said.split()) == ["a.ckpt", "b.ckpt", "moved", "moved"]
+    ran = bash(f'"{sys.executable}" example.py', project.path)
+    assert sorted(ran.stdout.split()) == ["a.ckpt", "b.ckpt", "moved", "moved"]
