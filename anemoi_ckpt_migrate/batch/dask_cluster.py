@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """The address that stands for a cluster to be started here."""
 _CONNECTING, _FIRST_WORKER = 5, 30  # seconds
+_LEAVES_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # of a terminal, to the main process
 _VERSION = "anemoi_ckpt_migrate._version:__version__"
 
 
@@ -108,7 +109,12 @@ def _local(jobs: int, opened: contextlib.ExitStack) -> Client:
     opened.enter_context(dask.config.set({"distributed.scheduler.worker-saturation": 1.0}))
     count = jobs or len(os.sched_getaffinity(0))
     cluster = LocalCluster(
-        n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL
+        n_workers=count,
+        threads_per_worker=1,
+        processes=True,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+        silence_logs=logging.CRITICAL,
+        preload=[_LEAVES_SIGINT],
     )
     return Client(opened.enter_context(cluster))
 

@@ -27,6 +27,7 @@ from anemoi_ckpt_migrate.revisions.targets import Relative, parse_several
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2  # seconds between two looks for a signal
 _AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
+_SMALL = 1 << 26  # bytes of a checkpoint that takes no longer than a moment
 
 Group = tuple[Chosen, ...]
 
@@ -97,9 +98,7 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     workers = [_Worker(job, count) for _ in range(count)]
     try:
         while not attention.stopped:
-            for worker in workers:
-                worker.feed(left)
-            busy = {worker.connection: worker for worker in workers if worker.sent}
+            busy = _fed(workers, left)
             if not busy:
                 return
             for ready in connection.wait(list(busy), _LOOK):
@@ -117,6 +116,14 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     finally:
         for worker in workers:
             worker.close()
+
+
+def _fed(workers: Iterable[_Worker], left: _Queue) -> dict[Any, _Worker]:
+    """Send all processes work, each the first before any the second, and return those that have some."""
+    for most in range(1, _AHEAD + 1):
+        for worker in workers:
+            worker.feed(left, most)
+    return {worker.connection: worker for worker in workers if worker.sent}
 
 
 def run_by_executor(
@@ -169,12 +176,13 @@ def _submit(executor: Executor, job: Job, group: Group) -> Future[list[JobResult
 
 
 def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
-    try:
-        return future.result()
-    except CancelledError:
+    error = None if future.cancelled() else future.exception()
+    if future.cancelled() or isinstance(error, (CancelledError, KeyboardInterrupt)):  # a worker has Ctrl-C too
         return _failed(group, Interrupted(), INTERRUPTED)
-    except Exception as error:  # of the executor: the worker died, or it gave the work up
-        return _failed(group, ExecutorFailed(" ".join(f"{type(error).__name__}: {error}".split())))
+    if error is None:
+        return future.result()
+    said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
+    return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
 
 
 def _check_repeatable(job: Job) -> None:
@@ -238,9 +246,9 @@ class _Worker:
         """The checkpoints that it has not answered, in their order."""
         return (*self.sent, *self._group)
 
-    def feed(self, left: _Queue) -> None:
-        """Send checkpoints, so many that the process need not wait for the next one."""
-        while len(self.sent) < _AHEAD:
+    def feed(self, left: _Queue, most: int) -> None:
+        """Send checkpoints until it has so many; nothing waits behind one that may take long."""
+        while len(self.sent) < most and all(0 < each.size < _SMALL for each in self.sent):
             if not self._group:
                 self._group.extend(left.next())
             if not self._group:

@@ -68,7 +68,7 @@ def run_batch(
     complaints = _Complaints(args)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(dask_executor(args.dask, args.jobs, job.needed)) if args.dask else None
-        report = stack.enter_context(report_file(args.report, _header(args, job))) if args.report else None
+        report = stack.enter_context(report_file(args.report, _header(args, job, selection))) if args.report else None
         if report is not None:
             report.found(each.path for each in chosen)
             report.found_all()
@@ -145,9 +145,9 @@ class _Complaints:
             output.print_error(error, checkpoint)
 
 
-def _header(args: argparse.Namespace, job: Job) -> dict[str, Any]:
+def _header(args: argparse.Namespace, job: Job, selection: Selection) -> dict[str, Any]:
     given = [*args.checkpoints, *([args.from_file] if args.from_file else [])]
-    return {"command": job.command, "target": job.options.get("target", ""), "given": given, "part": args.part}
+    return {"command": job.command, "target": job.options.get("target", ""), "given": given, "part": selection.part}
 
 
 @contextlib.contextmanager
