@@ -16,12 +16,11 @@ UNREACHED = "unreached"
 KINDS = (*STATUSES, UNREACHED)
 _MOST = 200  # groups of a kind; further ones are added up as one
 _LONGEST = 900  # letters of a message
-# Parts of a sentence that differ from file to file: texts in quotes, paths, dotted names, ids and numbers.
-_CHANGING = re.compile(
-    r"""(?<!\w)'[^']*'(?!\w) | "[^"]*" | `[^`]*` | [^\s(),;:]*/[^\s(),;:]* | \w+(?:\.\w+)+ | [\w.,+-]*\d[\w.,+-]*""",
-    re.VERBOSE,
-)
-_LISTED = re.compile(r"([^,;:()]*…[^,;:()]*)(?:, \1)+")
+# A text in quotes, or a word with its numbers: 1,000 is one.
+_PART = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`|[^\s(),;:]+(?:,\d[^\s(),;:]*)*""")
+# The parts that differ from file to file: texts in quotes, paths, dotted names, ids and numbers.
+_CHANGES = re.compile(r"""(['"`]).*\1$|.*?(\d|/|\w\.\w)""", re.DOTALL)
+_LISTED = re.compile(r"(…[^,;:()]{0,200})(?:, \1)+")
 _MORE = re.compile(r"(?:,| and|, and) … more")
 
 
@@ -213,5 +212,6 @@ def mask(message: str, checkpoint: str = "") -> str:
     """
     text = message[:_LONGEST]
     if checkpoint:
-        text = text.replace(checkpoint, "…")
-    return _MORE.sub("", _LISTED.sub(r"\1", _CHANGING.sub("…", text)))
+        text = re.sub(rf"(?<!\w){re.escape(checkpoint)}(?!\w)", "…", text)
+    masked = _PART.sub(lambda part: "…" if _CHANGES.match(part[0]) else part[0], text)
+    return _MORE.sub("", _LISTED.sub(r"\1", masked))
