@@ -210,8 +210,15 @@ def mask(message: str, checkpoint: str = "") -> str:
     >>> mask("the key 'x.weight' is missing at a1")
     'the key … is missing at …'
     """
-    text = message[:_LONGEST]
-    if checkpoint:
-        text = re.sub(rf"(?<!\w){re.escape(checkpoint)}(?!\w)", "…", text)
+    text = _without(message[:_LONGEST], checkpoint) if checkpoint else message[:_LONGEST]
     masked = _PART.sub(lambda part: "…" if _CHANGES.match(part[0]) else part[0], text)
     return _MORE.sub("", _LISTED.sub(r"\1", masked))
+
+
+def _without(text: str, name: str) -> str:
+    """Return a text with ``…`` in place of a name, except inside of words."""
+    first, *others = text.split(name)
+    for piece in others:
+        is_inside = first[-1:].isalnum() or piece[:1].isalnum()
+        first += (name if is_inside else "…") + piece
+    return first
