@@ -36,8 +36,9 @@ from anemoi_ckpt_migrate.storage.backups import (
 )
 from anemoi_ckpt_migrate.storage.lock import locked
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath
-from anemoi_ckpt_migrate.util.amounts import bytes_of, moment_of
+from anemoi_ckpt_migrate.util.size_text import bytes_of
 from anemoi_ckpt_migrate.util.text import sized
+from anemoi_ckpt_migrate.util.time_text import parse_time
 
 _UNUSABLE = (CannotRead, NotACheckpoint, DamagedRecord, DamagedStash, NewerRecord)
 
@@ -220,9 +221,7 @@ def _conditions(
     if isinstance(older_than, datetime.timedelta):
         before = now - older_than
     elif isinstance(older_than, str):
-        before = moment_of(older_than, now)
-        if before is None:
-            raise UsageError(f"{older_than!r:.40} is no age; give one such as 12h, 30d or 2w, or a date (2026-01-31)")
+        before = datetime.datetime.fromtimestamp(parse_time(older_than), datetime.timezone.utc)
     else:
         before = older_than if older_than is None or older_than.tzinfo else older_than.astimezone()
     size = bytes_of(larger_than) if isinstance(larger_than, str) else larger_than

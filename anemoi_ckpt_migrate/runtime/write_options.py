@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import Location
-from anemoi_ckpt_migrate.util.amounts import bytes_of
+from anemoi_ckpt_migrate.util.size_text import bytes_of
 
 
 @dataclass(frozen=True)

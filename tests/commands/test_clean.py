@@ -136,7 +136,7 @@ def test_a_backup_is_as_old_as_the_command_that_made_it(project: Folder) -> None
     [
         ([], "tell which backups may go: give --older-than AGE, --larger-than SIZE or --keep N"),
         (["--remove"], "tell which backups may go"),
-        (["--older-than", "old"], "'old' is no age; give one such as 12h, 30d or 2w, or a date (2026-01-31)"),
+        (["--older-than", "old"], "'old' is no time; give an age such as 7d"),
         (["--larger-than", "big"], "'big' is no size; give one such as 10GB or 512MiB"),
         (["--keep", "-1"], "-1 is no number of backups to keep; give 0 or more"),
         (["--keep", "one"], "invalid int value: 'one'"),
