@@ -49,7 +49,7 @@ HEAVY = {
     "networkx": "revisions.graph revisions.validate",
     "mako": "scripts.create",
     "cloudpickle": "runtime.carried_code",
-    "rich": "console.checkpoint_tree console.summary_table",
+    "rich": "console.checkpoint_tree console.summary_table console.tables console.batch_progress",
     "packaging": "revisions.releases",
     "fsspec": "storage.remote.find_store storage.remote.s3_store storage.remote.azure_store",
     "azure": "storage.remote.azure_store",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import Job, JobResult
-from anemoi_ckpt_migrate.batch.pool import Attention, runner
+from anemoi_ckpt_migrate.batch.pool import Attention, check_repeatable, runner
 from anemoi_ckpt_migrate.batch.select import Selection
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, MigrateError, NoRelease, SeveralHeads, UnknownTarget
 from anemoi_ckpt_migrate.project.config import find_config
@@ -81,6 +81,8 @@ def migrate_all(
     selection = replace(selection, output=place)
     job = Job(command, arguments, config, chain, output=place)
     found = job.project()  # so that faulty scripts are one error, and not one for each checkpoint
+    if executor is not None:
+        check_repeatable(job)
     if command == "upgrade":
         check_target(target, found)
     yield from runner(jobs, executor)(job, selection.groups(), Attention())

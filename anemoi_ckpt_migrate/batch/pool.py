@@ -140,7 +140,7 @@ def run_by_executor(
     ahead : int
         How many groups are submitted before the first of them is done.
     """
-    _check_repeatable(job)
+    check_repeatable(job)
     done: queue.SimpleQueue[Future[list[JobResult]]] = queue.SimpleQueue()
     running: dict[Future[list[JobResult]], Group] = {}
     left = iter(groups)
@@ -185,7 +185,7 @@ def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
     return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
 
 
-def _check_repeatable(job: Job) -> None:
+def check_repeatable(job: Job) -> None:
     """Raise if an executor that runs work again when a worker is lost might move a checkpoint twice."""
     target = str(job.options.get("target", "head"))
     if any(isinstance(getattr(each, "target", each), Relative) for each in parse_several(target)):

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all  # noqa: E402
 from anemoi_ckpt_migrate.batch.select import Selection  # noqa: E402
+from anemoi_ckpt_migrate.errors import UnknownTarget  # noqa: E402
 from tests.support import huggingface as hf  # noqa: E402
 from tests.support.fleets import model, saved, statuses, written  # noqa: E402
 from tests.support.models import FIRST, Models, begun  # noqa: E402
@@ -176,10 +177,11 @@ def test_a_barrier_is_no_refusal_of_files_of_others(project: Folder, runs: Path)
     assert run(runs, include=("z.ckpt",))["z.ckpt"] == "refused"
 
 
-def test_a_target_that_does_not_exist_is_an_error_for_each(project: Folder, runs: Path) -> None:
+def test_a_target_that_does_not_exist_is_one_error(project: Folder, runs: Path) -> None:
     project.script("a", None)
     model(runs / "z.ckpt")
-    assert run(runs, "typo")["z.ckpt"] == "failed"
+    with pytest.raises(UnknownTarget, match="typo"):
+        run(runs, "typo")
 
 
 @pytest.mark.parametrize("target", ["base", "a", "-1"])
