@@ -59,7 +59,7 @@ def _add_about_checkpoints(adding: Any) -> None:
     )
     add_json(manifest)
     report = add(adding, "report", _report, "sum up the reports of runs, and list the checkpoints that are left to do")
-    report.add_argument("reports", metavar="FILE", nargs="+", help="reports that --report wrote: of several runs, or of parts")
+    report.add_argument("reports", metavar="FILE", nargs="+", help="what --report wrote, in several runs or for parts")
     left = "list only the checkpoints that are left to do, a path a line, as --from-file takes them"
     report.add_argument("--left", action="store_true", help=left)
     report.add_argument("--null", action="store_true", help="with --left, end each path with a NUL byte instead")
