@@ -34,14 +34,15 @@ state revisions
 record
 tree
 storage
-util errors
+util
+errors
 _version
 """
 RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines()) for folder in folders.split()}
 
 # Heavy things, and the modules that import each.
 HEAVY = {
-    "torch": "storage.tensors.torch_content storage.tensors.evaluate training.load_upgraded manifests.build_model",
+    "torch": "storage.tensors.torch_library",
     "lightning": "training.lightning",
     "pytorch_lightning": "training.lightning",
     "lightning_fabric": "training.lightning",
@@ -52,6 +53,8 @@ HEAVY = {
     "packaging": "revisions.releases",
     "fsspec": "storage.remote.find_store storage.remote.s3_store storage.remote.azure_store",
     "azure": "storage.remote.azure_store",
+    "distributed": "batch.dask_cluster",
+    "dask": "batch.dask_cluster",
 }
 
 

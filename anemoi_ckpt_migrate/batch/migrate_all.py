@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import Job, JobResult
 from anemoi_ckpt_migrate.batch.pool import Attention, runner
 from anemoi_ckpt_migrate.batch.select import Selection
+from anemoi_ckpt_migrate.errors import AmbiguousTarget, MigrateError, NoRelease, SeveralHeads, UnknownTarget
+from anemoi_ckpt_migrate.project.config import find_config
 from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions import planner, targets
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -46,7 +53,8 @@ def migrate_all(
         Runs the work instead: that of a process pool, of Dask, of MPI... It sends functions of this package to its
         workers, which have to have it installed and see the same files.
     output : path, optional
-        A folder in which results get the same relative paths; checkpoints stay unchanged.
+        A folder, made if needed, in which results get the same relative paths; checkpoints stay unchanged. A result
+        that is there already, at the end of its plan, stays.
     **options
         Other arguments of the command, such as ``backup`` or ``dry_run``.
 
@@ -58,7 +66,7 @@ def migrate_all(
     Raises
     ------
     MigrateError
-        Nothing was begun: there is no project, or no checkpoint was found.
+        Nothing was begun: there is no project, its scripts are faulty, or no checkpoint was found.
 
     Examples
     --------
@@ -69,8 +77,33 @@ def migrate_all(
     selection = paths if isinstance(paths, Selection) else Selection(tuple(os.fspath(path) for path in paths))
     arguments = options if command == "sync" else {"target": target, **options}
     config, chain = _place_of(project)
-    job = Job(command, arguments, config, chain, output=None if output is None else os.fspath(output))
+    place = None if output is None else os.path.abspath(output)
+    selection = replace(selection, output=place)
+    job = Job(command, arguments, config, chain, output=place)
+    found = job.project()  # so that faulty scripts are one error, and not one for each checkpoint
+    if command == "upgrade":
+        check_target(target, found)
     yield from runner(jobs, executor)(job, selection.groups(), Attention())
+
+
+def check_target(text: str, project: Project | None) -> None:
+    """Refuse a target of an upgrade that no checkpoint can have, before one is opened.
+
+    Raises
+    ------
+    BadTarget, UnknownTarget, AmbiguousTarget, SeveralHeads, NoRelease
+        The target makes no sense in this project. Other errors depend on the checkpoint.
+    """
+    wanted = targets.parse(text)
+    if project is None:
+        return
+    try:
+        graph = expand_squashed_for(project.graph, Record(), [wanted], project.config.package)
+        planner.plan_upgrade(graph, Record(), wanted, project.config.package)
+    except (UnknownTarget, AmbiguousTarget, SeveralHeads, NoRelease):
+        raise
+    except MigrateError:
+        return
 
 
 def _place_of(project: Project | StrPath | None) -> tuple[str | None, str | None]:
@@ -78,4 +111,4 @@ def _place_of(project: Project | StrPath | None) -> tuple[str | None, str | None
     if isinstance(project, Project):
         chain = project.config.chain
         return (None, chain) if chain else (os.fspath(project.config.path), None)
-    return None if project is None else os.fspath(project), None
+    return os.path.abspath(find_config(None if project is None else Path(project)).path), None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED, SAME, UNRELATED
+from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED, SAME, UNRELATED, JobResult
+from anemoi_ckpt_migrate.batch.report_lines import result_line
 from anemoi_ckpt_migrate.batch.summary import UNREACHED, Move, Reason, Summary
 from anemoi_ckpt_migrate.console.output import flush, print_json, printing, put, say, warn
 from anemoi_ckpt_migrate.errors import UsageError
@@ -72,6 +74,25 @@ def print_summary(summary: Summary) -> None:
     for line in drawn.get().splitlines():
         put(line.rstrip())
     say(summary_line(summary))
+
+
+class SummaryTable:
+    """Adds up the results of a run, and prints the summary."""
+
+    def __init__(self, command: str) -> None:
+        self._summary, self._begun = Summary(command), time.monotonic()
+
+    def add(self, result: JobResult) -> None:
+        """Add the result for a checkpoint."""
+        self._summary.add(result_line(result))
+
+    def print(self, quiet: bool) -> None:
+        """Print the table, or only its last line."""
+        self._summary.elapsed = time.monotonic() - self._begun
+        if quiet:
+            say(summary_line(self._summary))
+        else:
+            print_summary(self._summary)
 
 
 def print_report(report: Report, as_json: bool) -> None:

@@ -68,7 +68,7 @@ class NoCheckpointInFolder(MigrateError):
     exit_code = USAGE
 
     def __init__(self) -> None:
-        super().__init__("it is a directory, not a checkpoint; give the path of a checkpoint in it")
+        super().__init__("it is a directory, not a checkpoint; give --recursive for all checkpoints below it")
 
 
 class CannotRead(MigrateError):
@@ -102,7 +102,11 @@ class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is unchanged."""
 
 
-class NoRoom(CannotWrite):
+class DiskFull(CannotWrite):
+    """The disk, or your quota of it, is full; the checkpoint is unchanged."""
+
+
+class NoRoom(DiskFull):
     """There is too little space for the result; nothing was written."""
 
     def __init__(self, needed: int, free: int, where: str) -> None:
@@ -208,6 +212,14 @@ class NotInPlace(Refused):
     def __init__(self, why: str, instead: str) -> None:
         self.why, self.instead = why, instead
         super().__init__(f"{why}; leave out --in-place, and {instead}")
+
+
+class BackupsStay(MigrateError):
+    """The checkpoint cannot be used, so none of its backups is removed."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"{why}; its backups stay, since one of them may be the only good copy")
 
 
 class DamagedRecord(MigrateError):
@@ -318,6 +330,10 @@ class NotOnePlace(Refused):
     def __init__(self, sentence: str, places: Sequence[str]) -> None:
         self.places = tuple(places)
         super().__init__("\n    ".join([sentence, *places]))
+
+
+class NothingInCommon(NotOnePlace):
+    """A checkpoint has no parameter of a known model."""
 
 
 class NotAsExpected(Refused):

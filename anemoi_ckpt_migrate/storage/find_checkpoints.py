@@ -2,98 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotRead, MigrateError
 from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_folder
 from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
 from anemoi_ckpt_migrate.storage.huggingface.layout import is_index, sets_of_weights
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
-from anemoi_ckpt_migrate.storage.shard_sets import METADATA, files_of_index, membership_by_name
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA, FolderNames, files_of_index, membership_by_name
 
-CHECKPOINT, BACKUP, PART = "checkpoint", "backup", "part"
-"""The kinds of `Entry`: a checkpoint, the backup of one, a file of a set that has no folder of its own."""
+CHECKPOINT, BACKUP = "checkpoint", "backup"
+"""The kinds of `Entry`: a checkpoint, the backup of one."""
 _BACKUP = re.compile(r"(?P<of>.+)\.bak\d*")
 _LEFT = re.compile(r"\.(?P<of>.+)\.(lock(\.held)?|[0-9a-f]{8}\.tmp(\.old)?)")
 # Files of these names are opened by whoever works on them; others are looked at here.
 _USUAL = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+# Opening each file would take long on a file system in a network, so files of these kinds are passed by.
 _NEVER = frozenset(
-    [
-        "c",
-        "cc",
-        "cfg",
-        "cpp",
-        "csv",
-        "cu",
-        "cuh",
-        "dat",
-        "db",
-        "err",
-        "feather",
-        "gguf",
-        "gif",
-        "gz",
-        "h",
-        "h5",
-        "hdf5",
-        "hpp",
-        "htm",
-        "html",
-        "ini",
-        "ipynb",
-        "jpeg",
-        "jpg",
-        "js",
-        "json",
-        "jsonl",
-        "lock",
-        "log",
-        "md",
-        "mp4",
-        "nc",
-        "netcdf",
-        "npy",
-        "npz",
-        "onnx",
-        "out",
-        "parquet",
-        "pdf",
-        "png",
-        "py",
-        "pyc",
-        "rst",
-        "sh",
-        "so",
-        "sqlite",
-        "svg",
-        "tar",
-        "tex",
-        "tfevents",
-        "toml",
-        "tsv",
-        "txt",
-        "whl",
-        "xml",
-        "xz",
-        "yaml",
-        "yml",
-        "zarr",
-        "zip",
-        "zst",
-    ]
+    f".{ending}"
+    for endings in (
+        "c cc cfg cpp csv cu cuh dat db err feather gguf gif gz h h5 hdf5 hpp htm html ini ipynb jpeg jpg js json",
+        "jsonl lock log md mp4 nc netcdf npy npz onnx out parquet pdf png py pyc rst sh so sqlite svg tar tex tfevents",
+        "toml tsv txt whl xml xz yaml yml zarr zip zst",
+    )
+    for ending in endings.split()
 )
 _ZIP, _PICKLE = b"PK\3\4", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the second one: torch before 1.6
-_FILES_OF_DISTRIBUTED = ("meta.pt", "common.pt", METADATA)
+_FILES_OF_DISTRIBUTED = frozenset(["meta.pt", "common.pt", METADATA])
+# DeepSpeed and Megatron write these beside the folders of checkpoints.
+_BESIDE_CHECKPOINTS = frozenset(["zero_to_fp32.py", "latest_checkpointed_iteration.txt"])
+# The cache of Hugging Face holds files named by their digests, and folders of links that give their real names.
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Something that a walk found.
 
     Attributes
@@ -105,11 +56,11 @@ class Entry:
     real : str
         The path without links.
     kind : str
-        `CHECKPOINT`, `BACKUP` or `PART`.
+        `CHECKPOINT` or `BACKUP`.
     size : int
         Bytes of the file, or of all files of a folder.
     modified : float
-        Seconds since the epoch: when the file changed, or the latest file of a folder.
+        Seconds since the epoch: when the file changed, or the latest file of a folder; infinity if unknown.
     left : bool
         Whether files of an interrupted run are beside it.
     error : MigrateError or None
@@ -121,7 +72,7 @@ class Entry:
     real: str
     kind: str = CHECKPOINT
     size: int = 0
-    modified: float = 0.0
+    modified: float = math.inf
     left: bool = False
     error: MigrateError | None = None
 
@@ -134,33 +85,51 @@ def _everything(relative: str, is_folder: bool) -> bool:
     return True
 
 
+def _nothing(relative: str) -> bool:
+    return False
+
+
 @dataclass
 class Walk:
     """A walk below a folder, which visits no folder and no file twice, however many links lead there.
+
+    It finds files that are checkpoints by their names or their first bytes, and folders of every format. It passes by
+    hidden names, files that belong to a folder that it finds, backups, journals, and whatever is no regular file. Of a
+    set of files without a folder of its own (shards without an index) it finds the first one, which stands for all.
 
     Attributes
     ----------
     wanted : callable
         Says, for a path below the given folder and whether it is a folder, whether to visit it.
+    included : callable
+        Says, for a path below the given folder, whether the file counts as a checkpoint without a look at it.
+    backups : bool
+        Whether backups are found too.
     """
 
     wanted: Callable[[str, bool], bool] = _everything
+    included: Callable[[str], bool] = _nothing
+    backups: bool = False
     _folders: set[str] = field(default_factory=set)
     _targets: set[str] = field(default_factory=set)
 
     def below(self, folder: str) -> Iterator[Group]:
         """Yield what lies below a folder, and the folder itself if it is a checkpoint, in the order of names.
 
-        Names that begin with a dot are left out. Links come last, each by its own name, and only once.
+        Links come last, each by its own name, and only once.
 
         Parameters
         ----------
         folder : str
-            The folder.
+            The folder. If it is hidden, it is searched all the same.
         """
         links = [_Place(folder, "", os.path.realpath(folder))]
         for place in links:  # grows meanwhile
             yield from self._below(place, links)
+
+    def leave_out(self, folder: str) -> None:
+        """Visit nothing in a folder."""
+        self._folders.add(os.path.realpath(folder))
 
     def _below(self, start: _Place, links: list[_Place]) -> Iterator[Group]:
         group: list[Entry] = []
@@ -179,14 +148,15 @@ class Walk:
             if listed.itself is not None:
                 outermost = outermost or place
                 stack.append((place, listed.itself))
-            for entry in listed.entries:
-                if outermost is None or entry.kind != CHECKPOINT:
+            if outermost is None:
+                for entry in listed.entries:
                     yield (entry,)
-                else:
-                    group.append(entry)
+            else:
+                group += listed.entries
             stack += [(inner, None) for inner in reversed(listed.folders)]
 
     def _visit(self, place: _Place, links: list[_Place]) -> _Listed:
+        """Look at a folder or a link, and add the links in it to those that are looked at last."""
         if not os.path.isdir(place.path):
             return self._of_link(place)
         if place.real in self._folders:
@@ -194,28 +164,52 @@ class Walk:
         self._folders.add(place.real)
         try:
             with os.scandir(place.path) as found:
-                listed = _Folder(place, sorted(found, key=_name))
+                folder = _Folder(place, sorted(found, key=_name))
+        except FileNotFoundError:  # somebody removed it meanwhile
+            return _Listed()
         except OSError as error:
             reason = os.strerror(error.errno or 0).lower()
-            return _Listed(
-                [Entry(place.path, place.relative, place.real, error=CannotRead(f"it cannot be searched ({reason})"))]
-            )
-        entries, folders = [], []
-        for each in listed.visible:
-            inner = place.inner(each.name)
-            if not self.wanted(inner.relative, each.is_dir()):
-                continue
+            why = CannotRead(f"it cannot be searched ({reason})")
+            return _Listed([Entry(place.path, place.relative, place.real, error=why)])
+        return self._sorted(folder, links)
+
+    def _sorted(self, folder: _Folder, links: list[_Place]) -> _Listed:
+        """Sort the names of a folder into entries, folders to visit, and links."""
+        entries: list[Entry] = []
+        folders: list[_Place] = []
+        for each in folder.visible:
             if each.is_symlink():
-                links.append(_Place(inner.path, inner.relative, os.path.realpath(inner.path)))
-            elif _BACKUP.fullmatch(each.name):
-                entries.append(_entry(each, inner, BACKUP))
+                links += self._link(folder, each)
+            elif ".bak" in each.name and _BACKUP.fullmatch(each.name):
+                entries += self._backup(folder, each)
             elif each.is_dir(follow_symlinks=False):
-                folders.append(inner)
+                folders += self._folder(folder, each.name)
             elif each.is_file(follow_symlinks=False):
-                entries += listed.entry(each, inner)
-        lost = (each for each in listed.lost if self.wanted(each.relative, True))
+                entries += self._file(folder, each)
+        lost = (each for each in folder.lost if self.wanted(each.relative, True))
         entries += [Entry(each.path, each.relative, each.real, left=True) for each in lost]
-        return _Listed(entries, folders, listed.itself)
+        return _Listed(entries, folders, folder.itself)
+
+    def _link(self, folder: _Folder, each: os.DirEntry[str]) -> Iterator[_Place]:
+        place = folder.place
+        path, relative = place.path_of(each.name), f"{place.below}{each.name}"
+        if each.name not in folder.own and self.wanted(relative, os.path.isdir(path)):
+            yield _Place(path, relative, os.path.realpath(path))
+
+    def _backup(self, folder: _Folder, each: os.DirEntry[str]) -> Sequence[Entry]:
+        wanted = self.backups and self.wanted(f"{folder.place.below}{each.name}", each.is_dir())
+        return folder.backup(each) if wanted else ()
+
+    def _folder(self, folder: _Folder, name: str) -> Iterator[_Place]:
+        if self.wanted(f"{folder.place.below}{name}", True) and not folder.holds_blobs(name):
+            yield folder.place.inner(name, folder.is_foreign)
+
+    def _file(self, folder: _Folder, each: os.DirEntry[str]) -> Sequence[Entry]:
+        relative = f"{folder.place.below}{each.name}"
+        if self.included(relative):
+            return folder.file(each) if self.wanted(relative, False) else ()
+        may_be = folder.may_be_by_name(each.name) and self.wanted(relative, False)
+        return folder.checkpoint(each) if may_be else ()
 
     def _of_link(self, place: _Place) -> _Listed:
         """Look at a link to a file, unless the file was or will be found elsewhere."""
@@ -226,63 +220,111 @@ class Walk:
             found = os.stat(place.real)
         except OSError:
             return _Listed()  # a link that leads nowhere
-        name, file = os.path.basename(place.real), Path(place.real)
-        if not stat.S_ISREG(found.st_mode) or _BACKUP.fullmatch(name) or not _may_be(place.real, name, found.st_size):
+        names = [os.path.basename(place.path), os.path.basename(place.real)]
+        if not stat.S_ISREG(found.st_mode) or any(map(_BACKUP.fullmatch, names)):
             return _Listed()
-        part = membership_by_name(file) or membership_by_name(Path(os.path.abspath(place.path)))
-        kind = CHECKPOINT if part is None else PART
-        return _Listed([Entry(place.path, place.relative, place.real, kind, found.st_size, found.st_mtime)])
+        may_be = any(map(_may_be_by_name, names)) and (names[0].endswith(_USUAL) or _may_be(place.real))
+        if not may_be and not self.included(place.relative):
+            return _Listed()
+        return _Listed([Entry(place.path, place.relative, place.real, CHECKPOINT, found.st_size, found.st_mtime)])
 
 
-@dataclass(frozen=True)
 class _Place:
-    """A folder or a link: its path, the path below the given folder, and the path without links."""
+    """A folder or a link.
 
-    path: str
-    relative: str
-    real: str
+    Attributes
+    ----------
+    path, relative, real : str
+        Its path, the path below the given folder, and the path without links.
+    is_of_foreign : bool
+        Whether it lies in a checkpoint of a foreign format, whose files are refused together.
+    below : str
+        The relative path of names in it, up to the name.
+    """
 
-    def inner(self, name: str) -> _Place:
-        relative = f"{self.relative}/{name}" if self.relative else name
-        return _Place(os.path.join(self.path, name), relative, os.path.join(self.real, name))
+    def __init__(self, path: str, relative: str, real: str, is_of_foreign: bool = False) -> None:
+        self.path, self.relative, self.real, self.is_of_foreign = path, relative, real, is_of_foreign
+        self.below = f"{relative}/" if relative else ""
+        self._start = path if path.endswith("/") else f"{path}/"
+        self._real_start = real if real.endswith("/") else f"{real}/"
+
+    def path_of(self, name: str) -> str:
+        """Return the path of a name in it."""
+        return f"{self._start}{name}"
+
+    def real_of(self, name: str) -> str:
+        """Return the path of a name in it, without links before the name."""
+        return f"{self._real_start}{name}"
+
+    def inner(self, name: str, is_foreign: bool = False) -> _Place:
+        """Return the place of a name in it."""
+        is_of_foreign = self.is_of_foreign or is_foreign
+        return _Place(self.path_of(name), f"{self.below}{name}", self.real_of(name), is_of_foreign)
+
+    def entry(self, name: str, found: os.stat_result | None, kind: str = CHECKPOINT, left: bool = False) -> Entry:
+        """Return the entry of a name in it; without size and time if the system does not give them."""
+        places = self.path_of(name), f"{self.below}{name}", self.real_of(name)
+        if found is None:
+            return Entry(*places, kind, left=left)
+        return Entry(*places, kind, found.st_size, found.st_mtime, left)
 
 
-@dataclass(frozen=True)
-class _Listed:
+class _Listed(NamedTuple):
     """What a folder holds: entries, folders to visit, and itself, if it is a checkpoint."""
 
-    entries: list[Entry] = field(default_factory=list)
-    folders: list[_Place] = field(default_factory=list)
+    entries: list[Entry] = []  # noqa: RUF012 (nobody changes it)
+    folders: list[_Place] = []  # noqa: RUF012
     itself: Entry | None = None
 
 
 class _Folder:
-    """The names in a folder."""
+    """A folder, and the names in it.
+
+    Attributes
+    ----------
+    place : _Place
+        Where it is.
+    visible : list of DirEntry
+        The names that are not hidden.
+    """
 
     def __init__(self, place: _Place, found: list[os.DirEntry[str]]) -> None:
-        self._place = place
-        self._names = {each.name: each for each in found}
+        self.place = place
+        self._entries = {each.name: each for each in found}
+        self._names = FolderNames(Path(place.real), list(self._entries))
         self.visible = [each for each in found if not each.name.startswith(".")]
-        self._left = {match["of"] for name in self._names if name.startswith(".") and (match := _LEFT.fullmatch(name))}
-        self._weights = sets_of_weights(self._names)
+        self._left = {
+            match["of"] for name in self._entries if name.startswith(".") and (match := _LEFT.fullmatch(name))
+        }
+        self._weights = sets_of_weights(self._entries)
+        self._sets: set[str] = set()  # sets of which a file was found
 
     @property
     def lost(self) -> list[_Place]:
         """The folders whose exchange was interrupted when they had no name."""
-        journals = (name.removesuffix(JOURNAL) for name in self._names if name.endswith(JOURNAL))
-        return [self._place.inner(name) for name in journals if name not in self._names and name in self._left]
+        journals = (name.removesuffix(JOURNAL) for name in self._entries if name.endswith(JOURNAL))
+        return [self.place.inner(name) for name in journals if name not in self._entries and name in self._left]
 
     @cached_property
     def itself(self) -> Entry | None:
         """The folder as a checkpoint; None if it is none."""
-        if not (METADATA in self._names or self._has_weights or self._is_foreign):
+        if not (METADATA in self._entries or self._has_weights or self.is_foreign or self._is_of_package):
             return None
-        files = [each.stat() for each in self._names.values() if each.is_file()]
+        files = list(filter(None, map(_stat_of_file, self._entries.values())))
         size, latest = sum(each.st_size for each in files), max((each.st_mtime for each in files), default=0.0)
-        name = os.path.basename(self._place.real)
-        siblings = os.path.dirname(self._place.real)
-        left = any(os.path.lexists(os.path.join(siblings, beside)) for beside in (f".{name}.lock", f"{name}{JOURNAL}"))
-        return Entry(self._place.path, self._place.relative, self._place.real, CHECKPOINT, size, latest, left)
+        folder, name = os.path.split(self.place.real)
+        left = any(os.path.lexists(os.path.join(folder, beside)) for beside in (f".{name}.lock", f"{name}{JOURNAL}"))
+        return Entry(self.place.path, self.place.relative, self.place.real, CHECKPOINT, size, latest, left)
+
+    @cached_property
+    def is_foreign(self) -> bool:
+        """Whether it is a checkpoint of a format that is recognised and refused."""
+        return bool(kind_of_folder(self._entries.keys() - _BESIDE_CHECKPOINTS))
+
+    @cached_property
+    def _is_of_package(self) -> bool:
+        """Whether it is a checkpoint of a format that another package adds."""
+        return any_formats() and find_format(Path(self.place.path)) is not None
 
     @cached_property
     def _has_weights(self) -> bool:
@@ -290,61 +332,122 @@ class _Folder:
         return any(is_index(name) or not name.endswith(".bin") for name in self._weights) or len(self._weights) > 1
 
     @cached_property
-    def _is_foreign(self) -> bool:
-        """Whether it is a checkpoint that is recognised and refused, or one of a format that another package adds."""
-        if kind_of_folder(self._names):
-            return True
-        return any_formats() and find_format(Path(self._place.path)) is not None
-
-    @cached_property
-    def _own(self) -> frozenset[str]:
-        """The files that are part of the folder's checkpoint."""
-        if METADATA in self._names:
-            return frozenset(_FILES_OF_DISTRIBUTED)
+    def own(self) -> frozenset[str]:
+        """The names of files that are part of the folder's checkpoint."""
+        if METADATA in self._entries:
+            return _FILES_OF_DISTRIBUTED
         if not self._has_weights:
             return frozenset()
-        indexed = (files_of_index(Path(self._place.path, name)) for name in self._weights if is_index(name))
+        indexed = (files_of_index(Path(self.place.path, name)) for name in self._weights if is_index(name))
         return frozenset(self._weights).union(*indexed)
 
-    def entry(self, each: os.DirEntry[str], inner: _Place) -> list[Entry]:
-        """Return the entry of a file in it; none if the file is no checkpoint, or part of the folder's own."""
+    def holds_blobs(self, name: str) -> bool:
+        """Return whether a folder in it holds the files of a cache, which are found by the links to them."""
+        return name == _BLOBS and _SNAPSHOTS in self._entries
+
+    def may_be_by_name(self, name: str) -> bool:
+        """Return whether a file in it may be a checkpoint of its own, by its name."""
+        return _may_be_by_name(name) and name not in self.own and not name.endswith(_NOT_OF_ITS_OWN)
+
+    def checkpoint(self, each: os.DirEntry[str]) -> list[Entry]:
+        """Return the entry of a file in it; none if it is no checkpoint, or not of its own."""
         name = each.name
-        if name in self._own or name.endswith((JOURNAL, ".distcp")):
+        if not name.endswith(_USUAL) and not _may_be(self.place.path_of(name)):
             return []
-        if not _may_be(inner.path, name, each.stat().st_size):
+        if self._names.may_be_member(name):
+            part = membership_by_name(Path(self.place.real_of(name)), self._names)
+            if part is not None:
+                if self.itself is not None or self.place.is_of_foreign or part.name in self._sets:
+                    return []
+                self._sets.add(part.name)
+        return self.file(each)
+
+    def file(self, each: os.DirEntry[str]) -> list[Entry]:
+        """Return the entry of a file in it; none if somebody removed it meanwhile."""
+        name = each.name
+        left = f"{name}{JOURNAL}" in self._entries or (
+            bool(self._left) and name_beside(Path(name), "").name in self._left
+        )
+        try:
+            found = _stat(each)
+        except FileNotFoundError:
             return []
-        if membership_by_name(Path(inner.real)) is not None:
-            return [] if self.itself is not None else [_entry(each, inner, PART)]
-        left = f"{name}{JOURNAL}" in self._names or name_beside(Path(name), "").name in self._left
-        return [_entry(each, inner, CHECKPOINT, left)]
+        return [self.place.entry(name, found, CHECKPOINT, left)]
+
+    def backup(self, each: os.DirEntry[str]) -> list[Entry]:
+        """Return the entry of a backup in it; none if somebody removed it meanwhile."""
+        entry = self.file(each)
+        if entry and each.is_dir(follow_symlinks=False):
+            return [entry[0]._replace(kind=BACKUP, size=_size_of_folder(entry[0].path), left=False)]
+        return [found._replace(kind=BACKUP, left=False) for found in entry]
 
 
-def _may_be(path: str, name: str, size: int) -> bool:
-    """Return whether a file may be a checkpoint, by its name or its first bytes."""
-    stem, dot, ending = name.rpartition(".")
+_NOT_OF_ITS_OWN = (JOURNAL, ".distcp")
+
+
+def _may_be_by_name(name: str) -> bool:
+    """Return whether a file may be a checkpoint, by its name."""
     if name.endswith(_USUAL):
         return True
-    if stem and dot and ending.lower() in _NEVER:
-        return any_formats() and find_format(Path(path)) is not None
+    return os.path.splitext(name)[1].lower() not in _NEVER or any_formats()
+
+
+def _may_be(path: str) -> bool:
+    """Return whether a file may be a checkpoint, by its name and its first bytes."""
+    name = os.path.basename(path)
+    if name.endswith(_USUAL):
+        return True
+    if any_formats() and find_format(Path(path)) is not None:
+        return True
+    return os.path.splitext(name)[1].lower() not in _NEVER and _begins_as_torch(path)
+
+
+def _begins_as_torch(path: str) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False  # nothing says that it is a checkpoint
     try:
         start = os.pread(descriptor, len(_PICKLE), 0)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
-    if start.startswith(_ZIP) or start == _PICKLE:
-        return True
-    return any_formats() and find_format(Path(path)) is not None
+    return start.startswith(_ZIP) or start == _PICKLE
 
 
-def _entry(each: os.DirEntry[str], place: _Place, kind: str, left: bool = False) -> Entry:
-    found = each.stat(follow_symlinks=False)
-    size = found.st_size
-    if stat.S_ISDIR(found.st_mode):
-        size = sum(os.lstat(os.path.join(top, name)).st_size for top, _, names in os.walk(place.path) for name in names)
-    return Entry(place.path, place.relative, place.real, kind, size, found.st_mtime, left)
+def _stat(each: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the size and times of a file; None if the system does not give them.
+
+    Raises
+    ------
+    FileNotFoundError
+        Somebody removed it meanwhile.
+    """
+    try:
+        return each.stat()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+
+
+def _stat_of_file(each: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the size and times of a file, or of the file that a link leads to; None if there is none."""
+    try:
+        return each.stat() if each.is_file() else None
+    except OSError:
+        return None
+
+
+def _size_of_folder(path: str) -> int:
+    """Return the bytes of all files below a folder, as far as they can be seen."""
+    size = 0
+    for top, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):  # somebody removed it meanwhile
+                size += os.lstat(os.path.join(top, name)).st_size
+    return size
 
 
 def _name(entry: os.DirEntry[str]) -> str:

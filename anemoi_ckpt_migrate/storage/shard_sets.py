@@ -5,13 +5,15 @@ Such a file must not be changed alone: the index of its tensors, or the other fi
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,27 +56,63 @@ class Membership:
         return f"it is part of {self.kind} ({shown_path(self.name)})"
 
 
-class _Folder:
+# All names that a look below may recognise without an index or the name of the folder.
+_MAY_BE_MEMBER = re.compile(
+    r"-\d{2,}-of-|^consolidated\.|_states\.pt$|(?:rank|shard|model_part)[-_]?\d|^(?:meta|fp32|exp_avg|exp_avg_sq|step)\.pt$"
+    r"|\.distcp$|^\.metadata$",
+    re.IGNORECASE,
+)
+
+
+class FolderNames:
     """The names in a folder, read once.
 
     Attributes
     ----------
-    names : list of str
+    names : collection of str
         The names; empty if the folder cannot be listed.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    names : collection of str, optional
+        The names in it, if they are known.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Collection[str] | None = None) -> None:
         self._path = path
         try:
-            self.names = os.listdir(path)
+            self.names: Collection[str] = os.listdir(path) if names is None else names
         except OSError:
             self.names = []
+
+    def may_be_member(self, name: str) -> bool:
+        """Return whether `membership_by_name` may find a set for a file in it; this is quick."""
+        return _MAY_BE_MEMBER.search(name) is not None or self._is_of_rank or name in self.indexed
+
+    @cached_property
+    def _is_of_rank(self) -> bool:
+        return _RANK_FOLDER.fullmatch(self._path.name) is not None
+
+    @cached_property
+    def ordered(self) -> list[str]:
+        """The names, sorted."""
+        return sorted(self.names)
 
     @cached_property
     def indexed(self) -> dict[str, Path]:
         """The files that indices name, each with its first index."""
         indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
         return {name: index for index in indices for name in files_of_index(index)}
+
+    @cached_property
+    def ranks(self) -> dict[tuple[str, str], set[str]]:
+        """The numbers of ranks, by the text before and after the number."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for match in filter(None, map(_RANK.fullmatch, self.names)):
+            found.setdefault((match["before"], match["after"]), set()).add(match["number"])
+        return found
 
 
 class FolderListings:
@@ -88,14 +126,14 @@ class FolderListings:
 
     def __init__(self, seconds: float = math.inf) -> None:
         self._seconds = seconds
-        self._known: dict[Path, tuple[float, _Folder]] = {}
+        self._known: dict[Path, tuple[float, FolderNames]] = {}
 
-    def names(self, path: Path) -> _Folder:
+    def names(self, path: Path) -> FolderNames:
         """Return the names in a folder."""
         now = time.monotonic()
         since, found = self._known.get(path, (-math.inf, None))
         if found is None or now - since > self._seconds:
-            found = _Folder(path)
+            found = FolderNames(path)
             self._known[path] = now, found
         return found
 
@@ -119,9 +157,16 @@ def folders_listed_once(listings: FolderListings | None = None) -> Iterator[None
         _LISTINGS.reset(token)
 
 
-def _folder(path: Path) -> _Folder:
+def _folder(path: Path) -> FolderNames:
     listings = _LISTINGS.get()
-    return _Folder(path) if listings is None else listings.names(path)
+    return FolderNames(path) if listings is None else listings.names(path)
+
+
+def names_beginning(folder: Path, start: str) -> list[str]:
+    """Return the names in a folder that begin with a text, sorted."""
+    names = _folder(folder).ordered
+    first = bisect.bisect_left(names, start)
+    return list(itertools.takewhile(lambda name: name.startswith(start), itertools.islice(names, first, None)))
 
 
 def membership(path: str | os.PathLike[str]) -> Membership | None:
@@ -141,15 +186,18 @@ def membership(path: str | os.PathLike[str]) -> Membership | None:
     return next((each for each in found if each is not None), None)
 
 
-def membership_by_name(file: Path) -> Membership | None:
+def membership_by_name(file: Path, names: FolderNames | None = None) -> Membership | None:
     """Return the set that a local file belongs to, by its own name and its neighbours; None if it is whole by itself.
 
     Parameters
     ----------
     file : Path
         The absolute path of a file. If it is a link, its target does not count.
+    names : FolderNames, optional
+        The names in its folder, if they are known.
     """
-    return next((found for look in _LOOKS if (found := look(file)) is not None), None)
+    names = names or _folder(file.parent)
+    return next((found for look in _LOOKS if (found := look(file, names)) is not None), None)
 
 
 def _membership_in_store(url: Url) -> Membership | None:
@@ -188,15 +236,15 @@ def distributed(folder: str) -> Membership:
     )
 
 
-def _distributed(path: Path) -> Membership | None:
+def _distributed(path: Path, folder: FolderNames) -> Membership | None:
     # Lightning stores everything except tensors in meta.pt, beside the metadata.
     beside = path.name in ("meta.pt", METADATA) and (path.parent / METADATA).is_file()
     return distributed(os.fspath(path.parent)) if path.suffix == ".distcp" or beside else None
 
 
-def _indexed(path: Path) -> Membership | None:
+def _indexed(path: Path, folder: FolderNames) -> Membership | None:
     """Find the index that names a file."""
-    index = _folder(path.parent).indexed.get(path.name)
+    index = folder.indexed.get(path.name)
     if index is None:
         return None
     way = "give the path of its folder" if path.suffix in (".safetensors", ".bin") else _LOAD_ALL
@@ -214,7 +262,7 @@ def files_of_index(index: Path) -> set[str]:
         return set()  # not an index of shards
 
 
-def _numbered(path: Path) -> Membership | None:
+def _numbered(path: Path, folder: FolderNames) -> Membership | None:
     """Recognise ``NAME-00001-of-00002.bin``; ``00001-of-00001`` is whole."""
     found = _SHARD.fullmatch(path.name)
     if found is None or int(found["count"]) < 2:
@@ -223,7 +271,7 @@ def _numbered(path: Path) -> Membership | None:
     return Membership("a sharded checkpoint", os.fspath(path.parent / pattern), _LOAD_ALL)
 
 
-def _llama(path: Path) -> Membership | None:
+def _llama(path: Path, folder: FolderNames) -> Membership | None:
     found = _LLAMA.fullmatch(path.name)
     if found is None or (int(found["number"]) == 0 and not (path.parent / "consolidated.01.pth").exists()):
         return None
@@ -231,7 +279,7 @@ def _llama(path: Path) -> Membership | None:
     return Membership("a checkpoint of Llama in parallel parts", os.fspath(path.parent / "consolidated.*.pth"), way)
 
 
-def _deepspeed(path: Path) -> Membership | None:
+def _deepspeed(path: Path, folder: FolderNames) -> Membership | None:
     universal = _UNIVERSAL.fullmatch(path.name) and path.parent.parent.name == "zero"
     if not universal and not _DEEPSPEED.fullmatch(path.name):
         return None
@@ -243,28 +291,26 @@ def _deepspeed(path: Path) -> Membership | None:
     return Membership("a checkpoint of DeepSpeed", os.fspath(path.parent), way)
 
 
-def _megatron(path: Path) -> Membership | None:
+def _megatron(path: Path, folder: FolderNames) -> Membership | None:
     if not _RANK_FOLDER.fullmatch(path.parent.name):
         return None
     way = "join the files of its ranks; a single file can be copied out of its folder and migrated there"
     return Membership("a checkpoint of Megatron", os.fspath(path.parent.parent), way)
 
 
-def _ranks(path: Path) -> Membership | None:
+def _ranks(path: Path, folder: FolderNames) -> Membership | None:
     """Recognise ``NAME_rank0.pt`` beside a file with another number."""
     found = _RANK.fullmatch(path.name)
     if found is None:
         return None
-    sibling = re.compile(rf"{re.escape(found['before'])}(\d+){re.escape(found['after'])}")
-    numbers = (match[1] for match in map(sibling.fullmatch, _folder(path.parent).names) if match)
-    if all(number == found["number"] for number in numbers):
+    if len(folder.ranks.get((found["before"], found["after"]), ())) < 2:
         return None
     pattern = path.with_name(f"{found['before']}*{found['after']}")
     way = "join the files of its ranks into one, and migrate that"
     return Membership("a checkpoint with a file for each rank", os.fspath(pattern), way)
 
 
-_LOOKS: tuple[Callable[[Path], Membership | None], ...] = (
+_LOOKS: tuple[Callable[[Path, FolderNames], Membership | None], ...] = (
     _distributed,
     _indexed,
     _numbered,

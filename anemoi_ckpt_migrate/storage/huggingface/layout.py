@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.errors import Refused
 INDEX = ".index.json"
 _STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
 _TORCH = ".bin"
-_ENDINGS = (".safetensors", _TORCH)
+_INDICES = (f".safetensors{INDEX}", f"{_TORCH}{INDEX}")
 _WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
 _OPTIMIZER = re.compile(r"optimizer\.(pt|bin)|optimizer(_\d+)?")
 _PIPELINE = "model_index.json"
@@ -50,7 +50,7 @@ def folder_of_index(path: Path) -> Path | None:
 
 def is_index(name: str) -> bool:
     """Return whether a file has the name of an index."""
-    return name.endswith(tuple(f"{ending}{INDEX}" for ending in _ENDINGS))
+    return name.endswith(_INDICES)
 
 
 def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
@@ -90,7 +90,7 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
 def sets_of_weights(names: Collection[str]) -> list[str]:
     """Return the indices, and then the single files with weights, among the names of a folder."""
     indices = sorted(name for name in names if is_index(name))
-    return [*indices, *sorted(name for name in names if _WEIGHTS.fullmatch(name))]
+    return [*indices, *sorted(name for name in names if name.startswith(_STEMS) and _WEIGHTS.fullmatch(name))]
 
 
 def check_one_set(found: Sequence[str]) -> None:
