@@ -84,7 +84,7 @@ def report_file(path: StrPath, header: Mapping[str, Any]) -> Iterator[ReportFile
 
 
 class ReportFile:
-    """A report to which a run adds lines. Each line is written at once; after a power cut, the last second may lack.
+    """A report to which a run adds lines. Each line is written at once, and synced at most once a second.
 
     Use `report_file` to open one.
     """

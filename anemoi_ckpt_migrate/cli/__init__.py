@@ -32,7 +32,7 @@ exit codes:
   1  error
   2  wrong usage
   3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file, a released script
-  4  `check` or `current --check-heads` found something to do
+  4  `check`, `current --check-heads` or `report` found something to do
 """
 
 

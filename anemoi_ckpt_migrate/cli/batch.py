@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from types import FrameType
 from typing import Any, Protocol
 
@@ -146,7 +147,8 @@ class _Complaints:
 
 
 def _header(args: argparse.Namespace, job: Job, selection: Selection) -> dict[str, Any]:
-    given = [*args.checkpoints, *([args.from_file] if args.from_file else [])]
+    given = {name: value for name, value in asdict(selection).items() if value and name not in ("part", "allow_empty")}
+    given |= {"dry_run": True} if job.options.get("dry_run") else {}
     return {"command": job.command, "target": job.options.get("target", ""), "given": given, "part": selection.part}
 
 

@@ -64,13 +64,8 @@ def _add_about_checkpoints(adding: Any) -> None:
         help="with --update, record the parameters of this checkpoint instead",
     )
     add_json(manifest)
-    report = add(
-        adding,
-        "report",
-        _report,
-        "sum up reports of runs over many checkpoints, and list the checkpoints that are left",
-    )
-    report.add_argument("reports", metavar="FILE", nargs="+", help="files that --report wrote; reports of parts merge")
+    report = add(adding, "report", _report, "sum up the reports of runs, and list the checkpoints that are left to do")
+    report.add_argument("reports", metavar="FILE", nargs="+", help="what --report wrote, in several runs or for parts")
     left = "list only the checkpoints that are left to do, a path a line, as --from-file takes them"
     report.add_argument("--left", action="store_true", help=left)
     report.add_argument("--null", action="store_true", help="with --left, end each path with a NUL byte instead")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_the_data_of_a_report(project: Folder) -> None:
         "left": ["b.ckpt"],
     }
     assert (summary["command"], summary["moved"], summary["refused"]) == ("upgrade", 1, 1)
+
+
+def test_the_python_of_the_page_on_fleets(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "fleets.md"
+    if not page.exists():
+        pytest.skip("the sources are not here")
+    (code,) = (each for each in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if "report(" in each)
+    run("upgrade.jsonl", "a.ckpt: base -> a1", "b.ckpt: failed")
+    exec(code, {})
+    assert capsys.readouterr().out == "1 moved, 1 left\n"
 
 
 # Parts, and runs that were not finished
