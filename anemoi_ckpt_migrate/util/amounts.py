@@ -36,6 +36,11 @@ def moment_of(text: str, now: datetime.datetime) -> datetime.datetime | None:
     now : datetime.datetime
         The moment from which an age counts, with a time zone.
 
+    Returns
+    -------
+    datetime.datetime or None
+        The moment, in UTC.
+
     Examples
     --------
     >>> moment_of("2w", datetime.datetime(2026, 1, 31, tzinfo=datetime.timezone.utc)).isoformat()
@@ -45,8 +50,9 @@ def moment_of(text: str, now: datetime.datetime) -> datetime.datetime | None:
     age = _AGE.fullmatch(text)
     try:
         if age is not None:
-            return now - datetime.timedelta(**{_UNITS[age[2].lower()]: int(age[1])})
-        found = datetime.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
-        return found if found.tzinfo is not None else found.astimezone()
+            found = now - datetime.timedelta(**{_UNITS[age[2].lower()]: int(age[1])})
+        else:
+            found = datetime.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+        return found.astimezone(datetime.timezone.utc)
     except (ValueError, OverflowError, OSError):  # the last two: too far from now
         return None
