@@ -204,11 +204,12 @@ def clean(
             with locked(place) if remove else contextlib.nullcontext():
                 return _cleaned(checkpoint, place, log, conditions, remove)
         except OSError as error:
-            what, reason = error.filename or place.parent, os.strerror(error.errno or errno.EIO).lower()
-            way = "run the command again once that is fixed"
-            raise CannotWrite(f"{os.fsdecode(what)} could not be searched or removed ({reason}); {way}").about(
-                checkpoint
-            ) from error
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            where = os.fsdecode(error.filename or place.parent)
+            raise CannotWrite(
+                f"its backups could not be {'removed' if remove else 'searched'} ({where}: {reason}); run the command "
+                "again once that is fixed"
+            ).about(checkpoint) from error
 
 
 def _conditions(
@@ -216,20 +217,28 @@ def _conditions(
 ) -> _Conditions:
     if older_than is None and larger_than is None and keep is None:
         raise UsageError("tell which backups may go: give --older-than AGE, --larger-than SIZE or --keep N")
-    now = datetime.datetime.now(datetime.timezone.utc)
-    before: datetime.datetime | None
-    if isinstance(older_than, datetime.timedelta):
-        before = now - older_than
-    elif isinstance(older_than, str):
-        before = datetime.datetime.fromtimestamp(parse_time(older_than), datetime.timezone.utc)
-    else:
-        before = older_than if older_than is None or older_than.tzinfo else older_than.astimezone()
+    before = None if older_than is None else _moment(older_than)
     size = bytes_of(larger_than) if isinstance(larger_than, str) else larger_than
     if larger_than is not None and size is None:
         raise UsageError(f"{larger_than!r:.40} is no size; give one such as 10GB or 512MiB")
     if keep is not None and keep < 0:
         raise UsageError(f"{keep} is no number of backups to keep; give 0 or more")
     return _Conditions(before, size, keep)
+
+
+def _moment(older_than: str | datetime.timedelta | datetime.datetime) -> datetime.datetime:
+    """Return the moment before which a backup has to be made."""
+    utc = datetime.timezone.utc
+    try:
+        if isinstance(older_than, datetime.timedelta):
+            return datetime.datetime.now(utc) - older_than
+        if isinstance(older_than, str):
+            return datetime.datetime.fromtimestamp(parse_time(older_than), utc)
+        return older_than.astimezone(utc)
+    except (ValueError, OverflowError, OSError) as error:  # outside of the calendar
+        raise UsageError(
+            f"{older_than!r:.40} is too far from now; give an age such as 12h or 30d, or a date"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -270,9 +279,8 @@ def _proof(backup: Backup, log: Sequence[LogEntry]) -> _Proof:
     if at is None:
         return _Proof(reason="the record of the checkpoint does not prove that a command made it")
     try:
-        made = datetime.datetime.fromisoformat(log[at].time)
-        made = made if made.tzinfo is not None else made.replace(tzinfo=datetime.timezone.utc)
-    except ValueError:
+        made = datetime.datetime.fromisoformat(log[at].time).astimezone(datetime.timezone.utc)
+    except (ValueError, OverflowError):
         return _Proof(reason="the record of the checkpoint does not tell when it was made")
     try:
         with open_backup(backup.path) as file:
@@ -307,4 +315,4 @@ def _removed(place: Path, backup: Backup, told: CleanedBackup) -> CleanedBackup:
 
 
 def _shown(when: datetime.datetime) -> str:
-    return when.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
+    return when.isoformat(timespec="seconds")

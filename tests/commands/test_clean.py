@@ -158,8 +158,14 @@ def test_from_python(moved: Folder) -> None:
     assert found.frees == sum(each.size for each in found.backups if each.chosen)
     future = datetime.datetime.now() + datetime.timedelta(days=1)
     assert [each.removed for each in clean("training.ckpt", older_than=future, remove=True).backups] == [True] * 3
-    with pytest.raises(UsageError):
-        clean("training.ckpt")
+    for wrong in (
+        {},
+        {"older_than": datetime.timedelta.max},
+        {"older_than": datetime.datetime.min},
+        {"older_than": "0001-01-01T00:00+23:59"},
+    ):
+        with pytest.raises(UsageError):
+            clean("training.ckpt", **wrong)
 
 
 # The proof
@@ -313,8 +319,9 @@ def test_facts_that_fit_nothing(moved: Folder, facts: dict[str, Any]) -> None:
     assert (moved.path / "training.ckpt.bak").exists()
 
 
-def test_a_time_that_is_none(moved: Folder) -> None:
-    edited(moved.path / "training.ckpt", lambda record: record["log"][2].update(time="long ago"))
+@pytest.mark.parametrize("time", ["long ago", "", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_is_none(moved: Folder, time: str) -> None:
+    edited(moved.path / "training.ckpt", lambda record: record["log"][2].update(time=time))
     ran = moved.ok("clean", "training.ckpt", "--older-than", "2100-01-01", "--remove", "--json")
     told = "the record of the checkpoint does not tell when it was made"
     assert reasons(ran) == {"training.ckpt.bak": "", "training.ckpt.bak1": "", "training.ckpt.bak2": told}
@@ -438,7 +445,8 @@ def test_a_folder_that_cannot_be_changed(moved: Folder, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "unlink", refuse)
     ran = moved.run("clean", "training.ckpt", "--keep", "0", "--remove")
     assert ran.code == 1
-    assert "training.ckpt.bak could not be searched or removed (permission denied)" in ran.err
+    assert "training.ckpt: its backups could not be removed (" in ran.err
+    assert "training.ckpt.bak: permission denied)" in ran.err
 
 
 # Folders
