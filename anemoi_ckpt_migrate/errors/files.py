@@ -18,6 +18,10 @@ class ForeignFile(NotACheckpoint):
     """The file is of another format, by its first bytes or its content."""
 
 
+class CutOff(NotACheckpoint):
+    """The file begins as a checkpoint, but its end is missing."""
+
+
 class Unrelated(Refused):
     """Nothing tells that the checkpoint belongs to the project."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO, NoReturn
 
-from anemoi_ckpt_migrate.errors import ForeignFile, NoCheckpointInFolder, NotACheckpoint, Refused
+from anemoi_ckpt_migrate.errors import CutOff, ForeignFile, NoCheckpointInFolder, NotACheckpoint, Refused
 from anemoi_ckpt_migrate.storage.url import SCHEMES
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
@@ -47,7 +47,7 @@ def refusal_of_file(stream: BinaryIO, length: int) -> NotACheckpoint:
     if not start:
         return NotACheckpoint("it is empty")
     if start.startswith(_ZIP):
-        return NotACheckpoint("it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)")
+        return CutOff("it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)")
     for magic, sentence in _MAGICS:
         if start.startswith(magic):
             return ForeignFile(sentence)
