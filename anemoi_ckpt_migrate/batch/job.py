@@ -23,8 +23,8 @@ from anemoi_ckpt_migrate.errors import (
     ForeignFile,
     HasRecord,
     MigrateError,
-    NotACheckpoint,
     Refused,
+    UnknownContent,
     Unrelated,
     explain_system_errors,
     shown_path,
@@ -236,7 +236,7 @@ def _has_moved(result: Any) -> bool:
 
 def _says_nothing(error: MigrateError, path: str) -> bool:
     """Return whether a file is no checkpoint, and neither its name nor its content says that it should be one."""
-    return type(error) is NotACheckpoint and not path.endswith(_TELLING)
+    return isinstance(error, UnknownContent) and not path.endswith(_TELLING)
 
 
 def same_content(one: str, other: str) -> bool:

@@ -18,8 +18,8 @@ class ForeignFile(NotACheckpoint):
     """The file is of another format, by its first bytes or its content."""
 
 
-class CutOff(NotACheckpoint):
-    """The file begins as a checkpoint, but its end is missing."""
+class UnknownContent(NotACheckpoint):
+    """The file is empty, or of no format that is known: nothing in it tells that it should be a checkpoint."""
 
 
 class Unrelated(Refused):

@@ -288,6 +288,7 @@ def test_cut_and_empty_checkpoints_are_failures(project: Folder) -> None:
     written(runs / "cut.pt", whole[: len(whole) // 2])
     written(runs / "pytorch_model.bin", whole[:-100])
     written(runs / "no-ending", whole[:-100])
+    written(runs / "old", model(runs / "old", old=True).read_bytes()[:-5])
     written(runs / "text.safetensors", b"no header")
     written(runs / "json.ckpt", b'{"a": 1}')
     assert run(runs) == {
@@ -295,6 +296,7 @@ def test_cut_and_empty_checkpoints_are_failures(project: Folder) -> None:
         "cut.pt": "failed",
         "pytorch_model.bin": "failed",
         "no-ending": "failed",
+        "old": "failed",
         "text.safetensors": "failed",
         "json.ckpt": "unrelated",
         "whole.ckpt": "moved",
