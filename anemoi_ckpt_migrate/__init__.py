@@ -13,6 +13,10 @@ from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate.batch.job import JobResult
+    from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
+    from anemoi_ckpt_migrate.batch.report import Report, report
+    from anemoi_ckpt_migrate.batch.select import Selection
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
@@ -22,7 +26,9 @@ if TYPE_CHECKING:
         heads,
         write_head_file,
     )
-    from anemoi_ckpt_migrate.commands.check import Checked, Problem, check
+    from anemoi_ckpt_migrate.commands.check import check
+    from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
+    from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup, clean
     from anemoi_ckpt_migrate.commands.compact import Compacted, compact
     from anemoi_ckpt_migrate.commands.current import Current, current
     from anemoi_ckpt_migrate.commands.diff import Diff, diff
@@ -56,6 +62,13 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "batch.job": ("JobResult",),
+    "batch.migrate_all": ("migrate_all",),
+    "batch.select": ("Selection",),
+    "batch.report": (
+        "Report",
+        "report",
+    ),
     "commands.branches": (
         "Branch",
         "BranchPoint",
@@ -65,10 +78,15 @@ _HOMES = {
         "heads",
         "write_head_file",
     ),
-    "commands.check": (
+    "commands.check": ("check",),
+    "commands.check_result": (
         "Checked",
         "Problem",
-        "check",
+    ),
+    "commands.clean": (
+        "Cleaned",
+        "CleanedBackup",
+        "clean",
     ),
     "commands.compact": (
         "Compacted",
@@ -167,6 +185,8 @@ __all__ = [
     "Branches",
     "Checked",
     "CkptType",
+    "Cleaned",
+    "CleanedBackup",
     "Compacted",
     "Current",
     "Diff",
@@ -176,6 +196,7 @@ __all__ = [
     "Import",
     "ImportedScript",
     "Inspection",
+    "JobResult",
     "Manifest",
     "MigrateError",
     "MigrationContext",
@@ -188,13 +209,16 @@ __all__ = [
     "Recovered",
     "Refused",
     "Release",
+    "Report",
     "Result",
+    "Selection",
     "Shown",
     "Squashed",
     "Stamper",
     "__version__",
     "branches",
     "check",
+    "clean",
     "compact",
     "current",
     "diff",
@@ -210,6 +234,7 @@ __all__ = [
     "load",
     "manifest",
     "merge",
+    "migrate_all",
     "op",
     "open_chain",
     "open_project",
@@ -218,6 +243,7 @@ __all__ = [
     "rebase",
     "recover",
     "release",
+    "report",
     "revision",
     "show",
     "squash",

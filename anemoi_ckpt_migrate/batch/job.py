@@ -8,9 +8,12 @@ import functools
 import importlib
 import io
 import os
+import secrets
+import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +26,7 @@ from anemoi_ckpt_migrate.errors import (
     ForeignFile,
     HasRecord,
     MigrateError,
+    NoConfiguration,
     Refused,
     UnknownContent,
     Unrelated,
@@ -37,9 +41,11 @@ MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED = "moved", "same", "unrelat
 run was interrupted before it was done."""
 STATUSES = (MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED)
 _WRITES = frozenset({"upgrade", "downgrade", "sync", "stamp", "compact"})
-_KNOWS = frozenset({"upgrade", "downgrade", "sync", "stamp"})
+_KNOWS = frozenset({"upgrade", "downgrade", "sync", "stamp", "check_checkpoint"})
+_OF_PROJECT = _KNOWS | {"current", "inspect"}
 _TELLING = (".ckpt", ".pt", ".pth", ".safetensors")
 _LISTINGS = FolderListings(seconds=10.0)  # of this process
+_TURN = threading.Lock()
 
 
 class Printable(Protocol):
@@ -111,11 +117,13 @@ class Job:
     config, chain : str or None
         Where the scripts are: the configuration, or a published chain. Each process reads them once.
     needs_project : bool
-        Whether the command takes a project, which has to exist.
+        Whether there has to be a project.
     output : str or None
         A folder in which results have the same relative paths; nothing else is written.
-    token : str
-        Another one for each job: processes that live longer read the scripts again for the next job.
+    folder : str
+        The current folder of the caller, which relative paths are below.
+    call : str
+        Tells this call from others: a process that serves several reads the scripts anew for each.
     """
 
     command: str
@@ -124,10 +132,24 @@ class Job:
     chain: str | None = None
     needs_project: bool = True
     output: str | None = None
-    token: str = field(default_factory=lambda: os.urandom(8).hex())
+    folder: str = field(default_factory=lambda: _current_folder())
+    call: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def needed(self) -> list[str]:
+        """The files that every process has to see."""
+        return [] if self.config is None else [self.config]
 
     def run(self, chosen: Chosen) -> JobResult:
-        """Run the command on one checkpoint. Every error is part of the result."""
+        """Run the command on one checkpoint. Every error is part of the result.
+
+        The current folder, the recursion limit and the filters of warnings belong to a whole process, so its threads
+        take turns.
+        """
+        with _TURN:
+            return self._result(chosen)
+
+    def _result(self, chosen: Chosen) -> JobResult:
         begun, printed = time.perf_counter(), io.StringIO()
         status, result, error = SAME, None, chosen.error
         if chosen.same_as:
@@ -135,12 +157,13 @@ class Job:
         if error is None:
             try:
                 with (
-                    contextlib.redirect_stdout(printed),
+                    _hearing(printed),
                     explain_system_errors(chosen.path),
+                    _working_in(self.folder),
                     folders_listed_once(_LISTINGS),
                 ):
                     result = self._run(chosen)
-                status = MOVED if _has_moved(result) else SAME
+                status = MOVED if getattr(result, "changes", False) else SAME
             except MigrateError as raised:
                 error = raised.about(chosen.path)
             except Exception as raised:  # a fault of this package must not end the work on the other files
@@ -159,22 +182,20 @@ class Job:
             remove_left(Path(chosen.path))
         return found
 
+    def project(self) -> Project | None:
+        """Return the project, whose scripts this process reads once; None if there is none, and none is needed."""
+        try:
+            return project_of(self.config, self.chain, self.call)
+        except NoConfiguration:
+            if self.needs_project:
+                raise
+            return None
+
     def _call(self, path: str, **options: Any) -> Any:
         """Run the command on a path, with further options."""
         command = getattr(importlib.import_module(f"anemoi_ckpt_migrate.commands.{self.command}"), self.command)
-        project = {"project": self.project} if self.needs_project else {}
+        project = {"project": self.project()} if self.command in _OF_PROJECT else {}
         return command(path, **{**self.options, **project, **options})
-
-    @property
-    def project(self) -> Project:
-        """The project, whose scripts are read once for the job in this process.
-
-        Raises
-        ------
-        MigrateError
-            There is none, or its scripts are faulty.
-        """
-        return _project_of(self.config, self.chain, self.token)
 
     def _into_output(self, chosen: Chosen, place: str, options: Mapping[str, Any]) -> Any:
         """Write the result to its place, unless it is there already.
@@ -223,15 +244,53 @@ def run_job(job: Job, chosen: Chosen) -> JobResult:
 
 
 @functools.lru_cache(maxsize=4)
-def _project_of(config: str | None, chain: str | None, token: str) -> Project:
+def project_of(config: str | None, chain: str | None, call: str = "") -> Project:
+    """Return the project of a configuration or a chain, whose scripts are read once in this process for each call."""
     return open_chain(chain) if chain is not None else open_project(config)
 
 
-def _has_moved(result: Any) -> bool:
-    """Return whether a command wrote the checkpoint, or would have without ``--dry-run``."""
-    if getattr(result, "written", None) is None and not getattr(result, "dry_run", False):
-        return False
-    return bool(getattr(result, "steps", True)) or bool(getattr(result, "recorded", True))
+class _Stdout:
+    """A standard output that collects what this thread writes; what others write goes where it went."""
+
+    def __init__(self, collected: io.StringIO, others: Any) -> None:
+        self._thread, self._collected, self._others = threading.get_ident(), collected, others
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collected if threading.get_ident() == self._thread else self._others, name)
+
+
+@contextlib.contextmanager
+def _hearing(collected: io.StringIO) -> Iterator[None]:
+    """Collect what this thread prints."""
+    before = sys.stdout
+    sys.stdout = ours = _Stdout(collected, before)
+    try:
+        yield
+    finally:
+        if sys.stdout is ours:  # else another thread has redirected it meanwhile
+            sys.stdout = before
+
+
+def _current_folder() -> str:
+    """Return the current folder; nothing if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    """Make a folder the current one. A process of the same call is there already."""
+    before = _current_folder()
+    if folder in (before, ""):
+        yield
+        return
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before or os.sep)
 
 
 def _says_nothing(error: MigrateError, path: str) -> bool:

@@ -12,8 +12,12 @@ from typing import Any
 from anemoi_ckpt_migrate.batch.job import Job, JobResult
 from anemoi_ckpt_migrate.batch.pool import Attention, runner
 from anemoi_ckpt_migrate.batch.select import Selection
+from anemoi_ckpt_migrate.errors import AmbiguousTarget, MigrateError, NoRelease, SeveralHeads, UnknownTarget
 from anemoi_ckpt_migrate.project.config import find_config
 from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record.record import Record
+from anemoi_ckpt_migrate.revisions import planner, targets
+from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -76,8 +80,30 @@ def migrate_all(
     place = None if output is None else os.path.abspath(output)
     selection = replace(selection, output=place)
     job = Job(command, arguments, config, chain, output=place)
-    _ = job.project  # so that faulty scripts are one error, and not one for each checkpoint
+    found = job.project()  # so that faulty scripts are one error, and not one for each checkpoint
+    if command == "upgrade":
+        check_target(target, found)
     yield from runner(jobs, executor)(job, selection.groups(), Attention())
+
+
+def check_target(text: str, project: Project | None) -> None:
+    """Refuse a target of an upgrade that no checkpoint can have, before one is opened.
+
+    Raises
+    ------
+    BadTarget, UnknownTarget, AmbiguousTarget, SeveralHeads, NoRelease
+        The target makes no sense in this project. Other errors depend on the checkpoint.
+    """
+    wanted = targets.parse(text)
+    if project is None:
+        return
+    try:
+        graph = expand_squashed_for(project.graph, Record(), [wanted], project.config.package)
+        planner.plan_upgrade(graph, Record(), wanted, project.config.package)
+    except (UnknownTarget, AmbiguousTarget, SeveralHeads, NoRelease):
+        raise
+    except MigrateError:
+        return
 
 
 def _place_of(project: Project | StrPath | None) -> tuple[str | None, str | None]:

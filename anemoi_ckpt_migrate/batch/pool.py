@@ -21,11 +21,13 @@ from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, Job, JobResult
 from anemoi_ckpt_migrate.batch.select import Chosen
-from anemoi_ckpt_migrate.errors import Interrupted, MigrateError, WorkerDied
+from anemoi_ckpt_migrate.errors import ExecutorFailed, Interrupted, MigrateError, UsageError, WorkerDied
+from anemoi_ckpt_migrate.revisions.targets import Relative, parse_several
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2  # seconds between two looks for a signal
-_AHEAD = 2  # groups that a worker has, so that it need not wait for the next one
+_AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
+_SMALL = 1 << 26  # bytes of a checkpoint that takes no longer than a moment
 
 Group = tuple[Chosen, ...]
 
@@ -37,15 +39,21 @@ class Attention:
     ----------
     number : int
         The signal that came; 0 if none did.
+    stopped : bool
+        Whether a signal came, or `stop` was called.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.stopped = 0, False
         self._at_work = False
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self.stopped = True
 
     def notice(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal."""
-        self.number = number
+        self.number, self.stopped = number, True
         if self._at_work:
             self._at_work = False
             raise KeyboardInterrupt
@@ -54,10 +62,10 @@ class Attention:
         """Run a job on a checkpoint, unless a signal came."""
         try:
             self._at_work = True
-            if not self.number:
+            if not self.stopped:
                 return job.run(chosen)
         except KeyboardInterrupt:
-            self.number = self.number or signal.SIGINT
+            self.number, self.stopped = self.number or signal.SIGINT, True
         finally:
             self._at_work = False
         return _failed([chosen], Interrupted(), INTERRUPTED)[0]
@@ -68,7 +76,7 @@ def run_here(job: Job, groups: Iterable[Group], attention: Attention) -> Iterato
     for group in groups:
         for chosen in group:
             yield attention.run(job, chosen)
-            if attention.number:
+            if attention.stopped:
                 return
 
 
@@ -89,17 +97,17 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     left = _Queue(groups)
     workers = [_Worker(job, count) for _ in range(count)]
     try:
-        while not attention.number:
-            for worker in workers:
-                worker.feed(left)
-            busy = {worker.connection: worker for worker in workers if worker.sent}
+        while not attention.stopped:
+            busy = _fed(workers, left)
             if not busy:
                 return
             for ready in connection.wait(list(busy), _LOOK):
                 worker = busy[ready]
-                yield worker.receive()
-                if worker.died:
-                    left.put_back(worker.sent)
+                if (result := worker.receive()) is not None:
+                    yield result
+                if worker.ended:
+                    worker.close()
+                    left.put_back(worker.unfinished)
                     workers[workers.index(worker)] = _Worker(job, count)
         for worker in workers:
             worker.interrupt()
@@ -110,8 +118,16 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
             worker.close()
 
 
+def _fed(workers: Iterable[_Worker], left: _Queue) -> dict[Any, _Worker]:
+    """Send all processes work, each the first before any the second, and return those that have some."""
+    for most in range(1, _AHEAD + 1):
+        for worker in workers:
+            worker.feed(left, most)
+    return {worker.connection: worker for worker in workers if worker.sent}
+
+
 def run_by_executor(
-    job: Job, groups: Iterable[Group], attention: Attention, executor: Executor, ahead: int = 64
+    job: Job, groups: Iterable[Group], attention: Attention, executor: Executor, ahead: int = 1000
 ) -> Iterator[JobResult]:
     """Run a job by an executor, perhaps on other machines, and yield the results in the order in which they are there.
 
@@ -124,16 +140,17 @@ def run_by_executor(
     ahead : int
         How many groups are submitted before the first of them is done.
     """
+    _check_repeatable(job)
     done: queue.SimpleQueue[Future[list[JobResult]]] = queue.SimpleQueue()
     running: dict[Future[list[JobResult]], Group] = {}
     left = iter(groups)
     try:
         while True:
-            while not attention.number and len(running) < ahead and (group := next(left, None)) is not None:
-                future = executor.submit(run_group, job, group)
+            while not attention.stopped and len(running) < ahead and (group := next(left, None)) is not None:
+                future = _submit(executor, job, group)
                 running[future] = group
                 future.add_done_callback(done.put)
-            if attention.number:
+            if attention.stopped:
                 for future in running:
                     future.cancel()
             if not running:
@@ -142,16 +159,40 @@ def run_by_executor(
                 future = done.get(timeout=_LOOK)
             except queue.Empty:
                 continue
-            group = running.pop(future)
-            try:
-                yield from future.result()
-            except CancelledError:
-                yield from _failed(group, Interrupted(), INTERRUPTED)
-            except Exception as error:  # of the executor: the worker died, or it gave the work up
-                yield from _failed(group, WorkerDied(f"{type(error).__name__}: {error}"))
+            yield from _results(future, running.pop(future))
     finally:
         for future in running:
             future.cancel()
+
+
+def _submit(executor: Executor, job: Job, group: Group) -> Future[list[JobResult]]:
+    """Return the future of a group; it has failed already if the executor takes no more work."""
+    try:
+        return executor.submit(run_group, job, group)
+    except Exception as error:  # of the executor, of any kind
+        future: Future[list[JobResult]] = Future()
+        future.set_exception(error)
+        return future
+
+
+def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
+    error = None if future.cancelled() else future.exception()
+    if future.cancelled() or isinstance(error, (CancelledError, KeyboardInterrupt)):  # a worker has Ctrl-C too
+        return _failed(group, Interrupted(), INTERRUPTED)
+    if error is None:
+        return future.result()
+    said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
+    return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
+
+
+def _check_repeatable(job: Job) -> None:
+    """Raise if an executor that runs work again when a worker is lost might move a checkpoint twice."""
+    target = str(job.options.get("target", "head"))
+    if any(isinstance(getattr(each, "target", each), Relative) for each in parse_several(target)):
+        raise UsageError(
+            f"the target {target} counts from where a checkpoint is, and an executor may run the work on a checkpoint "
+            "again when a worker is lost; name a revision instead"
+        )
 
 
 def run_group(job: Job, group: Group) -> list[JobResult]:
@@ -170,64 +211,67 @@ class _Queue:
         self._groups = iter(groups)
         self._again: collections.deque[Group] = collections.deque()
 
-    def next(self) -> Group | None:
-        return self._again.popleft() if self._again else next(self._groups, None)
+    def next(self) -> Group:
+        return self._again.popleft() if self._again else next(self._groups, ())
 
-    def put_back(self, groups: Iterable[Group]) -> None:
-        self._again.extend(groups)
+    def put_back(self, group: Group) -> None:
+        self._again.append(group)
 
 
 class _Worker:
-    """A process that works on one group after the other.
+    """A process that works on one checkpoint after the other.
 
     Attributes
     ----------
     connection : Connection
         To the process.
-    sent : deque of tuple of Chosen
-        The checkpoints that it still has to work on, the current group first.
-    died : bool
-        Whether the process ended before its time.
+    sent : deque of Chosen
+        The checkpoints that it was sent and has not answered, the one in work first.
+    ended : bool
+        Whether the process ended before its time: it died, or was told to end.
     """
 
     def __init__(self, job: Job, count: int) -> None:
         context = _context()
         self.connection, theirs = context.Pipe()
-        self.sent: collections.deque[Group] = collections.deque()
-        self.died = False
+        self.sent: collections.deque[Chosen] = collections.deque()
+        self.ended = False
+        self._group: collections.deque[Chosen] = collections.deque()  # the rest of it follows what was sent
         self._process = context.Process(target=_work, args=(theirs, job, count), daemon=True)
         self._process.start()
         theirs.close()
 
-    def feed(self, left: _Queue) -> None:
-        """Send groups, as far as the process can take them without waiting."""
-        while len(self.sent) < _AHEAD and all(len(group) == 1 for group in self.sent):
-            group = left.next()
-            if group is None:
-                return
-            self.sent.append(group)
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; receiving will say so
-                self.connection.send(group)
+    @property
+    def unfinished(self) -> Group:
+        """The checkpoints that it has not answered, in their order."""
+        return (*self.sent, *self._group)
 
-    def receive(self) -> JobResult:
-        """Return the next result; if the process died, say so of the checkpoint that it worked on."""
+    def feed(self, left: _Queue, most: int) -> None:
+        """Send checkpoints until it has so many; nothing waits behind one that may take long."""
+        while len(self.sent) < most and all(0 < each.size < _SMALL for each in self.sent):
+            if not self._group:
+                self._group.extend(left.next())
+            if not self._group:
+                return
+            self.sent.append(self._group.popleft())
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; receiving will say so
+                self.connection.send(self.sent[-1])
+
+    def receive(self) -> JobResult | None:
+        """Return the next result. If the process died, say so of the checkpoint in work; None if it ended orderly."""
         try:
-            result: JobResult = self.connection.recv()
+            result: JobResult | None = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            self.died = True
-            return _failed([self._done()], self._why())[0]
-        self._done()
+            result = _failed(list(self.sent)[:1], self._death())[0]
+            self.ended = True
+        if result is None:
+            self.ended = True
+        else:
+            self.sent.popleft()
         return result
 
-    def _done(self) -> Chosen:
-        """Take the checkpoint that the process worked on off the list."""
-        current = self.sent.popleft()
-        if len(current) > 1:
-            self.sent.appendleft(current[1:])
-        return current[0]
-
-    def _why(self) -> WorkerDied:
+    def _death(self) -> WorkerDied:
         code = self._process.exitcode or 0
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
@@ -238,9 +282,13 @@ class _Worker:
         if self._process.is_alive() and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGTERM)
 
-    def rest(self) -> list[JobResult]:
-        """Return the results of everything that was sent, after an interruption."""
-        return [self.receive() for _ in range(sum(map(len, self.sent)))]
+    def rest(self) -> Iterator[JobResult]:
+        """Yield the results of everything that was sent, after an interruption."""
+        while self.sent and not self.ended:
+            if (result := self.receive()) is not None:
+                yield result
+        yield from _failed(self.sent, Interrupted(), INTERRUPTED)
+        self.sent.clear()
 
     def close(self) -> None:
         """Let the process end, and undo what it is doing."""
@@ -265,8 +313,11 @@ def _work(parent: connection.Connection, job: Job, count: int) -> None:
         signal.signal(number, attention.notice)
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
         while True:
-            for chosen in parent.recv():
-                parent.send(attention.run(job, chosen))
+            chosen = parent.recv()
+            if attention.number:
+                parent.send(None)
+                return
+            parent.send(attention.run(job, chosen))
 
 
 Runner = Callable[[Job, Iterable[Group], Attention], Iterator[JobResult]]

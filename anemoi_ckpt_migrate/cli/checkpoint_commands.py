@@ -1,4 +1,4 @@
-"""The commands that change checkpoints: upgrade, downgrade, sync, stamp, recover, compact."""
+"""The commands that change checkpoints: upgrade, downgrade, sync, stamp, recover, compact, clean."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+from anemoi_ckpt_migrate.cli.common import add, add_json, for_each
+from anemoi_ckpt_migrate.cli.selection import add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, output
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.select import Selection
 
 _PLACE = "see the end of `ckpt-migrate --help`"
 _OPTIONS = (
@@ -57,12 +62,24 @@ def add_commands(adding: Any) -> None:
         "--purge", action="store_true", help="first discard the record of the checkpoint, even if it is damaged"
     )
     recover = add(adding, "recover", _recover, "restore files on which an in-place run was interrupted")
-    add_checkpoints(recover)
+    add_selection(recover)
+    add_workers(recover)
     add_json(recover)
     compact = add(adding, "compact", _compact, "rewrite files without the unused bytes that in-place runs left")
-    add_checkpoints(compact)
+    add_selection(compact)
+    add_workers(compact)
     _add_writing(compact)
     add_json(compact)
+    clean = add(adding, "clean", _clean, "remove backups that the record proves; without --remove, only list them")
+    add_selection(clean)
+    add_workers(clean)
+    age = "backups made before: an age, for example 12h, 30d or 2w, or a date"
+    clean.add_argument("--older-than", metavar="AGE", help=age)
+    clean.add_argument("--larger-than", metavar="SIZE", help="backups of more bytes, for example 10GB")
+    clean.add_argument("--keep", metavar="N", type=int, help="all backups but the N newest")
+    clean.add_argument("--remove", action="store_true", help="remove the backups that meet all given conditions")
+    clean.add_argument("--verify", action="store_true", help="first verify all checksums of the checkpoint")
+    add_json(clean)
 
 
 def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
@@ -71,7 +88,8 @@ def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.Argumen
     what_it_is = "the revisions that the file has: head, heads, base, or revisions separated by commas"
     if name != "sync":
         moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
-    add_checkpoints(moving)
+    add_selection(moving)
+    add_workers(moving)
     _add_writing(moving)
     in_place = "write the changes into the file instead of copying it: for files too large to copy"
     moving.add_argument("--in-place", action="store_true", help=in_place)
@@ -125,6 +143,9 @@ def _stamp(args: argparse.Namespace) -> int:
 
 
 def _move(args: argparse.Namespace, command: Any) -> int:
+    selection = selection_of(args)
+    if not is_plain(args, selection):
+        return _many(args, selection, output.print_result)
     from anemoi_ckpt_migrate.project.project import resolve_project
 
     options = _options(args) | {"project": resolve_project(args.config)}
@@ -147,12 +168,18 @@ def _move(args: argparse.Namespace, command: Any) -> int:
 
 
 def _recover(args: argparse.Namespace) -> int:
+    selection = selection_of(args)
+    if not is_plain(args, selection):
+        return _many(args, selection, output.print_recovered, needs_project=False)
     from anemoi_ckpt_migrate.commands.recover import recover
 
     return for_each(args, lambda checkpoint: output.print_recovered(recover(checkpoint), args.json))
 
 
 def _compact(args: argparse.Namespace) -> int:
+    selection = selection_of(args)
+    if not is_plain(args, selection):
+        return _many(args, selection, output.print_compacted, needs_project=False)
     from anemoi_ckpt_migrate.commands.compact import compact
 
     def shrink(checkpoint: str) -> None:
@@ -161,6 +188,43 @@ def _compact(args: argparse.Namespace) -> int:
         output.print_compacted(result, args.json)
 
     return for_each(args, shrink)
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands.clean import clean
+    from anemoi_ckpt_migrate.console.backup_table import print_cleaned
+
+    names = ("older_than", "larger_than", "keep", "remove", "verify")
+    options = {name: getattr(args, name) for name in names}
+    selection = selection_of(args)
+    if not is_plain(args, selection):
+        from anemoi_ckpt_migrate.cli.batch import run_batch
+        from anemoi_ckpt_migrate.console.backup_table import BackupTable
+
+        job = job_of(args, "clean", options, needs_project=False)
+        return run_batch(args, selection, job, lambda found: print_cleaned(found, args.json), BackupTable(args.remove))
+
+    def remove(checkpoint: str) -> None:
+        with checkpoint_tree.progress(checkpoint, args.json) as progress:
+            cleaned = clean(checkpoint, progress=progress, **options)
+        print_cleaned(cleaned, args.json)
+
+    return for_each(args, remove)
+
+
+def _many(
+    args: argparse.Namespace, selection: Selection, show: Callable[[Any, bool], None], needs_project: bool = True
+) -> int:
+    """Run the command on many checkpoints."""
+    from anemoi_ckpt_migrate.batch.migrate_all import check_target
+    from anemoi_ckpt_migrate.cli.batch import run_batch
+    from anemoi_ckpt_migrate.console.summary_table import SummaryTable
+
+    options = {name: value for name, value in _options(args).items() if name != "output"}
+    job = job_of(args, args.command, options, needs_project)
+    if args.command == "upgrade":
+        check_target(args.target, job.project())
+    return run_batch(args, selection, job, lambda result: show(result, args.json), SummaryTable(args.command))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

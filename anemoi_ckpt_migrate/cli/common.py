@@ -26,18 +26,13 @@ def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = Fals
     added: argparse.ArgumentParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     added.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    added.set_defaults(run=run, writes_scripts=writes_scripts)
+    added.set_defaults(run=run, command=name, writes_scripts=writes_scripts)
     return added
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-
-
-def add_checkpoints(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
-    """Add an argument that takes several checkpoints."""
-    parser.add_argument("checkpoints", metavar="CKPT", nargs=nargs, help="checkpoint files, each handled separately")
 
 
 def chain_of(args: argparse.Namespace) -> Any:
@@ -58,8 +53,6 @@ def worst(codes: Iterable[int]) -> int:
 
 def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
     """Run a function on each checkpoint, past those that fail, and return the most serious exit code."""
-    if getattr(args, "output", None) is not None and len(args.checkpoints) > 1:
-        raise UsageError("--output takes one checkpoint at a time: run the command once for each")
     from anemoi_ckpt_migrate.storage import folders_listed_once
 
     codes = []

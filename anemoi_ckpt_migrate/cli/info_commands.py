@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.cli.common import add, add_checkpoints, add_json, for_each
+from anemoi_ckpt_migrate.cli.common import add, add_json, for_each, worst
+from anemoi_ckpt_migrate.cli.selection import add_recursive, add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, diff_table, output, revision_tables
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
 
@@ -21,12 +24,14 @@ def add_commands(adding: Any) -> None:
 
 def _add_about_checkpoints(adding: Any) -> None:
     current = add(adding, "current", _current, "show at which revisions checkpoints are")
-    add_checkpoints(current)
+    add_selection(current)
+    add_workers(current, verbose=False)
     current.add_argument("--check-heads", action="store_true", help="exit with code 4 if a checkpoint is not at head")
     _add_verbose(current)
     add_json(current)
     inspect = add(adding, "inspect", _inspect, "show the contents of checkpoints, without running any code in them")
-    add_checkpoints(inspect)
+    add_selection(inspect)
+    add_workers(inspect)
     inspect.add_argument("--verify", action="store_true", help="verify all checksums of the file")
     inspect.add_argument(
         "--depth", metavar="N", type=_level, default=4, help="number of levels of the tree (default: 4)"
@@ -40,7 +45,8 @@ def _add_about_checkpoints(adding: Any) -> None:
     diff.add_argument("-a", "--all", action="store_true", help="also list parameters that are the same")
     add_json(diff)
     check = add(adding, "check", _check, "look for problems in the scripts, the models and checkpoints")
-    add_checkpoints(check, "*")
+    add_selection(check, required=False)
+    add_workers(check)
     rollback = "try upgrade and rollback on each checkpoint, and rollback and upgrade, and compare; write nothing"
     check.add_argument("--rollback", action="store_true", help=rollback)
     model = "only compare the project's models, or model NAME, with the manifest"
@@ -58,11 +64,18 @@ def _add_about_checkpoints(adding: Any) -> None:
         help="with --update, record the parameters of this checkpoint instead",
     )
     add_json(manifest)
+    report = add(adding, "report", _report, "sum up the reports of runs over many checkpoints, and list what is left")
+    report.add_argument("reports", metavar="FILE", nargs="+", help="files that --report wrote; reports of parts merge")
+    left = "list only the checkpoints that are left to do, a path a line, as --from-file takes them"
+    report.add_argument("--left", action="store_true", help=left)
+    report.add_argument("--null", action="store_true", help="with --left, end each path with a NUL byte instead")
+    add_json(report)
 
 
 def _add_about_revisions(adding: Any) -> None:
     history = add(adding, "history", _history, "list revisions, newest first")
     _add_stretch(history)
+    add_recursive(history)
     history.add_argument("--graph", action="store_true", help="draw the graph beside the list")
     _add_verbose(history)
     add_json(history)
@@ -103,13 +116,26 @@ def _current(args: argparse.Namespace) -> int:
 
     # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
     project = resolve_project(args.config) if args.check_heads else args.config
+    selection = selection_of(args)
+
+    def code_of(found: Any) -> int:
+        return PENDING if args.check_heads and found.at_head is False else 0
 
     def show(checkpoint: str) -> int:
         found = current(checkpoint, project=project)
         revision_tables.print_current(found, args.json, args.verbose)
-        return PENDING if args.check_heads and found.at_head is False else 0
+        return code_of(found)
 
-    return for_each(args, show)
+    if is_plain(args, selection):
+        return for_each(args, show)
+    from anemoi_ckpt_migrate.cli.batch import run_batch
+    from anemoi_ckpt_migrate.console.current_table import CurrentTable
+
+    table = CurrentTable(selection.backups())
+    job = job_of(args, "current", {}, needs_project=args.check_heads)
+    return run_batch(
+        args, selection, job, lambda found: revision_tables.print_current(found, args.json), table, code_of
+    )
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -123,9 +149,19 @@ def _diff(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import check
 
-    found = check.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config)
+    selection = selection_of(args)
+    few = is_plain(args, selection)
+    found = check.check(args.checkpoints if few else (), rollback=args.rollback, model=args.model, project=args.config)
     revision_tables.print_checked(found, args.json)
-    return found.exit_code
+    if few:
+        return found.exit_code
+    from anemoi_ckpt_migrate.cli.batch import run_batch
+    from anemoi_ckpt_migrate.console.check_table import CheckTable
+
+    job = job_of(args, "check_checkpoint", {"rollback": args.rollback})
+    show = functools.partial(revision_tables.print_checked, as_json=args.json)
+    code = run_batch(args, selection, job, show, CheckTable(), lambda checked: int(checked.exit_code))
+    return worst([found.exit_code, code])
 
 
 def _manifest(args: argparse.Namespace) -> int:
@@ -141,12 +177,53 @@ def _manifest(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.batch.report import report
+    from anemoi_ckpt_migrate.console import summary_table
+
+    if args.null and not args.left:
+        raise UsageError("--null needs --left, because it says how the listed paths end")
+    merged = report(args.reports)
+    if args.left and not args.json:
+        summary_table.print_left(merged, args.null)
+    else:
+        summary_table.print_report(merged, args.json)
+    return merged.exit_code
+
+
 def _history(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import history
 
-    found = history.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
-    revision_tables.print_history(found, args.json, args.graph, args.verbose)
-    return 0
+    if not args.recursive:
+        found = history.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
+        revision_tables.print_history(found, args.json, args.graph, args.verbose)
+        return 0
+    return _history_of_many(args)
+
+
+def _history_of_many(args: argparse.Namespace) -> int:
+    """List revisions with the number of checkpoints below a folder that are at each."""
+    from anemoi_ckpt_migrate.batch.job import FAILED
+    from anemoi_ckpt_migrate.batch.pool import Attention, run_here
+    from anemoi_ckpt_migrate.batch.select import Selection
+    from anemoi_ckpt_migrate.commands import history
+
+    if args.checkpoint is None:
+        raise UsageError("--recursive needs a folder, whose checkpoints are counted")
+    listed = history.history(rev_range=args.rev_range, project=args.config)
+    heads, none, failed = Counter[str](), 0, 0
+    job = job_of(args, "current", {})
+    for each in run_here(job, Selection((args.checkpoint,), recursive=True).groups(), Attention()):
+        failed += each.status == FAILED
+        if each.result is not None:
+            heads.update(head.revision for head in each.result.heads)
+            none += not each.result.heads
+    revision_tables.print_history(history.counted(listed, heads), args.json, args.graph, args.verbose)
+    if none:
+        output.warn([f"{none:,} checkpoints are at base, or have no record"])
+    if failed:
+        output.warn([f"{failed:,} files could not be read; `ckpt-migrate current -r` names them"])
+    return ERROR if failed else 0
 
 
 def _graph(args: argparse.Namespace) -> int:
@@ -183,13 +260,25 @@ def _show(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands.inspect import inspect
 
+    selection = selection_of(args)
+
+    def code_of(found: Any) -> int:
+        return ERROR if found.damaged else 0
+
     def show(checkpoint: str) -> int:
         with checkpoint_tree.progress(checkpoint, args.json or not args.verify) as progress:
             found = inspect(checkpoint, verify=args.verify, project=args.config, progress=progress)
         output.print_inspection(found, args.json, args.depth)
-        return ERROR if found.damaged else 0
+        return code_of(found)
 
-    return for_each(args, show)
+    if is_plain(args, selection):
+        return for_each(args, show)
+    from anemoi_ckpt_migrate.cli.batch import run_batch
+    from anemoi_ckpt_migrate.console.inspect_table import InspectTable
+
+    job = job_of(args, "inspect", {"verify": args.verify}, needs_project=False)
+    printed = functools.partial(output.print_inspection, as_json=args.json, depth=args.depth)
+    return run_batch(args, selection, job, printed, InspectTable(), code_of)
 
 
 def _level(text: str) -> int:

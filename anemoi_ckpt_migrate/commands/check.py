@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.commands.current import current
-from anemoi_ckpt_migrate.commands.prove_rollback import Proof, prove_rollback
-from anemoi_ckpt_migrate.commands.upgrade import upgrade
-from anemoi_ckpt_migrate.errors import ERROR, PENDING, Fault, MigrateError, MigrationFailed, shown_path
+from anemoi_ckpt_migrate.commands.check_checkpoint import check_checkpoint
+from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
+from anemoi_ckpt_migrate.commands.prove_rollback import Proof
+from anemoi_ckpt_migrate.errors import Fault, MigrateError, MigrationFailed, shown_path
 from anemoi_ckpt_migrate.manifests import drift, manifest_file
 from anemoi_ckpt_migrate.manifests.known import known_of
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
@@ -26,73 +25,6 @@ from anemoi_ckpt_migrate.runtime import step_actions
 from anemoi_ckpt_migrate.scripts import discover, head_file, released
 from anemoi_ckpt_migrate.scripts.load_functions import load_module
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem that `check` found.
-
-    Attributes
-    ----------
-    kind : str
-        ``script``: a script cannot be used. ``heads``: there are several heads. ``head file``, ``released``,
-        ``rollback``, ``checkpoint``, ``model``: this part is not in order.
-    message : str
-        The problem, and the way out.
-    path : str or None
-        The file with the problem.
-    line : int or None
-        The line in the file, if known.
-    pending : bool
-        Whether nothing is broken and only work is left to do.
-    details : tuple of str
-        Further lines: the operations that would turn the model of the manifest into the model of the code.
-    """
-
-    kind: str
-    message: str
-    path: str | None = None
-    line: int | None = None
-    pending: bool = True
-    details: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """Return the message, preceded by its place."""
-        place = f"{shown_path(self.path)}{f':{self.line}' if self.line else ''}: " if self.path else ""
-        return place + self.message
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The result of `check`.
-
-    Attributes
-    ----------
-    revisions, checkpoints, models : int
-        The numbers of checked revisions, checkpoints and models.
-    problems : tuple of Problem
-        All problems.
-    proofs : tuple of Proof
-        For each checkpoint whose rollbacks hold: the rollbacks that were tried, and those that were skipped.
-    """
-
-    revisions: int
-    checkpoints: int
-    problems: tuple[Problem, ...]
-    models: int = 0
-    proofs: tuple[Proof, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command line: 1 if anything is broken, 4 if work is left to do."""
-        if not all(problem.pending for problem in self.problems):
-            return ERROR
-        return PENDING if self.problems else 0
-
-    def to_data(self) -> dict[str, Any]:
-        """Return the data that ``--json`` prints."""
-        proofs = [{**asdict(each), "skipped": [each._asdict() for each in each.skipped]} for each in self.proofs]
-        return {**asdict(self), "problems": [asdict(problem) for problem in self.problems], "proofs": proofs}
 
 
 def check(
@@ -141,14 +73,9 @@ def check(
         return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
     problems, proofs = [*_of_scripts(config, graph), *_of_models(config, graph, sorted(config.models))], list[Proof]()
     for path in checkpoints:
-        try:
-            if rollback:
-                proofs.append(prove_rollback(path, project=found))
-            else:
-                problems += _of_checkpoint(path, found)
-        except MigrateError as error:
-            kind = "rollback" if rollback else "checkpoint"
-            problems.append(Problem(kind, error.sentence, os.fspath(path), pending=False))
+        one = check_checkpoint(path, rollback=rollback, project=found)
+        problems += one.problems
+        proofs += one.proofs
     return Checked(len(graph), len(checkpoints), tuple(problems), len(config.models), tuple(proofs))
 
 
@@ -253,20 +180,3 @@ def _runs(revision: Revision, module: Any) -> Iterator[Problem]:
             if name is not None and not callable(getattr(module, name, None)):
                 message = f"{operation!r}: `{name}` is not a function"
                 yield Problem("script", message, revision.path, revision.line("operations"), pending=False)
-
-
-def _of_checkpoint(path: StrPath, project: Project) -> Iterator[Problem]:
-    found = current(path, project=project)
-    if found.at_head is False:
-        at = ", ".join(head.revision for head in found.heads) or "base"
-        at += ", recognised but not recorded" * found.recognised
-        yield Problem("checkpoint", f"it is at {at}, not at head; {_way_to_head(path, project)}", os.fspath(path))
-
-
-def _way_to_head(path: StrPath, project: Project) -> str:
-    target = "heads" if len(project.graph.heads) > 1 else "head"
-    try:
-        upgrade(path, target, project=project, dry_run=True)
-    except MigrateError as error:
-        return error.sentence
-    return f"`ckpt-migrate upgrade {target} {shlex.quote(os.fspath(path))}`"

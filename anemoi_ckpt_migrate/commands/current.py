@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.branches import Head, _head_of
-from anemoi_ckpt_migrate.commands.read_record import read_record, standing
+from anemoi_ckpt_migrate.commands.read_record import read_standing, standing
 from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
 from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
-from anemoi_ckpt_migrate.storage import is_interrupted, membership
+from anemoi_ckpt_migrate.storage import FileInfo, is_interrupted, membership
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -38,6 +38,8 @@ class Current:
         Warnings for the user.
     recognised : bool
         Whether it has no record, and its place was recognised from its content or from the notes of another tool.
+    file : FileInfo or None
+        Facts about the file.
     """
 
     checkpoint: str
@@ -47,15 +49,18 @@ class Current:
     log: tuple[LogEntry, ...]
     warnings: tuple[str, ...]
     recognised: bool = False
+    file: FileInfo | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
+        file = {} if self.file is None else {name: getattr(self.file, name) for name in ("format", "size", "dead")}
         return {
             "checkpoint": self.checkpoint,
             "recorded": self.recorded,
             "recognised": self.recognised,
             "heads": [head.to_data() for head in self.heads],
             "at_head": self.at_head,
+            **file,
             "log": to_data(Record(log=self.log))["log"],
         }
 
@@ -78,12 +83,10 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         The checkpoint or the configuration cannot be read.
     """
     known, warnings, chain = _scripts(project)
-    scripts, notes = None if known is None else known.graph, tuple[str, ...]()
-    if known is None:
-        found = read_record(checkpoint, chain)
-    else:
-        found, notes = standing(checkpoint, known)
-    record, warnings = found or Record(), (*warnings, *notes)
+    scripts = None if known is None else known.graph
+    found = read_standing(checkpoint, chain) if known is None else standing(checkpoint, known)
+    record, notes = found.record or Record(), found.notes
+    warnings += notes
     at, at_head = record.heads, None
     if scripts is not None:
         scripts = scripts.seen_from(entry.revision for entry in record.lineage)
@@ -97,8 +100,8 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     if is_interrupted(checkpoint):
         warnings += ("a run in place was interrupted: this is the file that `recover` restores",)
     heads = tuple(_head_of(record, head, scripts) for head in at)
-    recorded = found is not None and not notes
-    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings, bool(notes))
+    recorded = found.record is not None and not notes
+    return Current(os.fspath(checkpoint), recorded, heads, at_head, record.log, warnings, bool(notes), found.file)
 
 
 def _scripts(project: Project | StrPath | None) -> tuple[Project | None, tuple[str, ...], str | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from anemoi_ckpt_migrate.commands.read_record import standing
 from anemoi_ckpt_migrate.errors import UsageError
@@ -57,8 +57,8 @@ def history(
         The project or the checkpoint cannot be read, or the range makes no sense.
     """
     found = resolve_project(project)
-    record, notes = (None, ()) if checkpoint is None else standing(checkpoint, found)
-    record = record or (None if checkpoint is None else Record())
+    place = None if checkpoint is None else standing(checkpoint, found)
+    record, notes = (None, ()) if place is None else (place.record or Record(), place.notes)
     lineage = () if record is None else record.lineage
     graph = found.graph.seen_from(entry.revision for entry in lineage)
     if rev_range is None:
@@ -73,6 +73,23 @@ def history(
         [] if rev_range else [_foreign(e, e.revision in here) for e in reversed(lineage) if e.revision not in graph]
     )
     return History((*foreign, *entries), (*notes, *changed_since(graph, record)))
+
+
+def counted(listed: History, heads: Mapping[str, int]) -> History:
+    """Return a history with the number of checkpoints that are at each revision.
+
+    Parameters
+    ----------
+    listed : History
+        The revisions.
+    heads : mapping of str to int
+        How many checkpoints have a revision as a head.
+    """
+    known = {entry.revision for entry in listed.entries}
+    foreign = [rev for rev in heads if rev not in known]
+    unknown = (HistoryEntry(rev, "", (), known=False, checkpoints=heads[rev]) for rev in sorted(foreign))
+    entries = (replace(entry, checkpoints=heads.get(entry.revision, 0)) for entry in listed.entries)
+    return replace(listed, entries=(*unknown, *entries))
 
 
 def draw(

@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import locate_revision
 from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
-from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
+from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_to_stamp
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
@@ -88,7 +88,7 @@ def stamp(
         if dry_run or not recorded:
             return replace(session.unchanged(plan, session.notes), recorded=recorded)
         # The list of another tool stays and is read again: from here on it belongs to the stamped revisions.
-        stamped = replace(record.logged(log_entry("stamp", text, plan), lineage), migrations_list=None)
+        stamped = replace(record.logged(session.log_entry("stamp", text, plan), lineage), migrations_list=None)
         undone = {entry.revision for entry in lineage if entry.undo is not None}
         stash = {revision: values for revision, values in record.stash.items() if revision in undone}
         return session.write_record(plan, stamped, stash)

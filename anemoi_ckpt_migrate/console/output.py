@@ -65,8 +65,12 @@ def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) 
     said = plain(str(error), keep=lines)
     sys.stderr.write(f"ckpt-migrate: error: {said if lines or len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
     if as_json and checkpoint is not None:
-        kind = {"type": type(error).__name__, "message": error.sentence}
-        print_json({"checkpoint": checkpoint, "error": kind})
+        print_error(error, checkpoint)
+
+
+def print_error(error: MigrateError, checkpoint: str) -> None:
+    """Print an error about a checkpoint as JSON."""
+    print_json({"checkpoint": checkpoint, "error": {"type": type(error).__name__, "message": error.sentence}})
 
 
 def print_laid(laid: Sequence[CreatedPath]) -> None:

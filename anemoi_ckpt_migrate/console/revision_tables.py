@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.util.text import plain
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.branches import Branches, Head
-    from anemoi_ckpt_migrate.commands.check import Checked
+    from anemoi_ckpt_migrate.commands.check_result import Checked
     from anemoi_ckpt_migrate.commands.current import Current
     from anemoi_ckpt_migrate.commands.history import History
     from anemoi_ckpt_migrate.commands.manifest import Manifest
@@ -193,6 +193,7 @@ def _details(entry: HistoryEntry) -> Iterator[str]:
 def _notes(entry: HistoryEntry) -> str:
     notes = [
         f"the checkpoint is here{', recognised but not recorded' * entry.recognised}" if entry.here else "",
+        f"{entry.checkpoints:,} checkpoint{'s' * (entry.checkpoints != 1)}" if entry.checkpoints else "",
         "head" if entry.head else "",
         f"needs {', '.join(entry.depends_on)}" if entry.depends_on else "",
         "barrier" if entry.final else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, shown_path
+from anemoi_ckpt_migrate.errors.base import USAGE, MigrateError, Refused, UsageError, shown_path
 
 _MOST = 5  # differences in a sentence
 
@@ -72,11 +72,23 @@ class NoCheckpointInFolder(MigrateError):
     exit_code = USAGE
 
     def __init__(self) -> None:
-        super().__init__("it is a directory, not a checkpoint; give the path of a checkpoint in it")
+        super().__init__("it is a directory, not a checkpoint; give --recursive for all checkpoints below it")
 
 
 class CannotRead(MigrateError):
     """The file cannot be read."""
+
+
+class NotAReport(UsageError):
+    """The file is no report, or none that this version can read."""
+
+
+class DamagedReport(MigrateError):
+    """A line of a report is damaged."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"line {number} of the report is damaged; remove the line, or restore the file")
 
 
 class NoStoreLibrary(CannotRead):
@@ -94,7 +106,11 @@ class CannotWrite(MigrateError):
     """The result could not be written; the checkpoint is unchanged."""
 
 
-class NoRoom(CannotWrite):
+class DiskFull(CannotWrite):
+    """The disk, or your quota of it, is full; the checkpoint is unchanged."""
+
+
+class NoRoom(DiskFull):
     """There is too little space for the result; nothing was written."""
 
     def __init__(self, needed: int, free: int, where: str) -> None:
@@ -200,6 +216,14 @@ class NotInPlace(Refused):
     def __init__(self, why: str, instead: str) -> None:
         self.why, self.instead = why, instead
         super().__init__(f"{why}; leave out --in-place, and {instead}")
+
+
+class BackupsStay(MigrateError):
+    """The checkpoint cannot be used, so none of its backups is removed."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"{why}; its backups stay, since one of them may be the only good copy")
 
 
 class DamagedRecord(MigrateError):

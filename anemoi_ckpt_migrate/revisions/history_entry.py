@@ -29,6 +29,8 @@ class HistoryEntry:
         Whether it is one of the heads of the checkpoint.
     recognised : bool
         Whether the checkpoint does not record it, but was recognised to have it.
+    checkpoints : int or None
+        How many of several checkpoints have it as a head; None if nobody counted them.
     path : str or None
         Its script, if there is one here.
     versions : mapping of str to str
@@ -52,6 +54,7 @@ class HistoryEntry:
     versions: Mapping[str, str] = field(default_factory=dict)
     sets_up: bool = False
     recognised: bool = False
+    checkpoints: int | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return the data for ``--json``."""

@@ -25,7 +25,7 @@ from anemoi_ckpt_migrate.other_tools.find import find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import listed
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, Stash
+from anemoi_ckpt_migrate.record.record import Applied, LogEntry, MigrationsList, Record, Stash
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.revisions.planner import Plan
@@ -41,6 +41,7 @@ from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_writ
 from anemoi_ckpt_migrate.scripts.discover import changed_since
 from anemoi_ckpt_migrate.state.find_parameters import find_main, is_pickled
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
+from anemoi_ckpt_migrate.storage.backup_facts import facts_before
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -377,12 +378,19 @@ class MigrationSession:
         actions, migrations_list = self._following_list(run, tree, entries)
         executor = Executor(self.file, actions, run.settings)
         outcome = executor.run(tree, _copied(self.record.stash))
-        log = record_entries.log_entry(command, target, run.plan, self.options.check_rollback)
+        log = self.log_entry(command, target, run.plan, self.options.check_rollback)
         lineage = record_entries.with_undo(entries, run.graph, outcome.undone, self.project.config.parameters)
         notes = (*outcome.warnings, *record_entries.notes(run.graph, lineage, outcome), *run.model.result(outcome))
         record = self.record.logged(log, (*run.kept, *lineage))
         content = executor.content(outcome, _with_outcome(replace(record, migrations_list=migrations_list), outcome))
         return _Moved(content, notes, run.names.added(dict.fromkeys(content[0].names, False)))
+
+    def log_entry(self, command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
+        """Return the log entry of a command that writes the checkpoint. Parameters are those of the function."""
+        options, backup = self.options, None
+        if options.backup and options.output is None and not options.in_place and self.file.replaces is not None:
+            backup = facts_before(self.file.replaces)
+        return record_entries.log_entry(command, target, plan, proven, backup)
 
     def _following_list(
         self, run: Run, tree: Any, entries: Sequence[Applied]

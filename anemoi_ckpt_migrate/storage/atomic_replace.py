@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
+from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, DiskFull, ReadOnly
 from anemoi_ckpt_migrate.storage import foreign_formats
 from anemoi_ckpt_migrate.storage.copy_range import copy_range
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, locked, name_anew
@@ -90,7 +90,7 @@ def replacement(target: Path, source: int, before: os.stat_result | None) -> Ite
             finally:
                 new.discard()
     except OSError as error:
-        raise CannotWrite(why_unwritable(error, target)) from error
+        raise unwritable(error, target) from error
 
 
 class Replacement:
@@ -256,6 +256,8 @@ def _copy(path: Path, kept: Path) -> None:
         try:
             copy_range(source, target, 0, os.fstat(source).st_size, 0)
             keep_modes(source, target)
+            before = os.fstat(source)
+            os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))  # a record may know the backup by its time
             os.fsync(target)
         except BaseException:
             os.unlink(kept)
@@ -275,8 +277,8 @@ def _why_unreadable(error: OSError, path: Path) -> str:
     return f"it cannot be read ({os.strerror(error.errno or errno.EIO)})"
 
 
-def why_unwritable(error: OSError, target: Path) -> str:
-    """Return a message with the reason for a failed write, and a remedy."""
+def unwritable(error: OSError, target: Path) -> CannotWrite:
+    """Return the error for a failed write, with the reason and a remedy."""
     reason = os.strerror(error.errno or errno.EIO).lower()
     way = {
         errno.ENOSPC: "free some space, or write elsewhere with --output",
@@ -284,4 +286,5 @@ def why_unwritable(error: OSError, target: Path) -> str:
         errno.EACCES: f"allow writing to {target.parent}, or write elsewhere with --output",
         errno.EROFS: "write elsewhere with --output",
     }.get(error.errno or 0, "run the command again once that is fixed")
-    return f"the new file could not be written ({reason}): {way}; nothing was changed"
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else CannotWrite
+    return kind(f"the new file could not be written ({reason}): {way}; nothing was changed")

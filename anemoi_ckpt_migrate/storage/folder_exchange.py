@@ -26,7 +26,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import (
     changed_meanwhile,
     keep_modes,
     sync_folder,
-    why_unwritable,
+    unwritable,
 )
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.in_place import journal_of, opened_journal
@@ -232,7 +232,7 @@ def new_folder(target: Path, before: FolderState | None) -> Iterator[NewFolder]:
                 with contextlib.suppress(OSError):  # the next run removes a leftover
                     _complete(target)
     except OSError as error:
-        raise CannotWrite(why_unwritable(error, target)) from error
+        raise unwritable(error, target) from error
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def recover(target: Path) -> Completed:
         with locked(target):
             return _complete(target)
     except OSError as error:
-        raise CannotWrite(why_unwritable(error, target)) from error
+        raise unwritable(error, target) from error
 
 
 def _complete(target: Path) -> Completed:

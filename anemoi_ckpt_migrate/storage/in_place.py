@@ -24,7 +24,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import (
     check_writable,
     opened,
     sync_folder,
-    why_unwritable,
+    unwritable,
 )
 from anemoi_ckpt_migrate.storage.copy_range import write_at
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, beside, create, locked, name_anew, name_beside
@@ -235,7 +235,7 @@ def recover(path: Path) -> int | None:
         with locked(target):
             return _recovered(target)
     except OSError as error:
-        raise CannotWrite(why_unwritable(error, target)) from error
+        raise unwritable(error, target) from error
 
 
 @contextlib.contextmanager
@@ -320,7 +320,7 @@ def _opened(target: Path, before: os.stat_result) -> Iterator[int]:
             finally:
                 os.close(descriptor)
     except OSError as error:
-        raise CannotWrite(why_unwritable(error, target)) from error
+        raise unwritable(error, target) from error
 
 
 def check_own(target: Path) -> None:

@@ -22,6 +22,19 @@ def sized(count: int) -> str:
     return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
+def lasted(seconds: float) -> str:
+    """Return a duration as text, in its two largest units."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
 def first_repeated(names: Iterable[str]) -> str | None:
     """Return the first name that stands twice; None if all differ."""
     seen: set[str] = set()

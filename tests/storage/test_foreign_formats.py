@@ -170,7 +170,7 @@ def test_the_way_out_for_arrays(chain: Folder) -> None:
         ("zero_to_fp32.py", "a checkpoint of DeepSpeed", 3),
         ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed", 3),
         ("latest_checkpointed_iteration.txt", "a checkpoint of Megatron", 3),
-        ("anything", "not a checkpoint; give the path of a checkpoint in it", 2),
+        ("anything", "not a checkpoint; give --recursive for all checkpoints below it", 2),
     ],
 )
 def test_folders(chain: Folder, holds: str, says: str, code: int) -> None:

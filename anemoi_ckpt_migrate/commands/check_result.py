@@ -1,0 +1,76 @@
+"""The result of `check`: problems of scripts, models and checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from anemoi_ckpt_migrate.commands.prove_rollback import Proof
+from anemoi_ckpt_migrate.errors import ERROR, PENDING, shown_path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem that `check` found.
+
+    Attributes
+    ----------
+    kind : str
+        ``script``: a script cannot be used. ``heads``: there are several heads. ``head file``, ``released``,
+        ``rollback``, ``checkpoint``, ``model``: this part is not in order.
+    message : str
+        The problem, and the way out.
+    path : str or None
+        The file with the problem.
+    line : int or None
+        The line in the file, if known.
+    pending : bool
+        Whether nothing is broken and only work is left to do.
+    details : tuple of str
+        Further lines: the operations that would turn the model of the manifest into the model of the code.
+    """
+
+    kind: str
+    message: str
+    path: str | None = None
+    line: int | None = None
+    pending: bool = True
+    details: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the message, preceded by its place."""
+        place = f"{shown_path(self.path)}{f':{self.line}' if self.line else ''}: " if self.path else ""
+        return place + self.message
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of `check`.
+
+    Attributes
+    ----------
+    revisions, checkpoints, models : int
+        The numbers of checked revisions, checkpoints and models.
+    problems : tuple of Problem
+        All problems.
+    proofs : tuple of Proof
+        For each checkpoint whose rollbacks hold: the rollbacks that were tried, and those that were skipped.
+    """
+
+    revisions: int
+    checkpoints: int
+    problems: tuple[Problem, ...]
+    models: int = 0
+    proofs: tuple[Proof, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command line: 1 if anything is broken, 4 if work is left to do."""
+        if not all(problem.pending for problem in self.problems):
+            return ERROR
+        return PENDING if self.problems else 0
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the data that ``--json`` prints."""
+        proofs = [{**asdict(each), "skipped": [each._asdict() for each in each.skipped]} for each in self.proofs]
+        return {**asdict(self), "problems": [asdict(problem) for problem in self.problems], "proofs": proofs}
