@@ -27,8 +27,8 @@ from anemoi_ckpt_migrate.errors import (
     HasRecord,
     MigrateError,
     NoConfiguration,
-    NotACheckpoint,
     Refused,
+    UnknownContent,
     Unrelated,
     explain_system_errors,
     shown_path,
@@ -295,7 +295,7 @@ def _working_in(folder: str) -> Iterator[None]:
 
 def _says_nothing(error: MigrateError, path: str) -> bool:
     """Return whether a file is no checkpoint, and neither its name nor its content says that it should be one."""
-    return type(error) is NotACheckpoint and not path.endswith(_TELLING)
+    return isinstance(error, UnknownContent) and not path.endswith(_TELLING)
 
 
 def same_content(one: str, other: str) -> bool:

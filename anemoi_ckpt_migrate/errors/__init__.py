@@ -65,6 +65,7 @@ from anemoi_ckpt_migrate.errors.files import (
     ReadOnly,
     SeveralArchives,
     TooMuchAsked,
+    UnknownContent,
     Unpicklable,
     Unrelated,
 )
@@ -185,6 +186,7 @@ __all__ = [
     "SystemRefused",
     "TooMuchAsked",
     "TooMuchToKeep",
+    "UnknownContent",
     "UnknownRecorded",
     "UnknownTarget",
     "Unpicklable",

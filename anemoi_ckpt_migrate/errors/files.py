@@ -18,6 +18,10 @@ class ForeignFile(NotACheckpoint):
     """The file is of another format, by its first bytes or its content."""
 
 
+class UnknownContent(NotACheckpoint):
+    """The file is empty, or of no format that is known: nothing in it tells that it should be a checkpoint."""
+
+
 class Unrelated(Refused):
     """Nothing tells that the checkpoint belongs to the project."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO, NoReturn
 
-from anemoi_ckpt_migrate.errors import ForeignFile, NoCheckpointInFolder, NotACheckpoint, Refused
+from anemoi_ckpt_migrate.errors import ForeignFile, NoCheckpointInFolder, NotACheckpoint, Refused, UnknownContent
 from anemoi_ckpt_migrate.storage.url import SCHEMES
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
@@ -45,7 +45,7 @@ def refusal_of_file(stream: BinaryIO, length: int) -> NotACheckpoint:
     """
     start = _start(stream)
     if not start:
-        return NotACheckpoint("it is empty")
+        return UnknownContent("it is empty")
     if start.startswith(_ZIP):
         return NotACheckpoint("it starts as a torch checkpoint, but its end is missing or damaged (was it cut off?)")
     for magic, sentence in _MAGICS:
@@ -54,7 +54,7 @@ def refusal_of_file(stream: BinaryIO, length: int) -> NotACheckpoint:
     for looks_so, sentence in _LOOKS:
         if looks_so(start, length):
             return ForeignFile(sentence)
-    return NotACheckpoint("it is not a checkpoint that torch.save wrote")
+    return UnknownContent("it is not a checkpoint that torch.save wrote")
 
 
 def is_tar(stream: BinaryIO) -> bool:

@@ -18,6 +18,7 @@ from anemoi_ckpt_migrate.batch.migrate_all import migrate_all  # noqa: E402
 from anemoi_ckpt_migrate.batch.select import Selection  # noqa: E402
 from anemoi_ckpt_migrate.errors import UnknownTarget  # noqa: E402
 from tests.support import huggingface as hf  # noqa: E402
+from tests.support import migrations_list  # noqa: E402
 from tests.support.fleets import model, saved, statuses, written  # noqa: E402
 from tests.support.models import FIRST, Models, begun  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
@@ -287,11 +288,17 @@ def test_cut_and_empty_checkpoints_are_failures(project: Folder) -> None:
     whole = model(runs / "whole.ckpt").read_bytes()
     written(runs / "empty.ckpt")
     written(runs / "cut.pt", whole[: len(whole) // 2])
+    written(runs / "pytorch_model.bin", whole[:-100])
+    written(runs / "no-ending", whole[:-100])
+    written(runs / "old", model(runs / "old", old=True).read_bytes()[:-5])
     written(runs / "text.safetensors", b"no header")
     written(runs / "json.ckpt", b'{"a": 1}')
     assert run(runs) == {
         "empty.ckpt": "failed",
         "cut.pt": "failed",
+        "pytorch_model.bin": "failed",
+        "no-ending": "failed",
+        "old": "failed",
         "text.safetensors": "failed",
         "json.ckpt": "unrelated",
         "whole.ckpt": "moved",
@@ -336,3 +343,20 @@ def test_files_that_go_away_and_names_for_the_same_file(project: Folder) -> None
     }
     assert [each.same_as for each in rest if each.status == "same"] == ["link.ckpt"]
     assert rest[-1].to_data() == {"checkpoint": str(runs / "a.ckpt"), "status": "same", "same_as": "link.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "status"), [("ab", "moved"), ("abc", "same"), ("", "moved"), (None, "unrelated"), ("cb", "failed")]
+)
+def test_the_list_of_another_tool_ties_a_file(project: Folder, listed: str | None, status: str) -> None:
+    """Even an empty one: the checkpoint is older than all migrations."""
+    migrations_list.import_chain(project)
+    entries = migrations_list.ABSENT if listed is None else [migrations_list.entry(letter) for letter in listed]
+    checkpoint = migrations_list.make(project, entries, listed or "")
+    saved(checkpoint.with_name("rng_state.pth"), {"cpu": torch.get_rng_state()})
+    (project.path / "runs").mkdir()
+    for name in ("last.ckpt", "rng_state.pth"):
+        (project.path / name).rename(project.path / "runs" / name)
+    assert run(project.path / "runs") == {"last.ckpt": status, "rng_state.pth": "unrelated"}
+    if status == "moved":
+        assert migrations_list.read(project.path / "runs" / "last.ckpt")["done"] == "abc"
