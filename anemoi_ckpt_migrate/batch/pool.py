@@ -21,12 +21,13 @@ from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, Job, JobResult
 from anemoi_ckpt_migrate.batch.select import Chosen
-from anemoi_ckpt_migrate.errors import ExecutorFailed, Interrupted, MigrateError, UsageError, WorkerDied
+from anemoi_ckpt_migrate.errors import CannotStart, ExecutorFailed, Interrupted, MigrateError, UsageError, WorkerDied
 from anemoi_ckpt_migrate.revisions.targets import Relative, parse_several
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2  # seconds between two looks for a signal
 _AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
+_READY, _ENDING = "ready", "ending"  # messages of a worker
 _SMALL = 1 << 26  # bytes of a checkpoint that takes no longer than a moment
 
 Group = tuple[Chosen, ...]
@@ -93,6 +94,11 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
         How many processes.
     attention : Attention
         Notices signals. After one, the processes undo what they are doing, and say so.
+
+    Raises
+    ------
+    CannotStart
+        The processes end before they begin; nothing was changed.
     """
     left = _Queue(groups)
     workers = [_Worker(job, count) for _ in range(count)]
@@ -103,7 +109,10 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
                 return
             for ready in connection.wait(list(busy), _LOOK):
                 worker = busy[ready]
-                if (result := worker.receive()) is not None:
+                result = worker.receive()
+                if worker.ended and not any(each.ready for each in workers):
+                    raise CannotStart(worker.end)
+                if result is not None:
                     yield result
                 if worker.ended:
                     worker.close()
@@ -227,6 +236,8 @@ class _Worker:
         To the process.
     sent : deque of Chosen
         The checkpoints that it was sent and has not answered, the one in work first.
+    ready : bool
+        Whether the process has begun to listen.
     ended : bool
         Whether the process ended before its time: it died, or was told to end.
     """
@@ -235,7 +246,7 @@ class _Worker:
         context = _context()
         self.connection, theirs = context.Pipe()
         self.sent: collections.deque[Chosen] = collections.deque()
-        self.ended = False
+        self.ready = self.ended = False
         self._group: collections.deque[Chosen] = collections.deque()  # the rest of it follows what was sent
         self._process = context.Process(target=_work, args=(theirs, job, count), daemon=True)
         self._process.start()
@@ -257,25 +268,26 @@ class _Worker:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; receiving will say so
                 self.connection.send(self.sent[-1])
 
-    def receive(self) -> JobResult | None:
-        """Return the next result. If the process died, say so of the checkpoint in work; None if it ended orderly."""
-        try:
-            result: JobResult | None = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            result = _failed(list(self.sent)[:1], self._death())[0]
-            self.ended = True
-        if result is None:
-            self.ended = True
-        else:
-            self.sent.popleft()
-        return result
-
-    def _death(self) -> WorkerDied:
+    @property
+    def end(self) -> str:
+        """How the process ended."""
+        self._process.join()
         code = self._process.exitcode or 0
-        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
-        return WorkerDied(f"{why}{hint}")
+        return f"signal {signal.Signals(-code).name}{hint}" if code < 0 else f"exit code {code}"
+
+    def receive(self) -> JobResult | None:
+        """Return the next result; None if it is another message. If the process died, blame the checkpoint in work."""
+        try:
+            received = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.ended = True
+            received = _failed([self.sent[0]], WorkerDied(self.end))[0]
+        if isinstance(received, JobResult):
+            self.sent.popleft()
+            return received
+        self.ready, self.ended = True, received == _ENDING
+        return None
 
     def interrupt(self) -> None:
         """Let the process undo what it is doing, and begin nothing more."""
@@ -312,10 +324,11 @@ def _work(parent: connection.Connection, job: Job, count: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, attention.notice)
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
+        parent.send(_READY)
         while True:
             chosen = parent.recv()
             if attention.number:
-                parent.send(None)
+                parent.send(_ENDING)
                 return
             parent.send(attention.run(job, chosen))
 

@@ -121,6 +121,16 @@ def test_processes_end_by_themselves_when_that_of_the_call_was_killed(project: F
     assert all(map(moved, paths))
 
 
+def test_a_script_that_starts_itself_again(project: Folder, scripts: list[Script]) -> None:
+    paths = fleet(project, a="", b="", c="")
+    source = "from anemoi_ckpt_migrate.batch.migrate_all import migrate_all\nprint(list(migrate_all({}, jobs=2)))"
+    script = Script(project.path, source.format(paths))
+    scripts.append(script)
+    last = script.said().splitlines()[-1]
+    assert "CannotStart: processes end before they begin (exit code 1); call this from a file, under `if" in last
+    assert not any(map(moved, paths))
+
+
 def test_who_stops_listening_stops_the_processes(project: Folder) -> None:
     paths = fleet(project, a="", b="waits", c="waits", d="")
     results = migrate_all(paths, jobs=2)
