@@ -246,7 +246,7 @@ class _Worker:
         context = _context()
         self.connection, theirs = context.Pipe()
         self.sent: collections.deque[Chosen] = collections.deque()
-        self.ready = self.ended = False
+        self.ready = self.ended = self._interrupted = False
         self._group: collections.deque[Chosen] = collections.deque()  # the rest of it follows what was sent
         self._process = context.Process(target=_work, args=(theirs, job, count), daemon=True)
         self._process.start()
@@ -282,15 +282,21 @@ class _Worker:
             received = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.ended = True
-            received = _failed([self.sent[0]], WorkerDied(self.end))[0]
+            received = self._ended_at(self.sent[0])
         if isinstance(received, JobResult):
             self.sent.popleft()
             return received
         self.ready, self.ended = True, received == _ENDING
         return None
 
+    def _ended_at(self, chosen: Chosen) -> JobResult:
+        if self._interrupted and not self.ready:  # the signal came before the process could notice it
+            return _failed([chosen], Interrupted(), INTERRUPTED)[0]
+        return _failed([chosen], WorkerDied(self.end))[0]
+
     def interrupt(self) -> None:
         """Let the process undo what it is doing, and begin nothing more."""
+        self._interrupted = True
         if self._process.is_alive() and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGTERM)
 

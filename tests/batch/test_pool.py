@@ -107,6 +107,34 @@ def test_a_signal_stops_the_run(project: Folder, scripts: list[Script], jobs: in
     assert not list(project.path.glob(".*"))  # neither locks nor half of a file
 
 
+class Soon(Attention):
+    """Is stopped after it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+        super().__init__()
+
+    @property
+    def stopped(self) -> bool:  # type: ignore[override]
+        self._looks -= 1
+        return self._looks < 0
+
+    @stopped.setter
+    def stopped(self, value: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_signal_while_the_processes_start(project: Folder, looks: int) -> None:
+    paths = fleet(project, a="", b="", c="", d="", e="", f="", g="")
+    groups = [(Chosen(path, size=1000),) for path in paths]
+    found = statuses(runner(2)(Job("upgrade", {"target": "head"}), groups, Soon(looks)))
+    assert set(found.values()) <= {"moved", "interrupted"}
+    assert "interrupted" in found.values() or len(found) == len(paths)
+    assert all(moved(path) for path in paths if found.get(path) == "moved")
+    assert not any(moved(path) for path in paths if path not in found)
+
+
 def test_processes_end_by_themselves_when_that_of_the_call_was_killed(project: Folder, scripts: list[Script]) -> None:
     paths = fleet(project, a="", b="waits", c="waits", d="", e="")
     script = Script(project.path, SCRIPT, "2", *paths)
