@@ -28,6 +28,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2  # seconds between two looks for a signal
 _AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
 _READY, _ENDING = "ready", "ending"  # messages of a worker
+_ALONE = 64  # tasks of an executor before they get larger by one group, and again by one
+_PACKED = 8  # groups of a task at most
 _SMALL = 1 << 26  # bytes of a checkpoint that takes no longer than a moment
 
 Group = tuple[Chosen, ...]
@@ -147,17 +149,17 @@ def run_by_executor(
     executor : Executor
         The executor.
     ahead : int
-        How many groups are submitted before the first of them is done.
+        How many tasks are submitted before the first of them is done.
     """
     _check_repeatable(job)
     done: queue.SimpleQueue[Future[list[JobResult]]] = queue.SimpleQueue()
-    running: dict[Future[list[JobResult]], Group] = {}
-    left = iter(groups)
+    running: dict[Future[list[JobResult]], tuple[Group, ...]] = {}
+    left = _Tasks(groups)
     try:
         while True:
-            while not attention.stopped and len(running) < ahead and (group := next(left, None)) is not None:
-                future = _submit(executor, job, group)
-                running[future] = group
+            while not attention.stopped and len(running) < ahead and (task := left.next()):
+                future = _submit(executor, job, task)
+                running[future] = task
                 future.add_done_callback(done.put)
             if attention.stopped:
                 for future in running:
@@ -168,30 +170,73 @@ def run_by_executor(
                 future = done.get(timeout=_LOOK)
             except queue.Empty:
                 continue
-            yield from _results(future, running.pop(future))
+            task = running.pop(future)
+            if len(task) > 1 and isinstance(_failure(future), ExecutorFailed) and not attention.stopped:
+                left.put_back(task)
+            else:
+                yield from _results(future, task)
     finally:
         for future in running:
             future.cancel()
 
 
-def _submit(executor: Executor, job: Job, group: Group) -> Future[list[JobResult]]:
-    """Return the future of a group; it has failed already if the executor takes no more work."""
+class _Tasks:
+    """Groups for an executor, many of which are packed into tasks of several; a task that fails is taken apart."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._groups = iter(groups)
+        self._single: collections.deque[Group] = collections.deque()
+        self._given = 0
+
+    def next(self) -> tuple[Group, ...]:
+        if self._single:
+            return (self._single.popleft(),)
+        self._given += 1
+        task: list[Group] = []
+        for group in self._groups:
+            if not all(map(_is_small, group)):
+                self._single.append(group)
+                break
+            task.append(group)
+            if len(task) >= min(_PACKED, 1 + self._given // _ALONE):
+                break
+        return tuple(task) if task or not self._single else self.next()
+
+    def put_back(self, task: tuple[Group, ...]) -> None:
+        self._single.extend(task)
+
+
+def _is_small(chosen: Chosen) -> bool:
+    """Return whether the work on a checkpoint takes no longer than a moment."""
+    return 0 < chosen.size < _SMALL
+
+
+def _submit(executor: Executor, job: Job, task: tuple[Group, ...]) -> Future[list[JobResult]]:
+    """Return the future of a task; it has failed already if the executor takes no more work."""
     try:
-        return executor.submit(run_group, job, group)
+        return executor.submit(run_group, job, sum(task, ()))
     except Exception as error:  # of the executor, of any kind
         future: Future[list[JobResult]] = Future()
         future.set_exception(error)
         return future
 
 
-def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
+def _results(future: Future[list[JobResult]], task: tuple[Group, ...]) -> list[JobResult]:
+    failure = _failure(future)
+    if failure is None:
+        return future.result()
+    return _failed(sum(task, ()), failure, INTERRUPTED if isinstance(failure, Interrupted) else FAILED)
+
+
+def _failure(future: Future[list[JobResult]]) -> MigrateError | None:
+    """Return why an executor gave no result."""
     error = None if future.cancelled() else future.exception()
     if future.cancelled() or isinstance(error, (CancelledError, KeyboardInterrupt)):  # a worker has Ctrl-C too
-        return _failed(group, Interrupted(), INTERRUPTED)
+        return Interrupted()
     if error is None:
-        return future.result()
+        return None
     said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
-    return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
+    return ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
 
 def _check_repeatable(job: Job) -> None:
@@ -259,7 +304,7 @@ class _Worker:
 
     def feed(self, left: _Queue, most: int) -> None:
         """Send checkpoints until it has so many; nothing waits behind one that may take long."""
-        while len(self.sent) < most and all(0 < each.size < _SMALL for each in self.sent):
+        while len(self.sent) < most and all(map(_is_small, self.sent)):
             if not self._group:
                 self._group.extend(left.next())
             if not self._group:
