@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from anemoi_ckpt_migrate.commands.check import check
     from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
+    from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup, clean
     from anemoi_ckpt_migrate.commands.compact import Compacted, compact
     from anemoi_ckpt_migrate.commands.current import Current, current
     from anemoi_ckpt_migrate.commands.diff import Diff, diff
@@ -81,6 +82,11 @@ _HOMES = {
     "commands.check_result": (
         "Checked",
         "Problem",
+    ),
+    "commands.clean": (
+        "Cleaned",
+        "CleanedBackup",
+        "clean",
     ),
     "commands.compact": (
         "Compacted",
@@ -179,6 +185,8 @@ __all__ = [
     "Branches",
     "Checked",
     "CkptType",
+    "Cleaned",
+    "CleanedBackup",
     "Compacted",
     "Current",
     "Diff",
@@ -210,6 +218,7 @@ __all__ = [
     "__version__",
     "branches",
     "check",
+    "clean",
     "compact",
     "current",
     "diff",

@@ -14,6 +14,7 @@ from tests.support.project import RENAME, Folder
 
 if TYPE_CHECKING:
     from tests.support.forks import Forks
+    from tests.support.ranks import Ranks
 
 # The tests run side by side, on small tensors: threads of torch would only wait for each other. It has not been imported
 # yet; the processes that tests start inherit it.
@@ -42,6 +43,16 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     (folder.path / "ckpt-migrate.toml").touch()
     folder.script("a1", None, **RENAME)
     checkpoint = folder.copy()
-    lines = ("current", "inspect", "upgrade head", "downgrade base", "upgrade head --in-place")
-    with Forks(*([*line.split(), checkpoint] for line in lines), folder=folder.path) as found:
+    with Forks() as found:
+        for line in ("current", "inspect", "upgrade head", "downgrade base", "upgrade head --in-place"):
+            found.rehearse(folder.path, *line.split(), checkpoint)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Where several processes are run that train or save together, without the imports of each."""
+    from tests.support.ranks import Ranks
+
+    with Ranks() as found:
         yield found

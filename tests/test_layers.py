@@ -42,14 +42,14 @@ RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines(
 
 # Heavy things, and the modules that import each.
 HEAVY = {
-    "torch": "storage.tensors.torch_content storage.tensors.evaluate training.load_upgraded manifests.build_model",
+    "torch": "storage.tensors.torch_library",
     "lightning": "training.lightning",
     "pytorch_lightning": "training.lightning",
     "lightning_fabric": "training.lightning",
     "networkx": "revisions.graph revisions.validate",
     "mako": "scripts.create",
     "cloudpickle": "runtime.carried_code",
-    "rich": "console.checkpoint_tree console.summary_table",
+    "rich": "console.checkpoint_tree console.summary_table console.tables console.batch_progress",
     "packaging": "revisions.releases",
     "fsspec": "storage.remote.find_store storage.remote.s3_store storage.remote.azure_store",
     "azure": "storage.remote.azure_store",

@@ -163,9 +163,9 @@ class Job:
                     folders_listed_once(_LISTINGS),
                 ):
                     result = self._run(chosen)
-                status = MOVED if _has_moved(result) else SAME
+                status = MOVED if getattr(result, "changes", False) else SAME
             except MigrateError as raised:
-                error = raised
+                error = raised.about(chosen.path)
             except Exception as raised:  # a fault of this package must not end the work on the other files
                 error = Crashed(f"{type(raised).__name__}: {raised}", traceback.format_exc()).about(chosen.path)
         if error is not None:
@@ -291,13 +291,6 @@ def _working_in(folder: str) -> Iterator[None]:
         yield
     finally:
         os.chdir(before or os.sep)
-
-
-def _has_moved(result: Any) -> bool:
-    """Return whether a command wrote the checkpoint, or would have without ``--dry-run``."""
-    if getattr(result, "written", None) is None and not getattr(result, "dry_run", False):
-        return False
-    return bool(getattr(result, "steps", True)) or bool(getattr(result, "recorded", True))
 
 
 def _says_nothing(error: MigrateError, path: str) -> bool:

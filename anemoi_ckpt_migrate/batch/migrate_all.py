@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import Job, JobResult
-from anemoi_ckpt_migrate.batch.pool import Attention, runner
+from anemoi_ckpt_migrate.batch.pool import Attention, check_repeatable, runner
 from anemoi_ckpt_migrate.batch.select import Selection
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, MigrateError, NoRelease, SeveralHeads, UnknownTarget
+from anemoi_ckpt_migrate.project.config import find_config
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import planner, targets
@@ -64,7 +66,7 @@ def migrate_all(
     Raises
     ------
     MigrateError
-        Nothing was begun: there is no project, or no checkpoint was found.
+        Nothing was begun: there is no project, its scripts are faulty, or no checkpoint was found.
 
     Examples
     --------
@@ -78,6 +80,11 @@ def migrate_all(
     place = None if output is None else os.path.abspath(output)
     selection = replace(selection, output=place)
     job = Job(command, arguments, config, chain, output=place)
+    found = job.project()  # so that faulty scripts are one error, and not one for each checkpoint
+    if executor is not None:
+        check_repeatable(job)
+    if command == "upgrade":
+        check_target(target, found)
     yield from runner(jobs, executor)(job, selection.groups(), Attention())
 
 
@@ -106,4 +113,4 @@ def _place_of(project: Project | StrPath | None) -> tuple[str | None, str | None
     if isinstance(project, Project):
         chain = project.config.chain
         return (None, chain) if chain else (os.fspath(project.config.path), None)
-    return None if project is None else os.fspath(project), None
+    return os.path.abspath(find_config(None if project is None else Path(project)).path), None

@@ -151,7 +151,7 @@ def run_by_executor(
     ahead : int
         How many tasks are submitted before the first of them is done.
     """
-    _check_repeatable(job)
+    check_repeatable(job)
     done: queue.SimpleQueue[Future[list[JobResult]]] = queue.SimpleQueue()
     running: dict[Future[list[JobResult]], tuple[Group, ...]] = {}
     left = _Tasks(groups)
@@ -239,7 +239,7 @@ def _failure(future: Future[list[JobResult]]) -> MigrateError | None:
     return ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
 
-def _check_repeatable(job: Job) -> None:
+def check_repeatable(job: Job) -> None:
     """Raise if an executor that runs work again when a worker is lost might move a checkpoint twice."""
     target = str(job.options.get("target", "head"))
     if any(isinstance(getattr(each, "target", each), Relative) for each in parse_several(target)):

@@ -25,7 +25,7 @@ from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import CannotWrite, NotAReport
 from anemoi_ckpt_migrate.storage.atomic_replace import sync_folder
 from anemoi_ckpt_migrate.storage.lock import locked
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 
 _SEVERAL = 256  # paths in a line
 _SYNC = 1.0  # seconds between two calls of fsync
@@ -69,7 +69,7 @@ def report_file(path: StrPath, header: Mapping[str, Any]) -> Iterator[ReportFile
     """
     place = Path(path)
     with contextlib.ExitStack() as held:
-        with _explained(place, "so nothing was begun; give --report another name"):
+        with annotate_errors(place), _explained(place, "so nothing was begun; give --report another name"):
             _check_plain(place)
             held.enter_context(locked(place))
             descriptor = os.open(place, _FLAGS, 0o666)
@@ -184,9 +184,9 @@ def _explained(path: Path, way: str) -> Iterator[None]:
 def _check_plain(path: Path) -> None:
     """Refuse a name that means something else than a plain file: also a link, which could lead to any file."""
     if path.is_symlink():
-        raise NotAReport("it is a symbolic link; give --report the path that it leads to").about(path)
+        raise NotAReport("it is a symbolic link; give --report the path that it leads to")
     if path.exists() and not path.is_file():
-        raise NotAReport("it is no plain file, so it cannot hold a report; give --report another name").about(path)
+        raise NotAReport("it is no plain file, so it cannot hold a report; give --report another name")
 
 
 def _remove_torn(descriptor: int, path: Path) -> None:
@@ -195,9 +195,7 @@ def _remove_torn(descriptor: int, path: Path) -> None:
     end = _end_of_lines(descriptor) if MARK.startswith(start[: len(MARK)]) else -1
     first = _FIRST.match(start)
     if end < 0 or (end and first is None):
-        raise NotAReport(
-            "it holds something else than a report, and nothing was changed; give --report another name"
-        ).about(path)
+        raise NotAReport("it holds something else than a report, and nothing was changed; give --report another name")
     if first is not None:
         check_format(int(first[1]), os.fspath(path))
     os.ftruncate(descriptor, end)

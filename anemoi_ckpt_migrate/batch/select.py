@@ -229,7 +229,7 @@ class Selection:
         """Yield the groups below a folder, or below that of a pattern."""
         folder, pattern = _split(path)
         excluded, included = _patterns(self.exclude), _patterns(self.include)
-        if excluded.fit(folder):
+        if os.path.basename(_tidy(folder)) not in (os.curdir, os.pardir) and excluded.fit(folder):
             return
         start = "" if folder == os.curdir else os.path.join(folder, "")
 

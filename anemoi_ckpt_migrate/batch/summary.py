@@ -16,12 +16,11 @@ UNREACHED = "unreached"
 KINDS = (*STATUSES, UNREACHED)
 _MOST = 200  # groups of a kind; further ones are added up as one
 _LONGEST = 900  # letters of a message
-# Parts of a sentence that differ from file to file: texts in quotes, paths, dotted names, ids and numbers.
-_CHANGING = re.compile(
-    r"""(?<!\w)'[^']*'(?!\w) | "[^"]*" | `[^`]*` | [^\s(),;:]*/[^\s(),;:]* | \w+(?:\.\w+)+ | [\w.,+-]*\d[\w.,+-]*""",
-    re.VERBOSE,
-)
-_LISTED = re.compile(r"([^,;:()]*…[^,;:()]*)(?:, \1)+")
+# A text in quotes, or a word with its numbers: 1,000 is one.
+_PART = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`|[^\s(),;:]+(?:,\d[^\s(),;:]*)*""")
+# The parts that differ from file to file: texts in quotes, paths, dotted names, ids and numbers.
+_CHANGES = re.compile(r"""(['"`]).*\1$|.*?(\d|/|\w\.\w)""", re.DOTALL)
+_LISTED = re.compile(r"(…[^,;:()]{0,200})(?:, \1)+")
 _MORE = re.compile(r"(?:,| and|, and) … more")
 
 
@@ -211,7 +210,15 @@ def mask(message: str, checkpoint: str = "") -> str:
     >>> mask("the key 'x.weight' is missing at a1")
     'the key … is missing at …'
     """
-    text = message[:_LONGEST]
-    if checkpoint:
-        text = text.replace(checkpoint, "…")
-    return _MORE.sub("", _LISTED.sub(r"\1", _CHANGING.sub("…", text)))
+    text = _without(message[:_LONGEST], checkpoint) if checkpoint else message[:_LONGEST]
+    masked = _PART.sub(lambda part: "…" if _CHANGES.match(part[0]) else part[0], text)
+    return _MORE.sub("", _LISTED.sub(r"\1", masked))
+
+
+def _without(text: str, name: str) -> str:
+    """Return a text with ``…`` in place of a name, except inside of words."""
+    first, *others = text.split(name)
+    for piece in others:
+        is_inside = first[-1:].isalnum() or piece[:1].isalnum()
+        first += (name if is_inside else "…") + piece
+    return first

@@ -82,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        if args.chain is not None:
-            args.config = chain_of(args)
         with explain_system_errors():
+            if args.chain is not None:
+                args.config = chain_of(args)
             code: int = args.run(args)
         output.flush()
         return code

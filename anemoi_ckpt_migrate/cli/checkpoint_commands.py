@@ -1,4 +1,4 @@
-"""The commands that change checkpoints: upgrade, downgrade, sync, stamp, recover, compact."""
+"""The commands that change checkpoints: upgrade, downgrade, sync, stamp, recover, compact, clean."""
 
 from __future__ import annotations
 
@@ -70,6 +70,16 @@ def add_commands(adding: Any) -> None:
     add_workers(compact)
     _add_writing(compact)
     add_json(compact)
+    clean = add(adding, "clean", _clean, "remove backups that the record proves; without --remove, only list them")
+    add_selection(clean)
+    add_workers(clean)
+    age = "backups made before: an age, for example 12h, 30d or 2w, or a date"
+    clean.add_argument("--older-than", metavar="AGE", help=age)
+    clean.add_argument("--larger-than", metavar="SIZE", help="backups of more bytes, for example 10GB")
+    clean.add_argument("--keep", metavar="N", type=int, help="all backups but the N newest")
+    clean.add_argument("--remove", action="store_true", help="remove the backups that meet all given conditions")
+    clean.add_argument("--verify", action="store_true", help="first verify all checksums of the checkpoint")
+    add_json(clean)
 
 
 def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
@@ -178,6 +188,28 @@ def _compact(args: argparse.Namespace) -> int:
         output.print_compacted(result, args.json)
 
     return for_each(args, shrink)
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.commands.clean import clean
+    from anemoi_ckpt_migrate.console.backup_table import print_cleaned
+
+    names = ("older_than", "larger_than", "keep", "remove", "verify")
+    options = {name: getattr(args, name) for name in names}
+    selection = selection_of(args)
+    if not is_plain(args, selection):
+        from anemoi_ckpt_migrate.cli.batch import run_batch
+        from anemoi_ckpt_migrate.console.backup_table import BackupTable
+
+        job = job_of(args, "clean", options, needs_project=False)
+        return run_batch(args, selection, job, lambda found: print_cleaned(found, args.json), BackupTable(args.remove))
+
+    def remove(checkpoint: str) -> None:
+        with checkpoint_tree.progress(checkpoint, args.json) as progress:
+            cleaned = clean(checkpoint, progress=progress, **options)
+        print_cleaned(cleaned, args.json)
+
+    return for_each(args, remove)
 
 
 def _many(

@@ -64,7 +64,12 @@ def _add_about_checkpoints(adding: Any) -> None:
         help="with --update, record the parameters of this checkpoint instead",
     )
     add_json(manifest)
-    report = add(adding, "report", _report, "sum up the reports of runs over many checkpoints, and list what is left")
+    report = add(
+        adding,
+        "report",
+        _report,
+        "sum up reports of runs over many checkpoints, and list the checkpoints that are left",
+    )
     report.add_argument("reports", metavar="FILE", nargs="+", help="files that --report wrote; reports of parts merge")
     left = "list only the checkpoints that are left to do, a path a line, as --from-file takes them"
     report.add_argument("--left", action="store_true", help=left)

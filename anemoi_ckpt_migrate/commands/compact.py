@@ -31,6 +31,11 @@ class Compacted:
     written: str | None
     backup: str | None
 
+    @property
+    def changes(self) -> bool:
+        """Whether the file was written."""
+        return self.written is not None
+
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
         return asdict(self)

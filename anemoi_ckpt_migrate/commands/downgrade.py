@@ -69,7 +69,7 @@ def downgrade(
         record, graph = session.record, session.graph()
         states = _earlier_states(session.file, record, found.config.chain)
         lineages = [lineage for lineage, _ in states]
-        plan = planner.plan_downgrade(graph, record, wanted, found.config.package, lineages)
+        plan = session.planned(lambda: planner.plan_downgrade(graph, record, wanted, found.config.package, lineages))
         undone = {step.revision for step in plan.steps}
         kept = tuple(entry for entry in record.lineage if entry.revision not in undone)
         earlier = next((state for lineage, state in states if lineage == kept), None)

@@ -30,6 +30,11 @@ class Recovered:
     removed: int | None
     completed: bool = False
 
+    @property
+    def changes(self) -> bool:
+        """Whether a run was interrupted."""
+        return self.removed is not None
+
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
         return {

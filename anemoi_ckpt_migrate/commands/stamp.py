@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from anemoi_ckpt_migrate.errors import NothingInCommon, Refused, Unrelated
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
@@ -14,7 +15,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import locate_revision
 from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
-from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
+from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_to_stamp
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
@@ -69,12 +70,17 @@ def stamp(
     )
     with open_session_to_stamp(checkpoint, found, options, purge) as session:
         if auto:
+            if known_only:
+                session.check_parameters()
             session, text = _located(session, purge)
             wanted = list(targets.parse_several(text))
         record = session.record
         lineage, heads = _stamped(session, wanted, purge)
         if known_only and not auto:
-            session.check_known(ModelCheck(found, found.graph, heads, session.file, wanted=True), heads)
+            session.check_known()
+            if ModelCheck(found, found.graph, heads, session.file, wanted=True).misses(session.tree, heads):
+                place = ", ".join(heads) or "base"
+                raise Refused(f"its parameters are those of no model at {place}; `stamp auto` finds its revision")
         plan = Plan(record.heads, heads, ())
         same = record.heads == heads and [e.signature for e in record.lineage] == [e.signature for e in lineage]
         # The old entries are not validated: they may be the reason for the purge.
@@ -82,7 +88,7 @@ def stamp(
         if dry_run or not recorded:
             return replace(session.unchanged(plan, session.notes), recorded=recorded)
         # The list of another tool stays and is read again: from here on it belongs to the stamped revisions.
-        stamped = replace(record.logged(log_entry("stamp", text, plan), lineage), migrations_list=None)
+        stamped = replace(record.logged(session.log_entry("stamp", text, plan), lineage), migrations_list=None)
         undone = {entry.revision for entry in lineage if entry.undo is not None}
         stash = {revision: values for revision, values in record.stash.items() if revision in undone}
         return session.write_record(plan, stamped, stash)
@@ -91,7 +97,12 @@ def stamp(
 def _located(session: MigrationSession, purge: bool) -> tuple[MigrationSession, str]:
     """Find the revision that a checkpoint fits; return the session with a new tree, and the target."""
     record = Record() if purge else session.record
-    target, notes = locate_revision.place(session.project, session.file, session.tree, record)
+    try:
+        target, notes = locate_revision.place(session.project, session.file, session.tree, record)
+    except NothingInCommon as error:
+        if session.options.known_only and not session.record.lineage:
+            raise Unrelated("it has no record, and no parameter of a known model") from error
+        raise
     tree, _ = embed.unrecorded(session.file)  # `place` ran revisions on the old tree
     return replace(session, tree=tree, notes=notes), target
 

@@ -67,5 +67,5 @@ def sync(
     )
     with open_session(checkpoint, found, options) as session:
         graph = session.graph()
-        plan = planner.plan_sync(graph, session.record, found.config.package)
+        plan = session.planned(lambda: planner.plan_sync(graph, session.record, found.config.package))
         return session.run("sync", "", graph, plan)

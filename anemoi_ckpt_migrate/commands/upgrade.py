@@ -101,5 +101,5 @@ def upgrade(
     )
     with open_session(checkpoint, found, options) as session:
         graph = session.graph([wanted])
-        plan = planner.plan_upgrade(graph, session.record, wanted, found.config.package)
+        plan = session.planned(lambda: planner.plan_upgrade(graph, session.record, wanted, found.config.package))
         return session.run("upgrade", target, graph, plan)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copyreg
+import errno
 import os
 from typing import Any
 
 ERROR, USAGE, REFUSED, PENDING = 1, 2, 3, 4
+# Messages of the dynamic linker if there is no memory for a library.
+_NO_MEMORY = ("cannot allocate", "failed to map segment")
+# Of others, the name to install may be another than the name to import.
+_LIBRARIES = ("cloudpickle", "fsspec", "mako", "networkx", "packaging", "rich", "tomli", "torch")
 
 
 def shown_path(path: str) -> str:
@@ -64,6 +69,15 @@ class OutOfMemory(MigrateError):
             f"not enough memory{f' ({why})' if why else ''}; free some, or raise the limit of this process "
             "(`ulimit -v`), and run the command again"
         )
+
+
+class NoLibrary(MigrateError):
+    """A library that a command needs cannot be imported."""
+
+    def __init__(self, library: str, why: str) -> None:
+        self.library, self.why = library, why
+        way = f"run `pip install {library}`" if library in _LIBRARIES else "install it"
+        super().__init__(f"this needs {library}, which cannot be imported ({why}); {way}")
 
 
 class SystemRefused(MigrateError):
@@ -182,3 +196,24 @@ class NoCluster(MigrateError):
     def __init__(self, address: str, why: str) -> None:
         self.address, self.why = address, why
         super().__init__(f"the Dask cluster at {address} cannot be used: {why} (nothing was changed)")
+
+
+def denied(error: MemoryError | ImportError | OSError, library: str = "") -> MigrateError:
+    """Return the error to raise instead of one of the system.
+
+    Parameters
+    ----------
+    error : MemoryError, ImportError or OSError
+        An error of the system.
+    library : str
+        The library that was imported, if `error` is about an import and may not name it.
+    """
+    said = str(error).strip()
+    if isinstance(error, MemoryError):
+        return OutOfMemory()
+    if getattr(error, "errno", None) == errno.ENOMEM or any(words in said.lower() for words in _NO_MEMORY):
+        return OutOfMemory(said)
+    if isinstance(error, ImportError) or library:
+        name = library or (getattr(error, "name", None) or "a library").partition(".")[0]
+        return NoLibrary(name, said.partition("\n")[0])
+    return SystemRefused(error.strerror or said, os.fsdecode(error.filename or ""))

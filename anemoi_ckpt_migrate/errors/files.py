@@ -214,6 +214,14 @@ class NotInPlace(Refused):
         super().__init__(f"{why}; leave out --in-place, and {instead}")
 
 
+class BackupsStay(MigrateError):
+    """The checkpoint cannot be used, so none of its backups is removed."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"{why}; its backups stay, since one of them may be the only good copy")
+
+
 class DamagedRecord(MigrateError):
     """The record in a checkpoint is damaged."""
 
@@ -322,6 +330,10 @@ class NotOnePlace(Refused):
     def __init__(self, sentence: str, places: Sequence[str]) -> None:
         self.places = tuple(places)
         super().__init__("\n    ".join([sentence, *places]))
+
+
+class NothingInCommon(NotOnePlace):
+    """A checkpoint has no parameter of a known model."""
 
 
 class NotAsExpected(Refused):

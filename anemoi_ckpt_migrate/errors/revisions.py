@@ -261,3 +261,7 @@ class MigrationFailed(MigrateError):
         self.where, self.line, self.what = where, line, what
         place = f"{shown_path(where)}:{line}" if line else shown_path(where)
         super().__init__(f"{place}: {what}; nothing was changed")
+
+
+class RecogniseFailed(MigrationFailed):
+    """The project's `recognise` raised an error on the checkpoint."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
-from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.errors import NoLibrary, UsageError
 from anemoi_ckpt_migrate.project.config import FACTORY
 
 ARGUMENT = "hyper_parameters"
@@ -92,9 +92,9 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
 
 def _torch(text: str) -> Any:
     try:
-        import torch
-    except ImportError as error:
-        raise UsageError(f"{text} cannot be called here, because torch cannot be imported: {error}") from error
+        from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
+    except NoLibrary as error:
+        raise UsageError(f"{text} cannot be called here, because torch cannot be imported: {error.why}") from error
     return torch
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.record.encode import decode, encode
+from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
 
 FORMAT = 1
 """The format that this version writes, and the newest that it reads."""
 
 _KEYS = ("format", "heads", "lineage", "log", "stash", "migrations_list", "other_lists", "optimizers")
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Stash = dict[str, list[Any]]
 """Values that operations removed from a checkpoint, by revision: tensors, and any other values of the tree."""
@@ -101,6 +105,8 @@ class LogEntry:
         The version of this tool.
     proven : bool
         Whether the rollback was verified too.
+    backup : BackupFacts or None
+        The file or folder that the command replaced and kept; None if it kept none.
     """
 
     time: str
@@ -111,6 +117,7 @@ class LogEntry:
     steps: tuple[str, ...]
     tool: str
     proven: bool = False
+    backup: BackupFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -355,7 +362,13 @@ def _log_to_data(entry: LogEntry) -> dict[str, Any]:
         "steps": list(entry.steps),
         "tool": entry.tool,
         **({"proven": True} if entry.proven else {}),
+        **({} if entry.backup is None else {"backup": _backup_to_data(entry.backup)}),
     }
+
+
+def _backup_to_data(backup: BackupFacts) -> dict[str, Any]:
+    found: dict[str, Any] = {"number": backup.number, "size": backup.size, "modified": backup.modified}
+    return found | ({"files": backup.files} if backup.files else {})
 
 
 def _applied_from_data(data: Any) -> Applied:
@@ -427,9 +440,18 @@ def _log_from_data(data: Any) -> LogEntry:
     fields = _Fields(data, "log")
     words = [fields.get(name, str) for name in ("time", "command", "target")]
     lists = [fields.words(name) for name in ("from", "to", "steps")]
-    return LogEntry(
-        words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str), data.get("proven") is True
-    )
+    proven = data.get("proven") is True
+    backup = None if data.get("backup") is None else _backup_from_data(data["backup"])
+    return LogEntry(words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str), proven, backup)
+
+
+def _backup_from_data(data: Any) -> BackupFacts:
+    fields = _Fields(data, "backup")
+    number, size, modified = (fields.get(name, int) for name in ("number", "size", "modified"))
+    files = fields.maybe("files") or ""
+    if files and not _DIGEST.fullmatch(files):
+        raise DamagedRecord("files in backup is not a digest")
+    return BackupFacts(number, size, modified, files)
 
 
 def _check(record: Record) -> None:

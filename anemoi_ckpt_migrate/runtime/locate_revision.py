@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
-from anemoi_ckpt_migrate.errors import CannotApply, HasRecord, NotOnePlace, NoWayBack, Refused, UsageError
+from anemoi_ckpt_migrate.errors import (
+    CannotApply,
+    HasRecord,
+    NothingInCommon,
+    NotOnePlace,
+    NoWayBack,
+    Refused,
+    UsageError,
+)
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
 from anemoi_ckpt_migrate.manifests.compare import StateDictDiff
@@ -77,7 +85,8 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     Raises
     ------
     NotOnePlace
-        It matches no place (the error names the nearest), or several (the error names the differences).
+        It matches no place (the error names the nearest, or is `NothingInCommon`), or several (the error names the
+        differences).
     Refused
         It already has a record, or has no parameters.
     UsageError
@@ -99,6 +108,23 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     if right:
         raise NotOnePlace(_several(file, right), [_told_apart(project.graph, fit, right) for fit in right][:_SHOWN])
     raise _none(project.graph, file, fits, own)
+
+
+def fits_anywhere(project: Project, file: Checkpoint, tree: Any) -> bool:
+    """Return whether the parameters of a checkpoint are those of a model at a known state. No model is built for that.
+
+    Parameters
+    ----------
+    project, file, tree
+        As for `place`.
+    """
+    known = known_of(project.config)
+    own = own_of(file, tree, project.config.parameters) if known.models else None
+    if own is None:
+        return False
+    return any(not fit.misfit.count for fit in _everywhere(project, known, own)) or any(
+        not fit.misfit.count for fit in _everywhere(project, known, own, ahead=True)
+    )
 
 
 def _fits(project: Project, known: ModelHistory, own: CheckpointParameters, tree: Any) -> list[RevisionMatch]:
@@ -228,7 +254,7 @@ def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: Ch
     by_hand = f"`ckpt-migrate stamp REV {shown}` records a revision without this comparison"
     nothing = "it has nothing in common with the known models of this project"
     if not fits:
-        return NotOnePlace(f"{nothing}; {by_hand}", ())
+        return NothingInCommon(f"{nothing}; {by_hand}", ())
     nearest = min(fits, key=lambda fit: fit.misfit.count)
     known = {fit.target for fit in fits if fit.model == nearest.model}
     unknown = [place for place in (manifest_file.BASE, *graph.order(rev.id for rev in graph)) if place not in known]
@@ -239,7 +265,7 @@ def _none(graph: Graph, file: Checkpoint, fits: Sequence[RevisionMatch], own: Ch
         gap = f"; {nearest.model} at {', '.join(together(unknown))} is unknown"
         ways = [f"if it is at that revision, {adds} records its parameters for `stamp auto`"]
     if all(len(fit.misfit.extra) == len(names) for fit in fits):
-        return NotOnePlace(f"{nothing}{gap}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
+        return NothingInCommon(f"{nothing}{gap}; {', or '.join(dict.fromkeys([*ways, by_hand]))}", ())
     title = ", ".join(f"{rev} ({graph[rev].name})" for rev in nearest.revisions) or manifest_file.BASE
     near = f"no revision matches; the closest is {nearest.model} at {title}"
     sentences = nearest.misfit.sentences()

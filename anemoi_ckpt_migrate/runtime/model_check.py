@@ -98,12 +98,10 @@ class ModelCheck:
             wrong = verdict.misfit
             raise NotAtBase(verdict.model, wrong.sentences(), os.fspath(self.file.path), wrong.only_sizes)
 
-    def knows(self, tree: Any, revisions: Sequence[str] = ()) -> bool | None:
-        """Return whether the parameters of a checkpoint are those of a model at revisions; None if nobody knows."""
+    def misses(self, tree: Any, revisions: Sequence[str]) -> bool:
+        """Return whether a checkpoint certainly matches no model at revisions."""
         verdict = self._verdict(self.project.graph, revisions, tree)
-        if verdict is None or (verdict.misfit.count and not verdict.refused) or not verdict.model:
-            return None
-        return not verdict.refused
+        return verdict is not None and verdict.refused
 
     def result(self, outcome: Outcome) -> list[str]:
         """Check the result of a run.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.errors import MigrationFailed
+from anemoi_ckpt_migrate.errors import MigrationFailed, RecogniseFailed
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
@@ -36,7 +36,7 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
 
     Raises
     ------
-    MigrationFailed
+    MigrationFailed, Refused
         The `recognise` function refuses the checkpoint, or is faulty.
     LedgerConflict, DamagedLedger
         The list that another tool left does not match the scripts, or is not a list.
@@ -73,7 +73,10 @@ def _asked(path: Path, file: Checkpoint) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the code is the user's
-        raise failure(error, str(path), "`recognise`", function) from error
+        raised = failure(error, str(path), "`recognise`", function)
+        if isinstance(raised, MigrationFailed):
+            raised = RecogniseFailed(raised.where, raised.line, raised.what)
+        raise raised from error
     if file.touched:
         raise MigrationFailed(str(path), None, "`recognise` may read names, shapes and dtypes, but no values")
     return found

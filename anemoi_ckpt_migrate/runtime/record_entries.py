@@ -23,13 +23,28 @@ from anemoi_ckpt_migrate.runtime.executor import Outcome
 from anemoi_ckpt_migrate.runtime.step_actions import inverses
 from anemoi_ckpt_migrate.scripts.load_functions import load_source
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
+from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
 
 
-def log_entry(command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
-    """Return the log entry of a command."""
+def log_entry(
+    command: str, target: str, plan: Plan, proven: bool = False, backup: BackupFacts | None = None
+) -> LogEntry:
+    """Return the log entry of a command.
+
+    Parameters
+    ----------
+    command, target : str
+        The command, and its target as it was given.
+    plan : Plan
+        Its steps.
+    proven : bool
+        Whether the rollback was verified too.
+    backup : BackupFacts, optional
+        The backup that writing will leave.
+    """
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     steps = tuple(step.revision for step in plan.steps)
-    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__, proven)
+    return LogEntry(now, command, target, plan.start, plan.end, steps, __version__, proven, backup)
 
 
 def applied(revisions: Iterable[Revision]) -> list[Applied]:

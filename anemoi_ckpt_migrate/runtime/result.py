@@ -48,6 +48,11 @@ class Result:
     restored: bool = False
     names: tuple[NewName, ...] = ()
 
+    @property
+    def changes(self) -> bool:
+        """Whether the checkpoint was written anew, or would have been without `dry_run`."""
+        return bool(self.steps) or self.recorded
+
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
         return {

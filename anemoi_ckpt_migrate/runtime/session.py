@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from anemoi_ckpt_migrate.errors import CannotApply, DamagedRecord, MigrateError, NewerRecord, Unrelated
+from anemoi_ckpt_migrate.errors import (
+    CannotApply,
+    DamagedRecord,
+    MigrateError,
+    NewerRecord,
+    NotApplied,
+    NotThatMany,
+    RecogniseFailed,
+    Refused,
+    Unrelated,
+)
 from anemoi_ckpt_migrate.manifests import manifest_file
+from anemoi_ckpt_migrate.other_tools.find import find_tool
+from anemoi_ckpt_migrate.other_tools.read_list import listed
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, Stash
+from anemoi_ckpt_migrate.record.record import Applied, LogEntry, MigrationsList, Record, Stash
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.revisions.targets import Target
-from anemoi_ckpt_migrate.runtime import record_entries, step_actions, trust, verify_rollback
+from anemoi_ckpt_migrate.runtime import locate_revision, record_entries, step_actions, trust, verify_rollback
 from anemoi_ckpt_migrate.runtime.added_names import NameCheck, NewName
 from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Outcome, Settings
 from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
@@ -27,8 +39,9 @@ from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.update_list import keeping
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.scripts.discover import changed_since
-from anemoi_ckpt_migrate.state.find_parameters import find_main
+from anemoi_ckpt_migrate.state.find_parameters import find_main, is_pickled
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
+from anemoi_ckpt_migrate.storage.backup_facts import facts_before
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
@@ -101,6 +114,8 @@ class MigrationSession:
         How the record was derived, for the user.
     damaged : bool
         Whether the record of the file could not be read, and `record` is empty in its place.
+    failure : RecogniseFailed or None
+        The error of the project's `recognise`, with `WriteOptions.known_only`.
     """
 
     checkpoint: StrPath
@@ -111,6 +126,7 @@ class MigrationSession:
     record: Record
     notes: tuple[str, ...] = ()
     damaged: bool = False
+    failure: RecogniseFailed | None = None
 
     def graph(self, wanted: Sequence[Target] = ()) -> Graph:
         """Return the revisions, as seen from the checkpoint that is to move to some targets."""
@@ -135,7 +151,7 @@ class MigrationSession:
         """
         run = self._prepared(graph, plan)
         if self.options.known_only:
-            self.check_known(run.model, actions=run.actions)
+            self.check_known(run.actions, run.settings)
         if plan.steps:
             run.model.before(self.tree, self.record)
         notes, names = self._try_operations(run) if self.options.dry_run else ((), ())
@@ -181,43 +197,111 @@ class MigrationSession:
         outcome = executor.run(self.tree, _copied(stash))
         return self._save(plan, executor.content(outcome, _with_outcome(record, outcome)), self.notes)
 
-    def check_known(self, model: ModelCheck, revisions: Sequence[str] = (), actions: Sequence[Action] = ()) -> None:
-        """Refuse a checkpoint without a record that nothing ties to the project.
+    def planned(self, make: Callable[[], Plan]) -> Plan:
+        """Return a plan. With `WriteOptions.known_only`, a checkpoint of another project needs none.
 
         Parameters
         ----------
-        model : ModelCheck
-            The models of the project.
-        revisions : sequence of str
-            The heads at which the manifest should know the checkpoint; empty for base.
-        actions : sequence of Action
-            The plan. Its operations are tried on names and shapes, up to the first function.
+        make : callable
+            Makes the plan.
 
         Raises
         ------
         Unrelated
-            The checkpoint has no parameters, matches no model of the manifest, or the operations do not fit it.
+            There is none, and nothing ties the checkpoint to the project.
+        MigrateError
+            There is none.
         """
-        if self.record.lineage or self.record.log:
-            return
-        if isinstance(find_main(self.tree, self.project.config.parameters), str):
-            raise Unrelated("it has no record, and no parameters that can be found")
-        known = model.knows(self.tree, revisions)
-        if known is False:
-            raise Unrelated("it has no record, and its parameters are those of no model in the manifest")
-        if known:
-            return
-        first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
-        if not any(action.is_about_parameters for action in actions[:first]):
-            raise Unrelated(
-                "it has no record, and neither operations nor a manifest tell whether it is of this project"
-            )
         try:
-            Executor(self.file, actions[:first]).run(embed.unrecorded(self.file)[0], {})
+            return make()
+        except (Refused, NotApplied, NotThatMany):
+            if self.options.known_only:
+                self.check_known()
+            raise
+
+    def check_known(self, actions: Sequence[Action] = (), settings: Settings | None = None) -> None:
+        """Refuse a checkpoint without a record that nothing ties to the project. No code of a script runs.
+
+        A record ties it, or a list of another tool, or a manifest with its parameters at any revision, or the
+        operations of the plan up to the first function. They have to fit its parameters, and must not fit if those have
+        other names, as `op.Add` does. Operations on the tree, such as `op.SetItem`, and a merge tell nothing.
+
+        Parameters
+        ----------
+        actions : sequence of Action
+            The plan.
+        settings : Settings, optional
+            Settings for its operations.
+
+        Raises
+        ------
+        Unrelated
+            Nothing ties it.
+        RecogniseFailed
+            The project's `recognise` failed on it, although something else ties it.
+        """
+        if self._is_recorded:
+            return
+        self.check_parameters()
+        why = "" if self._is_listed() else self._why_unknown(actions, settings or Settings())
+        if why and self.failure is not None:
+            why = f"{self.failure.where}: {self.failure.what}"
+        if why:
+            raise Unrelated(f"it has no record, and {why}")
+        if self.failure is not None:
+            raise self.failure
+
+    def check_parameters(self) -> None:
+        """Refuse a checkpoint without a record and without parameters.
+
+        Raises
+        ------
+        Unrelated
+            It has neither.
+        """
+        if not self._is_recorded and isinstance(find_main(self.tree, self.project.config.parameters), str):
+            raise Unrelated("it has no record, and no parameters that can be found")
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether the checkpoint has a record, even a damaged one."""
+        return bool(self.record.lineage or self.record.log or self.damaged)
+
+    def _why_unknown(self, actions: Sequence[Action], settings: Settings) -> str:
+        """Return why neither a manifest nor operations tie the checkpoint to the project; empty if they do."""
+        if locate_revision.fits_anywhere(self.project, self.file, self.tree):
+            return ""
+        first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
+        executor = Executor(self.file, actions[:first], settings)
+        try:
+            executor.run(embed.unrecorded(self.file)[0], {})
         except CannotApply as error:
-            raise Unrelated(
-                f"it has no record, and operations do not fit its parameters ({error.faults[0]})"
-            ) from error
+            return f"operations do not fit it ({error.faults[0]})"
+        telling = any(action.is_about_parameters for action in actions[:first])
+        if telling and not self._fit_other_names(executor):
+            return ""
+        return "neither operations nor a manifest tell if it is of this project"
+
+    def _is_listed(self) -> bool:
+        """Return whether the checkpoint has a list of the tool whose migrations the scripts are, even an empty one."""
+        graph, config = self.project.graph, self.project.config
+        return bool(graph.known_as) and listed(find_tool(config.other_tool), self.tree) is not None
+
+    def _fit_other_names(self, executor: Executor) -> bool:
+        """Return whether operations fit the checkpoint even if its parameters have other names."""
+        tree, _ = embed.unrecorded(self.file)
+        main = find_main(tree, self.project.config.parameters)
+        if isinstance(main, str) or is_pickled(main):
+            return False
+        values = list(main.content.values())
+        main.content.clear()
+        for number, value in enumerate(values):
+            main.content[f"_{number}"] = value
+        try:
+            executor.run(tree, {})
+        except CannotApply:
+            return False
+        return True
 
     def unchanged(self, plan: Plan, warnings: tuple[str, ...], names: tuple[NewName, ...] = ()) -> Result:
         """Return the result if there is nothing to do or to write; write a copy if one was asked for."""
@@ -294,12 +378,19 @@ class MigrationSession:
         actions, migrations_list = self._following_list(run, tree, entries)
         executor = Executor(self.file, actions, run.settings)
         outcome = executor.run(tree, _copied(self.record.stash))
-        log = record_entries.log_entry(command, target, run.plan, self.options.check_rollback)
+        log = self.log_entry(command, target, run.plan, self.options.check_rollback)
         lineage = record_entries.with_undo(entries, run.graph, outcome.undone, self.project.config.parameters)
         notes = (*outcome.warnings, *record_entries.notes(run.graph, lineage, outcome), *run.model.result(outcome))
         record = self.record.logged(log, (*run.kept, *lineage))
         content = executor.content(outcome, _with_outcome(replace(record, migrations_list=migrations_list), outcome))
         return _Moved(content, notes, run.names.added(dict.fromkeys(content[0].names, False)))
+
+    def log_entry(self, command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
+        """Return the log entry of a command that writes the checkpoint. Parameters are those of the function."""
+        options, backup = self.options, None
+        if options.backup and options.output is None and not options.in_place and self.file.replaces is not None:
+            backup = facts_before(self.file.replaces)
+        return record_entries.log_entry(command, target, plan, proven, backup)
 
     def _following_list(
         self, run: Run, tree: Any, entries: Sequence[Applied]
@@ -443,8 +534,20 @@ def _begun(
 
 
 def _recognised(session: MigrationSession) -> MigrationSession:
-    """Derive a record if the checkpoint has none and the scripts recognise it."""
-    tree, record, notes = recognised(session.project, session.file, session.tree, session.record)
+    """Derive a record if the checkpoint has none and the scripts recognise it.
+
+    With `WriteOptions.known_only`, `recognise` is not asked about a checkpoint without parameters. If it fails on
+    another one, `MigrationSession.check_known` decides if that is an error.
+    """
+    known_only = session.options.known_only
+    if known_only:
+        session.check_parameters()
+    try:
+        tree, record, notes = recognised(session.project, session.file, session.tree, session.record)
+    except RecogniseFailed as error:
+        if not known_only:
+            raise
+        return replace(session, tree=embed.unrecorded(session.file)[0], failure=error)
     return replace(session, tree=tree, record=record, notes=notes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import Location
+from anemoi_ckpt_migrate.util.size_text import bytes_of
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,10 @@ def folder_options(hard_link: bool, max_shard_size: int | str | None) -> FolderO
     UsageError
         The size is none.
     """
-    found = re.fullmatch(r"(\d+)\s*(?:([KMGT]?)(I?)B?)", str(max_shard_size).strip().upper())
-    if max_shard_size is not None and (found is None or not int(found[1])):
+    size = None if max_shard_size is None else bytes_of(str(max_shard_size))
+    if max_shard_size is not None and not size:
         raise UsageError(f"{max_shard_size!r:.40} is not the size of a shard; give one such as 5GB or 512MiB")
-    if found is None:
-        return FolderOptions(hard_link)
-    return FolderOptions(hard_link, int(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " "))
+    return FolderOptions(hard_link, size)
 
 
 @contextmanager

@@ -109,6 +109,11 @@ class ParameterLocation:
         return self.content.misfits(dict(self.items(table)), ordered) if is_a(self.content, Pickled) else ()
 
 
+def is_pickled(place: ParameterLocation) -> bool:
+    """Return whether the parameters are those of a pickled model, not of a dict."""
+    return is_a(place.content, Pickled)
+
+
 def is_tensor(value: Any) -> bool:
     """Return whether a value of a tree is a tensor, real or not."""
     return is_stored(value) or is_real(value)

@@ -256,6 +256,8 @@ def _copy(path: Path, kept: Path) -> None:
         try:
             copy_range(source, target, 0, os.fstat(source).st_size, 0)
             keep_modes(source, target)
+            before = os.fstat(source)
+            os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))  # a record may know the backup by its time
             os.fsync(target)
         except BaseException:
             os.unlink(kept)

@@ -364,6 +364,11 @@ class Checkpoint(ABC):
         return self._place
 
     @property
+    def replaces(self) -> Path | None:
+        """The local file or folder that writing replaces, and of which it keeps a backup; None for one in a store."""
+        return None if isinstance(self._place, Url) else self._place
+
+    @property
     def most_kept(self) -> int | None:
         """The most bytes of tensors that a record of text may hold; None if they lie in a file of their own."""
         return None

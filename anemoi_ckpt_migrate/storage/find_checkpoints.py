@@ -192,9 +192,9 @@ class Walk:
 
     def _link(self, folder: _Folder, each: os.DirEntry[str]) -> Iterator[_Place]:
         place = folder.place
-        if each.name not in folder.own and self.wanted(f"{place.below}{each.name}", each.is_dir()):
-            path = place.path_of(each.name)
-            yield _Place(path, f"{place.below}{each.name}", os.path.realpath(path))
+        path, relative = place.path_of(each.name), f"{place.below}{each.name}"
+        if each.name not in folder.own and self.wanted(relative, os.path.isdir(path)):
+            yield _Place(path, relative, os.path.realpath(path))
 
     def _backup(self, folder: _Folder, each: os.DirEntry[str]) -> Sequence[Entry]:
         wanted = self.backups and self.wanted(f"{folder.place.below}{each.name}", each.is_dir())
@@ -310,7 +310,7 @@ class _Folder:
         """The folder as a checkpoint; None if it is none."""
         if not (METADATA in self._entries or self._has_weights or self.is_foreign or self._is_of_package):
             return None
-        files = [found for each in self._entries.values() if each.is_file() and (found := _stat(each))]
+        files = list(filter(None, map(_stat_of_file, self._entries.values())))
         size, latest = sum(each.st_size for each in files), max((each.st_mtime for each in files), default=0.0)
         folder, name = os.path.split(self.place.real)
         left = any(os.path.lexists(os.path.join(folder, beside)) for beside in (f".{name}.lock", f"{name}{JOURNAL}"))
@@ -428,6 +428,14 @@ def _stat(each: os.DirEntry[str]) -> os.stat_result | None:
         return each.stat()
     except FileNotFoundError:
         raise
+    except OSError:
+        return None
+
+
+def _stat_of_file(each: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the size and times of a file, or of the file that a link leads to; None if there is none."""
+    try:
+        return each.stat() if each.is_file() else None
     except OSError:
         return None
 

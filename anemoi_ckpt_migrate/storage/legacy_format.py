@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.pickle.scan import scan
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreeUnpickler
-from anemoi_ckpt_migrate.storage.tensors.refs import STORAGES
+from anemoi_ckpt_migrate.storage.tensors.refs import STORAGES, pickled_name
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -105,7 +105,7 @@ class _Sizes(TreeUnpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         stored = super().persistent_load(pid)
-        kind = getattr(getattr(stored, "kind", None), "pickled_name", ("", ""))[1]
+        kind = pickled_name(getattr(stored, "kind", None))[1]
         if kind in STORAGES:
             size = STORAGES[kind][1]
             self.of.setdefault(stored.key, size)

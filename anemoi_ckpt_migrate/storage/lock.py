@@ -31,9 +31,9 @@ NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXD
 _HOLDER, _LONGEST_HOLDER = b"process ", 400
 
 
-def beside(target: Path) -> Path:
-    """Return a new hidden name for the file that will become `target`."""
-    return target.with_name(f"{_hidden(target)}.{os.urandom(4).hex()}{_TEMPORARY}")
+def beside(target: Path, token: str = "") -> Path:
+    """Return a hidden name for something that belongs to `target`: a new one, or that with a token of 8 hex digits."""
+    return target.with_name(f"{_hidden(target)}.{token or os.urandom(4).hex()}{_TEMPORARY}")
 
 
 def is_beside(name: str, target: Path) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError
+from anemoi_ckpt_migrate.errors import CannotWrite, MigrateError, denied
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.url import Location
@@ -53,3 +53,5 @@ def annotate_errors(checkpoint: StrPath) -> Iterator[None]:
         yield
     except MigrateError as error:
         raise error.about(checkpoint) from error.__cause__
+    except ImportError as error:
+        raise denied(error).about(checkpoint) from error

@@ -5,7 +5,9 @@ Such a file must not be changed alone: the index of its tensors, or the other fi
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -94,6 +96,11 @@ class FolderNames:
         return _RANK_FOLDER.fullmatch(self._path.name) is not None
 
     @cached_property
+    def ordered(self) -> list[str]:
+        """The names, sorted."""
+        return sorted(self.names)
+
+    @cached_property
     def indexed(self) -> dict[str, Path]:
         """The files that indices name, each with its first index."""
         indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
@@ -153,6 +160,13 @@ def folders_listed_once(listings: FolderListings | None = None) -> Iterator[None
 def _folder(path: Path) -> FolderNames:
     listings = _LISTINGS.get()
     return FolderNames(path) if listings is None else listings.names(path)
+
+
+def names_beginning(folder: Path, start: str) -> list[str]:
+    """Return the names in a folder that begin with a text, sorted."""
+    names = _folder(folder).ordered
+    first = bisect.bisect_left(names, start)
+    return list(itertools.takewhile(lambda name: name.startswith(start), itertools.islice(names, first, None)))
 
 
 def membership(path: str | os.PathLike[str]) -> Membership | None:

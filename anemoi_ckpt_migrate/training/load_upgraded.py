@@ -67,8 +67,8 @@ def load(
             device = _device(options.get("map_location"))
             moved = _in_memory(file, checkpoint, target, projects, trust_checkpoint_code).load_content()
             return moved if device is None else _on(device, moved)
-    with upgraded_by(projects, checkpoint, target, trust_checkpoint_code) as path:
-        import torch
+    with upgraded_by(projects, checkpoint, target, trust_checkpoint_code) as path, annotate_errors(checkpoint):
+        from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 
         return torch.load(path, **options)
 
@@ -90,7 +90,7 @@ def _in_memory(
 
 def _device(given: Any) -> Any:
     """Return the device that a caller names; None if it names none."""
-    import torch
+    from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 
     try:
         return None if given is None else torch.device(given)

@@ -16,7 +16,9 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     StoredTensor,
     dtype_of,
     is_a,
+    is_named,
     is_stored,
+    pickled_name,
     reduced,
     without_type,
 )
@@ -241,8 +243,8 @@ def _term(value: Any) -> Any:
         return Opaque, _term(type(value)), *(repr(getattr(parts, name)) for name in _PARTS)
     if is_stored(value):
         return StoredTensor, identity(value)
-    if hasattr(value, "pickled_name"):
-        return type(value), value.pickled_name
+    if is_named(value):
+        return type(value), pickled_name(value)
     return type(value), value
 
 
@@ -258,7 +260,7 @@ _STORAGE_FACTS = ("dtype", "device", "number of elements")
 
 
 def _storage_facts(storage: StoredStorage) -> tuple[Any, ...]:
-    kind = getattr(storage.kind, "pickled_name", ("", "?"))[1]
+    kind = pickled_name(storage.kind, ("", "?"))[1]
     return STORAGES[kind][0] if kind in STORAGES else kind, storage.location, storage.numel
 
 

@@ -18,6 +18,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     is_a,
     is_stored,
     kind_of,
+    pickled_name,
     storages_of,
 )
 from anemoi_ckpt_migrate.tree.optimizer_formats import is_flattened, is_optimizer, unflattened
@@ -231,7 +232,7 @@ def _worth_showing(args: tuple[Any, ...]) -> bool:
 
 
 def _size(storage: StoredStorage) -> int:
-    kind = getattr(storage.kind, "pickled_name", ("", ""))[1]
+    kind = pickled_name(storage.kind)[1]
     return storage.numel * STORAGES.get(kind, ("", 1))[1]
 
 

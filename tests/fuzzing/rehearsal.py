@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import pkgutil
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
 
+from anemoi_ckpt_migrate import storage
+from anemoi_ckpt_migrate.errors import NoLibrary
 from tests.fuzzing.commands import KNOWN, run, write_projects
 from tests.fuzzing.journey import journey
 from tests.fuzzing.recipes import DATA
@@ -20,6 +24,9 @@ with tempfile.TemporaryDirectory(prefix="fuzz-") as made, warnings.catch_warning
         import torch
 
         torch.set_num_threads(1)
+    for module in pkgutil.walk_packages(storage.__path__, f"{storage.__name__}."):
+        with contextlib.suppress(NoLibrary):
+            importlib.import_module(module.name)
     write_projects(folder.parent)
     for name in ("training.ckpt", "lightning.ckpt"):
         source = Path(shutil.copy(DATA / name, folder))

@@ -18,6 +18,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+# Imported when it is first needed; then it must not look like the import of a file.
+from anemoi_ckpt_migrate.storage import folder_exchange as folder_exchange
 from tests.fuzzing.commands import write_projects
 from tests.fuzzing.journey import Tried, Walk, Wrong, journey
 from tests.fuzzing.objects import CANARY

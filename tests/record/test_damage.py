@@ -13,6 +13,7 @@ from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.record import record as records
 from anemoi_ckpt_migrate.record.record import FORMAT, Applied, LogEntry, Record, from_data, stash_of, to_data
 
+BACKUP = {"number": 1, "size": 7, "modified": 1_700_000_000_000_000_000, "files": "0a" * 32}
 RENAME = {"op": "Rename", "old": "y", "new": "x"}
 
 
@@ -45,7 +46,7 @@ def whole() -> dict[str, Any]:
             applied("c", undo={"source": "def rollback", "python": None, "pickle": None, "lost": "it was narrowed"}),
             applied("b", "a", depends_on=["c"], chain="anemoi", known_as={"1_first": "0a1b"}),
         ],
-        "log": [{**logged, "steps": ["c", "b"], "tool": "1.0", "proven": True}],
+        "log": [{**logged, "steps": ["c", "b"], "tool": "1.0", "proven": True, "backup": BACKUP}],
         "stash": {"a": [b"bytes"]},
         "migrations_list": {"revisions": ["a"], "found": ["1_first"], "noted": None, "done": 3},
         "optimizers": {"opt": {"groups": [["x", "y"], []], "own_order": [0]}},
@@ -105,13 +106,14 @@ def test_what_another_version_left_out_is_not_needed() -> None:
         entry.pop("chain", None)
     data["lineage"][0]["undo"].update(parameters=None, python=None, pickle=None)
     data["log"][0].pop("proven")
+    data["log"][0].pop("backup")
     data["migrations_list"] = {"revisions": [], "found": None, "noted": ["2_second"], "done": None}
     assert to_data(from_data(data)) == data
     data["migrations_list"] = None
     data.pop("optimizers")
     record = from_data(data)
     assert (record.migrations_list, record.optimizers) == (None, {})
-    assert record.log[0] == replace(from_data(whole()).log[0], proven=False)
+    assert record.log[0] == replace(from_data(whole()).log[0], proven=False, backup=None)
     assert not LogEntry("", "upgrade", "head", (), (), (), "1.0").proven
 
 
@@ -169,6 +171,12 @@ DAMAGE = [
     ((*LOGGED, "to"), [None], "to in log is not a list of text"),
     ((*LOGGED, "steps"), None, "steps in log is not of type list"),
     ((*LOGGED, "tool"), None, "tool in log is not of type str"),
+    ((*LOGGED, "backup"), "x.ckpt.bak", "backup is not a dict"),
+    ((*LOGGED, "backup", "number"), "1", "number in backup is not of type int"),
+    ((*LOGGED, "backup", "size"), None, "size in backup is not of type int"),
+    ((*LOGGED, "backup", "modified"), 1.5, "modified in backup is not of type int"),
+    ((*LOGGED, "backup", "files"), ["x"], "files in backup is not of type str"),
+    ((*LOGGED, "backup", "files"), "../x", "files in backup is not a digest"),
     (("stash",), [], "its stash is not a list for each revision"),
     (("stash",), {"a": b""}, "its stash is not a list for each revision"),
     (("migrations_list",), [], "migrations_list is not a dict"),

@@ -37,6 +37,8 @@ def test_in_a_training_checkpoint_it_is_an_entry_of_plain_data(renaming: Folder)
     assert re.fullmatch("[0-9a-f]{64}", entry["signature"])
     assert "def rollback" in entry["undo"]["source"]
     (log,) = record["log"]
+    kept = (checkpoint.with_name("training.ckpt.bak")).stat()
+    assert log.pop("backup") == {"number": 0, "size": kept.st_size, "modified": kept.st_mtime_ns}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", log.pop("time"))
     assert log == {
         "command": "upgrade",

@@ -22,6 +22,7 @@ from tests.support.pickle_bytes import call, checkpoint, name, text, tree
 from tests.support.project import Folder
 
 MANY = 3000
+COLLIDING = 2000  # more than as many pairs as a file of this size may have
 
 
 def integer(number: int) -> bytes:
@@ -30,19 +31,19 @@ def integer(number: int) -> bytes:
 
 
 def bits(number: int, zero: bytes, one: bytes) -> bytes:
-    return b"(" + b"".join(one if number >> place & 1 else zero for place in range(13)) + b"t"
+    return b"(" + b"".join(one if number >> place & 1 else zero for place in range(11)) + b"t"
 
 
 def tuples() -> list[bytes]:
     """Spell tuples of -1 and -2, which Python gives one hash."""
     assert hash(-1) == hash(-2)
-    return [bits(number, b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff") for number in range(MANY)]
+    return [bits(number, b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff") for number in range(COLLIDING)]
 
 
 def complexes() -> list[bytes]:
-    """Spell the same in complex numbers, which a call makes."""
+    """Spell the same in two complex numbers, which a call makes; the first tuple has them, the others refer to them."""
     zero, one = (call("builtins.complex", integer(part), b"K\1") for part in (-1, -2))
-    return [bits(number, zero, one) for number in range(MANY // 5)]
+    return [b"(" + zero + b"q\0" + one + b"q\1t", *(bits(number, b"h\0", b"h\1") for number in range(1, 600))]
 
 
 def multiples() -> list[bytes]:
@@ -56,7 +57,7 @@ def floats() -> list[bytes]:
     values = [2.0 ** (61 * place) for place in range(16)]
     return [
         b"(" + b"".join(b"G" + struct.pack(">d", values[n >> 4 * at & 15]) for at in range(3)) + b"t"
-        for n in range(MANY)
+        for n in range(COLLIDING)
     ]
 
 
@@ -91,7 +92,7 @@ PUT: dict[str, Callable[[list[bytes]], bytes]] = {
     "in a dict, one by one": lambda keys: b"}" + b"".join(key + b"Ns" for key in keys),
     "in a dict made at once": lambda keys: b"(" + b"".join(key + N for key in keys) + b"d",
     "in a dict, half of them at once": lambda keys: (
-        b"(" + b"".join(key + N for key in keys[:-999]) + b"d(" + b"".join(key + N for key in keys[-999:]) + b"u"
+        b"(" + b"".join(key + N for key in keys[::2]) + b"d(" + b"".join(key + N for key in keys[1::2]) + b"u"
     ),
     "in a set": lambda keys: b"\x8f(" + b"".join(keys) + b"\x90",
     "in a frozenset": lambda keys: b"(" + b"".join(keys) + b"\x91",

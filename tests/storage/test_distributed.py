@@ -20,6 +20,7 @@ from tests.support import distributed  # noqa: E402
 from tests.support.distributed import as_one_file, data_files, load_into, new_files, save  # noqa: E402
 from tests.support.operations import FUSING, New, Old, batches, declare, equal, train  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
+from tests.support.ranks import Ranks  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +33,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_ranks(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
     """Folders from two processes: cut by rows (FSDP2), and by columns."""
     folder = tmp_path_factory.mktemp("of_ranks")
-    distributed.run_ranks("save_rows", folder / "rows", 2)
-    distributed.run_ranks("save_columns", folder / "columns", 2)
+    distributed.run_ranks(ranks, 2, "save_rows", folder / "rows")
+    distributed.run_ranks(ranks, 2, "save_columns", folder / "columns")
     return folder
 
 
@@ -225,12 +226,12 @@ def test_chunks_of_two_ranks(project: Folder, of_ranks: Path, kind: str) -> None
     assert data_files(folder) == files
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_other_numbers_of_ranks_load_it(project: Folder, of_ranks: Path, ranks: int) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_numbers_of_ranks_load_it(project: Folder, of_ranks: Path, ranks: Ranks, count: int) -> None:
     folder = copied(project, of_ranks / "rows")
     declare(project, "a1", *FUSING)
     project.ok("upgrade", "head", folder)
-    distributed.run_ranks("load_new", folder, ranks)
+    distributed.run_ranks(ranks, count, "load_new", folder)
     content = torch.load(project.path / "rows.loaded.pt")
     wanted = as_one_file(folder)
     assert equal_unordered(content["model"], wanted["model"])
@@ -355,21 +356,19 @@ print([name for name in ("torch", "numpy") if name in sys.modules])
 
 
 @pytest.fixture(scope="module")
-def of_lightning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_lightning(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
     """A folder that Lightning saved from two processes: weights and optimizer by DCP, all else in meta.pt."""
     pytest.importorskip("lightning")
     folder = tmp_path_factory.mktemp("of_lightning") / "run"
-    lightning(folder, "Old")
+    lightning(ranks, folder, "Old")
     return folder
 
 
-def lightning(*words: object) -> None:
-    command = [sys.executable, "-m", "tests.support.distributed_lightning", *map(str, words)]
-    ran = subprocess.run(command, cwd=distributed.ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+def lightning(ranks: Ranks, folder: Path, *words: object) -> None:
+    ranks.run(2, "tests.support.distributed_lightning:main", folder, *words, folder=folder.parent)
 
 
-def test_lightning_goes_on_as_if_it_had_been_renamed_by_hand(project: Folder, of_lightning: Path) -> None:
+def test_lightning_goes_on_as_if_it_had_been_renamed_by_hand(project: Folder, of_lightning: Path, ranks: Ranks) -> None:
     """One more step of each, on two processes: the old model from the old folder, the new one from the migrated."""
     folder = copied(project, of_lightning)
     declare(
@@ -381,8 +380,8 @@ def test_lightning_goes_on_as_if_it_had_been_renamed_by_hand(project: Folder, of
     rest = (folder / "meta.pt").read_bytes()
     project.ok("upgrade", "head", folder)
     assert (folder / "meta.pt").read_bytes() == rest
-    lightning(project.path / "old", "Old", of_lightning)
-    lightning(project.path / "new", "New", folder)
+    lightning(ranks, project.path / "old", "Old", of_lightning)
+    lightning(ranks, project.path / "new", "New", folder)
     old, new = as_one_file(project.path / "old"), as_one_file(project.path / "new")
     parts = [old["state_dict"][f"model.{part}.weight"] for part in "qkv"]
     assert torch.equal(new["state_dict"]["model.qkv.weight"], torch.cat(parts))
@@ -398,10 +397,10 @@ def test_what_lightning_keeps_elsewhere_is_not_changed_halfway(project: Folder, 
     assert (folder / ".metadata").read_bytes() == before
 
 
-def test_processes_without_a_part(project: Folder) -> None:
+def test_processes_without_a_part(project: Folder, ranks: Ranks) -> None:
     """one: a row and an empty chunk behind it, where the rows of three begin once they are joined."""
     folder = project.path / "uneven"
-    distributed.run_ranks("save_uneven", folder, 2)
+    distributed.run_ranks(ranks, 2, "save_uneven", folder)
     before = as_one_file(folder)
     declare(project, "a1", 'op.Fuse(["one", "none", "three"], "four")')
     project.ok("upgrade", "head", folder, "--check-rollback")

@@ -311,7 +311,9 @@ def test_an_interruption_at_any_call_leaves_nothing_behind(
 def test_a_signal_tidies_up(project: Folder, checkpoint: Path, number: signal.Signals) -> None:
     old = digest(checkpoint)
     code = (
-        f"import os, sys; from anemoi_ckpt_migrate import cli\nos.fsync = lambda file: os.kill(os.getpid(), {int(number)})\n"
+        "import os, signal, sys; from anemoi_ckpt_migrate import cli\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does\n"
+        f"os.fsync = lambda file: os.kill(os.getpid(), {int(number)})\n"
         f"sys.argv[1:] = ['upgrade', 'head', 'c.ckpt', '--in-place']\nsys.exit(cli.entry())"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

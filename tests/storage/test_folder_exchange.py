@@ -21,14 +21,10 @@ pytest.importorskip("safetensors.torch")
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal
 from anemoi_ckpt_migrate.storage import folder_exchange, in_place
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, new_folder
+from tests.support import faults
 from tests.support import huggingface as hf
 from tests.support.forks import Forks
 from tests.support.project import Folder, leftovers
-
-CALLS = (
-    "openat,flock,fchmod,fchown,fsetxattr,pwrite64,copy_file_range,sendfile,ioctl,sync_file_range,mkdir,rmdir,"
-    "fsync,link,linkat,rename,renameat,renameat2,unlink,unlinkat,symlink"
-)
 
 
 @pytest.fixture
@@ -166,41 +162,27 @@ def test_a_journal_that_is_a_link(old: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "backup"),
-    [("signal=KILL", True), ("signal=KILL", False), ("error=EIO", True), ("error=ENOSPC", False)],
+    [(faults.KILL, True), (faults.KILL, False), ("error=EIO", True), ("error=ENOSPC", False)],
 )
-def test_a_fault_at_every_call(project: Folder, fault: str, backup: bool) -> None:
+def test_a_fault_at_every_call(project: Folder, forks: Forks, fault: str, backup: bool) -> None:
     """The folder is the old one or the new one, and `recover` or the next run puts away the rest."""
     hf.rename(project)
     flags = [] if backup else ["--no-backup"]
-    hf.made(project.path / "first")
-    with Forks(["upgrade", "head", project.path / "first", *flags], folder=project.path) as forks:
-        every_call(project, forks, fault, flags)
-
-
-def every_call(project: Folder, forks: Forks, fault: str, flags: list[str]) -> None:
+    forks.rehearse(project.path, "upgrade", "head", hf.made(project.path / "first"), *flags)
     model = hf.made(project.path / "runs" / "model")
     old = hf.content(model)
-    try:
-        sound = forks.traced(CALLS, [], model.parent, "upgrade", "head", model, *flags)
-    except FileNotFoundError:
-        pytest.skip("there is no strace here")
-    if "ptrace" in sound.strace:
-        pytest.skip("strace may not trace here")
-    assert sound.code == 0, sound.err
+    calls = faults.sound(forks, model.parent, "upgrade", "head", model, *flags)
     new = sorted(hf.tensors_in(model))
     outcomes = collections.Counter[str]()
-    for call, number in moments(model.parent / "trace"):
+    for call in faults.struck(calls, fault):
         shutil.rmtree(model.parent)
         hf.made(model)
-        ran = forks.traced(
-            CALLS, ["-e", f"inject={call}:{fault}:when={number}"], model.parent, "upgrade", "head", model, *flags
-        )
-        assert "Traceback" not in ran.err, ran.err
-        assert ran.code == -signal.SIGKILL if fault == "signal=KILL" else ran.code in (0, 1)
+        ran = faults.strike(forks, call, fault, model.parent, "upgrade", "head", model, *flags)
+        assert ran.code == -signal.SIGKILL if fault == faults.KILL else ran.code in (0, 1)
         found = sorted(hf.tensors_in(model))
-        assert found == new or hf.content(model) == old, (call, number)
+        assert found == new or hf.content(model) == old, call
         if "nothing was changed" in ran.err:
-            assert (hf.content(model), ran.code) == (old, 1), (call, number)
+            assert (hf.content(model), ran.code) == (old, 1), call
         if folder_exchange.has_journal(model):
             project.ok("recover", model)
             assert sorted(hf.tensors_in(model)) == found
@@ -208,27 +190,13 @@ def every_call(project: Folder, forks: Forks, fault: str, flags: list[str]) -> N
         assert sorted(hf.tensors_in(model)) == new
         kept = sorted(model.parent.glob("model.bak*"))
         assert all(hf.content(each) == old for each in kept)
-        assert flags or kept, (call, number)
+        assert flags or kept, call
         project.ok("downgrade", "base", model, "--no-backup")
-        assert [each.name for each in model.parent.glob(".*")] == [], (call, number)
+        assert [each.name for each in model.parent.glob(".*")] == [], call
         assert not in_place.journal_of(model).exists()
         outcomes["new" if found == new else "old"] += 1
     assert outcomes["old"] > 5, outcomes
     assert outcomes["new"] > 1, outcomes
-
-
-def moments(trace: Path) -> list[tuple[str, int]]:
-    """Return each call of a write as strace counts it, from the opening of the lock on."""
-    counts: collections.Counter[str] = collections.Counter()
-    found, begun = [], False
-    for line in trace.read_text().splitlines():
-        call = line.partition(" ")[2].strip().partition("(")[0]
-        if call.isidentifier():
-            counts[call] += 1
-            begun |= ".lock" in line
-            if begun and not (call == "openat" and ".py" in line):
-                found.append((call, counts[call]))
-    return found
 
 
 @pytest.mark.parametrize("moment", ["before the first rename", "between the renames", "after both"])

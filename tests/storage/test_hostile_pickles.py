@@ -1021,3 +1021,24 @@ def test_attributes_named_as_methods(chain: Attacked) -> None:
     handled(chain, checkpoint(chain, tree(value)))
     with zipfile.ZipFile(chain.path / "x.ckpt") as archive:
         assert archive.read("x/data.pkl").count(text("a")) == 1
+
+
+def mistaken(value: bytes) -> dict[str, bytes]:
+    """Spell things made of an object that has the attribute by which we know names from a pickle."""
+    thing = name("m.C") + b")\x81}" + text("pickled_name") + value + b"sb"
+    rebuilt = name("torch._utils._rebuild_tensor_v2"), b"(" + STORAGE + b"K\0K\4\x85K\1\x85\x89" + HOOKS + b"t}"
+    return {
+        "a call of a partial": call(call("functools.partial", thing)),
+        "an object without its class": call("copyreg._reconstructor", thing, name("builtins.object"), b"N"),
+        "a tensor of a class": call("torch._tensor._rebuild_from_type_v2", rebuilt[0], thing, rebuilt[1]),
+        "an argument of a tensor": call("torch._utils._rebuild_any", STORAGE, thing),
+    }
+
+
+@pytest.mark.parametrize("what", mistaken(b"N"))
+@pytest.mark.parametrize("value", [b"K\5", b"]", text("ab"), text("os") + text("system") + b"\x86"])
+def test_an_attribute_named_as_ours(chain: Attacked, what: str, value: bytes) -> None:
+    handled(chain, checkpoint(chain, tree(mistaken(value)[what])))
+    shown = attempt(chain, "inspect", "--depth", "9", chain.path / "x.ckpt")
+    assert (shown.code, shown.err) == (0, "")
+    assert "os.system" not in shown.out

@@ -57,6 +57,7 @@ COPIES = {
     "attributes of ordered dicts": b"(" + name("collections.OrderedDict") + b"q\1}(" +
     b"".join(text(str(n)) + b"N" for n in range(LONG)) + b"uq\2" + b"h\1)Rh\2b" * 100 + b"l",
     "arguments of tensors": b"(" + name("torch._utils._rebuild_any") + b"q\1](" + b"N" * LONG + b"eq\2" + OFTEN + b"l",
+    "calls of what calls made": b"(" + name("m.C") + b")R" * 900 + b"q\1" + b"h\1)R" * 1000 + b"l",
     "hashes of one integer": b"}(" + b"\x8b" + struct.pack("<I", LONG) + b"\1" * LONG + b"q\1N" + b"h\1N" * LONG + b"u",
     "hashes of one text": b"}(" + text("a" * LONG) + b"q\1N" + b"h\1N" * LONG + b"u",
 }  # fmt: skip
@@ -64,12 +65,19 @@ COPIES = {
 
 def test_calls_within_calls(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing asks each of them for attributes that it has not; to say which one has not walks all within it."""
-    path = checkpoint(project, tree(name("m.C") + b")R" * 200))
+    path = checkpoint(project, tree(call("m.D", LONG_BYTES, name("m.C") + b")R" * 200), protocol=4))
     asked, real = [], opaque.class_of
     monkeypatch.setattr(opaque, "class_of", lambda each: asked.append(each) or real(each))  # type: ignore[func-returns-value]
     with open_checkpoint(path) as file:
         file.pickled(file.load())
     assert len(asked) <= 200
+
+
+def test_the_class_of_what_many_calls_made(project: Folder) -> None:
+    """Calls within each other have the class of the innermost, as long as the file is longer than the way to it."""
+    long_enough = call("m.D", b"B" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000, name("m.C") + b")R" * 1100)
+    shown = project.ok("inspect", "--depth", "3", checkpoint(project, tree(long_enough, protocol=4))).out
+    assert "m.C" in shown
 
 
 @pytest.mark.parametrize("what", COPIES)

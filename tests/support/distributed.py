@@ -1,15 +1,8 @@
-"""Shared by tests: distributed checkpoints, saved and loaded by torch in one process or in several with gloo.
-
-Run as a script, it is one of these processes: ``python -m tests.support.distributed WHAT FOLDER RANK RANKS PORT``.
-"""
+"""Shared by tests: distributed checkpoints, saved and loaded by torch in one process or in several with gloo."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +16,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from tests.support.operations import New, Old, batches, train
-
-ROOT = Path(__file__).parents[2]
+from tests.support.ranks import Ranks
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -97,19 +89,17 @@ def new_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("__ckpt_migrate_*"))
 
 
-def run_ranks(what: str, folder: Path, ranks: int) -> None:
+def run_ranks(ranks: Ranks, count: int, what: str, folder: Path) -> None:
     """Run one of the functions below on several processes, which speak to each other by gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "tests.support.distributed", what, str(folder)]
-    run = [
-        subprocess.Popen([*words, str(rank), str(ranks), str(port)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for rank in range(ranks)
-    ]
-    for each in run:
-        _, error = each.communicate(timeout=300)
-        assert each.returncode == 0, error
+    ranks.run(count, "tests.support.distributed:on_rank", what, folder, folder=folder.parent)
+
+
+def on_rank(what: str, folder: str) -> None:
+    """Run it, as one of them."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    _RUNS[what](Path(folder))
+    dist.destroy_process_group()
 
 
 def _sharded(kind: type[nn.Module], seed: int, columns: bool = False) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -174,11 +164,3 @@ def load_new(folder: Path) -> None:
 _RUNS: dict[str, Callable[[Path], None]] = {
     each.__name__: each for each in (save_rows, save_columns, save_uneven, load_new)
 }
-
-if __name__ == "__main__":
-    name, path, rank, ranks, port = sys.argv[1:]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": ranks}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    _RUNS[name](Path(path))
-    dist.destroy_process_group()

@@ -1,11 +1,7 @@
-"""A run of Lightning on two processes, with weights spread over them: its checkpoint is a folder with ``meta.pt``.
-
-python -m tests.support.distributed_lightning FOLDER Old|New [FOLDER_TO_RESUME_FROM]
-"""
+"""A run of Lightning on two processes, with weights spread over them: its checkpoint is a folder with ``meta.pt``."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
@@ -38,6 +34,7 @@ class Run(lightning.LightningModule):
 
 
 def main(folder: str, kind: str, resume: str | None = None) -> None:
+    """Train an ``Old`` or a ``New`` model, from the beginning or from a folder, and save it into a folder."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     trainer = lightning.Trainer(
@@ -54,7 +51,3 @@ def main(folder: str, kind: str, resume: str | None = None) -> None:
     )
     trainer.fit(Run(kind), torch.utils.data.DataLoader(batches(8), batch_size=None), ckpt_path=resume)
     trainer.save_checkpoint(folder)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

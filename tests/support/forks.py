@@ -6,6 +6,7 @@ milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -39,21 +40,12 @@ class Traced(Ran):
 
 
 class Forks:
-    """A process that forks one for each command line; one at a time.
+    """A process that forks one for each command line; one at a time."""
 
-    Parameters
-    ----------
-    lines : sequence of object
-        Command lines like those that follow; they are run first, in the process itself, so that all is imported.
-    folder : Path
-        Where they are run.
-    """
-
-    def __init__(self, *lines: Sequence[object], folder: Path) -> None:
+    def __init__(self) -> None:
         self._said = tempfile.TemporaryDirectory(prefix="forks-")
         self._out, self._err = Path(self._said.name, "out"), Path(self._said.name, "err")
-        first = json.dumps([[str(word) for word in line] for line in lines])
-        command = [sys.executable, "-m", "tests.support.forks", str(folder), first, str(self._out), str(self._err)]
+        command = [sys.executable, "-m", "tests.support.forks", str(self._out), str(self._err)]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
 
     def __enter__(self) -> Forks:
@@ -62,6 +54,11 @@ class Forks:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._server.communicate()
         self._said.cleanup()
+
+    def rehearse(self, folder: Path, *words: object) -> None:
+        """Run a command line in the process itself, so that what it imports is there for those that follow."""
+        self._tell({"folder": str(folder), "words": [*map(str, words)], "rehearsal": True})
+        assert self._answer() == 0, words
 
     def run(self, folder: Path, *words: object, memory: int = 0, seconds: int = 0) -> Ran:
         """Run a command line in a folder, with so much more memory than Python needs, and processor time; 0: any."""
@@ -115,6 +112,9 @@ def serve(out: Path, err: Path) -> None:
     """For each line, which is a command line: fork, say which process it is, and how it ended."""
     while line := sys.stdin.readline():
         request = json.loads(line)
+        if "rehearsal" in request:
+            print(rehearse(request["folder"], request["words"]), flush=True)
+            continue
         ready, tell = os.pipe()
         process = os.fork()
         if not process:
@@ -124,6 +124,16 @@ def serve(out: Path, err: Path) -> None:
         os.close(ready)
         print(process, flush=True)
         print(ended(process), flush=True)
+
+
+def rehearse(folder: str, words: Sequence[str]) -> int:
+    """Run a command line here, which speaks to nobody, and return its exit code."""
+    os.chdir(folder)
+    sys.argv[1:] = words
+    with open(os.devnull, "w") as nobody, contextlib.redirect_stdout(nobody):
+        code = entry()
+    os.chdir(ROOT)
+    return code
 
 
 def ended(process: int) -> int:
@@ -176,16 +186,5 @@ def confine(memory: int, seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + seconds,) * 2)
 
 
-def main(folder: str, lines: str, out: str, err: str) -> None:
-    replies = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first command lines speak to nobody
-    os.chdir(folder)
-    for words in json.loads(lines):
-        sys.argv[1:] = words
-        assert entry() == 0
-    os.dup2(replies, 1)
-    serve(Path(out), Path(err))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(*map(Path, sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -14,6 +13,7 @@ import pytest
 import anemoi_ckpt_migrate as cm
 from anemoi_ckpt_migrate.errors import NotAtTarget, NotUpgraded, UnknownRecorded
 from tests.support.project import Folder, digest
+from tests.support.ranks import Ranks
 
 torch = pytest.importorskip("torch")
 lightning = pytest.importorskip("lightning.pytorch")
@@ -201,20 +201,18 @@ def test_lightning_is_imported_for_its_callback_alone(named: Folder) -> None:
     assert ran.stdout.splitlines() == ["[]", "StampingCallback needs Lightning: `pip install lightning`"]
 
 
-@quietly
-def test_several_processes(named: Folder, trained: Path) -> None:
-    """Each upgrades what it loads for itself; one writes."""
-    code = """
-        import anemoi_ckpt_migrate as cm
-        from tests.training.test_lightning import data, module, trainer
+def train() -> None:
+    """Go on with what one process saved, as one of two."""
+    run = trainer(cm.StampingCallback(upgrade=True), epochs=2, strategy="ddp", devices=2)
+    run.fit(module(), data(), ckpt_path="old.ckpt")
+    run.save_checkpoint("next.ckpt")
+    assert run.world_size == 2
 
-        run = trainer(cm.StampingCallback(upgrade=True), epochs=2, strategy="ddp", devices=2)
-        run.fit(module(), data(), ckpt_path="old.ckpt")
-        run.save_checkpoint("next.ckpt")
-    """
-    (named.path / "train.py").write_text(textwrap.dedent(code))
+
+@quietly
+def test_several_processes(named: Folder, trained: Path, ranks: Ranks) -> None:
+    """Each upgrades what it loads for itself; one writes."""
     before = digest(trained)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "train.py"], capture_output=True, check=True, env=environment)
+    ranks.run(2, f"{__name__}:train", folder=named.path)
     assert digest(trained) == before
     assert log_of(named, named.path / "next.ckpt") == ["upgrade head b"]

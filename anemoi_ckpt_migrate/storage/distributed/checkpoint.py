@@ -395,6 +395,11 @@ class DistributedCheckpoint(Checkpoint):
                 progress(sum(place.length for place in places))
         return found
 
+    @property
+    def replaces(self) -> Path:
+        """The metadata: all other files stay."""
+        return self._target / METADATA
+
     def check_writable(self, in_place: bool) -> None:
         """Refuse early a folder that writing would refuse."""
         if in_place:

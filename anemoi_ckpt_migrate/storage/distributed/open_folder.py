@@ -68,7 +68,7 @@ def _check_holds(descriptor: int, name: str, place: Place) -> None:
 
 
 @contextmanager
-def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[DistributedCheckpoint]:
+def open_distributed(path: Path, trusted: Collection[str] = (), own: str = METADATA) -> Iterator[DistributedCheckpoint]:
     """Open a folder of torch.distributed.checkpoint. This reads its metadata, but no payload.
 
     Parameters
@@ -77,6 +77,8 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
         The folder, as the user named it.
     trusted : collection of str
         Modules whose classes are built for real.
+    own : str
+        The name of the metadata: that of a backup gives the state before.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
     """
     folder = Path(os.path.realpath(path))
     with ExitStack() as stack:
-        descriptor = stack.enter_context(opened_inside(folder, METADATA))
+        descriptor = stack.enter_context(opened_inside(folder, own))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         files, last = [], _last_places(metadata)
         _allow_open_files(len(last))

@@ -15,9 +15,9 @@ import weakref
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a, pickled_name
 
-_FEW = 8  # arguments, too few to count
+_FEW = 8  # arguments, or calls within each other: too few to count
 
 
 class Calls(list["Call"]):
@@ -57,6 +57,11 @@ class Calls(list["Call"]):
         if len(args) > _FEW:
             self.take(len(args))
 
+    def take_level(self, level: int) -> None:
+        """Count the calls within the function of a call, because `class_of` walks them. A few are normal."""
+        if level > _FEW:
+            self.take(level)
+
     def note_held(self, value: Collection[Any]) -> None:
         """Note another object that holds a container, because every walk over the tree visits the container again."""
         self._held[id(value)] = value, self._held.get(id(value), (value, 0))[1] + 1
@@ -87,11 +92,13 @@ class Parts:
         List items and dict items.
     setter : object or None
         A function called with the object and the state instead of ``__setstate__``.
+    level : int
+        The number of calls within each other that made the function.
     calls : Calls
         Where further calls are noted during loading.
     """
 
-    __slots__ = ("args", "calls", "function", "items", "kwargs", "pairs", "setter", "state")
+    __slots__ = ("args", "calls", "function", "items", "kwargs", "level", "pairs", "setter", "state")
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], calls: Calls) -> None:
         self.function, self.args, self.kwargs, self.calls = function, args, kwargs, calls
@@ -99,6 +106,7 @@ class Parts:
         self.items: list[Any] = []
         self.pairs: dict[Any, Any] = {}
         self.setter: Any = None
+        self.level: int = function.__opaque_parts__.level + 1 if is_a(function, Opaque) else 0
 
     def attributes(self) -> list[dict[str, Any]]:
         """Return the dicts of attributes in the state: ``__dict__``, and ``__slots__`` beside it."""
@@ -349,20 +357,26 @@ def settle(calls: Calls) -> None:
 
 def class_of(opaque: Opaque) -> tuple[str, str]:
     """Return module and name of the class or function that built an opaque object."""
-    parts = opaque.__opaque_parts__
-    function = parts.function
-    if function is None:
-        return type(opaque).pickled_name
-    if is_a(function, Opaque):
-        made_by, wrapped = class_of(function), function.__opaque_parts__.args
-        if made_by == ("functools", "partial") and wrapped:
-            made_by = getattr(wrapped[0], "pickled_name", made_by)
+    made = [opaque]  # what was made by a call, the function of that if a call made it too, and so on
+    while is_a(function := made[-1].__opaque_parts__.function, Opaque):
+        made.append(function)
+    name = _made_by(made[-1])
+    for function in made[:0:-1]:
+        args = function.__opaque_parts__.args
+        if name == ("functools", "partial") and args:
+            name = pickled_name(args[0], name)
         # A ``__new__`` with keyword arguments, as protocols below 4 spell it.
-        return made_by[0], made_by[1].removesuffix(".__new__")
-    name: tuple[str, str] = getattr(function, "pickled_name", ("?", "?"))
-    if name[1] == "_reconstructor" and parts.args:
-        name = getattr(parts.args[0], "pickled_name", name)
+        name = name[0], name[1].removesuffix(".__new__")
     return name
+
+
+def _made_by(opaque: Opaque) -> tuple[str, str]:
+    """Return the name of the class or function of an object whose function was not made by a call."""
+    parts = opaque.__opaque_parts__
+    if parts.function is None:
+        return type(opaque).pickled_name
+    name = pickled_name(parts.function, ("?", "?"))
+    return pickled_name(parts.args[0], name) if name[1] == "_reconstructor" and parts.args else name
 
 
 def _refuse_items(opaque: Opaque) -> None:
@@ -382,7 +396,9 @@ def _refuse_unknown_items(opaque: Opaque) -> None:
 def _called(function: Any, args: tuple[Any, ...], calls: Calls) -> Opaque:
     calls.take_arguments(args)
     made = object.__new__(Opaque)
-    object.__setattr__(made, "__opaque_parts__", Parts(function, args, {}, calls))
+    parts = Parts(function, args, {}, calls)
+    calls.take_level(parts.level)
+    object.__setattr__(made, "__opaque_parts__", parts)
     if len(args) == 2:
         calls.append((weakref.ref(made), function, args))
     return made

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, Parts, class_of, opaque_name
-from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a, pickled_name
 
 KEY = "missing_class"
 """The attribute of a placeholder that names the original."""
@@ -126,7 +126,7 @@ def take(value: Opaque, known: dict[Name, OpaqueName]) -> Opaque | OpaqueName:
 def _held(value: Opaque) -> dict[str, Any] | None:
     """Return the stored facts of a placeholder; None for other values."""
     parts = value.__opaque_parts__
-    made_by, state = getattr(parts.function, "pickled_name", None), parts.state
+    made_by, state = pickled_name(parts.function), parts.state
     if made_by == _PARTIAL and is_a(state, tuple) and len(state) == 4:
         state = state[2]
     elif made_by != _NAMESPACE:

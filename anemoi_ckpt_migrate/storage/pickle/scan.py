@@ -23,9 +23,10 @@ _PUT, _PUT_NEXT, _PUT_TEXT, _GET, _GET_TEXT = 5, 6, 7, 8, 9
 _JOIN, _JOIN_TO_MARK, _INTO, _INTO_TO_MARK = 10, 11, 12, 13  # join several into one; put several into one below
 _SKIP, _POP, _POP_MARK, _DUP, _STOP = 14, 15, 16, 17, 18
 _INTEGER, _PUSH_LONG = 19, 20  # push an integer: fixed bytes; a length
-# For opcodes that fill or make containers with hashed keys: the distance from one hashed object to the next.
-_HASHED = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)} | {pickle.ADDITEMS[0]: 1}
 _FROZENSET = pickle.FROZENSET[0]
+# For opcodes that fill or make containers with hashed keys: the distance from one hashed object to the next.
+_HASHED = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)}
+_HASHED |= {code[0]: 1 for code in (pickle.ADDITEMS, pickle.FROZENSET)}
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
 _BUILD = pickle.BUILD[0]
 _AT_ONCE = 6  # 64 bytes of text or of an integer cost as much to hash or compare as an object
@@ -72,6 +73,7 @@ _TABLE: dict[tuple[int, int], str] = {
     (_DUP, 0): "DUP",
     (_STOP, 0): "STOP",
 }
+_Memo = dict[int, tuple[int, int]]
 _CODES = {getattr(pickle, name)[0]: what for what, names in _TABLE.items() for name in names.split()}
 _OPCODES = [_CODES.get(code, (0, 0)) for code in range(256)]
 
@@ -108,10 +110,11 @@ def scan(data: bytes) -> Scanned:
         raise pickle.UnpicklingError("it is cut off, or refers to an object that it does not have") from None
 
 
-def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls would cost more than the branches)
+def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per frequent opcode; calls would cost more)
+    """Follow the opcodes."""
     # For each object on the stack: its height, and the number of objects that its hash visits; with `_SHARED` if it was
     # memoized, or holds a memoized object.
-    opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], dict[int, tuple[int, int]]()
+    opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], _Memo()
     hashes, keys, at, size, shares_state = _Hashes(len(data)), _Keys(data), 0, len(data), False
     while at < size:
         code = data[at]
@@ -145,13 +148,10 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
             marks.append(len(stack))
         elif kind in (_JOIN_TO_MARK, _INTO_TO_MARK, _JOIN, _INTO):
             base = marks.pop() if kind in (_JOIN_TO_MARK, _INTO_TO_MARK) else len(stack) - count
-            if code == _FROZENSET:
-                hashes.take_frozenset(sizes[base:])
-                keys.note(stack[base:], sizes[base:])
-            elif code in _HASHED:
-                step = _HASHED[code]
-                hashes.take(sum(sizes[base::step]) & _VISITED)
-                keys.note(stack[base::step], sizes[base::step])
+            if code in _HASHED:
+                weights = sizes[base :: _HASHED[code]]
+                hashes.take_keys(weights, code)
+                keys.note(stack[base :: _HASHED[code]], weights)
             height = min(stack[base:], default=0) - 1
             if height > 0:
                 height = _LEAF
@@ -169,47 +169,57 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per opcode; calls 
                 stack.append(height)
                 sizes.append(weight)
                 at = _past_lines(data, at, count) if kind == _JOIN_TO_MARK else at
-        elif kind == _PUSH_LINES:
-            end = _past_lines(data, at, count)
-            stack.append(_LEAF)
-            sizes.append(1 + ((end - at) >> _AT_ONCE))
-            at = end
         elif kind == _PUSH_LONG:
             length = int.from_bytes(data[at : at + count], "little")
             stack.append(_LEAF)
             sizes.append(1 + (length >> _AT_ONCE))
             at += count + length
-        elif kind == _SKIP:
-            at += count
         elif kind == _PUT_NEXT:
             memo[len(memo)] = stack[-1], sizes[-1] | _SHARED
-        elif kind in (_PUT_TEXT, _GET_TEXT):
-            end = data.index(b"\n", at)
-            index = int(data[at : min(end, at + 20)])
-            if kind == _PUT_TEXT:
-                _check_number(index, memo)
-                memo[index] = stack[-1], sizes[-1] | _SHARED
-            else:
-                stack.append(memo[index][0])
-                sizes.append(memo[index][1])
-            at = end + 1
-        elif kind == _POP and marks[-1] == len(stack):
-            marks.pop()
-        elif kind == _POP:
-            stack.pop()
-            sizes.pop()
-        elif kind == _POP_MARK:
-            base = marks.pop()
-            del stack[base:], sizes[base:]
-        elif kind == _DUP:
-            sizes[-1] |= _SHARED
-            stack.append(stack[-1])
-            sizes.append(sizes[-1])
         elif kind == _STOP:
             return Scanned(at, shares_state, keys.number * keys.weight)
         else:
-            raise pickle.UnpicklingError(f"it holds the opcode {code:#x}, which no checkpoint has")
+            at = _walk_rare(code, data, at, stack, sizes, marks, memo)
     raise pickle.UnpicklingError("it is cut off")
+
+
+def _walk_rare(
+    code: int, data: bytes, at: int, stack: list[int], sizes: list[int], marks: list[int], memo: _Memo
+) -> int:
+    """Follow an opcode that a checkpoint has seldom or never, and return the place after it."""
+    kind, count = _OPCODES[code]
+    if kind == _PUSH_LINES:
+        end = _past_lines(data, at, count)
+        stack.append(_LEAF)
+        sizes.append(1 + ((end - at) >> _AT_ONCE))
+        return end
+    if kind in (_PUT_TEXT, _GET_TEXT):
+        end = data.index(b"\n", at)
+        index = int(data[at : min(end, at + 20)])
+        if kind == _PUT_TEXT:
+            _check_number(index, memo)
+            memo[index] = stack[-1], sizes[-1] | _SHARED
+        else:
+            stack.append(memo[index][0])
+            sizes.append(memo[index][1])
+        return end + 1
+    if kind == _SKIP:
+        return at + count
+    if kind == _POP and marks[-1] == len(stack):
+        marks.pop()
+    elif kind == _POP:
+        stack.pop()
+        sizes.pop()
+    elif kind == _POP_MARK:
+        base = marks.pop()
+        del stack[base:], sizes[base:]
+    elif kind == _DUP:
+        sizes[-1] |= _SHARED
+        stack.append(stack[-1])
+        sizes.append(sizes[-1])
+    else:
+        raise pickle.UnpicklingError(f"it holds the opcode {code:#x}, which no checkpoint has")
+    return at
 
 
 def _joined(weight: int, code: int) -> int:
@@ -228,21 +238,19 @@ class _Hashes:
     def __init__(self, length: int) -> None:
         self._left = self._most = 10 * length + 1000
 
-    def take(self, count: int) -> None:
-        """Count objects that a hash visits."""
-        self._left -= count
+    def take_keys(self, weights: list[int], code: int) -> None:
+        """Count the objects that are visited when an opcode hashes keys.
+
+        Members of a frozenset are hashed. Those of equal hash are compared, each with a heavier one, so the heaviest
+        counts as hashed. Who visits all of it later shall not visit far more objects than the pickle has.
+        """
+        visited = sum(weights) & _VISITED
+        if code == _FROZENSET and visited <= self._most:
+            heaviest = max(weights, key=lambda weight: weight & _VISITED, default=0)
+            visited -= heaviest >> _REMEMBERED & _VISITED
+        self._left -= visited
         if self._left < 0:
             raise pickle.UnpicklingError("a key in it is far larger than the pickle itself")
-
-    def take_frozenset(self, members: list[int]) -> None:
-        """Count objects that are visited to make a frozenset.
-
-        Its members are hashed. Those of equal hash are compared, each with a heavier one, so the heaviest counts as
-        hashed. Who visits all of it later shall not visit far more objects than the pickle has.
-        """
-        visited = sum(members) & _VISITED
-        heaviest = max(members, key=lambda weight: weight & _VISITED, default=0)
-        self.take(visited - (heaviest >> _REMEMBERED & _VISITED) if visited <= self._most else visited)
 
 
 class _Keys:
@@ -269,7 +277,7 @@ class _Keys:
         return follows
 
 
-def _check_number(index: int, memo: dict[int, tuple[int, int]]) -> None:
+def _check_number(index: int, memo: _Memo) -> None:
     """Check the number of a remembered object: the unpickler allocates all numbers below it."""
     if not 0 <= index <= len(memo) + _APART:
         raise pickle.UnpicklingError("it numbers an object beyond all its objects")

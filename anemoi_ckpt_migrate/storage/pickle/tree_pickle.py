@@ -27,6 +27,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     StoredTensor,
     closed,
     is_a,
+    pickled_name,
     reduced,
     weight_of,
 )
@@ -312,7 +313,7 @@ class TreeUnpickler(pickle.Unpickler):
         path can write).
         """
         if len(args) == 2 and is_a(args[0], type) and type(args[1]) is str and args[1].isidentifier():
-            home = getattr(args[0], "pickled_name", (args[0].__module__, args[0].__qualname__))
+            home = pickled_name(args[0], (args[0].__module__, args[0].__qualname__))
             return self.find_class(home[0], f"{home[1]}.{args[1]}")
         of_object = len(args) == 2 and is_a(args[0], Opaque) and standing(*class_of(args[0]), False) == OPAQUE
         return self._noted(module, "getattr", of_object and type(args[1]) is str and is_plain_member(args[1]), args)

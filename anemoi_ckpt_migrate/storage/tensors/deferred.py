@@ -22,6 +22,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     dtype_of,
     is_a,
     is_stored,
+    pickled_name,
     reduced,
 )
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
@@ -355,7 +356,7 @@ def storage_of(tensor: StoredTensor) -> StoredStorage:
 
 def bytes_of(storage: StoredStorage) -> StoredTensor:
     """Return a tensor of all bytes of a storage in the file."""
-    kind = getattr(storage.kind, "pickled_name", ("", ""))[1]
+    kind = pickled_name(storage.kind)[1]
     count = storage.numel * STORAGES.get(kind, ("", 1))[1]
     own = StoredStorage(opaque_name("torch", "ByteStorage", Calls()), storage.key, storage.location, count)
     function = RebuildFunction(("torch._utils", "_rebuild_tensor_v2"), [])

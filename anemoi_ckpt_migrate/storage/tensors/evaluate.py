@@ -7,12 +7,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorExpr, check_alike, known_dtype, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
+from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 
 
 def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:

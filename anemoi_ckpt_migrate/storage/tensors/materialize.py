@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 _CHUNK = 8 << 20
+_IMPORTING = threading.Lock()
+"""Held while torch is imported: if that fails in one of two threads, the other one must not get half a module."""
 
 
 class StoragePlace(NamedTuple):
@@ -187,8 +190,9 @@ class Source:
 
     def compute(self, recipe: TensorExpr) -> memoryview:
         """Return the content that a recipe makes."""
-        from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated_recipe
-        from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
+        with _IMPORTING:
+            from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated_recipe
+            from anemoi_ckpt_migrate.storage.tensors.torch_content import content_of
 
         self.check(self._storages(recipe))
         try:

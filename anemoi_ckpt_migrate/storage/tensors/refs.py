@@ -227,6 +227,20 @@ def is_a(value: Any, kinds: type[_Kind] | tuple[type[_Kind], ...]) -> TypeGuard[
     return type(value) is not StoredTensor and isinstance(value, kinds)
 
 
+def is_named(value: Any) -> bool:
+    """Return whether a value stands for a class or function that the pickle names.
+
+    Its type says so, not its attributes: an object from a pickle may have one that is called ``pickled_name``.
+    """
+    return any("pickled_name" in vars(kind) for kind in type(value).__mro__)
+
+
+def pickled_name(value: Any, default: tuple[str, str] = ("", "")) -> tuple[str, str]:
+    """Return module and name of what the pickle names, and `default` for everything else."""
+    name: tuple[str, str] = value.pickled_name if is_named(value) else default
+    return name
+
+
 def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
     """Describe a stand-in to the pickler: function, arguments, state."""
     return tuple(tensor._parts)
@@ -317,12 +331,12 @@ def dtype_of(tensor: StoredTensor) -> str | None:
     if name == "_rebuild_from_type_v2" and isinstance(args[0], RebuildFunction):
         return dtype_of(StoredTensor(args[0], args[2]))
     for arg in (*args[:1], *args[6:7]) if name in ("_rebuild_tensor_v3", "_rebuild_meta_tensor_no_storage") else ():
-        if getattr(arg, "pickled_name", ("",))[0] == "torch":
-            return str(arg.pickled_name[1])
+        if pickled_name(arg)[0] == "torch":
+            return pickled_name(arg)[1]
     found = storages_of(args)
     if name == "_rebuild_sparse_tensor":
         found.reverse()  # the indices are first
-    kind = getattr(found[0].kind, "pickled_name", ("", ""))[1] if found else ""
+    kind = pickled_name(found[0].kind)[1] if found else ""
     return STORAGES[kind][0] if kind in STORAGES else None
 
 
@@ -330,8 +344,8 @@ def kind_of(tensor: StoredTensor) -> str:
     """Return the kind of a stand-in: ``tensor``, ``parameter``, ``sparse_tensor``, or the class name of a subclass."""
     function, args, _ = tensor._parts
     name = function.pickled_name[1]
-    if name == "_rebuild_from_type_v2" and len(args) > 1 and hasattr(args[1], "pickled_name"):
-        return ".".join(args[1].pickled_name)
+    if name == "_rebuild_from_type_v2" and len(args) > 1 and is_named(args[1]):
+        return ".".join(pickled_name(args[1]))
     return str(name.removeprefix("_rebuild_").removesuffix("_v2").removesuffix("_v3"))
 
 
@@ -348,7 +362,7 @@ def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:
 
 def _touch(tensor: StoredTensor) -> NoReturn:
     function, args, _ = tensor._parts
-    names = [arg for arg in args if not is_stored(arg) and hasattr(arg, "pickled_name")]
+    names = [arg for arg in args if is_named(arg)]
     function.touched.append(".".join([function, *names][-1].pickled_name))
     raise ContentNeeded("the content of a tensor")
 

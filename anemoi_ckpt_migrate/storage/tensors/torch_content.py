@@ -1,6 +1,6 @@
 """Tensors with their content: real `torch.Tensor` objects over the file, and their pickling.
 
-This module and `evaluate` import torch. They are imported only if a migration touches or makes tensors. The file is
+This module and `evaluate` need torch. They are imported only if a migration touches or makes tensors. The file is
 mapped copy-on-write: bytes are read on first use, and changes stay private until they are written.
 """
 
@@ -15,14 +15,13 @@ import pickle
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
-import torch
-
 from anemoi_ckpt_migrate.errors import Damaged
 from anemoi_ckpt_migrate.storage.descriptor import fetch
 from anemoi_ckpt_migrate.storage.members import Member, Members
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored
+from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored, pickled_name
+from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 
 # torch's own functions and classes that only assemble a tensor; the rest of torch stays closed.
 _REBUILD = (
@@ -236,6 +235,8 @@ class ContentUnpickler(TreeUnpickler):
 class _Rebuilder:
     """Rebuilds a real tensor; a tensor of a foreign class stays a stand-in."""
 
+    __slots__ = ("_function", "_stand_in", "pickled_name", "touched")
+
     def __init__(self, stand_in: RebuildFunction, function: Any) -> None:
         self.pickled_name, self.touched = stand_in.pickled_name, stand_in.touched
         self._stand_in, self._function = stand_in, function
@@ -349,7 +350,7 @@ def content_of(storage: torch.UntypedStorage) -> memoryview:
 
 
 def _dtype(kind: Any) -> torch.dtype:
-    module, name = getattr(kind, "pickled_name", ("?", "?"))
+    module, name = pickled_name(kind, ("?", "?"))
     if name == "UntypedStorage" and module in ("torch", "torch.storage"):
         return torch.uint8
     known = torch.storage._storage_type_to_dtype_map()
