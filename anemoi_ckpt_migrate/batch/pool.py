@@ -21,12 +21,15 @@ from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, Job, JobResult
 from anemoi_ckpt_migrate.batch.select import Chosen
-from anemoi_ckpt_migrate.errors import ExecutorFailed, Interrupted, MigrateError, UsageError, WorkerDied
+from anemoi_ckpt_migrate.errors import CannotStart, ExecutorFailed, Interrupted, MigrateError, UsageError, WorkerDied
 from anemoi_ckpt_migrate.revisions.targets import Relative, parse_several
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK = 0.2  # seconds between two looks for a signal
 _AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
+_READY, _ENDING = "ready", "ending"  # messages of a worker
+_ALONE = 64  # tasks of an executor before they get larger by one group, and again by one
+_PACKED = 8  # groups of a task at most
 _SMALL = 1 << 26  # bytes of a checkpoint that takes no longer than a moment
 
 Group = tuple[Chosen, ...]
@@ -93,6 +96,11 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
         How many processes.
     attention : Attention
         Notices signals. After one, the processes undo what they are doing, and say so.
+
+    Raises
+    ------
+    CannotStart
+        The processes end before they begin; nothing was changed.
     """
     left = _Queue(groups)
     workers = [_Worker(job, count) for _ in range(count)]
@@ -103,7 +111,10 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
                 return
             for ready in connection.wait(list(busy), _LOOK):
                 worker = busy[ready]
-                if (result := worker.receive()) is not None:
+                result = worker.receive()
+                if worker.ended and not any(each.ready for each in workers):
+                    raise CannotStart(worker.end)
+                if result is not None:
                     yield result
                 if worker.ended:
                     worker.close()
@@ -138,17 +149,17 @@ def run_by_executor(
     executor : Executor
         The executor.
     ahead : int
-        How many groups are submitted before the first of them is done.
+        How many tasks are submitted before the first of them is done.
     """
     check_repeatable(job)
     done: queue.SimpleQueue[Future[list[JobResult]]] = queue.SimpleQueue()
-    running: dict[Future[list[JobResult]], Group] = {}
-    left = iter(groups)
+    running: dict[Future[list[JobResult]], tuple[Group, ...]] = {}
+    left = _Tasks(groups)
     try:
         while True:
-            while not attention.stopped and len(running) < ahead and (group := next(left, None)) is not None:
-                future = _submit(executor, job, group)
-                running[future] = group
+            while not attention.stopped and len(running) < ahead and (task := left.next()):
+                future = _submit(executor, job, task)
+                running[future] = task
                 future.add_done_callback(done.put)
             if attention.stopped:
                 for future in running:
@@ -159,30 +170,73 @@ def run_by_executor(
                 future = done.get(timeout=_LOOK)
             except queue.Empty:
                 continue
-            yield from _results(future, running.pop(future))
+            task = running.pop(future)
+            if len(task) > 1 and isinstance(_failure(future), ExecutorFailed) and not attention.stopped:
+                left.put_back(task)
+            else:
+                yield from _results(future, task)
     finally:
         for future in running:
             future.cancel()
 
 
-def _submit(executor: Executor, job: Job, group: Group) -> Future[list[JobResult]]:
-    """Return the future of a group; it has failed already if the executor takes no more work."""
+class _Tasks:
+    """Groups for an executor, many of which are packed into tasks of several; a task that fails is taken apart."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self._groups = iter(groups)
+        self._single: collections.deque[Group] = collections.deque()
+        self._given = 0
+
+    def next(self) -> tuple[Group, ...]:
+        if self._single:
+            return (self._single.popleft(),)
+        self._given += 1
+        task: list[Group] = []
+        for group in self._groups:
+            if not all(map(_is_small, group)):
+                self._single.append(group)
+                break
+            task.append(group)
+            if len(task) >= min(_PACKED, 1 + self._given // _ALONE):
+                break
+        return tuple(task) if task or not self._single else self.next()
+
+    def put_back(self, task: tuple[Group, ...]) -> None:
+        self._single.extend(task)
+
+
+def _is_small(chosen: Chosen) -> bool:
+    """Return whether the work on a checkpoint takes no longer than a moment."""
+    return 0 < chosen.size < _SMALL
+
+
+def _submit(executor: Executor, job: Job, task: tuple[Group, ...]) -> Future[list[JobResult]]:
+    """Return the future of a task; it has failed already if the executor takes no more work."""
     try:
-        return executor.submit(run_group, job, group)
+        return executor.submit(run_group, job, sum(task, ()))
     except Exception as error:  # of the executor, of any kind
         future: Future[list[JobResult]] = Future()
         future.set_exception(error)
         return future
 
 
-def _results(future: Future[list[JobResult]], group: Group) -> list[JobResult]:
+def _results(future: Future[list[JobResult]], task: tuple[Group, ...]) -> list[JobResult]:
+    failure = _failure(future)
+    if failure is None:
+        return future.result()
+    return _failed(sum(task, ()), failure, INTERRUPTED if isinstance(failure, Interrupted) else FAILED)
+
+
+def _failure(future: Future[list[JobResult]]) -> MigrateError | None:
+    """Return why an executor gave no result."""
     error = None if future.cancelled() else future.exception()
     if future.cancelled() or isinstance(error, (CancelledError, KeyboardInterrupt)):  # a worker has Ctrl-C too
-        return _failed(group, Interrupted(), INTERRUPTED)
+        return Interrupted()
     if error is None:
-        return future.result()
+        return None
     said = " ".join(str(error).split()).partition(". ")[0].removesuffix(".")
-    return _failed(group, ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__))
+    return ExecutorFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
 
 def check_repeatable(job: Job) -> None:
@@ -227,6 +281,8 @@ class _Worker:
         To the process.
     sent : deque of Chosen
         The checkpoints that it was sent and has not answered, the one in work first.
+    ready : bool
+        Whether the process has begun to listen.
     ended : bool
         Whether the process ended before its time: it died, or was told to end.
     """
@@ -235,7 +291,7 @@ class _Worker:
         context = _context()
         self.connection, theirs = context.Pipe()
         self.sent: collections.deque[Chosen] = collections.deque()
-        self.ended = False
+        self.ready = self.ended = self._interrupted = False
         self._group: collections.deque[Chosen] = collections.deque()  # the rest of it follows what was sent
         self._process = context.Process(target=_work, args=(theirs, job, count), daemon=True)
         self._process.start()
@@ -248,7 +304,7 @@ class _Worker:
 
     def feed(self, left: _Queue, most: int) -> None:
         """Send checkpoints until it has so many; nothing waits behind one that may take long."""
-        while len(self.sent) < most and all(0 < each.size < _SMALL for each in self.sent):
+        while len(self.sent) < most and all(map(_is_small, self.sent)):
             if not self._group:
                 self._group.extend(left.next())
             if not self._group:
@@ -257,28 +313,35 @@ class _Worker:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; receiving will say so
                 self.connection.send(self.sent[-1])
 
-    def receive(self) -> JobResult | None:
-        """Return the next result. If the process died, say so of the checkpoint in work; None if it ended orderly."""
-        try:
-            result: JobResult | None = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join()
-            result = _failed(list(self.sent)[:1], self._death())[0]
-            self.ended = True
-        if result is None:
-            self.ended = True
-        else:
-            self.sent.popleft()
-        return result
-
-    def _death(self) -> WorkerDied:
+    @property
+    def end(self) -> str:
+        """How the process ended."""
+        self._process.join()
         code = self._process.exitcode or 0
-        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
-        return WorkerDied(f"{why}{hint}")
+        return f"signal {signal.Signals(-code).name}{hint}" if code < 0 else f"exit code {code}"
+
+    def receive(self) -> JobResult | None:
+        """Return the next result; None if it is another message. If the process died, blame the checkpoint in work."""
+        try:
+            received = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.ended = True
+            received = self._ended_at(self.sent[0])
+        if isinstance(received, JobResult):
+            self.sent.popleft()
+            return received
+        self.ready, self.ended = True, received == _ENDING
+        return None
+
+    def _ended_at(self, chosen: Chosen) -> JobResult:
+        if self._interrupted and not self.ready:  # the signal came before the process could notice it
+            return _failed([chosen], Interrupted(), INTERRUPTED)[0]
+        return _failed([chosen], WorkerDied(self.end))[0]
 
     def interrupt(self) -> None:
         """Let the process undo what it is doing, and begin nothing more."""
+        self._interrupted = True
         if self._process.is_alive() and self._process.pid is not None:
             os.kill(self._process.pid, signal.SIGTERM)
 
@@ -312,10 +375,11 @@ def _work(parent: connection.Connection, job: Job, count: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, attention.notice)
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
+        parent.send(_READY)
         while True:
             chosen = parent.recv()
             if attention.number:
-                parent.send(None)
+                parent.send(_ENDING)
                 return
             parent.send(attention.run(job, chosen))
 

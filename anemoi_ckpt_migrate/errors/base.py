@@ -146,6 +146,17 @@ class Crashed(MigrateError):
         super().__init__(f"a fault of ckpt-migrate ({what}); the file is unchanged; please report it, with -v")
 
 
+class CannotStart(MigrateError):
+    """Processes for the work cannot be started."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"processes end before they begin ({why}); call this from a file, under `if __name__ == \"__main__\"`, or "
+            "with one process (nothing was changed)"
+        )
+
+
 class WorkerDied(MigrateError):
     """The process that worked on a checkpoint died."""
 

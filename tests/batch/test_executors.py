@@ -18,6 +18,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from anemoi_ckpt_migrate.batch import pool
 from anemoi_ckpt_migrate.batch.job import Job, run_job
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from anemoi_ckpt_migrate.batch.pool import Attention, run_by_executor
@@ -145,6 +146,37 @@ def test_a_pool_that_breaks_loses_none(project: Folder) -> None:
             assert each.exit_code == 1
     assert statuses(migrate_all(paths, jobs=2))["a4.ckpt"] == "failed"
     assert [path for path in paths if not moved(path)] == ["a4.ckpt"]
+
+
+class Dies(Here):
+    """Its workers die of a task in which one checkpoint is."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__()
+        self.of, self.sizes = of, list[int]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        group = args[1]
+        self.sizes.append(len(group))
+        if self.of not in [chosen.path for chosen in group]:
+            return super().submit(fn, *args, **kwargs)
+        died: Future[Any] = Future()
+        died.set_exception(ConnectionError("worker lost. See the logs."))
+        return died
+
+
+def test_small_checkpoints_are_sent_together_but_fail_alone(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_ALONE", 2)
+    paths = fleet(project, **dict.fromkeys("abcdefghijklmnop", ""))
+    groups = [(Chosen(path, size=1 << 40 if path == "i.ckpt" else 1000),) for path in paths]
+    executor = Dies(of="m.ckpt")
+    results = list(run_by_executor(Job("upgrade", {"target": "head"}), groups, Attention(), executor))
+    assert statuses(results) == {path: "failed" if path == "m.ckpt" else "moved" for path in paths}
+    assert [str(each.error) for each in results if each.error] == [
+        "m.ckpt: the executor gave no result (ConnectionError: worker lost); "
+        "the file is the old one or the new one, whole: run it again"
+    ]
+    assert executor.sizes == [1, 2, 2, 3, 1, 4, 3, 1, 1, 1, 1]
 
 
 def test_an_executor_that_takes_no_more_work_is_said_of_each(project: Folder) -> None:

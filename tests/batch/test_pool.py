@@ -107,6 +107,34 @@ def test_a_signal_stops_the_run(project: Folder, scripts: list[Script], jobs: in
     assert not list(project.path.glob(".*"))  # neither locks nor half of a file
 
 
+class Soon(Attention):
+    """Is stopped after it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+        super().__init__()
+
+    @property
+    def stopped(self) -> bool:  # type: ignore[override]
+        self._looks -= 1
+        return self._looks < 0
+
+    @stopped.setter
+    def stopped(self, value: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_signal_while_the_processes_start(project: Folder, looks: int) -> None:
+    paths = fleet(project, a="", b="", c="", d="", e="", f="", g="")
+    groups = [(Chosen(path, size=1000),) for path in paths]
+    found = statuses(runner(2)(Job("upgrade", {"target": "head"}), groups, Soon(looks)))
+    assert set(found.values()) <= {"moved", "interrupted"}
+    assert "interrupted" in found.values() or len(found) == len(paths)
+    assert all(moved(path) for path in paths if found.get(path) == "moved")
+    assert not any(moved(path) for path in paths if path not in found)
+
+
 def test_processes_end_by_themselves_when_that_of_the_call_was_killed(project: Folder, scripts: list[Script]) -> None:
     paths = fleet(project, a="", b="waits", c="waits", d="", e="")
     script = Script(project.path, SCRIPT, "2", *paths)
@@ -119,6 +147,16 @@ def test_processes_end_by_themselves_when_that_of_the_call_was_killed(project: F
     assert not list(project.path.glob(".*"))
     assert set(statuses(migrate_all(paths, jobs=2)).values()) <= {"moved", "same"}
     assert all(map(moved, paths))
+
+
+def test_a_script_that_starts_itself_again(project: Folder, scripts: list[Script]) -> None:
+    paths = fleet(project, a="", b="", c="")
+    source = "from anemoi_ckpt_migrate.batch.migrate_all import migrate_all\nprint(list(migrate_all({}, jobs=2)))"
+    script = Script(project.path, source.format(paths))
+    scripts.append(script)
+    last = script.said().splitlines()[-1]
+    assert "CannotStart: processes end before they begin (exit code 1); call this from a file, under `if" in last
+    assert not any(map(moved, paths))
 
 
 def test_who_stops_listening_stops_the_processes(project: Folder) -> None:
