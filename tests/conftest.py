@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # yet; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# No deadline: the machine may be busy. Other Pythons need not try as many examples.
-settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
+# No deadline: the machine may be busy. Each run draws other examples; `make properties` tries more at once.
+settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "50")))
 settings.load_profile("default")
 
 
