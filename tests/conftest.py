@@ -50,6 +50,15 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 
 
 @pytest.fixture(scope="session")
+def forks_with_torch() -> Iterator[Forks]:
+    """The same for what imports torch: a process that has it takes longer to fork."""
+    from tests.support.forks import Forks
+
+    with Forks() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
 def ranks() -> Iterator[Ranks]:
     """Where several processes are run that train or save together, without the imports of each."""
     from tests.support.ranks import Ranks
