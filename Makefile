@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats graphs mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats graphs properties mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -85,6 +85,9 @@ bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write be
 graphs: $(BIN)/.ready ## try GRAPHS=20000 random graphs in each property, and a tenth as many walks along them
 	HYPOTHESIS_MAX_EXAMPLES=$(or $(GRAPHS),20000) GRAPHS=$(or $(GRAPHS),20000) WALKS=$$(($(or $(GRAPHS),20000) / 10)) \
 		$(BIN)/python -m pytest -n auto tests/revisions tests/properties/test_walks.py
+
+properties: $(BIN)/.ready ## try EXAMPLES=1000 in each test that draws its examples
+	HYPOTHESIS_MAX_EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/python -m pytest -n auto -m hypothesis
 
 mutants: $(BIN)/.ready ## change COUNT=15 places of each of thirteen modules, drawn by SEED=0, and print which changes no test notices
 	nice $(BIN)/python -m tests.mutants $(or $(COUNT),15) $(or $(SEED),0) $(MODULES)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # yet; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# No deadline: the machine may be busy. Other Pythons need not try as many examples.
-settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "100")))
+# No deadline: the machine may be busy. Each run draws other examples; `make properties` tries more at once.
+settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "50")))
 settings.load_profile("default")
 
 
@@ -46,6 +46,15 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     with Forks() as found:
         for line in ("current", "inspect", "upgrade head", "downgrade base", "upgrade head --in-place"):
             found.rehearse(folder.path, *line.split(), checkpoint)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def forks_with_torch() -> Iterator[Forks]:
+    """The same for what imports torch: a process that has it takes longer to fork."""
+    from tests.support.forks import Forks
+
+    with Forks() as found:
         yield found
 
 

@@ -33,14 +33,14 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO", faults.KILL])
-def test_a_fault_at_every_call(project: Folder, forks: Forks, fault: str) -> None:
+def test_a_fault_at_every_call(project: Folder, forks_with_torch: Forks, fault: str) -> None:
     declare(project, "a1", 'op.RenamePrefix("a.", "c.")', 'op.Pad("b.weight", 2)')
     sound = save(TREE, project.path / "sound")
-    forks.rehearse(project.path, "upgrade", "head", shutil.copytree(sound, project.path / "first"))
+    forks_with_torch.rehearse(project.path, "upgrade", "head", shutil.copytree(sound, project.path / "first"))
     runs = project.path / "runs"
     runs.mkdir()
     folder, old = Path(shutil.copytree(sound, runs / "ckpt")), names(sound)
-    calls = faults.sound(forks, runs, "upgrade", "head", folder)
+    calls = faults.sound(forks_with_torch, runs, "upgrade", "head", folder)
     new = names(folder)
     assert {"flock", "pwrite64", "fsync", "link", "rename"} <= {call.name for call in calls}
     outcomes = collections.Counter[str]()
@@ -48,7 +48,7 @@ def test_a_fault_at_every_call(project: Folder, forks: Forks, fault: str) -> Non
         shutil.rmtree(folder)
         shutil.copytree(sound, folder)
         files = data_files(folder)
-        ran = faults.strike(forks, call, fault, runs, "upgrade", "head", folder)
+        ran = faults.strike(forks_with_torch, call, fault, runs, "upgrade", "head", folder)
         assert (ran.code == -signal.SIGKILL) == (fault == faults.KILL), call
         found = names(folder)
         assert found in (old, new), call

@@ -303,8 +303,9 @@ def test_what_is_no_journal_is_not_followed(project: Folder, kind: str) -> None:
 
 @pytest.mark.parametrize("way", OPERATIONS)
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO", "error=EINTR", faults.KILL])
-def test_a_fault_at_every_call(project: Folder, forks: Forks, fault: str, way: str) -> None:
+def test_a_fault_at_every_call(project: Folder, request: pytest.FixtureRequest, fault: str, way: str) -> None:
     """The file is the old one or the new one, and the next run finishes; both ways."""
+    forks = request.getfixturevalue("forks_with_torch" if way == "add at the end" else "forks")
     declare(project, "a1", OPERATIONS[way])
     up, down = ["upgrade", "head"], ["downgrade", "base"]
     forks.rehearse(project.path, *up, saved(project, name="first.safetensors"), "--in-place")

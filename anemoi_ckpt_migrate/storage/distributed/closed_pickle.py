@@ -101,37 +101,34 @@ _MEMOIZE, _LONG_BINGET, _BINGET, _BININT1, _MARK, _EMPTY_TUPLE = (
     code[0]
     for code in (pickle.MEMOIZE, pickle.LONG_BINGET, pickle.BINGET, pickle.BININT1, pickle.MARK, pickle.EMPTY_TUPLE)
 )
-_NEWOBJ, _BUILD, _TUPLE2, _SETITEMS, _EMPTY_DICT, _TUPLE1 = (
-    code[0] for code in (pickle.NEWOBJ, pickle.BUILD, pickle.TUPLE2, pickle.SETITEMS, pickle.EMPTY_DICT, pickle.TUPLE1)
-)
-_REDUCE, _BININT2, _SHORT_BINUNICODE, _BININT, _LONG1, _NEWFALSE = (
+_BUILD, _TUPLE2, _SETITEMS, _BININT2, _SHORT_BINUNICODE, _TUPLE, _APPENDS = (
     code[0]
-    for code in (pickle.REDUCE, pickle.BININT2, pickle.SHORT_BINUNICODE, pickle.BININT, pickle.LONG1, pickle.NEWFALSE)
+    for code in (
+        pickle.BUILD,
+        pickle.TUPLE2,
+        pickle.SETITEMS,
+        pickle.BININT2,
+        pickle.SHORT_BINUNICODE,
+        pickle.TUPLE,
+        pickle.APPENDS,
+    )
 )
-_NEWTRUE, _NONE, _EMPTY_LIST, _TUPLE, _TUPLE3, _APPEND = (
-    code[0] for code in (pickle.NEWTRUE, pickle.NONE, pickle.EMPTY_LIST, pickle.TUPLE, pickle.TUPLE3, pickle.APPEND)
+_BINPUT, _LONG_BINPUT, _STACK_GLOBAL, _GLOBAL, _STOP = (
+    code[0] for code in (pickle.BINPUT, pickle.LONG_BINPUT, pickle.STACK_GLOBAL, pickle.GLOBAL, pickle.STOP)
 )
-_APPENDS, _SETITEM, _BINUNICODE, _BINPUT, _LONG_BINPUT, _BINFLOAT = (
-    code[0]
-    for code in (pickle.APPENDS, pickle.SETITEM, pickle.BINUNICODE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINFLOAT)
-)
-_FRAME, _PROTO, _STACK_GLOBAL, _GLOBAL, _SHORT_BINBYTES, _BINBYTES = (
-    code[0]
-    for code in (pickle.FRAME, pickle.PROTO, pickle.STACK_GLOBAL, pickle.GLOBAL, pickle.SHORT_BINBYTES, pickle.BINBYTES)
-)
-_STOP = pickle.STOP[0]
 _BEGINNING = pickle.NEWOBJ + pickle.MEMOIZE + pickle.EMPTY_DICT + pickle.MEMOIZE + pickle.MARK
 _SIZE = pickle.MEMOIZE + pickle.TUPLE1 + pickle.MEMOIZE + pickle.REDUCE + pickle.MEMOIZE
 
 
-def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one branch per opcode)
-    """Follow the opcodes, the frequent ones first; calls would cost more than the branches.
+def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one branch per frequent opcode)
+    """Follow the opcodes, the frequent ones first: for them, calls would cost more than the branches.
 
     Reading beyond the end gives nothing, and then there is no next opcode. The beginning of an object, its end, and a
     size of two dimensions are always spelled alike; each of them is done at once.
     """
     stack, outer, memo = list[Any](), list[list[Any]](), list[Any]()
-    at, push, remember, number, follows = 0, stack.append, memo.append, int.from_bytes, data.startswith
+    at, push, remember, follows = 0, stack.append, memo.append, data.startswith
+    on_stack, arguments = _ON_STACK, _ARGUMENTS
     while True:
         code = data[at]
         at += 1
@@ -159,22 +156,10 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             if type(made.name) is not Name:
                 _refuse("it makes an object of something else than a class")
             stack += (made, attributes)
-            remember(made)
-            remember(attributes)
+            memo += (made, attributes)
             outer.append(stack)
             stack = []
             push = stack.append
-        elif code == _NEWOBJ:
-            args, name = stack.pop(), stack.pop()
-            if type(args) is not tuple or type(name) is not Name:
-                _refuse("it makes an object of something else than a class")
-            push(Struct(name, args))
-        elif code == _BUILD:
-            state = stack.pop()
-            target = stack[-1]
-            if type(target) is not Struct or target.state is not None:
-                _refuse("it sets the state of an object twice, or of something else")
-            target.state = state
         elif code == _TUPLE2:
             second = stack.pop()
             pair = stack[-1], second
@@ -192,19 +177,7 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             _set_items(stack[-1], items)
             if data[at] == _BUILD:
                 at += 1
-                state = stack.pop()
-                if type(stack[-1]) is not Struct or stack[-1].state is not None:
-                    _refuse("it sets the state of an object twice, or of something else")
-                stack[-1].state = state
-        elif code == _EMPTY_DICT:
-            push({})
-        elif code == _TUPLE1:
-            stack[-1] = (stack[-1],)
-        elif code == _REDUCE:
-            args, name = stack.pop(), stack.pop()
-            if type(args) is not tuple or type(name) is not Name:
-                _refuse("it calls something else than a class")
-            push(_made(name, args))
+                _build(stack)
         elif code == _BININT2:
             push(data[at] | data[at + 1] << 8)
             at += 2
@@ -212,76 +185,138 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             end = at + 1 + data[at]
             push(str(data[at + 1 : end], _UTF8))
             at = end
-        elif code == _BININT:
-            push(_INT(data, at)[0])
-            at += 4
-        elif code == _LONG1:
-            end = at + 1 + data[at]
-            push(number(data[at + 1 : end], "little", signed=True))
-            at = end
-        elif code == _NEWFALSE:
-            push(False)
-        elif code == _NEWTRUE:
-            push(True)
-        elif code == _NONE:
-            push(None)
-        elif code == _EMPTY_LIST:
-            push([])
         elif code == _TUPLE:
             items, stack = stack, outer.pop()
             push = stack.append
             push(tuple(items))
-        elif code == _TUPLE3:
-            stack[-3:] = [tuple(stack[-3:])]
-        elif code == _APPEND:
-            item = stack.pop()
-            _list(stack[-1]).append(item)
+        elif code in on_stack:
+            on_stack[code](stack)
+        elif code in arguments:
+            value, at = arguments[code](data, at)
+            push(value)
         elif code == _APPENDS:
             items, stack = stack, outer.pop()
             push = stack.append
             _list(stack[-1]).extend(items)
-        elif code == _SETITEM:
-            value, key = stack.pop(), stack.pop()
-            _set_items(stack[-1], [key, value])
-        elif code == _BINUNICODE:
-            end = at + 4 + _UINT(data, at)[0]
-            push(str(data[at + 4 : end], _UTF8))
-            at = end
-        elif code == _BINPUT:
-            _put(memo, data[at], stack[-1])
-            at += 1
-        elif code == _LONG_BINPUT:
-            _put(memo, _UINT(data, at)[0], stack[-1])
-            at += 4
-        elif code == _BINFLOAT:
-            push(_FLOAT(data, at)[0])
-            at += 8
-        elif code == _FRAME:
-            at += 8
-        elif code == _PROTO:
-            at += 1
+        elif code in (_BINPUT, _LONG_BINPUT):
+            index, at = (data[at], at + 1) if code == _BINPUT else (_UINT(data, at)[0], at + 4)
+            _put(memo, index, stack[-1])
+        elif code in _SKIPPED:
+            at += _SKIPPED[code]
         elif code in (_STACK_GLOBAL, _GLOBAL):
-            if code == _STACK_GLOBAL:
-                second = stack.pop()
-                name = Name(_text(stack.pop()), _text(second))
-            else:
-                module, spelled, _ = data[at : at + _LONGEST].split(b"\n", 2)
-                name = Name(str(module, _UTF8), str(spelled, _UTF8))
-                at += len(module) + len(spelled) + 2
+            name, at = _global(data, at) if code == _GLOBAL else (_stack_global(stack), at)
             if name not in known:
                 raise ForeignName(name)
             push(name)
-        elif code in (_SHORT_BINBYTES, _BINBYTES):
-            count = 1 if code == _SHORT_BINBYTES else 4
-            end = at + count + number(data[at : at + count], "little")
-            push(data[at + count : end])
-            at = end
         elif code == _STOP:
             if len(stack) != 1 or outer:
                 _refuse("it does not end with one object")
             return stack[0]
         else:
             _refuse(f"it holds the opcode {code:#x}, which torch does not write there")
+
+
+# Opcodes that change the top of the stack
+
+
+def _new_object(stack: list[Any]) -> None:
+    args, name = stack.pop(), stack.pop()
+    if type(args) is not tuple or type(name) is not Name:
+        _refuse("it makes an object of something else than a class")
+    stack.append(Struct(name, args))
+
+
+def _build(stack: list[Any]) -> None:
+    state = stack.pop()
+    target = stack[-1]
+    if type(target) is not Struct or target.state is not None:
+        _refuse("it sets the state of an object twice, or of something else")
+    target.state = state
+
+
+def _reduce(stack: list[Any]) -> None:
+    args, name = stack.pop(), stack.pop()
+    if type(args) is not tuple or type(name) is not Name:
+        _refuse("it calls something else than a class")
+    stack.append(_made(name, args))
+
+
+def _tuple1(stack: list[Any]) -> None:
+    stack[-1] = (stack[-1],)
+
+
+def _tuple3(stack: list[Any]) -> None:
+    stack[-3:] = [tuple(stack[-3:])]
+
+
+def _append(stack: list[Any]) -> None:
+    item = stack.pop()
+    _list(stack[-1]).append(item)
+
+
+def _set_item(stack: list[Any]) -> None:
+    value, key = stack.pop(), stack.pop()
+    _set_items(stack[-1], [key, value])
+
+
+_ON_STACK: dict[int, Callable[[list[Any]], None]] = {
+    pickle.NEWFALSE[0]: lambda stack: stack.append(False),
+    pickle.NEWTRUE[0]: lambda stack: stack.append(True),
+    pickle.NONE[0]: lambda stack: stack.append(None),
+    pickle.EMPTY_LIST[0]: lambda stack: stack.append([]),
+    pickle.EMPTY_DICT[0]: lambda stack: stack.append({}),
+    pickle.TUPLE1[0]: _tuple1,
+    pickle.TUPLE3[0]: _tuple3,
+    pickle.NEWOBJ[0]: _new_object,
+    pickle.BUILD[0]: _build,
+    pickle.REDUCE[0]: _reduce,
+    pickle.APPEND[0]: _append,
+    pickle.SETITEM[0]: _set_item,
+}
+
+# Opcodes with an argument: each gives the value, and the place behind it
+
+
+def _long_text(data: bytes, at: int) -> tuple[str, int]:
+    end = at + 4 + _UINT(data, at)[0]
+    return str(data[at + 4 : end], _UTF8), end
+
+
+def _long(data: bytes, at: int) -> tuple[int, int]:
+    end = at + 1 + data[at]
+    return int.from_bytes(data[at + 1 : end], "little", signed=True), end
+
+
+def _short_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    end = at + 1 + data[at]
+    return data[at + 1 : end], end
+
+
+def _long_bytes(data: bytes, at: int) -> tuple[bytes, int]:
+    end = at + 4 + _UINT(data, at)[0]
+    return data[at + 4 : end], end
+
+
+_ARGUMENTS: dict[int, Callable[[bytes, int], tuple[Any, int]]] = {
+    pickle.BININT[0]: lambda data, at: (_INT(data, at)[0], at + 4),
+    pickle.BINFLOAT[0]: lambda data, at: (_FLOAT(data, at)[0], at + 8),
+    pickle.LONG1[0]: _long,
+    pickle.BINUNICODE[0]: _long_text,
+    pickle.SHORT_BINBYTES[0]: _short_bytes,
+    pickle.BINBYTES[0]: _long_bytes,
+}
+_SKIPPED = {pickle.PROTO[0]: 1, pickle.FRAME[0]: 8}
+"""Bytes after opcodes that say nothing about the object."""
+
+
+def _global(data: bytes, at: int) -> tuple[Name, int]:
+    module, spelled, _ = data[at : at + _LONGEST].split(b"\n", 2)
+    return Name(str(module, _UTF8), str(spelled, _UTF8)), at + len(module) + len(spelled) + 2
+
+
+def _stack_global(stack: list[Any]) -> Name:
+    name = stack.pop()
+    return Name(_text(stack.pop()), _text(name))
 
 
 def _put(memo: list[Any], index: int, value: Any) -> None:
