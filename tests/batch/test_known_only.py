@@ -177,10 +177,11 @@ def test_a_barrier_is_no_refusal_of_files_of_others(project: Folder, runs: Path)
     assert run(runs, include=("z.ckpt",))["z.ckpt"] == "refused"
 
 
-def test_a_target_that_does_not_exist_is_an_error_for_each(project: Folder, runs: Path) -> None:
+def test_a_target_that_does_not_exist_is_an_error_of_the_call(project: Folder, runs: Path) -> None:
     project.script("a", None)
     model(runs / "z.ckpt")
-    assert run(runs, "typo")["z.ckpt"] == "failed"
+    with pytest.raises(cm.MigrateError, match="no revision is called 'typo'"):
+        run(runs, "typo")
 
 
 @pytest.mark.parametrize("target", ["base", "a", "-1"])
