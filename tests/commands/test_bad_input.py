@@ -424,7 +424,6 @@ def test_usage(chain: Folder) -> None:
     checkpoint = chain.copy()
     refused(chain, code=2, says="usage")
     refused(chain, "upgrade", "head", code=2, says="CKPT")
-    refused(chain, "upgrade", "head", checkpoint, checkpoint, "-o", "x", code=2, says="one checkpoint at a time")
     refused(chain, "revision", " ", code=2, says="one line of text")
     refused(chain, "revision", "a\nb", code=2, says="one line of text")
     refused(chain, "revision", "x", "--rev-id", "head", code=2, says="it has a meaning as a target")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from anemoi_ckpt_migrate import MigrateError, open_chain, upgrade
-from anemoi_ckpt_migrate.commands.current import read_record
+from anemoi_ckpt_migrate.commands.read_record import read_record
 from tests.support.chains import make, script, tree
 from tests.support.project import Folder, digest
 

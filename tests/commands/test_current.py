@@ -44,6 +44,7 @@ def test_history(chain: Folder) -> None:
         "versions": {"migration": "1.0.0"},
         "sets_up": False,
         "recognised": False,
+        "checkpoints": None,
     }
 
 

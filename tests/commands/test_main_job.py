@@ -118,7 +118,7 @@ def test_several_checkpoints_each_on_its_own(project: Folder) -> None:
     ran = project.run("upgrade", "head", good, bad, last, "--json")
     assert ran.code == 1
     assert [line.get("to") for line in ran.lines] == [["a1"], None, ["a1"]]
-    assert ran.lines[1]["error"]["type"] == "NotACheckpoint"
+    assert ran.lines[1]["error"]["type"] == "UnknownContent"
     assert f"{bad}: it is not a checkpoint that torch.save wrote" in ran.err
     assert names(good) == names(last) == RENAMED
 
