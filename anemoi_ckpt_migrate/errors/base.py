@@ -152,7 +152,7 @@ class CannotStart(MigrateError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(
-            f"processes end before they begin ({why}); call this from a file, under `if __name__ == \"__main__\"`, or "
+            f'processes end before they begin ({why}); call this from a file, under `if __name__ == "__main__"`, or '
             "with one process (nothing was changed)"
         )
 
