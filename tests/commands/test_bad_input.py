@@ -421,7 +421,7 @@ def test_targets(chain: Folder, words: list[str], code: int, says: str) -> None:
 
 
 def test_usage(chain: Folder) -> None:
-    checkpoint = chain.copy()
+    chain.copy()
     refused(chain, code=2, says="usage")
     refused(chain, "upgrade", "head", code=2, says="CKPT")
     refused(chain, "revision", " ", code=2, says="one line of text")
