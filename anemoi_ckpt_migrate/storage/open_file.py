@@ -123,7 +123,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
         check_one_set([METADATA, *sets_of_weights(before.entries)])
         from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
 
-        with open_distributed(path, trusted) as checkpoint:
+        with open_distributed(path, before, trusted) as checkpoint:
             yield checkpoint
         return
     layout = find_layout(path, before.entries)

@@ -15,8 +15,9 @@ from anemoi_ckpt_migrate.storage.distributed.checkpoint import DataFile, Distrib
 from anemoi_ckpt_migrate.storage.distributed.layout import RECORD, TensorItem, ValueItem, replaced
 from anemoi_ckpt_migrate.storage.distributed.metadata import Metadata, Place, places_of, read_metadata
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute
+from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 from anemoi_ckpt_migrate.storage.open_inside import opened_inside
-from anemoi_ckpt_migrate.storage.shard_sets import METADATA
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS
 
 _OTHER_FILES = 256  # files that the process may have open beside those of the checkpoint
 _BEGIN, _END, _END_LENGTH = b"PK\3\4", b"PK\5\6", 22  # of an archive
@@ -68,13 +69,15 @@ def _check_holds(descriptor: int, name: str, place: Place) -> None:
 
 
 @contextmanager
-def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[DistributedCheckpoint]:
+def open_distributed(path: Path, before: FolderState, trusted: Collection[str] = ()) -> Iterator[DistributedCheckpoint]:
     """Open a folder of torch.distributed.checkpoint. This reads its metadata, but no payload.
 
     Parameters
     ----------
     path : Path
         The folder, as the user named it.
+    before : FolderState
+        The folder, just looked at.
     trusted : collection of str
         Modules whose classes are built for real.
 
@@ -97,4 +100,10 @@ def open_distributed(path: Path, trusted: Collection[str] = ()) -> Iterator[Dist
             with contextlib.suppress(CannotRead, Refused):  # then the record is damaged, which is for its reader to say
                 data = stack.enter_context(opened_inside(folder, name))
                 files.append(DataFile(name, data, os.fstat(data)))
-        yield DistributedCheckpoint(path, metadata, descriptor, files, trusted)
+        rest = None
+        for name in [name for name in RESTS if name in before.entries][:1]:
+            data = stack.enter_context(opened_inside(folder, name))
+            rest = DataFile(name, data, os.fstat(data))
+        if not os.path.samestat(os.stat(folder), before.own):
+            raise CannotRead("another program replaced it while it was opened; run the command again")
+        yield DistributedCheckpoint(path, metadata, descriptor, files, before, rest, trusted)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpo
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, new_folder
+from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, check_elsewhere, new_folder
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
 from anemoi_ckpt_migrate.storage.members import Members
@@ -240,11 +239,7 @@ class HuggingFaceFolder(Checkpoint):
         links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
-        if Path(os.path.realpath(os.curdir)).is_relative_to(self._target):
-            raise Refused(
-                "the current folder is in it, and would be a part of the backup afterwards: a new folder takes its "
-                f"place; run the command from another one, with {shlex.quote(os.fspath(self._target))}"
-            )
+        check_elsewhere(self._target)
         for place in (self._target, *(self._target / shard.name for shard in self._shards)):
             check_writable(place)
 
@@ -329,9 +324,7 @@ class HuggingFaceFolder(Checkpoint):
         return self._written(output, None)
 
     def _written(self, output: Location | None, kept: Location | None) -> Written:
-        if kept is not None and self.path.name == self._target.name and not self.path.is_symlink():
-            kept = self.path.with_name(kept.name)  # uses the folder name of the user
-        return Written(output or self.path, kept)
+        return Written(output or self.path, kept if kept is None else self._as_named(kept))
 
     @abstractmethod
     def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
