@@ -34,6 +34,7 @@ from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.distributed.archives import (
     Archives,
     Unread,
+    most_in,
 )
 from anemoi_ckpt_migrate.storage.distributed.item_maker import ItemMaker
 from anemoi_ckpt_migrate.storage.distributed.layout import (
@@ -282,7 +283,7 @@ class DistributedCheckpoint(Checkpoint):
         if item.data is not None:
             return item.data
         place = cast(ValueEntry, item.entry).place
-        return None if place.transforms else self._archives.pickled(named(item.path), place)
+        return self._archives.pickled(named(item.path), place) if self._archives.can_read(place) else None
 
     def _value(self, item: ValueItem, trusted: Collection[str] = ()) -> Any:
         data = self._pickle(item)
@@ -359,7 +360,7 @@ class DistributedCheckpoint(Checkpoint):
     def stored_values(self) -> Iterator[tuple[str, ValueEntry, bytes]]:
         """Yield the name, the place and the pickle of each value in the files that is no tensor."""
         for name, entry in self._metadata.entries.items():
-            if isinstance(entry, ValueEntry) and not entry.place.transforms:
+            if isinstance(entry, ValueEntry) and self._archives.can_read(entry.place):
                 yield name, entry, self._archives.pickled(name, entry.place)
 
     def unchanged(self, path: tuple[str | int, ...], value: Any, changed: Collection[str]) -> StoredTensor | None:
@@ -426,13 +427,18 @@ class DistributedCheckpoint(Checkpoint):
         found = []
         for name, entry in self._metadata.entries.items():
             places = places_of(entry)
-            if any(self._archives.is_damaged(place) for place in places):
+            if self._is_damaged(name, entry):
                 found.append(f"data/={name}" if isinstance(entry, TensorEntry) else name)
             if progress is not None:
                 progress(sum(place.length for place in places))
-        if self._rest is not None and self._archives.is_damaged(_whole(self._rest)):
+        if self._rest is not None and self._archives.is_damaged(self._rest.name, _whole(self._rest)):
             found.append(self._rest.name)
         return found
+
+    def _is_damaged(self, name: str, entry: Entry) -> bool:
+        if isinstance(entry, ValueEntry):
+            return self._archives.is_damaged(name, entry.place)
+        return any(self._archives.is_damaged(name, chunk.place, most_in(chunk, entry.dtype)) for chunk in entry.chunks)
 
     def check_writable(self, in_place: bool) -> None:
         """Refuse early a folder that writing would refuse."""
@@ -544,6 +550,10 @@ class DistributedCheckpoint(Checkpoint):
             folder.take(self._target / METADATA, METADATA, False)
             folder.publish(False)
         return Written(output, None)
+
+    def close(self) -> None:
+        """Remove the files that hold what was compressed."""
+        self._archives.close()
 
     def release(self) -> None:
         """Free the memory that only loading needs."""

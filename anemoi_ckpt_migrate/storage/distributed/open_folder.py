@@ -91,7 +91,8 @@ def open_distributed(path: Path, before: FolderState, trusted: Collection[str] =
         descriptor = stack.enter_context(opened_inside(folder, METADATA))
         metadata = read_metadata(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         files, last = [], _last_places(metadata)
-        _allow_open_files(len(last))
+        packed = sum(bool(place.transforms) for entry in metadata.entries.values() for place in places_of(entry))
+        _allow_open_files(len(last) + packed)
         for name, place in last:
             data = stack.enter_context(opened_inside(folder, place.file))
             _check_holds(data, name, place)
@@ -106,4 +107,6 @@ def open_distributed(path: Path, before: FolderState, trusted: Collection[str] =
             rest = DataFile(name, data, os.fstat(data))
         if not os.path.samestat(os.stat(folder), before.own):
             raise CannotRead("another program replaced it while it was opened; run the command again")
-        yield DistributedCheckpoint(path, metadata, descriptor, files, before, rest, trusted)
+        found = DistributedCheckpoint(path, metadata, descriptor, files, before, rest, trusted)
+        stack.callback(found.close)
+        yield found
