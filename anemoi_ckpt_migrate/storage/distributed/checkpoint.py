@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Unpicklable
+from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import (
     Written,
     changed_meanwhile,
@@ -72,7 +72,7 @@ from anemoi_ckpt_migrate.storage.folder_exchange import (
 )
 from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
-from anemoi_ckpt_migrate.storage.open_inside import place_inside
+from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreeUnpickler
@@ -80,7 +80,7 @@ from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_stored
-from anemoi_ckpt_migrate.storage.url import Location, local_folder
+from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
@@ -109,7 +109,7 @@ class DistributedCheckpoint(Checkpoint):
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The folder, as the user named it.
     metadata : Metadata
         Its metadata.
@@ -119,6 +119,8 @@ class DistributedCheckpoint(Checkpoint):
         The open files with chunks.
     before : FolderState
         The folder when it was opened.
+    source : FolderSource
+        The source of its files.
     rest : DataFile or None
         The open file beside the metadata, in which a framework keeps everything other than tensors.
     trusted : collection of str
@@ -131,16 +133,18 @@ class DistributedCheckpoint(Checkpoint):
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         metadata: Metadata,
         descriptor: int,
         files: list[DataFile],
         before: FolderState,
+        source: FolderSource,
         rest: DataFile | None = None,
         trusted: Collection[str] = (),
     ) -> None:
         self._metadata, self._descriptor, self._data_files, self._trusted = metadata, descriptor, files, trusted
         self._before, self._folder_before, self._rest = os.fstat(descriptor), before, rest
+        self._source_of_files, self._folder = source, source.path
         opened = [*files, rest] if rest is not None else files
         members = Members([(each.descriptor, each.before.st_size) for each in opened])
         super().__init__(path, members, self._before.st_size + sum(each.before.st_size for each in opened))
@@ -447,6 +451,11 @@ class DistributedCheckpoint(Checkpoint):
                 f"it is a distributed checkpoint, of which {METADATA} alone is replaced anyway",
                 "no file of tensors is touched",
             )
+        if isinstance(self._place, Url):
+            from anemoi_ckpt_migrate.storage.remote.new_object import check_writable as check_store
+
+            check_store(self._place, in_place)
+            return
         check_writable(self._target)
         check_writable(self._target / METADATA)
 
@@ -464,12 +473,15 @@ class DistributedCheckpoint(Checkpoint):
         record = self._record_beside({**self.attached, **attachments})
         layout = layout if record is None else replace(layout, record=record)
         new = NewFiles(self, self._metadata, layout, self._free())
+        if output is None and isinstance(self._place, Url):
+            return self._put(new, self._place, backup, progress)
         target = self._target if output is None else local_folder(output)
         check_room(target / METADATA if output is None else target, new.size, new.size)
         if output is None and new.rest is None:
             return self._replaced(new, backup, progress)
         if output is None:
             check_elsewhere(target)
+        self._source_of_files.complete_all({METADATA})
         with new_folder(target, self._folder_before if output is None else None) as made:
             if new.archives:
                 with made.create(new.name, self._descriptor) as descriptor:
@@ -482,9 +494,31 @@ class DistributedCheckpoint(Checkpoint):
                 with made.create(self._rest.name, self._rest.descriptor) as descriptor:
                     new.write_rest(descriptor, progress)
             self._take_files(made, output is None, progress, written)
-            self._check_files()
+            if not isinstance(self._place, Url):
+                self._check_files()
             kept = made.publish(backup and output is None)
         return Written(output or self.path, None if kept is None else self._as_named(kept))
+
+    def _put(self, new: NewFiles, url: Url, backup: bool, progress: Progress | None) -> Written:
+        """Put the new file into the store under a name of its own, and the metadata in place of the old ones, last."""
+        from anemoi_ckpt_migrate.storage.remote.new_object import new_object, removed_unless
+
+        if new.rest is not None and self._rest is not None:
+            raise Refused(
+                f"{self._rest.name} in it would change too, and no store replaces two objects at once; write a local "
+                "folder with --output, and upload that"
+            )
+        check_room(url, new.size, new.size)
+        with ExitStack() as stack:
+            if new.archives:
+                with new_object(url / new.name, None) as data:
+                    new.write_data(data.descriptor, progress)
+                    data.publish(False)
+                stack.enter_context(removed_unless(url / new.name))
+            with new_object(url / METADATA, self._descriptor) as metadata:
+                write_at(metadata.descriptor, new.metadata(), 0)
+                kept = metadata.publish(backup)
+        return Written(self.path, kept)
 
     def _replaced(self, new: NewFiles, backup: bool, progress: Progress | None) -> Written:
         """Write the new file under its name, and then the metadata over the old one."""
@@ -514,7 +548,7 @@ class DistributedCheckpoint(Checkpoint):
     def _free(self) -> str:
         """Return a name for a new file."""
         return next(
-            name for name in map(_NEW_FILE.format, itertools.count()) if not os.path.lexists(self._target / name)
+            name for name in map(_NEW_FILE.format, itertools.count()) if not os.path.lexists(self._folder / name)
         )
 
     def _record_beside(self, attachments: Mapping[str, bytes | None]) -> Any:
@@ -528,7 +562,7 @@ class DistributedCheckpoint(Checkpoint):
     def _check_files(self) -> None:
         """Refuse to name files that another program has changed since they were read."""
         for file in (*self._data_files, *([self._rest] if self._rest is not None else [])):
-            if changed_meanwhile(os.stat(self._target / file.name), file.before):
+            if changed_meanwhile(os.stat(self._folder / file.name), file.before):
                 raise CannotWrite(f"another program changed {file.name} in the meantime; run the command again")
 
     def _take_files(
@@ -537,17 +571,18 @@ class DistributedCheckpoint(Checkpoint):
         """Take all files of the folder into a new one, except some, and the metadata and its backups."""
         names = [file.name for file in self._data_files if "/" not in file.name]
         for name in names:
-            folder.take(place_inside(self._target, name), name, shared, progress)
-        own = [name for name in os.listdir(self._target) if name == METADATA or name.startswith(f"{METADATA}.")]
-        folder.take_rest(self._target, [*own, *names, *without], shared)
+            folder.take(place_inside(self._folder, name), name, shared, progress)
+        own = [name for name in os.listdir(self._folder) if name == METADATA or name.startswith(f"{METADATA}.")]
+        folder.take_rest(self._folder, [*own, *names, *without], shared)
 
     def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""
         if output is None:
             raise NotImplementedError("a distributed checkpoint has no earlier states")
+        self._source_of_files.complete_all(())
         with new_folder(local_folder(output), None) as folder:
             self._take_files(folder, False, progress)
-            folder.take(self._target / METADATA, METADATA, False)
+            folder.take(self._folder / METADATA, METADATA, False)
             folder.publish(False)
         return Written(output, None)
 

@@ -10,10 +10,9 @@ import contextlib
 import os
 import stat
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
@@ -25,7 +24,7 @@ from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, 
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
 from anemoi_ckpt_migrate.storage.members import Members
-from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
+from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
@@ -78,30 +77,6 @@ class NewShard(NamedTuple):
     size: int
     elements: int
     file: NewFile | None
-
-
-class FolderSource(Protocol):
-    """The source of the files of a folder; those of a store are local only in part."""
-
-    def opened(self, name: str) -> AbstractContextManager[int]:
-        """Open a file of the folder for reading, and yield its descriptor."""
-
-    def complete_all(self, without: Collection[str]) -> None:
-        """Make all files of the folder, but some, whole local files."""
-
-
-class LocalFolder:
-    """A local folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def opened(self, name: str) -> AbstractContextManager[int]:
-        """Open a file of the folder for reading, and yield its descriptor."""
-        return opened_inside(self._path, name)
-
-    def complete_all(self, without: Collection[str]) -> None:
-        """Do nothing: they are whole."""
 
 
 class HuggingFaceFolder(Checkpoint):

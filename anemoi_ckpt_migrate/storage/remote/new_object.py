@@ -171,6 +171,17 @@ def new_object(url: Url, replaced: int | None) -> Iterator[NewObject]:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def removed_unless(url: Url) -> Iterator[None]:
+    """Remove an object that this run has made, unless what follows succeeds."""
+    try:
+        yield
+    except BaseException:  # Ctrl-C too: nothing names the object yet
+        with contextlib.suppress(CannotWrite):  # the first error is the one to report
+            store_of(url).remove(url)
+        raise
+
+
 def check_writable(url: Url, in_place: bool) -> None:
     """Refuse an object that cannot be replaced.
 
