@@ -14,6 +14,7 @@ pytest.importorskip("fsspec")
 pytest.importorskip("s3fs")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
+from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store  # noqa: E402
 from tests.storage.test_remote import Bucket, bucket  # noqa: E402, F401
 from tests.storage.test_remote_s3 import s3, server  # noqa: E402, F401
 from tests.support.distributed import as_one_file, save  # noqa: E402
@@ -136,6 +137,24 @@ def test_no_permission(project: Folder, s3: S3) -> None:  # noqa: F811
     s3.before = None
     assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
     assert {name: s3.get(name) for name in s3.names()} == before
+
+
+def test_an_answer_that_is_lost(project: Folder, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """The store took the new metadata; the request was sent again, and found its own object. What they name stays."""
+    url = uploaded(s3.put, save(TREE, project.path / "run"))
+    declare(project, "a1", 'op.Cast("a.weight", "float64")')
+    real = S3Store.assemble
+
+    def sent_twice(store: S3Store, place: Any, *rest: Any) -> None:
+        real(store, place, *rest)
+        if place.name == ".metadata":
+            real(store, place, *rest)
+
+    monkeypatch.setattr(S3Store, "assemble", sent_twice)
+    ran = project.run("upgrade", "head", url, "--no-backup")
+    assert (ran.code, "in the meantime" in ran.err) == (1, True), ran.err
+    found = downloaded([name for name in s3.names() if name.startswith("run/")], s3.get, project.path / "now")
+    assert torch.equal(found["model"]["a.weight"], WEIGHTS["a.weight"].double())
 
 
 def test_what_would_change_two_objects_at_once_is_refused(project: Folder, bucket: Bucket) -> None:  # noqa: F811

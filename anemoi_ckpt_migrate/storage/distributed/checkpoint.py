@@ -501,7 +501,7 @@ class DistributedCheckpoint(Checkpoint):
 
     def _put(self, new: NewFiles, url: Url, backup: bool, progress: Progress | None) -> Written:
         """Put the new file into the store under a name of its own, and the metadata in place of the old ones, last."""
-        from anemoi_ckpt_migrate.storage.remote.new_object import new_object, removed_unless
+        from anemoi_ckpt_migrate.storage.remote.new_object import new_object, removed_if_refused
 
         if new.rest is not None and self._rest is not None:
             raise Refused(
@@ -514,9 +514,11 @@ class DistributedCheckpoint(Checkpoint):
                 with new_object(url / new.name, None) as data:
                     new.write_data(data.descriptor, progress)
                     data.publish(False)
-                stack.enter_context(removed_unless(url / new.name))
+            content = new.metadata()
+            if new.archives:
+                stack.enter_context(removed_if_refused(url / new.name, url / METADATA, content))
             with new_object(url / METADATA, self._descriptor) as metadata:
-                write_at(metadata.descriptor, new.metadata(), 0)
+                write_at(metadata.descriptor, content, 0)
                 kept = metadata.publish(backup)
         return Written(self.path, kept)
 
