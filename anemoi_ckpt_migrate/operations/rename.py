@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -18,8 +18,8 @@ from anemoi_ckpt_migrate.util.text import first_repeated
 class _Naming(Operation):
     """Base class of operations that rename."""
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return the old and new name of each parameter that it renames, given all names.
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the old and new name of each parameter that it renames, given all names.
 
         Raises
         ------
@@ -31,7 +31,7 @@ class _Naming(Operation):
     def renamed(self, context: ParameterContext) -> dict[str, str]:
         """Return old and new names; call `missing` if there are none."""
         try:
-            found = self.found(context.table)
+            found = dict(self.found(context.table))
         except ValueError as error:
             context.fault(str(error))
             return {}
@@ -48,7 +48,9 @@ class _Naming(Operation):
 
     def apply(self, context: ParameterContext) -> list[Operation]:
         """Rename the parameters, and return the rollback."""
-        names = {old: new for old, new in self.renamed(context).items() if old != new}
+        names = self.renamed(context)
+        for same in [old for old, new in names.items() if old == new]:
+            del names[same]
         lacked = context.missing_prefix
         context.relate(names)
         if context.has_faults or not names or not context.free(names.values(), names, self.targets()):
@@ -56,14 +58,21 @@ class _Naming(Operation):
         context.table.rename(names)
         if context.missing_prefix != lacked:
             return [MissingPrefix(lacked)]
-        each = RenameEach(tuple((new, old) for old, new in names.items()))
         short = self.inverse()
-        right = isinstance(short, _Naming) and _changed(short, context.table) == dict(each.names)
-        return [short if short is not None and right else each]
+        if isinstance(short, _Naming) and _turns(short, names, context.table):
+            return [short]
+        return [RenameEach(tuple((new, old) for old, new in names.items()))]
 
 
-def _changed(naming: _Naming, names: Mapping[str, object]) -> dict[str, str]:
-    return {old: new for old, new in naming.found(names).items() if old != new}
+def _turns(naming: _Naming, names: Mapping[str, str], now: Mapping[str, object]) -> bool:
+    """Return whether an operation on the new names gives the old ones back, and changes no other."""
+    count = 0
+    for new, old in naming.found(now):
+        if new != old:
+            if names.get(old) != new:
+                return False
+            count += 1
+    return count == len(names)
 
 
 @operation
@@ -94,10 +103,10 @@ class Rename(_Naming):
         """Return the inverse: `old` and `new` exchanged; None if the names do not determine it."""
         return Rename(self.new, self.old, self.optional) if turns(self.old, self.new) else None
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return the names that match, with their new names."""
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the names that match, with their new names."""
         new = pattern(self.new)
-        return {name: new.fill(bound) for name, bound in pattern(self.old).among(names)}
+        return ((name, new.fill(bound)) for name, bound in pattern(self.old).among(names))
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name matches."""
@@ -139,16 +148,14 @@ class RenamePrefix(_Naming):
         """Return the inverse: `old` and `new` exchanged; None if the names do not determine it."""
         return RenamePrefix(self.new, self.old, self.optional) if turns(f"{self.old}*", f"{self.new}*") else None
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return the names with the prefix, with their new names."""
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the names with the prefix, with their new names."""
         begin, other = pattern(self.old), pattern(self.new)
-        found = {}
         for name in names:
             begun = begin.begin(name)
             if begun is not None:
                 bound, end = begun
-                found[name] = other.fill(bound) + name[end:]
-        return found
+                yield name, other.fill(bound) + name[end:]
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name has the prefix."""
@@ -188,13 +195,15 @@ class RenameRegex(_Naming):
         except (re.error, IndexError, OverflowError, RecursionError) as error:
             raise BadOperation(f"RenameRegex: {error}") from error
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return the names that change, with their new names."""
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the names that change, with their new names."""
         try:
-            changed = {name: re.sub(self.pattern, self.replacement, name) for name in names}
+            for name in names:
+                new = re.sub(self.pattern, self.replacement, name)
+                if new != name:
+                    yield name, new
         except (re.error, IndexError) as error:
             raise ValueError(f"{self.replacement} is not a valid replacement: {error}") from error
-        return {name: new for name, new in changed.items() if new != name}
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name changes."""
@@ -232,14 +241,12 @@ class StripPrefix(_Naming):
         """Return the operation that adds the prefix to every name; None if it was removed anywhere."""
         return None if self.anywhere else AddPrefix(self.prefix)
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return the names that have the prefix, with their new names."""
-        found = {}
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the names that have the prefix, with their new names."""
         for name in names:
             new = self._stripped(name, names)
             if new not in (name, ""):
-                found[name] = new
-        return found
+                yield name, new
 
     def _stripped(self, name: str, names: Mapping[str, object]) -> str:
         def taken(found: re.Match[str]) -> str:
@@ -268,9 +275,9 @@ class AddPrefix(_Naming):
         """Return the operation that removes the prefix."""
         return StripPrefix(self.prefix)
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return all names, with their new names."""
-        return {name: self.prefix + name for name in names}
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield all names, with their new names."""
+        return ((name, self.prefix + name) for name in names)
 
 
 @operation
@@ -309,16 +316,16 @@ class RenameEach(_Naming):
         """Return the inverse: old and new names exchanged."""
         return RenameEach(tuple((new, old) for old, new in self.names))
 
-    def found(self, names: Mapping[str, object]) -> dict[str, str]:
-        """Return the names that exist, with their new names."""
-        return {old: new for old, new in self.names if old in names}
+    def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the names that exist, with their new names."""
+        return ((old, new) for old, new in self.names if old in names)
 
     def renamed(self, context: ParameterContext) -> dict[str, str]:
         """Return old and new names; an old name that is missing is a fault."""
         for old, _ in self.names:
             if old not in context.table:
                 context.missing(literal(old))
-        return self.found(context.table)
+        return dict(self.found(context.table))
 
 
 @operation

@@ -40,7 +40,7 @@ class Table(Mapping[str, Any]):
         for name, value in items:
             last = self._link(_Entry(name, value, last.rank + _GAP), last)
         self.changed = False
-        self._origins: dict[str, list[str]] = {}
+        self._origins: dict[str, Sequence[str]] = {}
         self._gone: list[str] = []
 
     def moves(self) -> list[tuple[str, str | None]]:
@@ -89,7 +89,7 @@ class Table(Mapping[str, Any]):
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Rename several names at once; the new names have to differ from each other and from the remaining ones."""
-        origins = [self._origins.pop(old, [old]) for old in names]
+        origins = [self._origins.pop(old, (old,)) for old in names]
         entries = [self._entries.pop(old) for old in names]
         self._origins.update(zip(names.values(), origins, strict=True))
         for new, entry in zip(names.values(), entries, strict=True):
@@ -107,7 +107,7 @@ class Table(Mapping[str, Any]):
     def replace(self, old: Sequence[str], new: Mapping[str, Any], places: Places | None = None) -> None:
         """Replace old names by new ones, in a row at the place of the first old name, or at the given positions."""
         at = min((self._entries[name] for name in old), key=_RANK).before or self._first
-        origins = [origin for name in old for origin in self._origins.pop(name, [name])]
+        origins = [origin for name in old for origin in self._origins.pop(name, (name,))]
         for name in old:
             self._unlink(self._entries.pop(name))
         self.insert(new, places, at)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, Parts
-from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, StoredTensor, is_a, is_stored
+from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, StoredTensor, is_a, is_stored, reduced
 
 PARAMETERS, BUFFERS, MODULES = _HOLDERS = ("_parameters", "_buffers", "_modules")
 _PASSING = "_non_persistent_buffers_set"  # names of buffers that no state dict has
@@ -45,7 +45,7 @@ class Pickled(dict[str, Any]):
     def parameter(self, value: Any) -> Any:
         """Return a newly made tensor wrapped as a parameter of a module."""
         if is_stored(value):
-            function = RebuildFunction(("torch._utils", "_rebuild_parameter"), value._parts[0].touched)
+            function = RebuildFunction(("torch._utils", "_rebuild_parameter"), reduced(value)[0].touched)
             return StoredTensor(function, (value, True, OrderedDict()))
         return sys.modules["torch"].nn.Parameter(value)
 
@@ -231,7 +231,7 @@ def _refill(holder: dict[str, Any], new: Mapping[str, Any], stay: Any) -> None:
 
 def _is_parameter(value: Any) -> bool:
     if is_stored(value):
-        return str(value._parts[0].pickled_name[1]).startswith("_rebuild_parameter")
+        return str(reduced(value)[0].pickled_name[1]).startswith("_rebuild_parameter")
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Parameter)
 

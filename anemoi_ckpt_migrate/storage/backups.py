@@ -15,7 +15,7 @@ from pathlib import Path
 from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, sync_folder
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts, facts_of, tree_of
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
-from anemoi_ckpt_migrate.storage.folder_exchange import rename_anew
+from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, rename_anew
 from anemoi_ckpt_migrate.storage.lock import beside, is_beside
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, names_beginning
@@ -118,7 +118,7 @@ def open_backup(path: Path) -> Iterator[Checkpoint]:
         return
     from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
 
-    with open_distributed(path.parent, own=path.name) as found:
+    with open_distributed(path.parent, FolderState.of(path.parent), own=path.name) as found:
         yield found
 
 

@@ -363,6 +363,11 @@ class Checkpoint(ABC):
             raise NotInPlace(f"{self._place} is no local file", "a new object takes its place")
         return self._place
 
+    def _as_named(self, kept: Location) -> Location:
+        """Return the path of a backup with the folder name of the user."""
+        named_so = self.path.name == self._target.name and not self.path.is_symlink()
+        return self.path.with_name(kept.name) if named_so else kept
+
     @property
     def replaces(self) -> Path | None:
         """The local file or folder that writing replaces, and of which it keeps a backup; None for one in a store."""

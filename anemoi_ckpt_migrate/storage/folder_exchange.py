@@ -14,6 +14,7 @@ import errno
 import functools
 import json
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
@@ -196,6 +197,45 @@ class NewFolder:
         if not _takes(self.path, self._target):
             raise CannotWrite(f"{self._target} exists already; remove it or write elsewhere")
         sync_folder(self._target.parent)
+
+
+def check_elsewhere(target: Path) -> None:
+    """Refuse to exchange a folder that the current one is, or lies in.
+
+    Raises
+    ------
+    Refused
+        It would be a part of the backup afterwards.
+    """
+    if Path(os.path.realpath(os.curdir)).is_relative_to(target):
+        raise Refused(
+            "the current folder is in it, and would be a part of the backup afterwards: a new folder takes its "
+            f"place; run the command from another one, with {shlex.quote(os.fspath(target))}"
+        )
+
+
+@contextlib.contextmanager
+def kept_in_place(target: Path) -> Iterator[None]:
+    """Let nobody exchange a folder while a file in it is replaced; an interrupted exchange is completed before.
+
+    Parameters
+    ----------
+    target : Path
+        The folder; not a link.
+
+    Raises
+    ------
+    Busy
+        Another run is writing the same folder.
+    CannotWrite
+        The system refused.
+    """
+    try:
+        with locked(target):
+            _complete(target)
+            yield
+    except OSError as error:
+        raise unwritable(error, target) from error
 
 
 @contextlib.contextmanager

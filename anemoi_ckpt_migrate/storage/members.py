@@ -40,7 +40,7 @@ class Members:
 
     Attributes
     ----------
-    all : tuple of Member
+    all : list of Member
         The files, in order of their addresses.
 
     Examples
@@ -53,12 +53,18 @@ class Members:
     """
 
     def __init__(self, files: Sequence[tuple[int, int]]) -> None:
-        found, begin = [], 0
+        self.all: list[Member] = []
+        self._begins: list[int] = []
+        self.end = 0
         for descriptor, length in files:
-            found.append(Member(begin, descriptor, length))
-            begin += (length // mmap.PAGESIZE + 1) * mmap.PAGESIZE  # at least one byte more, so that no two files touch
-        self.all = tuple(found)
-        self._begins = [each.begin for each in found]
+            self.add(descriptor, length)
+
+    def add(self, descriptor: int, length: int) -> Member:
+        """Add an open file, and return it with its address."""
+        self.all.append(Member(self.end, descriptor, length))
+        self._begins.append(self.end)
+        self.end += (length // mmap.PAGESIZE + 1) * mmap.PAGESIZE  # at least one byte more, so that no two files touch
+        return self.all[-1]
 
     def at(self, address: int) -> Member:
         """Return the file that holds an address."""

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint, Refused
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
@@ -100,7 +100,12 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
         before = FolderState.of(found.path)
         layout = find_layout(found.path, before.entries)
         if METADATA in before.entries:
-            raise Refused("it is a distributed checkpoint in a store, which is not read there; download its folder")
+            check_one_set([METADATA, *sets_of_weights(before.entries)])
+            from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
+
+            with open_distributed(found.url, before, trusted, found) as distributed:
+                yield distributed
+            return
         if layout is None:
             refuse_folder(before.entries)
         if layout.index:
@@ -123,7 +128,7 @@ def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
         check_one_set([METADATA, *sets_of_weights(before.entries)])
         from anemoi_ckpt_migrate.storage.distributed.open_folder import open_distributed
 
-        with open_distributed(path, trusted) as checkpoint:
+        with open_distributed(path, before, trusted) as checkpoint:
             yield checkpoint
         return
     layout = find_layout(path, before.entries)

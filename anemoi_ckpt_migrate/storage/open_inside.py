@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from anemoi_ckpt_migrate.errors import CannotRead, Refused
 
@@ -47,3 +48,37 @@ def opened_inside(folder: Path, name: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+class FolderSource(Protocol):
+    """The source of the files of a folder; those of a store are local only in part."""
+
+    @property
+    def path(self) -> Path:
+        """The local folder with their names and lengths."""
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Make all files of the folder, but some, whole local files."""
+
+
+class LocalFolder:
+    """A local folder.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Open a file of the folder for reading, and yield its descriptor."""
+        return opened_inside(self.path, name)
+
+    def complete_all(self, without: Collection[str]) -> None:
+        """Do nothing: they are whole."""

@@ -25,6 +25,8 @@ from anemoi_ckpt_migrate.storage.url import Url, url_of
 _INDEX = ".index.json"
 METADATA = ".metadata"
 """The name of the metadata of a distributed checkpoint."""
+RESTS = ("meta.pt", "common.pt")
+"""The file beside the metadata in which Lightning, or Megatron-Core, keeps everything other than tensors."""
 _LONGEST_INDEX = 256 << 20  # in bytes
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
 _LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
@@ -237,8 +239,7 @@ def distributed(folder: str) -> Membership:
 
 
 def _distributed(path: Path, folder: FolderNames) -> Membership | None:
-    # Lightning stores everything except tensors in meta.pt, beside the metadata.
-    beside = path.name in ("meta.pt", METADATA) and (path.parent / METADATA).is_file()
+    beside = path.name in (METADATA, *RESTS) and (path.parent / METADATA).is_file()
     return distributed(os.fspath(path.parent)) if path.suffix == ".distcp" or beside else None
 
 

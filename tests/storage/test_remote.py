@@ -360,7 +360,7 @@ READERS = {"pread", "preadv", "read", "mmap", "copy_file_range", "sendfile", "fd
 LOCAL = {
     "descriptor.py", "copy_range.py", "tensors/torch_content.py", "remote/new_object.py",  # they fetch
     "remote/object_file.py",
-    "lock.py", "in_place.py", "folder_exchange.py", "distributed/open_folder.py",  # files that are always local
+    "lock.py", "in_place.py", "folder_exchange.py",  # files that are always local
 }  # fmt: skip
 
 

@@ -75,6 +75,7 @@ def no_command_writes(chain: Folder, member: Path, *says: str) -> None:
         ("fsdp/rank_0.pt", ["fsdp/rank_1.pt"], "a file for each rank"),
         ("fairseq/checkpoint_best-shard0.pt", ["fairseq/checkpoint_best-shard1.pt"], "a file for each rank"),
         ("lightning.ckpt/meta.pt", ["lightning.ckpt/.metadata"], "torch.distributed.checkpoint) (lightning.ckpt)"),
+        ("megatron/common.pt", ["megatron/.metadata"], "torch.distributed.checkpoint) (megatron)"),
     ],
 )
 def test_no_command_writes_a_member(chain: Folder, member: str, others: list[str], kind: str) -> None:

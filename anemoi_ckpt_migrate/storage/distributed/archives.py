@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage import zip_archive
+from anemoi_ckpt_migrate.storage.distributed import compression
 from anemoi_ckpt_migrate.storage.distributed.metadata import Chunk, Place
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import dumped, short
 from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.storage.tensors.deferred import PLAIN, known_dtype
+from anemoi_ckpt_migrate.storage.tensors.deferred import PLAIN, SIZES, known_dtype
 from anemoi_ckpt_migrate.storage.tensors.materialize import StoragePlace
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored, reduced
 
 _SMALL = 1 << 16  # bytes of an archive that is remembered: thousands of parameters have the same settings
+_LARGEST = 256 << 20  # bytes of a compressed value
+_AROUND = 1 << 20  # bytes of an archive beside those of its tensor
 PROTOCOL = 2
 """The protocol of torch's pickles."""
 
@@ -45,8 +51,19 @@ class Archives:
         self._files, self._begins = files, begins
         self.places: dict[str, StoragePlace] = {}
         self._pickles: dict[bytes, bytes] = {}
+        self._read_unpacked: dict[tuple[str, int], bytes] = {}
+        self._kept: list[IO[bytes]] = []
 
-    def pickled(self, name: str, place: Place) -> bytes:
+    def close(self) -> None:
+        """Remove the files that hold what was compressed."""
+        for file in self._kept:
+            file.close()
+
+    def can_read(self, place: Place) -> bool:
+        """Return whether an archive can be read: some are stored in another form."""
+        return compression.is_known(place.transforms)
+
+    def pickled(self, name: str, place: Place, most: int = _LARGEST) -> bytes:
         """Return the pickle of a value; keys of its storages are those of `places`.
 
         Parameters
@@ -55,25 +72,36 @@ class Archives:
             The name of the value, for messages.
         place : Place
             The archive.
+        most : int
+            The number of bytes that it may have, if it is compressed.
 
         Raises
         ------
         NotACheckpoint
             The archive is damaged or hostile.
+        Refused
+            It is stored in a form that cannot be read here.
         """
+        if not self.can_read(place):
+            raise compression.refusal(name, place.transforms)
+        begin = self._begins[place.file] + place.start
         try:
+            if place.transforms:
+                return self._parsed_unpacked(name, place, most)
             if place.length > _SMALL:
                 with self._stream(place) as stream:
-                    return self._parsed(stream, place)[0]
-            raw = self._files.read(self._begins[place.file] + place.start, place.length)
+                    return self._parsed(stream, place, begin)[0]
+            raw = self._files.read(begin, place.length)
             if raw not in self._pickles:
-                data, is_alone = self._parsed(io.BytesIO(raw), place)
+                data, is_alone = self._parsed(io.BytesIO(raw), place, begin)
                 if not is_alone:
                     return data
                 self._pickles[raw] = data
             return self._pickles[raw]
         except NotACheckpoint as error:
             raise NotACheckpoint(f"{name:.200} in {place.file} cannot be read ({error.sentence})") from error
+        except CannotRead:
+            raise
         except Exception as error:  # a damaged pickle raises almost anything
             raise NotACheckpoint(f"{name:.200} in {place.file} is damaged or hostile ({short(error)})") from error
 
@@ -84,13 +112,10 @@ class Archives:
         ------
         NotACheckpoint
             The archive is damaged, or holds something else than the metadata says.
+        Refused
+            It is stored in a form that cannot be read here.
         """
-        if chunk.place.transforms:
-            raise NotACheckpoint(
-                f"{name:.200} is stored in another form ({', '.join(chunk.place.transforms):.100}), so it can be moved "
-                "but not changed"
-            )
-        data = self.pickled(name, chunk.place)
+        data = self.pickled(name, chunk.place, most_in(chunk, dtype))
         try:
             value = TreeUnpickler(data).load()
         except Exception as error:
@@ -104,29 +129,71 @@ class Archives:
             )
         return value  # type: ignore[no-any-return]
 
-    def is_damaged(self, place: Place) -> bool:
-        """Return whether the content of an archive does not match its checksums."""
-        if place.transforms:
+    def is_damaged(self, name: str, place: Place, most: int = _LARGEST) -> bool:
+        """Return whether the content of an archive does not match its checksums. Parameters are those of `pickled`."""
+        if not self.can_read(place):
             return False
-        start = self._begins[place.file] + place.start
         try:
-            with self._stream(place) as stream:
+            with contextlib.ExitStack() as held:
+                descriptor, start, length = (
+                    self._files.at(self._begins[place.file]).descriptor,
+                    place.start,
+                    place.length,
+                )
+                if place.transforms:
+                    file = held.enter_context(self._unpacked(name, place, most))
+                    descriptor, start, length = file.fileno(), 0, os.fstat(file.fileno()).st_size
+                stream = held.enter_context(zip_archive.window(descriptor, length, start))
                 for entry in zip_archive.read_sole_archive(stream).entries.values():
                     first = start + zip_archive.payload_offset(stream, entry)
-                    if entry.crc and self._files.checksum(first, first + entry.size) != entry.crc:
+                    if not zip_archive.is_whole(descriptor, entry, first):
                         return True
         except NotACheckpoint:
             return True
         return False
 
+    def _unpacked(self, name: str, place: Place, most: int) -> IO[bytes]:
+        try:
+            with self._stream(place) as packed:
+                return compression.unpack(packed, place.transforms, most)
+        except (NotACheckpoint, CannotRead):
+            raise
+        except Exception as error:  # the errors of the libraries are their own
+            raise NotACheckpoint(f"{name:.200} in {place.file} is damaged ({short(error)})") from error
+
+    def _parsed_unpacked(self, name: str, place: Place, most: int) -> bytes:
+        """Return the pickle of a compressed archive; if it refers to storages, they lie in a file of their own."""
+        key = place.file, place.start
+        if key not in self._read_unpacked:
+            file = self._unpacked(name, place, most)
+            length = os.fstat(file.fileno()).st_size
+            with zip_archive.window(file.fileno(), length) as stream:
+                self._read_unpacked[key], is_alone = self._parsed(stream, place, self._files.end)
+            if is_alone:
+                file.close()
+            else:
+                self._files.add(file.fileno(), length)
+                self._kept.append(file)
+        return self._read_unpacked[key]
+
     def _stream(self, place: Place) -> io.BufferedReader:
         member = self._files.at(self._begins[place.file])
         return zip_archive.window(member.descriptor, place.length, place.start)
 
-    def _parsed(self, stream: BinaryIO, place: Place) -> tuple[bytes, bool]:
-        """Return the pickle in an archive, and whether it refers to no storages; note the places of these."""
+    def _parsed(self, stream: BinaryIO, place: Place, begin: int) -> tuple[bytes, bool]:
+        """Return the pickle in an archive, and whether it refers to no storages; note the places of these.
+
+        Parameters
+        ----------
+        stream : file
+            The archive.
+        place : Place
+            Its place in the checkpoint.
+        begin : int
+            The address of its first byte.
+        """
         archive = zip_archive.read_sole_archive(stream)
-        begin, prefix = self._begins[place.file] + place.start, f"{place.file}@{place.start}/"
+        prefix = f"{place.file}@{place.start}/"
         found = {
             prefix + name[5:]: StoragePlace(begin + zip_archive.payload_offset(stream, entry), entry.size, entry.crc)
             for name, entry in archive.entries.items()
@@ -140,6 +207,11 @@ class Archives:
             raise NotACheckpoint(f"its tensors are not {sys.byteorder}-endian, so they can be moved but not changed")
         self.places.update(found)
         return with_keys(data, lambda key: prefix + key), False
+
+
+def most_in(chunk: Chunk, dtype: str) -> int:
+    """Return the number of bytes that the archive of a chunk may have, if it is compressed."""
+    return math.prod(chunk.sizes) * SIZES[dtype] + _AROUND
 
 
 @dataclass(frozen=True)

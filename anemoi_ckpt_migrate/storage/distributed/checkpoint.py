@@ -34,6 +34,7 @@ from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.distributed.archives import (
     Archives,
     Unread,
+    most_in,
 )
 from anemoi_ckpt_migrate.storage.distributed.item_maker import ItemMaker
 from anemoi_ckpt_migrate.storage.distributed.layout import (
@@ -52,6 +53,7 @@ from anemoi_ckpt_migrate.storage.distributed.layout import (
 from anemoi_ckpt_migrate.storage.distributed.metadata import (
     Entry,
     Metadata,
+    Place,
     TensorEntry,
     ValueEntry,
     places_of,
@@ -60,10 +62,17 @@ from anemoi_ckpt_migrate.storage.distributed.new_files import NewFiles
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import from_attribute
 from anemoi_ckpt_migrate.storage.distributed.stored_tensors import StoredTensors
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.folder_exchange import NewFolder, new_folder, rename_anew
+from anemoi_ckpt_migrate.storage.folder_exchange import (
+    FolderState,
+    NewFolder,
+    check_elsewhere,
+    kept_in_place,
+    new_folder,
+    rename_anew,
+)
 from anemoi_ckpt_migrate.storage.lock import beside, create
 from anemoi_ckpt_migrate.storage.members import Members
-from anemoi_ckpt_migrate.storage.open_inside import place_inside
+from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreeUnpickler
@@ -71,11 +80,10 @@ from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_stored
-from anemoi_ckpt_migrate.storage.url import Location, local_folder
+from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
-_BESIDE = {"meta.pt": "Lightning", "common.pt": "Megatron-Core"}
 
 
 class DataFile(NamedTuple):
@@ -101,7 +109,7 @@ class DistributedCheckpoint(Checkpoint):
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The folder, as the user named it.
     metadata : Metadata
         Its metadata.
@@ -109,6 +117,12 @@ class DistributedCheckpoint(Checkpoint):
         The open metadata file.
     files : sequence of DataFile
         The open files with chunks.
+    before : FolderState
+        The folder when it was opened.
+    source : FolderSource
+        The source of its files.
+    rest : DataFile or None
+        The open file beside the metadata, in which a framework keeps everything other than tensors.
     trusted : collection of str
         Modules whose classes are built for real.
     """
@@ -119,23 +133,30 @@ class DistributedCheckpoint(Checkpoint):
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         metadata: Metadata,
         descriptor: int,
         files: list[DataFile],
+        before: FolderState,
+        source: FolderSource,
+        rest: DataFile | None = None,
         trusted: Collection[str] = (),
     ) -> None:
         self._metadata, self._descriptor, self._data_files, self._trusted = metadata, descriptor, files, trusted
-        self._before = os.fstat(descriptor)
-        members = Members([(each.descriptor, each.before.st_size) for each in files])
-        super().__init__(path, members, self._before.st_size + sum(each.before.st_size for each in files))
-        begins = {file.name: member.begin for file, member in zip(files, members.all, strict=True)}
+        self._before, self._folder_before, self._rest = os.fstat(descriptor), before, rest
+        self._source_of_files, self._folder = source, source.path
+        opened = [*files, rest] if rest is not None else files
+        members = Members([(each.descriptor, each.before.st_size) for each in opened])
+        super().__init__(path, members, self._before.st_size + sum(each.before.st_size for each in opened))
+        begins = {file.name: member.begin for file, member in zip(opened, members.all, strict=True)}
         self._archives = Archives(members, begins)
         self._stored = StoredTensors(self._archives)
         self._names: dict[tuple[str, str], bool] = {}
         self._constants: dict[bytes, Any] = {}
         self._own: dict[int, Any] = {}  # containers of the last tree that are stored in one piece, by id
         self._real: dict[int, tuple[StoredTensor, Any]] = {}  # real tensors of the last tree, by their address
+        self.stored_rest = None if rest is None else self._archives.pickled("the content", _whole(rest))
+        self._rest_keys: Collection[Any] = ()  # of the last tree
         self._layout = self._read_layout()
 
     def _read_archive(self) -> Archive:
@@ -153,7 +174,7 @@ class DistributedCheckpoint(Checkpoint):
                 record = replaced(from_attribute(self._metadata.more[RECORD]), self._kept)
             except (ValueError, TypeError) as error:
                 record = f"damaged: {error}"  # whoever reads it says so
-        return Layout(b"", {}, items=tuple(items), record=record)
+        return Layout(b"", {}, items=tuple(items), record=record, rest=self.stored_rest)
 
     def _item_of(self, path: tuple[str | int, ...], key: str, entry: Entry) -> Item:
         if isinstance(entry, ValueEntry):
@@ -219,7 +240,7 @@ class DistributedCheckpoint(Checkpoint):
             data = self._pickle(item)
             if data is None or data in self._constants:
                 return self._value(item)
-            unpickler = ContentUnpickler(data, payloads, self._trusted)
+            unpickler = ContentUnpickler(data, payloads, self._trusted, self._touched)
             return self._kept_whole(self._unpickled(item, unpickler))
 
         tree = self._tree(tensor, value)
@@ -235,13 +256,27 @@ class DistributedCheckpoint(Checkpoint):
             return value(item) if isinstance(item, ValueItem) else item
 
         tree = nested((item.path, leaf(item)) for item in self._layout.items)
+        if self._rest is not None:
+            self._add_rest(tree, value(ValueItem((self._rest.name,), self._layout.rest, None)))
         if self._layout.record is not None:
             record = replaced(self._layout.record, leaf)
-            if all(isinstance(item, TensorItem) and len(item.path) == 1 for item in self._layout.items):
+            tensors = all(isinstance(item, TensorItem) and len(item.path) == 1 for item in self._layout.items)
+            if tensors and self._rest is None:
                 tree._metadata = OrderedDict({RECORD: record})  # type: ignore[attr-defined]
             else:
                 tree[RECORD] = record
         return tree
+
+    def _add_rest(self, tree: dict[Any, Any], rest: Any) -> None:
+        """Add what lies in the file beside the metadata to the tree, as frameworks do when they load it."""
+        name = cast(DataFile, self._rest).name
+        if not is_a(rest, dict):
+            raise NotACheckpoint(f"{name} in it holds a {type(rest).__name__}, not a dict")
+        twice = next((key for key in rest if key in tree), None)
+        if twice is not None:
+            raise NotACheckpoint(f"both {METADATA} and {name} in it hold {twice!s:.80}")
+        self._rest_keys = list(rest)
+        tree |= rest
 
     def stand_in(self, item: TensorItem) -> StoredTensor:
         """Return the stand-in of a tensor."""
@@ -252,7 +287,7 @@ class DistributedCheckpoint(Checkpoint):
         if item.data is not None:
             return item.data
         place = cast(ValueEntry, item.entry).place
-        return None if place.transforms else self._archives.pickled(named(item.path), place)
+        return self._archives.pickled(named(item.path), place) if self._archives.can_read(place) else None
 
     def _value(self, item: ValueItem, trusted: Collection[str] = ()) -> Any:
         data = self._pickle(item)
@@ -261,11 +296,11 @@ class DistributedCheckpoint(Checkpoint):
         if data in self._constants:  # thousands of parameters have the same settings
             return self._constants[data]
         try:
-            value = self._unpickled(item, TreeUnpickler(data, trusted))
+            value = self._unpickled(item, TreeUnpickler(data, trusted, self._touched))
         except NotACheckpoint:
             if not trusted:
                 raise
-            value = self._unpickled(item, TreeUnpickler(data))
+            value = self._unpickled(item, TreeUnpickler(data, touched=self._touched))
             self._touched.append("a trusted class")  # it looks at tensors while it is built; real ones will do
         if type(value) in CONSTANTS:
             self._constants[data] = value
@@ -277,7 +312,6 @@ class DistributedCheckpoint(Checkpoint):
             value = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
             raise NotACheckpoint(f"{named(item.path):.200} in it is damaged or hostile ({short(error)})") from error
-        self._touched += unpickler.touched
         for name, known in harmless_names(unpickler.names, self._pickle(item) or b"").items():
             self._names[name] = self._names.get(name, True) and known
         return value
@@ -296,33 +330,41 @@ class DistributedCheckpoint(Checkpoint):
         metadata = getattr(tree, "_metadata", None)
         record = tree.get(RECORD, metadata.get(RECORD) if is_a(metadata, dict) else None)
         making, items = ItemMaker(self, self._payloads), dict[str, Item]()
-        self._check_own(tree)
-        rest = {key: value for key, value in tree.items() if key != RECORD}
-        for path, value in leaves(rest, self._own, self._metadata.paths is None):
+        own, rest = self._parted({key: value for key, value in tree.items() if key != RECORD})
+        for path, value in leaves(own, self._own, self._metadata.paths is None):
             name = named(path)
             if name in items:
                 raise Unpicklable(f"ckpt[{name!r:.80}]", "another value would have the same name")
             if value is not None or type(path[-1]) is not int or name in self._metadata.entries:
                 items[name] = making.item(path, value)  # any other None is an empty place of a list
-        stashed = making.with_items(record)
+        stashed, spelled = making.with_items(record), None
+        if self.stored_rest is not None:
+            if RECORD in self._rest_keys and is_a(record, dict):  # a framework shows it to who loads the checkpoint
+                rest[RECORD] = {key: value for key, value in record.items() if key != "stash"}
+            spelled = making.rest(rest, self.stored_rest)
         contents = self._contents_of(making.keys, making.new)
-        return Layout(b"", making.keys, contents, frozenset(making.names), items=tuple(items.values()), record=stashed)
+        names = frozenset(making.names)
+        return Layout(b"", making.keys, contents, names, items=tuple(items.values()), record=stashed, rest=spelled)
 
-    def _check_own(self, tree: Mapping[Any, Any]) -> None:
-        """Refuse new keys where a framework keeps everything but tensors in a file beside the metadata."""
-        known = {item.path[0] for item in self._layout.items}
-        for file, framework in _BESIDE.items():
-            new = next((key for key in tree if key not in known and key != RECORD and not has_tensor(tree[key])), None)
-            if new is not None and (self._target / file).exists():
-                raise Refused(
-                    f"ckpt[{new!r:.80}] would be new in it, but {framework} keeps everything other than tensors in "
-                    f"{file} beside {METADATA}, which cannot be migrated yet; leave this operation out"
-                )
+    def _parted(self, tree: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """Part a tree: what the metadata name, and what lies beside them.
+
+        A key stays where it is. A new one goes to the metadata if it holds a tensor, or if nothing lies beside them.
+        """
+        if self._rest is None:
+            return dict(tree), {}
+        named_there = {item.path[0] for item in self._layout.items}
+        beside = {
+            key
+            for key, value in tree.items()
+            if key in self._rest_keys or (key not in named_there and not has_tensor(value))
+        }
+        return {key: tree[key] for key in tree if key not in beside}, {key: tree[key] for key in tree if key in beside}
 
     def stored_values(self) -> Iterator[tuple[str, ValueEntry, bytes]]:
         """Yield the name, the place and the pickle of each value in the files that is no tensor."""
         for name, entry in self._metadata.entries.items():
-            if isinstance(entry, ValueEntry) and not entry.place.transforms:
+            if isinstance(entry, ValueEntry) and self._archives.can_read(entry.place):
                 yield name, entry, self._archives.pickled(name, entry.place)
 
     def unchanged(self, path: tuple[str | int, ...], value: Any, changed: Collection[str]) -> StoredTensor | None:
@@ -389,11 +431,18 @@ class DistributedCheckpoint(Checkpoint):
         found = []
         for name, entry in self._metadata.entries.items():
             places = places_of(entry)
-            if any(self._archives.is_damaged(place) for place in places):
+            if self._is_damaged(name, entry):
                 found.append(f"data/={name}" if isinstance(entry, TensorEntry) else name)
             if progress is not None:
                 progress(sum(place.length for place in places))
+        if self._rest is not None and self._archives.is_damaged(self._rest.name, _whole(self._rest)):
+            found.append(self._rest.name)
         return found
+
+    def _is_damaged(self, name: str, entry: Entry) -> bool:
+        if isinstance(entry, ValueEntry):
+            return self._archives.is_damaged(name, entry.place)
+        return any(self._archives.is_damaged(name, chunk.place, most_in(chunk, entry.dtype)) for chunk in entry.chunks)
 
     @property
     def replaces(self) -> Path:
@@ -407,6 +456,11 @@ class DistributedCheckpoint(Checkpoint):
                 f"it is a distributed checkpoint, of which {METADATA} alone is replaced anyway",
                 "no file of tensors is touched",
             )
+        if isinstance(self._place, Url):
+            from anemoi_ckpt_migrate.storage.remote.new_object import check_writable as check_store
+
+            check_store(self._place, in_place)
+            return
         check_writable(self._target)
         check_writable(self._target / METADATA)
 
@@ -419,29 +473,67 @@ class DistributedCheckpoint(Checkpoint):
         progress: Progress | None = None,
         folder: FolderOptions = FOLDER,
     ) -> Written:
-        """Write a new metadata file, and perhaps one new file of tensors; or a new folder."""
+        """Write a new metadata file, and perhaps one new file of tensors; or, if more changes, a new folder."""
         layout = cast(Layout, pickled)
         record = self._record_beside({**self.attached, **attachments})
         layout = layout if record is None else replace(layout, record=record)
         new = NewFiles(self, self._metadata, layout, self._free())
+        if output is None and isinstance(self._place, Url):
+            return self._put(new, self._place, backup, progress)
         target = self._target if output is None else local_folder(output)
         check_room(target / METADATA if output is None else target, new.size, new.size)
-        if output is None:
+        if output is None and new.rest is None:
             return self._replaced(new, backup, progress)
-        with new_folder(target, None) as made:
+        if output is None:
+            check_elsewhere(target)
+        self._source_of_files.complete_all({METADATA})
+        with new_folder(target, self._folder_before if output is None else None) as made:
             if new.archives:
                 with made.create(new.name, self._descriptor) as descriptor:
                     new.write_data(descriptor, progress)
             with made.create(METADATA, self._descriptor) as descriptor:
                 write_at(descriptor, new.metadata(), 0)
-            self._take_files(made, progress)
-            made.publish(False)
-        return Written(output, None)
+            written = []
+            if new.rest is not None and self._rest is not None:
+                written.append(self._rest.name)
+                with made.create(self._rest.name, self._rest.descriptor) as descriptor:
+                    new.write_rest(descriptor, progress)
+            self._take_files(made, output is None, progress, written)
+            if not isinstance(self._place, Url):
+                self._check_files()
+            kept = made.publish(backup and output is None)
+        return Written(output or self.path, None if kept is None else self._as_named(kept))
+
+    def _put(self, new: NewFiles, url: Url, backup: bool, progress: Progress | None) -> Written:
+        """Put the new file into the store under a name of its own, and the metadata in place of the old ones, last."""
+        from anemoi_ckpt_migrate.storage.remote.new_object import new_object, removed_if_refused
+
+        if new.rest is not None and self._rest is not None:
+            raise Refused(
+                f"{self._rest.name} in it would change too, and no store replaces two objects at once; write a local "
+                "folder with --output, and upload that"
+            )
+        check_room(url, new.size, new.size)
+        with ExitStack() as stack:
+            if new.archives:
+                with new_object(url / new.name, None) as data:
+                    new.write_data(data.descriptor, progress)
+                    data.publish(False)
+            content = new.metadata()
+            if new.archives:
+                stack.enter_context(removed_if_refused(url / new.name, url / METADATA, content))
+            with new_object(url / METADATA, self._descriptor) as metadata:
+                write_at(metadata.descriptor, content, 0)
+                kept = metadata.publish(backup)
+        return Written(self.path, kept)
 
     def _replaced(self, new: NewFiles, backup: bool, progress: Progress | None) -> Written:
         """Write the new file under its name, and then the metadata over the old one."""
         target, place = self._target / METADATA, self._target / new.name
-        with replacement(target, self._descriptor, self._before) as metadata, ExitStack() as stack:
+        with ExitStack() as stack:
+            if self._rest is not None:
+                stack.enter_context(kept_in_place(self._target))
+            metadata = stack.enter_context(replacement(target, self._descriptor, self._before))
             if new.archives:
                 written = stack.enter_context(_file_beside(target, self._descriptor))
                 with open(written, "r+b", 0) as file:
@@ -463,7 +555,7 @@ class DistributedCheckpoint(Checkpoint):
     def _free(self) -> str:
         """Return a name for a new file."""
         return next(
-            name for name in map(_NEW_FILE.format, itertools.count()) if not os.path.lexists(self._target / name)
+            name for name in map(_NEW_FILE.format, itertools.count()) if not os.path.lexists(self._folder / name)
         )
 
     def _record_beside(self, attachments: Mapping[str, bytes | None]) -> Any:
@@ -476,27 +568,34 @@ class DistributedCheckpoint(Checkpoint):
 
     def _check_files(self) -> None:
         """Refuse to name files that another program has changed since they were read."""
-        for file in self._data_files:
-            if changed_meanwhile(os.stat(self._target / file.name), file.before):
+        for file in (*self._data_files, *([self._rest] if self._rest is not None else [])):
+            if changed_meanwhile(os.stat(self._folder / file.name), file.before):
                 raise CannotWrite(f"another program changed {file.name} in the meantime; run the command again")
 
-    def _take_files(self, folder: NewFolder, progress: Progress | None) -> None:
-        """Take all files of the folder into a new one, except the metadata and its backups."""
-        names = [file.name for file in self._data_files]
+    def _take_files(
+        self, folder: NewFolder, shared: bool, progress: Progress | None, without: Collection[str] = ()
+    ) -> None:
+        """Take all files of the folder into a new one, except some, and the metadata and its backups."""
+        names = [file.name for file in self._data_files if "/" not in file.name]
         for name in names:
-            folder.take(place_inside(self._target, name), name, False, progress)
-        own = [name for name in os.listdir(self._target) if name == METADATA or name.startswith(f"{METADATA}.")]
-        folder.take_rest(self._target, [*own, *names], False)
+            folder.take(place_inside(self._folder, name), name, shared, progress)
+        own = [name for name in os.listdir(self._folder) if name == METADATA or name.startswith(f"{METADATA}.")]
+        folder.take_rest(self._folder, [*own, *names, *without], shared)
 
     def copy(self, output: Location | None, backup: bool = True, progress: Progress | None = None) -> Written:
         """Copy the folder unchanged to `output`."""
         if output is None:
             raise NotImplementedError("a distributed checkpoint has no earlier states")
+        self._source_of_files.complete_all(())
         with new_folder(local_folder(output), None) as folder:
-            self._take_files(folder, progress)
-            folder.take(self._target / METADATA, METADATA, False)
+            self._take_files(folder, False, progress)
+            folder.take(self._folder / METADATA, METADATA, False)
             folder.publish(False)
         return Written(output, None)
+
+    def close(self) -> None:
+        """Remove the files that hold what was compressed."""
+        self._archives.close()
 
     def release(self) -> None:
         """Free the memory that only loading needs."""
@@ -510,6 +609,11 @@ class DistributedCheckpoint(Checkpoint):
     def like(self, key: str) -> TensorEntry | None:
         """Return the first tensor in the files that a storage is made from."""
         return self._stored.like(key, self._maker.recipes)
+
+
+def _whole(file: DataFile) -> Place:
+    """Return the place of an archive that is a file by itself."""
+    return Place(file.name, 0, file.before.st_size)
 
 
 @contextmanager

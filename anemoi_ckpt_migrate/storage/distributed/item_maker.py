@@ -75,6 +75,15 @@ class ItemMaker:
             return ValueItem(path, None, ValueEntry(value.place))
         return self._value(path, where, value)
 
+    def rest(self, value: Any, stored: bytes) -> bytes:
+        """Return the pickle of the file beside the metadata: the stored one, if nothing in it changes."""
+        pickler, data = self._dumped("ckpt", value)
+        made = made_content(pickler)
+        if not made and self._changed.isdisjoint(pickler.keys) and data == pickled(TreeUnpickler(stored).load()):
+            return stored
+        self._note(pickler, made)
+        return data
+
     def with_items(self, record: Any) -> Any:
         """Return a record with items in place of stashed values."""
         if not is_a(record, dict) or not is_a(record.get("stash"), dict):
@@ -128,11 +137,15 @@ class ItemMaker:
         made = {} if pickler is None else made_content(pickler)
         keys = {} if pickler is None else pickler.keys
         entry = None if made or not self._changed.isdisjoint(keys) else self._known(named(path), data)
-        if entry is None:
-            self.keys |= keys
-            self.names |= {} if pickler is None else pickler.names
-            self.new |= made
+        if entry is None and pickler is not None:
+            self._note(pickler, made)
         return ValueItem(path, data if entry is None else None, entry)
+
+    def _note(self, pickler: TreePickler, made: Mapping[str, Content]) -> None:
+        """Note what a pickle to write needs."""
+        self.keys |= pickler.keys
+        self.names |= pickler.names
+        self.new |= made
 
     def _dumped(self, where: str, value: Any) -> tuple[TreePickler, bytes]:
         try:

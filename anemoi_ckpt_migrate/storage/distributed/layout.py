@@ -81,10 +81,13 @@ class Layout(Pickled):
         The tensors and other values.
     record : object
         The record: plain data, in which a stash has items in place of values; None if there is none.
+    rest : bytes or None
+        The pickle of the file beside the metadata, in which a framework keeps everything else; None if there is none.
     """
 
     items: tuple[Item, ...] = ()
     record: Any = None
+    rest: bytes | None = None
 
 
 def named(path: Path) -> str:

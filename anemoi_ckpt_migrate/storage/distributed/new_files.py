@@ -40,6 +40,10 @@ class Home(Protocol):
     def in_files(self) -> Mapping[str, Any]:
         """The places of the storages in the files that were read, by key."""
 
+    @property
+    def stored_rest(self) -> bytes | None:
+        """The pickle of the file beside the metadata; None if there is none."""
+
     def like(self, key: str) -> TensorEntry | None:
         """Return the first tensor in the files that a storage is made from."""
 
@@ -56,6 +60,8 @@ class NewFiles:
         The name of the new file.
     archives : dict
         The archives to write into it, by item.
+    rest : Contents or None
+        The file beside the metadata, if it changes.
     size : int
         The number of bytes of their content.
     """
@@ -68,8 +74,11 @@ class NewFiles:
         for item in layout.items:
             self._plan(item)
         replaced(self._record, self._plan)
-        contents = (each for archive in self.archives.values() for each in archive.new.values())
-        copied = (end - start for archive in self.archives.values() for start, end in archive.loose.values())
+        has_rest = layout.rest is not None and layout.rest != checkpoint.stored_rest
+        self.rest = self._archive(layout.rest or b"") if has_rest else None
+        archives = [*self.archives.values(), *([self.rest] if self.rest is not None else [])]
+        contents = (each for archive in archives for each in archive.new.values())
+        copied = (end - start for archive in archives for start, end in archive.loose.values())
         self.size = sum(map(len, contents)) + sum(copied)
 
     def _plan(self, item: Any) -> None:
@@ -99,6 +108,11 @@ class NewFiles:
             length = write_new(archive, self._checkpoint.files, descriptor, progress, at)
             self._places[content] = Place(self.name, at, length)
             at += length
+
+    def write_rest(self, descriptor: int, progress: Progress | None) -> None:
+        """Write the file beside the metadata, which changes, into an empty one."""
+        if self.rest is not None:
+            write_new(self.rest, self._checkpoint.files, descriptor, progress)
 
     def metadata(self) -> bytes:
         """Return the new metadata; the new file has to be written before."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
@@ -22,11 +20,11 @@ from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpo
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, new_folder
+from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, check_elsewhere, new_folder
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
 from anemoi_ckpt_migrate.storage.members import Members
-from anemoi_ckpt_migrate.storage.open_inside import opened_inside, place_inside
+from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
@@ -79,30 +77,6 @@ class NewShard(NamedTuple):
     size: int
     elements: int
     file: NewFile | None
-
-
-class FolderSource(Protocol):
-    """The source of the files of a folder; those of a store are local only in part."""
-
-    def opened(self, name: str) -> AbstractContextManager[int]:
-        """Open a file of the folder for reading, and yield its descriptor."""
-
-    def complete_all(self, without: Collection[str]) -> None:
-        """Make all files of the folder, but some, whole local files."""
-
-
-class LocalFolder:
-    """A local folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def opened(self, name: str) -> AbstractContextManager[int]:
-        """Open a file of the folder for reading, and yield its descriptor."""
-        return opened_inside(self._path, name)
-
-    def complete_all(self, without: Collection[str]) -> None:
-        """Do nothing: they are whole."""
 
 
 class HuggingFaceFolder(Checkpoint):
@@ -240,11 +214,7 @@ class HuggingFaceFolder(Checkpoint):
         links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
-        if Path(os.path.realpath(os.curdir)).is_relative_to(self._target):
-            raise Refused(
-                "the current folder is in it, and would be a part of the backup afterwards: a new folder takes its "
-                f"place; run the command from another one, with {shlex.quote(os.fspath(self._target))}"
-            )
+        check_elsewhere(self._target)
         for place in (self._target, *(self._target / shard.name for shard in self._shards)):
             check_writable(place)
 
@@ -329,9 +299,7 @@ class HuggingFaceFolder(Checkpoint):
         return self._written(output, None)
 
     def _written(self, output: Location | None, kept: Location | None) -> Written:
-        if kept is not None and self.path.name == self._target.name and not self.path.is_symlink():
-            kept = self.path.with_name(kept.name)  # uses the folder name of the user
-        return Written(output or self.path, kept)
+        return Written(output or self.path, kept if kept is None else self._as_named(kept))
 
     @abstractmethod
     def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:

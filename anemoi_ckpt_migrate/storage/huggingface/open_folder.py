@@ -13,16 +13,14 @@ from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 from anemoi_ckpt_migrate.storage.huggingface.folder import (
     OWN,
     STASH,
-    FolderSource,
     HuggingFaceFolder,
-    LocalFolder,
     Shard,
 )
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
 from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
-from anemoi_ckpt_migrate.storage.open_inside import place_inside
+from anemoi_ckpt_migrate.storage.open_inside import FolderSource, LocalFolder, place_inside
 from anemoi_ckpt_migrate.storage.url import Location
 
 _SHARD = re.compile(r".+-\d{5}-of-\d{5}")

@@ -14,9 +14,10 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import DamagedStash, NotACheckpoint
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, StoredAt
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-from anemoi_ckpt_migrate.storage.huggingface.folder import FolderSource, HuggingFaceFolder, NewShard, Shard
+from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard, Shard
 from anemoi_ckpt_migrate.storage.huggingface.index import Index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+from anemoi_ckpt_migrate.storage.open_inside import FolderSource
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, ItemsIn, SafetensorsTree, StoredItem, items_of
 from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header

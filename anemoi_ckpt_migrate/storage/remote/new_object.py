@@ -15,7 +15,7 @@ from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile
 from anemoi_ckpt_migrate.storage.remote.parts import Taken
 from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store
-from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
+from anemoi_ckpt_migrate.storage.remote.store import CHANGED, RemoteObject, Store
 from anemoi_ckpt_migrate.storage.url import Url
 
 
@@ -169,6 +169,38 @@ def new_object(url: Url, replaced: int | None) -> Iterator[NewObject]:
             ) from error
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def removed_if_refused(url: Url, index: Url, content: bytes) -> Iterator[None]:
+    """Remove an object that this run has made, if the store refuses the one that is to name it.
+
+    It stays if the store may have taken that one: if it did not answer, for example. Nobody reads it then.
+
+    Parameters
+    ----------
+    url : Url
+        The object.
+    index : Url
+        The object that is to name it.
+    content : bytes
+        The content of that.
+    """
+    try:
+        yield
+    except CannotWrite as error:
+        refused = error.sentence == CHANGED or isinstance(error.__cause__, PermissionError)
+        with contextlib.suppress(CannotRead, CannotWrite):  # the first error is the one to report
+            # A write that was sent again, as its answer was lost, finds its own object and calls it changed.
+            if refused and _content_of(index) != content:
+                store_of(url).remove(url)
+        raise
+
+
+def _content_of(url: Url) -> bytes:
+    store = store_of(url)
+    found = store.look(url)
+    return b"" if found is None else store.read(found, 0, found.size)
 
 
 def check_writable(url: Url, in_place: bool) -> None:

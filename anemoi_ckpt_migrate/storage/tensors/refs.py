@@ -149,16 +149,19 @@ class StoredTensor:
     migration is run again on real tensors.
     """
 
-    __slots__ = ("__weakref__", "_parts")
-    _parts: list[Any]  # function, arguments, state
+    __slots__ = ("__weakref__", "_args", "_function", "_state")
+    _function: RebuildFunction
+    _args: tuple[Any, ...]
+    _state: Any
 
     def __init__(self, function: RebuildFunction, args: tuple[Any, ...]) -> None:
-        object.__setattr__(self, "_parts", [function, args, None])
+        for name, value in (("_function", function), ("_args", args), ("_state", None)):
+            object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> StoredSize:
         """Sizes of the dimensions."""
-        found = _shape(self._parts[0].pickled_name[1], self._parts[1])
+        found = _shape(self._function.pickled_name[1], self._args)
         return _touch(self) if found is None else found
 
     @property
@@ -186,7 +189,7 @@ class StoredTensor:
         raise ContentNeeded(function)
 
     def __setstate__(self, state: Any) -> None:
-        self._parts[2] = state
+        object.__setattr__(self, "_state", state)
 
     def __setattr__(self, name: str, value: Any) -> None:
         _touch(self)
@@ -210,7 +213,7 @@ class StoredTensor:
 
     def __repr__(self) -> str:
         try:
-            shape = _shape(self._parts[0].pickled_name[1], self._parts[1])
+            shape = _shape(self._function.pickled_name[1], self._args)
         except (TypeError, IndexError):  # hostile arguments may hold anything
             shape = None
         size = "of unknown shape" if shape is None else "x".join(map(str, shape)) or "scalar"
@@ -243,7 +246,7 @@ def pickled_name(value: Any, default: tuple[str, str] = ("", "")) -> tuple[str, 
 
 def reduced(tensor: StoredTensor) -> tuple[Any, ...]:
     """Describe a stand-in to the pickler: function, arguments, state."""
-    return tuple(tensor._parts)
+    return tensor._function, tensor._args, tensor._state
 
 
 def without_type(tensor: StoredTensor) -> tuple[Any, ...]:
@@ -251,7 +254,7 @@ def without_type(tensor: StoredTensor) -> tuple[Any, ...]:
 
     torch saves such a tensor as a function, a type, the function's arguments, and the attributes.
     """
-    function, args, _ = tensor._parts
+    function, args = tensor._function, tensor._args
     if function.pickled_name[1] == "_rebuild_from_type_v2" and len(args) > 2 and isinstance(args[0], RebuildFunction):
         return (StoredTensor(args[0], args[2]), args[1], *args[3:])
     return tuple(args)
@@ -266,7 +269,7 @@ def storages_of(value: Any) -> list[StoredStorage]:
             found.append(value)
         elif type(value) in (StoredTensor, tuple, list) and id(value) not in seen:
             seen.add(id(value))  # hostile arguments may hold themselves, or one object a billion times
-            waiting += reversed(value._parts[1] if type(value) is StoredTensor else value)
+            waiting += reversed(value._args if type(value) is StoredTensor else value)
     return found
 
 
@@ -278,8 +281,8 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
     pickle.UnpicklingError
         No tensor has so many dimensions, or tensors so deeply nested.
     """
-    shape = _SHAPE_ARGUMENT.get(tensor._parts[0].pickled_name[1], -1)
-    args = tensor._parts[1]
+    shape = _SHAPE_ARGUMENT.get(tensor._function.pickled_name[1], -1)
+    args = tensor._args
     sizes: Any = args[shape] if 0 <= shape < len(args) and is_a(args[shape], (tuple, list)) else ()
     if len(sizes) > _MOST_DIMENSIONS:
         raise pickle.UnpicklingError(f"a tensor in it has more than {_MOST_DIMENSIONS} dimensions")
@@ -295,7 +298,7 @@ def weight_of(tensor: StoredTensor, limit: float) -> int:
             seen.add(id(value))
             items: Any = value
             if type(value) is StoredTensor:
-                items, depth = value._parts[1], depth + 1
+                items, depth = value._args, depth + 1
             found += len(items)
             inner: Any = items.values() if is_a(items, dict) else items
             waiting += [(item, depth) for item in inner if type(item) is StoredTensor or is_a(item, _NESTED)]
@@ -326,7 +329,7 @@ def _is_usual(args: tuple[Any, ...]) -> bool:
 
 def dtype_of(tensor: StoredTensor) -> str | None:
     """Return the dtype of a stand-in, without ``torch.``; None if unknown without torch."""
-    function, args, _ = tensor._parts
+    function, args = tensor._function, tensor._args
     name = function.pickled_name[1]
     if name == "_rebuild_from_type_v2" and isinstance(args[0], RebuildFunction):
         return dtype_of(StoredTensor(args[0], args[2]))
@@ -342,7 +345,7 @@ def dtype_of(tensor: StoredTensor) -> str | None:
 
 def kind_of(tensor: StoredTensor) -> str:
     """Return the kind of a stand-in: ``tensor``, ``parameter``, ``sparse_tensor``, or the class name of a subclass."""
-    function, args, _ = tensor._parts
+    function, args = tensor._function, tensor._args
     name = function.pickled_name[1]
     if name == "_rebuild_from_type_v2" and len(args) > 1 and is_named(args[1]):
         return ".".join(pickled_name(args[1]))
@@ -361,7 +364,7 @@ def _shape(name: str, args: tuple[Any, ...]) -> StoredSize | None:
 
 
 def _touch(tensor: StoredTensor) -> NoReturn:
-    function, args, _ = tensor._parts
+    function, args = tensor._function, tensor._args
     names = [arg for arg in args if is_named(arg)]
     function.touched.append(".".join([function, *names][-1].pickled_name))
     raise ContentNeeded("the content of a tensor")

@@ -281,7 +281,7 @@ class ContentPickler(TreePickler):
 
     def _identify(self, storage: torch.UntypedStorage, kind: str, dtype: torch.dtype, numel: int) -> Any:
         key = self._payloads.key_of(storage) if self._payloads is not None else None
-        location = self._payloads.locations[key] if self._payloads is not None and key is not None else None
+        location = self._payloads.locations.get(key) if self._payloads is not None and key is not None else None
         if key is None:
             key = self._key_of_new(storage)
         if location is None:
