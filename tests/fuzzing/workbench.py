@@ -26,7 +26,7 @@ from tests.fuzzing.objects import CANARY
 from tests.fuzzing.places import OTHER, SOURCE, Beside, Place
 
 SECONDS = 10  # of processor time for one input; a file of a few kilobytes needs some milliseconds
-HANGING = 600  # seconds, after which something waits for what never comes
+HANGING = 240  # seconds, after which something waits for what never comes
 MEMORY = 512 << 20  # bytes above what the process has before the first input
 FILE = 1 << 30  # bytes of one file that is written
 # Events that Python tells audit hooks about.
