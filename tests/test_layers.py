@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import functools
 import subprocess
 import sys
@@ -102,6 +103,13 @@ def own(name: str) -> str | None:
 
 def test_every_folder_has_its_place() -> None:
     assert {folder_of(module) for module in modules()} == set(RANK)
+
+
+def test_every_folder_is_in_the_wheel() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT.parent / "setup.cfg")
+    folders = {path.parent.relative_to(ROOT.parent).as_posix().replace("/", ".") for path in ROOT.rglob("__init__.py")}
+    assert folders <= set(config["options"]["packages"].split())
 
 
 @pytest.mark.parametrize("folder", sorted(RANK))

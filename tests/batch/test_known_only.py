@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+import numpy as np  # noqa: E402
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all  # noqa: E402

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.commands.current import read_record
+from anemoi_ckpt_migrate.commands.read_record import read_record
 from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
 from anemoi_ckpt_migrate.revisions.planner import check_recorded
 from tests.support.project import Folder, digest, load

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, ReadOnly
-from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, check_writable, opened, replacement, why_unwritable
+from anemoi_ckpt_migrate.storage.atomic_replace import Replacement, check_writable, opened, replacement, unwritable
 
 OLD, NEW = b"the old file, which is longer", b"the new file"
 
@@ -310,5 +310,5 @@ def test_no_file_stays_open(target: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_each_failure_names_a_way_out(code: int | None, says: str) -> None:
     error = OSError() if code is None else OSError(code, "")
-    sentence = why_unwritable(error, Path("/runs/last.ckpt"))
+    sentence = unwritable(error, Path("/runs/last.ckpt")).sentence
     assert sentence == f"the new file could not be written {says}; nothing was changed"

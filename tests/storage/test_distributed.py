@@ -17,7 +17,15 @@ torch = pytest.importorskip("torch")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from tests.support import distributed  # noqa: E402
-from tests.support.distributed import as_one_file, data_files, load_into, new_files, save  # noqa: E402
+from tests.support.distributed import (  # noqa: E402
+    as_one_file,
+    data_files,
+    equal_unordered,
+    load_into,
+    new_files,
+    run_lightning,
+    save,
+)
 from tests.support.operations import FUSING, New, Old, batches, declare, equal, train  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
 from tests.support.ranks import Ranks  # noqa: E402
@@ -196,15 +204,6 @@ def copied_beside(project: Folder, folder: Path) -> Path:
     return Path(shutil.copytree(folder, project.path / f"{folder.name}.wanted", copy_function=shutil.copy2))
 
 
-def equal_unordered(one: Any, other: Any) -> bool:
-    """Compare two trees; the order of keys does not count."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal_unordered(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(equal_unordered, one, other))
-    return equal(one, other)
-
-
 @pytest.mark.parametrize("kind", ["rows", "columns"])
 def test_chunks_of_two_ranks(project: Folder, of_ranks: Path, kind: str) -> None:
     """Each weight has two chunks in two files; a fuse of three has six, whichever way they are cut."""
@@ -355,19 +354,6 @@ print([name for name in ("torch", "numpy") if name in sys.modules])
     assert ran.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.fixture(scope="module")
-def of_lightning(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
-    """A folder that Lightning saved from two processes: weights and optimizer by DCP, all else in meta.pt."""
-    pytest.importorskip("lightning")
-    folder = tmp_path_factory.mktemp("of_lightning") / "run"
-    lightning(ranks, folder, "Old")
-    return folder
-
-
-def lightning(ranks: Ranks, folder: Path, *words: object) -> None:
-    ranks.run(2, "tests.support.distributed_lightning:main", folder, *words, folder=folder.parent)
-
-
 def test_lightning_goes_on_as_if_it_had_been_renamed_by_hand(project: Folder, of_lightning: Path, ranks: Ranks) -> None:
     """One more step of each, on two processes: the old model from the old folder, the new one from the migrated."""
     folder = copied(project, of_lightning)
@@ -380,8 +366,8 @@ def test_lightning_goes_on_as_if_it_had_been_renamed_by_hand(project: Folder, of
     rest = (folder / "meta.pt").read_bytes()
     project.ok("upgrade", "head", folder)
     assert (folder / "meta.pt").read_bytes() == rest
-    lightning(ranks, project.path / "old", "Old", of_lightning)
-    lightning(ranks, project.path / "new", "New", folder)
+    run_lightning(ranks, project.path / "old", "Old", of_lightning)
+    run_lightning(ranks, project.path / "new", "New", folder)
     old, new = as_one_file(project.path / "old"), as_one_file(project.path / "new")
     parts = [old["state_dict"][f"model.{part}.weight"] for part in "qkv"]
     assert torch.equal(new["state_dict"]["model.qkv.weight"], torch.cat(parts))

@@ -19,12 +19,12 @@ torch = pytest.importorskip("torch")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from anemoi_ckpt_migrate.storage import folder_exchange, in_place  # noqa: E402
-from tests.storage.test_distributed import equal_unordered, lightning  # noqa: E402
-from tests.storage.test_distributed_faults import CALLS, moments  # noqa: E402
-from tests.support.distributed import as_one_file, data_files, new_files, save  # noqa: E402
+from tests.support import faults  # noqa: E402
+from tests.support.distributed import as_one_file, data_files, equal_unordered, new_files, run_lightning, save  # noqa: E402
 from tests.support.forks import Forks  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
+from tests.support.ranks import Ranks  # noqa: E402
 
 WEIGHTS = {"a.weight": torch.ones(4, 2), "b.weight": torch.ones(3)}
 REST = {"epoch": 3, "hyper_parameters": {"width": 8, "sizes": [1, 2]}, "pytorch-lightning_version": "2.6.6"}
@@ -172,16 +172,7 @@ def test_a_new_folder(project: Folder) -> None:
 # Lightning itself
 
 
-@pytest.fixture(scope="module")
-def of_lightning(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that Lightning saved from two processes: weights and optimizer by DCP, all else in meta.pt."""
-    pytest.importorskip("lightning")
-    folder = tmp_path_factory.mktemp("of_lightning") / "run"
-    lightning(folder, "Old")
-    return folder
-
-
-def test_lightning_resumes_and_finds_what_was_changed(project: Folder, of_lightning: Path) -> None:
+def test_lightning_resumes_and_finds_what_was_changed(project: Folder, of_lightning: Path, ranks: Ranks) -> None:
     """Weights are fused and a hyper-parameter follows; then one more step on two processes, old and new."""
     folder = Path(shutil.copytree(of_lightning, project.path / "run", copy_function=shutil.copy2))
     declare(
@@ -194,8 +185,8 @@ def test_lightning_resumes_and_finds_what_was_changed(project: Folder, of_lightn
     files = data_files(folder)
     project.ok("upgrade", "head", folder, "--check-rollback")
     assert data_files(folder) == files
-    lightning(project.path / "old", "Old", of_lightning)
-    lightning(project.path / "new", "New", folder)
+    run_lightning(ranks, project.path / "old", "Old", of_lightning)
+    run_lightning(ranks, project.path / "new", "New", folder)
     old, new = as_one_file(project.path / "old"), as_one_file(project.path / "new")
     parts = [old["state_dict"][f"model.{part}.weight"] for part in "qkv"]
     assert torch.equal(new["state_dict"]["model.qkv.weight"], torch.cat(parts))
@@ -282,36 +273,25 @@ def generation(folder: Path) -> tuple[list[str], Any]:
     return sorted(found.state_dict_metadata), rest_of(folder)["epoch"]
 
 
-@pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO", "signal=KILL"])
-def test_a_fault_at_every_call(project: Folder, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["error=ENOSPC", "error=EIO", faults.KILL])
+def test_a_fault_at_every_call(project: Folder, forks_with_torch: Forks, fault: str) -> None:
     """The path names the old metadata and the old meta.pt, or the new ones of both."""
     declare(project, "a1", 'op.RenamePrefix("a.", "c.")', 'op.Pad("b.weight", 2)', 'op.SetItem("epoch", 9)')
-    with Forks(["upgrade", "head", made(project.path / "first")], folder=project.path) as forks:
-        every_call(project, forks, fault)
-
-
-def every_call(project: Folder, forks: Forks, fault: str) -> None:
+    forks_with_torch.rehearse(project.path, "upgrade", "head", made(project.path / "first"))
     sound, runs = made(project.path / "sound"), project.path / "runs"
     old, files, folder = generation(sound), list(data_files(sound)), runs / "run"
     shutil.copytree(sound, folder)
-    try:
-        whole = forks.traced(CALLS, (), runs, "upgrade", "head", folder)
-    except FileNotFoundError:
-        pytest.skip("there is no strace here")
-    if "ptrace" in whole.strace:
-        pytest.skip("strace may not trace here")
-    assert whole.code == 0, whole.err
-    new, calls, outcomes = generation(folder), moments(runs / "trace"), collections.Counter[str]()
+    calls = faults.sound(forks_with_torch, runs, "upgrade", "head", folder)
+    new, outcomes = generation(folder), collections.Counter[str]()
     assert new[1] == 9
-    for call, number in calls:
+    for call in faults.struck(calls, fault):
         shutil.rmtree(runs)
         shutil.copytree(sound, folder)
         before = data_files(folder)
-        ran = forks.traced(CALLS, ("-e", f"inject={call}:{fault}:when={number}"), runs, "upgrade", "head", folder)
-        assert (ran.code == -signal.SIGKILL) == (fault == "signal=KILL"), (call, number)
-        assert "Traceback" not in ran.err, ran.err
+        ran = faults.strike(forks_with_torch, call, fault, runs, "upgrade", "head", folder)
+        assert (ran.code == -signal.SIGKILL) == (fault == faults.KILL), call
         found = generation(folder)
-        assert found in (old, new), (call, number)
+        assert found in (old, new), call
         if "nothing was changed" in ran.err:
             assert (found, ran.code) == (old, 1)
         if folder_exchange.has_journal(folder):
@@ -323,7 +303,7 @@ def every_call(project: Folder, forks: Forks, fault: str) -> None:
         project.ok("upgrade", "head", folder)
         assert generation(folder) == new
         project.ok("downgrade", "base", folder, "--no-backup")
-        assert [each.name for each in runs.glob(".*")] == [], (call, number)
+        assert [each.name for each in runs.glob(".*")] == [], call
         assert not in_place.journal_of(folder).exists()
     assert outcomes["old"] > 5, outcomes
     assert outcomes["new"] > 1, outcomes

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from anemoi_ckpt_migrate.storage.remote.object_file import object_file  # noqa: 
 from anemoi_ckpt_migrate.storage.remote.parts import SMALLEST, Taken, parts_of  # noqa: E402
 from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store  # noqa: E402
 from anemoi_ckpt_migrate.storage.url import Url, url_of  # noqa: E402
-from tests.support.emulators import azurite, google_cloud  # noqa: E402
+from tests.support.buckets import STORES, Bucket  # noqa: E402
 from tests.support.hub import hub  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
@@ -37,65 +37,6 @@ from tests.support.project import Folder  # noqa: E402
 RENAME = 'op.Rename("a.weight", "b.weight")'
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "out.weight": torch.arange(300_000.0)}
 RENAMED = {("b.weight" if name == "a.weight" else name): each for name, each in STATE.items()}
-
-
-class Bucket:
-    """A bucket of a store, and plain fsspec to look into it."""
-
-    def __init__(self, url: str, fs: Any) -> None:
-        self.url, self.fs = url, fs
-
-    def put(self, name: str, content: bytes) -> str:
-        self.fs.pipe_file(f"{self.url}/{name}", content)
-        return f"{self.url}/{name}"
-
-    def get(self, name: str) -> bytes:
-        return bytes(self.fs.cat_file(f"{self.url}/{name}"))
-
-    def names(self) -> list[str]:
-        self.fs.invalidate_cache()
-        found = self.fs.find(self.url)
-        return sorted(each.rpartition("/")[2] for each in found)
-
-
-def _memory(tmp_path: Path, patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    fs = fsspec.filesystem("memory")
-    fs.store.clear()
-    yield Bucket("memory://bucket", fs)
-    fs.store.clear()
-
-
-def _azure(tmp_path: Path, patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with azurite(tmp_path / "azurite", patch):
-        fs = fsspec.filesystem("az", skip_instance_cache=True, use_listings_cache=False)
-        type(fs).clear_instance_cache()
-        fs.mkdir("bucket")
-        yield Bucket("az://bucket", fs)
-        type(fs).clear_instance_cache()
-
-
-def _google(tmp_path: Path, patch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with google_cloud(patch):
-        fs = fsspec.filesystem("gs", skip_instance_cache=True, use_listings_cache=False)
-        type(fs).clear_instance_cache()
-        fs.mkdir("bucket")
-        yield Bucket("gs://bucket", fs)
-        type(fs).clear_instance_cache()
-
-
-STORES = {"memory": _memory, "azure": _azure, "google": _google}
-
-
-@pytest.fixture(
-    params=["memory", pytest.param("azure", marks=pytest.mark.stores), pytest.param("google", marks=pytest.mark.stores)]
-)
-def bucket(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    yield from STORES[request.param](tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    yield from _memory(tmp_path, monkeypatch)
 
 
 def torch_zip(state: dict[str, Any]) -> bytes:
@@ -165,7 +106,7 @@ def test_another_writer_in_the_last_moment(project: Folder, tmp_path: Path, monk
     from anemoi_ckpt_migrate.storage.remote.azure_store import AzureStore
 
     put = AzureStore._put
-    for bucket in _azure(tmp_path, monkeypatch):
+    for bucket in STORES["azure"](tmp_path, monkeypatch):
         other = library.save(RENAMED)
         url = bucket.put("model.safetensors", library.save(STATE))
         declare(project, "a1", RENAME)
@@ -360,7 +301,7 @@ READERS = {"pread", "preadv", "read", "mmap", "copy_file_range", "sendfile", "fd
 LOCAL = {
     "descriptor.py", "copy_range.py", "tensors/torch_content.py", "remote/new_object.py",  # they fetch
     "remote/object_file.py",
-    "lock.py", "in_place.py", "folder_exchange.py",  # files that are always local
+    "lock.py", "in_place.py", "folder_exchange.py", "find_checkpoints.py",  # files that are always local
 }  # fmt: skip
 
 

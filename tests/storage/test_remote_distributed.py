@@ -15,8 +15,7 @@ pytest.importorskip("s3fs")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store  # noqa: E402
-from tests.storage.test_remote import Bucket, bucket  # noqa: E402, F401
-from tests.storage.test_remote_s3 import s3, server  # noqa: E402, F401
+from tests.support.buckets import Bucket  # noqa: E402
 from tests.support.distributed import as_one_file, save  # noqa: E402
 from tests.support.object_store import BUCKET, S3, Request  # noqa: E402
 from tests.support.operations import declare, equal  # noqa: E402
@@ -41,7 +40,7 @@ def downloaded(names: list[str], get: Callable[[str], bytes], folder: Path) -> A
     return as_one_file(folder)
 
 
-def test_a_change_and_the_way_back(project: Folder, bucket: Bucket) -> None:  # noqa: F811
+def test_a_change_and_the_way_back(project: Folder, bucket: Bucket) -> None:
     """A rename puts one object; a cast, a second one under a name of its own. No other object is touched."""
     url = uploaded(bucket.put, save(TREE, project.path / "run"))
     old = {name: bucket.get(f"run/{name}") for name in bucket.names()}
@@ -63,7 +62,7 @@ def test_a_change_and_the_way_back(project: Folder, bucket: Bucket) -> None:  # 
     assert found["lr"] == 0.1
 
 
-def test_reading_commands(project: Folder, bucket: Bucket) -> None:  # noqa: F811
+def test_reading_commands(project: Folder, bucket: Bucket) -> None:
     folder = save(TREE, project.path / "run")
     url = uploaded(bucket.put, folder)
     declare(project, "a1", 'op.RenamePrefix("a.", "c.")')
@@ -80,7 +79,7 @@ def test_reading_commands(project: Folder, bucket: Bucket) -> None:  # noqa: F81
     assert ran.code == 3, ran.err
 
 
-def test_a_rename_transfers_metadata_alone(project: Folder, s3: S3) -> None:  # noqa: F811
+def test_a_rename_transfers_metadata_alone(project: Folder, s3: S3) -> None:
     """8 MB of tensors in 2 files: their content stays in the store."""
     writer = torch.distributed.checkpoint.FileSystemWriter(project.path / "run", single_file_per_rank=False)
     tensors = {f"a.{number}": torch.full((1 << 20,), float(number)) for number in range(2)}
@@ -98,7 +97,7 @@ def test_a_rename_transfers_metadata_alone(project: Folder, s3: S3) -> None:  # 
     assert all(path.endswith((".metadata", ".metadata.bak")) for path in written), written
 
 
-def test_a_fused_tensor_with_content_is_put_together_in_the_store(project: Folder, s3: S3) -> None:  # noqa: F811
+def test_a_fused_tensor_with_content_is_put_together_in_the_store(project: Folder, s3: S3) -> None:
     url = uploaded(s3.put, save(TREE, project.path / "run"))
     declare(project, "a1", 'op.Stack(["a.weight", "a.weight2"], "c")')
     big = {"a.weight": torch.randn(300, 300), "a.weight2": torch.randn(300, 300)}
@@ -110,7 +109,7 @@ def test_a_fused_tensor_with_content_is_put_together_in_the_store(project: Folde
 
 
 @pytest.mark.parametrize("backup", [True, False])
-def test_the_slower_of_two_writers_changes_nothing(project: Folder, s3: S3, backup: bool) -> None:  # noqa: F811
+def test_the_slower_of_two_writers_changes_nothing(project: Folder, s3: S3, backup: bool) -> None:
     """Another run saves new metadata before ours are put; the file that only ours would name goes away again."""
     url = uploaded(s3.put, save(TREE, project.path / "run"))
     declare(project, "a1", 'op.Cast("a.weight", "float64")')
@@ -128,7 +127,7 @@ def test_the_slower_of_two_writers_changes_nothing(project: Folder, s3: S3, back
     assert [name for name in s3.names() if "ckpt_migrate" in name or ".bak" in name] == []
 
 
-def test_no_permission(project: Folder, s3: S3) -> None:  # noqa: F811
+def test_no_permission(project: Folder, s3: S3) -> None:
     url = uploaded(s3.put, save(TREE, project.path / "run"))
     before = {name: s3.get(name) for name in s3.names()}
     declare(project, "a1", 'op.Cast("a.weight", "float64")')
@@ -139,7 +138,7 @@ def test_no_permission(project: Folder, s3: S3) -> None:  # noqa: F811
     assert {name: s3.get(name) for name in s3.names()} == before
 
 
-def test_an_answer_that_is_lost(project: Folder, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_an_answer_that_is_lost(project: Folder, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store took the new metadata; the request was sent again, and found its own object. What they name stays."""
     url = uploaded(s3.put, save(TREE, project.path / "run"))
     declare(project, "a1", 'op.Cast("a.weight", "float64")')
@@ -157,7 +156,7 @@ def test_an_answer_that_is_lost(project: Folder, s3: S3, monkeypatch: pytest.Mon
     assert torch.equal(found["model"]["a.weight"], WEIGHTS["a.weight"].double())
 
 
-def test_what_would_change_two_objects_at_once_is_refused(project: Folder, bucket: Bucket) -> None:  # noqa: F811
+def test_what_would_change_two_objects_at_once_is_refused(project: Folder, bucket: Bucket) -> None:
     """`meta.pt` of Lightning is read; a rename leaves it as it is."""
     folder = save({"state_dict": WEIGHTS}, project.path / "run")
     torch.save({"epoch": 3}, folder / "meta.pt")
@@ -174,7 +173,7 @@ def test_what_would_change_two_objects_at_once_is_refused(project: Folder, bucke
     assert torch.load(project.path / "here" / "meta.pt")["epoch"] == 9
 
 
-def test_a_folder_that_is_not_whole(project: Folder, s3: S3) -> None:  # noqa: F811
+def test_a_folder_that_is_not_whole(project: Folder, s3: S3) -> None:
     folder = save(TREE, project.path / "run")
     url = uploaded(s3.put, folder)
     s3.client.delete_object(Bucket=BUCKET, Key="run/__0_0.distcp")

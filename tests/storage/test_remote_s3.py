@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,27 +17,12 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
-from tests.support.object_store import BUCKET, S3, s3_server  # noqa: E402
+from tests.support.object_store import BUCKET, S3  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
 
 RENAME = 'op.Rename("a.weight", "b.weight")'
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: S3) -> Iterator[S3]:
-    yield server
-    server.before = None
-    assert server.uploads() == []
-    for key in server.names():
-        server.client.delete_object(Bucket=BUCKET, Key=key)
 
 
 def tensors(count: int = 3, mib: int = 1) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from tests.support.operations import New, Old, batches, train
+from tests.support.operations import New, Old, batches, equal, train
 from tests.support.ranks import Ranks
 
 
@@ -164,3 +164,16 @@ def load_new(folder: Path) -> None:
 _RUNS: dict[str, Callable[[Path], None]] = {
     each.__name__: each for each in (save_rows, save_columns, save_uneven, load_new)
 }
+
+
+def equal_unordered(one: Any, other: Any) -> bool:
+    """Compare two trees; the order of keys does not count."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal_unordered(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal_unordered, one, other))
+    return equal(one, other)
+
+
+def run_lightning(ranks: Ranks, folder: Path, *words: object) -> None:
+    ranks.run(2, "tests.support.distributed_lightning:main", folder, *words, folder=folder.parent)

@@ -445,9 +445,9 @@ class DistributedCheckpoint(Checkpoint):
         return any(self._archives.is_damaged(name, chunk.place, most_in(chunk, entry.dtype)) for chunk in entry.chunks)
 
     @property
-    def replaces(self) -> Path:
-        """The metadata: all other files stay."""
-        return self._target / METADATA
+    def replaces(self) -> Path | None:
+        """The metadata, as all other files stay; None for one in a store."""
+        return None if isinstance(self._place, Url) else self._place / METADATA
 
     def check_writable(self, in_place: bool) -> None:
         """Refuse early a folder that writing would refuse."""
