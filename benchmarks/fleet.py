@@ -135,14 +135,14 @@ class Fleet:
         How many they are.
     """
 
-    def __init__(self, path: Path, count: int, contents: list[bytes]) -> None:
+    def __init__(self, path: Path, count: int, contents: list[Path]) -> None:
         self.path, self.count, self._contents = path, count, contents
 
     def make(self) -> None:
         """Write all of them anew."""
         shutil.rmtree(self.path, ignore_errors=True)
         for number, place in enumerate(places(self.path, self.count)):
-            place.write_bytes(self._contents[number % CONTENTS])
+            shutil.copyfile(self._contents[number % CONTENTS], place)
 
     def row(self, name: str, *options: str, anew: bool = True) -> FleetRow:
         """Return the row of an upgrade with some options, of new files or of what is there."""
@@ -166,7 +166,7 @@ def places(folder: Path, count: int) -> Iterator[Path]:
         yield place
 
 
-def of_all(folder: Path, contents: list[bytes]) -> list[FleetRow]:
+def of_all(folder: Path, contents: list[Path]) -> list[FleetRow]:
     """Return what is measured with all files."""
     fleet, few, one = (
         Fleet(folder / name, count, contents) for name, count in (("fleet", FILES), ("few", FEW), ("one", 1))
@@ -198,7 +198,7 @@ def of_finding(folder: Path) -> list[Row]:
     ]
 
 
-def of_sample(folder: Path, contents: list[bytes]) -> list[FleetRow]:
+def of_sample(folder: Path, contents: list[Path]) -> list[FleetRow]:
     """Return what is measured with a few files, beside what else one would use."""
     sample = Fleet(folder / "sample", SAMPLE, contents)
     one_by_one = _for_each(sample.path, PROGRAM, "upgrade", "head", "--no-backup")
@@ -228,7 +228,7 @@ def of_sample(folder: Path, contents: list[bytes]) -> list[FleetRow]:
     return rows
 
 
-def of_disk(folder: Path, contents: list[bytes]) -> list[FleetRow]:
+def of_disk(folder: Path, contents: list[Path]) -> list[FleetRow]:
     """Return what is measured on a disk."""
     fleet = Fleet(folder / "fleet", ON_DISK, contents)
     return [fleet.row("`-j 1`", "-j", "1"), fleet.row("`-j 2`", "-j", "2")]
@@ -349,10 +349,10 @@ def _peak_of(process: int) -> int:
     return 0
 
 
-def make_contents(folder: Path) -> list[bytes]:
-    """Return the contents of a few different checkpoints."""
+def make_contents(folder: Path) -> list[Path]:
+    """Make a few different checkpoints, and return their paths."""
     subprocess.run([sys.executable, "-c", MAKE], cwd=folder, check=True)
-    return [(folder / f"{number}.content").read_bytes() for number in range(CONTENTS)]
+    return [folder / f"{number}.content" for number in range(CONTENTS)]
 
 
 def begin(folder: Path) -> None:
@@ -372,7 +372,7 @@ def main() -> None:
         folder = Path(scratch)
         begin(folder)
         contents = make_contents(folder)
-        needed = (FILES + FEW + SAMPLE + 50) * len(contents[0])
+        needed = (FILES + FEW + SAMPLE + 50) * contents[0].stat().st_size
         if needed > shutil.disk_usage(folder).free:
             raise SystemExit(f"this needs {needed / 1e9:.0f} GB in {MEMORY}: set FILES, or FLEET_DIR to another folder")
         finding = in_turns(of_finding(folder), repeat, folder)
@@ -381,7 +381,7 @@ def main() -> None:
         rows = in_turns(of_all(folder, contents), repeat, folder)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
         begin(Path(scratch))
-        disk = in_turns(of_disk(Path(scratch), contents), repeat, Path(scratch))
+        disk = in_turns(of_disk(Path(scratch), make_contents(Path(scratch))), repeat, Path(scratch))
     lines = [
         "# Many checkpoints in one call, measured",
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -134,8 +134,12 @@ class MigrationSession:
             Nothing was changed; the class of the error tells the reason.
         """
         run = self._prepared(graph, plan)
-        if self.options.known_only:
-            self.check_known(run.model, actions=run.actions)
+        plan_tells = self.options.known_only and self.check_known(run.model, actions=run.actions)
+        with _unrelated_if_unfit() if plan_tells else nullcontext():
+            return self._run(run, command, target)
+
+    def _run(self, run: Run, command: str, target: str) -> Result:
+        plan = run.plan
         if plan.steps:
             run.model.before(self.tree, self.record)
         notes, names = self._try_operations(run) if self.options.dry_run else ((), ())
@@ -181,7 +185,7 @@ class MigrationSession:
         outcome = executor.run(self.tree, _copied(stash))
         return self._save(plan, executor.content(outcome, _with_outcome(record, outcome)), self.notes)
 
-    def check_known(self, model: ModelCheck, revisions: Sequence[str] = (), actions: Sequence[Action] = ()) -> None:
+    def check_known(self, model: ModelCheck, revisions: Sequence[str] = (), actions: Sequence[Action] = ()) -> bool:
         """Refuse a checkpoint without a record that nothing ties to the project.
 
         Parameters
@@ -193,31 +197,35 @@ class MigrationSession:
         actions : sequence of Action
             The plan. Its operations are tried on names and shapes, up to the first function.
 
+        Returns
+        -------
+        bool
+            Whether the plan has yet to tell: there is nothing but operations, and they are run at once in any case.
+
         Raises
         ------
         Unrelated
             The checkpoint has no parameters, matches no model of the manifest, or the operations do not fit it.
         """
         if self.record.lineage or self.record.log:
-            return
+            return False
         if isinstance(find_main(self.tree, self.project.config.parameters), str):
             raise Unrelated("it has no record, and no parameters that can be found")
         known = model.knows(self.tree, revisions)
         if known is False:
             raise Unrelated("it has no record, and its parameters are those of no model in the manifest")
         if known:
-            return
+            return False
         first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
         if not any(action.is_about_parameters for action in actions[:first]):
             raise Unrelated(
                 "it has no record, and neither operations nor a manifest tell whether it is of this project"
             )
-        try:
+        if first == len(actions) and not self.options.check_rollback:
+            return True
+        with _unrelated_if_unfit():
             Executor(self.file, actions[:first]).run(embed.unrecorded(self.file)[0], {})
-        except CannotApply as error:
-            raise Unrelated(
-                f"it has no record, and operations do not fit its parameters ({error.faults[0]})"
-            ) from error
+        return False
 
     def unchanged(self, plan: Plan, warnings: tuple[str, ...], names: tuple[NewName, ...] = ()) -> Result:
         """Return the result if there is nothing to do or to write; write a copy if one was asked for."""
@@ -284,8 +292,12 @@ class MigrationSession:
 
     def _write(self, run: Run, tree: Any, command: str, target: str) -> Result:
         """Run a plan, check the result, and write it."""
-        self._check_writable()  # first, because the functions may take long
+        takes_long = any(action.runs_code for action in run.actions)
+        if takes_long:
+            self._check_writable()
         moved = self._moved(run, tree, command, target)
+        if not takes_long:  # a file that is not of the project is left alone, also if it cannot be written
+            self._check_writable()
         return self._save(run.plan, moved.content, (*run.warnings, *moved.notes), moved.names)
 
     def _moved(self, run: Run, tree: Any, command: str, target: str) -> _Moved:
@@ -440,6 +452,15 @@ def _begun(
         yield MigrationSession(checkpoint, project, options, file, tree, record, damaged=damaged)
     except CannotApply as error:
         raise CannotApply(error.faults, _hint(checkpoint, project, record)) from error.__cause__
+
+
+@contextmanager
+def _unrelated_if_unfit() -> Iterator[None]:
+    """Take operations that do not fit as a sign that a checkpoint without a record is not of the project."""
+    try:
+        yield
+    except CannotApply as error:
+        raise Unrelated(f"it has no record, and operations do not fit its parameters ({error.faults[0]})") from error
 
 
 def _recognised(session: MigrationSession) -> MigrationSession:
