@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats graphs properties mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats bench-fleet graphs properties mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -78,6 +78,9 @@ bench-costs: $(BIN)/.ready ## measure what hostile files cost, and write benchma
 bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkpoints beside cp and their libraries, and write benchmarks/FORMATS.md, DISTRIBUTED.md
 	$(BIN)/python benchmarks/formats.py
 	$(BIN)/python benchmarks/distributed.py
+
+bench-fleet: $(BIN)/.ready ## measure FILES=10000 checkpoints in one call, and write benchmarks/FLEET.md
+	$(BIN)/python benchmarks/fleet.py
 
 bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
 	$(BIN)/python benchmarks/graphs.py

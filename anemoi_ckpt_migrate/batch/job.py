@@ -34,6 +34,7 @@ from anemoi_ckpt_migrate.errors import (
     shown_path,
 )
 from anemoi_ckpt_migrate.project.project import Project, open_chain, open_project
+from anemoi_ckpt_migrate.scripts.source import scripts_read_once
 from anemoi_ckpt_migrate.storage import FolderListings, folders_listed_once, remove_left
 
 MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED = "moved", "same", "unrelated", "refused", "failed", "interrupted"
@@ -161,6 +162,7 @@ class Job:
                     explain_system_errors(chosen.path),
                     _working_in(self.folder),
                     folders_listed_once(_LISTINGS),
+                    scripts_read_once(_sources_of(self.call)),
                 ):
                     result = self._run(chosen)
                 status = MOVED if getattr(result, "changes", False) else SAME
@@ -247,6 +249,12 @@ def run_job(job: Job, chosen: Chosen) -> JobResult:
 def project_of(config: str | None, chain: str | None, call: str = "") -> Project:
     """Return the project of a configuration or a chain, whose scripts are read once in this process for each call."""
     return open_chain(chain) if chain is not None else open_project(config)
+
+
+@functools.lru_cache(maxsize=4)
+def _sources_of(call: str) -> dict[str, str]:
+    """Return the scripts that this process has read for a call."""
+    return {}
 
 
 class _Stdout:

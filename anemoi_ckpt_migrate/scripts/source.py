@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from importlib.util import decode_source
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MigrationFailed
 from anemoi_ckpt_migrate.revisions.graph import Revision
 from anemoi_ckpt_migrate.scripts.signature import signature
+
+_KNOWN: ContextVar[dict[str, str] | None] = ContextVar("known", default=None)
+
+
+@contextlib.contextmanager
+def scripts_read_once(known: dict[str, str]) -> Iterator[None]:
+    """Read each script only once in this context, for a run over many checkpoints.
+
+    Parameters
+    ----------
+    known : dict of str to str
+        The sources that are known from earlier, by path; takes those that are read.
+    """
+    token = _KNOWN.set(known)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
 
 
 def read_source(path: str) -> str:
@@ -20,6 +41,15 @@ def read_source(path: str) -> str:
     MigrationFailed
         The script cannot be read.
     """
+    known = _KNOWN.get()
+    if known is None:
+        return _read(path)
+    if path not in known:
+        known[path] = _read(path)
+    return known[path]
+
+
+def _read(path: str) -> str:
     try:
         return decode_source(Path(path).read_bytes())
     except OSError as error:

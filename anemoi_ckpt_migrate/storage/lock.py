@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
+from anemoi_ckpt_migrate.storage.shard_sets import FolderNames, folders_listed_once, names_in
 
 _TEMPORARY = ".tmp"
 JOURNAL = ".journal"
@@ -90,8 +91,9 @@ def locked(target: Path) -> Iterator[None]:
         The folder refuses the file.
     """
     with contextlib.ExitStack() as held:
-        _acquire(target.with_name(f"{_hidden(target)}.lock"), held)
-        _remove_left(target)
+        was_held = _acquire(target.with_name(f"{_hidden(target)}.lock"), held)
+        # Who dies with the lock leaves it: then the names are read anew, else they may be known from another file.
+        _remove_left(target, FolderNames(target.parent) if was_held else names_in(target.parent))
         yield
 
 
@@ -116,18 +118,19 @@ class _File:
                 os.unlink(self.path)
 
 
-def _acquire(path: Path, held: contextlib.ExitStack) -> None:
-    """Take the lock; `held` will release it."""
+def _acquire(path: Path, held: contextlib.ExitStack) -> bool:
+    """Take the lock, and return whether it names a holder, who died; `held` will release it."""
     while True:
         with contextlib.ExitStack() as trying:
             lock = _File(path, _opened(path))
             trying.callback(os.close, lock.descriptor)
             _lock(lock, trying)
             if lock.is_named():  # else its holder removed it between open and lock
+                was_held = bool(os.fstat(lock.descriptor).st_size)
                 with contextlib.suppress(OSError):  # a lock without the name of its holder locks too
                     os.pwrite(lock.descriptor, _HOLDER + f"{os.getpid()} on {os.uname().nodename}".encode(), 0)
                 held.push(trying.pop_all())
-                return
+                return was_held
 
 
 def _opened(path: Path) -> int:
@@ -177,14 +180,14 @@ def _lock(lock: _File, held: contextlib.ExitStack) -> None:
 def remove_left(path: Path) -> None:
     """Remove the files that interrupted runs left beside a checkpoint, unless one is still at work on it."""
     target = Path(os.path.realpath(path))
-    with contextlib.suppress(Busy, InTheWay, OSError), locked(target):  # the next writer tries again
-        pass
+    with contextlib.suppress(Busy, InTheWay, OSError), folders_listed_once(), locked(target):
+        pass  # if it did not work, the next writer tries again
 
 
-def _remove_left(target: Path) -> None:
+def _remove_left(target: Path, names: FolderNames) -> None:
     """Remove our half-written files; other files of such a name stay. Only the holder of the lock may do so."""
-    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
-        for name in [each.name for each in entries if is_beside(each.name, target)]:
+    for name in names.beginning_with(f"{_hidden(target)}."):
+        if is_beside(name, target):
             _remove_if_ours(target.with_name(name), target)
 
 

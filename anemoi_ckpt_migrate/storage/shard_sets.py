@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
@@ -89,6 +90,15 @@ class FolderNames:
         except OSError:
             self.names = []
 
+    def beginning_with(self, start: str) -> list[str]:
+        """Return the names that begin with a text, in order."""
+        first = bisect.bisect_left(self._ordered, start)
+        return self._ordered[first : bisect.bisect_left(self._ordered, start + chr(sys.maxunicode), first)]
+
+    @cached_property
+    def _ordered(self) -> list[str]:
+        return sorted(self.names)
+
     def may_be_member(self, name: str) -> bool:
         """Return whether `membership_by_name` may find a set for a file in it; this is quick."""
         return _MAY_BE_MEMBER.search(name) is not None or self._is_of_rank or name in self.indexed
@@ -159,9 +169,10 @@ def folders_listed_once(listings: FolderListings | None = None) -> Iterator[None
         _LISTINGS.reset(token)
 
 
-def _folder(path: Path) -> FolderNames:
+def names_in(folder: Path) -> FolderNames:
+    """Return the names in a folder, in a context of `folders_listed_once` perhaps as they were some seconds ago."""
     listings = _LISTINGS.get()
-    return FolderNames(path) if listings is None else listings.names(path)
+    return FolderNames(folder) if listings is None else listings.names(folder)
 
 
 def names_beginning(folder: Path, start: str) -> list[str]:
@@ -198,7 +209,7 @@ def membership_by_name(file: Path, names: FolderNames | None = None) -> Membersh
     names : FolderNames, optional
         The names in its folder, if they are known.
     """
-    names = names or _folder(file.parent)
+    names = names or names_in(file.parent)
     return next((found for look in _LOOKS if (found := look(file, names)) is not None), None)
 
 

@@ -23,7 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from tests.support.project import Folder, backups, digest, leftovers, names
 
 OPERATIONS = '''"""rename the layer"""
@@ -72,6 +74,35 @@ def test_a_second_call_finds_nothing_to_do(project: Folder, runs: Path) -> None:
     ran = project.run("upgrade", "head", "-r", runs)
     assert ran.out.splitlines()[-1].startswith("3 already there, 1 unrelated, 1 failed, ")
     assert content(runs) == before
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--check-rollback"], ["--in-place"]])
+def test_operations_tell_whether_a_checkpoint_is_of_the_project(
+    project: Folder, runs: Path, words: Sequence[str]
+) -> None:
+    other = runs / "c/other.ckpt"
+    other.parent.mkdir()
+    torch.save({"state_dict": {"other.weight": torch.ones(2)}}, other)
+    other.chmod(0o444)  # so that an upgrade would be refused
+    before = digest(other)
+    ran = project.run("upgrade", "head", "-r", runs / "a", runs / "c", *words, "--json")
+    said = {line["checkpoint"]: line for line in ran.lines}
+    assert (ran.code, said["runs/a/first.ckpt"]["to"]) == (0, ["a1"])
+    assert said["runs/c/other.ckpt"]["status"] == "unrelated"
+    assert "operations do not fit its parameters" in said["runs/c/other.ckpt"]["error"]["message"]
+    assert digest(other) == before
+
+
+def test_a_call_reads_each_script_once(project: Folder, runs: Path) -> None:
+    """One that changes while a call works does the same to all of its checkpoints; the next call reads it anew."""
+    script = project.path / "versions" / "a1_rename.py"
+    done = migrate_all([runs / "a/first.ckpt", runs / "b/third.ckpt", runs / "a/second.ckpt"])
+    next(done)
+    script.write_text(OPERATIONS.replace("y.weight", "z.weight"))
+    assert [each.result.warnings for each in done] == [(), ()]
+    assert "y.weight" in names(runs / "a/second.ckpt")
+    (each,) = migrate_all([runs / "b/third.ckpt"])
+    assert "has changed since it was applied" in each.result.warnings[0]
 
 
 def test_as_many_at_once_as_you_like(project: Folder, runs: Path) -> None:

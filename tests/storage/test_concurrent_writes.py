@@ -17,6 +17,7 @@ import time
 import pytest
 
 import anemoi_ckpt_migrate as cm
+from anemoi_ckpt_migrate.storage import folders_listed_once
 from anemoi_ckpt_migrate.storage import lock as locking
 from tests.support.forks import Forks
 from tests.support.project import RENAME, Folder, digest, names
@@ -83,6 +84,21 @@ def test_the_next_run_cleans_up_after_a_kill(project: Folder) -> None:
     project.ok("upgrade", "head", checkpoint)
     assert "y.weight" in names(checkpoint)
     assert [path.name for path in project.path.glob(".*")] == [".training.ckpt.precious.tmp2"]
+
+
+def test_a_run_over_many_files_cleans_up_after_a_kill(project: Folder) -> None:
+    """The names in a folder are read once for many files, but again for one whose lock a killed run left."""
+    project.script("a1", None, **RENAME)
+    first, second, third = (project.copy(to=f"{number}.ckpt") for number in range(3))
+    left = [path.with_name(f".{path.name}.0123abcd.tmp") for path in (second, third)]
+    left[0].write_bytes(b"PK\3\4half a file")
+    with folders_listed_once():
+        cm.upgrade(first)
+        left[1].write_bytes(b"PK\3\4half a file")
+        third.with_name(".2.ckpt.lock").write_bytes(b"process 1 on node7")
+        for path in (second, third):
+            cm.upgrade(path)
+    assert [path.name for path in project.path.glob(".*")] == []
 
 
 def test_names_that_look_like_patterns(project: Folder) -> None:
