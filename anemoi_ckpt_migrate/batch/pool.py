@@ -9,6 +9,7 @@ import collections
 import contextlib
 import copy
 import functools
+import itertools
 import multiprocessing
 import os
 import queue
@@ -93,7 +94,7 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     groups : iterable of tuple of Chosen
         The checkpoints; those of a group are worked on one after the other.
     count : int
-        How many processes.
+        How many processes at most.
     attention : Attention
         Notices signals. After one, the processes undo what they are doing, and say so.
 
@@ -102,7 +103,9 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     CannotStart
         The processes end before they begin; nothing was changed.
     """
-    left = _Queue(groups)
+    waiting = iter(groups)
+    first = list(itertools.islice(waiting, count))
+    left, count = _Queue(itertools.chain(first, waiting)), len(first)  # no more processes than there is work
     workers = [_Worker(job, count) for _ in range(count)]
     try:
         while not attention.stopped:

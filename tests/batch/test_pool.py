@@ -56,6 +56,15 @@ def test_a_process_that_dies_takes_only_its_checkpoint_with_it(project: Folder) 
     assert "exit code 3" in said["g"]
 
 
+def test_no_more_processes_than_there_is_work(project: Folder, scripts: list[Script]) -> None:
+    paths = fleet(project, a="waits", b="waits")
+    scripts.append(Script(project.path, SCRIPT, "20", *paths))
+    eventually(lambda: len(list(project.path.glob("begun-*"))) == 2)
+    assert len(scripts[0].processes()) <= 5  # two that work, the script, and two of multiprocessing
+    (project.path / "go").touch()
+    assert sorted(scripts[0].said().splitlines()) == ["a.ckpt moved", "b.ckpt moved"]
+
+
 def test_the_others_of_its_group_go_on_in_their_order(project: Folder) -> None:
     inner, killed, outer, *others = fleet(project, a="", b="sigkill", c="", d="", e="")
     groups = [tuple(map(Chosen, (inner, killed, outer))), *((Chosen(path),) for path in others)]
