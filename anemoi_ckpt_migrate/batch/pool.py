@@ -16,7 +16,7 @@ import queue
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
-from multiprocessing import connection
+from multiprocessing import connection, forkserver, resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -368,6 +368,12 @@ def _context() -> Any:
     """Return the way to start processes: not by forking this one, which may have threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "anemoi_ckpt_migrate.runtime.session"])
+    resource_tracker.ensure_running()  # first, since it unblocks signals
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # Ctrl-C reaches the server too, which inherits this
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context
 
 
@@ -377,6 +383,7 @@ def _work(parent: connection.Connection, job: Job, count: int) -> None:
     attention = Attention()
     for number in _SIGNALS:
         signal.signal(number, attention.notice)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # those that came since the process began count now
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
         parent.send(_READY)
         while True:

@@ -144,6 +144,19 @@ def test_a_signal_while_the_processes_start(project: Folder, looks: int) -> None
     assert not any(moved(path) for path in paths if path not in found)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_while_they_start(project: Folder, scripts: list[Script], number: int) -> None:
+    paths = fleet(project, a="", b="", c="")
+    script = Script(project.path, SCRIPT, "2", *paths)
+    scripts.append(script)
+    eventually(lambda: len(script.processes()) >= 3)  # the script, and two of multiprocessing
+    for process in script.processes():  # as a terminal and batch systems do
+        os.kill(process, number)
+    said = script.said()
+    assert "Traceback" not in said
+    assert {line.split()[1] for line in said.splitlines()} <= {"moved", "interrupted"}
+
+
 def test_processes_end_by_themselves_when_that_of_the_call_was_killed(project: Folder, scripts: list[Script]) -> None:
     paths = fleet(project, a="", b="waits", c="waits", d="", e="")
     script = Script(project.path, SCRIPT, "2", *paths)
