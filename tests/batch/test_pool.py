@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate.batch.job import Job
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from anemoi_ckpt_migrate.batch.pool import Attention, runner
 from anemoi_ckpt_migrate.batch.select import Chosen
+from anemoi_ckpt_migrate.errors import CannotRead
 from tests.support.fleet import Script, eventually, fleet, moved, statuses, unchanged
 from tests.support.project import Folder
 
@@ -54,6 +55,14 @@ def test_a_process_that_dies_takes_only_its_checkpoint_with_it(project: Folder) 
     assert "b.ckpt: the process that worked on it died (signal SIGKILL; the system may have run out of" in said["b"]
     assert "signal SIGBUS" in said["d"]
     assert "exit code 3" in said["g"]
+
+
+def test_the_error_of_a_folder_that_cannot_be_searched_names_it(project: Folder) -> None:
+    fleet(project, a="")
+    groups = [(Chosen("runs/b", error=CannotRead("it cannot be searched (permission denied)")),), (Chosen("a.ckpt"),)]
+    failed, fine = runner(1)(Job("upgrade", {"target": "head"}), groups, Attention())
+    assert (failed.status, str(failed.error)) == ("failed", "runs/b: it cannot be searched (permission denied)")
+    assert fine.status == "moved"
 
 
 def test_no_more_processes_than_there_is_work(project: Folder, scripts: list[Script]) -> None:
