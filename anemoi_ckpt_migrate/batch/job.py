@@ -167,11 +167,11 @@ class Job:
                     result = self._run(chosen)
                 status = MOVED if getattr(result, "changes", False) else SAME
             except MigrateError as raised:
-                error = raised.about(chosen.path)
+                error = raised
             except Exception as raised:  # a fault of this package must not end the work on the other files
-                error = Crashed(f"{type(raised).__name__}: {raised}", traceback.format_exc()).about(chosen.path)
+                error = Crashed(f"{type(raised).__name__}: {raised}", traceback.format_exc())
         if error is not None:
-            status = self._status_of(error, chosen)
+            status = self._status_of(error.about(chosen.path), chosen)
         seconds = time.perf_counter() - begun
         return JobResult(chosen.path, status, result, error, chosen.size, seconds, printed.getvalue())
 

@@ -9,13 +9,14 @@ import collections
 import contextlib
 import copy
 import functools
+import itertools
 import multiprocessing
 import os
 import queue
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
-from multiprocessing import connection
+from multiprocessing import connection, forkserver, resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -93,7 +94,7 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     groups : iterable of tuple of Chosen
         The checkpoints; those of a group are worked on one after the other.
     count : int
-        How many processes.
+        How many processes at most.
     attention : Attention
         Notices signals. After one, the processes undo what they are doing, and say so.
 
@@ -102,7 +103,9 @@ def run_in_processes(job: Job, groups: Iterable[Group], attention: Attention, co
     CannotStart
         The processes end before they begin; nothing was changed.
     """
-    left = _Queue(groups)
+    waiting = iter(groups)
+    first = list(itertools.islice(waiting, count))
+    left, count = _Queue(itertools.chain(first, waiting)), len(first)  # no more processes than there is work
     workers = [_Worker(job, count) for _ in range(count)]
     try:
         while not attention.stopped:
@@ -365,6 +368,12 @@ def _context() -> Any:
     """Return the way to start processes: not by forking this one, which may have threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "anemoi_ckpt_migrate.runtime.session"])
+    resource_tracker.ensure_running()  # first, since it unblocks signals
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # Ctrl-C reaches the server too, which inherits this
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context
 
 
@@ -374,6 +383,7 @@ def _work(parent: connection.Connection, job: Job, count: int) -> None:
     attention = Attention()
     for number in _SIGNALS:
         signal.signal(number, attention.notice)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # those that came since the process began count now
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
         parent.send(_READY)
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,9 @@ def entry() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, which stays so
             signal.signal(number, _terminated)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, and the next file that is opened would get its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show must not fail

@@ -84,10 +84,10 @@ def run_batch(
             table.add(result)
             if report is not None:
                 report.add(result)
-            _tell(result, args, show, complaints)
-            advance(result)
             if isinstance(result.error, UsageError):  # the others would fail in the same way
                 raise result.error
+            _tell(result, args, show, complaints)
+            advance(result)
             if is_full:
                 attention.stop()
     if not args.json:

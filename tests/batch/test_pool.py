@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate.batch.job import Job
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from anemoi_ckpt_migrate.batch.pool import Attention, runner
 from anemoi_ckpt_migrate.batch.select import Chosen
+from anemoi_ckpt_migrate.errors import CannotRead
 from tests.support.fleet import Script, eventually, fleet, moved, statuses, unchanged
 from tests.support.project import Folder
 
@@ -54,6 +55,23 @@ def test_a_process_that_dies_takes_only_its_checkpoint_with_it(project: Folder) 
     assert "b.ckpt: the process that worked on it died (signal SIGKILL; the system may have run out of" in said["b"]
     assert "signal SIGBUS" in said["d"]
     assert "exit code 3" in said["g"]
+
+
+def test_the_error_of_a_folder_that_cannot_be_searched_names_it(project: Folder) -> None:
+    fleet(project, a="")
+    groups = [(Chosen("runs/b", error=CannotRead("it cannot be searched (permission denied)")),), (Chosen("a.ckpt"),)]
+    failed, fine = runner(1)(Job("upgrade", {"target": "head"}), groups, Attention())
+    assert (failed.status, str(failed.error)) == ("failed", "runs/b: it cannot be searched (permission denied)")
+    assert fine.status == "moved"
+
+
+def test_no_more_processes_than_there_is_work(project: Folder, scripts: list[Script]) -> None:
+    paths = fleet(project, a="waits", b="waits")
+    scripts.append(Script(project.path, SCRIPT, "20", *paths))
+    eventually(lambda: len(list(project.path.glob("begun-*"))) == 2)
+    assert len(scripts[0].processes()) <= 5  # two that work, the script, and two of multiprocessing
+    (project.path / "go").touch()
+    assert sorted(scripts[0].said().splitlines()) == ["a.ckpt moved", "b.ckpt moved"]
 
 
 def test_the_others_of_its_group_go_on_in_their_order(project: Folder) -> None:
@@ -133,6 +151,19 @@ def test_a_signal_while_the_processes_start(project: Folder, looks: int) -> None
     assert "interrupted" in found.values() or len(found) == len(paths)
     assert all(moved(path) for path in paths if found.get(path) == "moved")
     assert not any(moved(path) for path in paths if path not in found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_while_they_start(project: Folder, scripts: list[Script], number: int) -> None:
+    paths = fleet(project, a="", b="", c="")
+    script = Script(project.path, SCRIPT, "2", *paths)
+    scripts.append(script)
+    eventually(lambda: len(script.processes()) >= 3)  # the script, and two of multiprocessing
+    for process in script.processes():  # as a terminal and batch systems do
+        os.kill(process, number)
+    said = script.said()
+    assert "Traceback" not in said
+    assert {line.split()[1] for line in said.splitlines()} <= {"moved", "interrupted"}
 
 
 def test_processes_end_by_themselves_when_that_of_the_call_was_killed(project: Folder, scripts: list[Script]) -> None:

@@ -68,6 +68,22 @@ def test_everything_below_a_folder(project: Folder, runs: Path) -> None:
     assert {name: digest(runs / name) for name in untouched} == untouched
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_arguments_that_fit_no_checkpoint_are_said_once(project: Folder, runs: Path, jobs: int) -> None:
+    ran = project.run("clean", "-r", runs, "-j", jobs)
+    assert (ran.code, ran.err.count("tell which backups may go")) == (2, 1)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_is_closed(project: Folder, runs: Path, closed: str) -> None:
+    command = f"{sys.executable} -m anemoi_ckpt_migrate upgrade head -r {runs} {closed}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ran.returncode == 1  # one is broken
+    assert "Traceback" not in ran.stderr
+    assert "y.weight" in names(runs / "a/first.ckpt")
+    assert "y.weight" in names(runs / "a/second.ckpt")
+
+
 def test_a_second_call_finds_nothing_to_do(project: Folder, runs: Path) -> None:
     project.run("upgrade", "head", "-r", runs)
     before = content(runs)

@@ -245,6 +245,12 @@ def test_names_with_a_newline_or_of_bytes_that_are_no_text(tmp_path: Path) -> No
     assert sorted(found(tmp_path)) == sorted([name] for name in names)
 
 
+def test_backups_and_rests_of_a_name_with_a_newline(tmp_path: Path) -> None:
+    for name in ("a\nb.ckpt", "a\nb.ckpt.bak", "a\nb.ckpt.bak2", ".a\nb.ckpt.lock", ".a\nb.ckpt.0123abcd.tmp"):
+        model(tmp_path / "good.ckpt").rename(tmp_path / name)
+    assert found(tmp_path) == [["a\nb.ckpt"]]
+
+
 def test_what_is_no_regular_file_blocks_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ckpt")
     os.mkfifo(tmp_path / "pipe")
