@@ -16,9 +16,10 @@ from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, sync_f
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts, facts_of, tree_of
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, rename_anew
+from anemoi_ckpt_migrate.storage.folder_names import names_in
 from anemoi_ckpt_migrate.storage.lock import beside, is_beside
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
-from anemoi_ckpt_migrate.storage.shard_sets import METADATA, names_beginning
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}|")
 
@@ -72,7 +73,7 @@ def find_backups(place: Path) -> list[Backup]:
         A folder among them cannot be searched.
     """
     start = f"{place.name}.bak"
-    ends = [name.removeprefix(start) for name in names_beginning(place.parent, start)]
+    ends = [name.removeprefix(start) for name in names_in(place.parent).beginning_with(start)]
     numbers = sorted(int(end or 0) for end in ends if _NUMBER.fullmatch(end))
     found = (_seen(place.with_name(f"{start}{number or ''}"), number) for number in numbers)
     return [each for each in found if each is not None]
