@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.cli.common import add, add_json, for_each, worst
 from anemoi_ckpt_migrate.cli.selection import add_recursive, add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, diff_table, output, revision_tables
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
+from anemoi_ckpt_migrate.util.text import numbered
 
 _KINDS = ("mermaid", "dot", "svg")
 
@@ -220,9 +221,9 @@ def _history_of_many(args: argparse.Namespace) -> int:
             none += not each.result.heads
     revision_tables.print_history(history.counted(listed, heads), args.json, args.graph, args.verbose)
     if none:
-        output.warn([f"{none:,} checkpoints are at base, or have no record"])
+        output.warn([f"{numbered(none, 'checkpoint')} at base, or without a record"])
     if failed:
-        output.warn([f"{failed:,} files could not be read; `ckpt-migrate current -r` names them"])
+        output.warn([f"{numbered(failed, 'file')} could not be read; `ckpt-migrate current -r` names them"])
     return ERROR if failed else 0
 
 

@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup
 from anemoi_ckpt_migrate.console.output import print_json, say
 from anemoi_ckpt_migrate.console.tables import Column, print_table
 from anemoi_ckpt_migrate.errors import shown_path
-from anemoi_ckpt_migrate.util.text import sized
+from anemoi_ckpt_migrate.util.text import numbered, sized
 
 
 def print_cleaned(cleaned: Cleaned, as_json: bool) -> None:
@@ -81,5 +81,6 @@ class BackupTable:
         frees = f"{sized(self._frees)} freed" if self._remove else f"which frees {sized(self._frees)}"
         dry = "" if self._remove or not self._chosen else " (dry run; add --remove to remove them)"
         others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
-        some = f"{self._chosen:,} of {self._count:,} backups of {self._checkpoints:,} checkpoints {done}, {frees}{dry}"
+        all_of_them = f"{numbered(self._count, 'backup')} of {numbered(self._checkpoints, 'checkpoint')}"
+        some = f"{self._chosen:,} of {all_of_them} {done}, {frees}{dry}"
         say(", ".join([some, *others]))

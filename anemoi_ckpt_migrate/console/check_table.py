@@ -8,6 +8,7 @@ from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, print_table
+from anemoi_ckpt_migrate.util.text import numbered
 
 
 class CheckTable:
@@ -37,5 +38,10 @@ class CheckTable:
             print_table([Column("files", numbers=True), Column("for example")], [(f"{n:,}", text) for n, text in rows])
         others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         problems = sum(count for count, _ in self._problems.values())
-        said = [f"{self._count:,} checkpoints", f"{self._fine:,} without problems", f"{problems:,} problems", *others]
+        said = [
+            numbered(self._count, "checkpoint"),
+            f"{self._fine:,} without problems",
+            numbered(problems, "problem"),
+            *others,
+        ]
         say(", ".join(said))

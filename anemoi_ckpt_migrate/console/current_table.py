@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.commands.current import Current
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, print_table
 from anemoi_ckpt_migrate.storage.find_checkpoints import Entry
-from anemoi_ckpt_migrate.util.text import sized
+from anemoi_ckpt_migrate.util.text import numbered, sized
 
 
 @dataclass
@@ -58,8 +58,8 @@ class CurrentTable:
             )
         others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         sizes = [each.size for each in self._backups]
-        backups = [f"{len(sizes):,} backups ({sized(sum(sizes))})"] if sizes else []
-        say(", ".join([f"{count:,} checkpoints ({sized(size)})", *others, *backups]))
+        backups = [f"{numbered(len(sizes), 'backup')} ({sized(sum(sizes))})"] if sizes else []
+        say(", ".join([f"{numbered(count, 'checkpoint')} ({sized(size)})", *others, *backups]))
 
 
 def _place(found: Current) -> str:

@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, print_table
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS
-from anemoi_ckpt_migrate.util.text import sized
+from anemoi_ckpt_migrate.util.text import numbered, sized
 
 _MOST = 20
 
@@ -68,4 +68,4 @@ class InspectTable:
         others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         dangerous = [f"{len(self._dangerous):,} dangerous to load"] if self._dangerous else []
         damaged = [f"{self._damaged:,} damaged"] if self._damaged else []
-        say(", ".join([f"{count:,} checkpoints ({sized(size)})", *dangerous, *damaged, *others]))
+        say(", ".join([f"{numbered(count, 'checkpoint')} ({sized(size)})", *dangerous, *damaged, *others]))

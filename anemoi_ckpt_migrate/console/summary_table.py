@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.batch.report_lines import result_line
 from anemoi_ckpt_migrate.batch.summary import UNREACHED, Move, Reason, Summary
 from anemoi_ckpt_migrate.console.output import flush, print_json, printing, put, say, warn
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.util.text import lasted, plain, sized
+from anemoi_ckpt_migrate.util.text import lasted, numbered, plain, sized
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.batch.report import Report
@@ -53,7 +53,7 @@ def summary_line(summary: Summary) -> str:
     words = {MOVED: _done(summary), **_WORDS}
     counts = [f"{summary.counts[status]:,} {word}" for status, word in words.items() if summary.counts[status]]
     spent = summary.seconds if summary.elapsed is None else summary.elapsed
-    return ", ".join([*counts, f"{sized(summary.size)} in {lasted(spent)}"])
+    return ", ".join([*(counts or [numbered(0, "checkpoint")]), f"{sized(summary.size)} in {lasted(spent)}"])
 
 
 def print_summary(summary: Summary) -> None:

@@ -138,8 +138,8 @@ class Busy(MigrateError):
     def __init__(self, lock: str, holder: str = "", stale: bool = False) -> None:
         self.lock, self.holder = lock, holder
         who = f"another ckpt-migrate{f' ({holder})' if holder else ''} is writing this file"
-        way = f", or was killed while writing it: if no other runs, remove {shown_path(lock)}" if stale else ""
-        super().__init__(f"{who}{way}; then run the command again")
+        way = f", or was killed while writing it: if no other runs, remove {shown_path(lock)}; then"
+        super().__init__(f"{who}{way if stale else '; wait until it has ended, and'} run the command again")
 
 
 class HalfWritten(MigrateError):

@@ -22,6 +22,24 @@ def sized(count: int) -> str:
     return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
+def numbered(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Parameters
+    ----------
+    count : int
+        The number.
+    noun : str
+        The noun in the singular, to whose plural an s is added.
+
+    Examples
+    --------
+    >>> numbered(1, "checkpoint"), numbered(9998, "checkpoint")
+    ('1 checkpoint', '9,998 checkpoints')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def lasted(seconds: float) -> str:
     """Return a duration as text, in its two largest units."""
     if seconds < 10:

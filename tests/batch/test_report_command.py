@@ -276,7 +276,7 @@ def test_a_report_without_a_whole_line_tells_nothing(project: Folder) -> None:
     run(ONE)
     Path(ONE).write_bytes(Path(ONE).read_bytes()[:40])
     ran = project.run("report", ONE)
-    assert (ran.out, ran.code) == ("0 B in 0.0 s\n", 0)
+    assert (ran.out, ran.code) == ("0 checkpoints, 0 B in 0.0 s\n", 0)
 
 
 # Any runs

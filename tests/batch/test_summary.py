@@ -268,7 +268,7 @@ def test_the_table_names_the_only_one_and_counts_the_rest(capsys: pytest.Capture
 
 def test_the_summary_of_nothing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(summed([]))
-    assert capsys.readouterr().out == "0 B in 0.0 s\n"
+    assert capsys.readouterr().out == "0 checkpoints, 0 B in 0.0 s\n"
 
 
 def test_the_table_fits_a_terminal(tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_everything_below_a_folder(project: Folder, runs: Path) -> None:
     assert {name: digest(runs / name) for name in untouched} == untouched
 
 
+def test_one_is_no_plural_and_none_is_said(project: Folder, runs: Path) -> None:
+    ran = project.run("check", "-r", runs / "a", "--exclude", "second.ckpt")
+    assert ran.out.splitlines()[-1] == "1 checkpoint, 0 without problems, 1 problem"
+    ran = project.run("current", "-r", runs / "a", "--exclude", "second.ckpt")
+    assert ran.out.splitlines()[-1].startswith("1 checkpoint (")
+    ran = project.ok("upgrade", "head", "-r", runs / "a", "--exclude", "*", "--allow-empty")
+    assert ran.out.startswith("0 checkpoints, 0 B in ")
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_arguments_that_fit_no_checkpoint_are_said_once(project: Folder, runs: Path, jobs: int) -> None:
     ran = project.run("clean", "-r", runs, "-j", jobs)
@@ -224,10 +233,10 @@ def test_where_they_stand(project: Folder, runs: Path) -> None:
     assert ran.code == 1  # the broken one
     row = next(line.split() for line in ran.out.splitlines() if line.startswith("a1"))
     assert row[:8] == ["a1", "rename", "the", "layer", "(head)", "torch", "zip", "2"]
-    assert "1 backups" in ran.out
+    assert "1 backup (" in ran.out
     checked = project.run("check", "-r", runs, "--exclude", "broken*")
     assert checked.code == 4
-    assert "4 checkpoints, 2 without problems, 1 problems, 1 unrelated" in checked.out
+    assert "4 checkpoints, 2 without problems, 1 problem, 1 unrelated" in checked.out
     listed = project.run("history", runs, "--recursive")
     assert "a1  rename the layer  <- base  (2 checkpoints, head)" in listed.out
 

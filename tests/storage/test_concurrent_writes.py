@@ -32,7 +32,9 @@ def test_a_second_writer_is_refused(project: Folder) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         ran = project.run("upgrade", "head", checkpoint)
         assert ran.code == 1
-        assert "another ckpt-migrate is writing this file" in ran.err
+        assert (
+            "another ckpt-migrate is writing this file; wait until it has ended, and run the command again" in ran.err
+        )
         assert digest(checkpoint) == before
         project.ok("upgrade", "head", checkpoint, "--dry-run")
         project.ok("current", checkpoint)
