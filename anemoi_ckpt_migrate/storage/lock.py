@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
-from anemoi_ckpt_migrate.storage.shard_sets import FolderNames, folders_listed_once, names_in
+from anemoi_ckpt_migrate.storage.folder_names import FolderNames, folders_listed_once, names_in
 
 _TEMPORARY = ".tmp"
 JOURNAL = ".journal"

@@ -5,32 +5,21 @@ Such a file must not be changed alone: the index of its tensors, or the other fi
 
 from __future__ import annotations
 
-import bisect
-import contextlib
-import json
-import math
 import os
 import re
-import sys
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
+from anemoi_ckpt_migrate.storage.folder_names import RANK, RANK_FOLDER, FolderNames, names_in
 from anemoi_ckpt_migrate.storage.url import Url, url_of
 
-_INDEX = ".index.json"
 METADATA = ".metadata"
 """The name of the metadata of a distributed checkpoint."""
-_LONGEST_INDEX = 256 << 20  # in bytes
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
 _LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
 _DEEPSPEED = re.compile(r"(?=.*(rank|layer|expert|model)_\d).*[-_](model|optim)_states\.pt")
-_RANK_FOLDER = re.compile(r"(mp|tp|pp|ep)_rank_\d+(_.*)?")
-_RANK = re.compile(r"(?P<before>.*(?:rank|shard|model_part)[-_]?)(?P<number>\d+)(?P<after>(?:[-_.].*)?)", re.IGNORECASE)
 _UNIVERSAL = re.compile(r"(fp32|exp_avg|exp_avg_sq|step)\.pt")
 
 
@@ -54,117 +43,6 @@ class Membership:
 
     def __str__(self) -> str:
         return f"it is part of {self.kind} ({shown_path(self.name)})"
-
-
-# All names that a look below may recognise without an index or the name of the folder.
-_MAY_BE_MEMBER = re.compile(
-    r"-\d{2,}-of-|^consolidated\.|_states\.pt$|(?:rank|shard|model_part)[-_]?\d|^(?:meta|fp32|exp_avg|exp_avg_sq|step)\.pt$"
-    r"|\.distcp$|^\.metadata$",
-    re.IGNORECASE,
-)
-
-
-class FolderNames:
-    """The names in a folder, read once.
-
-    Attributes
-    ----------
-    names : collection of str
-        The names; empty if the folder cannot be listed.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    names : collection of str, optional
-        The names in it, if they are known.
-    """
-
-    def __init__(self, path: Path, names: Collection[str] | None = None) -> None:
-        self._path = path
-        try:
-            self.names: Collection[str] = os.listdir(path) if names is None else names
-        except OSError:
-            self.names = []
-
-    def beginning_with(self, start: str) -> list[str]:
-        """Return the names that begin with a text, in order."""
-        first = bisect.bisect_left(self._ordered, start)
-        return self._ordered[first : bisect.bisect_left(self._ordered, start + chr(sys.maxunicode), first)]
-
-    @cached_property
-    def _ordered(self) -> list[str]:
-        return sorted(self.names)
-
-    def may_be_member(self, name: str) -> bool:
-        """Return whether `membership_by_name` may find a set for a file in it; this is quick."""
-        return _MAY_BE_MEMBER.search(name) is not None or self._is_of_rank or name in self.indexed
-
-    @cached_property
-    def _is_of_rank(self) -> bool:
-        return _RANK_FOLDER.fullmatch(self._path.name) is not None
-
-    @cached_property
-    def indexed(self) -> dict[str, Path]:
-        """The files that indices name, each with its first index."""
-        indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
-        return {name: index for index in indices for name in files_of_index(index)}
-
-    @cached_property
-    def ranks(self) -> dict[tuple[str, str], set[str]]:
-        """The numbers of ranks, by the text before and after the number."""
-        found: dict[tuple[str, str], set[str]] = {}
-        for match in filter(None, map(_RANK.fullmatch, self.names)):
-            found.setdefault((match["before"], match["after"]), set()).add(match["number"])
-        return found
-
-
-class FolderListings:
-    """The names in folders, each listed once, or again after some seconds.
-
-    Parameters
-    ----------
-    seconds : float
-        How long names count as known. A set that is known only from its index is missed if the index appears later.
-    """
-
-    def __init__(self, seconds: float = math.inf) -> None:
-        self._seconds = seconds
-        self._known: dict[Path, tuple[float, FolderNames]] = {}
-
-    def names(self, path: Path) -> FolderNames:
-        """Return the names in a folder."""
-        now = time.monotonic()
-        since, found = self._known.get(path, (-math.inf, None))
-        if found is None or now - since > self._seconds:
-            found = FolderNames(path)
-            self._known[path] = now, found
-        return found
-
-
-_LISTINGS: ContextVar[FolderListings | None] = ContextVar("listings", default=None)
-
-
-@contextlib.contextmanager
-def folders_listed_once(listings: FolderListings | None = None) -> Iterator[None]:
-    """List each folder only once in this context, for a run over many files.
-
-    Parameters
-    ----------
-    listings : FolderListings, optional
-        Names that are known from earlier; by default none.
-    """
-    token = _LISTINGS.set(listings or FolderListings())
-    try:
-        yield
-    finally:
-        _LISTINGS.reset(token)
-
-
-def names_in(folder: Path) -> FolderNames:
-    """Return the names in a folder, in a context of `folders_listed_once` perhaps as they were some seconds ago."""
-    listings = _LISTINGS.get()
-    return FolderNames(folder) if listings is None else listings.names(folder)
 
 
 def membership(path: str | os.PathLike[str]) -> Membership | None:
@@ -249,17 +127,6 @@ def _indexed(path: Path, folder: FolderNames) -> Membership | None:
     return Membership("a sharded checkpoint", os.fspath(index), way)
 
 
-def files_of_index(index: Path) -> set[str]:
-    """Return the names of files that an index gives; none if it cannot be read."""
-    try:
-        if not index.is_file() or index.stat().st_size > _LONGEST_INDEX:
-            return set()
-        listed = json.loads(index.read_bytes())["weight_map"].values()
-        return {os.path.basename(name) for name in listed if isinstance(name, str)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return set()  # not an index of shards
-
-
 def _numbered(path: Path, folder: FolderNames) -> Membership | None:
     """Recognise ``NAME-00001-of-00002.bin``; ``00001-of-00001`` is whole."""
     found = _SHARD.fullmatch(path.name)
@@ -290,7 +157,7 @@ def _deepspeed(path: Path, folder: FolderNames) -> Membership | None:
 
 
 def _megatron(path: Path, folder: FolderNames) -> Membership | None:
-    if not _RANK_FOLDER.fullmatch(path.parent.name):
+    if not RANK_FOLDER.fullmatch(path.parent.name):
         return None
     way = "join the files of its ranks; a single file can be copied out of its folder and migrated there"
     return Membership("a checkpoint of Megatron", os.fspath(path.parent.parent), way)
@@ -298,7 +165,7 @@ def _megatron(path: Path, folder: FolderNames) -> Membership | None:
 
 def _ranks(path: Path, folder: FolderNames) -> Membership | None:
     """Recognise ``NAME_rank0.pt`` beside a file with another number."""
-    found = _RANK.fullmatch(path.name)
+    found = RANK.fullmatch(path.name)
     if found is None:
         return None
     if len(folder.ranks.get((found["before"], found["after"]), ())) < 2:

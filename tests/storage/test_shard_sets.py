@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import anemoi_ckpt_migrate as cm
-from anemoi_ckpt_migrate.storage import shard_sets
+from anemoi_ckpt_migrate.storage import folder_names
 from tests.support.project import RENAME, Folder, digest, names
 
 torch = pytest.importorskip("torch")
@@ -277,7 +277,7 @@ def test_a_folder_is_listed_once_for_all_its_files(chain: Folder, monkeypatch: p
         listed.append(str(path))
         return real(path)
 
-    monkeypatch.setattr(shard_sets.os, "listdir", listing)
+    monkeypatch.setattr(folder_names.os, "listdir", listing)
     for words in (["current"], ["upgrade", "head"]):
         del listed[:]
         ran = chain.run(*words, *files)
