@@ -128,7 +128,7 @@ def job_of(
     command : str
         The command.
     options : mapping
-        Its arguments.
+        Its arguments. If ``output`` is one, it is the place of the result; else it is a folder for the results.
     needs_project : bool
         Whether there has to be a project.
 
@@ -140,7 +140,7 @@ def job_of(
     from anemoi_ckpt_migrate.batch.job import Job
 
     config, chain = (None, args.chain) if args.chain is not None else (args.config, None)
-    job = Job(command, options, config, chain, needs_project, _folder_of(args))
+    job = Job(command, options, config, chain, needs_project, None if "output" in options else _folder_of(args))
     if needs_project:
         job.project()
     return job

@@ -66,6 +66,15 @@ def test_everything_below_a_folder(project: Folder, runs: Path) -> None:
     assert {name: digest(runs / name) for name in untouched} == untouched
 
 
+@pytest.mark.parametrize("option", [(), ("-q",), ("-v",), ("-j", 2), ("--report", "report.jsonl")])
+def test_the_output_for_a_single_name_is_the_result_itself(
+    project: Folder, runs: Path, option: tuple[str, ...]
+) -> None:
+    project.ok("upgrade", "head", runs / "a/first.ckpt", "--output", "new.ckpt", *option)
+    assert "y.weight" in names(Path("new.ckpt"))
+    assert "x.weight" in names(runs / "a/first.ckpt")
+
+
 def test_one_is_no_plural_and_none_is_said(project: Folder, runs: Path) -> None:
     ran = project.run("check", "-r", runs / "a", "--exclude", "second.ckpt")
     assert ran.out.splitlines()[-1] == "1 checkpoint, 0 without problems, 1 problem"
