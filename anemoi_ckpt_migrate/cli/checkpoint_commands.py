@@ -220,7 +220,8 @@ def _many(
     from anemoi_ckpt_migrate.cli.batch import run_batch
     from anemoi_ckpt_migrate.console.summary_table import SummaryTable
 
-    options = {name: value for name, value in _options(args).items() if name != "output"}
+    is_one = selection.is_plain and len(selection.paths) == 1
+    options = {name: value for name, value in _options(args).items() if name != "output" or is_one}
     job = job_of(args, args.command, options, needs_project)
     if args.command == "upgrade":
         check_target(args.target, job.project())

@@ -151,7 +151,7 @@ def _check(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import check
 
     selection = selection_of(args)
-    few = is_plain(args, selection)
+    few = is_plain(args, selection) or not (args.checkpoints or args.from_file)
     found = check.check(args.checkpoints if few else (), rollback=args.rollback, model=args.model, project=args.config)
     revision_tables.print_checked(found, args.json)
     if few:

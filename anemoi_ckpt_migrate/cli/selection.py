@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.errors import UsageError, shown_path
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.batch.job import Job
@@ -82,7 +82,13 @@ def selection_of(args: argparse.Namespace) -> Selection:
     from anemoi_ckpt_migrate.batch.select import Selection, parse_part
     from anemoi_ckpt_migrate.util.time_text import parse_time
 
-    if args.needs_checkpoint and not args.checkpoints and args.from_file is None:
+    for name in ("from_file", "output", "dask", "report"):
+        if getattr(args, name, None) == "":  # of a variable that is not set, for example
+            raise UsageError(f"--{name.replace('_', '-')} is empty; give it a value, or leave it out")
+    if "" in args.checkpoints:
+        raise UsageError("a CKPT is empty; give a path, or leave it out")
+    chooses = args.needs_checkpoint or args.recursive or args.part is not None
+    if chooses and not args.checkpoints and args.from_file is None:
         raise UsageError("CKPT is missing: give a checkpoint, a folder with --recursive, or a list with --from-file")
     if args.null and args.from_file is None:
         raise UsageError("--null is about the list of --from-file, which is not given")
@@ -128,7 +134,7 @@ def job_of(
     command : str
         The command.
     options : mapping
-        Its arguments.
+        Its arguments. If ``output`` is one, it is the place of the result; else it is a folder for the results.
     needs_project : bool
         Whether there has to be a project.
 
@@ -140,7 +146,9 @@ def job_of(
     from anemoi_ckpt_migrate.batch.job import Job
 
     config, chain = (None, args.chain) if args.chain is not None else (args.config, None)
-    job = Job(command, options, config, chain, needs_project, _folder_of(args))
+    job = Job(command, options, config, chain, needs_project, None if "output" in options else _folder_of(args))
+    if job.output is not None and os.path.lexists(job.output) and not os.path.isdir(job.output):
+        raise UsageError(f"--output {shown_path(args.output)} is no folder, which the results of this call need")
     if needs_project:
         job.project()
     return job

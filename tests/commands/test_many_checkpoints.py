@@ -68,6 +68,41 @@ def test_everything_below_a_folder(project: Folder, runs: Path) -> None:
     assert {name: digest(runs / name) for name in untouched} == untouched
 
 
+@pytest.mark.parametrize("option", [(), ("-q",), ("-v",), ("-j", 2), ("--report", "report.jsonl")])
+def test_the_output_for_a_single_name_is_the_result_itself(
+    project: Folder, runs: Path, option: tuple[str, ...]
+) -> None:
+    project.ok("upgrade", "head", runs / "a/first.ckpt", "--output", "new.ckpt", *option)
+    assert "y.weight" in names(Path("new.ckpt"))
+    assert "x.weight" in names(runs / "a/first.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("upgrade", "head", "-r", ""), "a CKPT is empty; give a path, or leave it out"),
+        (("upgrade", "head", "-r", "runs", "--report", ""), "--report is empty; give it a value, or leave it out"),
+        (("upgrade", "head", "-r", "runs", "--output", ""), "--output is empty; give it a value, or leave it out"),
+        (("upgrade", "head", "--from-file", ""), "--from-file is empty; give it a value, or leave it out"),
+        (
+            ("upgrade", "head", "-r", "runs", "--output", "versions/a1_rename.py"),
+            "a1_rename.py is no folder, which the",
+        ),
+        (("check", "-r"), "CKPT is missing: give a checkpoint, a folder with --recursive, or a list with --from-file"),
+    ],
+)
+def test_usage_that_makes_no_sense(project: Folder, runs: Path, words: tuple[str, ...], message: str) -> None:
+    before = content(runs)
+    ran = project.run(*words)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert message in ran.err
+    assert content(runs) == before
+
+
+def test_check_of_scripts_only_takes_the_options_for_many(project: Folder, runs: Path) -> None:
+    assert project.ok("check", "-q", "-j", 2).out == project.ok("check").out
+
+
 def test_one_is_no_plural_and_none_is_said(project: Folder, runs: Path) -> None:
     ran = project.run("check", "-r", runs / "a", "--exclude", "second.ckpt")
     assert ran.out.splitlines()[-1] == "1 checkpoint, 0 without problems, 1 problem"
