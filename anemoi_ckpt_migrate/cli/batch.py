@@ -21,7 +21,7 @@ from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.cli.common import worst
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.console.batch_progress import batch_progress
-from anemoi_ckpt_migrate.errors import DiskFull, MigrateError, UsageError
+from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.util.text import sized
 
 _ALIKE = 10  # errors of a kind that are printed
@@ -77,7 +77,7 @@ def run_batch(
         hidden = args.quiet or args.json
         advance = stack.enter_context(batch_progress(len(chosen), sum(each.size for each in chosen), hidden))
         for result in runner(args.jobs, executor)(job, groups, attention):
-            is_full = isinstance(result.error, DiskFull)
+            is_full = getattr(result.error, "disk_is_full", False)
             if result.status != INTERRUPTED and not is_full:
                 left.pop(result.checkpoint, None)
             codes.append(code_of(result.result) if result.result is not None else result.exit_code)

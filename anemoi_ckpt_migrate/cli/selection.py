@@ -90,6 +90,8 @@ def selection_of(args: argparse.Namespace) -> Selection:
     chooses = args.needs_checkpoint or args.recursive or args.part is not None
     if chooses and not args.checkpoints and args.from_file is None:
         raise UsageError("CKPT is missing: give a checkpoint, a folder with --recursive, or a list with --from-file")
+    if args.quiet and args.verbose:
+        raise UsageError("--quiet prints less and --verbose more: leave out one")
     if args.null and args.from_file is None:
         raise UsageError("--null is about the list of --from-file, which is not given")
     return Selection(

@@ -9,7 +9,7 @@ from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
 from anemoi_ckpt_migrate.commands.current import current
 from anemoi_ckpt_migrate.commands.prove_rollback import prove_rollback
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
-from anemoi_ckpt_migrate.errors import MigrateError, Unrelated
+from anemoi_ckpt_migrate.errors import USAGE, MigrateError, Unrelated
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
@@ -43,6 +43,8 @@ def check_checkpoint(
     ------
     Unrelated
         Only with `known_only`.
+    NoCheckpointInFolder
+        It is a folder that is no checkpoint.
     """
     found = resolve_project(project)
     try:
@@ -56,6 +58,8 @@ def check_checkpoint(
     except Unrelated:
         raise
     except MigrateError as error:
+        if error.exit_code == USAGE:
+            raise
         kind = "rollback" if rollback else "checkpoint"
         return Checked(0, 1, (Problem(kind, error.sentence, os.fspath(checkpoint), pending=False),))
     if place.at_head is not False:

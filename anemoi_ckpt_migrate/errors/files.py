@@ -103,18 +103,28 @@ class NoStoreLibrary(CannotRead):
 
 
 class CannotWrite(MigrateError):
-    """The result could not be written; the checkpoint is unchanged."""
+    """The result could not be written; the checkpoint is unchanged.
+
+    Attributes
+    ----------
+    disk_is_full : bool
+        Whether the disk has no room, so that other checkpoints will fail too.
+    """
+
+    disk_is_full = False
 
 
 class DiskFull(CannotWrite):
     """The disk, or your quota of it, is full; the checkpoint is unchanged."""
 
+    disk_is_full = True
 
-class NoRoom(DiskFull):
-    """There is too little space for the result; nothing was written."""
 
-    def __init__(self, needed: int, free: int, where: str) -> None:
-        self.needed, self.free = needed, free
+class NoRoom(CannotWrite):
+    """There is too little space for the result, or the process may not write so much; nothing was written."""
+
+    def __init__(self, needed: int, free: int, where: str, disk_is_full: bool = True) -> None:
+        self.needed, self.free, self.disk_is_full = needed, free, disk_is_full
         super().__init__(
             f"the result needs {needed:,} bytes, but {where} is {free:,} bytes; write to another disk with "
             "--output, or raise the limit (nothing was written)"

@@ -57,7 +57,7 @@ def check_room(target: Location, made: int, size: int) -> None:
     folder = Path(tempfile.gettempdir()) if isinstance(target, Url) else target.parent
     largest = _largest_file()
     if largest is not None and size > largest:
-        raise NoRoom(size, largest, "the largest file that this process may write")
+        raise NoRoom(size, largest, "the largest file that this process may write", disk_is_full=False)
     if hasattr(os, "statvfs"):
         try:
             found = os.statvfs(folder)

@@ -26,6 +26,7 @@ import pytest
 import torch
 
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
+from anemoi_ckpt_migrate.storage import size_limits
 from tests.support.project import Folder, backups, digest, leftovers, names
 
 OPERATIONS = '''"""rename the layer"""
@@ -296,6 +297,7 @@ def test_looking_inside(project: Folder, runs: Path) -> None:
         ([], 2, "CKPT is missing: give a checkpoint, a folder with --recursive, or a list with --from-file"),
         (["-r", "runs", "--part", "3/2"], 2, "'3/2' is not a part"),
         (["-r", "runs", "--newer-than", "soon"], 2, "'soon' is no time"),
+        (["-r", "runs", "-q", "-v"], 2, "--quiet prints less and --verbose more: leave out one"),
         (["-r", "runs", "-j", "many"], 2, "'many' is not a number of processes"),
         (["runs/a/first.ckpt", "--null"], 2, "--null is about the list of --from-file"),
         (["--from-file", "nowhere"], 1, "nowhere: the list cannot be read"),
@@ -331,6 +333,20 @@ def test_a_full_disk_stops_early(project: Folder, runs: Path, monkeypatch: pytes
     assert ran.code == 1
     assert "stopped because the disk is full, with 3 left, whose copies need up to " in ran.err
     assert content(runs) == before
+
+
+def test_a_file_too_large_for_this_process_stops_no_other(
+    project: Folder, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size_limits, "_largest_file", lambda: 10)
+    ran = project.run("upgrade", "head", "-r", runs / "a")
+    assert ran.code == 1
+    assert ran.out.splitlines()[-1].startswith("2 failed, ")
+
+
+def test_check_of_a_folder_names_the_option(project: Folder, runs: Path) -> None:
+    ran = project.run("check", runs / "a")
+    assert (ran.code, "give --recursive for all checkpoints below it" in ran.err) == (2, True)
 
 
 SLOW = '''"""slow"""
