@@ -106,6 +106,8 @@ def test_every_folder_has_its_place() -> None:
 
 
 def test_every_folder_is_in_the_wheel() -> None:
+    if not (ROOT.parent / "setup.cfg").exists():
+        pytest.skip("the package is installed")
     config = configparser.ConfigParser()
     config.read(ROOT.parent / "setup.cfg")
     folders = {path.parent.relative_to(ROOT.parent).as_posix().replace("/", ".") for path in ROOT.rglob("__init__.py")}

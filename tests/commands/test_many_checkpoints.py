@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from anemoi_ckpt_migrate.storage import size_limits
@@ -143,6 +142,7 @@ def test_operations_tell_whether_a_checkpoint_is_of_the_project(
 ) -> None:
     other = runs / "c/other.ckpt"
     other.parent.mkdir()
+    torch = pytest.importorskip("torch")
     torch.save({"state_dict": {"other.weight": torch.ones(2)}}, other)
     other.chmod(0o444)  # so that an upgrade would be refused
     before = digest(other)

@@ -233,13 +233,17 @@ def test_an_interrupted_run_shows(project: Folder) -> None:
     assert "the rest cannot be read: `recover` the file before you load it" in ran.err
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 and no end", b"\x80\x02}."], ids=["empty", "cut", "a bare pickle"])
-def test_what_is_no_checkpoint(project: Folder, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"", "UnknownContent"), (b"PK\3\4 and no end", "NotACheckpoint"), (b"\x80\x02}.", "ForeignFile")],
+    ids=["empty", "cut", "a bare pickle"],
+)
+def test_what_is_no_checkpoint(project: Folder, content: bytes, kind: str) -> None:
     path = project.path / "odd.ckpt"
     path.write_bytes(content)
     ran = project.run("inspect", path, "--json")
     assert ran.code == 1
-    assert json.loads(ran.out)["error"]["type"] == "NotACheckpoint"
+    assert json.loads(ran.out)["error"]["type"] == kind
 
 
 def test_a_damaged_record_is_a_warning(project: Folder) -> None:
