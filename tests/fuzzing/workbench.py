@@ -169,6 +169,9 @@ def _sign(error: BaseException) -> str:
 
 def serve(connection: Any, folder: Path, walk: Walk, seconds: float) -> None:
     """Try out what comes over a connection, until it is closed."""
+    # Done already, unless another test started the server of forks, which then imports other things first.
+    from tests.fuzzing import rehearsal as rehearsal
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     os.chdir(folder)  # where there is no project
