@@ -14,10 +14,13 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, MigrateError, NoneFound, UsageError, shown_path
-from anemoi_ckpt_migrate.storage.find_checkpoints import BACKUP, Entry, Walk
 from anemoi_ckpt_migrate.storage.url import url_of
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.find_checkpoints import Entry
 
 _MAGIC = "*?["
 _STDIN = "-"
@@ -143,6 +146,8 @@ class Selection:
 
     def backups(self) -> Iterator[Entry]:
         """Yield the backups below the folders and patterns of the call."""
+        from anemoi_ckpt_migrate.storage.find_checkpoints import BACKUP
+
         for path in filter(self._searches, self.paths):
             for group in self._walk(path, backups=True):
                 yield from (entry for entry in group if entry.kind == BACKUP)
@@ -227,6 +232,8 @@ class Selection:
 
     def _walk(self, path: str, backups: bool = False) -> Iterator[tuple[Entry, ...]]:
         """Yield the groups below a folder, or below that of a pattern."""
+        from anemoi_ckpt_migrate.storage.find_checkpoints import Walk  # a call about a name needs no walk
+
         folder, pattern = _split(path)
         excluded, included = _patterns(self.exclude), _patterns(self.include)
         if os.path.basename(_tidy(folder)) not in (os.curdir, os.pardir) and excluded.fit(folder):

@@ -80,7 +80,6 @@ def selection_of(args: argparse.Namespace) -> Selection:
         There are none, or an option makes no sense.
     """
     from anemoi_ckpt_migrate.batch.select import Selection, parse_part
-    from anemoi_ckpt_migrate.util.time_text import parse_time
 
     for name in ("from_file", "output", "dask", "report"):
         if getattr(args, name, None) == "":  # of a variable that is not set, for example
@@ -101,11 +100,17 @@ def selection_of(args: argparse.Namespace) -> Selection:
         args.null,
         tuple(args.exclude),
         tuple(args.include),
-        None if args.newer_than is None else parse_time(args.newer_than),
+        None if args.newer_than is None else _time(args.newer_than),
         None if args.part is None else parse_part(args.part),
         args.allow_empty,
         output=_folder_of(args),
     )
+
+
+def _time(text: str) -> float:
+    from anemoi_ckpt_migrate.util.time_text import parse_time
+
+    return parse_time(text)
 
 
 def _folder_of(args: argparse.Namespace) -> str | None:
