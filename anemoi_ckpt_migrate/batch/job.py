@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import (
@@ -47,13 +47,6 @@ _OF_PROJECT = _KNOWS | {"current", "inspect"}
 _TELLING = (".ckpt", ".pt", ".pth", ".safetensors")
 _LISTINGS = FolderListings(seconds=10.0)  # of this process
 _TURN = threading.Lock()
-
-
-class Printable(Protocol):
-    """The result of a command."""
-
-    def to_data(self) -> Any:
-        """Return the data that ``--json`` prints."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +93,7 @@ class JobResult:
             return {"checkpoint": self.checkpoint, "status": self.status, "same_as": self.same_as}
         if self.error is None:
             return dict(self.result.to_data())
-        kind = {"type": type(self.error).__name__, "message": self.error.sentence}
-        return {"checkpoint": self.checkpoint, "status": self.status, "error": kind}
+        return {"checkpoint": self.checkpoint, "status": self.status, "error": self.error.to_data()}
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ class Job:
     def project(self) -> Project | None:
         """Return the project, whose scripts this process reads once; None if there is none, and none is needed."""
         try:
-            return project_of(self.config, self.chain, self.call)
+            return _project_of(self.config, self.chain, self.call)
         except NoConfiguration:
             if self.needs_project:
                 raise
@@ -240,13 +232,8 @@ class Job:
         return REFUSED if error.exit_code not in (ERROR,) or isinstance(error, Refused) else FAILED
 
 
-def run_job(job: Job, chosen: Chosen) -> JobResult:
-    """Run a job on one checkpoint: a function that can be sent to another process."""
-    return job.run(chosen)
-
-
 @functools.lru_cache(maxsize=4)
-def project_of(config: str | None, chain: str | None, call: str = "") -> Project:
+def _project_of(config: str | None, chain: str | None, call: str) -> Project:
     """Return the project of a configuration or a chain, whose scripts are read once in this process for each call."""
     return open_chain(chain) if chain is not None else open_project(config)
 

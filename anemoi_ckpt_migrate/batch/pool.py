@@ -25,7 +25,8 @@ from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import CannotStart, ExecutorFailed, Interrupted, MigrateError, UsageError, WorkerDied
 from anemoi_ckpt_migrate.revisions.targets import Relative, parse_several
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a run."""
 _LOOK = 0.2  # seconds between two looks for a signal
 _AHEAD = 2  # checkpoints that a worker has, so that it need not wait for the next one
 _READY, _ENDING = "ready", "ending"  # messages of a worker
@@ -369,7 +370,7 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "anemoi_ckpt_migrate.runtime.session"])
     resource_tracker.ensure_running()  # first, since it unblocks signals
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # Ctrl-C reaches the server too, which inherits this
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # Ctrl-C reaches the server too, which inherits this
     try:
         forkserver.ensure_running()
     finally:
@@ -381,9 +382,9 @@ def _work(parent: connection.Connection, job: Job, count: int) -> None:
     """Work on groups that come over a connection until it ends: the main function of a process."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     attention = Attention()
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, attention.notice)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # those that came since the process began count now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # those that came since the process began count now
     with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent ended
         parent.send(_READY)
         while True:

@@ -49,9 +49,7 @@ def result_line(result: JobResult) -> dict[str, Any]:
         "backup": getattr(found, "backup", None),
         "dry_run": bool(getattr(found, "dry_run", False)),
         "warnings": list(getattr(found, "warnings", ())),
-        "error": None
-        if error is None
-        else {"type": type(error).__name__, "message": error.sentence, "exit_code": error.exit_code},
+        "error": None if error is None else {**error.to_data(), "exit_code": error.exit_code},
         "size": result.size,
         "seconds": round(result.seconds, _DIGITS),
     }

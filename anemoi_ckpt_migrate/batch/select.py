@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import fnmatch
 import functools
-import hashlib
 import math
 import os
 import re
@@ -385,6 +384,8 @@ def _tidy(path: str) -> str:
 
 
 def _is_in(part: tuple[int, int], last: Chosen) -> bool:
+    import hashlib  # only parts need it
+
     digest = hashlib.sha256(os.fsencode(last.relative)).digest()
     return int.from_bytes(digest[:8], "big") % part[1] == part[0] - 1
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.batch.dask_cluster import dask_executor
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, REFUSED, Job, JobResult
-from anemoi_ckpt_migrate.batch.pool import Attention, runner
+from anemoi_ckpt_migrate.batch.pool import SIGNALS, Attention, runner
 from anemoi_ckpt_migrate.batch.report_file import report_file
 from anemoi_ckpt_migrate.batch.select import Selection
 from anemoi_ckpt_migrate.batch.summary import mask
@@ -25,7 +25,6 @@ from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.util.text import sized
 
 _ALIKE = 10  # errors of a kind that are printed
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Table(Protocol):
@@ -155,7 +154,7 @@ def _header(args: argparse.Namespace, job: Job, selection: Selection) -> dict[st
 @contextlib.contextmanager
 def _signals(attention: Attention) -> Iterator[None]:
     """Let signals stop the work, and the second one end the process."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def notice(number: int, frame: FrameType | None) -> None:
         for each, handler in before.items():

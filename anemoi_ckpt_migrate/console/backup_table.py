@@ -8,7 +8,7 @@ from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup
 from anemoi_ckpt_migrate.console.output import print_json, say
-from anemoi_ckpt_migrate.console.tables import Column, print_table
+from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.errors import shown_path
 from anemoi_ckpt_migrate.util.text import numbered, sized
 
@@ -30,7 +30,7 @@ def _summary(cleaned: Cleaned) -> str:
     chosen = sum(backup.chosen for backup in cleaned.backups)
     if not chosen:
         return "nothing to remove" if count else "no backups"
-    some = f"{chosen} of {count} backup{'s' * (count != 1)}"
+    some = f"{chosen} of {numbered(count, 'backup')}"
     if not cleaned.dry_run:
         return f"{some} removed, {sized(cleaned.frees)} freed"
     return f"{some} would be removed, which frees {sized(cleaned.frees)} (dry run; add --remove to remove them)"
@@ -80,7 +80,6 @@ class BackupTable:
         done = "removed" if self._remove else "would be removed"
         frees = f"{sized(self._frees)} freed" if self._remove else f"which frees {sized(self._frees)}"
         dry = "" if self._remove or not self._chosen else " (dry run; add --remove to remove them)"
-        others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         all_of_them = f"{numbered(self._count, 'backup')} of {numbered(self._checkpoints, 'checkpoint')}"
         some = f"{self._chosen:,} of {all_of_them} {done}, {frees}{dry}"
-        say(", ".join([some, *others]))
+        say(", ".join([some, *counts(self._others)]))

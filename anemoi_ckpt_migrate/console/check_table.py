@@ -7,7 +7,7 @@ from collections import Counter
 from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.console.output import say
-from anemoi_ckpt_migrate.console.tables import Column, print_table
+from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.util.text import numbered
 
 
@@ -36,12 +36,11 @@ class CheckTable:
         if not quiet:
             rows = sorted(self._problems.values(), reverse=True)
             print_table([Column("files", numbers=True), Column("for example")], [(f"{n:,}", text) for n, text in rows])
-        others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         problems = sum(count for count, _ in self._problems.values())
         said = [
             numbered(self._count, "checkpoint"),
             f"{self._fine:,} without problems",
             numbered(problems, "problem"),
-            *others,
+            *counts(self._others),
         ]
         say(", ".join(said))

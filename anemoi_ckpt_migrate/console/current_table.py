@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.commands.current import Current
 from anemoi_ckpt_migrate.console.output import say
-from anemoi_ckpt_migrate.console.tables import Column, print_table
+from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.storage.find_checkpoints import Entry
 from anemoi_ckpt_migrate.util.text import numbered, sized
 
@@ -56,10 +56,9 @@ class CurrentTable:
                 [Column("at"), Column("format"), *numbers],
                 [(*key, f"{row.count:,}", sized(row.size), sized(row.dead)) for key, row in rows],
             )
-        others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         sizes = [each.size for each in self._backups]
         backups = [f"{numbered(len(sizes), 'backup')} ({sized(sum(sizes))})"] if sizes else []
-        say(", ".join([f"{numbered(count, 'checkpoint')} ({sized(size)})", *others, *backups]))
+        say(", ".join([f"{numbered(count, 'checkpoint')} ({sized(size)})", *counts(self._others), *backups]))
 
 
 def _place(found: Current) -> str:

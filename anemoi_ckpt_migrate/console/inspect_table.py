@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.console.output import say
-from anemoi_ckpt_migrate.console.tables import Column, print_table
+from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS
 from anemoi_ckpt_migrate.util.text import numbered, sized
 
@@ -65,7 +65,8 @@ class InspectTable:
         if more > 0:
             say(f"and {more:,} more that are dangerous to load")
         count, size = sum(row.count for row in self._rows.values()), sum(row.size for row in self._rows.values())
-        others = [f"{number:,} {status}" for status, number in sorted(self._others.items())]
         dangerous = [f"{len(self._dangerous):,} dangerous to load"] if self._dangerous else []
         damaged = [f"{self._damaged:,} damaged"] if self._damaged else []
-        say(", ".join([f"{numbered(count, 'checkpoint')} ({sized(size)})", *dangerous, *damaged, *others]))
+        say(
+            ", ".join([f"{numbered(count, 'checkpoint')} ({sized(size)})", *dangerous, *damaged, *counts(self._others)])
+        )

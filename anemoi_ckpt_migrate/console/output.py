@@ -70,7 +70,7 @@ def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) 
 
 def print_error(error: MigrateError, checkpoint: str) -> None:
     """Print an error about a checkpoint as JSON."""
-    print_json({"checkpoint": checkpoint, "error": {"type": type(error).__name__, "message": error.sentence}})
+    print_json({"checkpoint": checkpoint, "error": error.to_data()})
 
 
 def print_laid(laid: Sequence[CreatedPath]) -> None:

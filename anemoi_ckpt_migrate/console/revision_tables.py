@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anemoi_ckpt_migrate.console.output import print_json, put, say, warn
 from anemoi_ckpt_migrate.errors import shown_path
 from anemoi_ckpt_migrate.revisions.draw_text import as_text
-from anemoi_ckpt_migrate.util.text import plain
+from anemoi_ckpt_migrate.util.text import numbered, plain
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.branches import Branches, Head
@@ -193,7 +193,7 @@ def _details(entry: HistoryEntry) -> Iterator[str]:
 def _notes(entry: HistoryEntry) -> str:
     notes = [
         f"the checkpoint is here{', recognised but not recorded' * entry.recognised}" if entry.here else "",
-        f"{entry.checkpoints:,} checkpoint{'s' * (entry.checkpoints != 1)}" if entry.checkpoints else "",
+        numbered(entry.checkpoints, "checkpoint") if entry.checkpoints else "",
         "head" if entry.head else "",
         f"needs {', '.join(entry.depends_on)}" if entry.depends_on else "",
         "barrier" if entry.final else "",

@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED, S
 from anemoi_ckpt_migrate.batch.report_lines import result_line
 from anemoi_ckpt_migrate.batch.summary import UNREACHED, Move, Reason, Summary
 from anemoi_ckpt_migrate.console.output import flush, print_json, printing, put, say, warn
+from anemoi_ckpt_migrate.console.tables import stdout_console
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.util.text import lasted, numbered, plain, sized
 
@@ -34,7 +35,6 @@ _WORDS = {
 }
 _COLOURS = {MOVED: "green", REFUSED: "yellow", FAILED: "bold red", INTERRUPTED: "bold red", UNREACHED: "bold red"}
 _MOST = 10  # moves, reasons of a status, and warnings in the table; the others are counted
-_WIDE = 1 << 20  # letters of a line in a pipe or a file, where lines are not wrapped
 
 
 def summary_line(summary: Summary) -> str:
@@ -58,11 +58,10 @@ def summary_line(summary: Summary) -> str:
 
 def print_summary(summary: Summary) -> None:
     """Print a summary as a table, whose last line is that of `summary_line`."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False, markup=False)
+    console = stdout_console()
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -136,7 +135,7 @@ def _warnings(report: Report) -> Iterator[str]:
     for missing in report.missing_parts:
         yield f"there is no report of these parts of {missing.count}: {missing.parts}"
     if report.unfinished:
-        runs = f"{report.unfinished} run{'s' * (report.unfinished != 1)}"
+        runs = numbered(report.unfinished, "run")
         yield f"{runs} ended before all checkpoints were found, so there may be more; run the same command again"
 
 

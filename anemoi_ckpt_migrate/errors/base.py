@@ -55,6 +55,10 @@ class MigrateError(Exception):
     def __str__(self) -> str:
         return f"{self.checkpoint}: {self.sentence}" if self.checkpoint else self.sentence
 
+    def to_data(self) -> dict[str, str]:
+        """Return the data that ``--json`` prints."""
+        return {"type": type(self).__name__, "message": self.sentence}
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by fields, as a process pool needs: constructors take other arguments than the message."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]

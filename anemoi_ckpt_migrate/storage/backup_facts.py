@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -56,6 +55,8 @@ def facts_of(place: Path, number: int) -> BackupFacts | None:
         return BackupFacts(number, own.st_size, own.st_mtime_ns)
     if not stat.S_ISDIR(own.st_mode):
         return None
+    import hashlib  # only folders need it
+
     size, latest, digest = 0, 0, hashlib.sha256()
     for name, found in tree_of(place):
         if stat.S_ISDIR(found.st_mode):

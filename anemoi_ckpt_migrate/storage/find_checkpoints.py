@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_folder
 from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
 from anemoi_ckpt_migrate.storage.huggingface.layout import is_index, sets_of_weights
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
-from anemoi_ckpt_migrate.storage.shard_sets import METADATA, membership_by_name
+from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS, membership_by_name
 
 CHECKPOINT, BACKUP = "checkpoint", "backup"
 """The kinds of `Entry`: a checkpoint, the backup of one."""
@@ -38,7 +38,7 @@ _NEVER = frozenset(
     for ending in endings.split()
 )
 _ZIP, _PICKLE = b"PK\3\4", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the second one: torch before 1.6
-_FILES_OF_DISTRIBUTED = frozenset(["meta.pt", "common.pt", METADATA])
+_FILES_OF_DISTRIBUTED = frozenset([*RESTS, METADATA])
 # DeepSpeed and Megatron write these beside the folders of checkpoints.
 _BESIDE_CHECKPOINTS = frozenset(["zero_to_fp32.py", "latest_checkpointed_iteration.txt"])
 # The cache of Hugging Face holds files named by their digests, and folders of links that give their real names.

@@ -215,8 +215,8 @@ def check_elsewhere(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def kept_in_place(target: Path) -> Iterator[None]:
-    """Let nobody exchange a folder while a file in it is replaced; an interrupted exchange is completed before.
+def kept_in_place(target: Path) -> Iterator[Completed]:
+    """Let nobody else write a folder; an interrupted exchange is completed before, and its end is yielded.
 
     Parameters
     ----------
@@ -232,8 +232,7 @@ def kept_in_place(target: Path) -> Iterator[None]:
     """
     try:
         with locked(target):
-            _complete(target)
-            yield
+            yield _complete(target)
     except OSError as error:
         raise unwritable(error, target) from error
 
@@ -258,21 +257,17 @@ def new_folder(target: Path, before: FolderState | None) -> Iterator[NewFolder]:
     CannotWrite
         The disk refuses; everything is unchanged.
     """
-    try:
-        with locked(target):
-            _complete(target)
-            path = beside(target)
-            _write_journal(target, _Journal(path.name, None if before is None else before.own.st_ino, True))
-            try:
-                os.mkdir(path, 0o755 if before is None else 0o700)
-                if before is not None:
-                    _keep_folder_modes(target, path)
-                yield NewFolder(path, target, before)
-            finally:
-                with contextlib.suppress(OSError):  # the next run removes a leftover
-                    _complete(target)
-    except OSError as error:
-        raise unwritable(error, target) from error
+    with kept_in_place(target):
+        path = beside(target)
+        _write_journal(target, _Journal(path.name, None if before is None else before.own.st_ino, True))
+        try:
+            os.mkdir(path, 0o755 if before is None else 0o700)
+            if before is not None:
+                _keep_folder_modes(target, path)
+            yield NewFolder(path, target, before)
+        finally:
+            with contextlib.suppress(OSError):  # the next run removes a leftover
+                _complete(target)
 
 
 @dataclass(frozen=True)
@@ -314,11 +309,8 @@ def recover(target: Path) -> Completed:
     CannotWrite
         The system refused.
     """
-    try:
-        with locked(target):
-            return _complete(target)
-    except OSError as error:
-        raise unwritable(error, target) from error
+    with kept_in_place(target) as completed:
+        return completed
 
 
 def _complete(target: Path) -> Completed:

@@ -102,8 +102,9 @@ class FolderListings:
         now = time.monotonic()
         since, found = self._known.get(path, (-math.inf, None))
         if found is None or now - since > self._seconds:
+            fresh = {each: known for each, known in self._known.items() if now - known[0] <= self._seconds}
             found = FolderNames(path)
-            self._known[path] = now, found
+            self._known = {**fresh, path: (now, found)}
         return found
 
 

@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate.batch import pool
-from anemoi_ckpt_migrate.batch.job import Job, run_job
+from anemoi_ckpt_migrate.batch.job import Job
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
-from anemoi_ckpt_migrate.batch.pool import Attention, run_by_executor
+from anemoi_ckpt_migrate.batch.pool import Attention, run_by_executor, run_group
 from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import UsageError
 from tests.support.fleet import eventually, fleet, moved, statuses
@@ -228,7 +228,7 @@ def test_results_come_back_from_another_process_as_they_are(
     if command == "downgrade":
         project.ok("upgrade", "head", path)
     job = Job(command, options, needs_project=command not in ("current", "compact"))
-    result = run_job(pickle.loads(pickle.dumps(job)), Chosen(path))
+    result = run_group(pickle.loads(pickle.dumps(job)), (Chosen(path),))[0]
     again = pickle.loads(pickle.dumps(result))
     assert again.to_data() == result.to_data()
     assert (again.status, again.exit_code, str(again.error)) == (result.status, result.exit_code, str(result.error))
