@@ -394,7 +394,8 @@ def test_an_interruption_says_what_is_left(project: Folder, jobs: int) -> None:
     assert began.returncode == 130, err
     left = int(err.split("interrupted with ")[1].split()[0])
     moved = [path for path in Path("many").iterdir() if "y.weight" in names(path)]
-    assert 0 < len(moved) == 40 - left < 40
+    # a signal may come after a checkpoint has its new name, but before its result is there: it counts as left
+    assert 0 < 40 - left <= len(moved) <= 40 - left + jobs < 40
     assert leftovers(Path("many")) == []
     project.ok("upgrade", "head", "-r", "many", "--no-backup", "--report", "report.jsonl")
     assert all("y.weight" in names(path) for path in Path("many").iterdir())
