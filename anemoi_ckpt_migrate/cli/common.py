@@ -21,13 +21,59 @@ from anemoi_ckpt_migrate.errors import (
 _WORST_FIRST = (ERROR, USAGE, REFUSED, PENDING, 0)
 
 
-def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = False) -> argparse.ArgumentParser:
-    """Add a command to the parser."""
-    added: argparse.ArgumentParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command. It gets its arguments when it is used, since a call uses one of thirty commands.
+
+    Attributes
+    ----------
+    pending : list of callable
+        Functions that add the arguments; empty once they have run.
+    """
+
+    pending: list[Callable[[argparse.ArgumentParser], None]]
+
+    def complete(self) -> None:
+        """Add the arguments, unless they are there."""
+        pending, self.pending = self.pending, []
+        for each in pending:
+            each(self)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments."""
+        self.complete()
+        return super().parse_known_args(*args, **kwargs)
+
+
+def add(
+    adding: Any,
+    name: str,
+    run: Any,
+    what: str,
+    *arguments: Callable[[argparse.ArgumentParser], None],
+    writes_scripts: bool = False,
+) -> None:
+    """Add a command to a parser.
+
+    Parameters
+    ----------
+    adding : action
+        The subparsers, made with `CommandParser`.
+    name : str
+        The name of the command.
+    run : callable
+        Runs it.
+    what : str
+        Its help text.
+    *arguments : callable
+        Functions that add its arguments, each to the parser of the command.
+    writes_scripts : bool
+        Whether it makes or changes scripts.
+    """
+    added: CommandParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     added.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     added.set_defaults(run=run, command=name, writes_scripts=writes_scripts)
-    return added
+    added.pending = list(arguments)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

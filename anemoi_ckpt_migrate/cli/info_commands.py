@@ -24,81 +24,127 @@ def add_commands(adding: Any) -> None:
 
 
 def _add_about_checkpoints(adding: Any) -> None:
-    current = add(adding, "current", _current, "show at which revisions checkpoints are")
-    add_selection(current)
-    add_workers(current, verbose=False)
-    current.add_argument("--check-heads", action="store_true", help="exit with code 4 if a checkpoint is not at head")
-    _add_verbose(current)
-    add_json(current)
-    inspect = add(adding, "inspect", _inspect, "show the contents of checkpoints, without running any code in them")
-    add_selection(inspect)
-    add_workers(inspect)
-    inspect.add_argument("--verify", action="store_true", help="verify all checksums of the file")
-    inspect.add_argument(
+    add(adding, "current", _current, "show at which revisions checkpoints are", _current_arguments)
+    add(
+        adding,
+        "inspect",
+        _inspect,
+        "show the contents of checkpoints, without running any code in them",
+        _inspect_arguments,
+    )
+    add(
+        adding,
+        "diff",
+        _diff,
+        "compare the parameters of two checkpoints, or of a checkpoint and a model",
+        _diff_arguments,
+    )
+    add(adding, "check", _check, "look for problems in the scripts, the models and checkpoints", _check_arguments)
+    add(adding, "manifest", _manifest, "show or record the parameters of models", _manifest_arguments)
+    add(
+        adding,
+        "report",
+        _report,
+        "sum up the reports of runs, and list the checkpoints that are left to do",
+        _report_arguments,
+    )
+
+
+def _current_arguments(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser)
+    add_workers(parser, verbose=False)
+    parser.add_argument("--check-heads", action="store_true", help="exit with code 4 if a checkpoint is not at head")
+    _add_verbose(parser)
+    add_json(parser)
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser)
+    add_workers(parser)
+    parser.add_argument("--verify", action="store_true", help="verify all checksums of the file")
+    parser.add_argument(
         "--depth", metavar="N", type=_level, default=4, help="number of levels of the tree (default: 4)"
     )
-    add_json(inspect)
-    diff = add(adding, "diff", _diff, "compare the parameters of two checkpoints, or of a checkpoint and a model")
-    diff.add_argument("old", metavar="A", help="a checkpoint")
-    diff.add_argument(
+    add_json(parser)
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="A", help="a checkpoint")
+    parser.add_argument(
         "new", metavar="B", help="a checkpoint, or a function that makes a model, as package.module:factory"
     )
-    diff.add_argument("-a", "--all", action="store_true", help="also list parameters that are the same")
-    add_json(diff)
-    check = add(adding, "check", _check, "look for problems in the scripts, the models and checkpoints")
-    add_selection(check, required=False)
-    add_workers(check)
+    parser.add_argument("-a", "--all", action="store_true", help="also list parameters that are the same")
+    add_json(parser)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser, required=False)
+    add_workers(parser)
     rollback = "try upgrade and rollback on each checkpoint, and rollback and upgrade, and compare; write nothing"
-    check.add_argument("--rollback", action="store_true", help=rollback)
+    parser.add_argument("--rollback", action="store_true", help=rollback)
     model = "only compare the project's models, or model NAME, with the manifest"
-    check.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
-    add_json(check)
-    manifest = add(adding, "manifest", _manifest, "show or record the parameters of models")
-    manifest.add_argument("models", metavar="MODEL", nargs="*", help="names of models (default: all)")
-    manifest.add_argument("--at", metavar="REV", help="a revision or `base` (default: that of the manifest)")
+    parser.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
+    add_json(parser)
+
+
+def _manifest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", metavar="MODEL", nargs="*", help="names of models (default: all)")
+    parser.add_argument("--at", metavar="REV", help="a revision or `base` (default: that of the manifest)")
     update = "record the parameters of the current code: the first time, or if old checkpoints need no migration"
-    manifest.add_argument("--update", dest="write", action="store_true", help=update)
-    manifest.add_argument(
+    parser.add_argument("--update", dest="write", action="store_true", help=update)
+    parser.add_argument(
         "--from",
         dest="checkpoint",
         metavar="CKPT",
         help="with --update, record the parameters of this checkpoint instead",
     )
-    add_json(manifest)
-    report = add(adding, "report", _report, "sum up the reports of runs, and list the checkpoints that are left to do")
-    report.add_argument("reports", metavar="FILE", nargs="+", help="what --report wrote, in several runs or for parts")
+    add_json(parser)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reports", metavar="FILE", nargs="+", help="what --report wrote, in several runs or for parts")
     left = "list only the checkpoints that are left to do, a path a line, as --from-file takes them"
-    report.add_argument("--left", action="store_true", help=left)
-    report.add_argument("--null", action="store_true", help="with --left, end each path with a NUL byte instead")
-    add_json(report)
+    parser.add_argument("--left", action="store_true", help=left)
+    parser.add_argument("--null", action="store_true", help="with --left, end each path with a NUL byte instead")
+    add_json(parser)
 
 
 def _add_about_revisions(adding: Any) -> None:
-    history = add(adding, "history", _history, "list revisions, newest first")
-    _add_stretch(history)
-    add_recursive(history)
-    history.add_argument("--graph", action="store_true", help="draw the graph beside the list")
-    _add_verbose(history)
-    add_json(history)
-    graph = add(adding, "graph", _graph, "draw the graph of revisions")
-    _add_stretch(graph)
-    graph.add_argument(
+    add(adding, "history", _history, "list revisions, newest first", _history_arguments)
+    add(adding, "graph", _graph, "draw the graph of revisions", _graph_arguments)
+    add(adding, "heads", _heads, "list the heads, which no revision follows", _heads_arguments)
+    add(adding, "branches", _branches, "list labelled branches and branch points", _add_verbose, add_json)
+    add(adding, "show", _show, "show one revision, with its source", _show_arguments)
+
+
+def _history_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_stretch(parser)
+    add_recursive(parser)
+    parser.add_argument("--graph", action="store_true", help="draw the graph beside the list")
+    _add_verbose(parser)
+    add_json(parser)
+
+
+def _graph_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_stretch(parser)
+    parser.add_argument(
         "-f", "--format", choices=_KINDS, default="mermaid", help="the format of the drawing (default: mermaid)"
     )
-    graph.add_argument("-o", "--output", metavar="PATH", help="the file to write (default: print it)")
-    heads = add(adding, "heads", _heads, "list the heads, which no revision follows")
-    heads.add_argument("--write", action="store_true", help="also write them to the head file")
-    _add_verbose(heads)
-    add_json(heads)
-    branches = add(adding, "branches", _branches, "list labelled branches and branch points")
-    _add_verbose(branches)
-    add_json(branches)
-    show = add(adding, "show", _show, "show one revision, with its source")
-    show.add_argument("revision", metavar="REV", help="a revision; see the end of `ckpt-migrate --help`")
-    show.add_argument(
+    parser.add_argument("-o", "--output", metavar="PATH", help="the file to write (default: print it)")
+
+
+def _heads_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--write", action="store_true", help="also write them to the head file")
+    _add_verbose(parser)
+    add_json(parser)
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("revision", metavar="REV", help="a revision; see the end of `ckpt-migrate --help`")
+    parser.add_argument(
         "--from", dest="checkpoint", metavar="CKPT", help="show the revision as this checkpoint carries it"
     )
-    add_json(show)
+    add_json(parser)
 
 
 def _add_stretch(parser: argparse.ArgumentParser) -> None:
