@@ -10,7 +10,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.cli.common import add, add_json, for_each, worst
 from anemoi_ckpt_migrate.cli.selection import add_recursive, add_selection, add_workers, is_plain, job_of, selection_of
-from anemoi_ckpt_migrate.console import checkpoint_tree, diff_table, output, revision_tables
+from anemoi_ckpt_migrate.console import checkpoint_tree, output
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
 from anemoi_ckpt_migrate.util.text import numbered
 
@@ -159,6 +159,7 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 def _current(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands.current import current
+    from anemoi_ckpt_migrate.console import revision_tables
     from anemoi_ckpt_migrate.project.project import resolve_project
 
     # To tell whether a checkpoint is at head, there has to be one; elsewhere nothing but the checkpoint is needed.
@@ -187,6 +188,7 @@ def _current(args: argparse.Namespace) -> int:
 
 def _diff(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import diff
+    from anemoi_ckpt_migrate.console import diff_table
 
     found = diff.diff(args.old, args.new, project=args.config)
     diff_table.print_diff(found, args.json, args.all)
@@ -195,6 +197,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import check
+    from anemoi_ckpt_migrate.console import revision_tables
 
     selection = selection_of(args)
     few = is_plain(args, selection) or not (args.checkpoints or args.from_file)
@@ -213,6 +216,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _manifest(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import manifest
+    from anemoi_ckpt_migrate.console import revision_tables
 
     if args.write:
         options = {"checkpoint": args.checkpoint, "at": args.at, "project": args.config}
@@ -240,6 +244,7 @@ def _report(args: argparse.Namespace) -> int:
 
 def _history(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands import history
+    from anemoi_ckpt_migrate.console import revision_tables
 
     if not args.recursive:
         found = history.history(args.checkpoint, rev_range=args.rev_range, project=args.config)
@@ -254,6 +259,7 @@ def _history_of_many(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.batch.pool import Attention, run_here
     from anemoi_ckpt_migrate.batch.select import Selection
     from anemoi_ckpt_migrate.commands import history
+    from anemoi_ckpt_migrate.console import revision_tables
 
     if args.checkpoint is None:
         raise UsageError("--recursive needs a folder, whose checkpoints are counted")
@@ -283,6 +289,7 @@ def _graph(args: argparse.Namespace) -> int:
 
 def _heads(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands.branches import heads, write_head_file
+    from anemoi_ckpt_migrate.console import revision_tables
 
     if args.write:
         write_head_file(project=args.config)
@@ -292,6 +299,7 @@ def _heads(args: argparse.Namespace) -> int:
 
 def _branches(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands.branches import branches
+    from anemoi_ckpt_migrate.console import revision_tables
 
     revision_tables.print_branches(branches(project=args.config), args.json, args.verbose)
     return 0
@@ -299,6 +307,7 @@ def _branches(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from anemoi_ckpt_migrate.commands.show import show
+    from anemoi_ckpt_migrate.console import revision_tables
 
     revision_tables.print_shown(show(args.revision, checkpoint=args.checkpoint, project=args.config), args.json)
     return 0

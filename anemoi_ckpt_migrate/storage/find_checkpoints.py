@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotRead, MigrateError
-from anemoi_ckpt_migrate.storage.folder_names import FolderNames, files_of_index
+from anemoi_ckpt_migrate.storage.folder_names import FolderNames, files_of_index, is_index
 from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_folder
 from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
-from anemoi_ckpt_migrate.storage.huggingface.layout import is_index, sets_of_weights
+from anemoi_ckpt_migrate.storage.huggingface.layout import sets_of_weights
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS, membership_by_name
 

@@ -30,10 +30,10 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     begin_of,
     header_parts,
     header_text,
-    is_named_so,
     is_text,
     read_header,
 )
+from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room

@@ -21,8 +21,9 @@ from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, check_elsewhere, new_folder
+from anemoi_ckpt_migrate.storage.folder_names import INDEX
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
-from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
+from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Refused
+from anemoi_ckpt_migrate.storage.folder_names import INDEX, is_index
 
-INDEX = ".index.json"
 _STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
 _TORCH = ".bin"
-_INDICES = (f".safetensors{INDEX}", f"{_TORCH}{INDEX}")
 _WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
 _OPTIMIZER = re.compile(r"optimizer\.(pt|bin)|optimizer(_\d+)?")
 _PIPELINE = "model_index.json"
@@ -41,16 +40,6 @@ class Layout:
     def is_of_torch(self) -> bool:
         """Whether its files are those of `torch.save`, not of safetensors."""
         return self.index.endswith(f"{_TORCH}{INDEX}")
-
-
-def folder_of_index(path: Path) -> Path | None:
-    """Return the folder of an index, which stands for the folder; None for any other path."""
-    return path.parent if is_index(path.name) and path.is_file() else None
-
-
-def is_index(name: str) -> bool:
-    """Return whether a file has the name of an index."""
-    return name.endswith(_INDICES)
 
 
 def find_layout(folder: Path, names: Collection[str]) -> Layout | None:

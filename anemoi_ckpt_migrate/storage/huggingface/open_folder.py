@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+from anemoi_ckpt_migrate.storage.folder_names import INDEX
 from anemoi_ckpt_migrate.storage.huggingface.folder import (
     OWN,
     STASH,
@@ -17,7 +18,7 @@ from anemoi_ckpt_migrate.storage.huggingface.folder import (
     Shard,
 )
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
-from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
+from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, LocalFolder, place_inside
