@@ -193,3 +193,22 @@ ENDLESS = {
 def test_things_that_hold_one_thing_twice(what: str) -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"copies more|far larger|unknown way"):
         TreeUnpickler(b"\x80\x04" + ENDLESS[what] + b".").load()
+
+
+def test_a_record_costs_no_second_reading(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors, texts, and all that a record notes (times in nanoseconds among it) meet no limit."""
+
+    def read_again(data: bytes, trusted: Any) -> None:
+        raise AssertionError("a plain pickle is read again")
+
+    monkeypatch.setattr("anemoi_ckpt_migrate.storage.pickle.dump._read_again", read_again)
+    renamed = """from anemoi_ckpt_migrate import op
+
+revision = "a1"
+down_revision = None
+operations = [op.Rename("x.weight", "y.weight")]
+"""
+    (project.path / "versions" / "a1_rename.py").write_text(renamed)
+    path = project.copy()
+    for words in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"]):
+        project.ok(*words, path)
