@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.kinds import all_kinds, kind_of, register
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.util.text import first_repeated
 
@@ -17,10 +18,6 @@ else:  # in `typing` since Python 3.11; only type checkers need it
     def dataclass_transform(**_: Any) -> Any:
         """Return a decorator that returns its argument unchanged."""
         return lambda decorator: decorator
-
-
-KINDS: dict[str, type[Operation]] = {}
-"""All kinds of operations, by name."""
 
 
 class Runner(Protocol):
@@ -92,6 +89,16 @@ class Operation:
     def runs_code(self) -> bool:
         """Whether it runs functions of a script."""
         return any(leaf.runs_code for leaf in self.leaves() if leaf is not self)
+
+    @property
+    def reaches_parameters(self) -> bool:
+        """Whether it may change parameters, in ways that cannot be followed from its fields."""
+        return False
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of the classes whose placeholders it replaces."""
+        return ()
 
     def changes_order(self, names: Mapping[str, object]) -> bool:
         """Return whether it needs to know the positions of these parameters: it moves one of them, or adds one."""
@@ -166,7 +173,7 @@ _Kind = TypeVar("_Kind", bound=type[Operation])
 def operation(kind: _Kind) -> _Kind:
     """Make a class a kind of operation: a frozen dataclass, registered under its name for `from_data`."""
     made = dataclasses.dataclass(frozen=True, repr=False)(kind)
-    KINDS[kind.__name__] = made
+    register(made)
     return made  # type: ignore[return-value]
 
 
@@ -180,7 +187,8 @@ def from_data(data: Any) -> Operation:
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
         raise BadOperation(f"{data!r:.60} is not an operation")
-    if data["op"] in KINDS and not KINDS[data["op"]].recorded:
+    kind = kind_of(data["op"])
+    if kind is not None and not kind.recorded:
         raise BadOperation(f"{data['op']} is for scripts only")
     try:
         return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
@@ -201,9 +209,9 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     BadOperation
         The kind does not exist, or does not take these arguments.
     """
-    found = KINDS.get(kind)
+    found = kind_of(kind)
     if found is None or (only_written and not found.written):
-        known = ", ".join(sorted(name for name, each in KINDS.items() if each.written))
+        known = ", ".join(sorted(name for name, each in all_kinds().items() if each.written))
         raise BadOperation(f"{kind} is an unknown operation; the operations are {known}")
     fields = dataclasses.fields(found)  # type: ignore[arg-type]
     names = [field.name for field in fields]
