@@ -213,7 +213,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     if found is None or (only_written and not found.written):
         known = ", ".join(sorted(name for name, each in all_kinds().items() if each.written))
         raise BadOperation(f"{kind} is an unknown operation; the operations are {known}")
-    fields = dataclasses.fields(found)  # type: ignore[arg-type]
+    fields = dataclasses.fields(found)
     names = [field.name for field in fields]
     if len(args) > len(names):
         raise BadOperation(f"{kind} takes at most {len(names)} arguments, not {len(args)}")
@@ -230,7 +230,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     missing = [field.name for field in fields if field.name not in given and field.default is dataclasses.MISSING]
     if missing:
         raise BadOperation(f"{kind} needs {' and '.join(missing)}")
-    made = found(**given)
+    made: Operation = found(**given)
     if only_written:
         made.check_written()
     return made

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from anemoi_ckpt_migrate.operations.base import Operation
+from typing import Any
 
 _MODULES = {
     "add_drop": "Add Drop RemoveAdded RestoreParameters",
@@ -31,22 +28,22 @@ _MODULES = {
     "tree_operation": "Run",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
-_KNOWN: dict[str, type[Operation]] = {}
+_KNOWN: dict[str, type[Any]] = {}
 
 
-def register(kind: type[Operation]) -> None:
+def register(kind: type[Any]) -> None:
     """Make a kind known by its name."""
     _KNOWN[kind.__name__] = kind
 
 
-def kind_of(name: str) -> type[Operation] | None:
+def kind_of(name: str) -> type[Any] | None:
     """Return the kind of a name; None if there is none."""
     if name not in _KNOWN and name in _HOMES:
         import_module(f"{__package__}.{_HOMES[name]}")
     return _KNOWN.get(name)
 
 
-def all_kinds() -> dict[str, type[Operation]]:
+def all_kinds() -> dict[str, type[Any]]:
     """Return all kinds, by name."""
     for name in _HOMES:
         kind_of(name)
