@@ -85,7 +85,7 @@ class Pad(Operation):
 
     def _takes(self, context: ParameterContext, name: str) -> bool:
         dtype = context.values.dtype(context.table[name])
-        if self.init is not None:
+        if self.init is not None and not context.optimizer:  # new moments are zero, whatever the parameter begins with
             shape = context.values.shape(context.table[name])
             if is_floating(dtype) and fills(self.init[0], len(shape)):
                 return True
