@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.cli.common import add, add_json, for_each, worst
+from anemoi_ckpt_migrate.cli.common import add, add_json, add_outputs, check_many_outputs, for_each, worst
 from anemoi_ckpt_migrate.cli.selection import add_recursive, add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, diff_table, output, revision_tables
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
@@ -50,6 +50,9 @@ def _add_about_checkpoints(adding: Any) -> None:
     add_workers(check)
     rollback = "try upgrade and rollback on each checkpoint, and rollback and upgrade, and compare; write nothing"
     check.add_argument("--rollback", action="store_true", help=rollback)
+    compared = add_outputs(check)
+    keep = "compare nothing, but write the outputs of the one checkpoint as it is to a new FILE, for --expect-outputs"
+    compared.add_argument("--save-outputs", metavar="FILE", help=keep)
     model = "only compare the project's models, or model NAME, with the manifest"
     check.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
     add_json(check)
@@ -152,14 +155,19 @@ def _check(args: argparse.Namespace) -> int:
 
     selection = selection_of(args)
     few = is_plain(args, selection) or not (args.checkpoints or args.from_file)
-    found = check.check(args.checkpoints if few else (), rollback=args.rollback, model=args.model, project=args.config)
+    options = {name: getattr(args, name) for name in ("outputs", "save_outputs", "expect_outputs", "tolerance")}
+    if few:
+        found = check.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config, **options)
+    else:
+        check_many_outputs(args)
+        found = check.check(rollback=args.rollback, model=args.model, project=args.config)
     revision_tables.print_checked(found, args.json)
     if few:
         return found.exit_code
     from anemoi_ckpt_migrate.cli.batch import run_batch
     from anemoi_ckpt_migrate.console.check_table import CheckTable
 
-    job = job_of(args, "check_checkpoint", {"rollback": args.rollback})
+    job = job_of(args, "check_checkpoint", {"rollback": args.rollback, **options})
     show = functools.partial(revision_tables.print_checked, as_json=args.json)
     code = run_batch(args, selection, job, show, CheckTable(), lambda checked: int(checked.exit_code))
     return worst([found.exit_code, code])

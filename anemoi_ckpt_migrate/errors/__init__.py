@@ -78,6 +78,7 @@ from anemoi_ckpt_migrate.errors.operations import (
     NoWayBack,
     NowhereToKeep,
     OperationFault,
+    OutputsDiffer,
     TooMuchToKeep,
 )
 from anemoi_ckpt_migrate.errors.revisions import (
@@ -179,6 +180,7 @@ __all__ = [
     "OperationFault",
     "OtherToolFailed",
     "OutOfMemory",
+    "OutputsDiffer",
     "ReadOnly",
     "RecogniseFailed",
     "Refused",
