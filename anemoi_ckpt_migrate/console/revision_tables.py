@@ -38,7 +38,7 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
     for entry in found.log if verbose else ():
         count = len(entry.steps)
         steps = f", {count} step{'s' * (count != 1)}" if count else ""
-        proven = ", rollback verified" * entry.proven
+        proven = ", rollback verified" * entry.proven + ", outputs compared" * (entry.outputs is not None)
         say(f"    {entry.time}  {entry.command} {entry.target}{steps}{proven}, by ckpt-migrate {entry.tool}")
 
 

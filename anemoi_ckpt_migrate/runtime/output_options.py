@@ -95,7 +95,7 @@ class OutputProof:
     def sentence(self) -> str:
         """The result in words."""
         other = "as recorded" if self.against == "file" else "as before"
-        most = f"they differ most at {self.where}, by at most {self.largest:.3g} (relative {self.relative:.3g})"
+        most = f"they differ by at most {self.largest:.3g} (relative {self.relative:.3g}), most of all at {self.where}"
         found = most if self.where else "no difference"
         return f"outputs of {self.function} {other}: {found}; tolerance {shown_tolerance(self.tolerance)}"
 

@@ -26,6 +26,8 @@ _NUMBERS = (
     (complex, torch.complex128),
 )
 
+_DEEPEST = 100
+
 Key = tuple[Any, ...]
 """The path of a value: keys of dicts, and indices of lists as a tuple of one number."""
 Leaves = Mapping[Key, Any]
@@ -70,10 +72,7 @@ def leaves_of(outputs: Any) -> dict[Key, Any]:
     BadOutputs
         They hold something else than tensors, numbers, None and containers of them, or no value at all.
     """
-    try:
-        found = dict(_walk(outputs, ()))
-    except RecursionError:
-        raise BadOutputs("outputs that are nested without end") from None
+    found = dict(_walk(outputs, ()))
     if not any(isinstance(value, torch.Tensor) for value in found.values()):
         what = "None" if outputs is None else f"a {type(outputs).__name__} without a tensor or a number in it"
         raise BadOutputs(f"{what}; let it return tensors or numbers, or dicts, lists and tuples of them")
@@ -187,6 +186,8 @@ def _text(tensor: Any, flat: int) -> str:
 
 
 def _walk(value: Any, key: Key) -> Iterator[tuple[Key, Any]]:
+    if len(key) > _DEEPEST:
+        raise BadOutputs(f"outputs that are nested more than {_DEEPEST} deep")
     if isinstance(value, Mapping):
         for name, each in value.items():
             if not isinstance(name, (str, int)):

@@ -224,18 +224,18 @@ def _loaded(call: _Call, file: Checkpoint, content: Content | None) -> Any:
         return (file if content is None else file.draft(*content)).load_content()
     if content is None and isinstance(file.path, Path):
         return _torch_load(call, file.path)
-    with tempfile.TemporaryDirectory(prefix="ckpt-migrate-") as folder:
-        path = Path(folder, file.path.name)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="ckpt-migrate-") as folder:
+            path = Path(folder, file.path.name)
             if content is None:
                 file.copy(path)
             else:
                 file.write(*content, path)
-        except (CannotWrite, OSError) as error:
-            reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
-            where = "it goes to the folder of temporary files; set TMPDIR to use another"
-            raise CannotWrite(f"a copy for {call.name} could not be written ({reason}); {where}") from error
-        return _torch_load(call, path)
+            return _torch_load(call, path)
+    except (CannotWrite, OSError) as error:
+        reason = error.sentence if isinstance(error, CannotWrite) else error.strerror
+        where = "it goes to the folder of temporary files; set TMPDIR to use another"
+        raise CannotWrite(f"a copy for {call.name} could not be written ({reason}); {where}") from error
 
 
 def _torch_load(call: _Call, path: Path) -> Any:
