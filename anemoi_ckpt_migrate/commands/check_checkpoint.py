@@ -11,7 +11,9 @@ from anemoi_ckpt_migrate.commands.current import current
 from anemoi_ckpt_migrate.commands.prove_rollback import prove_rollback
 from anemoi_ckpt_migrate.commands.upgrade import upgrade
 from anemoi_ckpt_migrate.errors import USAGE, MigrateError, Unrelated, UsageError, shown_path
+from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
+from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
 from anemoi_ckpt_migrate.runtime.output_options import Function, OutputOptions, RecordedOutputs, output_options
 from anemoi_ckpt_migrate.runtime.session import open_session
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
@@ -74,12 +76,37 @@ def check_checkpoint(
         if error.exit_code == USAGE:
             raise
         return Checked(0, 1, (Problem("checkpoint", error.sentence, os.fspath(checkpoint), pending=False),))
-    if place.at_head is not False:
+    if place.at_head:
+        return _ordered(checkpoint, found)
+    if place.at_head is None:
         return Checked(0, 1, ())
     at = ", ".join(head.revision for head in place.heads) or "base"
     at += ", recognised but not recorded" * place.recognised
     way = _way_to_head(checkpoint, found)
     return Checked(0, 1, (Problem("checkpoint", f"it is at {at}, not at head; {way}", os.fspath(checkpoint)),))
+
+
+def _ordered(checkpoint: StrPath, project: Project) -> Checked:
+    """Compare the order of parameters in a checkpoint at head with that of its model."""
+    if not (project.config.versions[0] / manifest_file.NAME).exists():
+        return Checked(0, 1, ())
+    shown = os.fspath(checkpoint)
+    try:
+        with open_session(checkpoint, project, WriteOptions(dry_run=True)) as session:
+            graph, heads = session.graph(), session.record.heads
+            order = ModelCheck(project, graph, heads, session.file, True, session.record).order_of(session.tree)
+    except MigrateError as error:
+        return Checked(0, 1, (Problem("checkpoint", error.sentence, shown, pending=False),))
+    if order is None:
+        return Checked(0, 1, ())
+    moved = f"its parameters are in another order than those of the model {order.model}"
+    wrong = [each for each in order.optimizers if each.number is not None]
+    if wrong:
+        way = "a revision with this operation puts both in order"
+        message = f"{moved}: {wrong[0].sentence}; {way}"
+        return Checked(0, 1, (Problem("order", message, shown, details=order.operations),))
+    doubts = [each.sentence for each in order.optimizers] or ["no optimizer depends on it"]
+    return Checked(0, 1, (), notes=(f"{shown_path(shown)}: {moved}: {doubts[0]}",))
 
 
 def check_options(

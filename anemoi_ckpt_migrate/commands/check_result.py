@@ -21,6 +21,7 @@ class Problem:
     kind : str
         ``script``: a script cannot be used. ``heads``: there are several heads. ``head file``, ``released``,
         ``rollback``, ``checkpoint``, ``model``, ``outputs``: this part is not in order.
+        ``order``: an optimizer numbers its parameters in another order than the model.
     message : str
         The problem, and the way out.
     path : str or None
@@ -30,7 +31,8 @@ class Problem:
     pending : bool
         Whether nothing is broken and only work is left to do.
     details : tuple of str
-        Further lines: the operations that would turn the model of the manifest into the model of the code.
+        Further lines: the operations that would turn the model of the manifest into the model of the code, or bring
+        the parameters of a checkpoint into the order of its model.
     """
 
     kind: str

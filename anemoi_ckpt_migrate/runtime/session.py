@@ -336,9 +336,11 @@ class MigrationSession:
         parameters = step_actions.parameters_of(undone, config.parameters)
         options = self.options
         settings = Settings(parameters, options.discard_changes, self.record.optimizers, options.copy_shared)
-        model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model)
+        actions = (*down, *up)
+        runs_code = any(action.runs_code for action in actions)
+        model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model, self.record, runs_code)
         names = self._name_check(graph, plan)
-        return Run(graph, plan, undone, kept, applied, (*down, *up), settings, model, names, warnings)
+        return Run(graph, plan, undone, kept, applied, actions, settings, model, names, warnings)
 
     def _name_check(self, graph: Graph, plan: Plan) -> NameCheck:
         trusted, allowed = self.project.config.trusted, self.options.trust_checkpoint_code
