@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.cli.common import add, add_json, for_each
+from anemoi_ckpt_migrate.cli.common import add, add_json, add_outputs, check_many_outputs, for_each
 from anemoi_ckpt_migrate.cli.selection import add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, output
 
@@ -33,6 +33,9 @@ _OPTIONS = (
     "copy_shared",
     "hard_link",
     "max_shard_size",
+    "outputs",
+    "expect_outputs",
+    "tolerance",
 )
 
 
@@ -75,6 +78,7 @@ def _upgrade_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-checkpoint-code", action="store_true", help=_NAMES)
     _add_check_model(parser)
     _add_copy_shared(parser)
+    add_outputs(parser)
 
 
 def _downgrade_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +178,8 @@ def _move(args: argparse.Namespace, command: Any) -> int:
     from anemoi_ckpt_migrate.project.project import resolve_project
 
     options = _options(args) | {"project": resolve_project(args.config)}
+    if options.get("expect_outputs") is not None and len(args.checkpoints) > 1:
+        check_many_outputs(args)
     done: dict[str, str] = {}
 
     def move(checkpoint: str) -> None:
@@ -250,6 +256,7 @@ def _many(
     job = job_of(args, args.command, options, needs_project)
     if args.command == "upgrade":
         check_target(args.target, job.project())
+        check_many_outputs(args)
     return run_batch(args, selection, job, lambda result: show(result, args.json), SummaryTable(args.command))
 
 

@@ -81,6 +81,32 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
+def add_outputs(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that compare outputs, and return their group."""
+    group = parser.add_argument_group("outputs of the model")
+    what = "compare what package.module:function returns for each checkpoint before and after the upgrade"
+    group.add_argument("--outputs", metavar="FUNCTION", help=what)
+    recorded = "compare with the outputs that `check --save-outputs` wrote, not with those before the upgrade"
+    group.add_argument("--expect-outputs", metavar="FILE", help=recorded)
+    most = "largest absolute and relative difference (default: by dtype, as torch.testing has it)"
+    group.add_argument("--tolerance", metavar="X", type=float, help=most)
+    return group
+
+
+def check_many_outputs(args: argparse.Namespace) -> None:
+    """Refuse options of `add_outputs` that make no sense for many checkpoints.
+
+    Raises
+    ------
+    UsageError
+        They do not.
+    """
+    from anemoi_ckpt_migrate.runtime.output_options import check_one_file, output_options
+
+    output_options(args.outputs, args.tolerance, args.expect_outputs)
+    check_one_file(2, getattr(args, "save_outputs", None), args.expect_outputs)
+
+
 def chain_of(args: argparse.Namespace) -> Any:
     """Return the chain to use in place of a project; commands that make or change scripts are refused."""
     from anemoi_ckpt_migrate.project.project import open_chain

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.cli.common import add, add_json, for_each, worst
+from anemoi_ckpt_migrate.cli.common import add, add_json, add_outputs, check_many_outputs, for_each, worst
 from anemoi_ckpt_migrate.cli.selection import add_recursive, add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, output
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, UsageError
@@ -84,6 +84,9 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rollback", action="store_true", help=rollback)
     model = "only compare the project's models, or model NAME, with the manifest"
     parser.add_argument("--model", metavar="NAME", nargs="?", const="", help=model)
+    compared = add_outputs(parser)
+    keep = "compare nothing, but write the outputs of the one checkpoint as it is to a new FILE, for --expect-outputs"
+    compared.add_argument("--save-outputs", metavar="FILE", help=keep)
     add_json(parser)
 
 
@@ -201,14 +204,19 @@ def _check(args: argparse.Namespace) -> int:
 
     selection = selection_of(args)
     few = is_plain(args, selection) or not (args.checkpoints or args.from_file)
-    found = check.check(args.checkpoints if few else (), rollback=args.rollback, model=args.model, project=args.config)
+    options = {name: getattr(args, name) for name in ("outputs", "save_outputs", "expect_outputs", "tolerance")}
+    if few:
+        found = check.check(args.checkpoints, rollback=args.rollback, model=args.model, project=args.config, **options)
+    else:
+        check_many_outputs(args)
+        found = check.check(rollback=args.rollback, model=args.model, project=args.config)
     revision_tables.print_checked(found, args.json)
     if few:
         return found.exit_code
     from anemoi_ckpt_migrate.cli.batch import run_batch
     from anemoi_ckpt_migrate.console.check_table import CheckTable
 
-    job = job_of(args, "check_checkpoint", {"rollback": args.rollback})
+    job = job_of(args, "check_checkpoint", {"rollback": args.rollback, **options})
     show = functools.partial(revision_tables.print_checked, as_json=args.json)
     code = run_batch(args, selection, job, show, CheckTable(), lambda checked: int(checked.exit_code))
     return worst([found.exit_code, code])

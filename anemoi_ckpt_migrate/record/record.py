@@ -107,6 +107,8 @@ class LogEntry:
         Whether the rollback was verified too.
     backup : BackupFacts or None
         The file or folder that the command replaced and kept; None if it kept none.
+    outputs : mapping or None
+        Facts about the comparison of outputs, as plain data; None if there was none.
     """
 
     time: str
@@ -118,6 +120,7 @@ class LogEntry:
     tool: str
     proven: bool = False
     backup: BackupFacts | None = None
+    outputs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -363,6 +366,7 @@ def _log_to_data(entry: LogEntry) -> dict[str, Any]:
         "tool": entry.tool,
         **({"proven": True} if entry.proven else {}),
         **({} if entry.backup is None else {"backup": _backup_to_data(entry.backup)}),
+        **({} if entry.outputs is None else {"outputs": dict(entry.outputs)}),
     }
 
 
@@ -442,7 +446,16 @@ def _log_from_data(data: Any) -> LogEntry:
     lists = [fields.words(name) for name in ("from", "to", "steps")]
     proven = data.get("proven") is True
     backup = None if data.get("backup") is None else _backup_from_data(data["backup"])
-    return LogEntry(words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str), proven, backup)
+    outputs = None if data.get("outputs") is None else _plain(fields, "outputs")
+    (time, command, target), (start, end, steps) = words, lists
+    return LogEntry(time, command, target, start, end, steps, fields.get("tool", str), proven, backup, outputs)
+
+
+def _plain(fields: _Fields, name: str) -> dict[str, Any]:
+    """Return a dict of plain data."""
+    found: dict[str, Any] = fields.get(name, dict)
+    _Weighing(name).check([found])
+    return found
 
 
 def _backup_from_data(data: Any) -> BackupFacts:

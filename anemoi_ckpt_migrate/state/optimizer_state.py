@@ -340,6 +340,10 @@ class State:
         positions = {position for group in self.groups for position in group["params"]}
         return {key: value for key, value in self._content["state"].items() if key not in positions}
 
+    def groups_in_order(self) -> list[tuple[list[str], bool]]:
+        """Return for each group the names at its positions, and whether these follow the order of the state dict."""
+        return [(list(own), follows) for own, follows in zip(self._written, self._in_order, strict=True)]
+
     def keeps_order(self) -> bool:
         """Return whether the parameters of each group stand in the order of the state dict."""
         return all(self._in_order)
