@@ -135,7 +135,7 @@ class SafetensorsTree(Checkpoint):
     """
 
     byteorder = "little"
-    is_of_torch = is_ordered = shares_memory = False
+    is_of_torch = is_ordered = keeps_order = shares_memory = False
     record_is_text = True  # the format has no place for anything but plain tensors and texts
     items: Iterable[StoredItem]
 

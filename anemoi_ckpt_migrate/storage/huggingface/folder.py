@@ -85,7 +85,7 @@ class HuggingFaceFolder(Checkpoint):
         The open files with states of a training.
     """
 
-    is_of_torch = is_ordered = False
+    is_of_torch = is_ordered = keeps_order = False  # shards are not always numbered in the order of the model
     shares_memory = False  # the record is no part of the files with tensors
     record_is_text = True  # it is part of the index, which is JSON
 

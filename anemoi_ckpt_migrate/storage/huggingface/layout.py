@@ -111,9 +111,26 @@ def is_of_trainer(names: Collection[str]) -> bool:
     return bool(states_among(names)) and bool(sets_of_weights(names))
 
 
-def is_of_training(name: str) -> bool:
-    """Return whether a file beside weights and an optimizer belongs to the training, by its name."""
-    return _OF_TRAINING.fullmatch(name) is not None
+def is_member_of_trainer(name: str, names: Collection[str]) -> bool:
+    """Return whether a file is weights beside the state of an optimizer, or a state beside weights.
+
+    Parameters
+    ----------
+    name : str
+        The file.
+    names : collection of str
+        The names in its folder.
+    """
+    if _STATE.fullmatch(name) is None and _WEIGHTS.fullmatch(name) is None:
+        return False
+    return is_of_trainer(names)
+
+
+def files_of_training(names: Collection[str]) -> frozenset[str]:
+    """Return the files beside weights and an optimizer that belong to the training; none in any other folder."""
+    if not is_of_trainer(names):
+        return frozenset()
+    return frozenset([*states_among(names), *filter(_OF_TRAINING.fullmatch, names)])
 
 
 def key_of_state(name: str) -> str:

@@ -172,7 +172,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         header = self._headers[old]
         metadata = {name: text for name, text in header.metadata.items() if name != RECORD_ENTRY} | texts
         kept = not any(item.key in pickled.payloads for item in items)
-        if kept and metadata == header.metadata and items == list(ItemsIn(header)):
+        if kept and metadata == header.metadata and set(items) == set(ItemsIn(header)):  # their order means nothing
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(items, metadata, pickled, begin)

@@ -214,8 +214,8 @@ class TorchTrainerFolder(TrainerFolder, TorchFolder):
     """An open folder of a trainer with weights in files of `torch.save`."""
 
     @property
-    def is_ordered(self) -> bool:  # type: ignore[override]
-        """Whether all weights are in one file: shards are not always numbered in the order of the model."""
+    def keeps_order(self) -> bool:  # type: ignore[override]
+        """Whether all weights are in one file."""
         return self._index is None
 
 
