@@ -16,8 +16,8 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 SAY = "list them with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
 """Advice for when the parameters cannot be inferred."""
 SAY_NAMES = (
-    "list their names with op.ParameterGroups([[...]]), in the optimizer's order, or record the model with `ckpt-migrate "
-    "manifest --update`"
+    "list their names with op.ParameterGroups([[...]]), in the optimizer's order, or record the model with "
+    "`ckpt-migrate manifest --update`"
 )
 """Advice for when they cannot be inferred because the state dict has no order."""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
@@ -74,24 +74,25 @@ def from_shapes_alone(
     """
     every = _shapes(path, main, tensors)
     by_shape: dict[Shape | None, list[str]] = {}
-    for name, shape in every:
+    for name, own in every:
         if not _is_known_buffer(name, main):
-            by_shape.setdefault(shape, []).append(name)
+            by_shape.setdefault(own, []).append(name)
+    by_shape[None] = [name for name, _ in every]  # moments without a shape may be those of any parameter
     moments = [shape for own in groups for shape in own]
-    for shape in dict.fromkeys(moments):
-        names = [name for name, _ in every] if shape is None else by_shape.get(shape, [])
-        if len(names) < (len(moments) if shape is None else moments.count(shape)):
+    wanted: dict[Shape | None, None] = dict.fromkeys(moments)
+    for shape in wanted:
+        if len(every) < len(moments) or len(by_shape.get(shape, ())) < moments.count(shape):
             raise Unknown(
-                f"the {len(moments)} parameters of the optimizer at {path} do not match the shapes of the {len(every)} in "
-                f"the state dict; {SAY_NAMES}"
+                f"the {len(moments)} parameters of the optimizer at {path} do not match the shapes of the {len(every)} "
+                f"in the state dict; {SAY_NAMES}"
             )
-        if len(names) > 1:
+    for shape in wanted:
+        if len(by_shape[shape]) > 1:
             raise Unknown(
-                f"the optimizer at {path} has moments that may belong to {names[0]} or to {names[1]}, as the files do "
-                f"not keep the order of the model; {SAY_NAMES}"
+                f"the optimizer at {path} has moments that may belong to {by_shape[shape][0]} or to "
+                f"{by_shape[shape][1]}, as the files do not keep the order of the model; {SAY_NAMES}"
             )
-        by_shape[shape] = names
-    return [[by_shape[shape][0] for shape in own] for own in groups]
+    return [[by_shape[shape][0] for shape in group] for group in groups]
 
 
 def _shapes(path: str, main: Table, tensors: Tensors) -> list[tuple[str, Shape]]:

@@ -308,11 +308,14 @@ class State:
         found: list[list[str]] = []
         for texts, group in zip(declared.groups, self.groups, strict=True):
             own: list[str] = []
-            for name in (name for text in texts for name in self._selected(text, main, likely)):
-                memory = memory_of(main[name]) or name  # an optimizer lists tied parameters once
-                if name not in excluded and memory not in taken:
-                    own.append(name)
-                    taken.add(memory)
+            for text in texts:
+                before = len(own)
+                for name in _selected(text, main, likely):
+                    memory = memory_of(main[name]) or name  # an optimizer lists tied parameters once
+                    if name not in excluded and memory not in taken:
+                        own.append(name)
+                        taken.add(memory)
+                self._check_order(text, own[before:])
             wanted = len(group["params"])
             if len(own) != wanted:
                 more = "; use exclude=[...] for names that it does not have" if len(own) > wanted else ""
@@ -323,14 +326,13 @@ class State:
             found.append(own)
         return found
 
-    def _selected(self, text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
-        names = _selected(text, main, likely)
+    def _check_order(self, text: str, names: Sequence[str]) -> None:
+        """Refuse a pattern for several parameters whose order is unknown."""
         if len(names) > 1 and not self._order.is_known:
             raise Unknown(
                 f"ParameterGroups lists {text}, which selects {names[0]} and {names[1]}, but the files do not keep the "
                 f"order of the model; {SAY_NAMES}"
             )
-        return names
 
     def holds(self, content: dict[Any, Any]) -> bool:
         """Return whether it was made from this dict (the same object)."""
@@ -425,7 +427,7 @@ class State:
         return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
 
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
-        """Return whether the shapes, and the order in the files, would not yield the same parameters and order again."""
+        """Return whether the shapes, and the order if the files keep it, would not yield the same parameters again."""
         if self.own_order(main):
             return True
         if self.called() is not None:

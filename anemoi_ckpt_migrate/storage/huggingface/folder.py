@@ -175,6 +175,10 @@ class HuggingFaceFolder(Checkpoint):
     def _kind(self) -> str:
         """The kind of the files."""
 
+    def _names_of_weights(self) -> dict[tuple[str, str], bool]:
+        """Return modules and names in the files with weights, and whether they are harmless."""
+        return {}
+
     def _unchecked(self) -> int:
         """Return the number of storages without a checksum."""
         return sum(place.length > 0 and not place.crc for place in self._places().values())

@@ -147,8 +147,8 @@ def _check_states(names: Collection[str]) -> None:
     for writer, wanted in found.items():
         if beside := sorted(filter(wanted.fullmatch, names)):
             raise Refused(
-                f"it has the state of an optimizer in parts, as {writer} writes it ({beside[0]}), which operations cannot "
-                f"take along; {_COPY}"
+                f"it has the state of an optimizer in parts, as {writer} writes it ({beside[0]}), which operations "
+                f"cannot take along; {_COPY}"
             )
     states = states_among(names)
     if not states:

@@ -101,6 +101,9 @@ class TorchFolder(HuggingFaceFolder):
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names in the pickles of the last tree, and whether they are harmless."""
+        return self._names_of_weights()
+
+    def _names_of_weights(self) -> dict[tuple[str, str], bool]:
         found: dict[tuple[str, str], bool] = {}
         for part, unpickler in zip(self._parts, self._unpicklers, strict=True):
             for name, known in harmless_names(unpickler.names, part.data).items():

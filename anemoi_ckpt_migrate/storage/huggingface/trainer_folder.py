@@ -9,8 +9,9 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NowhereToKeep, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
@@ -56,11 +57,13 @@ class _Whole(Pickled):
 
 
 class TrainerFolder(HuggingFaceFolder):
-    """An open folder of a trainer. The weights are those of the class that comes next in the order of bases."""
+    """An open folder of a trainer. The class of its weights is another base of each subclass."""
+
+    _of_weights: ClassVar[type[HuggingFaceFolder]]
 
     def _read_archive(self) -> Archive:
         """Read the files with weights, and then those with states."""
-        archive = super()._read_archive()
+        archive = self._of_weights._read_archive(self)
         members = self._files.all[-len(self._state_files) :]
         first = len(self._files.all) - len(members)
         self._read_states: dict[str, TorchFile] = {}
@@ -76,11 +79,11 @@ class TrainerFolder(HuggingFaceFolder):
         return replace(archive, loose={**archive.loose, **loose})
 
     def _places(self) -> Places:
-        return {**super()._places(), **self._state_places}
+        return {**self._of_weights._places(self), **self._state_places}
 
     def _adopt(self, pickled: Pickled) -> None:
         whole = cast(_Whole, pickled)
-        super()._adopt(whole.weights)
+        self._of_weights._adopt(self, whole.weights)
         self._states = {key: file.with_data(whole.states[key]) for key, file in self._states.items()}
 
     def draft(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Checkpoint:
@@ -92,7 +95,7 @@ class TrainerFolder(HuggingFaceFolder):
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names in the pickles of the last tree, and whether they are harmless."""
-        found = dict(super().names)
+        found = self._names_of_weights()
         for key, unpickler in self._unpicklers_of_states.items():
             for name, known in harmless_names(unpickler.names, self._states[key].data).items():
                 found[name] = found.get(name, True) and known
@@ -100,7 +103,7 @@ class TrainerFolder(HuggingFaceFolder):
 
     def load(self, trusting: bool = True) -> dict[str, Any]:
         """Return the state dict and the states, with stand-ins for tensors."""
-        return {MODEL: super().load(trusting), **self._loaded_states(TreeUnpickler)}
+        return {MODEL: self._of_weights.load(self, trusting), **self._loaded_states(TreeUnpickler)}
 
     def load_content(self) -> dict[str, Any]:
         """Return the state dict and the states, with real tensors over the files."""
@@ -109,7 +112,7 @@ class TrainerFolder(HuggingFaceFolder):
         def unpickler(data: bytes, touched: list[str]) -> ContentUnpickler:
             return ContentUnpickler(data, self._payloads, touched=touched)
 
-        return {MODEL: super().load_content(), **self._loaded_states(unpickler)}
+        return {MODEL: self._of_weights.load_content(self), **self._loaded_states(unpickler)}
 
     def _loaded_states(self, kind: Callable[..., TreeUnpickler]) -> dict[str, Any]:
         places = self._places()
@@ -124,7 +127,7 @@ class TrainerFolder(HuggingFaceFolder):
             file.check(unpickler.keys, held)
             self._unpicklers_of_states[key] = unpickler
             if key.startswith(_OPTIMIZER) and not _is_optimizer(found[key]):
-                raise NotACheckpoint(f"{file.name} in it does not hold the state of an optimizer of torch; move it away")
+                raise NotACheckpoint(f"{file.name} in it does not hold the state of an optimizer; move it away")
         return found
 
     # The tree, to be written
@@ -142,16 +145,16 @@ class TrainerFolder(HuggingFaceFolder):
                 f"ckpt[{key!r:.80}]",
                 f"the files of the folder stay the same, so its tree has {', '.join(wanted)}, and nothing else",
             )
-        weights = super().pickled(own[MODEL], copy_shared)
+        weights = self._of_weights.pickled(self, own[MODEL], copy_shared)
         states, keys, names = dict[str, bytes](), dict(weights.keys), set(weights.names)
         new: dict[str, Any] = {}
-        # New storages of both have numbers; those of the weights come first.
-        first = max((int(key) + 1 for key in weights.payloads if key.isdigit()), default=0)
+        # New storages of all files have numbers; those of the weights come first.
+        own_numbers = (int(key) + 1 for key in weights.payloads if key.isdigit())
+        first = max((self._first_key(), self._maker.next_key, *own_numbers))
         for key, file in self._states.items():
-            value = own[key]
-            if key.startswith(_OPTIMIZER) and not _is_optimizer(value):
-                raise Unpicklable(f"ckpt[{key!r}]", f"it is not the state of an optimizer, which {file.name} has to hold")
-            pickler, states[key] = dumped(value, lambda stream, file=file: self._state_pickler(stream, file, first, new))
+            if key.startswith(_OPTIMIZER) and not _is_optimizer(own[key]):
+                raise Unpicklable(f"ckpt[{key!r}]", f"it is no state of an optimizer, which {file.name} has to hold")
+            pickler, states[key] = dumped(own[key], partial(self._state_pickler, file, first + len(new)))
             keys |= pickler.keys
             names |= set(pickler.names)
             new |= made_content(pickler)
@@ -159,13 +162,12 @@ class TrainerFolder(HuggingFaceFolder):
         weights = replace(weights, payloads=payloads)
         return _Whole(b"", keys, payloads, frozenset(names), weights, states, tree.get(_RECORD))
 
-    def _state_pickler(self, stream: BytesIO, file: TorchFile, first: int, new: Mapping[str, Any]) -> TreePickler:
+    def _state_pickler(self, file: TorchFile, first: int, stream: BytesIO) -> TreePickler:
         protocol = max(2, protocol_of(file.data))
         if "torch" not in sys.modules:  # then the tree holds no real tensor either
             return TreePickler(stream, protocol)
         from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentPickler
 
-        first = max(first, self._first_key(), self._maker.next_key) + len(new)
         return ContentPickler(stream, protocol, self._payloads, first)
 
     def write(
@@ -181,22 +183,23 @@ class TrainerFolder(HuggingFaceFolder):
         return super().write(pickled, _with_record(pickled, attachments), output, backup, progress, folder)
 
     def _laid_out_stash(self, pickled: Pickled, record: bytes | None) -> tuple[bytes | None, NewFile | None]:
-        return super()._laid_out_stash(cast(_Whole, pickled).weights, record)
+        return self._of_weights._laid_out_stash(self, cast(_Whole, pickled).weights, record)
 
     def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> Any:
-        return super()._new_shards(cast(_Whole, pickled).weights, record, largest)
+        return self._of_weights._new_shards(self, cast(_Whole, pickled).weights, record, largest)
 
     def _new_states(self, pickled: Pickled) -> list[NewFile | None]:
         whole, places = cast(_Whole, pickled), self._places()
         return [
-            file.laid_out(whole.states[key], pickled, places, self._files, {}) for key, file in self._read_states.items()
+            file.laid_out(whole.states[key], pickled, places, self._files, {})
+            for key, file in self._read_states.items()
         ]
 
     # The files
 
     def damaged(self, progress: Progress | None = None) -> list[str]:
         """Return the storages that do not match their checksums."""
-        found = super().damaged(progress)
+        found = self._of_weights.damaged(self, progress)
         for file in self._states.values():
             for key, (start, length, crc) in file.places.items():
                 if crc and self._files.checksum(start, start + length) != crc:
@@ -209,9 +212,13 @@ class TrainerFolder(HuggingFaceFolder):
 class SafetensorsTrainerFolder(TrainerFolder, SafetensorsFolder):
     """An open folder of a trainer with weights in files of safetensors."""
 
+    _of_weights = SafetensorsFolder
+
 
 class TorchTrainerFolder(TrainerFolder, TorchFolder):
     """An open folder of a trainer with weights in files of `torch.save`."""
+
+    _of_weights = TorchFolder
 
     @property
     def keeps_order(self) -> bool:  # type: ignore[override]
