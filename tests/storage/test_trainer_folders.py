@@ -158,6 +158,69 @@ def test_accelerate_with_one_group(project: Folder, run: Any) -> None:
     assert trainer.same((trainer.weights(folder), trainer.optimizer_in(folder)), (weights, optimizer))
 
 
+def test_another_order_of_the_model(project: Folder, run: Any) -> None:
+    """The order in the files means nothing, but that of the model does to its optimizer."""
+    folder = run()
+    optimizer = trainer.optimizer_in(folder)
+    declare(project, "a1", trainer.GROUPS, 'op.Reorder(["v.{i}", "q.{i}"])')
+    project.ok("upgrade", "head", "run", "--check-rollback")
+    now = trainer.optimizer_in(folder)["state"]
+    order = {0: 2, 2: 0, 5: 7, 7: 5}  # q and v: their weights in one group, their biases in the other
+    assert trainer.same(now, {place: optimizer["state"][order.get(place, place)] for place in range(12)})
+    project.ok("downgrade", "base", "run")
+    assert trainer.same(trainer.optimizer_in(folder), optimizer)
+
+
+def test_a_new_parameter(project: Folder, run: Any) -> None:
+    folder = run()
+    before = trainer.weights(folder), trainer.optimizer_in(folder)
+    declare(project, "a1", trainer.GROUPS, 'op.Add("gate.weight", [8, 8], after="k.weight", group=0)')
+    project.ok("upgrade", "head", "run", "--check-rollback")
+    now = trainer.optimizer_in(folder)
+    assert [len(group["params"]) for group in now["param_groups"]] == [6, 7]
+    assert trainer.same(now["state"][3], before[1]["state"][2])
+    assert not now["state"].get(2, {}).get("exp_avg", torch.zeros(1)).any()
+    assert not trainer.weights(folder)["gate.weight"].any()
+    project.ok("downgrade", "base", "run")
+    assert trainer.same((trainer.weights(folder), trainer.optimizer_in(folder)), before)
+
+
+def test_tied_weights_are_one_parameter(project: Folder) -> None:
+    """The files hold one of the tied weights, and the manifest both: the model counts the first."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=16,
+    )  # fmt: skip
+    model, folder = transformers.LlamaForCausalLM(config), project.path / "run"
+    model.save_pretrained(folder)
+    adam = trainer.optimizer_of(model)
+    adam.zero_grad()
+    model(torch.arange(4)[None], labels=torch.arange(4)[None]).loss.backward()
+    adam.step()
+    torch.save(adam.state_dict(), folder / "optimizer.pt")
+    assert "lm_head.weight" not in trainer.weights(folder)
+    code = f"import transformers\n\ndef build():\n    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{config.to_diff_dict()}))\n"
+    (project.path / "tied.py").write_text(code)
+    (project.path / "ckpt-migrate.toml").write_text('package = "pkg"\n[models]\nnet = "tied:build"\n')
+    project.ok("manifest", "--update")
+    layer = "model.layers.{n}.self_attn"
+    declare(project, "a1", f'op.Fuse(["{layer}.q_proj.weight", "{layer}.k_proj.weight"], "{layer}.qk.weight")')
+    project.ok("upgrade", "head", "run", "--no-check-model", "--check-rollback")
+    names = [name for name, value in model.named_parameters() if value.ndim > 1]
+    states, now = adam.state_dict()["state"], trainer.optimizer_in(folder)["state"]
+    assert names[:3] == [
+        "model.embed_tokens.weight",
+        *(f"model.layers.0.self_attn.{each}_proj.weight" for each in "qk"),
+    ]
+    assert torch.equal(now[1]["exp_avg"], torch.cat([states[place]["exp_avg"] for place in (1, 2)]))
+    assert trainer.same(now[0], states[0])
+    assert trainer.same([now[place] for place in range(2, 9)], [states[place] for place in range(3, 10)])
+    sys.modules.pop("tied", None)
+
+
 def test_what_was_known_at_an_upgrade_is_in_the_record(project: Folder, run: Any) -> None:
     """A later revision, and a downgrade, need no names of their own."""
     folder = run()
