@@ -251,6 +251,19 @@ def test_a_function_changes_a_moment(project: Folder, run: Any) -> None:
     assert trainer.same(trainer.optimizer_in(folder), before)
 
 
+def test_a_function_for_folders_with_and_without_an_optimizer(project: Folder, run: Any) -> None:
+    folder = run()
+    alone = Path(shutil.copytree(folder, project.path / "alone"))
+    (alone / "optimizer.pt").unlink()
+    up = 'weights = ckpt.get("model", ckpt)\nweights["proj.bias"] = weights.pop("out.bias")'
+    down = 'weights = ckpt.get("model", ckpt)\nweights["out.bias"] = weights.pop("proj.bias")'
+    project.script("a1", None, up, down)
+    project.ok("upgrade", "head", "run", "alone", "--check-rollback")
+    assert trainer.same(trainer.weights(folder), trainer.weights(alone))
+    assert "proj.bias" in trainer.weights(alone)
+    project.ok("downgrade", "base", "run", "alone")
+
+
 def test_a_function_makes_new_tensors_in_both_files(project: Folder, run: Any) -> None:
     """Both get storages of their own, which the file does not have yet."""
     folder = run()
@@ -381,6 +394,31 @@ def test_the_manifest_knows_the_order(with_manifest: Folder, run: Any) -> None:
     (project.path / "versions" / "manifest.json").unlink()
     project.ok("downgrade", "base", "run")
     assert trainer.same((trainer.weights(folder), trainer.optimizer_in(folder)), (weights, optimizer))
+
+
+def test_patterns_where_the_manifest_tells_the_order(with_manifest: Folder, run: Any) -> None:
+    project, folder = with_manifest, run()
+    optimizer = trainer.optimizer_in(folder)
+    project.ok("manifest", "--update")
+    declare(project, "a1", f'op.ParameterGroups([{trainer.DECAY}, ["*"]])', *trainer.CHANGES)
+    project.ok("upgrade", "head", "run")
+    assert trainer.same(trainer.optimizer_in(folder), trainer.by_hand(optimizer))
+
+
+def test_names_in_the_optimizer(project: Folder, run: Any) -> None:
+    """torch saves them if the optimizer was made from named parameters."""
+    folder = run()
+    model = trainer.model()
+    adam = torch.optim.AdamW([(name, value) for name, value in model.named_parameters()])
+    trainer.trained(model, adam, trainer.batches(1))
+    torch.save(adam.state_dict(), folder / "optimizer.pt")
+    declare(project, "a1", *trainer.CHANGES)
+    project.ok("upgrade", "head", "run", "--check-rollback")
+    now = trainer.optimizer_in(folder)
+    names = now["param_groups"][0]["param_names"]
+    assert names == [name for name, _ in trainer.model(trainer.New).named_parameters()]
+    parts = [adam.state[getattr(model, part).weight]["exp_avg"] for part in "qkv"]
+    assert torch.equal(now["state"][names.index("qkv.weight")]["exp_avg"], torch.cat(parts))
 
 
 def test_a_manifest_from_such_a_folder_knows_no_order(project: Folder, run: Any) -> None:

@@ -117,17 +117,17 @@ class TrainerFolder(HuggingFaceFolder):
     def _loaded_states(self, kind: Callable[..., TreeUnpickler]) -> dict[str, Any]:
         places = self._places()
         held = places.keys() | self._unwritten.keys() | self._maker.recipes.keys()
-        found = {}
+        found, unpicklers = dict[str, Any](), dict[str, TreeUnpickler]()
         for key, file in self._states.items():
-            unpickler = kind(file.data, touched=self._touched)
+            unpicklers[key] = unpickler = kind(file.data, touched=self._touched)
             try:
                 found[key] = unpickler.load()
             except Exception as error:  # a damaged pickle raises almost anything
                 raise damaged(file.name, error) from error
             file.check(unpickler.keys, held)
-            self._unpicklers_of_states[key] = unpickler
             if key.startswith(_OPTIMIZER) and not _is_optimizer(found[key]):
                 raise NotACheckpoint(f"{file.name} in it does not hold the state of an optimizer; move it away")
+        self._unpicklers_of_states = unpicklers
         return found
 
     # The tree, to be written
