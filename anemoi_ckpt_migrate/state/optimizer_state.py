@@ -404,6 +404,21 @@ class State:
             f"the optimizer at {self.path} has its own order of parameters, so the place of this one in it is unknown"
         )
 
+    def is_ordered_by_group(self) -> bool:
+        """Return whether the order is known within each group only: the files do not keep that of the model."""
+        return not self._order.is_kept
+
+    def group(self, name: str) -> int | None:
+        """Return the group of a parameter; None if it is not in the optimizer."""
+        return self.table[name].group if name in self.table else None
+
+    def beside_others(self, name: str) -> str:
+        """Return a sentence that explains why no parameter can be placed beside one of another group."""
+        return (
+            f"the files do not keep the order of the model, so what stands before or after {name} is known only in its "
+            f"group of the optimizer at {self.path}; name parameters of one group at a time"
+        )
+
     def names(self, main: Table) -> list[list[str]]:
         """Return the names in each group, in the order in which they are written."""
         place = _order(main)

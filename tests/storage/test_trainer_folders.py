@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors.torch")
@@ -183,6 +185,71 @@ def test_a_new_parameter(project: Folder, run: Any) -> None:
     assert not trainer.weights(folder)["gate.weight"].any()
     project.ok("downgrade", "base", "run")
     assert trainer.same((trainer.weights(folder), trainer.optimizer_in(folder)), before)
+
+
+@pytest.mark.parametrize(
+    ("operation", "other"),
+    [
+        ('op.Reorder(["norm.weight", "q.weight"])', "q.weight"),
+        ('op.Add("gate.weight", [8, 8], after="q.bias", group=0)', "q.bias"),
+        ('op.Add("gate.weight", [8, 8], index=1, group=0)', "q.bias"),
+    ],
+)
+def test_between_groups_the_order_is_unknown(project: Folder, run: Any, operation: str, other: str) -> None:
+    run()
+    declare(project, "a1", trainer.GROUPS, operation)
+    refused(
+        project, 1,
+        f"the files do not keep the order of the model, so what stands before or after {other} is known only in its group "
+        "of the optimizer at optimizer; name parameters of one group at a time",
+    )  # fmt: skip
+
+
+OPERATIONS = (
+    trainer.FUSED,
+    'op.RenamePrefix("out.", "proj.")',
+    'op.Drop("{name}.weight", keep=True)',
+    'op.Drop("{name}.bias", keep=True)',
+    'op.Reorder(["{other}.weight", "{name}.weight"])',
+    'op.Reorder(["{other}.bias", "{name}.bias"])',
+    'op.Add("new.weight", [8, 8], after="{name}.weight", group=0)',
+    'op.Transpose("{name}.weight", 0, 1)',
+    'op.Split("{name}.weight", ["first.weight", "second.weight"])',
+)
+
+
+@settings(max_examples=12)
+@given(data=st.data())
+def test_as_in_a_file_of_torch(written: Path, data: st.DataObject) -> None:
+    """The same operations on one file with the same state, which is in the order of the model."""
+    chosen = data.draw(st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=4))
+    layers = st.sampled_from(["q", "k", "v", "spare"])
+    lines = [each.replace("{name}", data.draw(layers)).replace("{other}", data.draw(layers)) for each in chosen]
+    with tempfile.TemporaryDirectory() as top:
+        folder, file = Path(shutil.copytree(written / "safetensors", Path(top, "run"))), Path(top, "run.ckpt")
+        (Path(top) / "versions").mkdir()
+        (Path(top) / "ckpt-migrate.toml").touch()
+        values = trainer.weights(folder)
+        model = {name: values[name] for name, _ in trainer.model().named_parameters()}
+        torch.save({"model": model, "optimizer": trainer.optimizer_in(folder)}, file)
+        project = Folder(Path(top), None)
+        declare(project, "a1", trainer.GROUPS, *lines)
+        outcomes = []
+        for path in (file, folder):
+            try:
+                cm.upgrade(path, "head", project=top, check_rollback=True)
+                outcomes.append(True)
+            except cm.MigrateError:
+                outcomes.append(False)
+        event(f"migrated: {outcomes[0]}")
+        assert outcomes[0] == outcomes[1], lines
+        new = torch.load(file, weights_only=True)
+        assert trainer.same(trainer.weights(folder), new["model"]), lines
+        assert trainer.same(trainer.optimizer_in(folder), new["optimizer"]), lines
+        if outcomes[0]:
+            cm.downgrade(folder, "base", project=top)
+        assert trainer.same(trainer.weights(folder), model), lines
+        assert trainer.same(trainer.optimizer_in(folder), trainer.optimizer_in(written / "safetensors")), lines
 
 
 def test_tied_weights_are_one_parameter(project: Folder) -> None:
