@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -191,7 +191,7 @@ class Add(Operation):
         """Return True: the new parameter needs a position."""
         return True
 
-    def beside_others(self, names: Sequence[str], group: Callable[[str], int | None]) -> str | None:
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
         """Return a name beside which it stands, if that is of another group; at the end it stands beside none."""
         if self.after is not None:
             beside = [name for name, _ in pattern(self.after).among(names)]

@@ -97,13 +97,13 @@ class Operation:
         """Return whether it needs to know the positions of these parameters: it moves one of them, or adds one."""
         return False
 
-    def beside_others(self, names: Sequence[str], group: Callable[[str], int | None]) -> str | None:
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
         """Return a parameter that it places relative to one of another group of an optimizer; None if there is none.
 
         Parameters
         ----------
-        names : sequence of str
-            All names in the state dict.
+        names : mapping of str to object
+            The state dict.
         group : callable
             Returns the group of a name; None if the optimizer does not have it.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -347,7 +347,7 @@ class Reorder(Operation):
         """Return whether it matches a name."""
         return any(True for text in self.names for _ in pattern(text).among(names))
 
-    def beside_others(self, names: Sequence[str], group: Callable[[str], int | None]) -> str | None:
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
         """Return a name that it orders together with one of another group."""
         for own in self._sets(names):
             first, *rest = own
@@ -355,7 +355,7 @@ class Reorder(Operation):
                 return other
         return None
 
-    def _sets(self, names: Collection[str]) -> list[list[str]]:
+    def _sets(self, names: Mapping[str, object]) -> list[list[str]]:
         """Return the names that it matches: those in a list are ordered among themselves."""
         found: dict[tuple[str, ...], dict[str, None]] = {}
         shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))

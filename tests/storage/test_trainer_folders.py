@@ -660,6 +660,12 @@ def linked(folder: Path) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "no file of torch": (lambda run: (run / "optimizer.pt").write_bytes(b"text"), 1, "optimizer.pt: it is not a checkpoint"),
+    "a file of torch before 1.6": (
+        lambda run: torch.save(
+            torch.load(run / "optimizer.pt"), run / "optimizer.pt", _use_new_zipfile_serialization=False
+        ),
+        1, "optimizer.pt: torch before 1.6 saved it; load it, and save it again with torch.save",
+    ),
     "an empty file": (lambda run: (run / "optimizer.pt").write_bytes(b""), 1, "optimizer.pt: it is empty"),
     "a file that was cut": (lambda run: os.truncate(run / "optimizer.pt", 5000), 1, "optimizer.pt: it starts as a torch checkpoint"),
     "no state of an optimizer": (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
-from anemoi_ckpt_migrate.storage import zip_archive
+from anemoi_ckpt_migrate.storage import legacy_format, zip_archive
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, short
@@ -159,6 +159,8 @@ def read_torch_file(file: Shard, number: int, begin: int) -> TorchFile:
     places, small = dict[str, StoragePlace](), dict[str, bytes]()
     try:
         with zip_archive.window(file.descriptor, file.length) as stream:
+            if legacy_format.is_legacy(stream):
+                raise NotACheckpoint("torch before 1.6 saved it; load it, and save it again with torch.save")
             archive = zip_archive.read_sole_archive(stream)
             for name, entry in archive.entries.items():
                 if name.startswith("data/"):
