@@ -56,7 +56,7 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     tensors = Tensors(file.maker, file.same)
     main = find_main(tree, path)
     copies = [] if isinstance(main, str) else [place.path for place in find_copies(tree, main, main.table())]
-    state = CheckpointState(tree, tensors, {}, path)
+    state = CheckpointState(tree, tensors, {}, path, keeps_order=file.keeps_order)
     runner = OperationRunner(state, "", "<the new script>", _none, _none)
     runner.apply([each for each in operations if each.on_parameters])
     state.close()

@@ -240,6 +240,10 @@ class OperationRunner:
         fixed = None if state is None or state.keeps_order() else state
         if fixed is not None and operation.concerns_optimizers and operation.changes_order(parameters.table):
             return Outcome(faults=(fixed.order_lost(),))
+        if state is not None and state.is_ordered_by_group() and self._upgrade and self._state.main is not None:
+            every = self._state.main.parameters.table
+            if operation.concerns_optimizers and (other := operation.beside_others(every, state.group)) is not None:
+                return Outcome(faults=(state.beside_others(other),))
         missing = self._state.missing if parameters.main is None else ()
         context = ParameterContext(parameters, self._stash, self._discard_changes, tied, missing, added)
         undo: list[Operation] = []

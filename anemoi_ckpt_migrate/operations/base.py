@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -103,6 +103,18 @@ class Operation:
     def changes_order(self, names: Mapping[str, object]) -> bool:
         """Return whether it needs to know the positions of these parameters: it moves one of them, or adds one."""
         return False
+
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
+        """Return a parameter that it places relative to one of another group of an optimizer; None if there is none.
+
+        Parameters
+        ----------
+        names : mapping of str to object
+            The state dict.
+        group : callable
+            Returns the group of a name; None if the optimizer does not have it.
+        """
+        return None
 
     def per_copy(self) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
         """Return the operations for the state dict, and the different ones for copies, by path."""

@@ -39,7 +39,7 @@ from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.update_list import keeping
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.scripts.discover import changed_since
-from anemoi_ckpt_migrate.state.find_parameters import find_main, is_pickled
+from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers, is_pickled
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
 from anemoi_ckpt_migrate.storage.backup_facts import facts_before
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -335,12 +335,22 @@ class MigrationSession:
         kept = tuple(entry for entry in self.record.lineage if entry.revision not in gone)
         parameters = step_actions.parameters_of(undone, config.parameters)
         options = self.options
-        settings = Settings(parameters, options.discard_changes, self.record.optimizers, options.copy_shared)
+        settings = Settings(
+            parameters, options.discard_changes, self.record.optimizers, options.copy_shared, self._model_order(graph)
+        )
         actions = (*down, *up)
         runs_code = any(action.runs_code for action in actions)
         model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model, self.record, runs_code)
         names = self._name_check(graph, plan)
         return Run(graph, plan, undone, kept, applied, actions, settings, model, names, warnings)
+
+    def _model_order(self, graph: Graph) -> tuple[str, ...]:
+        """Return the order of the model's parameters, where an optimizer needs it and the files do not keep it."""
+        if self.file.keeps_order or not find_optimizers(self.tree):
+            return ()
+        from anemoi_ckpt_migrate.runtime.model_order import known_order
+
+        return known_order(self.file, self.tree, self.project.config, graph, self.record.heads)
 
     def _name_check(self, graph: Graph, plan: Plan) -> NameCheck:
         trusted, allowed = self.project.config.trusted, self.options.trust_checkpoint_code

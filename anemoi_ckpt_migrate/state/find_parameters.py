@@ -172,6 +172,27 @@ def find_main(tree: Any, path: str | None = None) -> ParameterLocation | str:
     return f"{', '.join(name or 'the checkpoint itself' for name in found)} could each be the state dict: {way}{itself}"
 
 
+def put_in_order(tree: Any, path: str | None, names: Sequence[str]) -> bool:
+    """Put the parameters of the state dict in a tree into an order; return False, and do nothing, if it has others.
+
+    Parameters
+    ----------
+    tree, path
+        As for `find_main`.
+    names : sequence of str
+        The names in the order.
+    """
+    place = find_main(tree, path)
+    if isinstance(place, str):
+        return False
+    table = place.table()
+    if table.keys() != set(names):
+        return False
+    table.arrange(names)
+    place.write(table)
+    return True
+
+
 def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
     """Return candidates for the state dict by key; a candidate at a usual key is returned alone."""
     for name in USUAL:

@@ -15,8 +15,10 @@ from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.infer_optimizer import (
     SAY,
+    SAY_NAMES,
     Unknown,
     from_shapes,
+    from_shapes_alone,
     is_buffer,
     may_be_parameter,
     moment_shape,
@@ -46,6 +48,25 @@ class OrderDeclaration(Protocol):
     @property
     def own_order(self) -> tuple[int, ...]:
         """Groups that do not follow the order of the state dict."""
+
+
+class StateOrder(NamedTuple):
+    """Whether the order of a state dict tells that of the model.
+
+    Attributes
+    ----------
+    is_kept : bool
+        Whether the files keep the order of the model.
+    is_known : bool
+        Whether the state dict in the tree has it.
+    """
+
+    is_kept: bool
+    is_known: bool
+
+
+IN_ORDER = StateOrder(True, True)
+"""The state dict has the order of the model, in the files too."""
 
 
 class OptimizerSnapshot(NamedTuple):
@@ -78,6 +99,9 @@ class State:
         The saved optimizer state.
     tensors : Tensors
         Operations on tensors.
+    order : StateOrder
+        Whether the order of the state dict tells that of the model. If the files do not keep it, it is made to agree
+        with the optimizer.
 
     Attributes
     ----------
@@ -89,8 +113,8 @@ class State:
         Whether a script declared the parameters.
     """
 
-    def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
-        self.path, self._source, self._content = path, content, content
+    def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors, order: StateOrder = IN_ORDER) -> None:
+        self.path, self._source, self._content, self._order = path, content, content, order
         self.is_flattened = is_flattened(content)
         if self.is_flattened:
             self._content = unflattened(content, tensors.same_values)
@@ -131,6 +155,8 @@ class State:
             The parameters cannot be identified.
         """
         names = self._names(main, tensors, declared, known, noted)
+        if not self._order.is_kept:
+            self._check_moments(names, main, tensors)
         believed = noted is not None and known is None and declared is None and names == noted.groups
         items = []
         for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
@@ -143,6 +169,8 @@ class State:
                 items.append((name, Slot(number, shape, state)))
         if (twice := first_repeated(name for name, _ in items)) is not None:
             raise Unknown(f"the optimizer at {self.path} would have {twice} twice; {SAY}")
+        if not self._order.is_kept:
+            main.arrange([name for name, _ in items])
         self.slots.set_prefix(self._own_prefix(names))
         self.table, self._written = Table(items), names
         self.slots.set_models({slot.group: slot for _, slot in reversed(items) if slot.state})
@@ -185,12 +213,27 @@ class State:
                 f"a function changed the parameters of the optimizer at {self.path}; "
                 "list them again after the function, with op.ParameterGroups([[...]])"
             )
-        shapes = [
-            [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
-        ]
+        shapes = self._moments(tensors)
         if noted is not None and _fits(noted.groups, shapes, main, tensors):
             return noted.groups
-        return from_shapes(self.path, main, tensors, shapes)
+        infer = from_shapes if self._order.is_known else from_shapes_alone
+        return infer(self.path, main, tensors, shapes)
+
+    def _moments(self, tensors: Tensors) -> list[list[Any]]:
+        """Return the shape of each parameter, in each group, by its moments; None if they do not show it."""
+        states = self._content["state"]
+        return [[moment_shape(states.get(key), tensors) for key in group["params"]] for group in self.groups]
+
+    def _check_moments(self, names: Sequence[Sequence[str]], main: Table, tensors: Tensors) -> None:
+        """Refuse names whose shapes contradict the moments: nothing else tells that they are in a wrong order."""
+        moments = (shape for own in self._moments(tensors) for shape in own)
+        for name, moment in zip((name for own in names for name in own), moments, strict=False):
+            shape = plain_shape(main.get(name), tensors) if is_tensor(main.get(name)) else None
+            if None not in (moment, shape) and moment != shape:
+                raise Unknown(
+                    f"the optimizer at {self.path} has moments of the shape {list(moment)} for {name}, which has the "
+                    f"shape {list(shape or ())}; {SAY_NAMES}"
+                )
 
     def called(self) -> list[list[Any]] | None:
         """Return the optimizer's own names of the parameters in each group; None if it only numbers them."""
@@ -265,11 +308,14 @@ class State:
         found: list[list[str]] = []
         for texts, group in zip(declared.groups, self.groups, strict=True):
             own: list[str] = []
-            for name in (name for text in texts for name in _selected(text, main, likely)):
-                memory = memory_of(main[name]) or name  # an optimizer lists tied parameters once
-                if name not in excluded and memory not in taken:
-                    own.append(name)
-                    taken.add(memory)
+            for text in texts:
+                before = len(own)
+                for name in _selected(text, main, likely):
+                    memory = memory_of(main[name]) or name  # an optimizer lists tied parameters once
+                    if name not in excluded and memory not in taken:
+                        own.append(name)
+                        taken.add(memory)
+                self._check_order(text, own[before:])
             wanted = len(group["params"])
             if len(own) != wanted:
                 more = "; use exclude=[...] for names that it does not have" if len(own) > wanted else ""
@@ -279,6 +325,14 @@ class State:
                 )
             found.append(own)
         return found
+
+    def _check_order(self, text: str, names: Sequence[str]) -> None:
+        """Refuse a pattern for several parameters whose order is unknown."""
+        if len(names) > 1 and not self._order.is_known:
+            raise Unknown(
+                f"ParameterGroups lists {text}, which selects {names[0]} and {names[1]}, but the files do not keep the "
+                f"order of the model; {SAY_NAMES}"
+            )
 
     def holds(self, content: dict[Any, Any]) -> bool:
         """Return whether it was made from this dict (the same object)."""
@@ -354,6 +408,21 @@ class State:
             f"the optimizer at {self.path} has its own order of parameters, so the place of this one in it is unknown"
         )
 
+    def is_ordered_by_group(self) -> bool:
+        """Return whether the order is known within each group only: the files do not keep that of the model."""
+        return not self._order.is_kept
+
+    def group(self, name: str) -> int | None:
+        """Return the group of a parameter; None if it is not in the optimizer."""
+        return self.table[name].group if name in self.table else None
+
+    def beside_others(self, name: str) -> str:
+        """Return a sentence that explains why no parameter can be placed beside one of another group."""
+        return (
+            f"the files do not keep the order of the model, so what stands before or after {name} is known only in its "
+            f"group of the optimizer at {self.path}; name parameters of one group at a time"
+        )
+
     def names(self, main: Table) -> list[list[str]]:
         """Return the names in each group, in the order in which they are written."""
         place = _order(main)
@@ -377,7 +446,7 @@ class State:
         return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
 
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
-        """Return whether the shapes alone would not yield the same parameters and order again."""
+        """Return whether the shapes, and the order if the files keep it, would not yield the same parameters again."""
         if self.own_order(main):
             return True
         if self.called() is not None:
@@ -385,7 +454,8 @@ class State:
         groups = self.names(main)
         shapes = [[moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
         try:
-            return from_shapes(self.path, main, tensors, shapes) != groups
+            infer = from_shapes if self._order.is_kept else from_shapes_alone
+            return infer(self.path, main, tensors, shapes) != groups
         except Unknown:
             return True
 

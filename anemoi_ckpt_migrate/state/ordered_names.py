@@ -162,6 +162,12 @@ class Table(Mapping[str, Any]):
             self._entries[name] = slot
         self.changed = True
 
+    def arrange(self, names: Sequence[str]) -> None:
+        """Put these names into this order, as `reorder` does, where the order means nothing: no change is noted."""
+        changed = self.changed
+        self.reorder(names)
+        self.changed = changed
+
     def _link(self, entry: _Entry, at: _Entry) -> _Entry:
         after = at.after
         entry.before, entry.after, at.after = at, after, entry

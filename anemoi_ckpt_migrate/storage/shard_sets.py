@@ -13,6 +13,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
 from anemoi_ckpt_migrate.storage.folder_names import RANK, RANK_FOLDER, FolderNames, names_in
+from anemoi_ckpt_migrate.storage.huggingface.layout import is_member_of_trainer
 from anemoi_ckpt_migrate.storage.url import Url, url_of
 
 METADATA = ".metadata"
@@ -176,6 +177,14 @@ def _ranks(path: Path, folder: FolderNames) -> Membership | None:
     return Membership("a checkpoint with a file for each rank", os.fspath(pattern), way)
 
 
+def _trainer(path: Path, folder: FolderNames) -> Membership | None:
+    """Recognise weights beside the state of an optimizer, and that state."""
+    if not is_member_of_trainer(path.name, folder.names):
+        return None
+    way = f"give its folder, {shown_path(os.fspath(path.parent))}"
+    return Membership("weights with the state of their optimizer", os.fspath(path.parent), way)
+
+
 _LOOKS: tuple[Callable[[Path, FolderNames], Membership | None], ...] = (
     _distributed,
     _indexed,
@@ -184,4 +193,5 @@ _LOOKS: tuple[Callable[[Path, FolderNames], Membership | None], ...] = (
     _deepspeed,
     _megatron,
     _ranks,
+    _trainer,
 )
