@@ -66,10 +66,10 @@ class Drift:
         moved = self._moved
         if moved is not None:
             return (
-                f"the parameters of the model {self.name} are in another order than in the manifest ({moved[1]} stands "
-                f"where {moved[0]} was), and no revision reorders them, so the moments of optimizers, which are stored "
-                f"by position, would go to other parameters: {autogenerate}; if no checkpoint has such an optimizer, "
-                f"{update} records the change"
+                f"the parameters of the model {self.name} are in another order than in the manifest ({moved[1]} has "
+                f"the place of {moved[0]}), and no revision reorders them, so the moments of optimizers, which are "
+                f"stored by position, would go to other parameters: {autogenerate}; if no checkpoint has such an "
+                f"optimizer, {update} records the change"
             )
         told = f"the model {self.name} differs from the manifest, and no revision explains the change"
         return f"{told}: {autogenerate}; if old checkpoints need no migration, {update} records the change"

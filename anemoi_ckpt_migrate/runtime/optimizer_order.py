@@ -45,8 +45,8 @@ class WrongOrder:
         """The difference, and what comes of it."""
         if self.number is None:
             return (
-                f"{self.own} stands where the model has {self.expected}, and it is not known in which order the "
-                f"optimizer at {self.path} has them: if it is that of the state dict, moments go to other parameters"
+                f"{self.own} has the place of {self.expected} in the model, and the order in the optimizer at "
+                f"{self.path} is unknown: if it is that of the state dict, moments go to other parameters"
             )
         return (
             f"number {self.number} of the optimizer at {self.path} is {self.own}, and {self.expected} in the model, so "

@@ -62,8 +62,8 @@ def test_a_model_in_another_order_without_a_revision(models: Models) -> None:
     ran = models.run("check")
     assert ran.code == 4
     assert (
-        "the parameters of the model net are in another order than in the manifest (second.weight stands where "
-        "first.weight was), and no revision reorders them, so the moments of optimizers, which are stored by position, "
+        "the parameters of the model net are in another order than in the manifest (second.weight has the place of "
+        "first.weight), and no revision reorders them, so the moments of optimizers, which are stored by position, "
         "would go to other parameters: `ckpt-migrate revision NAME --autogenerate --model net` writes one"
     ) in ran.out
     assert f"    {REORDER}\n" in ran.out
@@ -228,11 +228,11 @@ def test_an_optimizer_whose_parameters_are_not_known(models: Models) -> None:
     models.ok("manifest", "--update")
     ran = models.ok("upgrade", "head", "old.ckpt")
     assert (
-        "the order of the parameters differs from that of the model net: first.weight stands where the model has "
-        "second.weight, and it is not known in which order the optimizer at optimizer_states.0 has them: if it is that of "
+        "the order of the parameters differs from that of the model net: first.weight has the place of "
+        "second.weight in the model, and the order in the optimizer at optimizer_states.0 is unknown: if it is that of "
         "the state dict, moments go to other parameters"
     ) in ran.err
-    assert "it is not known in which order" in models.ok("check", "old.ckpt").out
+    assert "the order in the optimizer at optimizer_states.0 is unknown" in models.ok("check", "old.ckpt").out
 
 
 FUNCTION = """
@@ -265,7 +265,7 @@ def test_a_function_that_moves_a_name_to_the_end_of_the_state_dict(models: Model
     assert list(found["state_dict"])[-2:] == ["new.weight", "new.bias"]
     assert str(found["optimizer_states"]) == str(before)
     ran = models.ok("check", "old.ckpt")
-    assert "it is not known in which order the optimizer at optimizer_states.0 has them" in ran.out
+    assert "the order in the optimizer at optimizer_states.0 is unknown" in ran.out
 
 
 def test_a_function_and_a_model_in_another_order(models: Models) -> None:
@@ -286,7 +286,7 @@ def test_a_function_that_makes_new_tensors(models: Models) -> None:
     models.code({"new": LAYERS["first"], "second": LAYERS["second"], "norm": LAYERS["norm"]})
     models.ok("manifest", "--update")
     ran = models.ok("upgrade", "head", "old.ckpt")
-    assert "second.weight stands where the model has new.weight, and it is not known in which order" in ran.err
+    assert "second.weight has the place of new.weight in the model, and the order in the optimizer" in ran.err
 
 
 def test_tied_weights_have_the_place_of_the_first(models: Models) -> None:
