@@ -419,7 +419,7 @@ class State:
     def beside_others(self, name: str) -> str:
         """Return a sentence that explains why no parameter can be placed beside one of another group."""
         return (
-            f"the files do not keep the order of the model, so what stands before or after {name} is known only in its "
+            f"the files do not keep the order of the model, so the neighbours of {name} are known only in its "
             f"group of the optimizer at {self.path}; name parameters of one group at a time"
         )
 
