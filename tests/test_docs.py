@@ -129,3 +129,22 @@ def test_the_page_of_the_record_names_every_operation_that_only_records_hold() -
     first_cells = [line.split("|")[1] for line in table.splitlines()[2:] if line.startswith("|")]
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
     assert named == {name for name, kind in all_kinds().items() if not kind.written}
+
+
+def test_the_function_of_the_page_on_outputs(project: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    (code,) = shown("outputs.md")
+    (project.path / "proofpage.py").write_text(code.replace("mypackage.models", "outputpage"))
+    (project.path / "outputpage.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, old_names):\n        super().__init__()\n"
+        "        self.name = 'x' if old_names else 'y'\n        self.add_module(self.name, nn.Linear(4, 2, bias=False))\n\n"
+        "    def forward(self, x):\n        return getattr(self, self.name)(x)\n"
+    )
+    project.script("a", None, **RENAME)
+    torch.save({"state_dict": {"x.weight": torch.ones(2, 4)}}, "last.ckpt")
+    commands = re.findall(r"^\$ ckpt-migrate (.*)$", (README.parent / "docs" / "outputs.md").read_text(), re.M)
+    assert [command.split()[0] for command in commands] == ["check", "upgrade", "check", "check"]
+    words = [command.replace("mypackage.proof", "proofpage").split() for command in commands]
+    for each in (words[0], words[2], words[3], words[1], words[3]):
+        project.ok(*each)
+    assert list(torch.load("last.ckpt", weights_only=False)["state_dict"]) == ["y.weight"]

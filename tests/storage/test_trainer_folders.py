@@ -200,7 +200,7 @@ def test_between_groups_the_order_is_unknown(project: Folder, run: Any, operatio
     declare(project, "a1", trainer.GROUPS, operation)
     refused(
         project, 1,
-        f"the files do not keep the order of the model, so what stands before or after {other} is known only in its group "
+        f"the files do not keep the order of the model, so the neighbours of {other} are known only in its group "
         "of the optimizer at optimizer; name parameters of one group at a time",
     )  # fmt: skip
 
