@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.cast import Cast
 from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
 from anemoi_ckpt_migrate.operations.convert_item import ConvertItem
+from anemoi_ckpt_migrate.operations.crop import Crop
 from anemoi_ckpt_migrate.operations.derive import Derive
 from anemoi_ckpt_migrate.operations.fuse import Fuse, Split, Stack, Unstack
 from anemoi_ckpt_migrate.operations.item_moves import CopyItem, MapItem, NestItem, UnnestItem
@@ -40,6 +41,7 @@ __all__ = [
     "Cast",
     "ConvertItem",
     "CopyItem",
+    "Crop",
     "Derive",
     "Drop",
     "DropClass",
