@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections import defaultdict
@@ -29,8 +30,8 @@ class Change:
     Attributes
     ----------
     kind : str
-        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``fused``, ``split``,
-        ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
+        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``cropped``, ``fused``,
+        ``split``, ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
     old, new : tuple of str
         The old and the new names.
     detail : str
@@ -114,9 +115,11 @@ def _in_old_order(olds: Mapping[str, Item], new: Sequence[Item], links: Iterable
 
 
 def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:
-    """Return the number of elements by which a parameter grew; 0 if it was not padded."""
-    larger = any(kind == "pad" for kind, _ in link.steps)
-    return news[link.new[0]].size - olds[link.old[0]].size if larger else 0
+    """Return the number of new elements of a parameter that was padded; 0 for any other."""
+    if not any(kind == "pad" for kind, _ in link.steps):
+        return 0
+    old, new = olds[link.old[0]], news[link.new[0]]
+    return new.size - math.prod(map(min, old.shape, new.shape))
 
 
 def _losses(

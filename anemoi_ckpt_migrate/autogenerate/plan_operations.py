@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.autogenerate.select_patterns import PLACES, selecting, 
 from anemoi_ckpt_migrate.autogenerate.shortest_renames import renamed
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
 from anemoi_ckpt_migrate.autogenerate.wording import doubts, together
-from anemoi_ckpt_migrate.op import Cast, Drop, Fuse, Pad, Permute, Rename, Reshape, Split, Stack, Transpose, Unstack
+from anemoi_ckpt_migrate.op import Cast, Crop, Drop, Fuse, Pad, Permute, Rename, Reshape, Split, Stack, Transpose, Unstack
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.state.dtypes import is_floating
 from anemoi_ckpt_migrate.state.name_patterns import pattern
@@ -152,6 +152,7 @@ class OperationPlanner:
                 for kind, arg in link.steps:
                     steps.setdefault((kind, tuple(arg) if kind != "cast" else arg), []).append(name)
         ways: Mapping[str, Callable[[Mapping[object, list[str]]], Iterable[tuple[Operation, list[str]]]]] = {
+            "crop": self._crops,
             "pad": self._pads,
             "permute": self._permutes,
             "reshape": self._reshapes,
@@ -167,6 +168,11 @@ class OperationPlanner:
         for arg, names in steps.items():
             dim, size, at = arg if isinstance(arg, tuple) else (0, 0, None)
             yield Pad(self._selecting(names), size, dim, at), names
+
+    def _crops(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
+        for arg, names in steps.items():
+            dim, size, at = arg if isinstance(arg, tuple) else (0, 0, None)
+            yield Crop(self._selecting(names), size, dim, at), names
 
     def _permutes(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
         for order, names in steps.items():

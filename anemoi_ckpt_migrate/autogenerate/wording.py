@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link
 
 _MOST = 3
-_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded"}
+_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded", "crop": "cropped"}
 _KINDS = {"cat": "fused", "narrow": "split", "stack": "stacked", "select": "unstacked"}
 
 

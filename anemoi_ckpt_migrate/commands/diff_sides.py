@@ -113,17 +113,25 @@ class _Contents:
 
     def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
         """Return whether a larger new parameter contains an old one, at a start index in each dimension."""
-        one, other = self._old, self._new
-        if one.file is None or other.file is None or one.table is None or other.table is None:
-            return False
-        wanted = one.table[old]
-        try:
-            made = other.table[new]
-            for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
-                made = other.file.maker.make("narrow", (dim, start, size), [made])
-        except Mismatch:
-            return False
-        return _is(other.file, other.shown, made, one.file, one.shown, wanted)
+        return _holds(self._new, new, starts, self._old, old)
+
+    def is_part(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Return whether a smaller new parameter is the part of an old one that begins at an index of each dimension."""
+        return _holds(self._old, old, starts, self._new, new)
+
+
+def _holds(one: Side, larger: str, starts: Sequence[int], other: Side, smaller: str) -> bool:
+    """Return whether a parameter of one side holds one of the other side, at a start index in each dimension."""
+    if one.file is None or other.file is None or one.table is None or other.table is None:
+        return False
+    wanted = other.table[smaller]
+    try:
+        made = one.table[larger]
+        for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
+            made = one.file.maker.make("narrow", (dim, start, size), [made])
+    except Mismatch:
+        return False
+    return _is(one.file, one.shown, made, other.file, other.shown, wanted)
 
 
 def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown: str, wanted: Any) -> bool:

@@ -74,8 +74,11 @@ def test_a_vocabulary_grows(models: Models, between: dict[str, str]) -> None:
         ((7, 3), 'op.Pad("w", 2)'),
         ((5, 6), 'op.Pad("w", 3, dim=1)'),
         ((7, 6), 'op.Pad("w", 2),'),
+        ((4, 3), 'op.Crop("w", 1),'),
+        ((5, 1), 'op.Crop("w", 2, dim=1),'),
+        ((7, 2), 'op.Crop("w", 1, dim=1),'),
     ],
-    ids=["rows", "columns", "both"],
+    ids=["rows", "columns", "both", "fewer rows", "fewer columns", "more of one, fewer of the other"],
 )
 def test_rows_columns_or_both(project: Folder, shape: tuple[int, int], written: str) -> None:
     paths = pair(project, {"w": torch.randn(5, 3), "b": torch.ones(9)}, {"w": torch.randn(shape), "b": torch.ones(9)})
@@ -85,7 +88,9 @@ def test_rows_columns_or_both(project: Folder, shape: tuple[int, int], written: 
     project.ok("upgrade", "head", paths[0])
     new = torch.load(paths[0])["state_dict"]["w"]
     assert new.shape == shape
-    assert torch.equal(new[:5, :3], old)
+    assert torch.equal(new[:5, :3], old[: shape[0], : shape[1]])
+    project.ok("downgrade", "base", paths[0])
+    assert torch.equal(torch.load(paths[0])["state_dict"]["w"], old)
 
 
 def test_contents_tell_where_the_old_values_stand(project: Folder) -> None:
@@ -108,11 +113,11 @@ def test_one_that_grew_and_was_renamed_with_its_module(project: Folder) -> None:
     assert torch.equal(torch.load(paths[0])["state_dict"]["model.embed.weight"][:50], old["net.embed.weight"])
 
 
-def test_one_that_shrank_is_lost_and_that_is_said(project: Folder) -> None:
+def test_one_of_another_shape_is_lost_and_that_is_said(project: Folder) -> None:
     paths = pair(
         project,
         {"w": torch.randn(5, 3), "b": torch.randn(60), "gone": torch.ones(2)},
-        {"w": torch.randn(4, 3), "b": torch.randn(60)},
+        {"w": torch.randn(4, 3, 2), "b": torch.randn(60)},
     )
     ran = project.run("diff", *paths)
     assert f"the operations would lose values of {paths[0]}: w is dropped, gone is dropped" in ran.err
@@ -279,3 +284,17 @@ def test_another_learning_rate_is_nothing_to_mention(project: Folder) -> None:
     optimized("new.pt", SPLIT, lr=0.5)
     assert "optimizer" not in project.ok("diff", "old.pt", "new.pt").out
     assert "there is nothing to migrate" in project.run("revision", "x", "--autogenerate", "old.pt", "new.pt").err
+
+
+def test_contents_tell_which_rows_went(project: Folder) -> None:
+    """The first two went: nothing is a guess, and the way back has them."""
+    old = OrderedDict(w=torch.randn(5, 3), other=torch.randn(50))
+    paths = pair(project, old, OrderedDict(w=old["w"][2:].clone(), other=old["other"]))
+    ran = project.ok("revision", "smaller", "--autogenerate", *paths)
+    assert "guess" not in ran.err
+    assert 'op.Crop("w", 2, at=0)' in operations(project)
+    project.ok("check")
+    project.ok("upgrade", "head", paths[0], "--check-rollback")
+    assert torch.equal(torch.load(paths[0])["state_dict"]["w"], old["w"][2:])
+    project.ok("downgrade", "base", paths[0])
+    assert torch.equal(torch.load(paths[0])["state_dict"]["w"], old["w"])
