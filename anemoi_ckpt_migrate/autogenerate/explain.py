@@ -13,14 +13,15 @@ from anemoi_ckpt_migrate.autogenerate.match import matched
 from anemoi_ckpt_migrate.autogenerate.match_by_structure import turned_alike, with_adapters
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
 from anemoi_ckpt_migrate.autogenerate.plan_operations import OperationPlanner, ProposedOperation, Unmatched
-from anemoi_ckpt_migrate.autogenerate.simulate import losses
+from anemoi_ckpt_migrate.autogenerate.simulate import leads_to, losses
 from anemoi_ckpt_migrate.autogenerate.wording import detail_of, kind_of
-from anemoi_ckpt_migrate.op import RenameRegex
+from anemoi_ckpt_migrate.op import Fuse, Permute, RenameRegex, Reshape, Split, Stack, Transpose, Unstack
 from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 __all__ = ["Change", "Explanation", "ProposedOperation", "explain"]
 
 _MOST = 5
+_IN_ORDER = (Fuse, Permute, Reshape, Split, Stack, Transpose, Unstack)  # shapes do not tell which of two comes first
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ class Explanation:
 
 
 def explain(
-    old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None, ordered: bool = True
+    old: Sequence[Item],
+    new: Sequence[Item],
+    contents: Contents | None = None,
+    ordered: bool = True,
+    keeps: bool = True,
 ) -> Explanation:
     """Explain the difference between the parameters of two checkpoints.
 
@@ -85,6 +90,8 @@ def explain(
         Answers questions about content. Pass it if both checkpoints have weights.
     ordered : bool
         Whether the order of the parameters counts. It does not in formats that store tensors by name.
+    keeps : bool
+        Whether the old checkpoint has a place for values that an operation stashes.
 
     Raises
     ------
@@ -102,7 +109,8 @@ def explain(
     sizes = sum(item.size for item in new)
     missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
     related = 1 - missing / sizes if sizes else float(not new or not added)
-    operations = tuple(_operations(old, new, links, dropped, added))
+    told = links if board.strict else [replace(link, changed=False) for link in links]  # other training, other values
+    operations = _exact_first(_operations(old, new, told, dropped, added, keeps), old, new)
     lost = losses((guess.operation for guess in operations), old)
     return Explanation(tuple(changes), operations, related, tuple(lost))
 
@@ -275,6 +283,7 @@ def _operations(
     links: Sequence[Link],
     dropped: Sequence[Unmatched],
     added: Sequence[Unmatched],
+    keeps: bool,
 ) -> list[ProposedOperation]:
     """Return operations that lead to the new parameters.
 
@@ -295,13 +304,23 @@ def _operations(
         dropped = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in dropped]
         added = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in added]
     for plain in (False, True):
-        plan = OperationPlanner(old, new, links, dropped, added, plain)
+        plan = OperationPlanner(old, new, links, dropped, added, plain, keeps)
         if plan.run():
             return [*before, *plan.guesses, *after]
     everything = [Unmatched(item.name, 0.5) for item in old], [Unmatched(item.name, 0.5) for item in new]
-    plan = OperationPlanner(old, new, [], *everything)
+    plan = OperationPlanner(old, new, [], *everything, keeps=keeps)
     plan.run()
     return [*before, *plan.guesses, *after]
+
+
+def _exact_first(
+    guesses: Sequence[ProposedOperation], old: Sequence[Item], new: Sequence[Item]
+) -> tuple[ProposedOperation, ...]:
+    """Return operations with the exact ones before the guesses, if they do the same in that order."""
+    apart = sorted(guesses, key=lambda guess: guess.confidence < 1)
+    kinds = {guess.confidence < 1 for guess in guesses if isinstance(guess.operation, _IN_ORDER)}
+    same = len(kinds) < 2 and leads_to((guess.operation for guess in apart), old, new)
+    return tuple(apart if same else guesses)
 
 
 def _sanitised(

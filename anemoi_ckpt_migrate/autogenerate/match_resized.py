@@ -59,7 +59,9 @@ def _is_resized(old: Item, new: Item, smaller: bool) -> bool:
 
 def _ends(old: Item, new: Item) -> Iterator[tuple[bool, ...]]:
     """Yield for each dimension whether values come or go at the end (the usual case), or at the start."""
-    yield from product(*((True, False) if one != other else (True,) for one, other in zip(old.shape, new.shape, strict=True)))
+    yield from product(
+        *((True, False) if one != other else (True,) for one, other in zip(old.shape, new.shape, strict=True))
+    )
 
 
 def _is_there(board: Board, old: Item, new: Item, ends: tuple[bool, ...]) -> bool:

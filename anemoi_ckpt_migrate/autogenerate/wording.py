@@ -61,3 +61,15 @@ def together(words: Iterable[str]) -> tuple[str, ...]:
     """Return remarks without repetitions, the first few and a count of the rest."""
     found = list(dict.fromkeys(words))
     return (*found[:_MOST], f"and {len(found) - _MOST} more like these") if len(found) > _MOST else tuple(found)
+
+
+def once_each(remarks: Iterable[str]) -> tuple[str, ...]:
+    """Return remarks as `together` does; those that say the same of several parameters become one.
+
+    >>> once_each(["h.0.w: a guess", "h.1.w: a guess", "b: it grew"])
+    ('h.0.w: a guess (and 1 more)', 'b: it grew')
+    """
+    about: dict[str, list[str]] = {}
+    for remark in dict.fromkeys(remarks):
+        about.setdefault(remark.partition(": ")[2] or remark, []).append(remark)
+    return together(f"{each[0]} (and {len(each) - 1} more)" if each[1:] else each[0] for each in about.values())

@@ -40,6 +40,8 @@ class Side:
         The open file; None for a model.
     table : Table or None
         The tensors of the file.
+    keeps : bool
+        Whether the file has a place for values that an operation stashes.
     """
 
     shown: str
@@ -47,6 +49,7 @@ class Side:
     left_out: tuple[str, ...] = ()
     file: Checkpoint | None = None
     table: Table | None = None
+    keeps: bool = True
 
     @property
     def is_ordered(self) -> bool:
@@ -65,11 +68,11 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
         if is_model:
             text = os.fspath(new)
             other = Side(text, list(build_model.built(text).items))
-            yield one, other, explain(one.items, other.items, ordered=one.is_ordered)
+            yield one, other, explain(one.items, other.items, ordered=one.is_ordered, keeps=one.keeps)
             return
         with _checkpoint(new, path, True) as other:
             ordered = one.is_ordered and other.is_ordered
-            yield one, other, explain(one.items, other.items, _Contents(one, other), ordered)
+            yield one, other, explain(one.items, other.items, _Contents(one, other), ordered, one.keeps)
 
 
 def parameters_of(project: Project | StrPath | None) -> str | None:
@@ -89,7 +92,7 @@ def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterat
                 raise MigrateError(place)
             table = place.table()
             items, left_out = items_of(table, Tensors(file.maker, file.same), file if contents else None)
-        yield Side(os.fspath(path), items, tuple(left_out), file, table)
+        yield Side(os.fspath(path), items, tuple(left_out), file, table, embed.has_place(tree))
 
 
 class _Contents:
