@@ -9,7 +9,8 @@ from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 
 _COMPUTED = re.compile(
     r"""(inv_freq | freqs_c(is|os) | freqs_sin | (cos|sin)_cached? | (rotary|rope)_?(emb|freqs|table|cos|sin)?
-    | (\w+_)?masks? | masked_bias | (\w+_)?mask_cache | (position|token_type|pos)_ids | relative_(position|coords)_(index|table)
+    | (\w+_)?masks? | masked_bias | (\w+_)?mask_cache | (position|token_type|pos)_ids
+    | relative_(position|coords)_(index|table)
     | num_batches_tracked)""",
     re.VERBOSE,
 )

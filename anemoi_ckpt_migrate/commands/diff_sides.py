@@ -119,7 +119,7 @@ class _Contents:
         return _holds(self._new, new, starts, self._old, old)
 
     def is_part(self, new: str, starts: Sequence[int], old: str) -> bool:
-        """Return whether a smaller new parameter is the part of an old one that begins at an index of each dimension."""
+        """Return whether a smaller new parameter is the part of an old one that begins at these indices."""
         return _holds(self._old, old, starts, self._new, new)
 
 

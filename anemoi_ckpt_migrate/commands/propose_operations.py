@@ -150,8 +150,11 @@ def _lines(guesses: Sequence[ProposedOperation], of_model: bool, keeps: bool) ->
 
 def _comments(guess: ProposedOperation, of_model: bool, keeps: bool, said: set[str]) -> list[str]:
     """Return the doubts about an operation, one in each line; add to `said` what the author has to read only once."""
-    doubts = [plain(text) for text in guess.alternatives]  # plain: names come from a file
-    doubts = [text for text in doubts if (about := text.partition(": ")[2] or text) not in said and not said.add(about)]
+    about = {
+        plain(text): text.partition(": ")[2] or text for text in guess.alternatives
+    }  # plain: names come from a file
+    doubts = [text for text, remark in about.items() if remark not in said]
+    said.update(about.values())
     if guess.confidence < 1:
         doubts = [f"{guess.confidence:.0%} certain: check it. {''.join(doubts[:1])}".rstrip(), *doubts[1:]]
     if not guess.operation.reversible:
