@@ -14,6 +14,7 @@ from anemoi_ckpt_migrate.autogenerate.match_by_structure import turned_alike, wi
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
 from anemoi_ckpt_migrate.autogenerate.plan_operations import OperationPlanner, ProposedOperation, Unmatched
 from anemoi_ckpt_migrate.autogenerate.simulate import leads_to, losses
+from anemoi_ckpt_migrate.autogenerate.tree_changes import ItemChange, TreeExplanation
 from anemoi_ckpt_migrate.autogenerate.wording import detail_of, kind_of
 from anemoi_ckpt_migrate.op import Fuse, Permute, RenameRegex, Reshape, Split, Stack, Transpose, Unstack
 from anemoi_ckpt_migrate.state.name_patterns import pattern
@@ -60,17 +61,35 @@ class Explanation:
     changes : tuple of Change
         The changes. Each old and each new name is in exactly one of them.
     operations : tuple of ProposedOperation
-        Operations that, applied in order, turn the old names, shapes, dtypes and order into the new ones.
+        Operations that, applied in order, turn the old names, shapes, dtypes and order into the new ones; and
+        operations that make the changes beside the parameters.
     related : float
         The share of the new elements that come from the old checkpoint.
     losses : tuple of str
         The values that the operations lose.
+    items : tuple of ItemChange
+        The changes beside the parameters.
     """
 
     changes: tuple[Change, ...]
     operations: tuple[ProposedOperation, ...]
     related: float = 1.0
     losses: tuple[str, ...] = ()
+    items: tuple[ItemChange, ...] = ()
+
+    def with_tree(self, found: TreeExplanation) -> Explanation:
+        """Return it with the differences beside the parameters; exact operations stay before guesses."""
+        operations = (*self.operations, *found.operations)
+        unsure = [guess.confidence < 1 for guess in self.operations]
+        if unsure == sorted(unsure):
+            operations = tuple(sorted(operations, key=lambda guess: guess.confidence < 1))
+        return replace(self, operations=operations, items=self.items + found.changes)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The new names of parameters that are in both checkpoints, by the old ones; not of joined or split ones."""
+        pairs = [change for change in self.changes if len(change.old) == len(change.new) == 1]
+        return {change.old[0]: change.new[0] for change in pairs}
 
 
 def explain(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
+from anemoi_ckpt_migrate.autogenerate.explain_tree import explain_tree
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Step
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.manifests import build_model
@@ -40,6 +41,8 @@ class Side:
         The open file; None for a model.
     table : Table or None
         The tensors of the file.
+    tree : object
+        The tree of the file, without its record.
     keeps : bool
         Whether the file has a place for values that an operation stashes.
     """
@@ -49,6 +52,7 @@ class Side:
     left_out: tuple[str, ...] = ()
     file: Checkpoint | None = None
     table: Table | None = None
+    tree: Any = None
     keeps: bool = True
 
     @property
@@ -72,7 +76,8 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
             return
         with _checkpoint(new, path, True) as other:
             ordered = one.is_ordered and other.is_ordered
-            yield one, other, explain(one.items, other.items, _Contents(one, other), ordered, one.keeps)
+            found = explain(one.items, other.items, _Contents(one, other), ordered, one.keeps)
+            yield one, other, found.with_tree(explain_tree(one.tree, other.tree, path, found.names))
 
 
 def parameters_of(project: Project | StrPath | None) -> str | None:
@@ -92,7 +97,7 @@ def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterat
                 raise MigrateError(place)
             table = place.table()
             items, left_out = items_of(table, Tensors(file.maker, file.same), file if contents else None)
-        yield Side(os.fspath(path), items, tuple(left_out), file, table, embed.has_place(tree))
+        yield Side(os.fspath(path), items, tuple(left_out), file, table, tree, embed.has_place(tree))
 
 
 class _Contents:

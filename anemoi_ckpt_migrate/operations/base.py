@@ -43,6 +43,8 @@ class Runner(Protocol):
 
 
 _ONE_OR_SEVERAL = ("keys", "sources", "targets")  # fields that take a single name too
+_AS_IT_IS = ("value",)  # fields in which a tuple is not a list
+_PATHS = ("path", "new", "under")  # fields in which a tuple is a path, written with dots if its keys allow it
 
 
 class Operation:
@@ -155,7 +157,8 @@ class Operation:
                 value = value[0]
             if repr(value) != repr(field.default) or field.default is dataclasses.MISSING:
                 bare = field.default is dataclasses.MISSING
-                words.append(spelled(value) if bare else f"{field.name}={spelled(value)}")
+                text = _spelled_field(field.name, value)
+                words.append(text if bare else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(words)})"
 
 
@@ -248,6 +251,16 @@ def spelled(value: Any) -> str:
     if callable(value):
         return str(getattr(value, "__name__", value))
     return repr(value)
+
+
+def _spelled_field(name: str, value: Any) -> str:
+    """Return the value of a field as a script spells it."""
+    if not isinstance(value, tuple) or name not in (*_AS_IT_IS, *_PATHS):
+        return spelled(value)
+    if name in _AS_IT_IS:
+        return repr(value)
+    dotted = all(isinstance(key, str) and key and "." not in key for key in value)
+    return spelled(".".join(value) if dotted else value)
 
 
 # Checks of fields, which also convert them to one form.
