@@ -150,6 +150,13 @@ class Operation:
         return found
 
     def __repr__(self) -> str:
+        return self._spelled(False)
+
+    def source(self) -> str:
+        """Return it as an author would write it: like its `repr`, with dots in paths whose keys allow that."""
+        return self._spelled(True)
+
+    def _spelled(self, dotted: bool) -> str:
         words = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -157,7 +164,7 @@ class Operation:
                 value = value[0]
             if repr(value) != repr(field.default) or field.default is dataclasses.MISSING:
                 bare = field.default is dataclasses.MISSING
-                text = _spelled_field(field.name, value)
+                text = _spelled_field(field.name, value, dotted)
                 words.append(text if bare else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(words)})"
 
@@ -253,14 +260,16 @@ def spelled(value: Any) -> str:
     return repr(value)
 
 
-def _spelled_field(name: str, value: Any) -> str:
+def _spelled_field(name: str, value: Any, dotted: bool) -> str:
     """Return the value of a field as a script spells it."""
-    if not isinstance(value, tuple) or name not in (*_AS_IT_IS, *_PATHS):
-        return spelled(value)
-    if name in _AS_IT_IS:
+    if isinstance(value, tuple) and name in _AS_IT_IS:
         return repr(value)
-    dotted = all(isinstance(key, str) and key and "." not in key for key in value)
-    return spelled(".".join(value) if dotted else value)
+    is_path = dotted and isinstance(value, tuple) and name in _PATHS
+    return spelled(".".join(value) if is_path and all(map(_has_no_dot, value)) else value)
+
+
+def _has_no_dot(key: Any) -> bool:
+    return isinstance(key, str) and key != "" and "." not in key
 
 
 # Checks of fields, which also convert them to one form.
