@@ -27,8 +27,8 @@ _NOTE = "another run may have other values"
 _KINDS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("NAdam", ("betas", "momentum_decay"), ("exp_avg", "exp_avg_sq", "mu_product")),
     ("Adamax", ("betas",), ("exp_avg", "exp_inf")),
-    ("RAdam", ("betas", "eps", "decoupled_weight_decay"), ("exp_avg", "exp_avg_sq")),
     ("Adam or AdamW", ("betas", "amsgrad"), ("exp_avg", "exp_avg_sq")),
+    ("RAdam", ("betas", "eps", "decoupled_weight_decay"), ("exp_avg", "exp_avg_sq")),
     ("Lion", ("betas",), ("exp_avg",)),
     ("SGD", ("momentum", "dampening"), ()),
     ("RMSprop", ("alpha", "momentum"), ("square_avg",)),

@@ -31,7 +31,11 @@ def is_config(key: Any, value: Any) -> bool:
     """Return whether an item of a checkpoint holds hyper-parameters, as its key and its content tell."""
     if not is_a(key, str) or not (key in _CONFIGS or key.endswith(_ENDINGS)):
         return False
-    return not is_parameters(value) and not is_optimizer(value) and is_a(_plain(value), dict)
+    return not _is_of_tensors(value) and not is_optimizer(value) and is_a(_plain(value), dict)
+
+
+def _is_of_tensors(value: Any) -> bool:
+    return is_parameters(value) and 2 * sum(map(is_tensor, value.values())) > len(value)
 
 
 def explain_items(old: Any, new: Any) -> TreeExplanation:
@@ -245,7 +249,7 @@ def _is_plain(value: Any) -> bool:
 def missing_items(made: Any, new: Any) -> list[str]:
     """Return the paths of hyper-parameters that NEW has and a result lacks, and those that it has too many."""
     sides = [{key: _plain(value) for key, value in tree.items() if is_config(key, value)} for tree in (made, new)]
-    if not sides[1] or any(is_tensor(value) for value in sides[1].values()):
+    if not sides[1]:
         return []
     found = _Differences()
     found.compare((), *sides)

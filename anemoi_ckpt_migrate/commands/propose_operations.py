@@ -144,7 +144,7 @@ def _lines(guesses: Sequence[ProposedOperation], of_model: bool, keeps: bool) ->
         if number and number == begin:
             lines.append("# Guesses:")
         lines += _comments(guess, of_model, keeps, said)
-        lines.append(f"op.{guess.operation.source()},")
+        lines.append(f"op.{guess.operation.as_written()},")
     return lines
 
 

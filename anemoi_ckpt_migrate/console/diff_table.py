@@ -42,7 +42,7 @@ def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
         say("as operations (`ckpt-migrate revision NAME --autogenerate` writes them into a script):")
         for guess in found.explanation.operations:
             sure = "" if guess.confidence == 1 else f"    # {guess.confidence:.0%} certain"
-            say(f"    op.{guess.operation.source()}{sure}")
+            say(f"    op.{guess.operation.as_written()}{sure}")
 
 
 def _print_items(found: Diff) -> None:

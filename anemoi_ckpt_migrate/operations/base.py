@@ -152,7 +152,7 @@ class Operation:
     def __repr__(self) -> str:
         return self._spelled(False)
 
-    def source(self) -> str:
+    def as_written(self) -> str:
         """Return it as an author would write it: like its `repr`, with dots in paths whose keys allow that."""
         return self._spelled(True)
 
