@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link
 
 _MOST = 3
+_GUESS = " is a guess; "
 _STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded", "crop": "cropped"}
 _KINDS = {"cat": "fused", "narrow": "split", "stack": "stacked", "select": "unstacked"}
 
@@ -49,7 +50,7 @@ def doubts(link: Link) -> tuple[str, ...]:
     found = []
     for name in link.alternatives[:_MOST]:
         other = f"keeping {name}" if link.old == (name,) else name
-        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)} is a guess; {other} is as likely")
+        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)}{_GUESS}{other} is as likely")
     if link.note:
         found.append(f"{link.new[0] if len(link.new) == 1 else link.old[0]}: {link.note}")
     if link.changed and (link.old != link.new or link.steps):
@@ -71,5 +72,6 @@ def once_each(remarks: Iterable[str]) -> tuple[str, ...]:
     """
     about: dict[str, list[str]] = {}
     for remark in dict.fromkeys(remarks):
-        about.setdefault(remark.partition(": ")[2] or remark, []).append(remark)
+        key = _GUESS if _GUESS in remark else remark.partition(": ")[2] or remark
+        about.setdefault(key, []).append(remark)
     return together(f"{each[0]} (and {len(each) - 1} more)" if each[1:] else each[0] for each in about.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -206,5 +207,44 @@ def test_the_record_holds_it_as_data(project: Folder) -> None:
     shown = json.loads(project.ok("show", "a1", "--from", path, "--json").out)
     assert "RestoreCropped" in json.dumps(shown)
     script.unlink()
+    project.ok("downgrade", "base", path)
+    assert equal(without_record(torch.load(path)), before)
+
+
+class Positions(torch.nn.Module):
+    """A table of positions before a layer."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.wpe = torch.nn.Embedding(length, 8)
+        self.out = torch.nn.Linear(8, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.wpe(x))
+
+
+def test_the_page_s_example_of_interpolated_positions(project: Folder) -> None:
+    """The script of docs/operations.md, as it stands there: training goes on, and the downgrade is exact."""
+    page = Path(__file__).parents[2] / "docs" / "operations.md"
+    if not page.exists():
+        pytest.skip("the sources are not here")
+    [code] = [each for each in re.findall(r"```python\n(.*?)```", page.read_text(), re.S) if "interpolate(" in each]
+    script = declare(project, "a1")
+    script.write_text(script.read_text().replace("operations = [\n]\n", code))
+    model = Positions(16)
+    optimizer = torch.optim.AdamW(model.parameters())
+    trained(model, optimizer, 2, seed=1, most=16)
+    path = saved(project.path / "x.pt", model, optimizer)
+    before = torch.load(path)
+    project.ok("upgrade", "head", path, "--check-rollback")
+    tree = without_record(torch.load(path))
+    longer = Positions(32)
+    longer.load_state_dict(tree["state_dict"])
+    ends = [table[[0, -1]] for table in (longer.wpe.weight.detach(), before["state_dict"]["wpe.weight"])]
+    assert torch.allclose(*ends)
+    assert (longer.wpe.weight != 0).any(1).all()
+    continued = torch.optim.AdamW(longer.parameters())
+    continued.load_state_dict(tree["optimizer"])
+    trained(longer, continued, 1, seed=2, most=32)
     project.ok("downgrade", "base", path)
     assert equal(without_record(torch.load(path)), before)
