@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.operations.cast import Cast
     from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
     from anemoi_ckpt_migrate.operations.convert_item import ConvertItem
+    from anemoi_ckpt_migrate.operations.crop import Crop
     from anemoi_ckpt_migrate.operations.derive import Derive
     from anemoi_ckpt_migrate.operations.fuse import Fuse, Split, Stack, Unstack
     from anemoi_ckpt_migrate.operations.item_moves import CopyItem, MapItem, NestItem, UnnestItem
@@ -44,6 +45,7 @@ __all__ = [
     "Cast",
     "ConvertItem",
     "CopyItem",
+    "Crop",
     "Derive",
     "Drop",
     "DropClass",

@@ -40,6 +40,8 @@ class Runner(Protocol):
 
 
 _ONE_OR_SEVERAL = ("keys", "sources", "targets")  # fields that take a single name too
+_AS_IT_IS = ("value",)  # fields in which a tuple is not a list
+_PATHS = ("path", "new", "under")  # fields in which a tuple is a path, written with dots if its keys allow it
 
 
 class Operation:
@@ -167,6 +169,13 @@ class Operation:
         return found
 
     def __repr__(self) -> str:
+        return self._spelled(False)
+
+    def as_written(self) -> str:
+        """Return it as an author would write it: like its `repr`, with dots in paths whose keys allow that."""
+        return self._spelled(True)
+
+    def _spelled(self, dotted: bool) -> str:
         words = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -174,7 +183,8 @@ class Operation:
                 value = value[0]
             if repr(value) != repr(field.default) or field.default is dataclasses.MISSING:
                 bare = field.default is dataclasses.MISSING
-                words.append(spelled(value) if bare else f"{field.name}={spelled(value)}")
+                text = _spelled_field(field.name, value, dotted)
+                words.append(text if bare else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(words)})"
 
 
@@ -268,6 +278,18 @@ def spelled(value: Any) -> str:
     if callable(value):
         return str(getattr(value, "__name__", value))
     return repr(value)
+
+
+def _spelled_field(name: str, value: Any, dotted: bool) -> str:
+    """Return the value of a field as a script spells it."""
+    if isinstance(value, tuple) and name in _AS_IT_IS:
+        return repr(value)
+    is_path = dotted and isinstance(value, tuple) and name in _PATHS
+    return spelled(".".join(value) if is_path and all(map(_has_no_dot, value)) else value)
+
+
+def _has_no_dot(key: Any) -> bool:
+    return isinstance(key, str) and key != "" and "." not in key
 
 
 # Checks of fields, which also convert them to one form.

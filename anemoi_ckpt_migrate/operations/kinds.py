@@ -11,6 +11,7 @@ _MODULES = {
     "cast": "Cast CastBack RestoreCast",
     "classes": "DropClass MoveClass MoveModule",
     "convert_item": "ConvertItem RestoreConfig",
+    "crop": "Crop RestoreCropped",
     "derive": "Derive",
     "find_hints": "MissingPrefix ParameterLocations",
     "fuse": "Fuse Split Stack Unstack",

@@ -141,6 +141,25 @@ def at(tree: Any, path: str) -> Any:
     return None
 
 
+def keys_at(tree: Any, path: str) -> tuple[Any, ...]:
+    """Return the keys to the value at a path of keys joined by dots, as `at` finds it.
+
+    >>> keys_at({"a.b": {"c": 1}}, "a.b.c")
+    ('a.b', 'c')
+    """
+    found: list[Any] = []
+    while path:
+        if is_a(tree, (list, tuple)):
+            first, _, path = path.partition(".")
+            found.append(int(first))
+        else:
+            key = path if path in tree else min((key for key in tree if f"{path}.".startswith(f"{key}.")), key=len)
+            path = path[len(key) + 1 :]
+            found.append(key)
+        tree = tree[found[-1]]
+    return tuple(found)
+
+
 def find_main(tree: Any, path: str | None = None) -> ParameterLocation | str:
     """Find the state dict of the model.
 

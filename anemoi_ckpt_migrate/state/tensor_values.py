@@ -8,7 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, identity, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real, is_stored
-from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, place_between
 
 
 class Tensors:
@@ -69,6 +69,14 @@ class Tensors:
         if key not in self._known:
             self._known[key] = _computed(kind, args, values), values  # kept alive: their addresses identify memory
         return self._known[key][0]
+
+    def insert(self, value: Any, part: Any, dim: int, at: int | None) -> Any:
+        """Make a tensor that has a part between its entries: behind `at` of them, or behind all."""
+        shape = self.shape(value)
+        dim, at = place_between(shape, self.shape(part), dim, at)
+        pieces = [("narrow", (dim, 0, at), value), ("", (), part), ("narrow", (dim, at, shape[dim] - at), value)]
+        whole = [self.make(kind, args, [each]) if kind else each for kind, args, each in pieces if not kind or args[2]]
+        return self.make("cat", (dim,), whole)
 
     def same(self, one: Any, other: Any) -> bool:
         """Return whether two tensors have the same content."""

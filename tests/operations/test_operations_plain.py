@@ -84,3 +84,18 @@ def test_faults_are_found_without_torch(project: Folder) -> None:
     assert ran.code == 1
     assert "3 operations cannot be applied" in ran.err
     assert digest(checkpoint) == before
+
+
+def test_cropping_needs_no_torch(project: Folder) -> None:
+    """Rows that are cut off and put back are bytes, copied by the kernel."""
+    checkpoint = project.copy()
+    before = contents(checkpoint)
+    declare(project, "a1", None, op.Crop("norm.weight", 1))
+    code = (
+        "import sys; from anemoi_ckpt_migrate import cli;"
+        f"code = cli.main(['upgrade', 'head', {str(checkpoint)!r}, '--check-rollback']);"
+        f"code = code or cli.main(['downgrade', 'base', {str(checkpoint)!r}]);"
+        "sys.exit(code or int('torch' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert contents(checkpoint) == before

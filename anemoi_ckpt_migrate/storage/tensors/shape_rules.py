@@ -59,6 +59,31 @@ def outcome(
     return first, (args[0] if kind == "cast" else dtype)
 
 
+def place_between(shape: Sequence[int], part: Sequence[int], dim: int, at: int | None) -> tuple[int, int]:
+    """Return the dimension (not negative) and the index at which a part fits between the entries of a tensor.
+
+    Parameters
+    ----------
+    shape, part : sequence of int
+        The shapes of the tensor and of the part.
+    dim : int
+        The dimension.
+    at : int or None
+        The index; None for the end.
+
+    Raises
+    ------
+    Mismatch
+        It does not fit there.
+    """
+    dim = _dimension(dim, len(shape))
+    _joined([tuple(shape), tuple(part)], dim)
+    index = shape[dim] if at is None else at
+    if not 0 <= index <= shape[dim]:
+        raise Mismatch(f"dimension {dim} of {list(shape)} has no index {at}")
+    return dim, index
+
+
 def _dimension(dim: int, count: int) -> int:
     if not -count <= dim < count:
         raise Mismatch(f"there is no dimension {dim}, only {count} dimensions")
