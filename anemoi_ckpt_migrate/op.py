@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.operations.add_drop import Add, Drop
 from anemoi_ckpt_migrate.operations.at import At
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.cast import Cast
+from anemoi_ckpt_migrate.operations.change_optimizer import ChangeOptimizer
 from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
 from anemoi_ckpt_migrate.operations.convert_item import ConvertItem
 from anemoi_ckpt_migrate.operations.derive import Derive
@@ -19,6 +20,7 @@ from anemoi_ckpt_migrate.operations.items import DropItem, MoveItem, SetItem
 from anemoi_ckpt_migrate.operations.missing_classes import PutPlaceholders
 from anemoi_ckpt_migrate.operations.pad import Pad
 from anemoi_ckpt_migrate.operations.parameter_groups import ParameterGroups
+from anemoi_ckpt_migrate.operations.regroup import Regroup
 from anemoi_ckpt_migrate.operations.rename import (
     AddPrefix,
     Rename,
@@ -31,6 +33,7 @@ from anemoi_ckpt_migrate.operations.rename import (
 from anemoi_ckpt_migrate.operations.reshape import Interleave, Permute, PermuteForRope, Reshape, Transpose
 from anemoi_ckpt_migrate.operations.rewrite import Rewrite
 from anemoi_ckpt_migrate.operations.setup import MoveNames
+from anemoi_ckpt_migrate.operations.train import Train, Untrain
 from anemoi_ckpt_migrate.operations.tree_operation import Run
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "AddPrefix",
     "At",
     "Cast",
+    "ChangeOptimizer",
     "ConvertItem",
     "CopyItem",
     "Derive",
@@ -58,6 +62,7 @@ __all__ = [
     "Permute",
     "PermuteForRope",
     "PutPlaceholders",
+    "Regroup",
     "Rename",
     "RenameEach",
     "RenamePrefix",
@@ -70,7 +75,9 @@ __all__ = [
     "Split",
     "Stack",
     "StripPrefix",
+    "Train",
     "Transpose",
     "UnnestItem",
     "Unstack",
+    "Untrain",
 ]

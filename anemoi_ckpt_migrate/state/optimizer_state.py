@@ -129,6 +129,9 @@ class State:
         self.by_name = any(is_a(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
         self.declared = False
+        positions = {position for group in self.groups for position in group["params"]}
+        # State that belongs to no parameter: torch lets an optimizer keep any keys there.
+        self._rest = {key: value for key, value in self._content["state"].items() if key not in positions}
         self._in_order: list[bool] = []
         self._written: Sequence[Sequence[str]] = ()
 
@@ -216,7 +219,7 @@ class State:
             )
         numbers = [position for group in self.groups for position in group["params"]]
         numbered = all(is_a(number, int) for number in numbers) and numbers == list(range(len(numbers)))
-        if not self.by_name and (not numbered or any(is_a(key, int) for key in self._more())):
+        if not self.by_name and (not numbered or any(is_a(key, int) for key in self._rest)):
             raise Unknown(
                 f"the optimizer at {self.path} does not number its parameters as torch does; use op.Run to fix it"
             )
@@ -383,7 +386,6 @@ class State:
     def write(self, main: Table) -> None:
         """Write the state into the tree, and number the parameters in the order of the state dict."""
         state: dict[Any, Any] = {}
-        more = self._more()
         number = 0
         for group, own in zip(self.groups, self.trained(main), strict=True):
             called = [each.own if each.foreign else each.name.removeprefix(self.slots.prefix) for each in own]
@@ -393,20 +395,19 @@ class State:
             if "param_names" in group:
                 group["param_names"] = list(called)
             state |= {key: each.slot.state for key, each in zip(keys, own, strict=True) if each.slot.state is not None}
-        self._content["state"] = _like(self._content["state"], state | more)
+        self._content["state"] = _like(self._content["state"], state | self._rest)
         if self.is_flattened:
             flat = flattened(self._content)
             self._source.clear()
             self._source.update(flat)
 
-    def _more(self) -> dict[Any, Any]:
-        """Return state that belongs to no parameter; torch lets an optimizer keep any keys there."""
-        positions = {position for group in self.groups for position in group["params"]}
-        return {key: value for key, value in self._content["state"].items() if key not in positions}
-
     def keeps_order(self) -> bool:
         """Return whether the parameters of each group stand in the order of the state dict."""
         return all(self._in_order)
+
+    def keeps_order_of(self, group: int) -> bool:
+        """Return whether the parameters of a group stand in the order of the state dict."""
+        return self._in_order[group]
 
     def order_lost(self) -> str:
         """Return a sentence that explains why no parameter can be moved or added in this optimizer."""
@@ -464,9 +465,7 @@ class State:
         """Return groups with an order of their own that now happens to match the state dict."""
         ordered = self._ordered(main, self.trained(main), ())
         return tuple(
-            number
-            for number, (now, then) in enumerate(zip(ordered, self._in_order, strict=False))
-            if now and not then
+            number for number, (now, then) in enumerate(zip(ordered, self._in_order, strict=False)) if now and not then
         )
 
     def foreign(self, main: Table) -> tuple[str, ...]:
