@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import struct
 
+_MOST = 100_000  # steps that are multiplied one by one; behind, the momentum hardly changes
 
-@functools.lru_cache(maxsize=256)
+
 def momentum_product(step: float, beta: float, decay: float) -> float:
     """Return the product of the momenta of all steps up to one, in single precision.
 
@@ -15,7 +16,7 @@ def momentum_product(step: float, beta: float, decay: float) -> float:
     step : float
         The step.
     beta : float
-        The first of the two betas.
+        The first of the two betas, below 1.
     decay : float
         The option ``momentum_decay``.
 
@@ -24,16 +25,21 @@ def momentum_product(step: float, beta: float, decay: float) -> float:
     >>> momentum_product(0, 0.9, 0.004)
     1.0
     """
-    product, number = 1.0, 1
-    while number <= step and product:
-        product = _single(product * _single(beta * (1.0 - 0.5 * (0.96 ** (number * decay)))))
-        number += 1
-        if number > _MOST:
-            break
-    return product
+    products = _products(beta, decay)
+    last = len(products) - 1
+    if step <= last:
+        return products[max(0, int(step))]
+    return _single(products[-1] * beta ** (step - last)) if products[-1] else 0.0
 
 
-_MOST = 1_000_000  # with a beta of 1, the product never ends
+@functools.lru_cache(maxsize=16)
+def _products(beta: float, decay: float) -> list[float]:
+    """Return the product at each step, until it is 0."""
+    found = [1.0]
+    while found[-1] and len(found) <= _MOST:
+        momentum = beta * (1.0 - 0.5 * (0.96 ** (len(found) * decay)))
+        found.append(_single(found[-1] * _single(momentum)))
+    return found
 
 
 def _single(number: float) -> float:
