@@ -134,6 +134,8 @@ class Train(OptimizerOperation):
                 "the state dict with op.Regroup first, and its own again behind"
             )
         names = list(dict.fromkeys(name for text in self.names for name in context.untrained(text)))
+        if context.faults:
+            return []
         new = [Trained(name, self._slot(context, name)) for name in names]
         parts = context.parts()
         parts[self.group] = _with(parts[self.group], new)

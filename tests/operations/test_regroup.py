@@ -210,7 +210,9 @@ def partitions(draw: st.DrawFn, names: list[str]) -> list[list[str]]:
     return [list(order[start:end]) for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=max(12, settings().max_examples // 4))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=max(12, settings().max_examples // 4)
+)
 @given(data=st.data())
 def test_any_groups_become_any_others(project: Folder, data: Any) -> None:
     """A random optimizer with random groups and orders, some parameters frozen: as by hand, and back bit for bit."""
