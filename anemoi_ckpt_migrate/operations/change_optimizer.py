@@ -70,26 +70,26 @@ class ChangeOptimizer(OptimizerOperation):
         rates = {"lr", "initial_lr"} & self.defaults.keys()
         schedulers = context.schedulers(self.schedulers) if rates else []
         columns = context.columns(schedulers)
-        new = [self._column(context, column, source) for column in columns]
+        new = [self._column(column, source) for column in columns]
         made, kept = [], []
         for each in every:
             options = _options(new[each.slot.group])
             content = _converted(context, each, self.to, options, {})
             made.append(replace(each, slot=replace(each.slot, state=content)))
-            kept.append(_left(each.slot.state, content))
+            kept.append(_left(context, each.slot.state, content))
         renewed = [[each for each in made if each.slot.group == number] for number in range(len(parts))]
         back = regroup(context, schedulers, columns, new, renewed, None, self.schedulers, self.optimizer)
         names = tuple(each.name for each in made)
         return [back, RestoreStates(source, names, context.stash(kept), self.optimizer)]
 
-    def _column(self, context: OptimizerContext, column: Column, source: str) -> Column:
+    def _column(self, column: Column, source: str) -> Column:
         """Return the column of a group with the options of the new class."""
         if _CYCLES in column and (source == "SGD") is not (self.to == "SGD"):
             raise Mismatch("a scheduler cycles the momentum of the optimizer, and cannot follow to another kind of it")
         options = classes.new_options(self.to, source, _options(column), {})
         whole: Column = {("", name): value for name, value in options.items()}
         whole |= {key: value for key, value in column.items() if key[0]}
-        found = with_options(whole, self.defaults, context.tensors.same_values)
+        found = with_options(whole, self.defaults)
         if found.get(("", "fused")) is True and found.get(("", "foreach")) is True:
             raise Mismatch("fused and foreach cannot both be True; give one of them in defaults")
         return found
@@ -136,13 +136,15 @@ def _fresh(context: OptimizerContext, each: Trained, to: str, options: Mapping[A
     return found | {key: make("fill", (shape, dtype, 0), []) for key in moments}
 
 
-def _left(before: Mapping[Any, Any] | None, after: Mapping[Any, Any] | None) -> dict[str, Any] | None:
+def _left(
+    context: OptimizerContext, before: Mapping[Any, Any] | None, after: Mapping[Any, Any] | None
+) -> dict[str, Any] | None:
     """Return what the way back needs: the keys in order, and the values that are not carried over."""
     if before is None:
         return None
     after = after or {}
     gone = {key: value for key, value in before.items() if key not in after or after[key] is not value}
-    step = {"step": before["step"]} if "mu_product" in gone and "step" in before else {}
+    step = {"step": context.copied(before["step"])} if "mu_product" in gone and "step" in before else {}
     return {"keys": list(before), "gone": gone, **step}
 
 

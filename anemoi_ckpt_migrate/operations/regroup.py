@@ -9,6 +9,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, integer_of, integers_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation, options_of
+from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
 from anemoi_ckpt_migrate.state.optimizer_classes import BY_SCHEDULERS
 from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
@@ -182,8 +183,14 @@ def regroup(
         optimizer,
         paths,
         context.state.own_order(context.main),
-        None if told is None else context.stash(told),
+        None if told is None else context.stash(context.copied(told)),
     )
+    seen: list[Any] = []
+    for column in new:
+        for key, value in column.items():
+            if is_tensor(value) and any(value is each for each in seen):
+                column[key] = context.copied(value)  # a learning rate that groups share would change in both
+        seen += column.values()
     context.state.rearrange(context.main, list(map(group_of, new)), parts, own_order)
     write_lists(schedulers, new)
     return undo

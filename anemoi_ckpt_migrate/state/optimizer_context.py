@@ -87,6 +87,12 @@ class OptimizerContext:
         """Return the stashed value with a number."""
         return self._old[number]
 
+    def copied(self, value: Any) -> Any:
+        """Return a value with copies of its tensors: those of the optimizer change in place when training goes on."""
+        if is_tensor(value):
+            return self.tensors.make("clone", (), [value])
+        return [self.copied(each) for each in value] if type(value) is list else value
+
     def parts(self) -> list[list[Trained]]:
         """Return the parameters of each group, in order."""
         return self.state.trained(self.main)

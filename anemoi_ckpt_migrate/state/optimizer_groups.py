@@ -40,12 +40,13 @@ def group_of(column: Column) -> dict[Any, Any]:
 
 
 def write_lists(schedulers: Iterable[Scheduler], columns: Sequence[Column]) -> None:
-    """Write the lists of schedulers."""
-    for each in schedulers:
-        for key, before in each.lists().items():
-            values = [column[each.path, key] for column in columns]
-            if len(values) != len(before) or any(new is not old for new, old in zip(values, before, strict=True)):
-                each.content[key] = values
+    """Write the lists of schedulers. Schedulers inside another may share a list, and go on to share it."""
+    old = [(each, key, each.content[key]) for each in schedulers for key in each.lists()]
+    made: dict[tuple[int, str], Any] = {}
+    for each, key, before in old:
+        values = [column[each.path, key] for column in columns]
+        if len(values) != len(before) or any(new is not one for new, one in zip(values, before, strict=True)):
+            each.content[key] = made.setdefault((id(before), key), type(before)(values))
 
 
 def regrouped(
@@ -74,7 +75,7 @@ def regrouped(
         first = own[0] if own else 0
         names = {*options, *(_RATES if {"lr", "initial_lr"} & options.keys() else ())}
         _check_alike(columns, own, names, same)
-        found.append(with_options(columns[first], options, same))
+        found.append(with_options(columns[first], options))
     return found
 
 
@@ -93,7 +94,7 @@ def _check_alike(columns: Sequence[Column], own: Sequence[int], spared: Iterable
             raise Mismatch(f"{groups} of the optimizer differ in {name} ({values:.80}); choose one with options=[...]")
 
 
-def with_options(column: Column, options: Mapping[str, Any], same: Same) -> Column:
+def with_options(column: Column, options: Mapping[str, Any]) -> Column:
     """Return a column with other options: the learning rate and the initial one, and schedules, follow each other.
 
     Raises
@@ -113,10 +114,9 @@ def with_options(column: Column, options: Mapping[str, Any], same: Same) -> Colu
         new[_INITIAL] = _scaled(column[_INITIAL], options["lr"], column[_LR])
     elif _INITIAL in column and "lr" not in options:
         new[_LR] = _scaled(column[_LR], options["initial_lr"], column[_INITIAL])
-    for (path, name), value in column.items():
-        rate = _LR if name == LAST or _INITIAL not in column else _INITIAL
+    for path, name in column:
         if path and name in (LAST, BASE):
-            new[path, name] = new[rate] if same(value, column[rate]) else _scaled(value, new[rate], column[rate])
+            new[path, name] = new[_INITIAL] if name == BASE and _INITIAL in new else new[_LR]
     return new
 
 
@@ -126,7 +126,7 @@ def _scaled(value: Any, new: Any, old: Any) -> Any:
         return value
     if not numbers or not old:
         raise Mismatch(f"a schedule cannot follow from {old!r:.40} to {new!r:.40}; give both lr and initial_lr")
-    return value * new / old
+    return value * (new / old)
 
 
 Difference = list[Any]
@@ -212,7 +212,7 @@ def _taken_back(key: Key, now: list[Any], old: list[Any], new: list[Any], same: 
         return now
     numbers = all(type(value) in (int, float) for each in (now, old, new) for value in each)
     if key[1] in _RATES and now and old and new and numbers and new[0]:
-        return [old[0] * now[0] / new[0]]  # the schedule has gone on
+        return [_scaled(old[0], now[0], new[0])]  # the schedule has gone on
     if discard:
         return old
     raise Mismatch(f"{key[1]} of the optimizer's groups has changed since; --discard-changes takes the old value back")

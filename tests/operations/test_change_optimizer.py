@@ -134,7 +134,7 @@ def test_the_way_back_after_training_on(project: Folder) -> None:
     for kind, options, to in ((NAdam, {}, AdamW), (SGD, {"lr": 0.1, "momentum": 0.9}, Adam)):
         _, optimizer = trained(made(kind, **options))
         saved(path, _, optimizer)
-        old = optimizer.state_dict()["state"][0]
+        old = deepcopy(optimizer.state_dict()["state"][0])
         declare(project, "a1", f"op.ChangeOptimizer({to.__name__!r})")
         project.ok("upgrade", "head", path, "--no-backup")
         tree = torch.load(path, weights_only=True)

@@ -239,3 +239,22 @@ def test_any_groups_become_any_others(project: Folder, data: Any) -> None:
     hand = by_hand(model, optimizer, makes, [options_of(optimizer, lr=lr) for lr in given_rates])
     same_after_two_steps(resumed(tree, makes), hand)
     taken_back(project, path, before)
+
+
+def test_groups_do_not_share_a_learning_rate_in_a_tensor(project: Folder) -> None:
+    """A scheduler changes it in place."""
+
+    def capturable(model: nn.Module) -> Any:
+        return torch.optim.AdamW(model.named_parameters(), lr=torch.tensor(1e-2), foreach=False)
+
+    path = project.path / "last.ckpt"
+    before = saved(path, *trained(capturable))
+    declare(project, "a1", DECAY)
+    one, other = (group["lr"] for group in upgraded(project, path)["optimizer_states"][0]["param_groups"])
+    assert equal(one, other)
+    assert one.data_ptr() != other.data_ptr()
+    taken_back(project, path, before)
+    declare(project, "a1", 'op.Regroup([["*.weight"], ["*"]], options=[{"lr": 0.5}, {}])')
+    one, other = (group["lr"] for group in upgraded(project, path)["optimizer_states"][0]["param_groups"])
+    assert (one, other.item()) == (0.5, pytest.approx(1e-2))
+    taken_back(project, path, before)
