@@ -20,6 +20,8 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 Parts = list[list[Trained]]
 
+_REST = "*"  # the pattern for all that is left
+
 
 @operation
 class Regroup(OptimizerOperation):
@@ -31,8 +33,9 @@ class Regroup(OptimizerOperation):
     Parameters
     ----------
     groups : sequence of sequence of str
-        For each new group, names or patterns in its order. A name that several patterns select belongs to the first:
-        ``[["*.bias"], ["*"]]``. Each parameter of the optimizer must be in one group.
+        For each new group, names or patterns in its order. A name that several patterns select belongs to the first.
+        ``"*"`` stands for all that no other pattern selects: ``[["*"], ["*.bias", "norm.*"]]``. Each parameter of the
+        optimizer must be in one group.
     options : sequence of dict
         For each new group, the options that change, such as ``{"weight_decay": 0.0}``; ``{}`` for none.
     optimizer : int
@@ -112,18 +115,17 @@ class Regroup(OptimizerOperation):
     def _sorted(self, context: OptimizerContext) -> Parts:
         among = context.by_name()
         taken: dict[str, int] = {}
-        parts: Parts = []
-        for number, texts in enumerate(self.groups):
-            own: list[Trained] = []
-            for text in texts:
-                found = context.select(text, among)
-                left = [each for each in found if each.name not in taken]
-                if found and not left:
-                    where = f"{found[0].name} is in group {taken[found[0].name]} already"
-                    context.fault(f"{where}, so {text} selects nothing" if pattern(text).open else where)
-                own += left
-                taken.update((each.name, number) for each in left)
-            parts.append(own)
+        selected: dict[str, list[Trained]] = {}
+        listed = [(number, text) for number, texts in enumerate(self.groups) for text in texts]
+        for number, text in sorted(listed, key=lambda each: each[1] == _REST):
+            found = context.select(text, among)
+            left = [each for each in found if each.name not in taken]
+            if found and not left:
+                where = f"{found[0].name} is in group {taken[found[0].name]} already"
+                context.fault(f"{where}, so {text} selects nothing" if pattern(text).open else where)
+            selected[text] = left
+            taken.update((each.name, number) for each in left)
+        parts = [[each for text in texts for each in selected[text]] for texts in self.groups]
         rest = list(dict.fromkeys(each.name for each in among.values() if each.name not in taken))
         if rest and not context.faults:
             more = f", and neither are {len(rest) - 1} more" if len(rest) > 1 else ""

@@ -101,7 +101,8 @@ def test_an_option_that_has_changed_since_is_not_overwritten_unasked(project: Fo
     ("operation", "says"),
     [
         ('op.Regroup([["*.weight"]])', "q.bias is in no group, and neither are 4 more; the optimizer at optimizer_sta"),
-        ('op.Regroup([["*"], ["*.bias"]])', "q.bias is in group 0 already, so *.bias selects nothing"),
+        ('op.Regroup([["q.*"], ["q.bia*"], ["*"]])', "q.bias is in group 0 already, so q.bia* selects nothing"),
+        ('op.Regroup([["*"], ["*"]])', "* is in two groups"),
         ('op.Regroup([["*.bias"], ["q.bias"], ["*"]])', "q.bias is in group 0 already"),
         ('op.Regroup([["q.bias"], ["q.bias", "*"]])', "q.bias is in two groups"),
         ('op.Regroup([["q.wait"], ["*"]])', "there is no q.wait"),
@@ -146,6 +147,19 @@ def test_a_file_of_weights_alone_has_nothing_to_regroup(project: Folder) -> None
     before = load(path)
     declare(project, "a1", DECAY, 'op.Untrain("q.*")', 'op.Train("q.*")', 'op.ChangeOptimizer("SGD")')
     assert equal(upgraded(project, path), before)
+    taken_back(project, path, before)
+
+
+def test_a_star_stands_for_the_rest(project: Folder) -> None:
+    """Decay comes first, and biases and norms are left out of it, as most libraries do it."""
+    path = project.path / "last.ckpt"
+    before = saved(path, *trained(lambda model: torch.optim.SGD(model.named_parameters(), lr=0.1)))
+    declare(project, "a1", 'op.Regroup([["*"], ["*.bias", "norm.*"]])')
+    groups = upgraded(project, path)["optimizer_states"][0]["param_groups"]
+    assert [group["param_names"] for group in groups] == [
+        ["q.weight", "k.weight", "v.weight", "out.weight"],
+        ["q.bias", "k.bias", "v.bias", "norm.bias", "out.bias", "norm.weight"],
+    ]
     taken_back(project, path, before)
 
 

@@ -280,3 +280,41 @@ def test_merged_groups_take_the_schedule_that_is_given(project: Folder) -> None:
     (scheduler,) = upgraded(project, path)["lr_schedulers"]
     assert (scheduler["base_lrs"], scheduler["_last_lr"]) == ([0.1], [0.05])
     taken_back(project, path, before)
+
+
+def test_lightning_goes_on_with_other_groups(project: Folder) -> None:
+    """Lightning itself loads model, optimizer and scheduler, and trains on."""
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self, make: Any) -> None:
+            super().__init__()
+            self.net, self.make = Old(), make
+
+        def training_step(self, batch: Any) -> Any:
+            return self.net(batch).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            optimizer = self.make(self.net)
+            return [optimizer], [schedules.LambdaLR(optimizer, lambda epoch: 0.5**epoch)]
+
+    def trainer(epochs: int) -> Any:
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        return lightning.Trainer(max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, **quiet)
+
+    data = torch.utils.data.DataLoader(torch.cat(batches(2)), batch_size=6)
+    path = project.path / "last.ckpt"
+    torch.manual_seed(0)
+    module, run = Module(one_group), trainer(1)
+    run.fit(module, data)
+    run.save_checkpoint(path)
+    declare(project, "a1", 'op.Regroup([["*.weight"], ["*"]])')
+    project.ok("upgrade", "head", path, "--check-rollback")
+    rates, weights = [], []
+    for make, source in ((one_group, f"{path}.bak"), (two_groups, path)):
+        again, run = Module(make), trainer(3)
+        run.fit(again, data, ckpt_path=source, weights_only=False)
+        rates.append({group["lr"] for group in run.optimizers[0].param_groups})
+        weights.append(again.state_dict())
+    assert rates == [{0.0125}, {0.0125}]
+    assert equal(*weights)
