@@ -176,6 +176,8 @@ def regroup(
     then = {each.name: number for number, own in enumerate(parts) for each in own}
     back = [list(dict.fromkeys(then[each.name] for each in own)) for own in before]
     told = differences(columns, new, back, context.tensors.same_values)
+    for difference in (each for _, own in told or () for each in own):
+        difference[2:] = [list(map(context.copied, held)) for held in difference[2:]]
     paths = None if context.alone and chosen is None else tuple(each.path for each in schedulers)
     if paths is not None:
         paths = tuple(path for path in paths if not any(path.startswith(f"{other}.") for other in paths))
@@ -185,7 +187,7 @@ def regroup(
         optimizer,
         paths,
         context.state.own_order(context.main),
-        None if told is None else context.stash(context.copied(told)),
+        None if told is None else context.stash(told),
     )
     seen: list[Any] = []
     for column in new:

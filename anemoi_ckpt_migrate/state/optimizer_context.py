@@ -88,10 +88,8 @@ class OptimizerContext:
         return self._old[number]
 
     def copied(self, value: Any) -> Any:
-        """Return a value with copies of its tensors: those of the optimizer change in place when training goes on."""
-        if is_tensor(value):
-            return self.tensors.make("clone", (), [value])
-        return [self.copied(each) for each in value] if type(value) is list else value
+        """Return a copy of a tensor, which changes in place when training goes on; any other value as it is."""
+        return self.tensors.make("clone", (), [value]) if is_tensor(value) else value
 
     def parts(self) -> list[list[Trained]]:
         """Return the parameters of each group, in order."""

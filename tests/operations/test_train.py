@@ -57,14 +57,15 @@ def test_frozen_parameters_leave(project: Folder, kind: str) -> None:
     taken_back(project, path, before)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Adagrad"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_parameters_enter_as_in_a_new_optimizer(project: Folder, kind: str) -> None:
     path = project.path / "last.ckpt"
     model, optimizer = trained(made(kind, "k", "norm.bias"))
     before = saved(path, model, optimizer)
     declare(project, "a1", 'op.Train(["k.*", "norm.bias"])')
     tree = upgraded(project, path)
-    assert len(tree["optimizer_states"][0]["state"]) == len(before["optimizer_states"][0]["state"])
+    new = len(tree["optimizer_states"][0]["state"]) - len(before["optimizer_states"][0]["state"])
+    assert new == (3 if kind == "Adagrad" else 0)  # which makes no state later
     make = made(kind)
     same_after_two_steps(resumed(tree, make), by_hand(model, optimizer, make, [options_of(optimizer)]))
     taken_back(project, path, before)
