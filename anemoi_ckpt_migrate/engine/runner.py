@@ -17,7 +17,6 @@ from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, Par
 from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
 from anemoi_ckpt_migrate.state.infer_optimizer import Unknown, candidates, differ
-from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
 from anemoi_ckpt_migrate.state.parameter_context import Outcome, ParameterContext
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
@@ -191,6 +190,8 @@ class OperationRunner:
         if unknown:
             self._fault(operation, unknown)
             return []
+        from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+
         context = OptimizerContext(
             self._state.tree,
             [state for _, state in optimizers],

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation, options_of
 from anemoi_ckpt_migrate.operations.regroup import regroup
-from anemoi_ckpt_migrate.state import optimizer_classes as classes
-from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
-from anemoi_ckpt_migrate.state.optimizer_groups import Column, with_options
 from anemoi_ckpt_migrate.state.optimizer_state import Trained
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+    from anemoi_ckpt_migrate.state.optimizer_groups import Column
 
 _CYCLES = ("", "base_momentum")
 
@@ -41,12 +42,14 @@ class ChangeOptimizer(OptimizerOperation):
     """
 
     to: str
-    defaults: dict[str, Any] = None  # type: ignore[assignment]
+    defaults: Any = None
     optimizer: int = 0
     schedulers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from anemoi_ckpt_migrate.state import optimizer_classes as classes
+
         name = name_of(self, "to", self.to).removeprefix("torch.optim.")
         if name not in classes.DEFAULTS:
             raise BadOperation(f"ChangeOptimizer: {name} cannot be made: {classes.refusal(name)}")
@@ -64,6 +67,8 @@ class ChangeOptimizer(OptimizerOperation):
 
     def change(self, context: OptimizerContext) -> list[Operation]:
         """Change options and state, and return the rollback."""
+        from anemoi_ckpt_migrate.state import optimizer_classes as classes
+
         state, parts = context.state, context.parts()
         every = [each for own in parts for each in own]
         source = classes.class_of(state.path, state.groups, [each.slot.state for each in every])
@@ -84,6 +89,9 @@ class ChangeOptimizer(OptimizerOperation):
 
     def _column(self, column: Column, source: str) -> Column:
         """Return the column of a group with the options of the new class."""
+        from anemoi_ckpt_migrate.state import optimizer_classes as classes
+        from anemoi_ckpt_migrate.state.optimizer_groups import with_options
+
         if _CYCLES in column and (source == "SGD") is not (self.to == "SGD"):
             raise Mismatch("a scheduler cycles the momentum of the optimizer, and cannot follow to another kind of it")
         options = classes.new_options(self.to, source, _options(column), {})
@@ -103,6 +111,8 @@ def _converted(
     context: OptimizerContext, each: Trained, to: str, options: Mapping[Any, Any], stashed: Mapping[str, Any]
 ) -> dict[Any, Any] | None:
     """Return the state of a parameter for another class; None if it starts anew."""
+    from anemoi_ckpt_migrate.state import optimizer_classes as classes
+
     tensors, before = context.tensors, each.slot.state or {}
     keys = classes.carried(to, options)
     carried = {key: value for key, value in before.items() if key in keys} | dict(stashed)

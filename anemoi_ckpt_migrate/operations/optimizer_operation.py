@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, Runner, integer_of
-from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
 
 _NO_OPTIONS = ("params", "param_names")
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, integer_of, integers_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation, options_of
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
-from anemoi_ckpt_migrate.state.optimizer_classes import BY_SCHEDULERS
-from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
-from anemoi_ckpt_migrate.state.optimizer_groups import Column, differences, group_of, regrouped, restored, write_lists
 from anemoi_ckpt_migrate.state.optimizer_state import Trained
-from anemoi_ckpt_migrate.state.schedulers import Scheduler
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+    from anemoi_ckpt_migrate.state.optimizer_groups import Column
+    from anemoi_ckpt_migrate.state.schedulers import Scheduler
 
 Parts = list[list[Trained]]
 
@@ -91,6 +92,9 @@ class Regroup(OptimizerOperation):
 
     def change(self, context: OptimizerContext) -> list[Operation]:
         """Sort the parameters, and return the rollback."""
+        from anemoi_ckpt_migrate.state.optimizer_classes import BY_SCHEDULERS
+        from anemoi_ckpt_migrate.state.optimizer_groups import regrouped, restored
+
         parts = self._sorted(context)
         if context.faults:
             return []
@@ -172,6 +176,8 @@ def regroup(
     optimizer : int
         The index of the optimizer.
     """
+    from anemoi_ckpt_migrate.state.optimizer_groups import differences, group_of, write_lists
+
     before = context.parts()
     then = {each.name: number for number, own in enumerate(parts) for each in own}
     back = [list(dict.fromkeys(then[each.name] for each in own)) for own in before]

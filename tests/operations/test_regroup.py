@@ -272,3 +272,23 @@ def test_groups_do_not_share_a_learning_rate_in_a_tensor(project: Folder) -> Non
     one, other = (group["lr"] for group in upgraded(project, path)["optimizer_states"][0]["param_groups"])
     assert (one, other.item()) == (0.5, pytest.approx(1e-2))
     taken_back(project, path, before)
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.2), (0.1, 0.1)])
+def test_groups_with_learning_rates_in_tensors_become_one(project: Folder, rates: tuple[float, float]) -> None:
+    """They are compared by their content."""
+
+    def two(model: nn.Module) -> Any:
+        layers = zip((model.q, model.k), rates, strict=True)
+        groups = [{"params": list(layer.parameters()), "lr": torch.tensor(lr)} for layer, lr in layers]  # type: ignore[union-attr]
+        return torch.optim.Adam(groups, foreach=False)
+
+    path = project.path / "last.ckpt"
+    before = saved(path, *trained(two))
+    declare(project, "a1", 'op.ParameterGroups([["q.*"], ["k.*"]])', 'op.Regroup([["*"]])')
+    if rates[0] != rates[1]:
+        assert "groups 0 and 1 of the optimizer differ in lr (" in refused(project, path)
+        declare(project, "a1", 'op.ParameterGroups([["q.*"], ["k.*"]])', 'op.Regroup([["*"]], options=[{"lr": 0.1}])')
+    (group,) = upgraded(project, path)["optimizer_states"][0]["param_groups"]
+    assert float(group["lr"]) == pytest.approx(0.1)
+    taken_back(project, path, before)

@@ -283,3 +283,42 @@ def test_a_parameter_amid_the_others_fixes_their_order(project: Folder) -> None:
     (group,) = upgraded(project, path)["optimizer_states"][0]["param_groups"]
     assert group["params"] == [0, 1]
     taken_back(project, path, before)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        ('op.Untrain("k.*")', 'op.Drop("k.*", keep=True)'),
+        ('op.Untrain("*.bias")', 'op.Fuse(["q.bias", "k.bias"], "qk")', 'op.Rename("v.bias", "z")'),
+        ('op.Rename("k.bias", "z")', 'op.Untrain("z")', 'op.RenamePrefix("z", "y")', 'op.Train("y")'),
+        ('op.Add("new", [3], buffer=True)', 'op.Train("new")', 'op.Pad("new", 2)'),
+        ('op.Regroup([["*.bias"], ["*"]])', 'op.Drop("k.*", keep=True)', 'op.Regroup([["*"]])', 'op.Add("new", [3])'),
+        ('op.Untrain("k.*")', 'op.Run("same", "same")', 'op.Train("k.bias")', 'op.SetItem("ema.extra", 1)'),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_among_other_operations(project: Folder, operations: tuple[str, ...], named: bool) -> None:
+    """Copies of the weights follow what changes the model, and are left alone by what changes the optimizer."""
+    path = project.path / "last.ckpt"
+    model, optimizer = trained(
+        lambda model: torch.optim.Adam(model.named_parameters() if named else model.parameters())
+    )
+    ema = {name: value * 0.5 for name, value in model.state_dict().items()}
+    before = saved(path, model, optimizer, ema=ema)
+    top = "def same(ckpt):\n    return ckpt\n"
+    declare(project, "a1", *(each.replace('"same"', "same") for each in operations), top=top)
+    tree = upgraded(project, path)
+    assert [name for name in tree["ema"] if name != "extra"] == list(tree["state_dict"])
+    taken_back(project, path, before)
+
+
+def test_a_stamped_revision_is_undone_as_far_as_it_says(project: Folder) -> None:
+    path = project.path / "last.ckpt"
+    saved(path, *trained(made("Adam")))
+    declare(project, "a1", 'op.Train("k.*")')
+    project.ok("stamp", "head", path)
+    project.ok("downgrade", "base", path, "--no-backup")
+    assert len(load(path)["optimizer_states"][0]["param_groups"][0]["params"]) == 8
+    declare(project, "a1", 'op.Untrain("k.*")')
+    project.ok("stamp", "head", path)
+    assert "stamped, not applied" in project.run("downgrade", "base", path).err
