@@ -98,7 +98,7 @@ def change(run: Run, data: Any) -> str:
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=max(12, settings().max_examples // 4)
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=max(8, settings().max_examples // 6)
 )
 @given(data=st.data())
 def test_several_changes(project: Folder, data: Any) -> None:

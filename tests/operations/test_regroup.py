@@ -225,7 +225,7 @@ def partitions(draw: st.DrawFn, names: list[str]) -> list[list[str]]:
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=max(12, settings().max_examples // 4)
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=max(8, settings().max_examples // 6)
 )
 @given(data=st.data())
 def test_any_groups_become_any_others(project: Folder, data: Any) -> None:
