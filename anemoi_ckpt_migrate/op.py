@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.operations.add_drop import Add, Drop
     from anemoi_ckpt_migrate.operations.at import At
     from anemoi_ckpt_migrate.operations.cast import Cast
+    from anemoi_ckpt_migrate.operations.change_optimizer import ChangeOptimizer
     from anemoi_ckpt_migrate.operations.classes import DropClass, MoveClass, MoveModule
     from anemoi_ckpt_migrate.operations.convert_item import ConvertItem
     from anemoi_ckpt_migrate.operations.crop import Crop
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.operations.missing_classes import PutPlaceholders
     from anemoi_ckpt_migrate.operations.pad import Pad
     from anemoi_ckpt_migrate.operations.parameter_groups import ParameterGroups
+    from anemoi_ckpt_migrate.operations.regroup import Regroup
     from anemoi_ckpt_migrate.operations.rename import (
         AddPrefix,
         Rename,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.operations.reshape import Interleave, Permute, PermuteForRope, Reshape, Transpose
     from anemoi_ckpt_migrate.operations.rewrite import Rewrite
     from anemoi_ckpt_migrate.operations.setup import MoveNames
+    from anemoi_ckpt_migrate.operations.train import Train, Untrain
     from anemoi_ckpt_migrate.operations.tree_operation import Run
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "AddPrefix",
     "At",
     "Cast",
+    "ChangeOptimizer",
     "ConvertItem",
     "CopyItem",
     "Crop",
@@ -64,6 +68,7 @@ __all__ = [
     "Permute",
     "PermuteForRope",
     "PutPlaceholders",
+    "Regroup",
     "Rename",
     "RenameEach",
     "RenamePrefix",
@@ -76,9 +81,11 @@ __all__ = [
     "Split",
     "Stack",
     "StripPrefix",
+    "Train",
     "Transpose",
     "UnnestItem",
     "Unstack",
+    "Untrain",
 ]
 
 

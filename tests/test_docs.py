@@ -121,6 +121,28 @@ def test_the_function_of_the_page_on_the_manifest(project: Folder) -> None:
     }
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_the_optimizers_of_the_page_on_operations(project: Folder, number: int) -> None:
+    torch = pytest.importorskip("torch")
+    page = (README.parent / "docs" / "operations.md").read_text()
+    section = page[page.index("## The optimizer changes") : page.index("## Pickled models")]
+    layers = {name: torch.nn.Linear(2, 2) for name in ("q", "norm", "extra")}
+    model = torch.nn.ModuleDict(layers)
+    trained = [(name, value) for name, value in model.named_parameters() if not name.startswith("extra")]
+    optimizer = torch.optim.Adam(trained)
+    sum(value.square().sum() for _, value in trained).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "last.pt")
+    operations = re.findall(r"```python\n(.*?)```", section, re.S)[number]
+    top = f"from anemoi_ckpt_migrate import op\n\n{operations}"
+    script = project.script("a1", None, migrate=None, rollback=None, top=top)
+    assert script.read_text().count("operations = [") == 1
+    project.ok("upgrade", "head", "last.pt", "--check-rollback")
+    groups = torch.load("last.pt")["optimizer"]["param_groups"]
+    found = [[len(group["params"]), group["weight_decay"], group["fused"]] for group in groups]
+    assert found == [[[1, 0.01, None], [3, 0.0, None]], [[4, 0, None]], [[4, 0.01, True]]][number]
+
+
 def test_the_page_of_the_record_names_every_operation_that_only_records_hold() -> None:
     from anemoi_ckpt_migrate.operations.kinds import all_kinds
 

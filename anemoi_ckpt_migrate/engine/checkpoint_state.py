@@ -260,6 +260,8 @@ class CheckpointState:
             # Also if only tensors outside the optimizer changed: a downgrade has to distinguish them.
             touched = (main.changed or state.table.changed) and not opened.unknown
             if touched and state.needs_names(main, self.tensors):
-                groups = tuple(map(literals, state.names(main)))
-                found.append(ParameterGroups(groups, number, own_order=state.own_order(main)))
+                order = state.order(main)
+                foreign = literals(order.foreign)
+                groups = tuple(map(literals, order.groups))
+                found.append(ParameterGroups(groups, number, own_order=order.own_order, foreign=foreign))
         return found

@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.derive import Derive
 from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations
+from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy
 from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
@@ -173,6 +174,44 @@ class OperationRunner:
         elif operation.optimizer < len(optimizers) and (unknown := optimizers[operation.optimizer][0].unknown):
             self._fault(operation, unknown)
         return []
+
+    def apply_to_optimizer(self, operation: OptimizerOperation) -> list[Operation]:
+        """Apply an operation to one optimizer; nothing happens if the checkpoint has none."""
+        main = self._state.open()
+        if isinstance(main, str):
+            self._fault(operation, main)
+            return []
+        optimizers, number = self._state.optimizers, operation.optimizer
+        if number >= len(optimizers):
+            if optimizers:
+                self._fault(operation, f"the checkpoint has no optimizer {number}, only {len(optimizers)}")
+            return []
+        unknown = optimizers[number][0].unknown
+        if unknown:
+            self._fault(operation, unknown)
+            return []
+        from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+
+        context = OptimizerContext(
+            self._state.tree,
+            [state for _, state in optimizers],
+            number,
+            main.parameters.table,
+            self._state.tensors,
+            self._stash,
+            self._upgrade,
+            self._discard_changes,
+        )
+        try:
+            undo = operation.change(context)
+        except Mismatch as error:
+            context.fault(str(error))
+        for sentence in context.faults:
+            self._fault(operation, sentence)
+        if context.faults:
+            return []
+        self._stash += context.new
+        return undo
 
     def use_locations(self, operation: ParameterLocations) -> list[Operation]:
         """Use the locations of parameters from a record."""

@@ -35,6 +35,9 @@ class Runner(Protocol):
     def declare_groups(self, operation: Any) -> list[Operation]:
         """Use a declaration of the parameters of an optimizer for the operations that follow."""
 
+    def apply_to_optimizer(self, operation: Any) -> list[Operation]:
+        """Apply an `OptimizerOperation`."""
+
     def use_locations(self, operation: Any) -> list[Operation]:
         """Use the locations of parameters in a record for the operations that follow."""
 

@@ -9,6 +9,7 @@ _MODULES = {
     "add_drop": "Add Drop RemoveAdded RestoreParameters",
     "at": "At RestoreEntry",
     "cast": "Cast CastBack RestoreCast",
+    "change_optimizer": "ChangeOptimizer RestoreStates",
     "classes": "DropClass MoveClass MoveModule",
     "convert_item": "ConvertItem RestoreConfig",
     "crop": "Crop RestoreCropped",
@@ -21,11 +22,13 @@ _MODULES = {
     "module_metadata": "RestoreModules",
     "pad": "Pad Unpad",
     "parameter_groups": "OptimizerPrefix ParameterGroups PerCopy",
+    "regroup": "Regroup",
     "rename": "AddPrefix Rename RenameEach RenamePrefix RenameRegex Reorder StripPrefix",
     "reshape": "Interleave Permute PermuteForRope Reshape Transpose",
     "rewrite": "Rewrite",
     "setup": "MoveNames",
     "tied_weights": "Tie",
+    "train": "RestoreTrained Train Untrain",
     "tree_operation": "Run",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

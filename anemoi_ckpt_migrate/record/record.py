@@ -157,10 +157,13 @@ class Order:
         For each group, the names of its parameters in the state dict.
     own_order : tuple of int
         Groups that do not follow the order of the state dict, even if they happen to match it now.
+    foreign : tuple of str
+        Names in `groups` that stand for parameters which the state dict does not have.
     """
 
     groups: tuple[tuple[str, ...], ...]
     own_order: tuple[int, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -349,10 +352,12 @@ def _other_lists_to_data(lists: Mapping[str, MigrationsList]) -> dict[str, Any]:
 
 
 def _optimizers_to_data(optimizers: Mapping[str, Order]) -> dict[str, Any]:
-    return {
-        path: {"groups": [list(group) for group in order.groups], "own_order": list(order.own_order)}
-        for path, order in optimizers.items()
-    }
+    return {path: _order_to_data(order) for path, order in optimizers.items()}
+
+
+def _order_to_data(order: Order) -> dict[str, Any]:
+    found = {"groups": [list(group) for group in order.groups], "own_order": list(order.own_order)}
+    return found | ({"foreign": list(order.foreign)} if order.foreign else {})
 
 
 def _log_to_data(entry: LogEntry) -> dict[str, Any]:
@@ -437,7 +442,8 @@ def _order_from_data(data: Any) -> Order:
         raise DamagedRecord("groups in optimizers are not lists of text")
     if not all(type(number) is int for number in own_order):
         raise DamagedRecord("own_order in optimizers is not a list of numbers")
-    return Order(tuple(map(tuple, groups)), tuple(own_order))
+    foreign = fields.words("foreign") if "foreign" in data else ()
+    return Order(tuple(map(tuple, groups)), tuple(own_order), foreign)
 
 
 def _log_from_data(data: Any) -> LogEntry:

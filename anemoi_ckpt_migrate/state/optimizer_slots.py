@@ -151,7 +151,9 @@ class Slots:
         if group is not None and group >= count:
             raise Mismatch(f"the optimizer has {count} groups, but no group {group}")
         model = self.models.get(group or 0)
-        if not self._flattened or model is None:
+        # Most optimizers make the state of a parameter at its first step; Adagrad when it is made itself.
+        eager = self._flattened or (model is not None and "sum" in (model.state or {}))
+        if not eager or model is None:
             return Slot(group or 0, shape, None)
         settings = self._groups[group or 0]
         state = {key: self._start(key, value, model, shape, settings) for key, value in (model.state or {}).items()}

@@ -64,7 +64,7 @@ class Tensors:
             return self._maker.make(kind, args, values)
         # Equal results of the same tensors share memory, as with stand-ins: tied weights stay tied.
         key = (kind, repr(args), tuple(map(memory_of, values)))
-        if kind in ("clone", "fill", "init") or None in key[2]:
+        if kind in ("clone", "fill", "init", "mu_product") or None in key[2]:
             return _computed(kind, args, values)
         if key not in self._known:
             self._known[key] = _computed(kind, args, values), values  # kept alive: their addresses identify memory

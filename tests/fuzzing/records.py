@@ -399,6 +399,8 @@ At paths=paths operations=operations|Apart operations=operations others=items|Se
 UnsetItem path=paths value=odd had=true number=zero|PutItem path=paths number=zero before=none placed=no|Reshape keys=weight shape=shapes
 RecordBack record=records path=top operations=operations number=zero digest=text|CopyItem path=paths new=paths
 ParameterGroups groups=pairs own_order=items|ConvertItem path=paths to=classes|Drop keys=patterns|Cast keys=patterns dtype=dtypes
+Regroup groups=pairs own_order=items|Regroup groups=pairs kept=zero|Untrain names=patterns|Train names=patterns group=zero
+ChangeOptimizer to=text defaults=items|RestoreTrained items=back|RestoreStates source=text names=pairs kept=zero
 """
 _WORDS = {
     "object": f"classes: {CLASS}",
@@ -410,6 +412,7 @@ _WORDS = {
     "true": "odd: True",
     "no": "odd: False",
     "none": "odd: None",
+    "back": "lists: restored",
     "zero": "sizes: 0 long 1",
     "top": "paths: at the top",
     "text": "odd: text",

@@ -22,7 +22,8 @@ def outcome(
         ``cat`` (a dimension), ``narrow`` (a dimension, the first index, a length), ``pad`` (a dimension, the index of
         the new part, its length, a number or an initialiser, whether optimizers skip it), ``stack`` (a new dimension),
         ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a shape, in
-        which one size may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
+        which one size may be -1), ``cast`` (a dtype), ``mu_product`` of a step (the beta and the decay of NAdam),
+        ``clone``, ``fill`` and ``init`` (a shape, a dtype).
     args : sequence
         The arguments listed in parentheses.
     shapes, dtypes : sequence
