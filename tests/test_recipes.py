@@ -93,8 +93,9 @@ def test_a_recipe(project: Folder, title: str) -> None:
     new.load_state_dict(after["state_dict"])
     if recipe.same:
         torch.testing.assert_close(new(x), old(x))
-    optimizer = torch.optim.AdamW(new.parameters(), lr=0.01)
+    optimizer = recipe.optimizer(new)
     optimizer.load_state_dict(after["optimizer_states"][0])
+    assert {key for group in optimizer.param_groups for key in group} == set(optimizer.defaults) | {"params"}
     optimizer.zero_grad()
     new(x.to(next(new.parameters()).dtype) if x.is_floating_point() else x).float().square().mean().backward()
     optimizer.step()

@@ -45,6 +45,8 @@ class Recipe:
         Added before all names of the old checkpoint.
     x : Tensor
         The input.
+    optimizer : callable
+        Makes the optimizer of the new model.
     """
 
     old: Callable[[], nn.Module]
@@ -53,6 +55,9 @@ class Recipe:
     hyper_parameters: Any = None
     wrap: str = ""
     x: Any = None
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] = lambda model: torch.optim.AdamW(
+        model.parameters(), lr=0.01
+    )
 
 
 def linear(inside: int = WIDTH, outside: int = WIDTH, bias: bool = True) -> nn.Linear:
@@ -174,6 +179,36 @@ def frequencies(kept: bool) -> nn.Module:
     return model
 
 
+def placed(rows: int) -> nn.Module:
+    """Add an embedding of the positions that the input has."""
+
+    def compute(model: Any, x: torch.Tensor) -> torch.Tensor:
+        return model.layer(x + model.positions.weight[: len(x)])
+
+    return Named(compute, positions=nn.Embedding(rows, WIDTH), layer=linear())
+
+
+def normed() -> nn.Module:
+    return Named(chain("encoder", "norm"), encoder=linear(), norm=nn.LayerNorm(WIDTH))
+
+
+def with_decay_of_weights(model: nn.Module) -> torch.optim.Optimizer:
+    """Decay weights, but no biases and norms."""
+    plain = {name for name, _ in model.named_parameters() if name.endswith("bias") or name.startswith("norm.")}
+    groups = [
+        {
+            "params": [value for name, value in model.named_parameters() if (name in plain) == bare],
+            "weight_decay": decay,
+        }
+        for bare, decay in ((False, 0.01), (True, 0.0))
+    ]
+    return torch.optim.AdamW(groups, lr=0.01)
+
+
+def of_the_norm(model: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.norm.parameters(), lr=0.01)
+
+
 def grown(inserted: bool) -> nn.Module:
     layers = [linear() for _ in range(4 + inserted)]
     layers[1] = nn.ReLU()  # type: ignore[call-overload]
@@ -230,6 +265,7 @@ RECIPES: dict[str, Recipe] = {
         lambda: Named(chain("experts"), experts=Expert()),
     ),
     "New words in the vocabulary": Recipe(lambda: words(10), lambda: words(12), x=torch.arange(5)),
+    "Fewer positions": Recipe(lambda: placed(12), lambda: placed(8)),
     "The output layer shares the embedding": Recipe(lambda: tied(True), lambda: tied(False), x=torch.arange(5)),
     "A buffer that is computed again": Recipe(lambda: frequencies(True), lambda: frequencies(False)),
     "A new head": Recipe(
@@ -243,6 +279,13 @@ RECIPES: dict[str, Recipe] = {
         lambda: nn.Sequential(linear()),
         lambda: nn.Sequential(linear()),
         hyper_parameters={"lr": 0.1, "optimizer": {}, "config": Config()},
+    ),
+    "Weight decay for some parameters only": Recipe(normed, normed, optimizer=with_decay_of_weights),
+    "A frozen encoder": Recipe(normed, normed, optimizer=of_the_norm),
+    "Another optimizer": Recipe(
+        normed,
+        normed,
+        optimizer=lambda model: torch.optim.NAdam(model.parameters(), lr=0.01, decoupled_weight_decay=True),
     ),
     "Weights in half precision": Recipe(
         lambda: nn.Sequential(linear()), lambda: nn.Sequential(linear()).bfloat16(), same=False
