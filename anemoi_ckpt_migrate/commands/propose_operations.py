@@ -19,6 +19,7 @@ from anemoi_ckpt_migrate.util.text import plain
 
 _RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate
 _SHOWN = 5
+_CHECK = "certain: check it."
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
     return first
 
 
+def guesses_in(script: str) -> int:
+    """Return how many operations in a script are marked as guesses: nobody has removed the comment yet."""
+    return sum(line.strip().startswith("# ") and line.rstrip().endswith(_CHECK) for line in script.splitlines())
+
+
 def _generated(one: Side, other: Side, explanation: Explanation, parameters: str | None) -> Generated:
     old, new = one.shown, other.shown
     if explanation.related < _RELATED:
@@ -133,7 +139,7 @@ def _loss(explanation: Explanation) -> tuple[str, ...]:
 def _lines(guess: ProposedOperation, of_model: bool) -> list[str]:
     comments = []
     if guess.confidence < 1:
-        comments.append(f"# {guess.confidence:.0%} certain: check it.")
+        comments.append(f"# {guess.confidence:.0%} {_CHECK}")
     comments += [f"# {plain(text)}" for text in guess.alternatives]  # plain: names come from a file
     if not guess.operation.reversible:
         comments.append(f"# Loses values: set {guess.operation.remedy}, or `rollback = None` below the list.")
