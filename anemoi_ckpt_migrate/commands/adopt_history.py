@@ -12,8 +12,8 @@ from typing import Any
 from anemoi_ckpt_migrate.commands import propose_operations
 from anemoi_ckpt_migrate.commands.adopt_examples import Example, check_different, read_example
 from anemoi_ckpt_migrate.commands.manifest import resolved, update_manifest
-from anemoi_ckpt_migrate.commands.revision import revision
-from anemoi_ckpt_migrate.errors import DamagedManifest, MigrateError, NotOnePlace, Refused, UsageError
+from anemoi_ckpt_migrate.commands.revision import revision, unsure
+from anemoi_ckpt_migrate.errors import DamagedManifest, NotOnePlace, Refused, UsageError
 from anemoi_ckpt_migrate.manifests.compare import misfit
 from anemoi_ckpt_migrate.manifests.drift import drift, gone
 from anemoi_ckpt_migrate.manifests.known import known_of
@@ -201,7 +201,7 @@ def adopt_history(
     chosen = _model(found.config, model)
     states = [read_example(path, found) for path in examples]
     check_different(states)
-    writer = _Writer(found, chosen, dry_run, accept_guesses, accept_losses)
+    writer = _Writer(found, chosen, tuple(states), dry_run, accept_guesses, accept_losses)
     place: tuple[str, ...] | None = _start(found, chosen, states[0], at)
     writer.keep_state(states[0], place)
     places, steps = [place], []
@@ -259,7 +259,15 @@ def _model(config: Config, name: str | None) -> str:
 
 
 def _start(project: Project, model: str, example: Example, at: str | None) -> tuple[str, ...]:
-    """Return the revisions of the first example."""
+    """Return the revisions of the first example: one, or none for base."""
+    found = _place(project, model, example, at)
+    if len(found) > 1:
+        way = "join them with `ckpt-migrate merge NAME`, and begin with an example at the merge"
+        raise Refused(f"it has several heads ({', '.join(found)}): {way}").about(example.path)
+    return found
+
+
+def _place(project: Project, model: str, example: Example, at: str | None) -> tuple[str, ...]:
     if at is not None:
         given = resolved(project, at)
         _check_record(example, given)
@@ -294,6 +302,7 @@ class _Writer:
 
     given: Project
     model: str
+    examples: tuple[Example, ...]
     dry_run: bool
     accept_guesses: bool
     accept_losses: bool
@@ -319,11 +328,15 @@ class _Writer:
             self._check_base(example, place, project.graph, there)
             update_manifest([self.model], checkpoint=example.path, at=",".join(place) or BASE, project=project)
 
-    def _check_base(
-        self, example: Example, place: tuple[str, ...], graph: Graph, there: Snapshot | None
-    ) -> None:
-        """Refuse to replace a manifest at the same revisions: it may be right, and the example wrong."""
-        if there is not None and there.revisions == place and len(graph):
+    def _check_base(self, example: Example, place: tuple[str, ...], graph: Graph, there: Snapshot | None) -> None:
+        """Refuse to replace a manifest at the same revisions: it may be right, and the example wrong.
+
+        Exception: nothing was migrated yet, and the manifest has the state of another example, usually of the last one.
+        """
+        if there is None or there.revisions != place:
+            return
+        begins = not len(graph) and any(each.is_like(there.items) for each in self.examples)
+        if not begins:
             wrong = misfit(example.own.items, there.items).sentences()[:_SHOWN]
             way = f"`ckpt-migrate manifest {self.model} --update --from {example.path} --at {','.join(place) or BASE}`"
             raise Refused(
@@ -344,7 +357,8 @@ class _Writer:
         head = (place or ("base",))[-1] if len(project.graph) else None
         made = revision(name, rev_id=rev_id, head=head, autogenerate=(old.path, new.path), project=project)
         step = self._checked(self.project, old, new, (made.revision,), CREATED)
-        return replace(step, warnings=made.warnings)
+        known = unsure(step.guesses, len(step.operations))  # which its doubts say
+        return replace(step, warnings=tuple(each for each in made.warnings if each != known))
 
     def _existing(self, project: Project, old: Example, new: Example, place: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return the revisions that lead from one example to the next; None if none follows.
@@ -382,9 +396,7 @@ class _Writer:
             old.path, new.path, name, PROPOSED, (), (), lines, made.uncertain, doubts, warnings=made.warnings
         )
 
-    def _checked(
-        self, project: Project, old: Example, new: Example, path: tuple[str, ...], done: str
-    ) -> AdoptedStep:
+    def _checked(self, project: Project, old: Example, new: Example, path: tuple[str, ...], done: str) -> AdoptedStep:
         """Return a step whose scripts are there, after they led from one example to the next, and back."""
         graph = project.graph.seen_from(path)
         revisions = [graph[each] for each in path]
@@ -456,5 +468,3 @@ def _guesses(count: int) -> str:
 def _loses(revision: Revision) -> bool:
     """Return whether a revision cannot be undone, and does not say that this is intended."""
     return not revision.reversible and not why_skipped(revision)
-
-

@@ -120,8 +120,13 @@ def revision(
     new = _make(found, replace(draft, operations=made.lines), version_path)
     if drifts:
         _write_manifest(found, drifts, new)
-    unsure = f"{made.uncertain} of {made.count} operations are guesses; comments in the script mark them"
-    return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
+    guesses = [unsure(made.uncertain, made.count)] if made.uncertain else []
+    return replace(new, warnings=(*new.warnings, *guesses, *made.warnings))
+
+
+def unsure(guesses: int, count: int) -> str:
+    """Return the warning that some operations of a new script are guesses."""
+    return f"{guesses} of {count} operations are guesses; comments in the script mark them"
 
 
 def _generated(
