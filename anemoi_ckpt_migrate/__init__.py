@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
     from anemoi_ckpt_migrate.batch.report import Report, report
     from anemoi_ckpt_migrate.batch.select import Selection
-    from anemoi_ckpt_migrate.commands.adopt_history import AdoptedHistory, AdoptedState, AdoptedStep
+    from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory, AdoptedState, AdoptedStep
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
@@ -75,7 +75,7 @@ _HOMES = {
         "Report",
         "report",
     ),
-    "commands.adopt_history": (
+    "commands.adopt_result": (
         "AdoptedHistory",
         "AdoptedState",
         "AdoptedStep",

@@ -9,7 +9,8 @@ from typing import Any
 from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from anemoi_ckpt_migrate.batch.select import Selection
-from anemoi_ckpt_migrate.commands.adopt_history import AdoptedHistory, adopt_history
+from anemoi_ckpt_migrate.commands.adopt_history import adopt_history
+from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory
 from anemoi_ckpt_migrate.commands.stamp import AUTO
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -114,5 +115,7 @@ def adopt(
     if history.doubts or not history.written or not chosen:
         return Adoption(history)
     where = history.config  # opened anew, since it has new scripts
-    results = migrate_all(chosen, AUTO, command="stamp", project=where, jobs=jobs, dry_run=dry_run, **options)
+    results = migrate_all(
+        chosen, AUTO, command="stamp", project=where, jobs=jobs, dry_run=dry_run, keep_record=True, **options
+    )
     return Adoption(history, tuple(results))

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from anemoi_ckpt_migrate.cli.batch import run_batch
 from anemoi_ckpt_migrate.cli.common import add_json
 from anemoi_ckpt_migrate.cli.selection import add_choice, add_recursive, add_workers, job_of, selection_of
-from anemoi_ckpt_migrate.commands.adopt_history import PROPOSED, AdoptedHistory, adopt_history, default_name
+from anemoi_ckpt_migrate.commands.adopt_history import adopt_history, default_name
+from anemoi_ckpt_migrate.commands.adopt_result import PROPOSED, AdoptedHistory
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.console.adopt_table import AdoptTable, print_history
 from anemoi_ckpt_migrate.errors import PENDING, NoConfiguration, UsageError
@@ -85,7 +86,13 @@ def _stamp(args: argparse.Namespace, history: AdoptedHistory) -> int:
     if not history.written:
         output.warn(["the files of --stamp are compared with the states once these are written, not in this dry run"])
         return 0
-    options = {"target": "auto", "backup": args.backup, "in_place": args.in_place, "dry_run": args.dry_run}
+    options = {
+        "target": "auto",
+        "keep_record": True,
+        "backup": args.backup,
+        "in_place": args.in_place,
+        "dry_run": args.dry_run,
+    }
     args.config = history.config
     job = job_of(args, "stamp", options)
     table = AdoptTable(history, args.dry_run)
@@ -165,8 +172,9 @@ def _reviewed(
                 questions.show(f"    {operation}")
     for doubt in history.doubts:
         questions.show(doubt)
-    guesses = args.accept_guesses is None and questions.yes("Accept all guesses as they are?", False)
-    losses = args.accept_losses is None and questions.yes("Go on although values may be lost?", False)
+    unsure, loses = any(step.guesses for step in history.steps), any(step.loses for step in history.steps)
+    guesses = args.accept_guesses is None and unsure and questions.yes("Accept all guesses as they are?", False)
+    losses = args.accept_losses is None and loses and questions.yes("Go on although values may be lost?", False)
     return _written(args, open_project(history.config), names, guesses, losses) if guesses or losses else history
 
 

@@ -52,6 +52,21 @@ class Example:
             found = replace(found, moved=False)
         return (found if shapes else replace(found, recast=())).exact
 
+    def check_record(self, place: tuple[str, ...]) -> None:
+        """Refuse the example if its record says that it is elsewhere.
+
+        Raises
+        ------
+        Refused
+            It does.
+        """
+        heads = self.record.heads
+        if self.record.lineage and heads != place:
+            raise Refused(
+                f"its record has {', '.join(heads)}, but its place here is {', '.join(place) or 'a new revision'}; "
+                "give another example of that state, or discard the record with `ckpt-migrate stamp --purge base CKPT`"
+            ).about(self.path)
+
     @contextlib.contextmanager
     def opened(self, project: Project) -> Iterator[tuple[Checkpoint, Any]]:
         """Open the checkpoint, and return it with its tree, without a record. All errors name it."""

@@ -20,6 +20,8 @@ from anemoi_ckpt_migrate.util.text import plain
 _RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate
 _SHOWN = 5
 _CHECK = "certain: check it."
+LOSES = "# Loses values:"
+"""The beginning of the comment above an operation that loses values."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _lines(guess: ProposedOperation, of_model: bool) -> list[str]:
         comments.append(f"# {guess.confidence:.0%} {_CHECK}")
     comments += [f"# {plain(text)}" for text in guess.alternatives]  # plain: names come from a file
     if not guess.operation.reversible:
-        comments.append(f"# Loses values: set {guess.operation.remedy}, or `rollback = None` below the list.")
+        comments.append(f"{LOSES} set {guess.operation.remedy}, or `rollback = None` below the list.")
     if isinstance(guess.operation, Pad):
         comments.append('# Adds zeros; use `fill` or `init` for other values: init="mean".')
     if isinstance(guess.operation, Add):

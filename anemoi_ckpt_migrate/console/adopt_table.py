@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, REFUSED, UNRELATED, JobResult
-from anemoi_ckpt_migrate.commands.adopt_history import PROPOSED, AdoptedHistory, AdoptedStep
+from anemoi_ckpt_migrate.commands.adopt_result import PROPOSED, AdoptedHistory, AdoptedStep
 from anemoi_ckpt_migrate.console.output import flush, print_json, say, warn
 from anemoi_ckpt_migrate.errors import shown_path
+from anemoi_ckpt_migrate.manifests.manifest_file import BASE
 from anemoi_ckpt_migrate.util.text import numbered
 
 _MOST = 20  # paths of a kind that are listed
-_RECORDED = "recorded before"
 _WORDS = {
     UNRELATED: "unrelated",
     REFUSED: "fit no single state",
@@ -55,7 +55,6 @@ class AdoptTable:
         self._history, self._dry_run = history, dry_run
         self._fit: Counter[tuple[str, ...]] = Counter()
         self._rest: dict[str, list[str]] = {}
-        self._recorded = 0
 
     def add(self, result: JobResult) -> None:
         """Count the result for a checkpoint."""
@@ -63,26 +62,23 @@ class AdoptTable:
             return
         if result.result is not None:
             self._fit[tuple(result.result.end)] += 1
-        elif result.status in _WORDS:
-            self._rest.setdefault(result.status, []).append(result.checkpoint)
         else:
-            self._recorded += 1
+            self._rest.setdefault(result.status, []).append(result.checkpoint)
 
     def print(self, quiet: bool) -> None:
         """Print the table, or its last line."""
-        if not quiet:
-            for line in self._lines():
-                say(line)
         fit, rest = sum(self._fit.values()), sum(map(len, self._rest.values()))
-        recorded = f", {self._recorded} {_RECORDED}" if self._recorded else ""
+        for line in () if quiet else self._lines():
+            say(line)
         dry = " (dry run, nothing written)" if self._dry_run else ""
-        say(f"{numbered(fit, 'checkpoint')} at a known state{recorded}, {rest} left alone{dry}")
+        say(f"{numbered(fit, 'checkpoint')} at a known state, {rest} left alone{dry}")
 
     def _lines(self) -> Iterator[str]:
-        for state in self._history.states:
-            yield f"{state.place}: {numbered(self._fit.pop(state.revisions or (), 0), 'checkpoint')}"
-        for revisions, count in sorted(self._fit.items()):  # of other models, or between the examples
-            yield f"{', '.join(revisions)}: {numbered(count, 'checkpoint')}"
+        states = [state.revisions or () for state in self._history.states]
+        others = sorted(set(self._fit).difference(states))  # of other models, or between the examples
+        for revisions in (*states, *others):
+            count = self._fit[revisions]
+            yield f"{', '.join(revisions) or BASE}: {numbered(count, 'checkpoint')}"
         for status, word in _WORDS.items():
             paths = sorted(self._rest.get(status, ()))
             if paths:

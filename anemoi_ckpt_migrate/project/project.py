@@ -104,7 +104,7 @@ def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) ->
 def planned_project(folder: StrPath = ".") -> Project:
     """Return the project that `init` would make of a folder without one; writes nothing."""
     config = config_of_new(Path(folder).absolute())
-    return Project(config, discover.load((), config.recursive))
+    return Project(config, Graph())
 
 
 def init(folder: StrPath = ".", package: str | None = None) -> list[CreatedPath]:
