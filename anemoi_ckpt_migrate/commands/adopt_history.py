@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from anemoi_ckpt_migrate.commands.adopt_examples import Example, check_different, read_example
-from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory, AdoptedState
+from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory, AdoptedState, AdoptedStep
 from anemoi_ckpt_migrate.commands.adopt_steps import HistoryWriter
 from anemoi_ckpt_migrate.commands.manifest import resolved
 from anemoi_ckpt_migrate.errors import NotOnePlace, Refused, UsageError
@@ -78,17 +78,20 @@ def adopt_history(
     states = [read_example(path, found) for path in examples]
     check_different(states)
     writer = HistoryWriter(found, chosen, tuple(states), dry_run, accept_guesses, accept_losses)
-    place: tuple[str, ...] | None = _start(found, chosen, states, at)
-    places, steps = [place], []
+    place: tuple[str, ...] | None = _start(writer, states, at)
+    places, steps = [place], list[AdoptedStep]()
     for number, (old, new) in enumerate(pairwise(states)):
         name = names[number] if number < len(names) else default_name(old.path, new.path)
         step = writer.step(old, new, place, name, rev_ids[number] if number < len(rev_ids) else None)
         place = step.revisions[-1:] or None
-        writer.record_state(old, places[-1])
+        if not any(each.doubts for each in steps):  # the state after a script is known only once that is final
+            writer.record_state(old, places[-1])
         places.append(place)
         steps.append(step)
-    writer.record_state(states[-1], place)
-    warnings = () if place is None else tuple(writer.code_differs(states[-1], place))
+    is_final = place is not None and not any(each.doubts for each in steps)
+    if is_final:
+        writer.record_state(states[-1], place)
+    warnings = () if place is None or not is_final else tuple(writer.code_differs(states[-1], place))
     listed = [AdoptedState(each.path, there, len(each.own.items)) for each, there in zip(states, places, strict=True)]
     return AdoptedHistory(chosen, tuple(listed), tuple(steps), os.fspath(found.config.path), warnings)
 
@@ -133,25 +136,24 @@ def _model(config: Config, name: str | None) -> str:
     return name or (there[0] if there else DEFAULT_MODEL)
 
 
-def _start(project: Project, model: str, examples: Sequence[Example], at: str | None) -> tuple[str, ...]:
+def _start(writer: HistoryWriter, examples: Sequence[Example], at: str | None) -> tuple[str, ...]:
     """Return the revisions of the first example: one, or none for base."""
-    example = examples[0]
-    found = _place(project, model, examples, at)
+    found = _place(writer, examples, at)
     if len(found) > 1:
         way = "join them with `ckpt-migrate merge NAME`, and begin with an example at the merge"
-        raise Refused(f"it has several heads ({', '.join(found)}): {way}").about(example.path)
+        raise Refused(f"it has several heads ({', '.join(found)}): {way}").about(examples[0].path)
     return found
 
 
-def _place(project: Project, model: str, examples: Sequence[Example], at: str | None) -> tuple[str, ...]:
-    example, *later = examples
+def _place(writer: HistoryWriter, examples: Sequence[Example], at: str | None) -> tuple[str, ...]:
+    project, (example, *later) = writer.given, examples
     if at is not None:
         given = resolved(project, at)
         example.check_record(given)
         return given
     if example.record.lineage or not len(project.graph):
         return example.record.heads
-    snapshot = known_of(project.config).models.get(model)
+    snapshot = known_of(project.config).models.get(writer.model)
     if snapshot is None or gone(project.graph, snapshot):
         return ()  # as for every checkpoint without a record
     if not snapshot.revisions and any(each.is_like(snapshot.items) for each in later):
@@ -160,6 +162,8 @@ def _place(project: Project, model: str, examples: Sequence[Example], at: str | 
         with example.opened(project) as (file, tree):
             target, _ = locate_revision.place(project, file, tree, example.record)
     except NotOnePlace as error:
+        if writer.leads(example, later[0], ()):
+            return ()  # the manifest may not lead back there
         way = "the first example has to be at a revision of this project; name that with --at, or begin with another"
         raise Refused(f"{error.sentence}\n    {way}").about(example.path) from error
     return resolved(project, target)

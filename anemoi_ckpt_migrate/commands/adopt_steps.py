@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,6 +117,13 @@ class HistoryWriter:
         if there is not None and there.revisions == place and not example.is_like(there.items, shapes=not there.sized):
             self._check_replaced(example, there)
 
+    def leads(self, old: Example, new: Example, place: tuple[str, ...]) -> bool:
+        """Return whether revisions after a place lead from one example to the next."""
+        try:
+            return self._existing(self.project, old, new, place) is not None
+        except Refused:
+            return False
+
     def _existing(self, project: Project, old: Example, new: Example, place: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return the revisions that lead from one example to the next; None if none follows.
 
@@ -165,11 +172,9 @@ class HistoryWriter:
                 f"({'; '.join(left[:_SHOWN])}): correct it, and run the same command again"
             )
         guesses, loses = [_guesses_of(each) for each in revisions], [_loses(each) for each in revisions]
-        doubts = [
-            doubt
-            for each, *found in zip(revisions, guesses, loses, strict=True)
-            for doubt in self._doubts(shown_path(each.path), *found)
-        ]
+        doubts: list[str] = []
+        for each, unsure_ones, loses_some in zip(revisions, guesses, loses, strict=True):
+            doubts += self._doubts(shown_path(each.path), unsure_ones, loses_some)
         if not any(loses):
             old.prove_rollback(project, revisions)
         operations = tuple(f"op.{one!r}" for each in revisions for one in each.operations or ())
@@ -198,7 +203,7 @@ class HistoryWriter:
             yield f"the last example was not compared with the model {self.model} of the code: {error.sentence}"
             return
         if example.is_like(found.built.items, shapes=not found.built.sized):
-            if not found.as_expected and found.heads == place:
+            if found.heads == place:
                 update_manifest([self.model], project=project)  # the code also knows which tensors are buffers
             return
         yield (

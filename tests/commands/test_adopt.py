@@ -189,7 +189,7 @@ def test_a_report_and_processes(old: Models) -> None:
     words = ["--accept-guesses", "--stamp", "runs", "-r", "--exclude", "wide.ckpt", "--no-backup"]
     old.ok("adopt", *EXAMPLES, "--init", *IDS, *words, "-j", "2", "--report", "adopted.jsonl", "-q")
     assert [heads(old, year) for year in YEARS] == [[[]], [["a1"]], [["b2"]]]
-    assert old.ok("report", "adopted.jsonl", "--json").lines[0]["moved"] == 20
+    assert old.ok("report", "adopted.jsonl", "--json").lines[0]["summary"]["moved"] == 20
 
 
 class Terminal(io.StringIO):
@@ -204,7 +204,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 
 
 def test_at_a_terminal_it_asks(old: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(monkeypatch, "yes", "encoder is embedding", "", "y", "n", "runs/2024")
+    answer(monkeypatch, "yes", "encoder is embedding", "", "y", "runs/2024")
     ran = old.run("adopt", *EXAMPLES)
     assert ran.code == 0, ran.err
     questions = [
@@ -297,6 +297,8 @@ def test_the_same_command_goes_on_after_a_kill_anywhere(tmp_path: Path, forks: F
     save_all(tmp_path / "saved", each=2)
     examples = [f"runs/{year}/run0/last.ckpt" for year in YEARS]
     command = ["adopt", *examples, "--init", *IDS, "--accept-guesses", "--stamp", "runs", "-r", "--no-backup"]
+    shutil.copytree(tmp_path / "saved", tmp_path / "rehearsal" / "runs")
+    forks.rehearse(tmp_path / "rehearsal", *command)
     killed = 0
     for number in range(1, 40):
         folder = tmp_path / str(number)
