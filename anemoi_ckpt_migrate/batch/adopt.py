@@ -66,7 +66,8 @@ def adopt(
     at : str, optional
         The revision of the first example; by default that of its record, or the one that the manifest finds, or base.
     accept_guesses : bool
-        Go on although operations are guesses. Otherwise somebody has to remove their comments from the scripts.
+        Go on although operations are guesses or add zeros. Otherwise an author has to check them in the scripts, and
+        remove the comments above them.
     accept_losses : bool
         Go on although operations lose values, so that there is no rollback.
     dry_run : bool
@@ -98,7 +99,7 @@ def adopt(
     >>> runs = Selection(("runs",), recursive=True)
     >>> adopted = adopt(["old.ckpt", "middle.ckpt", "new.ckpt"], runs)
     >>> adopted.history.doubts
-    ('versions/3f2a9c1b7d10_old_to_middle.py: 1 operation is a guess: correct what is wrong, ...',)
+    ('versions/3f2a9c1b7d10_old_to_middle.py: 2 operations to check, which are guesses or add zeros: ...',)
     """
     history = adopt_history(
         examples,

@@ -50,7 +50,9 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="NAME", help="the model in the manifest (default: the only one)")
     at = "the revision of the first example (default: that of its record, or as its parameters tell, or base)"
     group.add_argument("--at", metavar="REV", help=at)
-    guesses = "go on although operations are guesses (default: stop until their comments are removed)"
+    guesses = (
+        "go on although operations are guesses or add zeros (default: stop until the comments above them are removed)"
+    )
     group.add_argument("--accept-guesses", action=argparse.BooleanOptionalAction, default=None, help=guesses)
     losses = "go on although operations lose values (default: stop until the script settles that)"
     group.add_argument("--accept-losses", action=argparse.BooleanOptionalAction, default=None, help=losses)
@@ -172,8 +174,8 @@ def _reviewed(
                 questions.show(f"    {operation}")
     for doubt in history.doubts:
         questions.show(doubt)
-    unsure, loses = any(step.guesses for step in history.steps), any(step.loses for step in history.steps)
-    guesses = args.accept_guesses is None and unsure and questions.yes("Accept all guesses as they are?", False)
+    unsure, loses = any(step.unchecked for step in history.steps), any(step.loses for step in history.steps)
+    guesses = args.accept_guesses is None and unsure and questions.yes("Are all of these operations right?", False)
     losses = args.accept_losses is None and loses and questions.yes("Go on although values may be lost?", False)
     return _written(args, open_project(history.config), names, guesses, losses) if guesses or losses else history
 

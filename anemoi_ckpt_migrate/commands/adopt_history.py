@@ -51,7 +51,7 @@ def adopt_history(
     at : str, optional
         The revision of the first example; by default that of its record, or the one that the manifest finds, or base.
     accept_guesses, accept_losses : bool
-        Whether operations that are guesses, or that lose values, are no doubts.
+        Whether operations that are guesses or add zeros, or that lose values, are no doubts.
     dry_run : bool
         Write nothing.
     project : Project or path, optional

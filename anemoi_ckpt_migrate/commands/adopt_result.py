@@ -55,8 +55,9 @@ class AdoptedStep:
         The revisions, usually one, and their scripts; empty in a dry run.
     operations : tuple of str
         Their operations, as lines of a script.
-    guesses : int
-        The number of guesses among these that are not checked yet: their comments are still in the script.
+    unchecked : int
+        The number of operations that are guesses, or add zeros, and that nobody has checked: the comments above them
+        are still in the script.
     loses : bool
         Whether values are lost, and no script states that this is intended.
     doubts : tuple of str
@@ -72,7 +73,7 @@ class AdoptedStep:
     revisions: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()
-    guesses: int = 0
+    unchecked: int = 0
     loses: bool = False
     doubts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from anemoi_ckpt_migrate.commands import propose_operations
 from anemoi_ckpt_migrate.commands.adopt_examples import Example
 from anemoi_ckpt_migrate.commands.adopt_result import CREATED, KEPT, PROPOSED, AdoptedStep
 from anemoi_ckpt_migrate.commands.manifest import update_manifest
-from anemoi_ckpt_migrate.commands.revision import revision, unsure
+from anemoi_ckpt_migrate.commands.revision import GUESSES, revision
 from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError, shown_path
 from anemoi_ckpt_migrate.manifests import trace
 from anemoi_ckpt_migrate.manifests.drift import drift, gone
@@ -19,6 +19,7 @@ from anemoi_ckpt_migrate.manifests.manifest_file import BASE, Snapshot
 from anemoi_ckpt_migrate.project.project import Project, open_project
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime.verify_rollback import why_skipped
+from anemoi_ckpt_migrate.util.text import numbered
 
 _SHOWN = 5
 
@@ -108,8 +109,8 @@ class HistoryWriter:
         head = (place or ("base",))[-1] if len(project.graph) else None
         made = revision(name, rev_id=rev_id, head=head, autogenerate=(old.path, new.path), project=project)
         step = self._checked(self.project, old, new, (made.revision,), CREATED)
-        known = unsure(step.guesses, len(step.operations))  # which its doubts say
-        return replace(step, warnings=tuple(each for each in made.warnings if each != known))
+        others = tuple(each for each in made.warnings if not each.endswith(GUESSES))  # which its doubts say
+        return replace(step, warnings=others)
 
     def _check_manifest(self, project: Project, example: Example, place: tuple[str, ...]) -> None:
         """Check, before a script is written, that the state of an example can be recorded."""
@@ -141,10 +142,13 @@ class HistoryWriter:
                     return path
                 reasons.append((graph[path[-1]], left))
                 failed |= set() if applies else {path[-1]}
+        where = ", ".join(place) or BASE
         if not reasons:
+            after = _after(graph, place)
+            if after:
+                raise Refused(f"{after[0]} follows {where}, and is a barrier: begin with an example that is above it")
             return None
         first, left = reasons[0]
-        where = ", ".join(place) or BASE
         unsure = f"; if {old.path} is not at {where}, name its revision with --at" if not old.record.lineage else ""
         raise Refused(
             f"{shown_path(first.path)} follows {where}, but does not turn {old.path} into {new.path} "
@@ -156,10 +160,9 @@ class HistoryWriter:
         made = propose_operations.generate(old.path, new.path, self.given)
         lines = tuple(line.removesuffix(",") for line in made.lines if not line.startswith("#"))
         loses = any(line.startswith(propose_operations.LOSES) for line in made.lines)
-        doubts = tuple(self._doubts(name, made.uncertain, loses))
-        return AdoptedStep(
-            old.path, new.path, name, PROPOSED, (), (), lines, made.uncertain, loses, doubts, made.warnings
-        )
+        unchecked = propose_operations.count_unchecked(made.lines)
+        doubts = tuple(self._doubts(name, unchecked, loses))
+        return AdoptedStep(old.path, new.path, name, PROPOSED, (), (), lines, unchecked, loses, doubts, made.warnings)
 
     def _checked(self, project: Project, old: Example, new: Example, path: tuple[str, ...], done: str) -> AdoptedStep:
         """Return a step whose scripts are there, after they led from one example to the next, and back."""
@@ -171,22 +174,22 @@ class HistoryWriter:
                 f"{shown_path(revisions[-1].path)} was written, but does not turn {old.path} into {new.path} yet "
                 f"({'; '.join(left[:_SHOWN])}): correct it, and run the same command again"
             )
-        guesses, loses = [_guesses_of(each) for each in revisions], [_loses(each) for each in revisions]
+        unchecked, loses = [_unchecked(each) for each in revisions], [_loses(each) for each in revisions]
         doubts: list[str] = []
-        for each, unsure_ones, loses_some in zip(revisions, guesses, loses, strict=True):
-            doubts += self._doubts(shown_path(each.path), unsure_ones, loses_some)
+        for each, count, loses_some in zip(revisions, unchecked, loses, strict=True):
+            doubts += self._doubts(shown_path(each.path), count, loses_some)
         if not any(loses):
             old.prove_rollback(project, revisions)
         operations = tuple(f"op.{one!r}" for each in revisions for one in each.operations or ())
         names, scripts = ", ".join(each.name for each in revisions), tuple(each.path for each in revisions)
-        found = AdoptedStep(old.path, new.path, names, done, path, scripts, operations, sum(guesses), any(loses))
+        found = AdoptedStep(old.path, new.path, names, done, path, scripts, operations, sum(unchecked), any(loses))
         return replace(found, doubts=tuple(doubts))
 
-    def _doubts(self, script: str, guesses: int, loses: bool) -> Iterator[str]:
-        if guesses and not self.accept_guesses:
-            which = "1 operation is a guess" if guesses == 1 else f"{guesses} operations are guesses"
-            way = "correct what is wrong, and remove the comments `check it`, or give --accept-guesses"
-            yield f"{script}: {which}: {way}"
+    def _doubts(self, script: str, unchecked: int, loses: bool) -> Iterator[str]:
+        if unchecked and not self.accept_guesses:
+            which = numbered(unchecked, "operation")
+            way = "correct what is wrong, and remove the comments above them, or give --accept-guesses"
+            yield f"{script}: {which} to check, which are guesses or add zeros: {way}"
         if loses and not self.accept_losses:
             keep = "set keep=True, or `rollback = None` below `operations`"
             yield f"{script}: it cannot be undone, because it loses values: {keep}, or give --accept-losses"
@@ -212,19 +215,25 @@ class HistoryWriter:
         )
 
 
+def _after(graph: Graph, place: tuple[str, ...]) -> list[str]:
+    """Return the revisions after a place, in order."""
+    above = graph.above(place) if place else {each.id for each in graph}
+    return graph.order(above - graph.closure(place))
+
+
 def _paths(graph: Graph, place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Yield the ways from a place to the revisions after it, the shortest first, as far as no barrier is crossed."""
     below = graph.closure(place)
-    after = graph.above(place) if place else {each.id for each in graph}
-    ways = [tuple(graph.order(graph.closure([each]) - below)) for each in graph.order(after - below)]
+    ways = [tuple(graph.order(graph.closure([each]) - below)) for each in _after(graph, place)]
     for way in sorted(ways, key=len):
         if not any(graph[each].final for each in way):
             yield way
 
 
-def _guesses_of(revision: Revision) -> int:
-    """Return how many operations in a script are marked as guesses."""
-    return propose_operations.guesses_in(Path(revision.path).read_text(encoding="utf-8", errors="replace"))
+def _unchecked(revision: Revision) -> int:
+    """Return how many operations in a script nobody has checked yet."""
+    script = Path(revision.path).read_text(encoding="utf-8", errors="replace")
+    return propose_operations.count_unchecked(script.splitlines())
 
 
 def _loses(revision: Revision) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
@@ -20,6 +20,7 @@ from anemoi_ckpt_migrate.util.text import plain
 _RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate
 _SHOWN = 5
 _CHECK = "certain: check it."
+_ZEROS = "# Adds zeros;"
 LOSES = "# Loses values:"
 """The beginning of the comment above an operation that loses values."""
 
@@ -94,9 +95,20 @@ def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
     return first
 
 
-def guesses_in(script: str) -> int:
-    """Return how many operations in a script are marked as guesses: nobody has removed the comment yet."""
-    return sum(line.strip().startswith("# ") and line.rstrip().endswith(_CHECK) for line in script.splitlines())
+def count_unchecked(lines: Iterable[str]) -> int:
+    """Return how many operations have a comment that asks the author to check them: guesses, and new zeros.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        The lines of a script. An author who has checked an operation removes the comment above it.
+    """
+    count, asked = 0, False
+    for line in map(str.strip, lines):
+        is_comment = line.startswith("#")
+        count += asked and not is_comment
+        asked = is_comment and (asked or line.endswith(_CHECK) or line.startswith(_ZEROS))
+    return count
 
 
 def _generated(one: Side, other: Side, explanation: Explanation, parameters: str | None) -> Generated:
@@ -146,8 +158,8 @@ def _lines(guess: ProposedOperation, of_model: bool) -> list[str]:
     if not guess.operation.reversible:
         comments.append(f"{LOSES} set {guess.operation.remedy}, or `rollback = None` below the list.")
     if isinstance(guess.operation, Pad):
-        comments.append('# Adds zeros; use `fill` or `init` for other values: init="mean".')
+        comments.append(f'{_ZEROS} use `fill` or `init` for other values: init="mean".')
     if isinstance(guess.operation, Add):
         unknown = "" if of_model else " A buffer needs buffer=True."  # a model shows which are buffers, a file does not
-        comments.append(f"# Adds zeros; use `fill` or `init` for other values.{unknown}")
+        comments.append(f"{_ZEROS} use `fill` or `init` for other values.{unknown}")
     return [*comments, f"op.{guess.operation!r},"]

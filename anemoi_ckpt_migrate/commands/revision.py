@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.manifests.drift import Drift
 
 SCRIPT_FORMAT = "1.0.0"
+GUESSES = "operations are guesses; comments in the script mark them"
+"""The end of the warning that some operations of a new script are guesses."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,8 @@ def revision(
     new = _make(found, replace(draft, operations=made.lines), version_path)
     if drifts:
         _write_manifest(found, drifts, new)
-    guesses = [unsure(made.uncertain, made.count)] if made.uncertain else []
+    guesses = [f"{made.uncertain} of {made.count} {GUESSES}"] if made.uncertain else []
     return replace(new, warnings=(*new.warnings, *guesses, *made.warnings))
-
-
-def unsure(guesses: int, count: int) -> str:
-    """Return the warning that some operations of a new script are guesses."""
-    return f"{guesses} of {count} operations are guesses; comments in the script mark them"
 
 
 def _generated(

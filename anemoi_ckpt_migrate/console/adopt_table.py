@@ -39,10 +39,10 @@ def print_history(history: AdoptedHistory, as_json: bool) -> None:
 
 def _print_step(step: AdoptedStep) -> None:
     operations = numbered(len(step.operations), "operation") if step.operations else "functions"
-    guesses = f", {numbered(step.guesses, 'guess').replace('guesss', 'guesses')}" if step.guesses else ""
+    unchecked = f", {step.unchecked} to check" if step.unchecked else ""
     place = ", ".join(map(shown_path, step.paths)) or step.name
     proof = "" if step.done == PROPOSED else "; it leads to the next example"
-    say(f"  {step.done} {place}: {operations}{guesses}{proof}")
+    say(f"  {step.done} {place}: {operations}{unchecked}{proof}")
     if step.done == PROPOSED:
         for operation in step.operations:
             say(f"    {operation}")

@@ -67,8 +67,8 @@ def test_the_whole_journey(old: Models) -> None:
     command = ["adopt", *EXAMPLES, "--init", *IDS, "--stamp", "runs", "-r", "--no-backup"]
     ran = old.run(*command)
     assert ran.code == 4
-    assert "  created versions/b2_2024_to_2025.py: 3 operations, 1 guess" in ran.out
-    assert "1 operation is a guess: correct what is wrong, and remove the comments `check it`" in ran.err
+    assert "  created versions/b2_2024_to_2025.py: 3 operations, 3 to check; it leads to the next example" in ran.out
+    assert "3 operations to check, which are guesses or add zeros: correct what is wrong, and remove the" in ran.err
     assert digests(old.path / "runs") == before
     assert old.run(*command).code == 4  # to run it again is no review
     review(old)
@@ -144,9 +144,9 @@ def test_every_question_has_an_option(old: Models) -> None:
     assert found["model"] == "net"
     assert [state["revisions"] for state in found["states"]] == [[], ["a1"], ["b2"]]
     assert [state["parameters"] for state in found["states"]] == [7, 7, 7]
-    assert [(each["name"], each["done"], each["revisions"], each["guesses"]) for each in found["steps"]] == [
+    assert [(each["name"], each["done"], each["revisions"], each["unchecked"]) for each in found["steps"]] == [
         ("a better name", "created", ["a1"], 0),
-        ("one projection", "created", ["b2"], 1),
+        ("one projection", "created", ["b2"], 3),
     ]
     assert found["steps"][0]["operations"] == ['op.RenamePrefix("encoder.", "embedding.")']
     assert (found["written"], found["doubts"]) == (True, [])
@@ -212,7 +212,7 @@ def test_at_a_terminal_it_asks(old: Models, monkeypatch: pytest.MonkeyPatch) -> 
         "The change from runs/2023/run0/last.ckpt to runs/2024/run0/last.ckpt [",
         "The change from runs/2024/run0/last.ckpt to runs/2025/run0/last.ckpt [",
         'op.Fuse(["q.weight", "k.weight", "v.weight"], "qkv.weight")',
-        "Accept all guesses as they are? [y/N] ",
+        "Are all of these operations right? [y/N] ",
         "A folder with checkpoints to stamp, with all below it (Enter for none): ",
     ]
     places = [ran.err.index(question) for question in questions]
