@@ -40,6 +40,7 @@ def adopt(
     rev_ids: Sequence[str] = (),
     model: str | None = None,
     at: str | None = None,
+    version_path: StrPath | None = None,
     accept_guesses: bool = False,
     accept_losses: bool = False,
     dry_run: bool = False,
@@ -65,6 +66,8 @@ def adopt(
         The model in the manifest; by default the only one of the project, or ``model``.
     at : str, optional
         The revision of the first example; by default that of its record, or the one that the manifest finds, or base.
+    version_path : path, optional
+        The folder for new scripts, if the project has several.
     accept_guesses : bool
         Go on although operations are guesses or add zeros. Otherwise an author has to check them in the scripts, and
         remove the comments above them.
@@ -107,6 +110,7 @@ def adopt(
         rev_ids=rev_ids,
         model=model,
         at=at,
+        version_path=version_path,
         accept_guesses=accept_guesses,
         accept_losses=accept_losses,
         dry_run=dry_run,

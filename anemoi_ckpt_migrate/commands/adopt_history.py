@@ -30,6 +30,7 @@ def adopt_history(
     rev_ids: Sequence[str] = (),
     model: str | None = None,
     at: str | None = None,
+    version_path: StrPath | None = None,
     accept_guesses: bool = False,
     accept_losses: bool = False,
     dry_run: bool = False,
@@ -50,6 +51,8 @@ def adopt_history(
         The model; by default the only one of the project.
     at : str, optional
         The revision of the first example; by default that of its record, or the one that the manifest finds, or base.
+    version_path : path, optional
+        The folder for new scripts, if the project has several.
     accept_guesses, accept_losses : bool
         Whether operations that are guesses or add zeros, or that lose values, are no doubts.
     dry_run : bool
@@ -77,7 +80,7 @@ def adopt_history(
     chosen = _model(found.config, model)
     states = [read_example(path, found) for path in examples]
     check_different(states)
-    writer = HistoryWriter(found, chosen, tuple(states), dry_run, accept_guesses, accept_losses)
+    writer = HistoryWriter(found, chosen, tuple(states), dry_run, accept_guesses, accept_losses, version_path)
     place: tuple[str, ...] | None = _start(writer, states, at)
     places, steps = [place], list[AdoptedStep]()
     for number, (old, new) in enumerate(pairwise(states)):

@@ -19,6 +19,7 @@ from anemoi_ckpt_migrate.manifests.manifest_file import BASE, Snapshot
 from anemoi_ckpt_migrate.project.project import Project, open_project
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime.verify_rollback import why_skipped
+from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.util.text import numbered
 
 _SHOWN = 5
@@ -34,6 +35,7 @@ class HistoryWriter:
     dry_run: bool
     accept_guesses: bool
     accept_losses: bool
+    version_path: StrPath | None
 
     @property
     def project(self) -> Project:
@@ -107,7 +109,8 @@ class HistoryWriter:
         if self.dry_run:
             return self._proposed(old, new, name)
         head = (place or ("base",))[-1] if len(project.graph) else None
-        made = revision(name, rev_id=rev_id, head=head, autogenerate=(old.path, new.path), project=project)
+        sides, folder = (old.path, new.path), self.version_path
+        made = revision(name, rev_id=rev_id, head=head, version_path=folder, autogenerate=sides, project=project)
         step = self._checked(self.project, old, new, (made.revision,), CREATED)
         others = tuple(each for each in made.warnings if not each.endswith(GUESSES))  # which its doubts say
         return replace(step, warnings=others)
@@ -146,7 +149,9 @@ class HistoryWriter:
         if not reasons:
             after = _after(graph, place)
             if after:
-                raise Refused(f"{after[0]} follows {where}, and is a barrier: begin with an example that is above it")
+                raise Refused(
+                    f"{after[0]} follows {where}, and is a barrier; if {old.path} is above it, give --at {after[0]}"
+                )
             return None
         first, left = reasons[0]
         unsure = f"; if {old.path} is not at {where}, name its revision with --at" if not old.record.lineage else ""
@@ -188,7 +193,7 @@ class HistoryWriter:
     def _doubts(self, script: str, unchecked: int, loses: bool) -> Iterator[str]:
         if unchecked and not self.accept_guesses:
             which = numbered(unchecked, "operation")
-            way = "correct what is wrong, and remove the comments above them, or give --accept-guesses"
+            way = "correct the wrong ones, and remove the comments above them, or give --accept-guesses"
             yield f"{script}: {which} to check, which are guesses or add zeros: {way}"
         if loses and not self.accept_losses:
             keep = "set keep=True, or `rollback = None` below `operations`"
