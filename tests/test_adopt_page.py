@@ -60,7 +60,7 @@ def test_the_python_of_the_page(
     monkeypatch.chdir(tmp_path)
     save_all(tmp_path / "runs", each=2)
     cm.init()
-    (code,) = [text for text in re.findall(r"```python\n(.*?)```", ADOPT.read_text(), re.S)]
+    (code,) = re.findall(r"```python\n(.*?)```", ADOPT.read_text(), re.S)
     found: dict[str, Any] = {}
     exec(code, found)
     assert "3 operations to check" in capsys.readouterr().out

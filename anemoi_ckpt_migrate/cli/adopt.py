@@ -50,6 +50,8 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="NAME", help="the model in the manifest (default: the only one)")
     at = "the revision of the first example (default: that of its record, or as its parameters tell, or base)"
     group.add_argument("--at", metavar="REV", help=at)
+    folder = "the folder of new scripts, if the project has several"
+    group.add_argument("--version-path", metavar="DIR", help=folder)
     guesses = (
         "go on although operations are guesses or add zeros (default: stop until the comments above them are removed)"
     )
@@ -156,6 +158,7 @@ def _written(
         rev_ids=args.rev_id,
         model=args.model,
         at=args.at,
+        version_path=args.version_path,
         accept_guesses=guesses or bool(args.accept_guesses),
         accept_losses=losses or bool(args.accept_losses),
         dry_run=dry_run or args.dry_run,

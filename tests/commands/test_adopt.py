@@ -68,7 +68,7 @@ def test_the_whole_journey(old: Models) -> None:
     ran = old.run(*command)
     assert ran.code == 4
     assert "  created versions/b2_2024_to_2025.py: 3 operations, 3 to check; it leads to the next example" in ran.out
-    assert "3 operations to check, which are guesses or add zeros: correct what is wrong, and remove the" in ran.err
+    assert "3 operations to check, which are guesses or add zeros: correct the wrong ones, and remove the" in ran.err
     assert digests(old.path / "runs") == before
     assert old.run(*command).code == 4  # to run it again is no review
     review(old)
@@ -485,6 +485,48 @@ def test_revisions_without_a_manifest(old: Models) -> None:
     assert digests(old.path) == before
     old.ok("adopt", *EXAMPLES, "--at", "s1", *IDS, "--accept-guesses")
     assert [one["revision"] for one in old.ok("history", "--json").lines[0]] == ["b2", "a1", "s1"]
+
+
+def test_a_barrier(old: Models) -> None:
+    """No step leads across it; new ones may begin above it."""
+    old.ok("init")
+    old.script("F", final=True, version="2.0")
+    before = digests(old.path)
+    ran = old.run("adopt", *EXAMPLES)
+    assert (ran.code, f"F follows base, and is a barrier; if {EXAMPLES[0]} is above it, give --at F" in ran.err) == (
+        3,
+        True,
+    )
+    assert digests(old.path) == before
+    old.ok("adopt", *EXAMPLES, "--at", "F", *IDS, "--accept-guesses")
+    assert [one["revision"] for one in old.ok("history", "--json").lines[0]] == ["b2", "a1", "F"]
+
+
+def test_several_folders_of_scripts(old: Models) -> None:
+    (old.path / "ckpt-migrate.toml").write_text('versions = ["ours", "theirs"]\n')
+    for name in ("ours", "theirs"):
+        (old.path / name).mkdir()
+    ran = old.run("adopt", *EXAMPLES)
+    assert (ran.code, "choose one with --version-path" in ran.err) == (2, True)
+    old.ok("adopt", *EXAMPLES, *IDS, "--accept-guesses", "--version-path", "theirs")
+    assert [path.name for path in sorted(old.path.glob("theirs/*.py"))] == ["a1_2023_to_2024.py", "b2_2024_to_2025.py"]
+
+
+def test_sizes_that_come_from_hyper_parameters(old: Models) -> None:
+    """The code builds the model of each file, so files of all sizes fit."""
+    old.ok("init")
+    old.configure(net="net:build")
+    size = "(hyper_parameters or {}).get('width', 4)"
+    encoder, head = f"nn.Linear(3, {size})", f"nn.Linear({size}, 2)"
+    (old.path / "sizes").mkdir()
+    for name, layers in (("old", {"encoder": encoder, "head": head}), ("new", {"embedding": encoder, "head": head})):
+        old.code(layers, arguments="hyper_parameters=None")
+        for width in (4, 6, 8):
+            old.save(f"sizes/{name}{width}.ckpt", width=width)
+    examples = ["sizes/old6.ckpt", "sizes/new6.ckpt"]
+    ran = old.ok("adopt", *examples, "--rev-id", "a1", "--accept-guesses", "--stamp", "sizes", "-r")
+    assert ran.out.splitlines()[-3:-1] == ["base: 3 checkpoints", "a1: 3 checkpoints"]
+    assert old.ok("check").out == "1 revision, 1 model: no problems\n"
 
 
 def test_scripts_by_hand_count(old: Models) -> None:
