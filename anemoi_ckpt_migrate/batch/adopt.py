@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class Adoption:
 
 def adopt(
     examples: Sequence[StrPath],
-    stamp: Iterable[StrPath] | Selection = (),
+    stamp: StrPath | Iterable[StrPath] | Selection = (),
     *,
     names: Sequence[str] = (),
     rev_ids: Sequence[str] = (),
@@ -58,7 +59,7 @@ def adopt(
     ----------
     examples : sequence of path
         A checkpoint of each state, the oldest first.
-    stamp : iterable of path, or Selection
+    stamp : path, iterable of path, or Selection
         The checkpoints to stamp. Those that fit no state, or several, stay as they are.
     names, rev_ids : sequence of str
         The name and the id of the revision of each step; by default made from the examples, and random.
@@ -116,6 +117,8 @@ def adopt(
         dry_run=dry_run,
         project=project,
     )
+    if isinstance(stamp, (str, os.PathLike)):
+        stamp = (stamp,)
     chosen = stamp if isinstance(stamp, Selection) else tuple(stamp)
     if history.doubts or not history.written or not chosen:
         return Adoption(history)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from anemoi_ckpt_migrate.cli.batch import run_batch
 from anemoi_ckpt_migrate.cli.common import add_json
 from anemoi_ckpt_migrate.cli.selection import add_choice, add_recursive, add_workers, job_of, selection_of
-from anemoi_ckpt_migrate.commands.adopt_history import adopt_history, default_name
+from anemoi_ckpt_migrate.commands.adopt_history import adopt_history, default_name, read_examples
 from anemoi_ckpt_migrate.commands.adopt_result import PROPOSED, AdoptedHistory
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.console.adopt_table import AdoptTable, print_history
@@ -127,8 +127,10 @@ def _project(args: argparse.Namespace, questions: _Questions) -> Project:
             raise
         if not args.init and not questions.yes("There is no project here. Make the current folder one?", True):
             raise UsageError("there is no project here or above: --init makes the current folder one") from error
+    planned = planned_project()
     if args.dry_run:
-        return planned_project()
+        return planned
+    read_examples(args.examples, args.name, args.rev_id, planned)  # bad input makes no project
     laid = init()
     if not args.json:
         output.print_created(laid)

@@ -17,6 +17,7 @@ from anemoi_ckpt_migrate.manifests.known import known_of
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.runtime import locate_revision
+from anemoi_ckpt_migrate.scripts import create
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.util.text import numbered, plain
 
@@ -76,10 +77,8 @@ def adopt_history(
         An example or the project cannot be read, or a script cannot be written.
     """
     found = resolve_project(project)
-    _check_number(examples, names, rev_ids)
     chosen = _model(found.config, model)
-    states = [read_example(path, found) for path in examples]
-    check_different(states)
+    states = read_examples(examples, names, rev_ids, found)
     writer = HistoryWriter(found, chosen, tuple(states), dry_run, accept_guesses, accept_losses, version_path)
     place: tuple[str, ...] | None = _start(writer, states, at)
     places, steps = [place], list[AdoptedStep]()
@@ -97,6 +96,28 @@ def adopt_history(
     warnings = () if place is None or not is_final else tuple(writer.code_differs(states[-1], place))
     listed = [AdoptedState(each.path, there, len(each.own.items)) for each, there in zip(states, places, strict=True)]
     return AdoptedHistory(chosen, tuple(listed), tuple(steps), os.fspath(found.config.path), warnings)
+
+
+def read_examples(
+    examples: Sequence[StrPath], names: Sequence[str], rev_ids: Sequence[str], project: Project
+) -> list[Example]:
+    """Read the examples, and check them as far as that needs no comparison of contents.
+
+    Raises
+    ------
+    UsageError
+        There are too few, two are of the same state, or there are more names or ids than steps, or wrong ones.
+    MigrateError
+        One of them cannot be read.
+    """
+    _check_number(examples, names, rev_ids)
+    for name in names:
+        create.check_name(name)
+    for rev_id in rev_ids:
+        create.check_id(rev_id)
+    states = [read_example(path, project) for path in examples]
+    check_different(states)
+    return states
 
 
 def default_name(old: str, new: str) -> str:

@@ -210,9 +210,10 @@ class HistoryWriter:
         except (UsageError, DamagedManifest) as error:
             yield f"the last example was not compared with the model {self.model} of the code: {error.sentence}"
             return
+        if found.heads != place:
+            return  # the project has later revisions
         if example.is_like(found.built.items, shapes=not found.built.sized):
-            if found.heads == place:
-                update_manifest([self.model], project=project)  # the code also knows which tensors are buffers
+            update_manifest([self.model], project=project)  # the code also knows which tensors are buffers
             return
         yield (
             f"{example.path}, the last example, differs from the model {self.model} of the code: if the order of the "
