@@ -620,6 +620,53 @@ def test_examples_that_were_stamped(old: Models) -> None:
     assert digests(old.path) == before
 
 
+def test_a_record_of_the_last_example_counts_too(old: Models) -> None:
+    last = EXAMPLES[2]
+    old.ok("adopt", *EXAMPLES[:2], "--init", "--rev-id", "a1")
+    old.ok("stamp", "a1", last)
+    before = digests(old.path)
+    ran = old.run("adopt", *EXAMPLES, "--accept-guesses")
+    assert (ran.code, f"{last}: its record has a1, but its place here is a new revision" in ran.err) == (3, True)
+    assert digests(old.path) == before
+    old.ok("stamp", "--purge", "base", last)  # the way out that it names
+    old.ok("adopt", *EXAMPLES, "--accept-guesses", "--rev-id", "a1", "--rev-id", "b2")
+    old.ok("stamp", "a1", last)
+    ran = old.run("adopt", *EXAMPLES, "--accept-guesses")
+    assert (ran.code, f"{last}: its record has a1, but its place here is b2" in ran.err) == (3, True)
+
+
+def test_a_script_that_became_functions_later(old: Models) -> None:
+    """Nothing leads from the manifest back through functions, but the examples tell where they are."""
+    old.ok("adopt", *EXAMPLES, "--init", *IDS, "--accept-guesses")
+    (script,) = old.path.glob("versions/a1_*.py")
+    script.unlink()
+    rename = (
+        "state = ckpt['state_dict']\nfor name in list(state):\n    state[name.replace('{}', '{}')] = state.pop(name)"
+    )
+    old.script("a1", None, rename.format("encoder", "embedding"), rename.format("embedding", "encoder"))
+    old.ok("adopt", *EXAMPLES, "--accept-guesses", "--stamp", "runs", "-r", "--exclude", "wide.ckpt")
+    assert [heads(old, year) for year in YEARS] == [[[]], [["a1"]], [["b2"]]]
+    assert (old.path / "versions" / "manifests" / "base.json").exists()
+
+
+def test_part_of_the_history(old: Models) -> None:
+    """The code is newer than the last example, as it should be."""
+    coded(old, "third")
+    old.ok("adopt", *EXAMPLES, *IDS, "--accept-guesses")
+    assert old.ok("adopt", *EXAMPLES[:2]).err == ""
+
+
+def test_a_wrong_correction_of_the_first_of_two_scripts(old: Models) -> None:
+    turned = EXAMPLES[::-1]
+    assert old.run("adopt", *turned, "--init", *IDS).code == 4
+    (script,) = old.path.glob("versions/a1_*.py")
+    old.operations("a1", None, 'op.Drop("qkv.weight")')
+    script.unlink()
+    ran = old.run("adopt", *turned)
+    assert ran.code == 3
+    assert "versions/a1_change.py follows base, but does not turn" in ran.err
+
+
 def test_after_everything_was_upgraded(old: Models) -> None:
     old.ok("adopt", *EXAMPLES, "--init", *IDS, "--accept-guesses", "--stamp", "runs", "-r", "--exclude", "wide.ckpt")
     old.ok("upgrade", "head", "-r", "runs", "--no-backup")
