@@ -688,6 +688,10 @@ def test_files_of_safetensors(old: Models) -> None:
         "a1_2023_0_to_2024_0.py",
         "b2_2024_0_to_2025_0.py",
     ]
+    safetensors.save_file(torch.load(old.path / EXAMPLES[0])["state_dict"], old.path / "sorted.safetensors")
+    for pair in ((EXAMPLES[0], "sorted.safetensors"), ("sorted.safetensors", EXAMPLES[0])):  # which has no order
+        ran = old.run("adopt", *pair)
+        assert (ran.code, f"{pair[0]} and {pair[1]} are in the same state" in ran.err) == (2, True)
 
 
 def test_a_chain_of_a_package_is_not_written(old: Models) -> None:
