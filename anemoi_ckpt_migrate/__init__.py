@@ -13,10 +13,12 @@ from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
+    from anemoi_ckpt_migrate.batch.adopt import Adoption, adopt
     from anemoi_ckpt_migrate.batch.job import JobResult
     from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
     from anemoi_ckpt_migrate.batch.report import Report, report
     from anemoi_ckpt_migrate.batch.select import Selection
+    from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory, AdoptedState, AdoptedStep
     from anemoi_ckpt_migrate.commands.branches import (
         Branch,
         Branches,
@@ -62,12 +64,21 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
 _HOMES = {
+    "batch.adopt": (
+        "Adoption",
+        "adopt",
+    ),
     "batch.job": ("JobResult",),
     "batch.migrate_all": ("migrate_all",),
     "batch.select": ("Selection",),
     "batch.report": (
         "Report",
         "report",
+    ),
+    "commands.adopt_result": (
+        "AdoptedHistory",
+        "AdoptedState",
+        "AdoptedStep",
     ),
     "commands.branches": (
         "Branch",
@@ -180,6 +191,10 @@ _HOMES = {
 
 # All but StampingCallback, so that `import *` needs no Lightning.
 __all__ = [
+    "AdoptedHistory",
+    "AdoptedState",
+    "AdoptedStep",
+    "Adoption",
     "Branch",
     "BranchPoint",
     "Branches",
@@ -216,6 +231,7 @@ __all__ = [
     "Squashed",
     "Stamper",
     "__version__",
+    "adopt",
     "branches",
     "check",
     "clean",

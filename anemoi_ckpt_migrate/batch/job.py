@@ -85,7 +85,7 @@ class JobResult:
     @property
     def exit_code(self) -> int:
         """The exit code of the command line for this checkpoint alone."""
-        return self.error.exit_code if self.error is not None and self.status != UNRELATED else 0
+        return self.error.exit_code if self.error is not None and self.status not in (UNRELATED, SAME) else 0
 
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints: that of the command, or the error."""

@@ -33,7 +33,7 @@ exit codes:
   1  error
   2  wrong usage
   3  refused, nothing changed: a barrier, an irreversible step, untrusted code, a read-only file, a released script
-  4  `check`, `current --check-heads` or `report` found something to do
+  4  `check`, `current --check-heads`, `report` or `adopt` found something for you to do
 """
 
 

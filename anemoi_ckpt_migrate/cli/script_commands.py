@@ -24,6 +24,8 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_new(adding: Any) -> None:
     add(adding, "revision", _revision, "make a new migration script", _revision_arguments, writes_scripts=True)
+    derive = "write the history of old checkpoints from one of each state, and stamp all that fit"
+    add(adding, "adopt", _adopt, derive, _adopt_arguments, writes_scripts=True)
     add(adding, "merge", _merge, "make a script that joins branches", _merge_arguments, writes_scripts=True)
     what = "import a folder of scripts of another migration command (default: that of anemoi-models)"
     add(adding, "import-scripts", _import_scripts, what, _import_scripts_arguments, writes_scripts=True)
@@ -47,6 +49,12 @@ def _revision_arguments(parser: argparse.ArgumentParser) -> None:
     after = "a revision of another branch that must be applied first"
     parser.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
     _add_common(parser)
+
+
+def _adopt_arguments(parser: argparse.ArgumentParser) -> None:
+    from anemoi_ckpt_migrate.cli.adopt import add_arguments
+
+    add_arguments(parser)
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +140,12 @@ def _revision(args: argparse.Namespace) -> int:
     )
     output.print_revision(made, args.json)
     return 0
+
+
+def _adopt(args: argparse.Namespace) -> int:
+    from anemoi_ckpt_migrate.cli.adopt import run
+
+    return run(args)
 
 
 def _sides(name: str | None, given: list[str] | None) -> tuple[str, Any]:

@@ -32,6 +32,11 @@ def add_selection(parser: argparse.ArgumentParser, required: bool = True) -> Non
     named.required = False  # with "*", argparse would take none before an option, and refuse those after it
     parser.set_defaults(needs_checkpoint=required)
     add_recursive(parser, "-r")
+    add_choice(parser)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose among the checkpoints that are named or found."""
     group = parser.add_argument_group("which checkpoints")
     group.add_argument("--from-file", metavar="LIST", help="also those in a file, a path a line; - for standard input")
     group.add_argument("--null", action="store_true", help="paths in LIST end in NUL bytes, as of find -print0")

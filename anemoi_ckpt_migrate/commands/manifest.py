@@ -93,7 +93,7 @@ def manifest(
     wanted = models or sorted(known.models)
     if at is None:
         return [Manifest(name, known.models[name]) for name in wanted]
-    revisions = _resolved(found, at)
+    revisions = resolved(found, at)
     return [Manifest(name, _at(found.graph, known, name, revisions)) for name in wanted]
 
 
@@ -183,7 +183,7 @@ def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath
         if own is None:
             raise Refused("the parameters of the model cannot be found in it; set `parameters` in the configuration")
         told = record.heads if record.lineage else None
-        revisions = told if at is None else _resolved(project, at)
+        revisions = told if at is None else resolved(project, at)
         if revisions is None:
             raise Refused("it has no record: give its revision with --at")
         if told is not None and revisions != told:
@@ -200,8 +200,14 @@ def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath
     return Manifest(name, snapshot, os.fspath(path))
 
 
-def _resolved(project: Project, at: str) -> tuple[str, ...]:
-    """Return the revisions that a target means; it may also name a revision that was squashed."""
+def resolved(project: Project, at: str) -> tuple[str, ...]:
+    """Return the revisions that a target means; it may also name a revision that was squashed.
+
+    Raises
+    ------
+    UnknownTarget, AmbiguousTarget
+        There is no such revision.
+    """
     target, package = targets.parse(at), project.config.package
     return tuple(resolve.resolve(expand_squashed_for(project.graph, Record(), [target], package), target, package))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
@@ -19,6 +19,10 @@ from anemoi_ckpt_migrate.util.text import plain
 
 _RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate
 _SHOWN = 5
+_CHECK = "certain: check it."
+_ZEROS = "Adds zeros;"
+LOSES = "Loses values:"
+"""The beginning of the comment above an operation that loses values."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,22 @@ def generate_of_models(drifts: Sequence[Drift], manifest: str) -> Generated:
     return first
 
 
+def count_unchecked(lines: Iterable[str]) -> int:
+    """Return how many operations have a comment that asks the author to check them: guesses, and new zeros.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        The lines of a script. An author who has checked an operation removes the comment above it.
+    """
+    count, asked = 0, False
+    for line in map(str.strip, lines):
+        is_comment = line.startswith("#")
+        count += asked and not is_comment
+        asked = is_comment and (asked or _CHECK in line or line.startswith(f"# {_ZEROS}"))
+    return count
+
+
 def _generated(one: Side, other: Side, explanation: Explanation, parameters: str | None) -> Generated:
     old, new = one.shown, other.shown
     if explanation.related < _RELATED:
@@ -156,16 +176,16 @@ def _comments(guess: ProposedOperation, of_model: bool, keeps: bool, said: set[s
     doubts = [text for text, remark in about.items() if remark not in said]
     said.update(about.values())
     if guess.confidence < 1:
-        doubts = [f"{guess.confidence:.0%} certain: check it. {''.join(doubts[:1])}".rstrip(), *doubts[1:]]
+        doubts = [f"{guess.confidence:.0%} {_CHECK} {''.join(doubts[:1])}".rstrip(), *doubts[1:]]
     if not guess.operation.reversible:
         store = f"set {guess.operation.remedy}, or" if keeps else "there is no place to keep them, so set"
-        doubts.append(f"Loses values: {store} `rollback = None` below the list.")
+        doubts.append(f"{LOSES} {store} `rollback = None` below the list.")
     advice = ""
     if isinstance(guess.operation, Pad):
-        advice = 'Adds zeros; use `fill` or `init` for other values: init="mean".'
+        advice = f'{_ZEROS} use `fill` or `init` for other values: init="mean".'
     if isinstance(guess.operation, Add):
         unknown = "" if of_model else " A buffer needs buffer=True."  # a model shows which are buffers, a file does not
-        advice = f"Adds zeros; use `fill` or `init` for other values.{unknown}"
+        advice = f"{_ZEROS} use `fill` or `init` for other values.{unknown}"
     if advice and advice not in said:
         said.add(advice)
         doubts.append(advice)

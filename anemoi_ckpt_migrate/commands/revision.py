@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.manifests.drift import Drift
 
 SCRIPT_FORMAT = "1.0.0"
+GUESSES = "operations are guesses; comments in the script mark them"
+"""The end of the warning that some operations of a new script are guesses."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ def revision(
     new = _make(found, replace(draft, operations=made.lines), version_path)
     if drifts:
         _write_manifest(found, drifts, new)
-    unsure = f"{made.uncertain} of {made.count} operations are guesses; comments in the script mark them"
-    return replace(new, warnings=(*new.warnings, *([unsure] if made.uncertain else []), *made.warnings))
+    guesses = [f"{made.uncertain} of {made.count} {GUESSES}"] if made.uncertain else []
+    return replace(new, warnings=(*new.warnings, *guesses, *made.warnings))
 
 
 def _generated(

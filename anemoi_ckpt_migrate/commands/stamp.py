@@ -30,6 +30,7 @@ def stamp(
     target: str | Sequence[str],
     *,
     purge: bool = False,
+    keep_record: bool = False,
     project: Project | StrPath | None = None,
     output: StrPath | None = None,
     backup: bool = True,
@@ -51,6 +52,8 @@ def stamp(
         checkpoint must not have a record yet.
     purge : bool
         First discard the whole record of the checkpoint.
+    keep_record : bool
+        With ``auto``, leave a checkpoint that has a record as it is. Otherwise it is refused.
 
     The other parameters, the result and the errors are those of `upgrade`. A damaged record is replaced.
     """
@@ -69,6 +72,8 @@ def stamp(
         progress=progress,
     )
     with open_session_to_stamp(checkpoint, found, options, purge) as session:
+        if auto and keep_record and session.record.lineage:
+            return session.unchanged(Plan(session.record.heads, session.record.heads, ()), session.notes)
         if auto:
             if known_only:
                 session.check_parameters()

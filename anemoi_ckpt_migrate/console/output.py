@@ -75,10 +75,15 @@ def print_error(error: MigrateError, checkpoint: str) -> None:
 
 def print_laid(laid: Sequence[CreatedPath]) -> None:
     """Print the result of `init`."""
-    for item in laid:
-        say(f"{item.done:8} {shown_path(os.fspath(item.path))}")
+    print_created(laid)
     if any(item.done != "kept" for item in laid):
         say('next: ckpt-migrate revision "describe the change"')
+
+
+def print_created(laid: Sequence[CreatedPath]) -> None:
+    """Print a line for each file and folder of a project."""
+    for item in laid:
+        say(f"{item.done:8} {shown_path(os.fspath(item.path))}")
 
 
 def print_revision(made: NewRevision, as_json: bool) -> None:
@@ -244,6 +249,12 @@ def warn(warnings: Iterable[str]) -> None:
 def say(text: str) -> None:
     """Print a line."""
     put(plain(text))
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a text to somebody at a terminal, on stderr."""
+    sys.stderr.write(plain(text) + end)
+    sys.stderr.flush()
 
 
 def put(text: str, end: str = "\n") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NoConfiguration
 from anemoi_ckpt_migrate.project.config import Config, find_config
-from anemoi_ckpt_migrate.project.scaffold import CreatedPath, lay_out
+from anemoi_ckpt_migrate.project.scaffold import CreatedPath, config_of_new, lay_out
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -99,6 +99,12 @@ def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) ->
     chains = [open_chain(name) for name in ([chain] if isinstance(chain, str) else chain)]
     own = [resolve_project(project)] if project is not None or not chains else []
     return tuple({found.config.chain: found for found in (*own, *chains)}.values())
+
+
+def planned_project(folder: StrPath = ".") -> Project:
+    """Return the project that `init` would make of a folder without one; writes nothing."""
+    config = config_of_new(Path(folder).absolute())
+    return Project(config, Graph())
 
 
 def init(folder: StrPath = ".", package: str | None = None) -> list[CreatedPath]:

@@ -48,7 +48,7 @@ def lay_out(folder: Path, package: str | None = None) -> list[CreatedPath]:
     if package is None and existing is None and shared.is_file():
         described = read_toml(shared).get("project")
         package = described.get("name") if isinstance(described, dict) else None
-    config = existing or Config(folder / OWN_FILE, (folder / "versions",), folder / "templates" / TEMPLATE)
+    config = existing or config_of_new(folder)
     template = config.template or folder / "templates" / TEMPLATE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +63,11 @@ def lay_out(folder: Path, package: str | None = None) -> list[CreatedPath]:
     except OSError as error:
         raise CannotWrite(f"the project could not be written to {folder} ({error.strerror})") from error
     return laid
+
+
+def config_of_new(folder: Path) -> Config:
+    """Return the configuration that `lay_out` writes to a folder without one."""
+    return Config(folder / OWN_FILE, (folder / "versions",), folder / "templates" / TEMPLATE)
 
 
 def read_template(path: Path | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -93,17 +95,20 @@ def file_name(pattern: str, draft: Draft, slug_length: int) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a new script.
+    """Write a new script. An interrupted call leaves no half of it.
 
     Raises
     ------
     CannotWrite
         The file cannot be written, or a file of that name exists.
     """
+    new = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
     except OSError as error:
         raise CannotWrite(f"the script {path} could not be written ({error.strerror})") from error
 

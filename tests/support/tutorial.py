@@ -1,6 +1,6 @@
-"""The tutorial of the manual, played: its files are written, its diffs applied, its command lines run.
+"""Pages of the manual that are played, such as the tutorial: their files are written, their diffs applied, their command lines run.
 
-`python -m tests.support.tutorial` writes what the commands print into the page; read what has changed before you commit it.
+`python -m tests.support.tutorial` writes what the commands print into the pages; read what has changed before you commit it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from anemoi_ckpt_migrate import cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
+ADOPT = PAGE.with_name("adopt.md")
 _FENCED = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _CHANGING = {
     "TIME": re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00|Z)?"),
@@ -167,7 +168,12 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write what the commands print into the page, where it is something else now."""
+    """Write what the commands print into the pages, where it is something else now."""
+    for page in (PAGE, ADOPT):
+        _write(page)
+
+
+def _write(page: Path) -> None:
     shown, printed = Normal(), Normal()
     with tempfile.TemporaryDirectory() as folder:
         player = Player(Path(folder))
@@ -177,7 +183,7 @@ def main() -> None:
             text = player.play(block)
             return match[0] if printed(text) == shown(block.text) else match[0].replace(block.text, text)
 
-        PAGE.write_text(_FENCED.sub(played, PAGE.read_text()))
+        page.write_text(_FENCED.sub(played, page.read_text()))
 
 
 if __name__ == "__main__":
