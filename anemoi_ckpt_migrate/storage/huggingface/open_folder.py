@@ -13,11 +13,11 @@ from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 from anemoi_ckpt_migrate.storage.folder_names import INDEX
 from anemoi_ckpt_migrate.storage.huggingface.folder import (
     OWN,
-    STASH,
     HuggingFaceFolder,
     Shard,
+    named_by_kept,
 )
-from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
+from anemoi_ckpt_migrate.storage.huggingface.index import STASH, Index, read_index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
@@ -57,19 +57,25 @@ def open_huggingface(
         for name in names:
             descriptor = stack.enter_context(source.opened(name))
             shards.append(Shard(name, descriptor, os.fstat(descriptor).st_size))
-        _check_all_named(layout, index, names, before)
+        _check_all_named(layout, index, names, before, source)
         if layout.is_of_torch:
             yield TorchFolder(path, layout, before, source, shards, index)
             return
         stash = None
-        if OWN in before.entries and (layout.folder / STASH).is_file():
-            descriptor = stack.enter_context(source.opened(STASH))
-            stash = Shard(STASH, descriptor, os.fstat(descriptor).st_size)
+        kept = f"{OWN}/{STASH if index is None else index.stash}"
+        if OWN in before.entries and (layout.folder / kept).is_file():
+            descriptor = stack.enter_context(source.opened(kept))
+            stash = Shard(kept, descriptor, os.fstat(descriptor).st_size)
         yield SafetensorsFolder(path, layout, before, source, shards, index, stash=stash)
 
 
-def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], before: FolderState) -> None:
-    """Refuse a folder with further shards: of another generation, which some readers would take."""
+def _check_all_named(
+    layout: Layout, index: Index | None, names: Sequence[str], before: FolderState, source: FolderSource
+) -> None:
+    """Refuse a folder with further shards: of another generation, which some readers would take.
+
+    Those that a kept index names are of a generation that this tool has kept.
+    """
     if index is None:
         return
     ending = Path(layout.index.removesuffix(INDEX)).suffix
@@ -77,6 +83,9 @@ def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], 
         name for name in before.entries if _SHARD.fullmatch(name.removesuffix(ending)) and name.endswith(ending)
     )
     further = [name for name in numbered if name not in names]
+    if further:
+        kept = named_by_kept(layout, before, source)
+        further = [name for name in further if name not in kept]
     if further:
         raise NotACheckpoint(
             f"{further[0]} in it is not named by {layout.index}: it seems to hold files of two checkpoints; "

@@ -142,6 +142,9 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         item = items.setdefault(kept, StoredItem(str(len(items)), dtype, shape, *place))
         return {_TENSOR: [dtype, list(shape), [f"{_KEPT}{item.name}", 0]]}
 
+    def _old_files(self) -> Sequence[Shard]:
+        return self._shards if self._stash_file is None else (*self._shards, self._stash_file)
+
     def _unchecked(self) -> int:
         return sum(end > start for start, end in self._archive.loose.values())
 
