@@ -17,7 +17,7 @@ pytest.importorskip("moto")
 
 import anemoi_ckpt_migrate as cm  # noqa: E402
 from tests.support.buckets import Bucket  # noqa: E402
-from tests.support.huggingface import INDEX, SHARDS, made  # noqa: E402
+from tests.support.huggingface import INDEX, SHARDS, made, tensors_in  # noqa: E402
 from tests.support.object_store import BUCKET, S3, Request  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder  # noqa: E402
@@ -112,6 +112,26 @@ def test_kept_values(project: Folder, bucket: Bucket) -> None:
     assert equal(cm.load(project.path / "here", project=project.path, to="base"), OLD)
     project.ok("upgrade", "head", "here")
     assert (project.path / "here" / ".ckpt_migrate" / "stash.safetensors").exists()
+
+
+def test_a_copy_of_a_folder_with_old_generations(project: Folder, bucket: Bucket) -> None:
+    """A downloaded folder holds both generations; a change keeps the old ones in the backup, else it is refused."""
+    url = uploaded(bucket.put, made(project.path / "llama"))
+    declare(project, "a1", RENAME)
+    project.ok("upgrade", "head", url)
+    here = project.path / "here"
+    here.mkdir()
+    for name in (INDEX, f"{INDEX}.bak", *SHARDS, FIRST.format(1)):
+        (here / name).write_bytes(bucket.get(f"llama/{name}"))
+    ran = project.run("downgrade", "base", "here", "--no-backup")
+    assert (ran.code, f"it holds an old generation ({INDEX}.bak)" in ran.err, ran.err.count("\n")) == (3, True, 1), (
+        ran.err
+    )
+    project.ok("downgrade", "base", "here", "--output", "there")
+    assert equal(tensors_in(project.path / "there"), OLD)
+    project.ok("downgrade", "base", "here")
+    assert equal(tensors_in(here), OLD)
+    assert (project.path / "here.bak" / f"{INDEX}.bak").exists()
 
 
 def test_shards_of_torch(project: Folder, bucket: Bucket) -> None:

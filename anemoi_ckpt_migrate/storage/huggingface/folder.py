@@ -247,8 +247,15 @@ class HuggingFaceFolder(Checkpoint):
         if isinstance(place, Url):
             self._check_texts(texts)
             return Written(self.path, self._put_all(place, shards, stash, record, backup, progress))
-        anew = {self._shards[shard.old].name for shard in shards if shard.file is not None}
-        self._folder.complete_all({*anew, self._layout.index, OWN})
+        staying = {self._shards[shard.old].name for shard in shards if shard.file is None}
+        anew = {shard.name for shard in self._shards} - staying  # of a shard that is split, one part may be as it was
+        kept_before = self._kept_before()
+        if kept_before and output is None and not backup:
+            raise Refused(
+                f"it holds an old generation ({kept_before[0]}), as a store keeps it, which would go away with the old "
+                "folder; leave out --no-backup, or write elsewhere with --output"
+            )
+        self._folder.complete_all({*anew, *kept_before, self._layout.index, OWN})
         with new_folder(place, self._before if output is None else None) as new:
             shared = folder.hard_link or (output is None and not backup)
             for name, shard in zip(names, shards, strict=True):
@@ -263,9 +270,20 @@ class HuggingFaceFolder(Checkpoint):
             if index is not None:
                 with new.create(self._layout.index or f"{self._layout.single}{INDEX}") as descriptor:
                     write_at(descriptor, _text(index, names, shards, record), 0)
-            self._take_rest(new, {*self._named(), *texts, OWN}, output is not None, output is None and not backup)
+            self._take_rest(
+                new, {*self._named(), *kept_before, *texts, OWN}, output is not None, output is None and not backup
+            )
             kept = new.publish(backup)
         return self._written(output, kept)
+
+    def _kept_before(self) -> list[str]:
+        """Return the files of old generations that only copies of old indices name, and these copies, which come first.
+
+        A new local folder does not hold them: the old folder is its backup.
+        """
+        kept = kept_indices(self._layout, self._before.entries)
+        named = named_by_kept(self._layout, self._before, self._folder) if kept else set()
+        return [*kept, *sorted(named - {shard.name for shard in self._shards})]
 
     def _check_texts(self, texts: Mapping[str, bytes | None]) -> None:
         """Refuse to change JSON files in a store, whose names are fixed."""
@@ -430,14 +448,18 @@ def _split(items: Sequence[Item], size: Callable[[Item], int], largest: int | No
         yield part
 
 
+def kept_indices(layout: Layout, names: Iterable[str]) -> list[str]:
+    """Return the names of the copies of old indices in a folder; each stands for a generation that is kept there."""
+    return [name for name in names if layout.index and re.fullmatch(rf"{re.escape(layout.index)}\.bak\d*", name)]
+
+
 def named_by_kept(layout: Layout, before: FolderState, source: FolderSource) -> set[str]:
     """Return the files of the generations that are kept in a folder: those that copies of old indices name."""
     found = set[str]()
-    for name in before.entries:
-        if layout.index and re.fullmatch(rf"{re.escape(layout.index)}\.bak\d*", name):
-            with source.opened(name) as descriptor:
-                index = parse_index(name, read_at(descriptor, os.fstat(descriptor).st_size, 0))
-            found |= {*index.shards, f"{OWN}/{index.stash}"}
+    for name in kept_indices(layout, before.entries):
+        with source.opened(name) as descriptor:
+            index = parse_index(name, read_at(descriptor, os.fstat(descriptor).st_size, 0))
+        found |= {*index.shards, f"{OWN}/{index.stash}"}
     return found
 
 
