@@ -109,7 +109,7 @@ def test_kept_values(project: Folder, bucket: Bucket) -> None:
         assert equal(indexed(bucket.get), OLD)
     bucket.put(f"llama/{INDEX}", bucket.get(f"llama/{INDEX}.bak1"))  # the first upgrade
     project.ok("downgrade", "base", url, "--output", "here")
-    assert equal(cm.load(project.path / "here", project=project.path, to="base"), OLD)
+    assert equal(indexed(lambda name: (project.path / name.replace("llama", "here")).read_bytes()), OLD)
     project.ok("upgrade", "head", "here")
     assert (project.path / "here" / ".ckpt_migrate" / "stash.safetensors").exists()
 
