@@ -110,7 +110,7 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
                 yield distributed
             return
         if layout is None:
-            refuse_folder(before.entries)
+            refuse_folder(before.entries, in_store=True)
         if layout.index:
             found.complete(layout.index)
         if OWN in before.entries:
