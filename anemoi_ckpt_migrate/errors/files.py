@@ -73,7 +73,8 @@ class NoCheckpointInFolder(MigrateError):
 
     def __init__(self, in_store: bool = False) -> None:
         super().__init__(
-            "it is a prefix, not a checkpoint; name each checkpoint below it, as --recursive searches local folders only"
+            "it is a prefix, not a checkpoint; name each checkpoint below it, as --recursive searches local folders "
+            "only"
             if in_store
             else "it is a directory, not a checkpoint; give --recursive for all checkpoints below it"
         )

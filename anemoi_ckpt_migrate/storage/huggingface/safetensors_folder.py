@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedStash, NotACheckpoint
@@ -19,7 +19,7 @@ from anemoi_ckpt_migrate.storage.huggingface.index import Index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, ItemsIn, SafetensorsTree, StoredItem, items_of
+from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, SafetensorsTree, StoredItem, items_of
 from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, storage_of
@@ -63,7 +63,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
     def _read_archive(self) -> Archive:
         """Read the headers, and compare them with the index."""
         self._headers = [_header(shard) for shard in self._shards]
-        numbered = [(number, item) for number, header in enumerate(self._headers) for item in ItemsIn(header)]
+        numbered = [(number, item) for number, header in enumerate(self._headers) for item in _items_in(header)]
         self._home = self._homes((number, item.name) for number, item in numbered)
         self.items = [item for _, item in numbered]
         loose = {
@@ -169,10 +169,15 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         header = self._headers[old]
         metadata = {name: text for name, text in header.metadata.items() if name != RECORD_ENTRY} | texts
         kept = not any(item.key in pickled.payloads for item in items)
-        if kept and metadata == header.metadata and items == list(ItemsIn(header)):
+        if kept and metadata == header.metadata and items == list(_items_in(header)):
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(items, metadata, pickled, begin)
+
+
+def _items_in(header: Header) -> Iterator[StoredItem]:
+    """Yield the tensors of a file. Their keys are their names, which are those of one file only."""
+    return (StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries)
 
 
 def _header(shard: Shard) -> Header:
