@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
@@ -375,12 +377,12 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         """
         check_whole(self.path)
         staying, added = self._staying(pickled)
-        end = staying[-1].end if staying else 0
+        end = sum(item.size for item in staying)
         appended = tuple(_placed(added, end))
         for entry in appended:
             if entry.start % SIZES[entry.dtype]:
                 raise NotInPlace(f"{entry.name:.80} would not be aligned at the end of the file", _ANEW)
-        header = self._header_in_place((*staying, *appended), attachments)
+        header = self._header_in_place(chain(_placed(staying), appended), attachments)
         length = appended[-1].end + self._begin if appended else end + self._begin
         old = HeaderMark(self.length, read_at(self._descriptor, self._begin, 0), header)
         shorter = HeaderMark(length, header, old.start) if length < self.length else None
@@ -391,23 +393,25 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
             write_at(descriptor, header, 0)
         return Written(self.path, None)
 
-    def _staying(self, pickled: Pickled) -> tuple[list[HeaderEntry], list[StoredItem]]:
-        """Return the tensors whose bytes stay where they are in the file, in order, and those to append to it."""
-        found: list[tuple[int, StoredItem]] = []
-        staying, added, end = list[HeaderEntry](), list[StoredItem](), self._begin
+    def _staying(self, pickled: Pickled) -> tuple[list[StoredItem], list[StoredItem]]:
+        """Return the tensors whose bytes stay where they are in the file, one behind the other, and those to append."""
+        found, starts = list[StoredItem](), array("Q")
+        staying, added, end = list[StoredItem](), list[StoredItem](), self._begin
         for item in items_of(pickled):
             start = self._place_of(item, pickled)
             if start is None:
                 added.append(item)
             else:
-                found.append((start, item))
-        for start, item in sorted(found, key=lambda each: each[0]):
+                found.append(item)
+                starts.append(start)
+        for number in sorted(range(len(found)), key=starts.__getitem__):
+            start, item = starts[number], found[number]
             if start > end:
                 raise NotInPlace(f"the content of {item.name:.80} would have to move in the file", _ANEW)
             if start < end:  # the bytes are those of another tensor too
                 added.append(item)
             else:
-                staying.append(HeaderEntry(item.name, item.dtype, item.shape, start - self._begin))
+                staying.append(item)
                 end += item.size
         if end < self.length and any(item.size for item in added):
             raise NotInPlace("new tensors would take the place of old ones, which no journal could bring back", _ANEW)
@@ -418,7 +422,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         ranges = list(_merged(iter(self._ranges(item, pickled) or ())))
         return ranges[0][0] if len(ranges) == 1 else None
 
-    def _header_in_place(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytes:
+    def _header_in_place(self, entries: Iterable[HeaderEntry], attachments: Mapping[str, bytes | None]) -> bytes:
         text = _text(entries, self._metadata(attachments))
         if 8 + len(text) > self._begin:
             raise NotInPlace(
