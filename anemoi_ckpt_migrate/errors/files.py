@@ -67,12 +67,17 @@ class CannotBuild(NotACheckpoint):
 
 
 class NoCheckpointInFolder(MigrateError):
-    """The path is that of a folder that is no checkpoint."""
+    """The path is that of a folder that is no checkpoint, or the URL is that of such a prefix."""
 
     exit_code = USAGE
 
-    def __init__(self) -> None:
-        super().__init__("it is a directory, not a checkpoint; give --recursive for all checkpoints below it")
+    def __init__(self, in_store: bool = False) -> None:
+        super().__init__(
+            "it is a prefix, not a checkpoint; name each checkpoint below it, as --recursive searches local folders "
+            "only"
+            if in_store
+            else "it is a directory, not a checkpoint; give --recursive for all checkpoints below it"
+        )
 
 
 class CannotRead(MigrateError):

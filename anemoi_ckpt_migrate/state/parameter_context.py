@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -239,16 +239,15 @@ class ParameterContext:
                 return
             self.place.set_prefixes(self.place.extra_prefix, begin)
 
-    def free(self, new: Iterable[str], gone: Iterable[str], targets: Iterable[str] = ()) -> bool:
+    def free(self, new: Iterable[str], gone: Container[str], targets: Iterable[str] = ()) -> bool:
         """Return whether new names are available once others are removed; note a fault if not."""
-        leaving = set(gone)
         seen: set[str] = set()
         for name in new:
             if not name.startswith(self.missing_prefix):
                 before = f"names lack {self.missing_prefix}, which the state dict has before them"
                 self.fault(f"{before}, so the source of {name} is unknown")
                 return False
-            if name in seen or (name in self.table and name not in leaving):
+            if name in seen or (name in self.table and name not in gone):
                 twice = "twice" if name in seen else "but exists already"
                 self.fault(f"{name} would be added, {twice}", targets)
                 return False

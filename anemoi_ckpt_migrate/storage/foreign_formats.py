@@ -74,13 +74,15 @@ def kind_of_archive(names: Collection[str]) -> str:
     return "it is a zip archive without data.pkl, which no torch.save wrote"
 
 
-def refuse_folder(names: Collection[str]) -> NoReturn:
+def refuse_folder(names: Collection[str], in_store: bool = False) -> NoReturn:
     """Refuse a folder that is no checkpoint, or one of a foreign format.
 
     Parameters
     ----------
     names : collection of str
         The names in it.
+    in_store : bool
+        Whether it is a prefix of a store.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def refuse_folder(names: Collection[str]) -> NoReturn:
     kind = kind_of_folder(names)
     if kind:
         raise Refused(f"it is a directory, {kind}")
-    raise NoCheckpointInFolder
+    raise NoCheckpointInFolder(in_store)
 
 
 def kind_of_folder(names: Collection[str]) -> str:

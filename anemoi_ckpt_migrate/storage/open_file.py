@@ -14,7 +14,7 @@ from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.folder_names import folder_of_index
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
-from anemoi_ckpt_migrate.storage.formats import find_format
+from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
 from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
 from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so, is_safetensors
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
@@ -30,8 +30,8 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     ----------
     path : path
         A file of `torch.save` or of safetensors; a folder of Hugging Face, or its index; a folder of
-        torch.distributed.checkpoint; a file or a folder of a format that another package adds. Files, and folders of
-        Hugging Face, may be URLs of a store.
+        torch.distributed.checkpoint; a file or a folder of a format that another package adds. All but the last may
+        be URLs of a store.
     trusted : collection of str
         Modules whose classes are built for real if they can be imported.
 
@@ -91,7 +91,9 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
 
     with opened_url(url) as found:
         if isinstance(found, int):
-            yield _checkpoint_in(url, found, None, trusted)
+            with _local_formats_named():
+                checkpoint = _checkpoint_in(url, found, None, trusted)
+            yield checkpoint
             return
         from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
         from anemoi_ckpt_migrate.storage.huggingface.folder import OWN
@@ -108,13 +110,26 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
                 yield distributed
             return
         if layout is None:
-            refuse_folder(before.entries)
+            refuse_folder(before.entries, in_store=True)
         if layout.index:
             found.complete(layout.index)
         if OWN in before.entries:
             found.list_folder(OWN)
         with open_huggingface(found.url, layout, before, found) as checkpoint:
             yield checkpoint
+
+
+@contextlib.contextmanager
+def _local_formats_named() -> Iterator[None]:
+    """Say that formats of other packages are asked about local files only, if there are any."""
+    try:
+        yield
+    except NotACheckpoint as error:
+        if not any_formats():
+            raise
+        raise NotACheckpoint(
+            f"{error.sentence}; if it is of a format that another package adds, copy it to a local file first"
+        ) from error
 
 
 @contextlib.contextmanager

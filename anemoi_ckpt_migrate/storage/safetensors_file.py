@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
@@ -26,6 +28,7 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     RESERVED,
     SPELLED,
     Header,
+    HeaderEntries,
     HeaderEntry,
     begin_of,
     header_parts,
@@ -66,7 +69,7 @@ class StoredItem:
     name, dtype, shape
         As in a header.
     key : str
-        The key of the storage: ``=`` and the name of a tensor in the file, or a number.
+        The key of the storage: ``=`` and the number or the name of a tensor in the files, or the number of a new one.
     offset : int
         The first element in the storage.
     """
@@ -96,33 +99,35 @@ class _Laid(Pickled):
 
 
 class _Places(Mapping[str, tuple[int, int]]):
-    """The places of the content of a file's tensors. They are computed, as many tensors have long names."""
+    """The places of the content of a file's tensors, by their keys. They are computed, as there may be many."""
 
-    def __init__(self, entries: Mapping[str, HeaderEntry]) -> None:
+    def __init__(self, entries: HeaderEntries) -> None:
         self._entries = entries
 
     def __getitem__(self, key: str) -> tuple[int, int]:
-        if not key.startswith(_CONTENT):
+        number = key.removeprefix(_CONTENT)
+        if number == key or not number.isdecimal() or int(number) >= len(self._entries):
             raise KeyError(key)
-        entry = self._entries[key.removeprefix(_CONTENT)]
+        entry = self._entries[int(number)]
         return entry.start, entry.end
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{_CONTENT}{name}" for name in self._entries)
+        return (f"{_CONTENT}{number}" for number in range(len(self._entries)))
 
     def __len__(self) -> int:
         return len(self._entries)
 
 
 class ItemsIn:
-    """The tensors of a header as items. They are made when they are asked for, as many tensors have long names."""
+    """The tensors of a header as items. They are made when they are asked for, as there may be many."""
 
     def __init__(self, header: Header) -> None:
         self._entries = header.entries
 
     def __iter__(self) -> Iterator[StoredItem]:
-        # Keys of storages in the file begin with a sign: keys of new ones are numbers, and so may names be.
-        return (StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in self._entries)
+        # Keys of storages in the file begin with a sign: keys of new ones are numbers.
+        entries = enumerate(self._entries)
+        return (StoredItem(each.name, each.dtype, each.shape, f"={number}") for number, each in entries)
 
 
 class SafetensorsTree(Checkpoint):
@@ -150,7 +155,11 @@ class SafetensorsTree(Checkpoint):
     def name_of(self, tensor: Any) -> str:
         """Return the name of a tensor in the file, if its bytes begin with those of one."""
         extents = self._maker.extents(plain_of(tensor)) if is_stored(tensor) else None
-        return extents[0][0].removeprefix("=") if extents else super().name_of(tensor)
+        return self._name_of_stored(extents[0][0]) if extents else super().name_of(tensor)
+
+    def _name_of_stored(self, key: str) -> str:
+        """Return the name of the tensor in the file whose storage has a key."""
+        return key.removeprefix("=")
 
     @property
     def names(self) -> dict[tuple[str, str], bool]:
@@ -184,9 +193,10 @@ class SafetensorsTree(Checkpoint):
             )
         kept, new = self._kept()
         items = tuple(self._item(name, value, new) for name, value in tree.items())
-        if not copy_shared:
+        keys = dict.fromkeys(item.key for item in items)
+        if not copy_shared and len(keys) < len(items):
             _check_shared(items)
-        keys = dict.fromkeys([*(item.key for item in items), *kept])
+        keys |= dict.fromkeys(kept)
         return _Laid(b"", keys, self._contents_of(keys, new), items=items)
 
     def _kept(self) -> tuple[Iterable[str], dict[str, Content]]:
@@ -331,9 +341,13 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
     def _read_archive(self) -> Archive:
         """Read the header. Its texts are entries beside the tree, and the content of each tensor is a storage."""
         header = read_header(self._descriptor, self.length, b"" if self._left is None else self._left.start)
-        self._begin, self.items = header.begin, ItemsIn(header)
+        self._begin, self._names, self.items = header.begin, header.entries.names, ItemsIn(header)
         texts = {name: text.encode() for name, text in header.metadata.items()}
-        return Archive("", {}, self.length, 0, _Places({each.name: each for each in header.entries}), texts)
+        return Archive("", {}, self.length, 0, _Places(header.entries), texts)
+
+    def _name_of_stored(self, key: str) -> str:
+        number = key.removeprefix("=")
+        return self._names[int(number)] if number != key else key
 
     def fits(self, name: str) -> bool:
         """Return whether the name is that of a safetensors file, or of a backup of one."""
@@ -366,12 +380,12 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         """
         check_whole(self.path)
         staying, added = self._staying(pickled)
-        end = staying[-1].end if staying else 0
+        end = sum(item.size for item in staying)
         appended = tuple(_placed(added, end))
         for entry in appended:
             if entry.start % SIZES[entry.dtype]:
                 raise NotInPlace(f"{entry.name:.80} would not be aligned at the end of the file", _ANEW)
-        header = self._header_in_place((*staying, *appended), attachments)
+        header = self._header_in_place(chain(_placed(staying), appended), attachments)
         length = appended[-1].end + self._begin if appended else end + self._begin
         old = HeaderMark(self.length, read_at(self._descriptor, self._begin, 0), header)
         shorter = HeaderMark(length, header, old.start) if length < self.length else None
@@ -382,23 +396,25 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
             write_at(descriptor, header, 0)
         return Written(self.path, None)
 
-    def _staying(self, pickled: Pickled) -> tuple[list[HeaderEntry], list[StoredItem]]:
-        """Return the tensors whose bytes stay where they are in the file, in order, and those to append to it."""
-        found: list[tuple[int, StoredItem]] = []
-        staying, added, end = list[HeaderEntry](), list[StoredItem](), self._begin
+    def _staying(self, pickled: Pickled) -> tuple[list[StoredItem], list[StoredItem]]:
+        """Return the tensors whose bytes stay where they are in the file, one behind the other, and those to append."""
+        found, starts = list[StoredItem](), array("Q")
+        staying, added, end = list[StoredItem](), list[StoredItem](), self._begin
         for item in items_of(pickled):
             start = self._place_of(item, pickled)
             if start is None:
                 added.append(item)
             else:
-                found.append((start, item))
-        for start, item in sorted(found, key=lambda each: each[0]):
+                found.append(item)
+                starts.append(start)
+        for number in sorted(range(len(found)), key=starts.__getitem__):
+            start, item = starts[number], found[number]
             if start > end:
                 raise NotInPlace(f"the content of {item.name:.80} would have to move in the file", _ANEW)
             if start < end:  # the bytes are those of another tensor too
                 added.append(item)
             else:
-                staying.append(HeaderEntry(item.name, item.dtype, item.shape, start - self._begin))
+                staying.append(item)
                 end += item.size
         if end < self.length and any(item.size for item in added):
             raise NotInPlace("new tensors would take the place of old ones, which no journal could bring back", _ANEW)
@@ -409,7 +425,7 @@ class SafetensorsCheckpoint(SafetensorsTree, SingleFile):
         ranges = list(_merged(iter(self._ranges(item, pickled) or ())))
         return ranges[0][0] if len(ranges) == 1 else None
 
-    def _header_in_place(self, entries: tuple[HeaderEntry, ...], attachments: Mapping[str, bytes | None]) -> bytes:
+    def _header_in_place(self, entries: Iterable[HeaderEntry], attachments: Mapping[str, bytes | None]) -> bytes:
         text = _text(entries, self._metadata(attachments))
         if 8 + len(text) > self._begin:
             raise NotInPlace(

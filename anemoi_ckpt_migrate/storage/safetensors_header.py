@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,9 @@ SPELLED = {torch: own for own, torch in DTYPES.items()}
 """Dtypes of torch, with those of safetensors."""
 
 
+_Form = tuple[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderEntry:
     """A tensor in a header.
@@ -85,13 +89,51 @@ class HeaderEntry:
         return self.start + self.size
 
 
+class HeaderEntries:
+    """The tensors of a header that was read, in the order of their content: columns, as many tensors take much memory.
+
+    Parameters
+    ----------
+    names : list of str
+        Their names.
+    forms : list of tuple
+        The dtype and the shape of each; equal ones are one object.
+    starts : array of int
+        The first byte of each, counted from the start of the file.
+    """
+
+    __slots__ = ("_forms", "_starts", "names")
+
+    def __init__(self, names: list[str], forms: list[_Form], starts: array[int]) -> None:
+        self.names, self._forms, self._starts = names, forms, starts
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> HeaderEntry:
+        return HeaderEntry(self.names[number], *self._forms[number], self._starts[number])
+
+    def __iter__(self) -> Iterator[HeaderEntry]:
+        return map(self.__getitem__, range(len(self.names)))
+
+    def in_order(self) -> HeaderEntries:
+        """Return the tensors in the order of their places."""
+        ends = array("Q", (entry.end for entry in self))
+        starts = self._starts
+        order = sorted(range(len(self)), key=lambda number: (starts[number], ends[number]))
+        if all(map(int.__eq__, order, range(len(order)))):
+            return self
+        names, forms = [self.names[each] for each in order], [self._forms[each] for each in order]
+        return HeaderEntries(names, forms, array("Q", (starts[each] for each in order)))
+
+
 @dataclass(frozen=True)
 class Header:
     """The header of a file.
 
     Attributes
     ----------
-    entries : tuple of HeaderEntry
+    entries : HeaderEntries
         The tensors, in the order of their content.
     metadata : dict of str to str
         The texts under ``__metadata__``.
@@ -99,7 +141,7 @@ class Header:
         The number of its bytes: the content of the tensors begins there.
     """
 
-    entries: tuple[HeaderEntry, ...]
+    entries: HeaderEntries
     metadata: dict[str, str]
     begin: int
 
@@ -132,13 +174,12 @@ def read_header(descriptor: int, length: int, start: bytes = b"") -> Header:
     try:
         text = (start[_LENGTH : _LENGTH + size] if start else read_at(descriptor, size, _LENGTH)).decode()
         found, metadata = _parsed(text, _LENGTH + size)
+        del text
     except NotACheckpoint:
         raise
     except (ValueError, RecursionError) as error:
         raise _wrong(f"its header is not JSON ({str(error) or 'nested too deeply':.80})") from error
-    if reserved := [name for name in RESERVED if name in found]:
-        raise _wrong(f"a tensor is called {reserved[0]}, which is the place of the record")
-    entries = tuple(sorted(found.values(), key=_place))
+    entries = found.in_order()
     end = _LENGTH + size
     for entry in entries:
         if entry.start != end:
@@ -210,24 +251,31 @@ def header_parts(text: bytearray, begin: int) -> tuple[tuple[bytes | memoryview,
     return (size.to_bytes(_LENGTH, "little"), 0), (memoryview(text), _LENGTH), (b" " * (begin - end), end)
 
 
-def _parsed(text: str, begin: int) -> tuple[dict[str, HeaderEntry], dict[str, str]]:
-    """Return the checked entries of a header by name, with places counted from the start of the file; and its texts."""
-    found: dict[str, HeaderEntry] = {}
+def _parsed(text: str, begin: int) -> tuple[HeaderEntries, dict[str, str]]:
+    """Return the checked entries of a header, with places counted from the start of the file; and its texts."""
+    names, forms, starts = list[str](), list[_Form](), array("Q")
+    known: set[str] = set()
     texts: list[Any] = []
-    shapes, escapes = dict[tuple[int, ...], tuple[int, ...]](), "\\u" in text
+    alike, escapes = dict[_Form, _Form](), "\\u" in text
     for name, value in _pairs(text):
-        if name in found or (texts and name == METADATA):
+        if name in known:
             raise _wrong(f"its header names {_short(name)} twice")
+        known.add(name)
         if escapes and not is_text(json.dumps([name, value], ensure_ascii=False)):
             raise _wrong("its header has characters that are not Unicode (a half of a pair)")
         if name == METADATA:
             texts.append(value)
-        else:
-            found[name] = _entry(name, value, begin, shapes)
+            continue
+        if name in RESERVED:
+            raise _wrong(f"a tensor is called {name}, which is the place of the record")
+        form, start = _form(name, value)
+        names.append(name)
+        forms.append(alike.setdefault(form, form))
+        starts.append(begin + start)
     metadata = {} if texts in ([], [None]) else texts[0]
     if not isinstance(metadata, dict) or not all(isinstance(each, str) for each in metadata.values()):
         raise _wrong(f"{METADATA} in its header holds something else than texts by name")
-    return found, metadata
+    return HeaderEntries(names, forms, starts), metadata
 
 
 def _pairs(text: str) -> Iterator[tuple[str, Any]]:
@@ -269,8 +317,8 @@ def _spaces(text: str, at: int) -> int:
     return at if found is None else found.end()
 
 
-def _entry(name: str, data: Any, begin: int, shapes: dict[tuple[int, ...], tuple[int, ...]]) -> HeaderEntry:
-    """Return a checked entry, with its place counted from the start of the file. Equal shapes are one object."""
+def _form(name: str, data: Any) -> tuple[_Form, int]:
+    """Return the checked dtype and shape of an entry, and its place counted from the end of the header."""
     shown = _short(name)
     if not isinstance(data, dict) or data.keys() != {"dtype", "shape", "data_offsets"}:
         raise _wrong(f"{shown} has other fields than dtype, shape and data_offsets")
@@ -282,8 +330,7 @@ def _entry(name: str, data: Any, begin: int, shapes: dict[tuple[int, ...], tuple
     size = _product((*shape, SIZES[DTYPES[dtype]]), shown)
     if place[1] - place[0] != size:
         raise _wrong(f"{shown} needs {size:,} bytes, and its place in the file has {place[1] - place[0]:,}")
-    known = shapes.setdefault(tuple(shape), tuple(shape))
-    return HeaderEntry(name, DTYPES[dtype], known, begin + place[0])
+    return (DTYPES[dtype], tuple(shape)), place[0]
 
 
 def _size(text: str) -> int:
@@ -326,10 +373,6 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise _wrong(f"its header names {_short(str(first_repeated(key for key, _ in pairs)))} twice")
     return found
-
-
-def _place(entry: HeaderEntry) -> tuple[int, int]:
-    return entry.start, entry.end
 
 
 def _short(name: str) -> str:

@@ -119,3 +119,16 @@ def test_two_packages_that_know_the_same_file(site: Path, project: Folder, weigh
     formats._published.cache_clear()
     declare(project, "a1", OPERATIONS["rename"])
     refused(project, weights, 1, "the formats another and arrayformat both recognise")
+
+
+def test_a_url_is_for_built_in_formats_only(project: Folder, weights: Path) -> None:
+    """The message names the way out: a local copy."""
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.pipe_file("memory://others/weights.npz", weights.read_bytes())
+    ran = project.run("inspect", "memory://others/weights.npz")
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+    assert "if it is of a format that another package adds, copy it to a local file first" in ran.err
+    store.get("memory://others/weights.npz", str(project.path / "copy.npz"))
+    assert "numpy (.npz)" in project.ok("inspect", "copy.npz").out
+    store.rm("memory://others", recursive=True)

@@ -328,3 +328,18 @@ def test_urls() -> None:
     assert url_of("https://host/last.ckpt") is None
     with pytest.raises(UsageError):
         url_of("s3://bucket/a\0b")
+
+
+def test_prefixes_and_patterns_are_not_searched(project: Folder, memory: Bucket) -> None:
+    """Each message names the way out, and nothing is written."""
+    url = memory.put("run/model.safetensors", library.save({"a.weight": torch.ones(3)}))
+    declare(project, "a1", 'op.Rename("a.weight", "b.weight")')
+    for words in (["inspect"], ["upgrade", "head"], ["upgrade", "head", "-r"]):
+        ran = project.run(*words, "memory://bucket")
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert "name each checkpoint below it, as --recursive searches local folders only" in ran.err
+    ran = project.run("upgrade", "head", "memory://bucket/run/*.safetensors")
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran.err
+    assert "patterns are for local paths, so name each object" in ran.err
+    assert memory.names() == ["model.safetensors"]
+    project.ok("upgrade", "head", url)

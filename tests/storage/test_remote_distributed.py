@@ -171,6 +171,9 @@ def test_what_would_change_two_objects_at_once_is_refused(project: Folder, bucke
     assert {name: bucket.get(f"run/{name}") for name in bucket.names()} == before
     project.ok("upgrade", "head", url, "--output", "here")
     assert torch.load(project.path / "here" / "meta.pt")["epoch"] == 9
+    there = uploaded(bucket.put, project.path / "here")
+    assert "b2" in project.ok("current", there).out
+    assert cm.load(there)["epoch"] == 9
 
 
 def test_a_folder_that_is_not_whole(project: Folder, s3: S3) -> None:

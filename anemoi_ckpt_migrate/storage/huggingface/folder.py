@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint, NotInPlace, Refused
+from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
 from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
@@ -22,7 +23,7 @@ from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, check_elsewhere, new_folder
 from anemoi_ckpt_migrate.storage.folder_names import INDEX
-from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
+from anemoi_ckpt_migrate.storage.huggingface.index import STASH, Index, new_index, parse_index, shard_names
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.members import Members
@@ -34,11 +35,9 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
 from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 
 Item = TypeVar("Item")
+_BY_A_LOCAL_FOLDER = "write a local folder with --output, and upload that"
 OWN = ".ckpt_migrate"
 """The folder in a checkpoint that only this tool reads."""
-_STASH = "stash.safetensors"
-STASH = f"{OWN}/{_STASH}"
-"""The file with values that are kept for a downgrade."""
 
 
 class NewShard(NamedTuple):
@@ -151,6 +150,10 @@ class HuggingFaceFolder(Checkpoint):
         """Return the record, or the content of a JSON file of the folder."""
         if name in self.attached or name == RECORD_ENTRY:
             return super().attachment(name)
+        return self._stored_text(name)
+
+    def _stored_text(self, name: str) -> bytes | None:
+        """Return the content of a JSON file of the folder; None for any other name."""
         if self._size_of_text(name) is None:
             return None
         with self._folder.opened(name) as descriptor:
@@ -199,10 +202,10 @@ class HuggingFaceFolder(Checkpoint):
         if in_place:
             raise NotInPlace("it is a folder, which is only ever replaced as a whole", "a new folder takes its place")
         if isinstance(self._place, Url):
-            raise Refused(
-                "it is a folder in a store, which cannot be replaced as a whole; write a local folder with --output, "
-                "and upload that"
-            )
+            from anemoi_ckpt_migrate.storage.remote.new_object import check_writable as check_store
+
+            check_store(self._place, in_place)
+            return
         links = [name for name in self._named() if stat.S_ISLNK(self._before.entries[name].st_mode)]
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
@@ -233,12 +236,23 @@ class HuggingFaceFolder(Checkpoint):
         index = self._index or (new_index() if len(shards) > 1 else None)
         files = (*(shard.file for shard in shards), *states, stash)
         there = [each for each in files if each is not None]
-        target = self._target if output is None else local_folder(output)
-        check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
-        anew = {self._shards[shard.old].name for shard in shards if shard.file is not None}
-        anew |= {old.name for old, file in zip(self._state_files, states, strict=True) if file is not None}
-        self._folder.complete_all({*anew, self._layout.index, OWN})
-        with new_folder(target, self._before if output is None else None) as new:
+        place = self._place if output is None else local_folder(output)
+        check_room(place, sum(each.made for each in there), max((each.size for each in there), default=0))
+        anew_states = {old.name for old, file in zip(self._state_files, states, strict=True) if file is not None}
+        if isinstance(place, Url):
+            self._check_texts(texts)
+            self._check_states(anew_states)
+            return Written(self.path, self._put_all(place, shards, stash, record, backup, progress))
+        staying = {self._shards[shard.old].name for shard in shards if shard.file is None}
+        anew = {shard.name for shard in self._shards} - staying  # of a shard that is split, one part may be as it was
+        kept_before = self._kept_before()
+        if kept_before and output is None and not backup:
+            raise Refused(
+                f"it holds an old generation ({kept_before[0]}), as a store keeps it, which would go away with the old "
+                "folder; leave out --no-backup, or write elsewhere with --output"
+            )
+        self._folder.complete_all({*anew, *anew_states, *kept_before, self._layout.index, OWN})
+        with new_folder(place, self._before if output is None else None) as new:
             shared = folder.hard_link or (output is None and not backup)
             for name, shard in zip(names, shards, strict=True):
                 self._put(new, name, self._shards[shard.old], shard.file, shared, progress)
@@ -249,16 +263,91 @@ class HuggingFaceFolder(Checkpoint):
                 with new.create(name) as descriptor:
                     write_at(descriptor, text, 0)
             if stash is not None:
-                with new.create_in(OWN, _STASH) as descriptor:
+                with new.create_in(OWN, STASH) as descriptor:
                     stash.write(descriptor, progress)
             if index is not None:
-                places = {each: name for name, shard in zip(names, shards, strict=True) for each in shard.names}
-                size, elements = sum(shard.size for shard in shards), sum(shard.elements for shard in shards)
                 with new.create(self._layout.index or f"{self._layout.single}{INDEX}") as descriptor:
-                    write_at(descriptor, index.changed(places, size, elements, record), 0)
-            self._take_rest(new, {*self._named(), *texts, OWN}, output is not None, output is None and not backup)
+                    write_at(descriptor, _text(index, names, shards, record), 0)
+            self._take_rest(
+                new, {*self._named(), *kept_before, *texts, OWN}, output is not None, output is None and not backup
+            )
             kept = new.publish(backup)
         return self._written(output, kept)
+
+    def _kept_before(self) -> list[str]:
+        """Return the files of old generations that only copies of old indices name, and these copies, which come first.
+
+        A new local folder does not hold them: the old folder is its backup.
+        """
+        kept = kept_indices(self._layout, self._before.entries)
+        named = named_by_kept(self._layout, self._before, self._folder) if kept else set()
+        return [*kept, *sorted(named - {shard.name for shard in self._shards})]
+
+    def _check_texts(self, texts: Mapping[str, bytes | None]) -> None:
+        """Refuse to change JSON files in a store, whose names are fixed."""
+        changed = [name for name, text in texts.items() if text is not None and self._stored_text(name) != text]
+        if changed:
+            raise Refused(
+                f"{changed[0]} in it would change too, and no store replaces two objects at once; {_BY_A_LOCAL_FOLDER}"
+            )
+
+    def _check_states(self, names: Collection[str]) -> None:
+        """Refuse to change files of an optimizer in a store, whose names are fixed."""
+        if names:
+            raise Refused(
+                f"{min(names)} in it would change too, and no store replaces two objects at once; {_BY_A_LOCAL_FOLDER}"
+            )
+
+    def _put_all(
+        self,
+        url: Url,
+        shards: Sequence[NewShard],
+        stash: NewFile | None,
+        record: bytes | None,
+        backup: bool,
+        progress: Progress | None,
+    ) -> Url | None:
+        """Put what changed into the store; return the backup: of the index, or of the one file with weights."""
+        from anemoi_ckpt_migrate.storage.huggingface import generations
+
+        if self._index is None:
+            if len(shards) > 1:
+                raise Refused(
+                    "its one file with weights would be split, and no store replaces one object by several at once; "
+                    f"{_BY_A_LOCAL_FOLDER}"
+                )
+            alone, old = shards[0].file, self._shards[shards[0].old]
+            return (
+                None if alone is None else generations.put_file(url / old.name, alone, old.descriptor, backup, progress)
+            )
+        own = os.listdir(self._layout.folder / OWN) if OWN in self._before.entries else []
+        generation = generations.next_generation([*self._before.entries, *own])
+        numbered = shard_names([shard.name for shard in self._shards], len(shards))
+        names = [
+            self._shards[shard.old].name if shard.file is None else generations.name_in_generation(name, generation)
+            for name, shard in zip(numbered, shards, strict=True)
+        ]
+        files = {url / name: shard.file for name, shard in zip(names, shards, strict=True) if shard.file is not None}
+        kept_as = STASH if stash is None else generations.name_in_generation(STASH, generation)
+        files |= {} if stash is None else {url / OWN / kept_as: stash}
+        staying = [self._shards[shard.old].descriptor for shard in shards if shard.file is None]
+        content = _text(self._index, names, shards, record, kept_as)
+        with self._folder.opened(self._layout.index) as opened:
+            if read_at(opened, os.fstat(opened).st_size, 0) != (self._layout.folder / self._layout.index).read_bytes():
+                raise CannotWrite("another program changed its index in the meantime; run the command again")
+            kept = generations.put_set(files, staying, url / self._layout.index, opened, content, progress)
+        if backup:
+            return kept
+        # A backup that an earlier run has kept may name the same files.
+        needed = {*names, *named_by_kept(self._layout, self._before, self._folder)}
+        generations.remove_old(
+            {url / each.name: each.descriptor for each in self._old_files() if each.name not in needed}, kept
+        )
+        return None
+
+    def _old_files(self) -> Sequence[Shard]:
+        """Return all open files of the checkpoint that are named anew when they change."""
+        return self._shards
 
     def _laid_out_stash(self, pickled: Pickled, record: bytes | None) -> tuple[bytes | None, NewFile | None]:
         """Lay out the values that are kept for a downgrade, if they lie in a file; return the record that names them.
@@ -367,6 +456,44 @@ def _split(items: Sequence[Item], size: Callable[[Item], int], largest: int | No
         total += size(item)
     if part:
         yield part
+
+
+def kept_indices(layout: Layout, names: Iterable[str]) -> list[str]:
+    """Return the names of the copies of old indices in a folder; each stands for a generation that is kept there."""
+    return [name for name in names if layout.index and re.fullmatch(rf"{re.escape(layout.index)}\.bak\d*", name)]
+
+
+def named_by_kept(layout: Layout, before: FolderState, source: FolderSource) -> set[str]:
+    """Return the files of the generations that are kept in a folder: those that copies of old indices name."""
+    found = set[str]()
+    for name in kept_indices(layout, before.entries):
+        with source.opened(name) as descriptor:
+            index = parse_index(name, read_at(descriptor, os.fstat(descriptor).st_size, 0))
+        found |= {*index.shards, f"{OWN}/{index.stash}"}
+    return found
+
+
+def _text(
+    index: Index, names: Sequence[str], shards: Sequence[NewShard], record: bytes | None, stash: str = STASH
+) -> bytes:
+    """Return the text of the index of new files.
+
+    Parameters
+    ----------
+    index : Index
+        The old index.
+    names : sequence of str
+        The names of the files.
+    shards : sequence of NewShard
+        The files.
+    record : bytes or None
+        The record.
+    stash : str
+        The name of the file with kept values.
+    """
+    places = {each: name for name, shard in zip(names, shards, strict=True) for each in shard.names}
+    size, elements = sum(shard.size for shard in shards), sum(shard.elements for shard in shards)
+    return index.changed(places, size, elements, record, stash)
 
 
 def _stale(name: str, before: str, shard: Shard) -> NotACheckpoint:

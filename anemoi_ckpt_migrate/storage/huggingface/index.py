@@ -19,10 +19,14 @@ from anemoi_ckpt_migrate.util.text import first_repeated
 
 RECORD = "ckpt_migrate"
 """The key of the record under ``metadata``."""
+STASH = "stash.safetensors"
+"""The usual name of the file with kept values."""
+_STASH = "ckpt_migrate_stash"
 _MAP, _METADATA = "weight_map", "metadata"
 _LONGEST = 256 << 20  # bytes of an index
 _SIZE, _PARAMETERS = "total_size", "total_parameters"
-_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.\w+)")
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(\.g\d+)?(?P<end>\.\w+)")
+_STASH_FILE = re.compile(r"stash(\.g\d+)?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,16 @@ class Index:
         found = metadata.get(RECORD) if isinstance(metadata, dict) else None
         return None if found is None else json.dumps(found).encode()
 
-    def changed(self, files: Mapping[str, str], size: int, parameters: int, record: bytes | None) -> bytes:
+    @property
+    def stash(self) -> str:
+        """The name of the file with values that are kept for a downgrade, if there is one."""
+        metadata = self.data.get(_METADATA)
+        found = metadata.get(_STASH) if isinstance(metadata, dict) else None
+        return found if isinstance(found, str) and _STASH_FILE.fullmatch(found) else STASH
+
+    def changed(
+        self, files: Mapping[str, str], size: int, parameters: int, record: bytes | None, stash: str = STASH
+    ) -> bytes:
         """Return the text of a new index. All that this one holds besides stays.
 
         Parameters
@@ -66,12 +79,17 @@ class Index:
             The number of bytes and of elements of all tensors. Each is written if this index has it.
         record : bytes or None
             The record, as JSON.
+        stash : str
+            The name of the file with kept values.
         """
         old = self.data.get(_METADATA)
         metadata = dict(old) if isinstance(old, dict) else {}
         totals = {_SIZE: size, _PARAMETERS: parameters}
         metadata |= {name: total for name, total in totals.items() if name in metadata}
         metadata.pop(RECORD, None)
+        metadata.pop(_STASH, None)
+        if stash != STASH:
+            metadata[_STASH] = stash
         if record is not None:
             metadata[RECORD] = json.loads(record)
         data = {**self.data, _MAP: dict(files)}
@@ -96,29 +114,52 @@ def read_index(path: Path) -> Index:
     try:
         with path.open("rb") as opened:
             content = opened.read(_LONGEST + 1)
+    except OSError as error:
+        raise _wrong(path.name, f"it cannot be read ({error!s:.80})") from error
+    return parse_index(path.name, content)
+
+
+def parse_index(name: str, content: bytes) -> Index:
+    """Return the index that a file holds.
+
+    Parameters
+    ----------
+    name : str
+        The name of the file, for messages.
+    content : bytes
+        Its content.
+
+    Raises
+    ------
+    NotACheckpoint
+        As for `read_index`.
+    """
+    try:
         if len(content) > _LONGEST:
-            raise _wrong(path, f"it is longer than {_LONGEST:,} bytes")
+            raise _wrong(name, f"it is longer than {_LONGEST:,} bytes")
         data = json.loads(content, object_pairs_hook=_without_repetition)
         content.decode().encode()
-    except NotACheckpoint as error:
-        raise _wrong(path, error.sentence) from None
+    except _Repeated as error:
+        raise _wrong(name, error.args[0]) from None
     except RecursionError as error:
-        raise _wrong(path, "it is nested too deeply") from error
-    except (OSError, ValueError) as error:
-        raise _wrong(path, f"it cannot be read as JSON ({error!s:.80})") from error
+        raise _wrong(name, "it is nested too deeply") from error
+    except ValueError as error:
+        raise _wrong(name, f"it cannot be read as JSON ({error!s:.80})") from error
     files = data.get(_MAP) if isinstance(data, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-        raise _wrong(path, "its weight_map does not give a file for each tensor")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise _wrong(name, "its weight_map does not give a file for each tensor")
     if not files:
-        raise _wrong(path, "its weight_map is empty")
-    for name in files.values():
-        if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
-            raise _wrong(path, f"it names {name!r:.80}, which is no file of its folder")
+        raise _wrong(name, "its weight_map is empty")
+    for file in files.values():
+        if os.path.basename(file) != file or file in ("", ".", "..") or "\0" in file:
+            raise _wrong(name, f"it names {file!r:.80}, which is no file of its folder")
     return Index(data)
 
 
 def shard_names(old: Sequence[str], count: int) -> list[str]:
     """Return names for so many shards: the old ones if their number stays, else numbered in the same way.
+
+    A generation in the old names, as those in a store have it, goes away.
 
     Examples
     --------
@@ -132,12 +173,16 @@ def shard_names(old: Sequence[str], count: int) -> list[str]:
     return [f"{stem}-{number:05}-of-{count:05}{end}" for number in range(1, count + 1)]
 
 
+class _Repeated(Exception):
+    """A key stands twice in a JSON object."""
+
+
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise NotACheckpoint(f"it names {first_repeated(key for key, _ in pairs)!r:.80} twice")
+        raise _Repeated(f"it names {first_repeated(key for key, _ in pairs)!r:.80} twice")
     return found
 
 
-def _wrong(path: Path, sentence: str) -> NotACheckpoint:
-    return NotACheckpoint(f"its index {path.name} is damaged or hostile: {sentence}")
+def _wrong(name: str, sentence: str) -> NotACheckpoint:
+    return NotACheckpoint(f"its index {name} is damaged or hostile: {sentence}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 from anemoi_ckpt_migrate.storage.folder_names import INDEX
-from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, STASH, HuggingFaceFolder
-from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
+from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, HuggingFaceFolder, named_by_kept
+from anemoi_ckpt_migrate.storage.huggingface.index import STASH, Index, read_index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
@@ -50,14 +50,15 @@ def open_huggingface(
     names = [layout.single] if index is None else index.shards
     with ExitStack() as stack:
 
-        def opened(names: Iterable[str]) -> list[Shard]:
-            files = ((name, stack.enter_context(source.opened(name))) for name in names)
+        def opened(each: Sequence[str]) -> list[Shard]:
+            files = [(name, stack.enter_context(source.opened(name))) for name in each]
             return [Shard(name, descriptor, os.fstat(descriptor).st_size) for name, descriptor in files]
 
         shards = opened(names)
-        _check_all_named(layout, index, names, before)
+        _check_all_named(layout, index, names, before, source)
         of_torch, folder = layout.is_of_torch, (path, layout, before, source, shards, index)
-        kept = [] if of_torch or OWN not in before.entries or not (layout.folder / STASH).is_file() else [STASH]
+        kept_as = f"{OWN}/{STASH if index is None else index.stash}"
+        kept = [] if of_torch or OWN not in before.entries or not (layout.folder / kept_as).is_file() else [kept_as]
         stash = next(iter(opened(kept)), None)
         if not layout.states:
             yield TorchFolder(*folder) if of_torch else SafetensorsFolder(*folder, stash=stash)
@@ -71,8 +72,13 @@ def open_huggingface(
             yield SafetensorsTrainerFolder(*folder, stash=stash, states=states)
 
 
-def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], before: FolderState) -> None:
-    """Refuse a folder with further shards: of another generation, which some readers would take."""
+def _check_all_named(
+    layout: Layout, index: Index | None, names: Sequence[str], before: FolderState, source: FolderSource
+) -> None:
+    """Refuse a folder with further shards: of another generation, which some readers would take.
+
+    Those that a kept index names are of a generation that this tool has kept.
+    """
     if index is None:
         return
     ending = Path(layout.index.removesuffix(INDEX)).suffix
@@ -80,6 +86,9 @@ def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], 
         name for name in before.entries if _SHARD.fullmatch(name.removesuffix(ending)) and name.endswith(ending)
     )
     further = [name for name in numbered if name not in names]
+    if further:
+        kept = named_by_kept(layout, before, source)
+        further = [name for name in further if name not in kept]
     if further:
         raise NotACheckpoint(
             f"{further[0]} in it is not named by {layout.index}: it seems to hold files of two checkpoints; "

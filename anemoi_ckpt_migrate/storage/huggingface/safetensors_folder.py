@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedStash, NotACheckpoint
@@ -20,7 +20,7 @@ from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, ItemsIn, SafetensorsTree, StoredItem, items_of
+from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, SafetensorsTree, StoredItem, items_of
 from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, storage_of
@@ -67,7 +67,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
     def _read_archive(self) -> Archive:
         """Read the headers, and compare them with the index."""
         self._headers = [_header(shard) for shard in self._shards]
-        numbered = [(number, item) for number, header in enumerate(self._headers) for item in ItemsIn(header)]
+        numbered = [(number, item) for number, header in enumerate(self._headers) for item in _items_in(header)]
         self._home = self._homes((number, item.name) for number, item in numbered)
         self.items = [item for _, item in numbered]
         loose = {
@@ -151,6 +151,9 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         item = items.setdefault(kept, StoredItem(str(len(items)), dtype, shape, *place))
         return {_TENSOR: [dtype, list(shape), [f"{_KEPT}{item.name}", 0]]}
 
+    def _old_files(self) -> Sequence[Shard]:
+        return self._shards if self._stash_file is None else (*self._shards, self._stash_file)
+
     def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
         if self._index is not None and largest is None:
             largest = max(sum(entry.end - entry.start for entry in header.entries) for header in self._headers)
@@ -172,10 +175,15 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         header = self._headers[old]
         metadata = {name: text for name, text in header.metadata.items() if name != RECORD_ENTRY} | texts
         kept = not any(item.key in pickled.payloads for item in items)
-        if kept and metadata == header.metadata and set(items) == set(ItemsIn(header)):  # their order means nothing
+        if kept and metadata == header.metadata and set(items) == set(_items_in(header)):  # their order means nothing
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(items, metadata, pickled, begin)
+
+
+def _items_in(header: Header) -> Iterator[StoredItem]:
+    """Yield the tensors of a file. Their keys are their names, which are those of one file only."""
+    return (StoredItem(each.name, each.dtype, each.shape, f"={each.name}") for each in header.entries)
 
 
 def _header(shard: Shard) -> Header:

@@ -94,7 +94,12 @@ def opened_url(url: Url) -> Iterator[ObjectFile | MirroredFolder]:
     store = store_of(url)
     if is_index(url.name):
         url = url.parent
-    found = store.look(url)
+    try:
+        found = store.look(url)
+    except CannotRead as error:
+        if isinstance(error.__cause__, FileNotFoundError) and set("*?[") & set(url.key):
+            raise CannotRead(f"{error.sentence}; patterns are for local paths, so name each object") from error
+        raise
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
         if found is None:
             place = Path(folder, url.name)
