@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.support.buckets import Bucket  # noqa: E402
 from tests.support.huggingface import INDEX, SHARDS, made, tensors_in  # noqa: E402
 from tests.support.object_store import BUCKET, S3, Request  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
-from tests.support.project import Folder  # noqa: E402
+from tests.support.project import DATA, Folder  # noqa: E402
 
 OLD = {"x.weight": torch.arange(12.0), "z.weight": torch.arange(6.0)}
 NEW = {"y.weight": OLD["x.weight"], "z.weight": OLD["z.weight"]}
@@ -193,6 +194,23 @@ def test_json_files_are_not_changed(project: Folder, bucket: Bucket) -> None:
     there = url.removesuffix("llama") + "new"
     assert "a1" in project.ok("current", there).out
     assert json.loads(bucket.get("new/config.json"))["size"] == 3
+
+
+def test_the_optimizer_of_a_trainer_is_not_changed(project: Folder, bucket: Bucket) -> None:
+    """A rename leaves its file alone; what would change it too is refused, and goes to a local folder."""
+    url = uploaded(bucket.put, Path(shutil.copytree(DATA / "trainer", project.path / "trainer")))
+    old = bucket.get("trainer/optimizer.pt")
+    declare(project, "a1", 'op.RenamePrefix("x.", "y.")')
+    project.ok("upgrade", "head", url)
+    assert bucket.get("trainer/optimizer.pt") == old
+    assert "y.weight" in library.load(bucket.get("trainer/model.safetensors"))
+    groups = 'op.ParameterGroups([["y.weight", "y.bias", "norm.weight", "norm.bias"]])'
+    declare(project, "a2", groups, 'op.Fuse(["norm.weight", "norm.bias"], "norm.both")', parents="a1")
+    ran = project.run("upgrade", "head", url)
+    assert (ran.code, ran.err.count("\n"), "optimizer.pt in it would change too" in ran.err) == (3, 1, True), ran.err
+    assert bucket.get("trainer/optimizer.pt") == old
+    project.ok("upgrade", "head", url, "--output", "new")
+    assert len(torch.load("new/optimizer.pt")["state"]) == 3
 
 
 @pytest.mark.parametrize("backup", [[], ["--no-backup"]])
