@@ -22,13 +22,14 @@ depends_on = None
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "pytorch-lightning": "0.10.0"})
 
 operations = [
-    op.Derive("versioned", "as_it_is"),
+    op.Derive("with_place", "as_it_is"),
     op.Rewrite("with_states", "unchanged", "callbacks", optional=True, objects=True),
     op.DropItem("checkpoint_callback_best_model_score", optional=True),
     op.DropItem("checkpoint_callback_best_model_path", optional=True),
     op.DropItem("checkpoint_callback_best", optional=True),
     op.DropItem("early_stop_callback_wait", optional=True),
     op.DropItem("early_stop_callback_patience", optional=True),
+    op.Derive("versioned", "as_it_is"),
 ]
 
 SAVER = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
@@ -44,13 +45,17 @@ STATES = {
 
 
 def versioned(ckpt: CkptType) -> list[op.Operation]:
-    """Make a place for the states, and say which release has it; releases before 0.8 wrote no version."""
+    """Write the release into an older checkpoint, as Lightning does, so that it does not upgrade this one again."""
     version = ckpt.get("pytorch-lightning_version")
     if version is not None and Version(version) >= Version("0.10.0"):
         return []
-    noted = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
-    empty = [] if ckpt.get("callbacks") else [op.SetItem("callbacks", {})]
-    return [*noted, op.SetItem("pytorch-lightning_version", "0.10.0"), *empty]
+    first = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
+    return [*first, op.SetItem("pytorch-lightning_version", "0.10.0")]
+
+
+def with_place(ckpt: CkptType) -> list[op.Operation]:
+    """Make a place for the states."""
+    return [] if ckpt.get("callbacks") or not versioned(ckpt) else [op.SetItem("callbacks", {})]
 
 
 def as_it_is(ckpt: CkptType) -> list[op.Operation]:

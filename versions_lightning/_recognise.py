@@ -50,6 +50,6 @@ def check_loops(ckpt: CkptType, version: Version) -> None:
     if (old and version >= Version("2.0.0")) or (new and not old and version < Version("2.0.0.dev0")):
         raise ValueError(
             f"its pytorch-lightning_version is {version}, but its loops are of a release "
-            f"{'before' if old else 'from'} 2.0.0 on: stamp it with the release that wrote it, as in "
+            f"{'before 2.0.0' if old else 'from 2.0.0 on'}: stamp it with the release that wrote it, as in "
             f'`ckpt-migrate --chain lightning stamp "pytorch-lightning=={"1.9.5" if old else "2.0.0"}" CKPT`'
         )

@@ -21,7 +21,10 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "pytorch-lightning": "1.6.0"})
 
-operations = [op.Derive("with_progress", "as_it_is")]
+operations = [
+    op.Derive("with_progress", "as_it_is"),
+    op.Derive("versioned", "as_it_is"),
+]
 
 READY = {"ready": 0, "completed": 0}
 STARTED = {"ready": 0, "completed": 0, "started": 0}
@@ -56,13 +59,10 @@ NOTHING_DONE = {
 
 def with_progress(ckpt: CkptType) -> list[op.Operation]:
     """Set the counts to the steps and epochs of the checkpoint."""
-    version = ckpt["pytorch-lightning_version"] if "pytorch-lightning_version" in ckpt else None
-    if version is not None and Version(version) >= Version("1.6.0"):
+    if "fit_loop" in items.keys(ckpt, "loops") and not versioned(ckpt):
         return []
-    noted = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
-    noted.append(op.SetItem("pytorch-lightning_version", "1.6.0"))
     if "global_step" not in ckpt or "epoch" not in ckpt:  # somebody kept the weights alone
-        return noted
+        return []
     fit_loop = ["loops", "fit_loop"]
     counts = [
         op.SetItem([*fit_loop, AUTOMATIC, "optimizer", "step", "total", "completed"], ckpt["global_step"]),
@@ -74,7 +74,16 @@ def with_progress(ckpt: CkptType) -> list[op.Operation]:
     else:
         there = items.keys(ckpt, fit_loop)
         begun = [op.SetItem([*fit_loop, key], value) for key, value in NOTHING_DONE.items() if key not in there]
-    return [*noted, op.SetItem("loops", {}, overwrite=False), *begun, *counts]
+    return [op.SetItem("loops", {}, overwrite=False), *begun, *counts]
+
+
+def versioned(ckpt: CkptType) -> list[op.Operation]:
+    """Write the release into an older checkpoint, as Lightning does, so that it does not upgrade this one again."""
+    version = ckpt.get("pytorch-lightning_version")
+    if version is not None and Version(version) >= Version("1.6.0"):
+        return []
+    first = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
+    return [*first, op.SetItem("pytorch-lightning_version", "1.6.0")]
 
 
 def as_it_is(ckpt: CkptType) -> list[op.Operation]:

@@ -32,12 +32,12 @@ operations = [
 
 
 def versioned(ckpt: CkptType) -> list[op.Operation]:
-    """Say which release has the count."""
+    """Write the release into an older checkpoint, as Lightning does, so that it does not upgrade this one again."""
     version = ckpt.get("pytorch-lightning_version")
     if version is not None and Version(version) >= Version("1.6.5"):
         return []
-    noted = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
-    return [*noted, op.SetItem("pytorch-lightning_version", "1.6.5")]
+    first = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
+    return [*first, op.SetItem("pytorch-lightning_version", "1.6.5")]
 
 
 def as_it_is(ckpt: CkptType) -> list[op.Operation]:

@@ -22,24 +22,21 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "pytorch-lightning": "1.9.0"})
 
-operations = [op.Derive("with_short_keys", "as_it_is")]
+operations = [
+    op.Derive("with_short_keys", "as_it_is"),
+    op.Derive("versioned", "as_it_is"),
+]
 
 
 def with_short_keys(ckpt: CkptType) -> list[op.Operation]:
     """Take the option out of each key."""
-    version = ckpt.get("pytorch-lightning_version")
-    if version is not None and Version(version) >= Version("1.9.0"):
-        return []
-    noted = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
-    noted.append(op.SetItem("pytorch-lightning_version", "1.9.0"))
     keys = items.keys(ckpt, "callbacks")
     if not all(isinstance(key, str) for key in keys):
-        return noted
+        return []
     short = {key: shortened(key) for key in keys}
     if len(set(short.values())) < len(keys):
-        return noted
-    moves = [op.MoveItem(["callbacks", old], ["callbacks", new]) for old, new in short.items() if old != new]
-    return [*noted, *moves]
+        return []
+    return [op.MoveItem(["callbacks", old], ["callbacks", new]) for old, new in short.items() if old != new]
 
 
 def shortened(key: str) -> str:
@@ -47,6 +44,15 @@ def shortened(key: str) -> str:
     if not key.startswith("ModelCheckpoint"):
         return key
     return re.sub(r", 'save_on_train_epoch_end': (?:None|True|False)", "", key)
+
+
+def versioned(ckpt: CkptType) -> list[op.Operation]:
+    """Write the release into an older checkpoint, as Lightning does, so that it does not upgrade this one again."""
+    version = ckpt.get("pytorch-lightning_version")
+    if version is not None and Version(version) >= Version("1.9.0"):
+        return []
+    first = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
+    return [*first, op.SetItem("pytorch-lightning_version", "1.9.0")]
 
 
 def as_it_is(ckpt: CkptType) -> list[op.Operation]:

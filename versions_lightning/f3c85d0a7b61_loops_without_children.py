@@ -52,6 +52,7 @@ operations = [
         optional=True,
     ),
     op.Derive("flattened", "nested"),
+    op.Derive("versioned", "last_before"),
 ]
 
 BATCH_LOOP = ["loops", "fit_loop", "epoch_loop.batch_loop.state_dict"]
@@ -64,11 +65,7 @@ READY = {"ready": 0, "completed": 0}
 
 def flattened(ckpt: CkptType) -> list[op.Operation]:
     """Take away the loops that are no more, and give their content to those around them."""
-    version = ckpt.get("pytorch-lightning_version")
-    if version is not None and Version(version) >= Version("2.0.0"):
-        return []
-    done = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
-    done.append(op.SetItem("pytorch-lightning_version", "2.0.0"))
+    done: list[op.Operation] = []
     if items.get(ckpt, BATCH_LOOP):
         done.append(op.MoveItem(BATCH_LOOP, KEPT))
     else:
@@ -84,8 +81,8 @@ def flattened(ckpt: CkptType) -> list[op.Operation]:
 
 
 def nested(ckpt: CkptType) -> list[op.Operation]:
-    """Give a checkpoint that a later release saved the loops of 1.9, and the version of its last release."""
-    done = [op.SetItem("pytorch-lightning_version", "1.9.5")]
+    """Give a checkpoint that a later release saved the loops of 1.9."""
+    done: list[op.Operation] = []
     if items.get(ckpt, KEPT) is not None:
         done.append(op.MoveItem(KEPT, BATCH_LOOP))
     else:
@@ -96,3 +93,17 @@ def nested(ckpt: CkptType) -> list[op.Operation]:
         own = {"state_dict": {}, "dataloader_progress": {"total": READY, "current": READY}}
         done += [op.SetItem(["loops", loop, name], value) for name, value in own.items() if names]
     return done
+
+
+def versioned(ckpt: CkptType) -> list[op.Operation]:
+    """Write the release into an older checkpoint, as Lightning does, so that it does not upgrade this one again."""
+    version = ckpt.get("pytorch-lightning_version")
+    if version is not None and Version(version) >= Version("2.0.0"):
+        return []
+    first = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
+    return [*first, op.SetItem("pytorch-lightning_version", "2.0.0")]
+
+
+def last_before(ckpt: CkptType) -> list[op.Operation]:
+    """Write the last release with these loops into a checkpoint that a later one saved."""
+    return [op.SetItem("pytorch-lightning_version", "1.9.5")]

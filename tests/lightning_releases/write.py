@@ -1,9 +1,14 @@
 """Writes the checkpoint of one release of Lightning: run by a Python that has this release, not by the tests.
 
+    pip install torch "torchmetrics<1" "numpy<2" "setuptools<81" tensorboard tensorboardX pyDeprecate future
+    pip install --no-deps pytorch-lightning==1.5.10
     python tests/lightning_releases/write.py FOLDER
+    tar cJf tests/lightning_releases/releases.tar.xz --sort=name --owner=0 --group=0 -C FOLDER .
 
-With ``PL_FAULT_TOLERANT_TRAINING=1``, releases 1.4 to 1.9 write ``VERSION-fault-tolerant.ckpt``. It trains a model with one weight for two epochs and saves ``FOLDER/VERSION.ckpt``. What keeps old releases from an import
-under a present-day torch, and has nothing to do with checkpoints, is put in place first.
+The packages are those of releases 1.5 to 1.9; earlier ones need torchmetrics 0.5.1, 1.8 lightning-lite, and later ones
+lightning-fabric of the same number. With ``PL_FAULT_TOLERANT_TRAINING=1``, releases 1.4 to 1.9 write
+``VERSION-fault-tolerant.ckpt``, otherwise each writes ``VERSION.ckpt``. The model has one weight, trained for two epochs.
+What keeps old releases from an import under a present-day torch, and has nothing to do with checkpoints, is put in place.
 """
 
 from __future__ import annotations
