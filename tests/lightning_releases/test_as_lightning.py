@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lightning_releases import CONTENT, OLDER, RELEASES, checkpoint_of, difference
+from tests.support.lightning_releases import OLDER, checkpoint_of, difference
 from tests.support.project import Folder
 
 torch = pytest.importorskip("torch")
@@ -160,7 +160,10 @@ def variant(name: str, content: dict[str, Any]) -> dict[str, Any]:
     elif name == "two savers":
         content["callbacks"] = {KEY % ("loss", option): {"a": 1}, KEY % ("mse", option): {"a": 2}, "Timer": {"b": 3}}
     elif name == "keys that would be one":
-        content["callbacks"] = {KEY % ("loss", OPTION): {"a": 1}, KEY % ("loss", OPTION.replace("True", "None")): {"a": 2}}
+        content["callbacks"] = {
+            KEY % ("loss", OPTION): {"a": 1},
+            KEY % ("loss", OPTION.replace("True", "None")): {"a": 2},
+        }
     elif name == "no callbacks":
         content["callbacks"] = {}
     elif name == "weights only":
