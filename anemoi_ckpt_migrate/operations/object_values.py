@@ -51,7 +51,17 @@ def _same(one: Any, other: Any, seen: set[tuple[int, int]]) -> bool:
     if type(one) is not type(other):
         return False
     if is_a(one, dict):
-        return list(one) == list(other) and all(_same(one[key], other[key], seen) for key in one)
+        pairs = zip(one.items(), other.items(), strict=False)
+        return len(one) == len(other) and all(
+            _same_key(key, its) and _same(value, its_value, seen) for (key, value), (its, its_value) in pairs
+        )
     if is_a(one, (list, tuple)):
         return len(one) == len(other) and all(_same(*pair, seen) for pair in zip(one, other, strict=True))
     return repr(one) == repr(other)
+
+
+def _same_key(one: Any, other: Any) -> bool:
+    """Return whether two keys are equal; a class is a stand-in of its own in each tree."""
+    if is_a(one, OpaqueName) and is_a(other, OpaqueName):
+        return one.pickled_name == other.pickled_name
+    return bool(one == other)

@@ -208,7 +208,8 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any, Any]]:
         for name in _PARTS:
             yield name, getattr(one, name), getattr(other, name)
     elif is_a(before, dict):
-        if any(map(is_stored, before)):  # tensors are no keys to look up: each tree has stand-ins of its own
+        if any(is_stored(key) or is_a(key, (Opaque, OpaqueName)) for key in before):
+            # Tensors, classes and objects are no keys to look up: each tree has stand-ins of its own.
             values = {_term(key): value for key, value in after.items()}
             yield from ((key, value, values[_term(key)]) for key, value in before.items())
         else:
