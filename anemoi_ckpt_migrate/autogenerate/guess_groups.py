@@ -35,9 +35,9 @@ def guess_groups(view: OptimizerView, mine: Sequence[str], model: Parameters) ->
             continue
         fit = list(dict.fromkeys(found for found in _usual(names, sizes, model) if _fits(found, view, model)))
         if fit:
-            other = next((name for name, its in zip(*map(_flat, fit[:2]), strict=True) if name != its), "") if fit[1:] else ""
-            remark = f"{other} may be in another group" if other else ""
-            return fit[0], round(_SURE / len(fit), 2), remark
+            one, *others = [{name: number for number, own in enumerate(each) for name in own} for each in fit]
+            moved = [name for name, number in one.items() if any(other[name] != number for other in others)]
+            return fit[0], round(_SURE / len(fit), 2), f"{moved[0]} may be in another group" if moved else ""
     return None
 
 
@@ -79,7 +79,3 @@ def _fits(found: Names, view: OptimizerView, model: Parameters) -> bool:
         return False
     pairs = [pair for own in zip(found, view.moments, strict=True) for pair in zip(*own, strict=True)]
     return all(shape is None or model.shapes.get(name) == shape for name, shape in pairs)
-
-
-def _flat(names: Names) -> list[str]:
-    return [name for own in names for name in own]

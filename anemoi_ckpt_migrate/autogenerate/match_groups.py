@@ -44,8 +44,7 @@ def groups_after(mine: OptimizerView, target: Names, operation: Regroup) -> tupl
     """Return the options of the new groups as an operation leaves them."""
     given = operation.options or tuple({} for _ in target)
     return tuple(
-        mine.groups[own[0] if own else 0] | options
-        for own, options in zip(_sources(mine, target), given, strict=True)
+        mine.groups[own[0] if own else 0] | options for own, options in zip(_sources(mine, target), given, strict=True)
     )
 
 
@@ -67,7 +66,11 @@ def _changes(mine: OptimizerView, its: OptimizerView, own: Sequence[int], wanted
         apart = len({spelled(group.get(name, _MISSING)) for group in sources}) > 1
         value = wanted.get(name, sources[0].get(name))
         differs = spelled(sources[0].get(name, _MISSING)) != spelled(value)
-        if (apart or (differs and _tells_apart(its, name))) and name in wanted | sources[0] and is_settable(value):
+        if (
+            (apart or (differs and _tells_apart(its, name)))
+            and (name in wanted or name in sources[0])
+            and is_settable(value)
+        ):
             found[name] = tuple(value) if is_a(value, list) else value
     return found
 
@@ -96,9 +99,7 @@ def _selections(target: Names, model: Parameters) -> tuple[list[list[str]], bool
     return exact, False
 
 
-def _in_runs(
-    own: Sequence[str], every: Sequence[str], place: Mapping[str, int], model: Parameters
-) -> Iterator[str]:
+def _in_runs(own: Sequence[str], every: Sequence[str], place: Mapping[str, int], model: Parameters) -> Iterator[str]:
     """Yield patterns for the parameters of a group: one run after the other in which they follow the state dict."""
     begins = [0, *(at for at, (one, two) in enumerate(pairwise(own), 1) if place[one] > place[two]), len(own)]
     for begin, end in pairwise(begins):

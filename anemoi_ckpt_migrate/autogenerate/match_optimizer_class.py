@@ -92,8 +92,8 @@ def _exact(view: OptimizerView, family: str) -> str:
     """Return the class, with Adam and AdamW told apart; empty if nothing tells them apart."""
     if family != "Adam":
         return family
-    kinds = {group.get(_DECOUPLED) for group in view.groups}
-    return {True: "AdamW", False: "Adam"}.get(kinds.pop(), "") if len(kinds) == 1 else ""
+    flags = [group.get(_DECOUPLED) for group in view.groups]
+    return "AdamW" if all(flag is True for flag in flags) else "Adam" if all(flag is False for flag in flags) else ""
 
 
 def _looks_alike(mine: OptimizerView, its: OptimizerView) -> bool:

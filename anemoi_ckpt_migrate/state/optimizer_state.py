@@ -433,6 +433,10 @@ class State:
             found.append(own)
         return found
 
+    def state_of(self, position: Any) -> Any:
+        """Return the state at a position or of a name of its own, as it was read; None if there is none."""
+        return self._content["state"].get(position)
+
     def is_stale(self, main: Table) -> bool:
         """Return whether the state in the tree is outdated, or not in the order of the state dict."""
         return self.table.changed or self.names(main) != [list(own) for own in self._written]
