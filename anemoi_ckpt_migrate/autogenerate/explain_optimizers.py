@@ -30,6 +30,7 @@ EXPECTED = ("params", "param_names", "lr")  # options of a group; a schedule cha
 _GUESS = 0.7
 _DEEPEST = 4
 _NOTE = "another run may have other values"
+_BY_PLACE = "the scheduler may be that of another optimizer"
 
 _KINDS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("NAdam", ("betas", "momentum_decay"), ("exp_avg", "exp_avg_sq", "mu_product")),
@@ -88,13 +89,15 @@ def explain_schedulers(old: Any, new: Any) -> TreeExplanation:
     return joined(_of_scheduler(path, one, news[path]) for path, one in olds.items() if path in news)
 
 
-def explain_optimizers(old: Parameters, new: Parameters) -> TreeExplanation:
+def explain_optimizers(old: Parameters, new: Parameters, by_place: bool = False) -> TreeExplanation:
     """Explain the optimizers that both checkpoints have: parameters, class, groups and options.
 
     Parameters
     ----------
     old, new : Parameters
         The parameters and optimizers. The old ones have the names of the new ones already.
+    by_place : bool
+        Whether to take each scheduler for that of the optimizer with the same index, if there are as many.
 
     Returns
     -------
@@ -102,8 +105,11 @@ def explain_optimizers(old: Parameters, new: Parameters) -> TreeExplanation:
         The changes, and operations that make them, to be applied after all others.
     """
     news = {each.path: each for each in new.optimizers}
+    fit = by_place and len(old.schedulers) == len(old.optimizers)
     pairs = [
-        _Pair(number, one, news[one.path], old, new) for number, one in enumerate(old.optimizers) if one.path in news
+        _Pair(number, one, news[one.path], old, new, old.schedulers[number] if fit else None)
+        for number, one in enumerate(old.optimizers)
+        if one.path in news
     ]
     pairs = [pair for pair in pairs if pair.is_comparable]
     gone = {name for pair in pairs for name in pair.leaving}
@@ -114,9 +120,18 @@ def explain_optimizers(old: Parameters, new: Parameters) -> TreeExplanation:
 class _Pair:
     """An optimizer, and the one that it is to become."""
 
-    def __init__(self, number: int, mine: OptimizerView, its: OptimizerView, old: Parameters, new: Parameters) -> None:
+    def __init__(
+        self,
+        number: int,
+        mine: OptimizerView,
+        its: OptimizerView,
+        old: Parameters,
+        new: Parameters,
+        scheduler: str | None,
+    ) -> None:
         self._number, self._mine, self._its, self._old = number, mine, its, old
-        self._class = class_change(mine, its, number)
+        self._schedulers = None if scheduler is None else (scheduler,)
+        self._class = class_change(mine, its, number, self._schedulers)
         self._sure, self._remark, self._target = 1.0, "", its.names
         if mine.names is not None and its.names is None and (found := guess_groups(its, mine.every, new)):
             self._target, self._sure, self._remark = found
@@ -152,9 +167,8 @@ class _Pair:
             return TreeExplanation()
         found, mine = [], self._mine.with_options(self._class.groups)
         if self._class.operation is not None:
-            change = f"{self._class.source} -> {self._class.to}"
             self._sure = min(self._sure, _GUESS if self._class.operation.defaults else 1.0)
-            found.append(self._change("class changed", change, self._class.operation, _NOTE))
+            found.append(self._change("class changed", self._class.shown, self._class.operation, _NOTE))
         if mine.names is not None and self._target is not None:
             gone = set(self.leaving)
             parts = [[name for name in own if name not in gone] for own in mine.names]
@@ -164,11 +178,12 @@ class _Pair:
             now = tuple(map(tuple, parts))
             mine = mine.with_names(now)
             if now != self._target and not (mine.is_flattened and _same_groups(now, self._target)):
-                operation = regroup_to(mine, self._its, self._target, self._old, self._number)
+                operation = regroup_to(mine, self._its, self._target, self._old, self._number, self._schedulers)
                 mine = mine.with_options(groups_after(mine, self._target, operation))
                 detail = f"{_sizes(parts)} -> {_sizes(self._target)}"
-                self._sure = min(self._sure, _GUESS if _gives_rates(operation) else 1.0)
-                found.append(self._change("regrouped", detail, operation, _NOTE if _gives_rates(operation) else ""))
+                note = _NOTE if _gives_rates(operation) else "" if self._schedulers is None else _BY_PLACE
+                self._sure = min(self._sure, _GUESS if note else 1.0)
+                found.append(self._change("regrouped", detail, operation, note))
         elif [len(own) for own in mine.moments] != [len(own) for own in self._its.moments]:
             return joined(found)
         if mine.is_flattened or self._its.is_flattened:

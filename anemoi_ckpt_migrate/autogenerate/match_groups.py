@@ -18,7 +18,14 @@ _REST = "*"
 _MISSING = object()
 
 
-def regroup_to(mine: OptimizerView, its: OptimizerView, target: Names, model: Parameters, number: int) -> Regroup:
+def regroup_to(
+    mine: OptimizerView,
+    its: OptimizerView,
+    target: Names,
+    model: Parameters,
+    number: int,
+    schedulers: tuple[str, ...] | None,
+) -> Regroup:
     """Return the operation that sorts parameters into other groups.
 
     Parameters
@@ -33,11 +40,13 @@ def regroup_to(mine: OptimizerView, its: OptimizerView, target: Names, model: Pa
         The parameters of the model.
     number : int
         The index of the optimizer.
+    schedulers : tuple of str or None
+        The paths of its schedulers; None to find them.
     """
     texts, in_order = _selections(target, model)
     options = [_changes(mine, its, own, group) for own, group in zip(_sources(mine, target), its.groups, strict=True)]
     given = tuple(options) if any(options) else ()
-    return Regroup(tuple(map(tuple, texts)), given, number, in_order=in_order)
+    return Regroup(tuple(map(tuple, texts)), given, number, schedulers, in_order)
 
 
 def groups_after(mine: OptimizerView, target: Names, operation: Regroup) -> tuple[dict[Any, Any], ...]:

@@ -36,8 +36,18 @@ class ClassChange:
     source: str = ""
     to: str = ""
 
+    @property
+    def shown(self) -> str:
+        """The change in words."""
+        if self.source != self.to:
+            return f"{self.source} -> {self.to}"
+        given = {} if self.operation is None else self.operation.defaults or {}
+        return f"{self.to} with {', '.join(f'{name}={value!r:.40}' for name, value in given.items())}"
 
-def class_change(mine: OptimizerView, its: OptimizerView, number: int) -> ClassChange | None:
+
+def class_change(
+    mine: OptimizerView, its: OptimizerView, number: int, schedulers: tuple[str, ...] | None
+) -> ClassChange | None:
     """Return how an optimizer takes the class of another one.
 
     Parameters
@@ -46,6 +56,8 @@ def class_change(mine: OptimizerView, its: OptimizerView, number: int) -> ClassC
         The old optimizer and the new one.
     number : int
         Its index.
+    schedulers : tuple of str or None
+        The paths of its schedulers; None to find them.
 
     Returns
     -------
@@ -67,8 +79,10 @@ def class_change(mine: OptimizerView, its: OptimizerView, number: int) -> ClassC
     made = [classes.new_options(to, families[0], group, {}) for group in mine.groups]
     starts_fresh = (families[0] == "SGD") is not (families[1] == "SGD")
     given = _given(to, made, its.groups, rates(mine.groups, its.groups) if starts_fresh else "")
-    operation = ChangeOptimizer(to, given or None, number)
-    return ClassChange(operation, tuple(group | operation.defaults for group in made), source or families[0], to)
+    operation = ChangeOptimizer(
+        to, given or None, number, schedulers if RATES[0] in given or RATES[1] in given else None
+    )
+    return ClassChange(operation, tuple(group | given for group in made), source or families[0], to)
 
 
 def rates(*every: Sequence[Mapping[Any, Any]]) -> str:

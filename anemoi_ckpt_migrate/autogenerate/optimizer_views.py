@@ -72,11 +72,14 @@ class Parameters:
         The shapes of those that an optimizer may have, under their first names.
     optimizers : tuple of OptimizerView
         The optimizers, in the order in which operations count them.
+    schedulers : tuple of str
+        The paths of the schedulers, in order.
     """
 
     tied: Mapping[str, str]
     shapes: Mapping[str, Shape]
     optimizers: tuple[OptimizerView, ...] = ()
+    schedulers: tuple[str, ...] = ()
 
     def aliases(self, names: frozenset[str]) -> list[str]:
         """Return all names of some parameters, in the order of the state dict."""

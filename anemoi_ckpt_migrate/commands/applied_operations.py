@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.autogenerate.explain_optimizers import find_places
+from anemoi_ckpt_migrate.autogenerate.explain_optimizers import find_places, is_scheduler
 from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView, Parameters, options_of
+from anemoi_ckpt_migrate.autogenerate.tree_changes import Path
 from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
 from anemoi_ckpt_migrate.engine.runner import OperationRunner
 from anemoi_ckpt_migrate.operations.base import Operation
@@ -53,7 +54,8 @@ def optimizers_of(state: CheckpointState) -> Parameters | None:
         for name in parameters(main, tensors)
         if tied[name] == name and (shape := plain_shape(main[name], tensors)) is not None
     }
-    paths = {".".join(map(str, path)): path for path in find_places(state.tree)}
+    places = find_places(state.tree)
+    paths = {".".join(map(str, path)): path for path in places}
     found = []
     for each, own in state.optimizers:
         names = None
@@ -70,4 +72,12 @@ def optimizers_of(state: CheckpointState) -> Parameters | None:
                 own.is_flattened,
             )
         )
-    return Parameters(tied, shapes, tuple(found))
+    return Parameters(tied, shapes, tuple(found), tuple(_schedulers(places)))
+
+
+def _schedulers(places: Mapping[Path, Any]) -> Iterator[str]:
+    """Yield the paths of schedulers, without those that are parts of others."""
+    every = [path for path, value in places.items() if is_scheduler(value)]
+    for path in every:
+        if not any(path[: len(other)] == other for other in every if other != path):
+            yield ".".join(map(str, path))

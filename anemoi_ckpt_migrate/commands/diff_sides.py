@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
@@ -95,12 +96,13 @@ def _with_optimizers(one: Side, other: Side, found: Explanation, path: str | Non
     mine, its = (None if each.faults else optimizers_of(each) for each in (state, applied(other.file, (), path)))
     if mine is None or its is None:
         return found
-    more = explain_optimizers(mine, its)
     of_names = [guess.confidence for guess in found.operations if guess.operation.on_parameters]
     every = [guess.confidence for guess in found.operations]
-    for limit in dict.fromkeys(min(each, default=1.0) for each in (of_names, every)) if more.operations else ():
-        whole = found.with_tree(more.at_most(limit))
-        if not applied(one.file, [guess.operation for guess in whole.operations], path).faults:
+    limits = dict.fromkeys(min(each, default=1.0) for each in (of_names, every))
+    for by_place, limit in product((False, True), limits):
+        more = explain_optimizers(mine, its, by_place).at_most(limit)
+        whole = found.with_tree(more)
+        if not more.operations or not applied(one.file, [each.operation for each in whole.operations], path).faults:
             return whole
     return found
 
