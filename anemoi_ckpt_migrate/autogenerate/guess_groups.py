@@ -30,15 +30,25 @@ def guess_groups(view: OptimizerView, mine: Sequence[str], model: Parameters) ->
         None if no usual way gives groups of these sizes and shapes.
     """
     sizes = [len(own) for own in view.moments]
-    for names in (list(mine), list(model.shapes)):
-        if len(names) != sum(sizes):
-            continue
-        fit = list(dict.fromkeys(found for found in _usual(names, sizes, model) if _fits(found, view, model)))
+    for choices in ([list(mine)], [list(model.shapes)], list(_parts(list(model.shapes), model))):
+        every = [found for names in choices if len(names) == sum(sizes) for found in _usual(names, sizes, model)]
+        fit = list(dict.fromkeys(found for found in every if _fits(found, view, model)))
         if fit:
             one, *others = [{name: number for number, own in enumerate(each) for name in own} for each in fit]
-            moved = [name for name, number in one.items() if any(other[name] != number for other in others)]
-            return fit[0], round(_SURE / len(fit), 2), f"{moved[0]} may be in another group" if moved else ""
+            moved = [name for name, number in one.items() if any(other.get(name) != number for other in others)]
+            return (
+                fit[0],
+                round(_SURE / len(fit), 2),
+                f"{moved[0]} may be in another group, or in none" if moved else "",
+            )
     return None
+
+
+def _parts(names: list[str], model: Parameters) -> Iterator[list[str]]:
+    """Yield the parameters that people train alone: parts of the model, or all but a part."""
+    for test in _tests(names, model):
+        yield [name for name in names if test(name)]
+        yield [name for name in names if not test(name)]
 
 
 def _usual(names: Sequence[str], sizes: Sequence[int], model: Parameters) -> Iterator[Names]:
@@ -63,8 +73,13 @@ def _tests(names: Sequence[str], model: Parameters) -> Iterator[Callable[[str], 
     yield lambda name: len(model.shapes[name]) < 2
     yield lambda name: name.endswith("bias") or _is_of_norm(name) or "embed" in name.lower()
     for count in (1, 2):
-        for lead in dict.fromkeys(tuple(parts_of(name)[:count]) for name in names):
-            yield lambda name, lead=lead, count=count: tuple(parts_of(name)[:count]) == lead  # type: ignore[misc]
+        for lead in dict.fromkeys(_module(name, count) for name in names):
+            if lead:
+                yield lambda name, lead=lead, count=count: _module(name, count) == lead  # type: ignore[misc]
+
+
+def _module(name: str, count: int) -> tuple[str, ...]:
+    return tuple(parts_of(name)[:-1][:count])
 
 
 def _is_of_norm(name: str) -> bool:
