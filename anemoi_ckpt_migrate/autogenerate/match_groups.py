@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from os.path import commonprefix
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.match_items import is_settable
@@ -11,7 +12,7 @@ from anemoi_ckpt_migrate.autogenerate.match_optimizer_class import RATES, rates,
 from anemoi_ckpt_migrate.autogenerate.optimizer_views import Names, OptimizerView, Parameters
 from anemoi_ckpt_migrate.autogenerate.select_patterns import selecting
 from anemoi_ckpt_migrate.op import Regroup
-from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.state.name_patterns import literal, pattern
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 _REST = "*"
@@ -113,7 +114,18 @@ def _in_runs(own: Sequence[str], every: Sequence[str], place: Mapping[str, int],
     begins = [0, *(at for at, (one, two) in enumerate(pairwise(own), 1) if place[one] > place[two]), len(own)]
     for begin, end in pairwise(begins):
         run = frozenset(own[begin:end])
-        yield from selecting([name for name in every if model.tied[name] in run], every)
+        names = [name for name in every if model.tied[name] in run]
+        module = _module_of(names)
+        if module and all(model.tied[name] in run for name in every if name.startswith(module)):
+            yield f"{literal(module)}*"  # the usual case, and quick: some optimizers have a group for each layer
+        else:
+            yield from selecting(names, every)
+
+
+def _module_of(names: Sequence[str]) -> str:
+    """Return the prefix of the innermost module that holds several parameters; empty if it is the whole model."""
+    shared = commonprefix(names) if len(names) > 1 else ""
+    return shared[: shared.rfind(".") + 1]
 
 
 def _selected(texts: Sequence[str], every: Sequence[str], model: Parameters) -> list[str]:
