@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
-from os.path import commonprefix
+from itertools import pairwise, takewhile
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.match_items import is_settable
@@ -12,7 +11,7 @@ from anemoi_ckpt_migrate.autogenerate.match_optimizer_class import RATES, rates,
 from anemoi_ckpt_migrate.autogenerate.optimizer_views import Names, OptimizerView, Parameters
 from anemoi_ckpt_migrate.autogenerate.select_patterns import selecting
 from anemoi_ckpt_migrate.op import Regroup
-from anemoi_ckpt_migrate.state.name_patterns import literal, pattern
+from anemoi_ckpt_migrate.state.name_patterns import literal, literals, pattern
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 _REST = "*"
@@ -103,7 +102,7 @@ def _selections(target: Names, model: Parameters) -> tuple[list[list[str]], bool
     if all(follows):
         return texts, any(own != list(wanted) for own, wanted in zip(made, target, strict=True) if own)
     exact = [
-        own if own == [_REST] or selected == list(wanted) else list(wanted)
+        own if own == [_REST] or selected == list(wanted) else list(literals(wanted))
         for own, selected, wanted in zip(texts, made, target, strict=True)
     ]
     return exact, False
@@ -124,7 +123,10 @@ def _in_runs(own: Sequence[str], every: Sequence[str], place: Mapping[str, int],
 
 def _module_of(names: Sequence[str]) -> str:
     """Return the prefix of the innermost module that holds several parameters; empty if it is the whole model."""
-    shared = commonprefix(names) if len(names) > 1 else ""
+    if len(names) < 2:
+        return ""
+    pairs = zip(min(names), max(names), strict=False)
+    shared = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return shared[: shared.rfind(".") + 1]
 
 
