@@ -9,6 +9,7 @@ from anemoi_ckpt_migrate.autogenerate.name_similarity import parts_of
 from anemoi_ckpt_migrate.autogenerate.optimizer_views import Names, OptimizerView, Parameters
 
 _SURE = 0.8
+_MOST = 50  # modules that are tried, for speed
 _NORMS = ("norm", "ln", "bn", "batchnorm", "layernorm", "rmsnorm", "groupnorm")
 
 
@@ -30,6 +31,7 @@ def guess_groups(view: OptimizerView, mine: Sequence[str], model: Parameters) ->
         None if no usual way gives groups of these sizes and shapes.
     """
     sizes = [len(own) for own in view.moments]
+    mine = [name for name in mine if name in model.shapes]
     for choices in ([list(mine)], [list(model.shapes)], list(_parts(list(model.shapes), model))):
         every = [found for names in choices if len(names) == sum(sizes) for found in _usual(names, sizes, model)]
         fit = list(dict.fromkeys(found for found in every if _fits(found, view, model)))
@@ -73,7 +75,8 @@ def _tests(names: Sequence[str], model: Parameters) -> Iterator[Callable[[str], 
     yield lambda name: len(model.shapes[name]) < 2
     yield lambda name: name.endswith("bias") or _is_of_norm(name) or "embed" in name.lower()
     for count in (1, 2):
-        for lead in dict.fromkeys(_module(name, count) for name in names):
+        leads = dict.fromkeys(_module(name, count) for name in names)
+        for lead in leads if len(leads) <= _MOST else ():
             if lead:
                 yield lambda name, lead=lead, count=count: _module(name, count) == lead  # type: ignore[misc]
 
