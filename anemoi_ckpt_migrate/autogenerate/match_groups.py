@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
 from typing import Any
 
-from anemoi_ckpt_migrate.autogenerate.match_items import is_settable
-from anemoi_ckpt_migrate.autogenerate.match_optimizer_class import RATES, rates, spelled
+from anemoi_ckpt_migrate.autogenerate.match_optimizer_class import RATES, is_option, rates, spelled
 from anemoi_ckpt_migrate.autogenerate.optimizer_views import Names, OptimizerView, Parameters
 from anemoi_ckpt_migrate.autogenerate.select_patterns import selecting
 from anemoi_ckpt_migrate.op import Regroup
@@ -70,7 +69,7 @@ def _changes(mine: OptimizerView, its: OptimizerView, own: Sequence[int], wanted
     known = {key for group in mine.groups for key in group}
     found: dict[str, Any] = {}
     for name in [*dict.fromkeys(key for group in (*sources, wanted) for key in group)]:
-        if name not in known or (name in RATES and name != rate):
+        if name not in known or type(name) is not str or (name in RATES and name != rate):
             continue
         apart = len({spelled(group.get(name, _MISSING)) for group in sources}) > 1
         value = wanted.get(name, sources[0].get(name))
@@ -78,7 +77,7 @@ def _changes(mine: OptimizerView, its: OptimizerView, own: Sequence[int], wanted
         if (
             (apart or (differs and _tells_apart(its, name)))
             and (name in wanted or name in sources[0])
-            and is_settable(value)
+            and is_option(name, value)
         ):
             found[name] = tuple(value) if is_a(value, list) else value
     return found

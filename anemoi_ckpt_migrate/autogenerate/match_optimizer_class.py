@@ -95,6 +95,11 @@ def spelled(value: Any) -> str:
     return repr(tuple(value)) if is_a(value, list) else repr(value)
 
 
+def is_option(name: str, value: Any) -> bool:
+    """Return whether a script can give a value for an option; learning rates may be tensors."""
+    return is_settable(value) and (name not in RATES or type(value) in (int, float))
+
+
 def _family(view: OptimizerView) -> str:
     try:
         return classes.class_of("", view.groups, view.states)
@@ -118,7 +123,7 @@ def _looks_alike(mine: OptimizerView, its: OptimizerView) -> bool:
 
 
 def _carried(to: str, groups: Sequence[Mapping[Any, Any]]) -> set[frozenset[str]]:
-    return {classes.carried(to, group) for group in groups}
+    return {classes.carried(to, {"momentum": 0, **group}) for group in groups}
 
 
 def _given(
@@ -128,7 +133,7 @@ def _given(
     found = {}
     for name in [*(name for name in classes.DEFAULTS[to] if name != RATES[0]), *([rate] if rate else [])]:
         values = [group[name] for group in wanted if name in group]
-        if len(values) < len(wanted) or len(set(map(spelled, values))) != 1 or not is_settable(values[0]):
+        if len(values) < len(wanted) or len(set(map(spelled, values))) != 1 or not is_option(name, values[0]):
             continue
         if any(name not in group or spelled(group[name]) != spelled(values[0]) for group in made):
             found[name] = values[0]

@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.infer_optimizer import moment_shape, parameters, plain_shape
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 
 
 def applied(file: Checkpoint, operations: Sequence[Operation], path: str | None) -> CheckpointState:
@@ -66,7 +67,7 @@ def optimizers_of(state: CheckpointState) -> Parameters | None:
             OptimizerView(
                 paths.get(own.path, tuple(own.path.split("."))),
                 tuple(map(options_of, own.groups)),
-                tuple(content for group in states for content in group if content is not None),
+                tuple(content for group in states for content in group if is_a(content, dict)),
                 names,
                 tuple(tuple(moment_shape(content, tensors) for content in group) for group in states),
                 own.is_flattened,

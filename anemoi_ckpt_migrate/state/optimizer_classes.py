@@ -113,7 +113,10 @@ def class_of(path: str, groups: Iterable[Mapping[Any, Any]], states: Iterable[Ma
         It is none of these that can be changed into each other.
     """
     options = {key for group in groups for key in group}
-    keys = {key for state in states for key in state or () if (state or {})[key] is not None}
+    every = [state for state in states if state is not None]
+    if not all(is_a(state, dict) for state in every):
+        raise Mismatch(f"the optimizer at {path} keeps something else than a dict for a parameter")
+    keys = {key for state in every for key in state if state[key] is not None}
     other = next((name for key, name in _OTHERS.items() if key in options | keys), None)
     if other is not None:
         raise Mismatch(f"the optimizer at {path} seems to be {other}, and {refusal(other)}")

@@ -290,7 +290,7 @@ class State:
         """Return the optimizer's own names of the parameters in each group; None if it only numbers them."""
         if self.by_name:
             return [list(group["params"]) for group in self.groups]
-        if all("param_names" in group for group in self.groups):
+        if all(is_a(group.get("param_names"), (list, tuple)) for group in self.groups):
             return [list(group["param_names"]) for group in self.groups]
         return None
 

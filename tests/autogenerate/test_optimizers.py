@@ -506,6 +506,27 @@ def test_parameters_that_leave_without_names(project: Folder, trains: Test, line
         assert "it has 1 group of 10 parameters, but 1 group of 6 parameters" in found["rest"][0]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"params": [[1]]},
+        {"param_names": 5},
+        {"lr": "fast", 7: 1},
+        {"betas": None, "lr": float("nan")},
+    ],
+)
+def test_odd_groups_end_in_no_traceback(project: Folder, wrong: dict[Any, Any]) -> None:
+    """They are compared as far as they can be, whichever side has them."""
+    old, new, *_ = files(project, one_group, lambda model: NAdam(model.parameters()))
+    for path, state in ((old, {}), (new, {0: 5})):
+        tree = load(path)
+        tree["optimizer_states"][0]["param_groups"][0].update(wrong)
+        tree["optimizer_states"][0]["state"].update(state)
+        torch.save(tree, project.path / f"odd-{path.name}")
+    for one, two in ((old, "odd-new.ckpt"), ("odd-old.ckpt", new), ("odd-old.ckpt", "odd-new.ckpt")):
+        assert project.ok("diff", one, two).err == ""
+
+
 def test_json_tells_what_changes_in_the_optimizer(project: Folder) -> None:
     old, new, *_ = files(project, one_group, groups_by(is_bias))
     found = compared(project, old, new)
