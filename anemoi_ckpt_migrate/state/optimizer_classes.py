@@ -205,7 +205,7 @@ def mu_product(step: Any, options: Mapping[Any, Any], make: Make) -> Any:
         It cannot be computed from these options.
     """
     betas, decay = options["betas"], options["momentum_decay"]
-    beta = betas[0] if is_a(betas, (list, tuple)) and betas else None
+    beta: Any = betas[0] if is_a(betas, (list, tuple)) and betas else None
     if not all(type(number) in (int, float) for number in (beta, decay)) or not (0 <= beta < 1 and 0 <= decay < 1e6):
         raise Mismatch(f"mu_product of NAdam cannot be computed from {beta!r:.20} and {decay!r:.20}")
     if is_stored(step) or is_real(step):
