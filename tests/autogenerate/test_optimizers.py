@@ -223,7 +223,7 @@ def test_a_class_that_no_operation_makes_is_named(project: Folder, kind: Any) ->
 
 
 def test_where_nothing_tells_adam_and_adamw_apart_nothing_is_said(project: Folder) -> None:
-    """Releases of torch before 2.7 do not write whether the decay is decoupled."""
+    """Older releases of torch do not write whether the decay is decoupled."""
     old, new, *_ = files(project, one_group, lambda model: Adam(model.parameters(), lr=1e-2, weight_decay=0.01))
     for path in (old, new):
         tree = torch.load(path)
