@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anemoi_ckpt_migrate.autogenerate.explain_optimizers import explain_optimizers
+from anemoi_ckpt_migrate.autogenerate.explain_optimizers import explain_schedulers
 from anemoi_ckpt_migrate.autogenerate.match_classes import explain_classes
 from anemoi_ckpt_migrate.autogenerate.match_items import explain_items
 from anemoi_ckpt_migrate.autogenerate.match_places import explain_places
@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.autogenerate.tree_changes import TreeExplanation, joine
 
 
 def explain_tree(old: Any, new: Any, main: str | None, names: Mapping[str, str]) -> TreeExplanation:
-    """Explain classes, hyper-parameters, optimizers, schedulers, and the places of copies.
+    """Explain classes, hyper-parameters, schedulers, and the places of copies.
 
     Parameters
     ----------
@@ -29,5 +29,5 @@ def explain_tree(old: Any, new: Any, main: str | None, names: Mapping[str, str])
     TreeExplanation
         The changes, and operations that make them, to be applied after those on the parameters.
     """
-    parts = (explain_classes(old, new), explain_items(old, new), explain_optimizers(old, new))
+    parts = (explain_classes(old, new), explain_items(old, new), explain_schedulers(old, new))
     return joined((*parts, explain_places(old, new, main, names)))

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, parts_of, template_of
-from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.state.name_patterns import literal, pattern
 
 PLACES = "ijklmn"
 """The names of placeholders, one for each number in a name."""
@@ -63,7 +63,7 @@ def selecting(wanted: Collection[str], names: Collection[str], spare: Collection
             for name in covered:
                 del left[name]
     order = {name: place for place, name in enumerate(names)}
-    texts = [text for text, _ in found] + list(left)
+    texts = [text for text, _ in found] + [literal(name) for name in left]
     firsts = {text: min((order[name] for name, _ in pattern(text).among(table)), default=0) for text in texts}
     return sorted(texts, key=firsts.__getitem__)
 

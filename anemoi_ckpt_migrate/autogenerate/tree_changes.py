@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.plan_operations import ProposedOperation
@@ -21,7 +21,8 @@ class ItemChange:
     ----------
     kind : str
         ``class moved``, ``copy moved``, ``copy renamed``, ``item added``, ``item dropped``, ``item moved``,
-        ``item converted`` or ``option changed``.
+        ``item converted`` or ``option changed``; of optimizers, ``untrained``, ``trained``, ``regrouped`` or
+        ``class changed``.
     old, new : str
         The path or the class, before and after; empty if there is none.
     detail : str
@@ -55,6 +56,12 @@ class TreeExplanation:
     def then(self, other: TreeExplanation) -> TreeExplanation:
         """Return both, one after the other."""
         return TreeExplanation(self.changes + other.changes, self.operations + other.operations)
+
+    def at_most(self, confidence: float) -> TreeExplanation:
+        """Return it with no confidence above a limit: that of the guesses that it rests on."""
+        changes = tuple(replace(each, confidence=min(each.confidence, confidence)) for each in self.changes)
+        operations = tuple(replace(each, confidence=min(each.confidence, confidence)) for each in self.operations)
+        return TreeExplanation(changes, operations)
 
 
 def joined(parts: Iterable[TreeExplanation]) -> TreeExplanation:

@@ -6,17 +6,20 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
+from anemoi_ckpt_migrate.autogenerate.explain_optimizers import explain_optimizers
 from anemoi_ckpt_migrate.autogenerate.explain_tree import explain_tree
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Step
+from anemoi_ckpt_migrate.commands.applied_operations import applied, optimizers_of
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.manifests import build_model
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.state.find_parameters import find_main
+from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
@@ -77,7 +80,31 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
         with _checkpoint(new, path, True) as other:
             ordered = one.is_ordered and other.is_ordered
             found = explain(one.items, other.items, _Contents(one, other), ordered, one.keeps)
-            yield one, other, found.with_tree(explain_tree(one.tree, other.tree, path, found.names))
+            found = found.with_tree(explain_tree(one.tree, other.tree, path, found.names))
+            yield one, other, _with_optimizers(one, other, found, path)
+
+
+def _with_optimizers(one: Side, other: Side, found: Explanation, path: str | None) -> Explanation:
+    """Add the operations on optimizers: these are compared once all other operations are applied.
+
+    If they rest on a guess, they come behind it, and are no surer than it. They are left out if they do not apply: the
+    differences that remain are reported in any case.
+    """
+    if one.file is None or other.file is None or not find_optimizers(one.tree) or not find_optimizers(other.tree):
+        return found
+    state = applied(one.file, [guess.operation for guess in found.operations], path)
+    mine, its = (None if each.faults else optimizers_of(each) for each in (state, applied(other.file, (), path)))
+    if mine is None or its is None:
+        return found
+    of_names = [guess.confidence for guess in found.operations if guess.operation.on_parameters]
+    every = [guess.confidence for guess in found.operations]
+    limits = dict.fromkeys(min(each, default=1.0) for each in (of_names, every))
+    for by_place, limit in product((False, True), limits):
+        more = explain_optimizers(mine, its, by_place).at_most(limit)
+        whole = found.with_tree(more)
+        if not more.operations or not applied(one.file, [each.operation for each in whole.operations], path).faults:
+            return whole
+    return found
 
 
 def parameters_of(project: Project | StrPath | None) -> str | None:

@@ -15,20 +15,18 @@ from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
 )
 from anemoi_ckpt_migrate.autogenerate.match_classes import own_names
 from anemoi_ckpt_migrate.autogenerate.match_items import missing_items
+from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView, Parameters
 from anemoi_ckpt_migrate.autogenerate.wording import together
+from anemoi_ckpt_migrate.commands.applied_operations import applied, optimizers_of
 from anemoi_ckpt_migrate.commands.diff_sides import Side
-from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
-from anemoi_ckpt_migrate.engine.runner import OperationRunner
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.manifests.compare import misfit
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.state.find_parameters import (
     ParameterLocation,
     at,
     find_copies,
     find_main,
-    find_optimizers,
     is_parameters,
     is_tensor,
 )
@@ -61,14 +59,10 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     if one.file is None:
         return ()
     file = one.file
-    tree, _ = embed.unrecorded(file)
-    tensors = Tensors(file.maker, file.same)
-    main = find_main(tree, path)
-    copies = [] if isinstance(main, str) else [place.path for place in find_copies(tree, main, main.table())]
-    state = CheckpointState(tree, tensors, {}, path, keeps_order=file.keeps_order)
-    runner = OperationRunner(state, "", "<the new script>", _none, _none)
-    runner.apply(operations)
-    state.close()
+    main = find_main(one.tree, path)
+    copies = [] if isinstance(main, str) else [place.path for place in find_copies(one.tree, main, main.table())]
+    state = applied(file, operations, path)
+    tensors = state.tensors
     if state.faults:
         return tuple(f"the script does not apply to {file.path} yet: {fault}" for fault in state.faults[:_SHOWN])
     place = find_main(state.tree, path)
@@ -80,7 +74,8 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     found = [f"not explained: {what}" for what in left.sentences()]
     if other.file is None:
         return tuple(found[:_SHOWN])
-    new, _ = embed.unrecorded(other.file)
+    theirs = applied(other.file, (), path)
+    new = theirs.tree
     target = find_main(new, path)
     if not isinstance(target, str):
         had = {place.path for place in find_copies(state.tree, place, place.table())}
@@ -94,14 +89,10 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     return (
         *found[:_SHOWN],
         *_of_copies(copies, (file, state.tree), (other.file, new), other.shown),
-        *_of_optimizers(dict(find_optimizers(state.tree)), dict(find_optimizers(new)), other.shown),
+        *_of_optimizers(optimizers_of(state), optimizers_of(theirs), other.shown),
         *_of_schedulers(state.tree, new, other.shown),
         *_of_items(state.tree, new, other.shown),
     )
-
-
-def _none(name: str, tree: Any) -> Any:
-    raise NotImplementedError(name)  # guessed operations contain no functions
 
 
 def _of_copies(
@@ -118,12 +109,14 @@ def _of_copies(
             yield f"{path} would differ from that of {shown}: {', '.join(together(said))}"
 
 
-def _of_optimizers(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
-    """Compare the groups of the optimizers that the new checkpoint has."""
-    for path, content in other.items():
-        if path not in one:
+def _of_optimizers(one: Parameters | None, other: Parameters | None, shown: str) -> Iterator[str]:
+    """Compare the optimizers that the new checkpoint has: groups, parameters, options, state."""
+    mine = {each.path: each for each in (() if one is None else one.optimizers)}
+    for its in () if other is None else other.optimizers:
+        path = ".".join(map(str, its.path))
+        if its.path not in mine:
             yield f"{shown} has an optimizer at {path}; the result has none there"
-        elif said := list(_of_groups(one[path], content, shown)):
+        elif said := list(_of_groups(mine[its.path], its, shown)):
             yield f"the optimizer at {path} differs: {'; '.join(said)}"
 
 
@@ -157,29 +150,30 @@ def _of_items(one: Any, other: Any, shown: str) -> Iterator[str]:
         yield f"the result names classes that {shown} does not: {', '.join(together(gone))}"
 
 
-def _of_groups(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
-    mine, its = one["param_groups"], other["param_groups"]
-    if _counts(mine) != _counts(its):
-        yield f"it has {_counts(mine)}, but {_counts(its)} in {shown}"
-    elif all("param_names" in group for group in (*mine, *its)):
-        pairs = zip(mine, its, strict=True)
-        for number, moved in enumerate([sorted(set(a["param_names"]) ^ set(b["param_names"])) for a, b in pairs]):
-            if moved:
-                yield f"group {number} has other parameters in {shown}: {', '.join(together(map(str, moved)))}"
+def _of_groups(one: OptimizerView, other: OptimizerView, shown: str) -> Iterator[str]:
+    mine, its = one.groups, other.groups
+    if _counts(one) != _counts(other):
+        yield f"it has {_counts(one)}, but {_counts(other)} in {shown}"
+    elif one.names is not None and other.names is not None:
+        for number, (own, wanted) in enumerate(zip(one.names, other.names, strict=True)):
+            if moved := sorted(set(own) ^ set(wanted)):
+                yield f"group {number} has other parameters in {shown}: {', '.join(together(moved))}"
+            elif own != wanted and not other.is_flattened:
+                yield f"group {number} has its parameters in another order in {shown}"
     for option in sorted({str(key) for key in mine[0]} - {*EXPECTED} if mine else ()):
         values = [_values(groups, option, len(mine) == len(its)) for groups in (mine, its)]
         if all(values) and values[0] != values[1]:
             yield f"{option} is {' and '.join(values[0])}, but {' and '.join(values[1])} in {shown}"
-    states = [_states(content) for content in (one, other)]
+    states = [sorted(view.keys) for view in (one, other)]
     if all(states) and states[0] != states[1]:
-        kinds = [class_of_state(content) or "unknown" for content in (one, other)]
+        kinds = [class_of_state(view) or "unknown" for view in (one, other)]
         classes = f" (its class is {kinds[0]}, but {kinds[1]} there)" if kinds[0] != kinds[1] else ""
         yield f"its state is {', '.join(states[0])}, but {', '.join(states[1])} in {shown}{classes}"
 
 
-def _counts(groups: Sequence[Mapping[str, Any]]) -> str:
-    counts = " and ".join(str(len(group["params"])) for group in groups) or "no"
-    return f"{len(groups)} group{'s' * (len(groups) != 1)} of {counts} parameters"
+def _counts(view: OptimizerView) -> str:
+    counts = " and ".join(str(len(own)) for own in view.moments) or "no"
+    return f"{len(view.moments)} group{'s' * (len(view.moments) != 1)} of {counts} parameters"
 
 
 def _values(groups: Sequence[Mapping[str, Any]], option: str, each: bool) -> list[str]:
@@ -189,8 +183,3 @@ def _values(groups: Sequence[Mapping[str, Any]], option: str, each: bool) -> lis
         return []
     shown = [f"{list(value) if is_a(value, tuple) else value!r:.40}" for value in values]
     return shown if each and len(set(shown)) > 1 else list(dict.fromkeys(shown))
-
-
-def _states(content: Mapping[str, Any]) -> list[str]:
-    """Return the names of the moments and other state that an optimizer keeps per parameter."""
-    return sorted({str(key) for state in content["state"].values() if is_a(state, dict) for key in state})

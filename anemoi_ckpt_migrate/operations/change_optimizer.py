@@ -58,7 +58,7 @@ class ChangeOptimizer(OptimizerOperation):
         for option in given:
             if option not in known and option not in classes.BY_SCHEDULERS:
                 raise BadOperation(f"ChangeOptimizer: {name} has no option {option}; it has {', '.join(known)}")
-        set_fields(self, to=name, defaults=given)
+        set_fields(self, to=name, defaults=given or None)
         if self.schedulers is not None:
             set_fields(self, schedulers=names_of(self, "schedulers", self.schedulers, 0))
 
@@ -72,7 +72,7 @@ class ChangeOptimizer(OptimizerOperation):
         state, parts = context.state, context.parts()
         every = [each for own in parts for each in own]
         source = classes.class_of(state.path, state.groups, [each.slot.state for each in every])
-        rates = {"lr", "initial_lr"} & self.defaults.keys()
+        rates = {"lr", "initial_lr"} & (self.defaults or {}).keys()
         schedulers = context.schedulers(self.schedulers) if rates else []
         columns = context.columns(schedulers)
         new = [self._column(column, source) for column in columns]
@@ -97,7 +97,7 @@ class ChangeOptimizer(OptimizerOperation):
         options = classes.new_options(self.to, source, _options(column), {})
         whole: Column = {("", name): value for name, value in options.items()}
         whole |= {key: value for key, value in column.items() if key[0]}
-        found = with_options(whole, self.defaults)
+        found = with_options(whole, self.defaults or {})
         if found.get(("", "fused")) is True and found.get(("", "foreach")) is True:
             raise Mismatch("fused and foreach cannot both be True; give one of them in defaults")
         return found

@@ -44,6 +44,9 @@ class Regroup(OptimizerOperation):
     schedulers : sequence of str, optional
         The paths of the schedulers that follow, if the checkpoint has several optimizers with the same learning rates;
         an empty list for none.
+    in_order : bool
+        Whether the parameters of each group stand in the order of the state dict, and not in that of the patterns: as
+        in a group that was made by a loop over all parameters.
     own_order : sequence of int
         As in `ParameterGroups`; in records only.
     kept : int, optional
@@ -60,6 +63,7 @@ class Regroup(OptimizerOperation):
     options: tuple[dict[str, Any], ...] = ()
     optimizer: int = 0
     schedulers: tuple[str, ...] | None = None
+    in_order: bool = False
     own_order: tuple[int, ...] = ()
     kept: int | None = None
 
@@ -83,6 +87,8 @@ class Regroup(OptimizerOperation):
         set_fields(self, options=tuple(options_of(self, "options", each) for each in self.options))
         if self.schedulers is not None:
             set_fields(self, schedulers=names_of(self, "schedulers", self.schedulers, 0))
+        if not isinstance(self.in_order, bool):
+            raise BadOperation(f"Regroup: in_order must be True or False, not {self.in_order!r:.60}")
         set_fields(self, own_order=integers_of(self, "own_order", self.own_order))
         if self.kept is not None:
             integer_of(self, "kept", self.kept, 0)
@@ -130,6 +136,11 @@ class Regroup(OptimizerOperation):
             selected[text] = left
             taken.update((each.name, number) for each in left)
         parts = [[each for text in texts for each in selected[text]] for texts in self.groups]
+        if self.in_order:
+            places: dict[str, int] = {}
+            for place, each in enumerate(among.values()):
+                places.setdefault(each.name, place)
+            parts = [sorted(own, key=lambda each: places[each.name]) for own in parts]
         rest = list(dict.fromkeys(each.name for each in among.values() if each.name not in taken))
         if rest and not context.faults:
             more = f", and neither are {len(rest) - 1} more" if len(rest) > 1 else ""
@@ -192,8 +203,8 @@ def regroup(
         (),
         optimizer,
         paths,
-        context.state.own_order(context.main),
-        None if told is None else context.stash(told),
+        own_order=context.state.own_order(context.main),
+        kept=None if told is None else context.stash(told),
     )
     seen: list[Any] = []
     for column in new:

@@ -113,7 +113,10 @@ def class_of(path: str, groups: Iterable[Mapping[Any, Any]], states: Iterable[Ma
         It is none of these that can be changed into each other.
     """
     options = {key for group in groups for key in group}
-    keys = {key for state in states for key in state or () if (state or {})[key] is not None}
+    every = [state for state in states if state is not None]
+    if not all(is_a(state, dict) for state in every):
+        raise Mismatch(f"the optimizer at {path} keeps something else than a dict for a parameter")
+    keys = {key for state in every for key in state if state[key] is not None}
     other = next((name for key, name in _OTHERS.items() if key in options | keys), None)
     if other is not None:
         raise Mismatch(f"the optimizer at {path} seems to be {other}, and {refusal(other)}")
@@ -201,7 +204,8 @@ def mu_product(step: Any, options: Mapping[Any, Any], make: Make) -> Any:
     Mismatch
         It cannot be computed from these options.
     """
-    beta, decay = options["betas"][0], options["momentum_decay"]
+    betas, decay = options["betas"], options["momentum_decay"]
+    beta: Any = betas[0] if is_a(betas, (list, tuple)) and betas else None
     if not all(type(number) in (int, float) for number in (beta, decay)) or not (0 <= beta < 1 and 0 <= decay < 1e6):
         raise Mismatch(f"mu_product of NAdam cannot be computed from {beta!r:.20} and {decay!r:.20}")
     if is_stored(step) or is_real(step):

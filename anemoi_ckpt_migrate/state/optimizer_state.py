@@ -290,7 +290,7 @@ class State:
         """Return the optimizer's own names of the parameters in each group; None if it only numbers them."""
         if self.by_name:
             return [list(group["params"]) for group in self.groups]
-        if all("param_names" in group for group in self.groups):
+        if all(is_a(group.get("param_names"), (list, tuple)) for group in self.groups):
             return [list(group["param_names"]) for group in self.groups]
         return None
 
@@ -432,6 +432,10 @@ class State:
                 own.append(name if is_same else called[id(value)])
             found.append(own)
         return found
+
+    def state_of(self, position: Any) -> Any:
+        """Return the state at a position or of a name of its own, as it was read; None if there is none."""
+        return self._content["state"].get(position)
 
     def is_stale(self, main: Table) -> bool:
         """Return whether the state in the tree is outdated, or not in the order of the state dict."""

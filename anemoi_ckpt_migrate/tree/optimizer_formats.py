@@ -22,7 +22,9 @@ def is_optimizer(value: Any) -> bool:
     if not is_a(value, dict) or not is_a(value.get("state"), dict):
         return False
     groups = value.get("param_groups")
-    return is_a(groups, list) and all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups)
+    if not is_a(groups, list) or not all(is_a(group, dict) and is_a(group.get("params"), list) for group in groups):
+        return False
+    return not any(is_a(each, (list, dict, set)) for group in groups for each in group["params"])
 
 
 def is_flattened(value: Any) -> bool:

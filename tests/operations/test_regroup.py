@@ -50,6 +50,27 @@ def test_one_group_becomes_decay_and_no_decay(project: Folder) -> None:
     taken_back(project, path, before)
 
 
+def biases_and_norms_apart(model: nn.Module) -> Any:
+    """Make the groups in a loop over all parameters, as training code does."""
+    groups: tuple[list[Any], list[Any]] = ([], [])
+    for name, value in model.named_parameters():
+        groups[name.endswith("bias") or name.startswith("norm.")].append(value)
+    return torch.optim.AdamW([{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}], lr=1e-2)
+
+
+def test_several_patterns_in_the_order_of_the_state_dict(project: Folder) -> None:
+    """The norm stands between the biases: by the order of the patterns, its moments would go to others of its size."""
+    path = project.path / "last.ckpt"
+    model, optimizer = trained(one_group)
+    before = saved(path, model, optimizer)
+    declare(project, "a1", 'op.Regroup([["*"], ["*.bias", "norm.*"]], [{}, {"weight_decay": 0.0}], in_order=True)')
+    tree = upgraded(project, path)
+    expected = [options_of(optimizer), options_of(optimizer, weight_decay=0.0)]
+    run = by_hand(model, optimizer, biases_and_norms_apart, expected)
+    same_after_two_steps(resumed(tree, biases_and_norms_apart), run)
+    taken_back(project, path, before)
+
+
 def test_and_back_to_one(project: Folder) -> None:
     path = project.path / "last.ckpt"
     model, optimizer = trained(decay_and_none)
@@ -105,6 +126,7 @@ def test_an_option_that_has_changed_since_is_not_overwritten_unasked(project: Fo
         ('op.Regroup([["*"], ["*"]])', "* is in two groups"),
         ('op.Regroup([["*.bias"], ["q.bias"], ["*"]])', "q.bias is in group 0 already"),
         ('op.Regroup([["q.bias"], ["q.bias", "*"]])', "q.bias is in two groups"),
+        ('op.Regroup([["*"]], in_order=1)', "in_order must be True or False, not 1"),
         ('op.Regroup([["q.wait"], ["*"]])', "there is no q.wait"),
         ('op.Regroup([["x.*"], ["*"]])', "no parameter of the optimizer at optimizer_states.0 matches x.*"),
         ('op.Regroup([["norm.running_mean"], ["*"]])', "norm.running_mean is not in the optimizer at optimizer_states.0"),
