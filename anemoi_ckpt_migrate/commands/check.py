@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.check_checkpoint import check_checkpoint, check_options
 from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
@@ -21,10 +21,12 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
-from anemoi_ckpt_migrate.runtime.output_options import Function, check_one_file
 from anemoi_ckpt_migrate.scripts import discover, head_file, released
 from anemoi_ckpt_migrate.scripts.load_functions import load_module
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import Function
 
 
 def check(
@@ -123,6 +125,8 @@ def _check_options(
         return
     if model is not None:
         raise UsageError("--model skips all checkpoints: leave out --outputs")
+    from anemoi_ckpt_migrate.runtime.output_options import check_one_file
+
     check_one_file(len(checkpoints), saved, expected)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
 from anemoi_ckpt_migrate.commands.current import current
@@ -14,10 +15,12 @@ from anemoi_ckpt_migrate.errors import USAGE, MigrateError, Unrelated, UsageErro
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
-from anemoi_ckpt_migrate.runtime.output_options import Function, OutputOptions, RecordedOutputs, output_options
 from anemoi_ckpt_migrate.runtime.session import open_session
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import Function, OutputOptions, RecordedOutputs
 
 
 def check_checkpoint(
@@ -123,6 +126,8 @@ def check_options(
         raise UsageError("--save-outputs needs --outputs, the function that computes the outputs")
     if saved is not None and (expected is not None or tolerance is not None):
         raise UsageError("--save-outputs compares nothing: leave out --expect-outputs and --tolerance")
+    from anemoi_ckpt_migrate.runtime.output_options import output_options
+
     return output_options(outputs, tolerance, expected)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation, explain
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.errors import DamagedManifest, UsageError
 from anemoi_ckpt_migrate.manifests import build_model, manifest_file, trace
@@ -16,6 +16,9 @@ from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.revisions.graph import Graph
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def drift(
     made = build_model.built(config.models[name], folder=config.folder)
     between = None
     if isinstance(expected, Snapshot) and expected.items != made.items:
+        from anemoi_ckpt_migrate.autogenerate.explain import explain  # only a model that changed needs it
+
         between = explain(expected.items, made.items)
     return Drift(name, heads, expected, made, between)
 
