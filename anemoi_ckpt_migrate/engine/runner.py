@@ -202,6 +202,8 @@ class OperationRunner:
             self._upgrade,
             self._discard_changes,
         )
+        if self._state.faults and context.out_of_step():
+            return []  # an operation that failed for the optimizer changed the state dict alone
         try:
             undo = operation.change(context)
         except Mismatch as error:

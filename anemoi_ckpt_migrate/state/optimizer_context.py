@@ -95,6 +95,10 @@ class OptimizerContext:
         """Return the parameters of each group, in order."""
         return self.state.trained(self.main)
 
+    def out_of_step(self) -> bool:
+        """Whether the optimizer has parameters that the state dict has no longer; only after a fault."""
+        return any(each.name not in self.main and not each.foreign for own in self.parts() for each in own)
+
     def by_name(self) -> dict[str, Trained]:
         """Return the parameters by all their names: in the order of the state dict, foreign ones behind."""
         every = [each for own in self.parts() for each in own]

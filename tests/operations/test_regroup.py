@@ -314,3 +314,19 @@ def test_groups_with_learning_rates_in_tensors_become_one(project: Folder, rates
     (group,) = upgraded(project, path)["optimizer_states"][0]["param_groups"]
     assert float(group["lr"]) == pytest.approx(0.1)
     taken_back(project, path, before)
+
+
+@pytest.mark.parametrize("after", ['op.Regroup([["*"]])', 'op.Train("q.weight")', 'op.ChangeOptimizer("NAdam", {})'])
+def test_after_a_fuse_that_is_refused_no_operation_fails_because_of_it(project: Folder, after: str) -> None:
+    path = project.path / "last.ckpt"
+    model = nn.ModuleDict({"q": nn.Linear(4, 4), "k": nn.Linear(4, 4)})
+    optimizer = torch.optim.AdamW(model.parameters())
+    sum(each.square().sum() for each in model.parameters()).backward()
+    optimizer.step()
+    saved(path, model, optimizer)
+    fuse = 'op.Fuse(["q.weight", "k.weight"], "qk.weight")'
+    declare(project, "a1", f'op.Untrain("q.weight"), op.Train("q.weight"), {fuse}, {after}')
+    message = refused(project, path)
+    assert "the optimizer has moments for some of them and none for others" in message
+    assert message.count("versions/") == 1
+    assert "Traceback" not in message
