@@ -52,7 +52,9 @@ def messages() -> list[str]:
     """All strings of the package with several words, except docstrings and notes below attributes."""
     found = []
     # A wheel holds the chain's scripts too. Their texts are part of what was released.
-    for path in sorted(each for each in PACKAGE.rglob("*.py") if "versions" not in each.parts):
+    for path in sorted(
+        each for each in PACKAGE.rglob("*.py") if not any(part.startswith("versions") for part in each.parts)
+    ):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in documentation]

@@ -64,7 +64,7 @@ def modules() -> dict[str, ast.Module]:
     found = {}
     for path in ROOT.rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] not in ("versions", "templates"):
+        if not parts[0].startswith(("versions", "templates")):
             name = ".".join(parts).removesuffix("__init__").rstrip(".") or "."
             found[name] = ast.parse(path.read_text())
     return found
