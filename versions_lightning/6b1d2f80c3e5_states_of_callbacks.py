@@ -42,6 +42,8 @@ STATES = {
     "early_stop_callback_patience": (STOPPER, "patience"),
 }
 """The class and the name of each value in a state of today."""
+LAST_WITHOUT = "0.7.6"
+"""The last release that wrote no version."""
 
 
 def versioned(ckpt: CkptType) -> list[op.Operation]:
@@ -49,8 +51,8 @@ def versioned(ckpt: CkptType) -> list[op.Operation]:
     version = ckpt.get("pytorch-lightning_version")
     if version is not None and Version(version) >= Version("0.10.0"):
         return []
-    first = [] if version is None else [op.SetItem("legacy_pytorch-lightning_version", version, overwrite=False)]
-    return [*first, op.SetItem("pytorch-lightning_version", "0.10.0")]
+    before = op.SetItem("legacy_pytorch-lightning_version", version or LAST_WITHOUT, overwrite=False)
+    return [before, op.SetItem("pytorch-lightning_version", "0.10.0")]
 
 
 def with_place(ckpt: CkptType) -> list[op.Operation]:

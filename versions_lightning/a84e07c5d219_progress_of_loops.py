@@ -9,6 +9,7 @@ Create Date: 2026-11-30 00:00:00+00:00
 """
 
 import copy
+from typing import Any
 
 from packaging.version import Version
 
@@ -72,9 +73,19 @@ def with_progress(ckpt: CkptType) -> list[op.Operation]:
     if "fit_loop" not in items.keys(ckpt, "loops"):
         begun = [op.SetItem(fit_loop, copy.deepcopy(NOTHING_DONE))]
     else:
-        there = items.keys(ckpt, fit_loop)
-        begun = [op.SetItem([*fit_loop, key], value) for key, value in NOTHING_DONE.items() if key not in there]
+        begun = lacking(ckpt, fit_loop, NOTHING_DONE)
     return [op.SetItem("loops", {}, overwrite=False), *begun, *counts]
+
+
+def lacking(ckpt: CkptType, path: list[str], whole: dict[str, Any]) -> list[op.Operation]:
+    """Set what a loop lacks, at any depth."""
+    found, there = [], items.keys(ckpt, path)
+    for key, value in whole.items():
+        if key not in there:
+            found.append(op.SetItem([*path, key], copy.deepcopy(value)))
+        elif isinstance(value, dict):
+            found += lacking(ckpt, [*path, key], value)
+    return found
 
 
 def versioned(ckpt: CkptType) -> list[op.Operation]:
