@@ -121,12 +121,52 @@ def test_the_function_of_the_page_on_the_manifest(project: Folder) -> None:
     }
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_the_optimizers_of_the_page_on_operations(project: Folder, number: int) -> None:
+    torch = pytest.importorskip("torch")
+    page = (README.parent / "docs" / "operations.md").read_text()
+    section = page[page.index("## The optimizer changes") : page.index("## Pickled models")]
+    layers = {name: torch.nn.Linear(2, 2) for name in ("q", "norm", "extra")}
+    model = torch.nn.ModuleDict(layers)
+    trained = [(name, value) for name, value in model.named_parameters() if not name.startswith("extra")]
+    optimizer = torch.optim.Adam(trained)
+    sum(value.square().sum() for _, value in trained).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "last.pt")
+    operations = re.findall(r"```python\n(.*?)```", section, re.S)[number]
+    top = f"from anemoi_ckpt_migrate import op\n\n{operations}"
+    script = project.script("a1", None, migrate=None, rollback=None, top=top)
+    assert script.read_text().count("operations = [") == 1
+    project.ok("upgrade", "head", "last.pt", "--check-rollback")
+    groups = torch.load("last.pt")["optimizer"]["param_groups"]
+    found = [[len(group["params"]), group["weight_decay"], group["fused"]] for group in groups]
+    assert found == [[[1, 0.01, None], [3, 0.0, None]], [[4, 0, None]], [[4, 0.01, True]]][number]
+
+
 def test_the_page_of_the_record_names_every_operation_that_only_records_hold() -> None:
-    from anemoi_ckpt_migrate import op  # noqa: F401  (registers all kinds)
-    from anemoi_ckpt_migrate.operations.base import KINDS
+    from anemoi_ckpt_migrate.operations.kinds import all_kinds
 
     page = (README.parent / "docs" / "record.md").read_text()
     table = page[page.index("| `op` | undoes") : page.index("## Values that JSON lacks")]
     first_cells = [line.split("|")[1] for line in table.splitlines()[2:] if line.startswith("|")]
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
-    assert named == {name for name, kind in KINDS.items() if not kind.written}
+    assert named == {name for name, kind in all_kinds().items() if not kind.written}
+
+
+def test_the_function_of_the_page_on_outputs(project: Folder) -> None:
+    torch = pytest.importorskip("torch")
+    (code,) = shown("outputs.md")
+    (project.path / "proofpage.py").write_text(code.replace("mypackage.models", "outputpage"))
+    (project.path / "outputpage.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self, old_names):\n        super().__init__()\n"
+        "        self.name = 'x' if old_names else 'y'\n        self.add_module(self.name, nn.Linear(4, 2, bias=False))\n\n"
+        "    def forward(self, x):\n        return getattr(self, self.name)(x)\n"
+    )
+    project.script("a", None, **RENAME)
+    torch.save({"state_dict": {"x.weight": torch.ones(2, 4)}}, "last.ckpt")
+    commands = re.findall(r"^\$ ckpt-migrate (.*)$", (README.parent / "docs" / "outputs.md").read_text(), re.M)
+    assert [command.split()[0] for command in commands] == ["check", "upgrade", "check", "check"]
+    words = [command.replace("mypackage.proof", "proofpage").split() for command in commands]
+    for each in (words[0], words[2], words[3], words[1], words[3]):
+        project.ok(*each)
+    assert list(torch.load("last.ckpt", weights_only=False)["state_dict"]) == ["y.weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections import defaultdict
@@ -12,14 +13,16 @@ from anemoi_ckpt_migrate.autogenerate.match import matched
 from anemoi_ckpt_migrate.autogenerate.match_by_structure import turned_alike, with_adapters
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
 from anemoi_ckpt_migrate.autogenerate.plan_operations import OperationPlanner, ProposedOperation, Unmatched
-from anemoi_ckpt_migrate.autogenerate.simulate import losses
+from anemoi_ckpt_migrate.autogenerate.simulate import leads_to, losses
+from anemoi_ckpt_migrate.autogenerate.tree_changes import ItemChange, TreeExplanation
 from anemoi_ckpt_migrate.autogenerate.wording import detail_of, kind_of
-from anemoi_ckpt_migrate.op import RenameRegex
+from anemoi_ckpt_migrate.op import Fuse, Permute, RenameRegex, Reshape, Split, Stack, Transpose, Unstack
 from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 __all__ = ["Change", "Explanation", "ProposedOperation", "explain"]
 
 _MOST = 5
+_IN_ORDER = (Fuse, Permute, Reshape, Split, Stack, Transpose, Unstack)  # shapes do not tell which of two comes first
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Change:
     Attributes
     ----------
     kind : str
-        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``fused``, ``split``,
-        ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
+        ``same``, ``renamed``, ``moved``, ``reshaped``, ``transposed``, ``cast``, ``padded``, ``cropped``, ``fused``,
+        ``split``, ``stacked``, ``unstacked``, ``added``, ``dropped`` or ``changed``.
     old, new : tuple of str
         The old and the new names.
     detail : str
@@ -58,21 +61,43 @@ class Explanation:
     changes : tuple of Change
         The changes. Each old and each new name is in exactly one of them.
     operations : tuple of ProposedOperation
-        Operations that, applied in order, turn the old names, shapes, dtypes and order into the new ones.
+        Operations that, applied in order, turn the old names, shapes, dtypes and order into the new ones; and
+        operations that make the changes beside the parameters.
     related : float
         The share of the new elements that come from the old checkpoint.
     losses : tuple of str
         The values that the operations lose.
+    items : tuple of ItemChange
+        The changes beside the parameters.
     """
 
     changes: tuple[Change, ...]
     operations: tuple[ProposedOperation, ...]
     related: float = 1.0
     losses: tuple[str, ...] = ()
+    items: tuple[ItemChange, ...] = ()
+
+    def with_tree(self, found: TreeExplanation) -> Explanation:
+        """Return it with the differences beside the parameters; exact operations stay before guesses."""
+        operations = (*self.operations, *found.operations)
+        unsure = [guess.confidence < 1 for guess in self.operations]
+        if unsure == sorted(unsure):
+            operations = tuple(sorted(operations, key=lambda guess: guess.confidence < 1))
+        return replace(self, operations=operations, items=self.items + found.changes)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The new names of parameters that are in both checkpoints, by the old ones; not of joined or split ones."""
+        pairs = [change for change in self.changes if len(change.old) == len(change.new) == 1]
+        return {change.old[0]: change.new[0] for change in pairs}
 
 
 def explain(
-    old: Sequence[Item], new: Sequence[Item], contents: Contents | None = None, ordered: bool = True
+    old: Sequence[Item],
+    new: Sequence[Item],
+    contents: Contents | None = None,
+    ordered: bool = True,
+    keeps: bool = True,
 ) -> Explanation:
     """Explain the difference between the parameters of two checkpoints.
 
@@ -84,6 +109,8 @@ def explain(
         Answers questions about content. Pass it if both checkpoints have weights.
     ordered : bool
         Whether the order of the parameters counts. It does not in formats that store tensors by name.
+    keeps : bool
+        Whether the old checkpoint has a place for values that an operation stashes.
 
     Raises
     ------
@@ -101,7 +128,8 @@ def explain(
     sizes = sum(item.size for item in new)
     missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
     related = 1 - missing / sizes if sizes else float(not new or not added)
-    operations = tuple(_operations(old, new, links, dropped, added))
+    told = links if board.strict else [replace(link, changed=False) for link in links]  # other training, other values
+    operations = _exact_first(_operations(old, new, told, dropped, added, keeps), old, new)
     lost = losses((guess.operation for guess in operations), old)
     return Explanation(tuple(changes), operations, related, tuple(lost))
 
@@ -114,9 +142,11 @@ def _in_old_order(olds: Mapping[str, Item], new: Sequence[Item], links: Iterable
 
 
 def _grown(link: Link, olds: Mapping[str, Item], news: Mapping[str, Item]) -> int:
-    """Return the number of elements by which a parameter grew; 0 if it was not padded."""
-    larger = any(kind == "pad" for kind, _ in link.steps)
-    return news[link.new[0]].size - olds[link.old[0]].size if larger else 0
+    """Return the number of new elements of a parameter that was padded; 0 for any other."""
+    if not any(kind == "pad" for kind, _ in link.steps):
+        return 0
+    old, new = olds[link.old[0]], news[link.new[0]]
+    return new.size - math.prod(map(min, old.shape, new.shape))
 
 
 def _losses(
@@ -272,6 +302,7 @@ def _operations(
     links: Sequence[Link],
     dropped: Sequence[Unmatched],
     added: Sequence[Unmatched],
+    keeps: bool,
 ) -> list[ProposedOperation]:
     """Return operations that lead to the new parameters.
 
@@ -292,13 +323,23 @@ def _operations(
         dropped = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in dropped]
         added = [replace(loss, name=safe.get(loss.name, loss.name)) for loss in added]
     for plain in (False, True):
-        plan = OperationPlanner(old, new, links, dropped, added, plain)
+        plan = OperationPlanner(old, new, links, dropped, added, plain, keeps)
         if plan.run():
             return [*before, *plan.guesses, *after]
     everything = [Unmatched(item.name, 0.5) for item in old], [Unmatched(item.name, 0.5) for item in new]
-    plan = OperationPlanner(old, new, [], *everything)
+    plan = OperationPlanner(old, new, [], *everything, keeps=keeps)
     plan.run()
     return [*before, *plan.guesses, *after]
+
+
+def _exact_first(
+    guesses: Sequence[ProposedOperation], old: Sequence[Item], new: Sequence[Item]
+) -> tuple[ProposedOperation, ...]:
+    """Return operations with the exact ones before the guesses, if they do the same in that order."""
+    apart = sorted(guesses, key=lambda guess: guess.confidence < 1)
+    kinds = {guess.confidence < 1 for guess in guesses if isinstance(guess.operation, _IN_ORDER)}
+    same = len(kinds) < 2 and leads_to((guess.operation for guess in apart), old, new)
+    return tuple(apart if same else guesses)
 
 
 def _sanitised(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from anemoi_ckpt_migrate.autogenerate.match_by_structure import renumbered
 from anemoi_ckpt_migrate.autogenerate.match_families import link_families
 from anemoi_ckpt_migrate.autogenerate.match_fused import link_joined
-from anemoi_ckpt_migrate.autogenerate.match_grown import link_grown
+from anemoi_ckpt_migrate.autogenerate.match_resized import link_resized
 from anemoi_ckpt_migrate.autogenerate.match_state import Board
 from anemoi_ckpt_migrate.autogenerate.name_similarity import Parts, common_end, likeness, parts_of, template_of
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
@@ -35,10 +35,11 @@ def matched(old: Sequence[Item], new: Sequence[Item], contents: Contents | None)
     link_families(board, least=0.85, margin=0.05)
     link_families(board, least=0.35, margin=0.6)  # names without a close rival; they show where others belong
     link_joined(board, familiar=False)
-    link_grown(board)
+    link_resized(board, smaller=False)
     link_families(board, least=0.6, margin=0.05)
     link_families(board, least=0.35, margin=0.0)
     link_families(board, least=0.35, margin=0.0, one_by_one=True)
+    link_resized(board, smaller=True)
     board.links = _assured(board.links)
     _forget_if_unrelated(board, old, new)
     return board

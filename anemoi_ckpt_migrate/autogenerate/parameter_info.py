@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Step = tuple[str, Any]
-"""One change to a tensor: ``permute``, ``reshape``, ``cast`` or ``pad``, with its argument. The argument of ``pad`` is
-a dimension, the number of new entries, and their index or None for the end."""
+"""One change to a tensor: ``permute``, ``reshape``, ``cast``, ``pad`` or ``crop``, with its argument. The argument of
+``pad`` and of ``crop`` is a dimension, the number of entries, and the index of the first or None for the end."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Contents(Protocol):
 
     def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
         """Return whether a larger new parameter holds an old one, beginning at the given index of each dimension."""
+
+    def is_part(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Return whether a smaller new parameter is the part of an old one that begins at these indices."""
 
 
 @dataclass(frozen=True)

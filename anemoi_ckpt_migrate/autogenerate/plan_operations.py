@@ -6,14 +6,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from anemoi_ckpt_migrate.autogenerate.computed_buffers import worth_keeping
 from anemoi_ckpt_migrate.autogenerate.name_similarity import template_of
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link, Step
 from anemoi_ckpt_migrate.autogenerate.reorder import Adding, reorders
 from anemoi_ckpt_migrate.autogenerate.select_patterns import PLACES, selecting, shared_numbers, with_places
 from anemoi_ckpt_migrate.autogenerate.shortest_renames import renamed
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
-from anemoi_ckpt_migrate.autogenerate.wording import doubts, together
-from anemoi_ckpt_migrate.op import Cast, Drop, Fuse, Pad, Permute, Rename, Reshape, Split, Stack, Transpose, Unstack
+from anemoi_ckpt_migrate.autogenerate.wording import doubts, once_each
+from anemoi_ckpt_migrate.op import (
+    Cast,
+    Crop,
+    Drop,
+    Fuse,
+    Pad,
+    Permute,
+    Rename,
+    Reshape,
+    Split,
+    Stack,
+    Transpose,
+    Unstack,
+)
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.state.dtypes import is_floating
 from anemoi_ckpt_migrate.state.name_patterns import pattern
@@ -61,6 +75,8 @@ class OperationPlanner:
         The unmatched parameters.
     plain : bool
         Whether to name each parameter on its own, without patterns.
+    keeps : bool
+        Whether the checkpoint has a place for values that an operation stashes.
     """
 
     def __init__(
@@ -71,9 +87,12 @@ class OperationPlanner:
         dropped: Sequence[Unmatched],
         added: Sequence[Unmatched],
         plain: bool = False,
+        keeps: bool = True,
     ) -> None:
-        self._new, self._links, self._plain = new, links, plain
+        self._new, self._links, self._plain, self._keeps = new, links, plain, keeps
         self._dropped, self._added = dropped, {loss.name: loss for loss in added}
+        gone = {loss.name for loss in dropped}
+        self._kept = worth_keeping(item for item in old if item.name in gone) if keeps else set()
         self._model = Model(old)
         self._by_old = {link.old[0]: link for link in links if link.kind == "one"}
         self.guesses: list[ProposedOperation] = []
@@ -91,19 +110,19 @@ class OperationPlanner:
 
     def _apply(self, operation: Operation, confidence: float = 1.0, alternatives: Iterable[str] = ()) -> None:
         self.sound = self.sound and self._model.apply(operation)
-        self.guesses.append(ProposedOperation(operation, confidence, together(alternatives)))
+        self.guesses.append(ProposedOperation(operation, confidence, once_each(alternatives)))
 
     def _selecting(self, wanted: Sequence[str], spare: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(wanted) if self._plain else tuple(selecting(wanted, self._model.names, spare))
 
     def _drop(self) -> None:
-        groups: defaultdict[float, list[Unmatched]] = defaultdict(list)
+        groups: defaultdict[tuple[float, bool], list[Unmatched]] = defaultdict(list)
         for loss in self._dropped:
-            groups[loss.confidence].append(loss)
-        for confidence, losses in sorted(groups.items(), reverse=True):
-            words = [f"{loss.name} may now be {name}" for loss in losses for name in loss.alternatives]
+            groups[loss.confidence, loss.name in self._kept].append(loss)
+        for (confidence, keep), losses in sorted(groups.items(), reverse=True):
+            words = [f"{loss.name} may now be {' or '.join(loss.alternatives)}" for loss in losses if loss.alternatives]
             words += [f"{loss.name}: {loss.note}" for loss in losses if loss.note]
-            self._apply(Drop(self._selecting([loss.name for loss in losses])), confidence, words)
+            self._apply(Drop(self._selecting([loss.name for loss in losses]), keep), confidence, words)
 
     def _rename(self) -> dict[str, str]:
         """Rename; return the current names by the old names."""
@@ -152,6 +171,7 @@ class OperationPlanner:
                 for kind, arg in link.steps:
                     steps.setdefault((kind, tuple(arg) if kind != "cast" else arg), []).append(name)
         ways: Mapping[str, Callable[[Mapping[object, list[str]]], Iterable[tuple[Operation, list[str]]]]] = {
+            "crop": self._crops,
             "pad": self._pads,
             "permute": self._permutes,
             "reshape": self._reshapes,
@@ -167,6 +187,11 @@ class OperationPlanner:
         for arg, names in steps.items():
             dim, size, at = arg if isinstance(arg, tuple) else (0, 0, None)
             yield Pad(self._selecting(names), size, dim, at), names
+
+    def _crops(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
+        for arg, names in steps.items():
+            dim, size, at = arg if isinstance(arg, tuple) else (0, 0, None)
+            yield Crop(self._selecting(names), size, dim, at, self._keeps), names
 
     def _permutes(self, steps: Mapping[object, list[str]]) -> Iterable[tuple[Operation, list[str]]]:
         for order, names in steps.items():
@@ -226,7 +251,9 @@ class OperationPlanner:
     def _add(self) -> None:
         for operation, names in Adding(self._model.names, self._new, self._plain).run():
             losses = [self._added[name] for name in names]
-            words = [f"{loss.name} may have been {name}" for loss in losses for name in loss.alternatives]
+            words = [
+                f"{loss.name} may have been {' or '.join(loss.alternatives)}" for loss in losses if loss.alternatives
+            ]
             words += [f"{loss.name}: {loss.note}" for loss in losses if loss.note]
             self._apply(operation, min(loss.confidence for loss in losses), words)
 

@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.state.name_patterns import Pattern
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
-from anemoi_ckpt_migrate.storage.tensors.shape_rules import outcome
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import outcome, place_between
 
 Form = tuple[tuple[int, ...], str]
 """A shape and a dtype."""
@@ -31,6 +31,11 @@ class Forms:
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Form]) -> Form:
         """Return the shape and the dtype of the result."""
         return outcome(kind, args, [shape for shape, _ in values], [dtype for _, dtype in values])
+
+    def insert(self, value: Form, part: Form, dim: int, at: int | None) -> Form:
+        """Return the shape and the dtype of a tensor with a part between its entries."""
+        dim, at = place_between(value[0], part[0], dim, at)
+        return outcome("pad", (dim, at, part[0][dim]), [value[0]], [value[1]])
 
     def same(self, one: Form, other: Form) -> bool:
         """Return whether shape and dtype are equal."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link
 
 _MOST = 3
-_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded"}
+_GUESS = " is a guess; "
+_STEPS = {"permute": "transposed", "reshape": "reshaped", "cast": "cast", "pad": "padded", "crop": "cropped"}
 _KINDS = {"cat": "fused", "narrow": "split", "stack": "stacked", "select": "unstacked"}
 
 
@@ -49,7 +50,7 @@ def doubts(link: Link) -> tuple[str, ...]:
     found = []
     for name in link.alternatives[:_MOST]:
         other = f"keeping {name}" if link.old == (name,) else name
-        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)} is a guess; {other} is as likely")
+        found.append(f"{' and '.join(link.old)} -> {' and '.join(link.new)}{_GUESS}{other} is as likely")
     if link.note:
         found.append(f"{link.new[0] if len(link.new) == 1 else link.old[0]}: {link.note}")
     if link.changed and (link.old != link.new or link.steps):
@@ -61,3 +62,16 @@ def together(words: Iterable[str]) -> tuple[str, ...]:
     """Return remarks without repetitions, the first few and a count of the rest."""
     found = list(dict.fromkeys(words))
     return (*found[:_MOST], f"and {len(found) - _MOST} more like these") if len(found) > _MOST else tuple(found)
+
+
+def once_each(remarks: Iterable[str]) -> tuple[str, ...]:
+    """Return remarks as `together` does; those that say the same of several parameters become one.
+
+    >>> once_each(["h.0.w: a guess", "h.1.w: a guess", "b: it grew"])
+    ('h.0.w: a guess (and 1 more)', 'b: it grew')
+    """
+    about: dict[str, list[str]] = {}
+    for remark in dict.fromkeys(remarks):
+        key = _GUESS if _GUESS in remark else remark.partition(": ")[2] or remark
+        about.setdefault(key, []).append(remark)
+    return together(f"{each[0]} (and {len(each) - 1} more)" if each[1:] else each[0] for each in about.values())

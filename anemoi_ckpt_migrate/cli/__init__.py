@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.cli import checkpoint_commands, info_commands, script_commands
-from anemoi_ckpt_migrate.cli.common import chain_of
+from anemoi_ckpt_migrate.cli.common import CommandParser, chain_of
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError, explain_system_errors
 
@@ -38,7 +38,15 @@ exit codes:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser, from which the man page is built too."""
+    """Make the parser with all arguments of all commands, from which the man page is built."""
+    parser, commands = _build_parser()
+    for command in commands:
+        command.complete()
+    return parser
+
+
+def _build_parser() -> tuple[argparse.ArgumentParser, list[CommandParser]]:
+    """Make the parser, and return it with those of its commands, which have no arguments yet."""
     parser = argparse.ArgumentParser(
         prog="ckpt-migrate",
         description="Migrations for PyTorch checkpoints: what Alembic is for databases.",
@@ -48,11 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ckpt-migrate {__version__}")
     parser.add_argument("-c", "--config", metavar="PATH", help="the configuration file, or its folder")
     parser.add_argument("--chain", metavar="NAME", help="use the chain of an installed package instead of a project")
-    adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    adding = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=CommandParser)
     script_commands.add_commands(adding)
     checkpoint_commands.add_commands(adding)
     info_commands.add_commands(adding)
-    return parser
+    return parser, list(adding.choices.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @functools.cache
 def _parser() -> argparse.ArgumentParser:
     """Return the parser; who runs several command lines in one process makes it once."""
-    return build_parser()
+    return _build_parser()[0]
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -9,14 +9,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.cli.common import add, add_json, for_each
+from anemoi_ckpt_migrate.cli.common import add, add_json, add_outputs, check_many_outputs, for_each
 from anemoi_ckpt_migrate.cli.selection import add_selection, add_workers, is_plain, job_of, selection_of
 from anemoi_ckpt_migrate.console import checkpoint_tree, output
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.batch.select import Selection
 
-_PLACE = "see the end of `ckpt-migrate --help`"
+_TARGET = "the target; see the end of `ckpt-migrate --help`"
+_NAMES = "allow new names in the file that can run code when it is loaded"
 _OPTIONS = (
     "target",
     "purge",
@@ -32,74 +33,102 @@ _OPTIONS = (
     "copy_shared",
     "hard_link",
     "max_shard_size",
+    "outputs",
+    "expect_outputs",
+    "tolerance",
 )
 
 
 def add_commands(adding: Any) -> None:
     """Add the commands to a parser."""
-    up = _add_moving(adding, "upgrade", _upgrade, "bring checkpoints up to a target")
-    check = "first try the upgrade and its rollback on this file; write nothing unless the rollback restores it exactly"
-    up.add_argument("--check-rollback", action="store_true", help=check)
-    names = "allow new names in the file that can run code when it is loaded"
-    up.add_argument("--trust-checkpoint-code", action="store_true", help=names)
-    _add_check_model(up)
-    _add_copy_shared(up)
-    down = _add_moving(adding, "downgrade", _downgrade, "take checkpoints back down to a target")
-    trust = f"run rollbacks that the checkpoint carries if no script here has them; {names}"
-    down.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
-    discard = "discard changes made after the upgrade to values that operations added, cast or set"
-    down.add_argument("--discard-changes", action="store_true", help=discard)
-    _add_check_model(down)
-    _add_copy_shared(down)
+    add(adding, "upgrade", _upgrade, "bring checkpoints up to a target", _upgrade_arguments)
+    add(adding, "downgrade", _downgrade, "take checkpoints back down to a target", _downgrade_arguments)
     both = "bring checkpoints to the heads: undo revisions that no script here has, then upgrade"
-    sync = _add_moving(adding, "sync", _sync, both)
-    sync.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
-    sync.add_argument("--discard-changes", action="store_true", help=discard)
-    _add_check_model(sync)
-    _add_copy_shared(sync)
-    stamp = _add_moving(adding, "stamp", _stamp, "record which revisions checkpoints have, without running anything")
-    stamp.add_argument(
+    add(adding, "sync", _sync, both, _sync_arguments)
+    record = "record which revisions checkpoints have, without running anything"
+    add(adding, "stamp", _stamp, record, _stamp_arguments)
+    add(
+        adding,
+        "recover",
+        _recover,
+        "restore files on which an in-place run was interrupted",
+        add_selection,
+        add_workers,
+        add_json,
+    )
+    add(
+        adding,
+        "compact",
+        _compact,
+        "rewrite files without the unused bytes that in-place runs left",
+        add_selection,
+        add_workers,
+        _add_writing,
+        add_json,
+    )
+    proven = "remove backups that the record proves; without --remove, only list them"
+    add(adding, "clean", _clean, proven, _clean_arguments)
+
+
+def _upgrade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help=_TARGET)
+    _add_moving(parser)
+    check = "first try the upgrade and its rollback on this file; write nothing unless the rollback restores it exactly"
+    parser.add_argument("--check-rollback", action="store_true", help=check)
+    parser.add_argument("--trust-checkpoint-code", action="store_true", help=_NAMES)
+    _add_check_model(parser)
+    _add_copy_shared(parser)
+    add_outputs(parser)
+
+
+def _downgrade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help=_TARGET)
+    _sync_arguments(parser)
+
+
+def _sync_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_moving(parser)
+    trust = f"run rollbacks that the checkpoint carries if no script here has them; {_NAMES}"
+    parser.add_argument("--trust-checkpoint-code", action="store_true", help=trust)
+    discard = "discard changes made after the upgrade to values that operations added, cast or set"
+    parser.add_argument("--discard-changes", action="store_true", help=discard)
+    _add_check_model(parser)
+    _add_copy_shared(parser)
+
+
+def _stamp_arguments(parser: argparse.ArgumentParser) -> None:
+    revisions = "the revisions that the file has: head, heads, base, or revisions separated by commas"
+    parser.add_argument("target", metavar="TARGET", help=revisions)
+    _add_moving(parser)
+    parser.add_argument(
         "--purge", action="store_true", help="first discard the record of the checkpoint, even if it is damaged"
     )
-    recover = add(adding, "recover", _recover, "restore files on which an in-place run was interrupted")
-    add_selection(recover)
-    add_workers(recover)
-    add_json(recover)
-    compact = add(adding, "compact", _compact, "rewrite files without the unused bytes that in-place runs left")
-    add_selection(compact)
-    add_workers(compact)
-    _add_writing(compact)
-    add_json(compact)
-    clean = add(adding, "clean", _clean, "remove backups that the record proves; without --remove, only list them")
-    add_selection(clean)
-    add_workers(clean)
+
+
+def _clean_arguments(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser)
+    add_workers(parser)
     age = "backups made before: an age, for example 12h, 30d or 2w, or a date"
-    clean.add_argument("--older-than", metavar="AGE", help=age)
-    clean.add_argument("--larger-than", metavar="SIZE", help="backups of more bytes, for example 10GB")
-    clean.add_argument("--keep", metavar="N", type=int, help="all backups but the N newest")
-    clean.add_argument("--remove", action="store_true", help="remove the backups that meet all given conditions")
-    clean.add_argument("--verify", action="store_true", help="first verify all checksums of the checkpoint")
-    add_json(clean)
+    parser.add_argument("--older-than", metavar="AGE", help=age)
+    parser.add_argument("--larger-than", metavar="SIZE", help="backups of more bytes, for example 10GB")
+    parser.add_argument("--keep", metavar="N", type=int, help="all backups but the N newest")
+    parser.add_argument("--remove", action="store_true", help="remove the backups that meet all given conditions")
+    parser.add_argument("--verify", action="store_true", help="first verify all checksums of the checkpoint")
+    add_json(parser)
 
 
-def _add_moving(adding: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
-    moving = add(adding, name, run, what)
-    where = f"the target; {_PLACE}"
-    what_it_is = "the revisions that the file has: head, heads, base, or revisions separated by commas"
-    if name != "sync":
-        moving.add_argument("target", metavar="TARGET", help=what_it_is if name == "stamp" else where)
-    add_selection(moving)
-    add_workers(moving)
-    _add_writing(moving)
+def _add_moving(parser: argparse.ArgumentParser) -> None:
+    add_selection(parser)
+    add_workers(parser)
+    _add_writing(parser)
     in_place = "write the changes into the file instead of copying it: for files too large to copy"
-    moving.add_argument("--in-place", action="store_true", help=in_place)
+    parser.add_argument("--in-place", action="store_true", help=in_place)
     link = "folders of Hugging Face: share the files that do not change with the backup (hard links)"
-    moving.add_argument("--hard-link", action="store_true", help=link)
+    parser.add_argument("--hard-link", action="store_true", help=link)
     largest = "folders of Hugging Face: the most bytes of tensors in a file, for example 5GB"
-    moving.add_argument("--max-shard-size", metavar="SIZE", help=largest)
-    moving.add_argument("-n", "--dry-run", action="store_true", help="print the plan and write nothing")
-    add_json(moving)
-    return moving
+    parser.add_argument("--max-shard-size", metavar="SIZE", help=largest)
+    parser.add_argument("-n", "--dry-run", action="store_true", help="print the plan and write nothing")
+    add_json(parser)
 
 
 def _add_copy_shared(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +178,8 @@ def _move(args: argparse.Namespace, command: Any) -> int:
     from anemoi_ckpt_migrate.project.project import resolve_project
 
     options = _options(args) | {"project": resolve_project(args.config)}
+    if options.get("expect_outputs") is not None and len(args.checkpoints) > 1:
+        check_many_outputs(args)
     done: dict[str, str] = {}
 
     def move(checkpoint: str) -> None:
@@ -225,6 +256,7 @@ def _many(
     job = job_of(args, args.command, options, needs_project)
     if args.command == "upgrade":
         check_target(args.target, job.project())
+        check_many_outputs(args)
     return run_batch(args, selection, job, lambda result: show(result, args.json), SummaryTable(args.command))
 
 

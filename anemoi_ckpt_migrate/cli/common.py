@@ -21,18 +21,90 @@ from anemoi_ckpt_migrate.errors import (
 _WORST_FIRST = (ERROR, USAGE, REFUSED, PENDING, 0)
 
 
-def add(adding: Any, name: str, run: Any, what: str, writes_scripts: bool = False) -> argparse.ArgumentParser:
-    """Add a command to the parser."""
-    added: argparse.ArgumentParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command. It gets its arguments when it is used, since a call uses one of thirty commands.
+
+    Attributes
+    ----------
+    pending : list of callable
+        Functions that add the arguments; empty once they have run.
+    """
+
+    pending: list[Callable[[argparse.ArgumentParser], None]]
+
+    def complete(self) -> None:
+        """Add the arguments, unless they are there."""
+        pending, self.pending = self.pending, []
+        for each in pending:
+            each(self)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments."""
+        self.complete()
+        return super().parse_known_args(*args, **kwargs)
+
+
+def add(
+    adding: Any,
+    name: str,
+    run: Any,
+    what: str,
+    *arguments: Callable[[argparse.ArgumentParser], None],
+    writes_scripts: bool = False,
+) -> None:
+    """Add a command to a parser.
+
+    Parameters
+    ----------
+    adding : action
+        The subparsers, made with `CommandParser`.
+    name : str
+        The name of the command.
+    run : callable
+        Runs it.
+    what : str
+        Its help text.
+    *arguments : callable
+        Functions that add its arguments, each to the parser of the command.
+    writes_scripts : bool
+        Whether it makes or changes scripts.
+    """
+    added: CommandParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     added.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     added.set_defaults(run=run, command=name, writes_scripts=writes_scripts)
-    return added
+    added.pending = list(arguments)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> Any:
+    """Add the options that compare outputs, and return their group."""
+    group = parser.add_argument_group("outputs of the model")
+    what = "compare what package.module:function returns for each checkpoint before and after the upgrade"
+    group.add_argument("--outputs", metavar="FUNCTION", help=what)
+    recorded = "compare with the outputs that `check --save-outputs` wrote, not with those before the upgrade"
+    group.add_argument("--expect-outputs", metavar="FILE", help=recorded)
+    most = "largest absolute and relative difference (default: by dtype, as torch.testing has it)"
+    group.add_argument("--tolerance", metavar="X", type=float, help=most)
+    return group
+
+
+def check_many_outputs(args: argparse.Namespace) -> None:
+    """Refuse options of `add_outputs` that make no sense for many checkpoints.
+
+    Raises
+    ------
+    UsageError
+        They do not.
+    """
+    from anemoi_ckpt_migrate.runtime.output_options import check_one_file, output_options
+
+    output_options(args.outputs, args.tolerance, args.expect_outputs)
+    check_one_file(2, getattr(args, "save_outputs", None), args.expect_outputs)
 
 
 def chain_of(args: argparse.Namespace) -> Any:

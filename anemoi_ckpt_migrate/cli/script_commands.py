@@ -12,45 +12,55 @@ from anemoi_ckpt_migrate.errors import UsageError
 
 def add_commands(adding: Any) -> None:
     """Add the commands to a parser."""
-    init = add(adding, "init", _init, "write a configuration, versions/ and a template", writes_scripts=True)
-    init.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: the current one)")
-    init.add_argument("--package", metavar="NAME", help="the package whose version new scripts note")
+    add(adding, "init", _init, "write a configuration, versions/ and a template", _init_arguments, writes_scripts=True)
     _add_new(adding)
     _add_changing(adding)
 
 
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="the folder (default: the current one)")
+    parser.add_argument("--package", metavar="NAME", help="the package whose version new scripts note")
+
+
 def _add_new(adding: Any) -> None:
-    revision = add(adding, "revision", _revision, "make a new migration script", writes_scripts=True)
-    revision.add_argument("name", metavar="NAME", nargs="?", help="the change, in one line")
-    revision.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint can cross")
-    revision.add_argument(
+    add(adding, "revision", _revision, "make a new migration script", _revision_arguments, writes_scripts=True)
+    add(adding, "merge", _merge, "make a script that joins branches", _merge_arguments, writes_scripts=True)
+    what = "import a folder of scripts of another migration command (default: that of anemoi-models)"
+    add(adding, "import-scripts", _import_scripts, what, _import_scripts_arguments, writes_scripts=True)
+
+
+def _revision_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the change, in one line")
+    parser.add_argument("--final", action="store_true", help="make a barrier, which no checkpoint can cross")
+    parser.add_argument(
         "--head", metavar="REV", help="the revision to follow (default: the head); `base` begins a new root"
     )
-    revision.add_argument("--splice", action="store_true", help="follow a revision that is not a head: a new branch")
-    after = "a revision of another branch that must be applied first"
+    parser.add_argument("--splice", action="store_true", help="follow a revision that is not a head: a new branch")
     generate = (
         "write operations that turn OLD into NEW: two checkpoints, or a checkpoint and a model as "
         "package.module:factory (default: from the manifest to the project's models)"
     )
-    revision.add_argument("--autogenerate", nargs="*", metavar=("OLD", "NEW"), help=generate)
-    revision.add_argument("--model", metavar="NAME", help="with --autogenerate, compare only this model")
+    parser.add_argument("--autogenerate", nargs="*", metavar=("OLD", "NEW"), help=generate)
+    parser.add_argument("--model", metavar="NAME", help="with --autogenerate, compare only this model")
     setup = "add a migrate_setup, for classes and modules that were moved or removed"
-    revision.add_argument("--with-setup", action="store_true", help=setup)
-    revision.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
-    _add_common(revision)
-    merge = add(adding, "merge", _merge, "make a script that joins branches", writes_scripts=True)
-    merge.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
-    merge.add_argument("name", metavar="NAME", help="a title, in one line")
-    merge.add_argument("--splice", action="store_true", help="allow revisions that are no heads")
-    _add_common(merge)
-    what = "import a folder of scripts of another migration command (default: that of anemoi-models)"
-    importing = add(adding, "import-scripts", _import_scripts, what, writes_scripts=True)
-    importing.add_argument(
-        "folder", metavar="DIR", help="the folder; if you import it again, only new scripts are added"
-    )
+    parser.add_argument("--with-setup", action="store_true", help=setup)
+    after = "a revision of another branch that must be applied first"
+    parser.add_argument("--depends-on", metavar="REV", action="append", default=[], help=after)
+    _add_common(parser)
+
+
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("revisions", metavar="REV", nargs="*", help="the heads to join (default: all)")
+    parser.add_argument("name", metavar="NAME", help="a title, in one line")
+    parser.add_argument("--splice", action="store_true", help="allow revisions that are no heads")
+    _add_common(parser)
+
+
+def _import_scripts_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="the folder; if you import it again, only new scripts are added")
     version = "the version for scripts that were not released (default: the installed one of the tracked package)"
-    importing.add_argument("--next-version", metavar="VERSION", help=version)
-    add_json(importing)
+    parser.add_argument("--next-version", metavar="VERSION", help=version)
+    add_json(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -63,25 +73,36 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_changing(adding: Any) -> None:
-    edit = add(adding, "edit", _edit, "open a script in $VISUAL or $EDITOR", writes_scripts=True)
-    edit.add_argument("revision", metavar="REV", nargs="?", default="head", help="the revision (default: the head)")
-    rebase = add(adding, "rebase", _rebase, "make a script follow another revision", writes_scripts=True)
-    rebase.add_argument("revision", metavar="REV", help="the revision to move; its descendants move with it")
-    rebase.add_argument("--onto", metavar="REV", help="the revision to follow (default: the other head)")
-    add_json(rebase)
-    squash = add(adding, "squash", _squash, "replace consecutive revisions by one script", writes_scripts=True)
-    squash.add_argument("stretch", metavar="A:B", help="the first and the last revision to replace")
-    squash.add_argument("name", metavar="NAME", help="the title of the new revision, in one line")
-    squash.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
-    add_json(squash)
-    release = add(
+    add(adding, "edit", _edit, "open a script in $VISUAL or $EDITOR", _edit_arguments, writes_scripts=True)
+    add(adding, "rebase", _rebase, "make a script follow another revision", _rebase_arguments, writes_scripts=True)
+    add(
+        adding, "squash", _squash, "replace consecutive revisions by one script", _squash_arguments, writes_scripts=True
+    )
+    add(
         adding,
         "release",
         _release,
         "record all scripts as released; `check` fails if one of them changes later",
+        add_json,
         writes_scripts=True,
     )
-    add_json(release)
+
+
+def _edit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("revision", metavar="REV", nargs="?", default="head", help="the revision (default: the head)")
+
+
+def _rebase_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("revision", metavar="REV", help="the revision to move; its descendants move with it")
+    parser.add_argument("--onto", metavar="REV", help="the revision to follow (default: the other head)")
+    add_json(parser)
+
+
+def _squash_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stretch", metavar="A:B", help="the first and the last revision to replace")
+    parser.add_argument("name", metavar="NAME", help="the title of the new revision, in one line")
+    parser.add_argument("--rev-id", metavar="ID", help="the revision id (default: a random one)")
+    add_json(parser)
 
 
 def _init(args: argparse.Namespace) -> int:

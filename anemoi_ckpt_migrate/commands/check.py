@@ -9,10 +9,9 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from anemoi_ckpt_migrate.commands.check_checkpoint import check_checkpoint
+from anemoi_ckpt_migrate.commands.check_checkpoint import check_checkpoint, check_options
 from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
-from anemoi_ckpt_migrate.commands.prove_rollback import Proof
-from anemoi_ckpt_migrate.errors import Fault, MigrateError, MigrationFailed, shown_path
+from anemoi_ckpt_migrate.errors import Fault, MigrateError, MigrationFailed, UsageError, shown_path
 from anemoi_ckpt_migrate.manifests import drift, manifest_file
 from anemoi_ckpt_migrate.manifests.known import known_of
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
+from anemoi_ckpt_migrate.runtime.output_options import Function, check_one_file
 from anemoi_ckpt_migrate.scripts import discover, head_file, released
 from anemoi_ckpt_migrate.scripts.load_functions import load_module
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
@@ -32,6 +32,10 @@ def check(
     *,
     rollback: bool = False,
     model: str | None = None,
+    outputs: Function | None = None,
+    save_outputs: StrPath | None = None,
+    expect_outputs: StrPath | None = None,
+    tolerance: float | None = None,
     project: Project | StrPath | None = None,
 ) -> Checked:
     """Look for problems in the scripts, each of which is run, and in checkpoints.
@@ -49,15 +53,25 @@ def check(
         Instead, try the rollbacks on each checkpoint, as `prove_rollback` does. Nothing is written.
     model : str, optional
         Check only this model; an empty string means all models. All other checks are skipped.
+    outputs : str or callable, optional
+        A function that computes the outputs of a checkpoint, as for `upgrade`. Instead of the revision of each
+        checkpoint, compare its outputs before and after an upgrade to the heads. Nothing is written.
+    save_outputs : path, optional
+        Compare nothing, but write the outputs of the one checkpoint as it is to this new file.
+    expect_outputs : path, optional
+        Compare the outputs of the one upgraded checkpoint with those in this file.
+    tolerance : float, optional
+        As for `upgrade`.
     project : Project or path, optional
         The project with the scripts; by default that of the current folder.
 
     Raises
     ------
     ConfigurationError, UsageError
-        The project cannot be read, or has no such model. Faults of scripts, models or checkpoints are problems, not
-        errors.
+        The project cannot be read, or has no such model or function. Faults of scripts, models or checkpoints are
+        problems, not errors.
     """
+    _check_options(checkpoints, model, outputs, save_outputs, expect_outputs, tolerance)
     if isinstance(project, Project):
         config, revisions, faults = project.config, list(project.graph), list[Fault]()
     else:
@@ -71,12 +85,45 @@ def check(
     if model is not None:
         names = drift.configured(config, model or None)
         return Checked(len(graph), 0, tuple(_of_models(config, graph, names)), len(names))
-    problems, proofs = [*_of_scripts(config, graph), *_of_models(config, graph, sorted(config.models))], list[Proof]()
-    for path in checkpoints:
-        one = check_checkpoint(path, rollback=rollback, project=found)
-        problems += one.problems
-        proofs += one.proofs
-    return Checked(len(graph), len(checkpoints), tuple(problems), len(config.models), tuple(proofs))
+    problems = [*_of_scripts(config, graph), *_of_models(config, graph, sorted(config.models))]
+    checked = [
+        check_checkpoint(
+            path,
+            rollback=rollback,
+            outputs=outputs,
+            save_outputs=save_outputs,
+            expect_outputs=expect_outputs,
+            tolerance=tolerance,
+            project=found,
+        )
+        for path in checkpoints
+    ]
+    return Checked(
+        len(graph),
+        len(checkpoints),
+        (*problems, *(problem for one in checked for problem in one.problems)),
+        len(config.models),
+        tuple(proof for one in checked for proof in one.proofs),
+        tuple(proof for one in checked for proof in one.outputs),
+        tuple(file for one in checked for file in one.recorded),
+        tuple(note for one in checked for note in one.notes),
+    )
+
+
+def _check_options(
+    checkpoints: Sequence[StrPath],
+    model: str | None,
+    outputs: Function | None,
+    saved: StrPath | None,
+    expected: StrPath | None,
+    tolerance: float | None,
+) -> None:
+    """Refuse options of a comparison of outputs that make no sense together."""
+    if check_options(outputs, saved, expected, tolerance) is None:
+        return
+    if model is not None:
+        raise UsageError("--model skips all checkpoints: leave out --outputs")
+    check_one_file(len(checkpoints), saved, expected)
 
 
 def _of_models(config: Config, graph: Graph, names: Sequence[str]) -> Iterator[Problem]:

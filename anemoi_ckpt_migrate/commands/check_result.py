@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.prove_rollback import Proof
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, shown_path
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import OutputProof, RecordedOutputs
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Problem:
     ----------
     kind : str
         ``script``: a script cannot be used. ``heads``: there are several heads. ``head file``, ``released``,
-        ``rollback``, ``checkpoint``, ``model``: this part is not in order.
+        ``rollback``, ``checkpoint``, ``model``, ``outputs``: this part is not in order.
+        ``order``: an optimizer numbers its parameters in another order than the model.
     message : str
         The problem, and the way out.
     path : str or None
@@ -27,7 +31,8 @@ class Problem:
     pending : bool
         Whether nothing is broken and only work is left to do.
     details : tuple of str
-        Further lines: the operations that would turn the model of the manifest into the model of the code.
+        Further lines: the operations that would turn the model of the manifest into the model of the code, or bring
+        the parameters of a checkpoint into the order of its model.
     """
 
     kind: str
@@ -55,6 +60,12 @@ class Checked:
         All problems.
     proofs : tuple of Proof
         For each checkpoint whose rollbacks hold: the rollbacks that were tried, and those that were skipped.
+    outputs : tuple of OutputProof
+        For each checkpoint whose outputs stay the same: how much they differ.
+    recorded : tuple of RecordedOutputs
+        The outputs that were recorded.
+    notes : tuple of str
+        Facts that are no problems, each with the checkpoint that it is about.
     """
 
     revisions: int
@@ -62,6 +73,9 @@ class Checked:
     problems: tuple[Problem, ...]
     models: int = 0
     proofs: tuple[Proof, ...] = ()
+    outputs: tuple[OutputProof, ...] = ()
+    recorded: tuple[RecordedOutputs, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -54,6 +54,7 @@ class Diff:
             "rest": list(self.rest),
             "related": self.explanation.related,
             "changes": [{**vars(change)} for change in self.explanation.changes],
+            "items": [{**vars(change)} for change in self.explanation.items],
             "operations": [
                 {**guess.operation.to_data(), "confidence": guess.confidence, "alternatives": list(guess.alternatives)}
                 for guess in self.explanation.operations

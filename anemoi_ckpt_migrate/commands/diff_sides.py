@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
+from anemoi_ckpt_migrate.autogenerate.explain_tree import explain_tree
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Step
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.manifests import build_model
@@ -40,6 +41,10 @@ class Side:
         The open file; None for a model.
     table : Table or None
         The tensors of the file.
+    tree : object
+        The tree of the file, without its record.
+    keeps : bool
+        Whether the file has a place for values that an operation stashes.
     """
 
     shown: str
@@ -47,6 +52,8 @@ class Side:
     left_out: tuple[str, ...] = ()
     file: Checkpoint | None = None
     table: Table | None = None
+    tree: Any = None
+    keeps: bool = True
 
     @property
     def is_ordered(self) -> bool:
@@ -65,11 +72,12 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
         if is_model:
             text = os.fspath(new)
             other = Side(text, list(build_model.built(text).items))
-            yield one, other, explain(one.items, other.items, ordered=one.is_ordered)
+            yield one, other, explain(one.items, other.items, ordered=one.is_ordered, keeps=one.keeps)
             return
         with _checkpoint(new, path, True) as other:
             ordered = one.is_ordered and other.is_ordered
-            yield one, other, explain(one.items, other.items, _Contents(one, other), ordered)
+            found = explain(one.items, other.items, _Contents(one, other), ordered, one.keeps)
+            yield one, other, found.with_tree(explain_tree(one.tree, other.tree, path, found.names))
 
 
 def parameters_of(project: Project | StrPath | None) -> str | None:
@@ -89,7 +97,7 @@ def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterat
                 raise MigrateError(place)
             table = place.table()
             items, left_out = items_of(table, Tensors(file.maker, file.same), file if contents else None)
-        yield Side(os.fspath(path), items, tuple(left_out), file, table)
+        yield Side(os.fspath(path), items, tuple(left_out), file, table, tree, embed.has_place(tree))
 
 
 class _Contents:
@@ -113,17 +121,25 @@ class _Contents:
 
     def holds(self, new: str, starts: Sequence[int], old: str) -> bool:
         """Return whether a larger new parameter contains an old one, at a start index in each dimension."""
-        one, other = self._old, self._new
-        if one.file is None or other.file is None or one.table is None or other.table is None:
-            return False
-        wanted = one.table[old]
-        try:
-            made = other.table[new]
-            for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
-                made = other.file.maker.make("narrow", (dim, start, size), [made])
-        except Mismatch:
-            return False
-        return _is(other.file, other.shown, made, one.file, one.shown, wanted)
+        return _holds(self._new, new, starts, self._old, old)
+
+    def is_part(self, new: str, starts: Sequence[int], old: str) -> bool:
+        """Return whether a smaller new parameter is the part of an old one that begins at these indices."""
+        return _holds(self._old, old, starts, self._new, new)
+
+
+def _holds(one: Side, larger: str, starts: Sequence[int], other: Side, smaller: str) -> bool:
+    """Return whether a parameter of one side holds one of the other side, at a start index in each dimension."""
+    if one.file is None or other.file is None or one.table is None or other.table is None:
+        return False
+    wanted = other.table[smaller]
+    try:
+        made = one.table[larger]
+        for dim, (start, size) in enumerate(zip(starts, wanted.shape, strict=True)):
+            made = one.file.maker.make("narrow", (dim, start, size), [made])
+    except Mismatch:
+        return False
+    return _is(one.file, one.shown, made, other.file, other.shown, wanted)
 
 
 def _is(file: Checkpoint, shown: str, made: Any, other: Checkpoint, other_shown: str, wanted: Any) -> bool:

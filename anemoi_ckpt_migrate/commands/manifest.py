@@ -188,8 +188,10 @@ def _taken(project: Project, known: ModelHistory, name: str, checkpoint: StrPath
             raise Refused("it has no record: give its revision with --at")
         if told is not None and revisions != told:
             raise Refused(f"it is at {', '.join(told)}, not at {', '.join(revisions) or 'base'}")
+        # Files without the order of the model give none: `model_order` takes names in alphabetical order as unordered.
+        own_items = own.items if file.keeps_order else sorted(own.items, key=lambda item: item.name)
     old = known.models.get(name)
-    snapshot = Snapshot(tuple(revisions), tuple(own.items), old.sized if old is not None else False)
+    snapshot = Snapshot(tuple(revisions), tuple(own_items), old.sized if old is not None else False)
     if old is None or trace.is_before(graph, old, revisions):
         _bridge(config, graph, known, name, snapshot)
         path = manifest_file.write(config.versions[0], {**known.models, name: snapshot})

@@ -106,8 +106,8 @@ def _generated(one: Side, other: Side, explanation: Explanation, parameters: str
         for side in (one, other)
         for name in side.left_out
     )[:_SHOWN]
-    warnings += (*_loss(explanation), *rest)
-    lines = [line for guess in explanation.operations for line in _lines(guess, other.file is None)]
+    warnings += (*_loss(explanation, one.keeps), *rest)
+    lines = _lines(explanation.operations, other.file is None, one.keeps)
     uncertain = sum(guess.confidence < 1 for guess in explanation.operations)
     return Generated(tuple(lines), len(explanation.operations), uncertain, warnings)
 
@@ -123,23 +123,50 @@ def _same(old: str, new: str, explanation: Explanation, rest: Sequence[str]) -> 
     return f"{same}; operations cannot make the other differences: {'; '.join(rest)}; {way}"
 
 
-def _loss(explanation: Explanation) -> tuple[str, ...]:
+def _loss(explanation: Explanation, keeps: bool) -> tuple[str, ...]:
     """Return a warning that names the lost values and the author's choices; none if nothing is lost."""
     lost = ", ".join(together(explanation.losses))
-    ways = "set keep=True to store them in the checkpoint, or `rollback = None` below `operations` if that is intended"
+    ways = "`rollback = None` below `operations` if that is intended"
+    store = (
+        "set keep=True to store them in the checkpoint, or" if keeps else "the checkpoint has no place for them; set"
+    )
+    ways = f"{store} {ways}"
     return (f"the script loses values: {lost}; {ways}; until then `check` fails",) if lost else ()
 
 
-def _lines(guess: ProposedOperation, of_model: bool) -> list[str]:
-    comments = []
+def _lines(guesses: Sequence[ProposedOperation], of_model: bool, keeps: bool) -> list[str]:
+    """Return the operations as lines of a script; a comment stands above the first operation that it is about."""
+    lines: list[str] = []
+    said: set[str] = set()
+    unsure = [guess.confidence < 1 for guess in guesses]
+    begin = unsure.index(True) if unsure == sorted(unsure) and any(unsure) else 0
+    for number, guess in enumerate(guesses):
+        if number and number == begin:
+            lines.append("# Guesses:")
+        lines += _comments(guess, of_model, keeps, said)
+        lines.append(f"op.{guess.operation.as_written()},")
+    return lines
+
+
+def _comments(guess: ProposedOperation, of_model: bool, keeps: bool, said: set[str]) -> list[str]:
+    """Return the doubts about an operation, one in each line; add to `said` what the author has to read only once."""
+    about = {
+        plain(text): text.partition(": ")[2] or text for text in guess.alternatives
+    }  # plain: names come from a file
+    doubts = [text for text, remark in about.items() if remark not in said]
+    said.update(about.values())
     if guess.confidence < 1:
-        comments.append(f"# {guess.confidence:.0%} certain: check it.")
-    comments += [f"# {plain(text)}" for text in guess.alternatives]  # plain: names come from a file
+        doubts = [f"{guess.confidence:.0%} certain: check it. {''.join(doubts[:1])}".rstrip(), *doubts[1:]]
     if not guess.operation.reversible:
-        comments.append(f"# Loses values: set {guess.operation.remedy}, or `rollback = None` below the list.")
+        store = f"set {guess.operation.remedy}, or" if keeps else "there is no place to keep them, so set"
+        doubts.append(f"Loses values: {store} `rollback = None` below the list.")
+    advice = ""
     if isinstance(guess.operation, Pad):
-        comments.append('# Adds zeros; use `fill` or `init` for other values: init="mean".')
+        advice = 'Adds zeros; use `fill` or `init` for other values: init="mean".'
     if isinstance(guess.operation, Add):
         unknown = "" if of_model else " A buffer needs buffer=True."  # a model shows which are buffers, a file does not
-        comments.append(f"# Adds zeros; use `fill` or `init` for other values.{unknown}")
-    return [*comments, f"op.{guess.operation!r},"]
+        advice = f"Adds zeros; use `fill` or `init` for other values.{unknown}"
+    if advice and advice not in said:
+        said.add(advice)
+        doubts.append(advice)
+    return [f"# {text}" for text in doubts]

@@ -6,6 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
+    EXPECTED,
+    class_of_state,
+    find_places,
+    is_scheduler,
+    scheduler_kinds,
+)
+from anemoi_ckpt_migrate.autogenerate.match_classes import own_names
+from anemoi_ckpt_migrate.autogenerate.match_items import missing_items
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.commands.diff_sides import Side
 from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
@@ -27,9 +36,9 @@ from anemoi_ckpt_migrate.state.pickled_module import held
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.tree.class_names import spelled
 
 _SHOWN = 5
-_EXPECTED = {"params", "param_names", "lr"}  # options of a group; a schedule changes the learning rate in every run
 
 
 def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str | None) -> tuple[str, ...]:
@@ -56,9 +65,9 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     tensors = Tensors(file.maker, file.same)
     main = find_main(tree, path)
     copies = [] if isinstance(main, str) else [place.path for place in find_copies(tree, main, main.table())]
-    state = CheckpointState(tree, tensors, {}, path)
+    state = CheckpointState(tree, tensors, {}, path, keeps_order=file.keeps_order)
     runner = OperationRunner(state, "", "<the new script>", _none, _none)
-    runner.apply([each for each in operations if each.on_parameters])
+    runner.apply(operations)
     state.close()
     if state.faults:
         return tuple(f"the script does not apply to {file.path} yet: {fault}" for fault in state.faults[:_SHOWN])
@@ -72,10 +81,22 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     if other.file is None:
         return tuple(found[:_SHOWN])
     new, _ = embed.unrecorded(other.file)
+    target = find_main(new, path)
+    if not isinstance(target, str):
+        had = {place.path for place in find_copies(state.tree, place, place.table())}
+        wanted = [each.path for each in find_copies(new, target, target.table())]
+        found += [
+            f"{other.shown} has a copy of the parameters at {each}; the result has none there"
+            for each in wanted
+            if each not in had
+        ]
+        copies = list(dict.fromkeys([*copies, *(each for each in wanted if each in had)]))
     return (
         *found[:_SHOWN],
         *_of_copies(copies, (file, state.tree), (other.file, new), other.shown),
         *_of_optimizers(dict(find_optimizers(state.tree)), dict(find_optimizers(new)), other.shown),
+        *_of_schedulers(state.tree, new, other.shown),
+        *_of_items(state.tree, new, other.shown),
     )
 
 
@@ -98,11 +119,42 @@ def _of_copies(
 
 
 def _of_optimizers(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
-    """Compare the groups of optimizers that both checkpoints have."""
-    for path, content in one.items():
-        if path in other:
-            said = list(_of_groups(content, other[path], shown))
-            yield from [f"the optimizer at {path} differs: {'; '.join(said)}"] if said else []
+    """Compare the groups of the optimizers that the new checkpoint has."""
+    for path, content in other.items():
+        if path not in one:
+            yield f"{shown} has an optimizer at {path}; the result has none there"
+        elif said := list(_of_groups(one[path], content, shown)):
+            yield f"the optimizer at {path} differs: {'; '.join(said)}"
+
+
+def _of_schedulers(one: Any, other: Any, shown: str) -> Iterator[str]:
+    """Compare the learning-rate schedulers that the new checkpoint has."""
+    mine, its = (
+        {path: each for path, each in find_places(tree).items() if is_scheduler(each)} for tree in (one, other)
+    )
+    for path, content in its.items():
+        at_path = ".".join(map(str, path))
+        if path not in mine:
+            yield f"{shown} has a scheduler at {at_path}; the result has none there"
+        elif (said := scheduler_kinds(mine[path], content)) is not None:
+            yield f"the scheduler at {at_path} is of another class: {said} in {shown}"
+        elif (count := _rates(mine[path])) != (wanted := _rates(content)):
+            yield f"the scheduler at {at_path} differs: it has {count} learning rates, but {wanted} in {shown}"
+
+
+def _rates(scheduler: Mapping[str, Any]) -> int:
+    rates = scheduler.get("base_lrs")
+    return len(rates) if is_a(rates, (list, tuple)) else 0
+
+
+def _of_items(one: Any, other: Any, shown: str) -> Iterator[str]:
+    """Compare the hyper-parameters, and the classes that the checkpoints name."""
+    said = missing_items(one, other) if is_a(one, dict) and is_a(other, dict) else []
+    if said:
+        yield f"hyper-parameters differ from those of {shown}: {', '.join(together(said))}"
+    gone = sorted(map(spelled, own_names(one) - own_names(other)))
+    if gone and is_a(one, dict):
+        yield f"the result names classes that {shown} does not: {', '.join(together(gone))}"
 
 
 def _of_groups(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> Iterator[str]:
@@ -114,13 +166,15 @@ def _of_groups(one: Mapping[str, Any], other: Mapping[str, Any], shown: str) -> 
         for number, moved in enumerate([sorted(set(a["param_names"]) ^ set(b["param_names"])) for a, b in pairs]):
             if moved:
                 yield f"group {number} has other parameters in {shown}: {', '.join(together(map(str, moved)))}"
-    for option in sorted({str(key) for key in mine[0]} - _EXPECTED if mine else ()):
+    for option in sorted({str(key) for key in mine[0]} - {*EXPECTED} if mine else ()):
         values = [_values(groups, option, len(mine) == len(its)) for groups in (mine, its)]
         if all(values) and values[0] != values[1]:
             yield f"{option} is {' and '.join(values[0])}, but {' and '.join(values[1])} in {shown}"
     states = [_states(content) for content in (one, other)]
     if all(states) and states[0] != states[1]:
-        yield f"its state is {', '.join(states[0])}, but {', '.join(states[1])} in {shown}"
+        kinds = [class_of_state(content) or "unknown" for content in (one, other)]
+        classes = f" (its class is {kinds[0]}, but {kinds[1]} there)" if kinds[0] != kinds[1] else ""
+        yield f"its state is {', '.join(states[0])}, but {', '.join(states[1])} in {shown}{classes}"
 
 
 def _counts(groups: Sequence[Mapping[str, Any]]) -> str:

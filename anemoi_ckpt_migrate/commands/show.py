@@ -124,7 +124,6 @@ def _source(entry: Applied, undo: Undo) -> str:
     """Return the rollback that a checkpoint carries, written as a script."""
     if undo.operations is None:
         return undo.source
-    from anemoi_ckpt_migrate import op  # noqa: F401  (registers all kinds of operations)
     from anemoi_ckpt_migrate.runtime.trust import recorded_operations
 
     try:

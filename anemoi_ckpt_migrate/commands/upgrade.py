@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import Function, OutputOptions
 
 
 def upgrade(
@@ -27,6 +32,9 @@ def upgrade(
     hard_link: bool = False,
     max_shard_size: int | str | None = None,
     known_only: bool = False,
+    outputs: Function | None = None,
+    expect_outputs: StrPath | None = None,
+    tolerance: float | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Bring a checkpoint up to a target.
@@ -71,6 +79,16 @@ def upgrade(
     known_only : bool
         Refuse a checkpoint without a record, unless the operations of the plan fit its parameters, or the manifest or
         the project's `recognise` knows it.
+    outputs : str or callable, optional
+        A function of the user's code, or its place as ``package.module:function``. It computes outputs from the loaded
+        checkpoint: a tensor or a number, or dicts, lists and tuples of them. It is called with the checkpoint before
+        and after the upgrade, from the same seeds, and, if it has an argument `revisions`, with a tuple of the heads.
+        If the two outputs differ by more than the tolerance, nothing is written.
+    expect_outputs : path, optional
+        A file of outputs that `check` recorded earlier; take these for the outputs before the upgrade.
+    tolerance : float, optional
+        The absolute and the relative tolerance for floating point outputs; by default that of each dtype, as
+        `torch.testing.assert_close` has it.
     progress : callable, optional
         Called from time to time with the number of bytes copied.
 
@@ -97,9 +115,21 @@ def upgrade(
         copy_shared=copy_shared,
         folder=folder_options(hard_link, max_shard_size),
         known_only=known_only,
+        outputs=_output_options(outputs, tolerance, expect_outputs),
         progress=progress,
     )
     with open_session(checkpoint, found, options) as session:
         graph = session.graph([wanted])
         plan = session.planned(lambda: planner.plan_upgrade(graph, session.record, wanted, found.config.package))
         return session.run("upgrade", target, graph, plan)
+
+
+def _output_options(
+    outputs: Function | None, tolerance: float | None, expected: StrPath | None
+) -> OutputOptions | None:
+    """Return the options of a comparison of outputs. Most upgrades have none, and do not import them."""
+    if outputs is None and tolerance is None and expected is None:
+        return None
+    from anemoi_ckpt_migrate.runtime.output_options import output_options
+
+    return output_options(outputs, tolerance, expected)

@@ -30,6 +30,7 @@ def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
     same = sum(line.many for line in lines if line.kind == "same")
     if same and not everything:
         say(f"{'same':{widths[0]}}  {same} parameters (--all lists them)")
+    _print_items(found)
     if not found.contents:
         say("compared by names, shapes, dtypes and order, because a model has no values to compare")
     if found.left_out:
@@ -41,7 +42,17 @@ def print_diff(found: Diff, as_json: bool, everything: bool = False) -> None:
         say("as operations (`ckpt-migrate revision NAME --autogenerate` writes them into a script):")
         for guess in found.explanation.operations:
             sure = "" if guess.confidence == 1 else f"    # {guess.confidence:.0%} certain"
-            say(f"    op.{guess.operation!r}{sure}")
+            say(f"    op.{guess.operation.as_written()}{sure}")
+
+
+def _print_items(found: Diff) -> None:
+    """Print the changes beside the parameters."""
+    items = found.explanation.items
+    width = max((len(change.kind) for change in items), default=0)
+    for change in items:
+        names = " -> ".join(dict.fromkeys(filter(None, (change.old, change.new))))
+        sure = "" if change.confidence == 1 else f"{change.confidence:.0%} certain"
+        say(f"{change.kind:{width}}  {'  '.join(filter(None, (names, change.detail, sure)))}")
 
 
 def _names(line: Line) -> str:

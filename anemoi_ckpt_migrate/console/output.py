@@ -154,6 +154,7 @@ def print_result(result: Result, as_json: bool) -> None:
         copied = f", copied to {shown_path(result.written)}" if result.written else ", nothing to do"
         copied = ", record written again" if result.recorded else copied
         say(f"{result.checkpoint}: already at {end}{copied}{_dry(result) if result.recorded else ''}")
+        _say_outputs(result)
         _say_backup(result.backup)
         return
     say(f"{result.checkpoint}: {start} -> {end}{_dry(result)}")
@@ -166,6 +167,7 @@ def print_result(result: Result, as_json: bool) -> None:
             say(f"  the file will newly name {name.name}, which is dangerous: loading the file could run any code")
     if result.restored:
         say("  restored the previous content of the file; no rollback had to run")
+    _say_outputs(result)
     if result.written not in (None, result.checkpoint):
         say(f"  written to {shown_path(result.written or '')}")
     _say_backup(result.backup)
@@ -173,6 +175,11 @@ def print_result(result: Result, as_json: bool) -> None:
 
 def _dry(result: Result) -> str:
     return " (dry run, nothing written)" if result.dry_run else ""
+
+
+def _say_outputs(result: Result) -> None:
+    if result.outputs is not None:
+        say(f"  {result.outputs.sentence}")
 
 
 def _say_backup(backup: str | None) -> None:

@@ -38,7 +38,7 @@ def print_current(found: Current, as_json: bool, verbose: bool = False) -> None:
     for entry in found.log if verbose else ():
         count = len(entry.steps)
         steps = f", {count} step{'s' * (count != 1)}" if count else ""
-        proven = ", rollback verified" * entry.proven
+        proven = ", rollback verified" * entry.proven + ", outputs compared" * (entry.outputs is not None)
         say(f"    {entry.time}  {entry.command} {entry.target}{steps}{proven}, by ckpt-migrate {entry.tool}")
 
 
@@ -111,6 +111,7 @@ def print_checked(checked: Checked, as_json: bool) -> None:
         if not (proof.up or proof.down):
             why = "" if proof.skipped else ", because it has no revisions and there are none to apply"
             say(f"{shown}: no rollback was tested{why}")
+    _say_outputs(checked)
     looked_at = f"{checked.revisions} revision{'s' * (checked.revisions != 1)}"
     if checked.checkpoints:
         looked_at += f" and {checked.checkpoints} checkpoint{'s' * (checked.checkpoints != 1)}"
@@ -118,6 +119,16 @@ def print_checked(checked: Checked, as_json: bool) -> None:
         looked_at += f", {checked.models} model{'s' * (checked.models != 1)}"
     count = len(checked.problems)
     say(f"{looked_at}: {f'{count} problem' + 's' * (count != 1) if count else 'no problems'}")
+
+
+def _say_outputs(checked: Checked) -> None:
+    """Print the outputs that were compared or recorded, and facts that are no problems."""
+    for proof in checked.outputs:
+        say(f"{shown_path(proof.checkpoint)}: {proof.sentence}")
+    for kept in checked.recorded:
+        say(f"{shown_path(kept.checkpoint)}: outputs of {kept.function} written to {shown_path(kept.file)}")
+    for note in checked.notes:
+        say(note)
 
 
 def print_manifests(found: Sequence[Manifest], as_json: bool) -> None:

@@ -27,7 +27,7 @@ from anemoi_ckpt_migrate.state.find_parameters import (
     find_wrapped_otherwise,
 )
 from anemoi_ckpt_migrate.state.name_patterns import Pattern, literals
-from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State
+from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State, StateOrder
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.state.stash import StashText, packed, unpacked, unshared
@@ -59,6 +59,10 @@ class CheckpointState:
         Spells stashed values as JSON, for a record that is text.
     shares : bool
         Whether tensors in the record share memory with the tree when the checkpoint is read again.
+    keeps_order : bool
+        Whether the state dict in the files is in the order of the model.
+    in_order : bool
+        Whether it is so in the tree, if the files do not keep the order.
 
     Attributes
     ----------
@@ -84,6 +88,8 @@ class CheckpointState:
         orders: Mapping[str, Order] | None = None,
         text: StashText | None = None,
         shares: bool = True,
+        keeps_order: bool = True,
+        in_order: bool = False,
     ) -> None:
         self.tree, self.tensors, self.stash = tree, tensors, stash
         self.attached, self.orders = attached or Attached(), dict(orders or {})
@@ -92,6 +98,7 @@ class CheckpointState:
         self.main: OpenParameters | None = None
         self.others: list[OpenParameters] = []
         self._path, self._text, self._shares = path, text, shares
+        self._order = StateOrder(keeps_order, keeps_order or in_order)
         self._hint: ParameterLocations | None = None  # used when parameters are opened next
         self._found: list[ParameterLocations] = []
         self._known: list[OptimizerSnapshot] = []
@@ -210,7 +217,7 @@ class CheckpointState:
         self.others = [open_copy(each, main, self.tensors) for each in find_copies(self.tree, place, main.table)]
         self._use_copies(main)
         self.others += self._wrapped_otherwise(place, main)
-        states = [State(path, content, self.tensors) for path, content in find_optimizers(self.tree)]
+        states = [State(path, content, self.tensors, self._order) for path, content in find_optimizers(self.tree)]
         declarations = {} if declared is None else {declared.optimizer: declared}
         self.others += open_optimizers(states, main, self.tensors, declarations, self._known, self.orders)
         self._has_ties = bool(states) and bool(Ties(main.table).names)
@@ -253,6 +260,8 @@ class CheckpointState:
             # Also if only tensors outside the optimizer changed: a downgrade has to distinguish them.
             touched = (main.changed or state.table.changed) and not opened.unknown
             if touched and state.needs_names(main, self.tensors):
-                groups = tuple(map(literals, state.names(main)))
-                found.append(ParameterGroups(groups, number, own_order=state.own_order(main)))
+                order = state.order(main)
+                foreign = literals(order.foreign)
+                groups = tuple(map(literals, order.groups))
+                found.append(ParameterGroups(groups, number, own_order=order.own_order, foreign=foreign))
         return found

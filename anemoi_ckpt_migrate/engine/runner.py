@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.derive import Derive
 from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations
+from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy
 from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
@@ -174,6 +175,44 @@ class OperationRunner:
             self._fault(operation, unknown)
         return []
 
+    def apply_to_optimizer(self, operation: OptimizerOperation) -> list[Operation]:
+        """Apply an operation to one optimizer; nothing happens if the checkpoint has none."""
+        main = self._state.open()
+        if isinstance(main, str):
+            self._fault(operation, main)
+            return []
+        optimizers, number = self._state.optimizers, operation.optimizer
+        if number >= len(optimizers):
+            if optimizers:
+                self._fault(operation, f"the checkpoint has no optimizer {number}, only {len(optimizers)}")
+            return []
+        unknown = optimizers[number][0].unknown
+        if unknown:
+            self._fault(operation, unknown)
+            return []
+        from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+
+        context = OptimizerContext(
+            self._state.tree,
+            [state for _, state in optimizers],
+            number,
+            main.parameters.table,
+            self._state.tensors,
+            self._stash,
+            self._upgrade,
+            self._discard_changes,
+        )
+        try:
+            undo = operation.change(context)
+        except Mismatch as error:
+            context.fault(str(error))
+        for sentence in context.faults:
+            self._fault(operation, sentence)
+        if context.faults:
+            return []
+        self._stash += context.new
+        return undo
+
     def use_locations(self, operation: ParameterLocations) -> list[Operation]:
         """Use the locations of parameters from a record."""
         self._state.use_locations(operation)
@@ -240,6 +279,10 @@ class OperationRunner:
         fixed = None if state is None or state.keeps_order() else state
         if fixed is not None and operation.concerns_optimizers and operation.changes_order(parameters.table):
             return Outcome(faults=(fixed.order_lost(),))
+        if state is not None and state.is_ordered_by_group() and self._upgrade and self._state.main is not None:
+            every = self._state.main.parameters.table
+            if operation.concerns_optimizers and (other := operation.beside_others(every, state.group)) is not None:
+                return Outcome(faults=(state.beside_others(other),))
         missing = self._state.missing if parameters.main is None else ()
         context = ParameterContext(parameters, self._stash, self._discard_changes, tied, missing, added)
         undo: list[Operation] = []

@@ -63,6 +63,7 @@ from anemoi_ckpt_migrate.errors.files import (
     NotInPlace,
     NotOnePlace,
     NotUpgraded,
+    OtherOrder,
     ReadOnly,
     SeveralArchives,
     TooMuchAsked,
@@ -78,6 +79,7 @@ from anemoi_ckpt_migrate.errors.operations import (
     NoWayBack,
     NowhereToKeep,
     OperationFault,
+    OutputsDiffer,
     TooMuchToKeep,
 )
 from anemoi_ckpt_migrate.errors.revisions import (
@@ -177,8 +179,10 @@ __all__ = [
     "NothingInCommon",
     "NowhereToKeep",
     "OperationFault",
+    "OtherOrder",
     "OtherToolFailed",
     "OutOfMemory",
+    "OutputsDiffer",
     "ReadOnly",
     "RecogniseFailed",
     "Refused",

@@ -362,6 +362,35 @@ class NotAsExpected(Refused):
         )
 
 
+class OtherOrder(Refused):
+    """An optimizer would give the moments of parameters to others, because the model has another order.
+
+    Parameters
+    ----------
+    model, revision : str
+        The model, and the revision at which the result would be.
+    what : str
+        The first difference.
+    operations : sequence of str
+        The operations, as in a script, that bring the parameters into the order of the model.
+    """
+
+    lines = True
+
+    def __init__(self, model: str, revision: str, what: str, operations: Sequence[str]) -> None:
+        self.model, self.revision, self.operations = model, revision, tuple(operations)
+        super().__init__(
+            "\n    ".join(
+                [
+                    f"the parameters of the result would be in another order than those of the model {model} at "
+                    f"{revision}: {what}; this operation, in a script on the way, puts both in order "
+                    "(--no-check-model skips this comparison):",
+                    *operations,
+                ]
+            )
+        )
+
+
 def _sizes(only: bool) -> str:
     told = "; if sizes depend on hyper-parameters, let the function that makes the model take `hyper_parameters`"
     return told if only else ""

@@ -115,3 +115,21 @@ class NotProven(Refused):
         super().__init__(
             f"the rollback of {revision} is not the inverse of its migration: {where}: {what}; nothing was changed"
         )
+
+
+class OutputsDiffer(Refused):
+    """The upgraded checkpoint gives other outputs.
+
+    Parameters
+    ----------
+    function : str
+        The function that computed them.
+    other : str
+        The other outputs, in words: ``before``, or ``in FILE``.
+    what : str
+        The difference.
+    """
+
+    def __init__(self, function: str, other: str, what: str) -> None:
+        self.function, self.what = function, what
+        super().__init__(f"the outputs of {function} differ from those {other}: {what}; nothing was changed")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.errors import NoLibrary, UsageError
 from anemoi_ckpt_migrate.project.config import FACTORY
+from anemoi_ckpt_migrate.project.user_function import importable, imported
 
 ARGUMENT = "hyper_parameters"
 """The name of the argument in which a function takes hyper-parameters."""
@@ -64,8 +64,8 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
     """
     torch = _torch(text)
     where = folder or Path.cwd()
-    with _undisturbed(torch, where), contextlib.redirect_stdout(sys.stderr):
-        factory = _imported(text, where)
+    with importable(torch, where), contextlib.redirect_stdout(sys.stderr):
+        factory = imported(text, where)
         sized = _is_sized(text, factory, hyper_parameters is not None)
         given = {ARGUMENT: hyper_parameters} if sized and hyper_parameters is not None else {}
         try:
@@ -117,25 +117,6 @@ def _hint(error: BaseException) -> str:
     return ""
 
 
-def _imported(text: str, folder: Path) -> Callable[..., Any]:
-    module, _, name = text.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the code is the user's
-        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-        where = f"; it must be installed, or lie in {folder}" if missing else ""
-        raise UsageError(f"{module} cannot be imported: {type(error).__name__}: {error}{where}") from error
-    path = getattr(found, "__file__", None) or "no file"
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise UsageError(f"{module} has no function {name} ({path})")
-    function: Callable[..., Any] = found
-    return function
-
-
 def _is_sized(text: str, factory: Callable[..., Any], have: bool) -> bool:
     """Return whether a function takes hyper-parameters; check that it can be called."""
     try:
@@ -161,16 +142,3 @@ def _binds(signature: inspect.Signature) -> bool:
     except TypeError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _undisturbed(torch: Any, folder: Path) -> Iterator[None]:
-    """Make modules in a folder importable, and restore the process settings that the user's code may change."""
-    paths, current, dtype = list(sys.path), Path.cwd(), torch.get_default_dtype()
-    sys.path.insert(0, os.fspath(folder))
-    try:
-        yield
-    finally:
-        sys.path[:] = paths
-        os.chdir(current)
-        torch.set_default_dtype(dtype)

@@ -63,8 +63,26 @@ class Drift:
         if self.explanation is None:
             return ""
         autogenerate = f"`ckpt-migrate revision NAME --autogenerate --model {quoted}` writes one"
+        moved = self._moved
+        if moved is not None:
+            return (
+                f"the parameters of the model {self.name} are in another order than in the manifest ({moved[1]} has "
+                f"the place of {moved[0]}), and no revision reorders them, so the moments of optimizers, which are "
+                f"stored by position, would go to other parameters: {autogenerate}; if no checkpoint has such an "
+                f"optimizer, {update} records the change"
+            )
         told = f"the model {self.name} differs from the manifest, and no revision explains the change"
         return f"{told}: {autogenerate}; if old checkpoints need no migration, {update} records the change"
+
+    @property
+    def _moved(self) -> tuple[str, str] | None:
+        """The first names that differ, if nothing but the order of parameters changed; buffers do not count."""
+        if not isinstance(self.expected, Snapshot) or set(self.expected.items) != set(self.built.items):
+            return None
+        parameters = {item.name for item in self.built.items if not item.buffer}
+        both = self.expected.items, self.built.items
+        old, new = ([item.name for item in items if item.name in parameters] for items in both)
+        return next((pair for pair in zip(old, new, strict=True) if pair[0] != pair[1]), None)
 
     @property
     def operations(self) -> tuple[str, ...]:

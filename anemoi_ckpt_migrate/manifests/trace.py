@@ -9,7 +9,6 @@ from typing import Any
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
-from anemoi_ckpt_migrate.op import Rewrite, Run
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 
@@ -202,7 +201,7 @@ def _operations(revision: Revision, back: bool) -> list[Any]:
         raise _Stopped("it has functions, and only operations can be followed")
     found = []
     for operation in revision.operations or ():
-        if isinstance(operation, Run) and not isinstance(operation, Rewrite):
+        if operation.reaches_parameters:
             raise _Stopped(f"it runs `{operation.migrate}`, and only operations can be followed")
         if not operation.on_parameters:
             continue

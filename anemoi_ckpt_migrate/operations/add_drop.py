@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -190,6 +190,14 @@ class Add(Operation):
     def changes_order(self, names: Mapping[str, object]) -> bool:
         """Return True: the new parameter needs a position."""
         return True
+
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
+        """Return a name beside which it stands, if that is of another group; at the end it stands beside none."""
+        if self.after is not None:
+            beside = [name for name, _ in pattern(self.after).among(names)]
+        else:
+            beside = [] if self.index is None else [name for name in names if name != self.key]
+        return next((name for name in beside if group(name) != (self.group or 0)), None)
 
     def recipe(self, name: str) -> tuple[str, tuple[Any, ...]]:
         """Return the recipe for the tensor with this name."""

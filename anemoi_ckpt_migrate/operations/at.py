@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -228,4 +227,6 @@ def _alike(one: str, other: str) -> int:
 
 
 def _digest(content: bytes) -> str:
+    import hashlib  # only records need it
+
     return hashlib.sha256(content).hexdigest()

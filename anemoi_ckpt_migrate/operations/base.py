@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.operations.kinds import all_kinds, kind_of, register
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.util.text import first_repeated
 
@@ -17,10 +18,6 @@ else:  # in `typing` since Python 3.11; only type checkers need it
     def dataclass_transform(**_: Any) -> Any:
         """Return a decorator that returns its argument unchanged."""
         return lambda decorator: decorator
-
-
-KINDS: dict[str, type[Operation]] = {}
-"""All kinds of operations, by name."""
 
 
 class Runner(Protocol):
@@ -38,11 +35,16 @@ class Runner(Protocol):
     def declare_groups(self, operation: Any) -> list[Operation]:
         """Use a declaration of the parameters of an optimizer for the operations that follow."""
 
+    def apply_to_optimizer(self, operation: Any) -> list[Operation]:
+        """Apply an `OptimizerOperation`."""
+
     def use_locations(self, operation: Any) -> list[Operation]:
         """Use the locations of parameters in a record for the operations that follow."""
 
 
 _ONE_OR_SEVERAL = ("keys", "sources", "targets")  # fields that take a single name too
+_AS_IT_IS = ("value",)  # fields in which a tuple is not a list
+_PATHS = ("path", "new", "under")  # fields in which a tuple is a path, written with dots if its keys allow it
 
 
 class Operation:
@@ -93,9 +95,31 @@ class Operation:
         """Whether it runs functions of a script."""
         return any(leaf.runs_code for leaf in self.leaves() if leaf is not self)
 
+    @property
+    def reaches_parameters(self) -> bool:
+        """Whether it may change parameters, in ways that cannot be followed from its fields."""
+        return False
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of the classes whose placeholders it replaces."""
+        return ()
+
     def changes_order(self, names: Mapping[str, object]) -> bool:
         """Return whether it needs to know the positions of these parameters: it moves one of them, or adds one."""
         return False
+
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
+        """Return a parameter that it places relative to one of another group of an optimizer; None if there is none.
+
+        Parameters
+        ----------
+        names : mapping of str to object
+            The state dict.
+        group : callable
+            Returns the group of a name; None if the optimizer does not have it.
+        """
+        return None
 
     def per_copy(self) -> tuple[Sequence[Operation], Mapping[str, Sequence[Operation]]]:
         """Return the operations for the state dict, and the different ones for copies, by path."""
@@ -148,6 +172,13 @@ class Operation:
         return found
 
     def __repr__(self) -> str:
+        return self._spelled(False)
+
+    def as_written(self) -> str:
+        """Return it as an author would write it: like its `repr`, with dots in paths whose keys allow that."""
+        return self._spelled(True)
+
+    def _spelled(self, dotted: bool) -> str:
         words = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -155,7 +186,8 @@ class Operation:
                 value = value[0]
             if repr(value) != repr(field.default) or field.default is dataclasses.MISSING:
                 bare = field.default is dataclasses.MISSING
-                words.append(spelled(value) if bare else f"{field.name}={spelled(value)}")
+                text = _spelled_field(field.name, value, dotted)
+                words.append(text if bare else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(words)})"
 
 
@@ -166,7 +198,7 @@ _Kind = TypeVar("_Kind", bound=type[Operation])
 def operation(kind: _Kind) -> _Kind:
     """Make a class a kind of operation: a frozen dataclass, registered under its name for `from_data`."""
     made = dataclasses.dataclass(frozen=True, repr=False)(kind)
-    KINDS[kind.__name__] = made
+    register(made)
     return made  # type: ignore[return-value]
 
 
@@ -180,7 +212,8 @@ def from_data(data: Any) -> Operation:
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
         raise BadOperation(f"{data!r:.60} is not an operation")
-    if data["op"] in KINDS and not KINDS[data["op"]].recorded:
+    kind = kind_of(data["op"])
+    if kind is not None and not kind.recorded:
         raise BadOperation(f"{data['op']} is for scripts only")
     try:
         return make(data["op"], (), {name: value for name, value in data.items() if name != "op"})
@@ -201,11 +234,11 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     BadOperation
         The kind does not exist, or does not take these arguments.
     """
-    found = KINDS.get(kind)
+    found = kind_of(kind)
     if found is None or (only_written and not found.written):
-        known = ", ".join(sorted(name for name, each in KINDS.items() if each.written))
+        known = ", ".join(sorted(name for name, each in all_kinds().items() if each.written))
         raise BadOperation(f"{kind} is an unknown operation; the operations are {known}")
-    fields = dataclasses.fields(found)  # type: ignore[arg-type]
+    fields = dataclasses.fields(found)
     names = [field.name for field in fields]
     if len(args) > len(names):
         raise BadOperation(f"{kind} takes at most {len(names)} arguments, not {len(args)}")
@@ -222,7 +255,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     missing = [field.name for field in fields if field.name not in given and field.default is dataclasses.MISSING]
     if missing:
         raise BadOperation(f"{kind} needs {' and '.join(missing)}")
-    made = found(**given)
+    made: Operation = found(**given)
     if only_written:
         made.check_written()
     return made
@@ -248,6 +281,18 @@ def spelled(value: Any) -> str:
     if callable(value):
         return str(getattr(value, "__name__", value))
     return repr(value)
+
+
+def _spelled_field(name: str, value: Any, dotted: bool) -> str:
+    """Return the value of a field as a script spells it."""
+    if isinstance(value, tuple) and name in _AS_IT_IS:
+        return repr(value)
+    is_path = dotted and isinstance(value, tuple) and name in _PATHS
+    return spelled(".".join(value) if is_path and all(map(_has_no_dot, value)) else value)
+
+
+def _has_no_dot(key: Any) -> bool:
+    return isinstance(key, str) and key != "" and "." not in key
 
 
 # Checks of fields, which also convert them to one form.

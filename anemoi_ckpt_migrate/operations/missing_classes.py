@@ -81,6 +81,11 @@ class ReplacePlaceholders(TreeOperation):
     def __post_init__(self) -> None:
         set_fields(self, names=names_of(self, "names", self.names))
 
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of the classes whose placeholders it replaces."""
+        return self.names
+
     def change(self, tree: Any, stash: list[Any], discard_changes: bool = False) -> list[Operation]:
         """Put the originals back, and return the inverse."""
         known: dict[Name, OpaqueName] = {}

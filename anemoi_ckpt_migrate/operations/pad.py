@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, integer_of, names_of, operation, set_fields
+from anemoi_ckpt_migrate.operations.dimension_places import place, without
 from anemoi_ckpt_migrate.operations.initializers import MEAN, fills, initialiser
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
@@ -73,10 +73,10 @@ class Pad(Operation):
         done, names = [], context.select(self.keys)
         seeds = _seeds(context, self)
         for name in names:
-            place = _place(context, name, self, 0)
-            if place is None or not self._takes(context, name):
+            found = place(context, name, self, 0, "padded")
+            if found is None or not self._takes(context, name):
                 continue
-            args = (*place, self.size, _content(self, seeds.get(name, name)), self.still)
+            args = (*found, self.size, _content(self, seeds.get(name, name)), self.still)
             made = context.make("pad", args, [name], f"{name} cannot be padded")
             if made is not None:
                 context.table.set(name, made)
@@ -85,7 +85,7 @@ class Pad(Operation):
 
     def _takes(self, context: ParameterContext, name: str) -> bool:
         dtype = context.values.dtype(context.table[name])
-        if self.init is not None:
+        if self.init is not None and not context.optimizer:  # new moments are zero, whatever the parameter begins with
             shape = context.values.shape(context.table[name])
             if is_floating(dtype) and fills(self.init[0], len(shape)):
                 return True
@@ -117,13 +117,12 @@ class Unpad(Operation):
         names = context.select(self.keys)
         seeds = _seeds(context, self)
         for name in names:
-            place = _place(context, name, self, self.size)
-            made = None if place is None else self._without(context, name, *place)
-            if place is None or made is None:
+            found = place(context, name, self, self.size, "padded")
+            if found is None:
                 continue
-            if self._is_unchanged(
-                context, name, made, (*place, self.size, _content(self, seeds.get(name, name)), False)
-            ):
+            made = without(context, name, *found, self.size)
+            args = (*found, self.size, _content(self, seeds.get(name, name)), False)
+            if self._is_unchanged(context, name, made, args):
                 context.table.set(name, made)
         return []
 
@@ -139,14 +138,6 @@ class Unpad(Operation):
         context.fault(f"{what}; --discard-changes removes them")
         return False
 
-    def _without(self, context: ParameterContext, name: str, dim: int, at: int) -> Any:
-        values, value = context.values, context.table[name]
-        whole = values.shape(value)[dim]
-        stash = [(0, at), (at + self.size, whole - at - self.size)]
-        stash = [each for each in stash if each[1]] or stash[:1]
-        parts = [values.make("narrow", (dim, *each), [value]) for each in stash]
-        return parts[0] if len(parts) == 1 else values.make("cat", (dim,), parts)
-
 
 def _seeds(context: ParameterContext, kind: Pad | Unpad) -> dict[str, str]:
     """Return the name that seeds the random numbers of each tied parameter: the first of its group."""
@@ -158,20 +149,3 @@ def _seeds(context: ParameterContext, kind: Pad | Unpad) -> dict[str, str]:
 def _content(kind: Pad | Unpad, seed: str) -> Any:
     """Return the content of the new elements, for a recipe."""
     return kind.fill if kind.init is None else (*kind.init, seed if kind.init[0] != MEAN else "")
-
-
-def _place(context: ParameterContext, name: str, kind: Pad | Unpad, gone: int) -> tuple[int, int] | None:
-    """Return the dimension (not negative) and the index of the first new element; None after reporting a fault."""
-    shape: Sequence[int] | None = context.shape(name, f"{name} cannot be padded")
-    if shape is None:
-        return None
-    if not -len(shape) <= kind.dim < len(shape):
-        context.fault(f"{name} has the shape {list(shape)}, but no dimension {kind.dim}")
-        return None
-    dim = kind.dim % len(shape)
-    size = shape[dim] - gone
-    at = size if kind.at is None else kind.at
-    if not 0 <= at <= size:
-        context.fault(f"{name} has the shape {list(shape)}, so dimension {dim} has no index {at}")
-        return None
-    return dim, at

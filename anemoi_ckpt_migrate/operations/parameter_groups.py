@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.operations.base import (
     read,
     set_fields,
 )
+from anemoi_ckpt_migrate.state.name_patterns import pattern
 from anemoi_ckpt_migrate.state.optimizer_slots import Slots
 from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
@@ -41,6 +42,9 @@ class ParameterGroups(Operation):
     own_order : sequence of int
         Indices of groups that have their own order, although their current parameters happen to be in the order of the
         state dict. Only records contain it, for groups to which a downgrade restores parameters.
+    foreign : sequence of str
+        Names for parameters of the optimizer that the state dict does not have, such as the weights of a loss. Each
+        stands in `groups` at its position, and is carried along: ``[["*", "loss.weight"]], foreign=["loss.weight"]``.
     """
 
     on_parameters = False
@@ -49,6 +53,7 @@ class ParameterGroups(Operation):
     optimizer: int = 0
     exclude: tuple[str, ...] = ()
     own_order: tuple[int, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         integer_of(self, "optimizer", self.optimizer, 0)
@@ -57,6 +62,13 @@ class ParameterGroups(Operation):
         set_fields(self, groups=tuple(names_of(self, "groups", group, 0) for group in self.groups))
         set_fields(self, exclude=names_of(self, "exclude", self.exclude, 0))
         set_fields(self, own_order=integers_of(self, "own_order", self.own_order))
+        set_fields(self, foreign=names_of(self, "foreign", self.foreign, 0))
+        listed = [name for group in self.groups for name in group]
+        for name in self.foreign:
+            if pattern(name).open:
+                raise BadOperation(f"ParameterGroups: foreign must list names, and {name} is a pattern")
+            if listed.count(name) != 1:
+                raise BadOperation(f"ParameterGroups: groups must list {name}, which is foreign, once")
 
     def perform(self, runner: Runner) -> list[Operation]:
         """Use the declaration for the operations that follow."""

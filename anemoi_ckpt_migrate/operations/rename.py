@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -347,20 +347,32 @@ class Reorder(Operation):
         """Return whether it matches a name."""
         return any(True for text in self.names for _ in pattern(text).among(names))
 
-    def apply(self, context: ParameterContext) -> list[Any]:
-        """Reorder the parameters, and return the rollback."""
-        groups: dict[tuple[str, ...], dict[str, None]] = {}
+    def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
+        """Return a name that it orders together with one of another group."""
+        for own in self._sets(names):
+            first, *rest = own
+            if (other := next((name for name in rest if group(name) != group(first)), None)) is not None:
+                return other
+        return None
+
+    def _sets(self, names: Mapping[str, object]) -> list[list[str]]:
+        """Return the names that it matches: those in a list are ordered among themselves."""
+        found: dict[tuple[str, ...], dict[str, None]] = {}
         shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))
         for text in self.names:
-            found = list(pattern(text).among(context.table))
-            if not found:
+            for name, bound in pattern(text).among(names):
+                found.setdefault(tuple(bound[place] for place in sorted(shared)), {})[name] = None
+        return [list(own) for own in found.values()]
+
+    def apply(self, context: ParameterContext) -> list[Any]:
+        """Reorder the parameters, and return the rollback."""
+        for text in self.names:
+            if not any(True for _ in pattern(text).among(context.table)):
                 context.missing(text)
-            for name, bound in found:
-                groups.setdefault(tuple(bound[place] for place in sorted(shared)), {})[name] = None
         undo: list[Any] = []
-        for group in groups.values():
+        for group in self._sets(context.table):
             before = context.table.in_order(group)
-            if before != list(group):
-                context.table.reorder(list(group))
+            if before != group:
+                context.table.reorder(group)
                 undo.append(Reorder(literals(before)))
         return undo

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
@@ -57,6 +56,11 @@ class Rewrite(Run):
         flag_of(self, "optional", self.optional)
         flag_of(self, "objects", self.objects)
 
+    @property
+    def reaches_parameters(self) -> bool:
+        """False: it gets one value."""
+        return False
+
     def inverse(self) -> Operation | None:
         """Return the inverse: the functions exchanged."""
         return None if self.rollback is None else self._back(self.path)
@@ -110,4 +114,6 @@ class Rewrite(Run):
 
 def digest_of(value: Any) -> str:
     """Return the SHA-256 checksum of a plain configuration."""
+    import hashlib  # only records need it
+
     return hashlib.sha256(json.dumps(value, default=repr).encode()).hexdigest()

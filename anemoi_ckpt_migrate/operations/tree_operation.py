@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.operations.base import KINDS, Operation, Runner, operation, set_fields
+from anemoi_ckpt_migrate.operations.base import Operation, Runner, operation, set_fields
+from anemoi_ckpt_migrate.operations.kinds import kind_of
 from anemoi_ckpt_migrate.state.archive_json import Attached
 
 
@@ -127,6 +128,11 @@ class Run(TreeOperation):
         return True
 
     @property
+    def reaches_parameters(self) -> bool:
+        """Whether its function may change parameters."""
+        return True
+
+    @property
     def reversible(self) -> bool:
         """Whether it has a rollback function."""
         return self.rollback is not None
@@ -146,7 +152,7 @@ class Run(TreeOperation):
 
 def takes_functions(kind: str | None) -> bool:
     """Return whether the kind with this name takes functions of a script."""
-    return issubclass(KINDS.get(kind or "", Operation), Run)
+    return issubclass(kind_of(kind or "") or Operation, Run)
 
 
 def functions(operations: Iterable[Operation]) -> list[Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -33,6 +32,8 @@ class Adopted(NamedTuple):
 
 def revision_of(name: str) -> str:
     """Return the id of the revision for a migration, derived from its name so that it is the same everywhere."""
+    import hashlib  # only files that another tool has migrated need it
+
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 

@@ -152,6 +152,14 @@ def with_record(tree: Any, record: Record) -> Any:
     return copied
 
 
+def has_place(tree: Any) -> bool:
+    """Return whether a tree has a place for any values beside its record: it is a dict, and not one of tensors alone.
+
+    An `OrderedDict` of tensors has one, in its ``_metadata``.
+    """
+    return is_a(tree, dict) and (is_a(tree, OrderedDict) or not is_state_dict(tree))
+
+
 def is_state_dict(tree: dict[Any, Any]) -> bool:
     """Return whether a dict is itself a state dict, rather than a dict that holds one."""
     if hasattr(tree, "_metadata"):

@@ -107,6 +107,8 @@ class LogEntry:
         Whether the rollback was verified too.
     backup : BackupFacts or None
         The file or folder that the command replaced and kept; None if it kept none.
+    outputs : mapping or None
+        Facts about the comparison of outputs, as plain data; None if there was none.
     """
 
     time: str
@@ -118,6 +120,7 @@ class LogEntry:
     tool: str
     proven: bool = False
     backup: BackupFacts | None = None
+    outputs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,13 @@ class Order:
         For each group, the names of its parameters in the state dict.
     own_order : tuple of int
         Groups that do not follow the order of the state dict, even if they happen to match it now.
+    foreign : tuple of str
+        Names in `groups` that stand for parameters which the state dict does not have.
     """
 
     groups: tuple[tuple[str, ...], ...]
     own_order: tuple[int, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -346,10 +352,12 @@ def _other_lists_to_data(lists: Mapping[str, MigrationsList]) -> dict[str, Any]:
 
 
 def _optimizers_to_data(optimizers: Mapping[str, Order]) -> dict[str, Any]:
-    return {
-        path: {"groups": [list(group) for group in order.groups], "own_order": list(order.own_order)}
-        for path, order in optimizers.items()
-    }
+    return {path: _order_to_data(order) for path, order in optimizers.items()}
+
+
+def _order_to_data(order: Order) -> dict[str, Any]:
+    found = {"groups": [list(group) for group in order.groups], "own_order": list(order.own_order)}
+    return found | ({"foreign": list(order.foreign)} if order.foreign else {})
 
 
 def _log_to_data(entry: LogEntry) -> dict[str, Any]:
@@ -363,6 +371,7 @@ def _log_to_data(entry: LogEntry) -> dict[str, Any]:
         "tool": entry.tool,
         **({"proven": True} if entry.proven else {}),
         **({} if entry.backup is None else {"backup": _backup_to_data(entry.backup)}),
+        **({} if entry.outputs is None else {"outputs": dict(entry.outputs)}),
     }
 
 
@@ -433,7 +442,8 @@ def _order_from_data(data: Any) -> Order:
         raise DamagedRecord("groups in optimizers are not lists of text")
     if not all(type(number) is int for number in own_order):
         raise DamagedRecord("own_order in optimizers is not a list of numbers")
-    return Order(tuple(map(tuple, groups)), tuple(own_order))
+    foreign = fields.words("foreign") if "foreign" in data else ()
+    return Order(tuple(map(tuple, groups)), tuple(own_order), foreign)
 
 
 def _log_from_data(data: Any) -> LogEntry:
@@ -442,7 +452,16 @@ def _log_from_data(data: Any) -> LogEntry:
     lists = [fields.words(name) for name in ("from", "to", "steps")]
     proven = data.get("proven") is True
     backup = None if data.get("backup") is None else _backup_from_data(data["backup"])
-    return LogEntry(words[0], words[1], words[2], lists[0], lists[1], lists[2], fields.get("tool", str), proven, backup)
+    outputs = None if data.get("outputs") is None else _plain(fields, "outputs")
+    (time, command, target), (start, end, steps) = words, lists
+    return LogEntry(time, command, target, start, end, steps, fields.get("tool", str), proven, backup, outputs)
+
+
+def _plain(fields: _Fields, name: str) -> dict[str, Any]:
+    """Return a dict of plain data."""
+    found: dict[str, Any] = fields.get(name, dict)
+    _Weighing(name).check([found])
+    return found
 
 
 def _backup_from_data(data: Any) -> BackupFacts:

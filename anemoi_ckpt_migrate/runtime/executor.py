@@ -16,6 +16,7 @@ from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Order, Record, Stash
 from anemoi_ckpt_migrate.scripts.load_functions import Function, failure
 from anemoi_ckpt_migrate.state.archive_json import Attached
+from anemoi_ckpt_migrate.state.find_parameters import put_in_order
 from anemoi_ckpt_migrate.state.stash import StashText
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
@@ -251,12 +252,15 @@ class Settings:
         The parameter orders of optimizers in the record.
     copy_shared : bool
         Whether to write tensors that share memory one by one, if the format cannot share it.
+    order : tuple of str
+        The names in the state dict in the order of the model, if the files do not keep it; empty if that is unknown.
     """
 
     parameters: str | None = None
     discard_changes: bool = False
     optimizers: Mapping[str, Order] = field(default_factory=dict)
     copy_shared: bool = False
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -378,8 +382,18 @@ class Executor:
         tensors = Tensors(checkpoint.maker, checkpoint.same, content)
         attached = Attached(lambda: checkpoint.facts().attached, checkpoint.attachment)
         text = StashText(checkpoint, content) if checkpoint.record_is_text else None
+        in_order = bool(settings.order) and put_in_order(tree, settings.parameters, settings.order)
         state = CheckpointState(
-            tree, tensors, stash, settings.parameters, attached, settings.optimizers, text, checkpoint.shares_memory
+            tree,
+            tensors,
+            stash,
+            settings.parameters,
+            attached,
+            settings.optimizers,
+            text,
+            checkpoint.shares_memory,
+            checkpoint.keeps_order,
+            in_order,
         )
         context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, UsageError
+from anemoi_ckpt_migrate.errors import NotAsExpected, NotAtBase, OtherOrder, UsageError
 from anemoi_ckpt_migrate.manifests import trace
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
 from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
@@ -17,14 +17,18 @@ from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.runtime.executor import Outcome
-from anemoi_ckpt_migrate.state.find_parameters import find_optimizers
+from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, items
 from anemoi_ckpt_migrate.tree.walk import Path, walk
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.optimizer_order import OptimizerOrders, WrongOrder
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,39 @@ class Verdict:
         Whether the checkpoint may be another model, whose parameters at this revision are unknown.
     notes : list of str
         Reasons for that, where the user can act on them.
+    order : tuple of str
+        The names of the matching model, in order; empty if none matches.
     """
 
     model: str
     misfit: StateDictDiff
     unknown: bool
     notes: list[str]
+    order: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
         """Whether the checkpoint certainly matches none of the models."""
         return bool(self.model) and self.misfit.count > 0 and not self.unknown
+
+
+@dataclass(frozen=True)
+class ModelOrder:
+    """A checkpoint whose parameters are in another order than those of its model.
+
+    Attributes
+    ----------
+    model : str
+        The model.
+    optimizers : tuple of WrongOrder
+        The optimizers whose moments would, or may, go to other parameters.
+    operations : tuple of str
+        The operations, as in a script, that bring the parameters into the order of the model.
+    """
+
+    model: str
+    optimizers: tuple[WrongOrder, ...]
+    operations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,10 @@ class ModelCheck:
         The open checkpoint.
     wanted : bool
         Whether to check at all.
+    record : Record
+        The record of the checkpoint before the run.
+    runs_code : bool
+        Whether the run calls functions.
     """
 
     project: Project
@@ -77,6 +107,8 @@ class ModelCheck:
     revisions: tuple[str, ...]
     file: Checkpoint
     wanted: bool
+    record: Record = field(default_factory=Record)
+    runs_code: bool = False
 
     @cached_property
     def known(self) -> ModelHistory:
@@ -115,6 +147,8 @@ class ModelCheck:
         ------
         NotAsExpected
             The result does not match the expected model.
+        OtherOrder
+            An optimizer would have the moments of other parameters.
         """
         tree = outcome.tree
         verdict = self._verdict(self.graph, self.revisions, tree, outcome.content) if self.wanted else None
@@ -123,10 +157,60 @@ class ModelCheck:
         if verdict.refused:
             wrong, place = verdict.misfit, ", ".join(self.revisions) or "base"
             raise NotAsExpected(verdict.model, place, wrong.sentences(), wrong.only_sizes)
-        if verdict.misfit.moved and find_optimizers(tree):
-            moved = f"the order of the parameters differs from that of the model {verdict.model}"
-            return [*verdict.notes, f"{moved}, and optimizer state depends on the order"]
-        return verdict.notes
+        return [*verdict.notes, *self._order_notes(verdict, outcome)]
+
+    def order_of(self, tree: Any) -> ModelOrder | None:
+        """Compare the order of parameters in a checkpoint, as it is, with that of the model at its revisions.
+
+        Returns
+        -------
+        ModelOrder or None
+            The difference; None if the order is the model's, does not count in the format, or no model matches.
+        """
+        verdict = self._verdict(self.graph, self.revisions, tree)
+        if verdict is None or not verdict.order or not verdict.misfit.moved or not self.file.is_ordered:
+            return None
+        from anemoi_ckpt_migrate.runtime import optimizer_order
+
+        tensors, certain = Tensors(self.file.maker, self.file.same), optimizer_order.is_certain(self.record, self.graph)
+        parameters = self.project.config.parameters
+        orders = optimizer_order.orders_of(tree, parameters, tensors, self.record.optimizers, certain)
+        if orders is None:
+            return None
+        operations = optimizer_order.operations(list(orders.main), verdict.order)
+        return ModelOrder(verdict.model, tuple(orders.wrong(verdict.order)), operations)
+
+    def _order_notes(self, verdict: Verdict, outcome: Outcome) -> list[str]:
+        """Return notes about optimizers whose order is not known; raise if the order of one is known to be wrong."""
+        if not verdict.order or not verdict.misfit.moved or not self.file.is_ordered:
+            return []
+        from anemoi_ckpt_migrate.runtime import optimizer_order
+
+        orders = self._orders(outcome)
+        found = [] if orders is None else list(orders.wrong(verdict.order))
+        wrong = [each for each in found if each.number is not None]
+        if orders is not None and wrong:
+            place = ", ".join(self.revisions) or "base"
+            operations = optimizer_order.operations(list(orders.main), verdict.order)
+            raise OtherOrder(verdict.model, place, wrong[0].sentence, operations)
+        moved = f"the order of the parameters differs from that of the model {verdict.model}"
+        return [f"{moved}: {each.sentence}" for each in found]
+
+    def _orders(self, outcome: Outcome) -> OptimizerOrders | None:
+        """Return the orders of parameters in the optimizers of the result."""
+        from anemoi_ckpt_migrate.runtime import optimizer_order
+
+        file, parameters = self.file, self.project.config.parameters
+        before_is_certain = optimizer_order.is_certain(self.record, self.graph)
+        certain = before_is_certain and not self.runs_code
+        tensors = Tensors(file.maker, file.same, outcome.content)
+        after = optimizer_order.orders_of(outcome.tree, parameters, tensors, outcome.optimizers, certain)
+        if certain or not before_is_certain or outcome.content:
+            return after
+        old = embed.unrecorded(file)[0]
+        tensors = Tensors(file.maker, file.same)
+        before = optimizer_order.orders_of(old, parameters, tensors, self.record.optimizers)
+        return optimizer_order.followed(before, old, after, outcome.tree)
 
     def _verdict(self, graph: Graph, revisions: Sequence[str], tree: Any, content: bool = False) -> Verdict | None:
         config = self.project.config
@@ -140,6 +224,7 @@ def compared(
     """Compare the parameters of a checkpoint with the models of a project at revisions."""
     nearest: tuple[str, StateDictDiff] | None = None
     unknown, notes = False, []
+    moved: Verdict | None = None
     for name, snapshot in known.models.items():
         try:
             # The current code may not understand hyper-parameters of earlier revisions.
@@ -156,14 +241,18 @@ def compared(
             continue
         found = misfit_of(own, graph, snapshots, expected)
         if not found.count:
-            return Verdict(name, found, False, [])
+            fit = Verdict(name, found, False, [], tuple(item.name for item in expected.items))
+            if not found.moved:
+                return fit
+            moved = moved or fit
+            continue
         odd = _not_plain(items.get(tree, config.hyper_parameters)) if snapshot.sized else ""
         if odd:
             unknown = True
             notes.append(f"it was not compared with the model {name}: {config.hyper_parameters}{odd} is not plain data")
         elif nearest is None or found.count < nearest[1].count:
             nearest = name, found
-    return Verdict(*(nearest or ("", StateDictDiff())), unknown, notes)
+    return moved or Verdict(*(nearest or ("", StateDictDiff())), unknown, notes)
 
 
 def _not_plain(tree: Any) -> str:

@@ -11,7 +11,6 @@ from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.engine.runner import UndoResult
 from anemoi_ckpt_migrate.errors import MigrationFailed, NoWayBack
-from anemoi_ckpt_migrate.operations import missing_classes
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.tree_operation import functions
 from anemoi_ckpt_migrate.other_tools import match_revisions
@@ -119,8 +118,12 @@ def notes(graph: Graph, entries: Iterable[Applied], outcome: Outcome) -> list[st
         for entry in entries
         if entry.undo is not None and entry.undo.lost and not _says_so(graph[entry.revision])
     ]
-    gone = {name for undone in outcome.undone.values() for each in undone.operations for name in _missing(each)}
-    places = missing_classes.standing(outcome.tree, outcome.stash) if gone else {}
+    gone = {name for undone in outcome.undone.values() for each in undone.operations for name in each.placeholders}
+    if not gone:
+        return found
+    from anemoi_ckpt_migrate.operations import missing_classes
+
+    places = missing_classes.standing(outcome.tree, outcome.stash)
     for name in sorted(gone.intersection(places)):
         first, *more = places[name]
         others = f", and {len(more)} more" if more else ""
@@ -131,10 +134,6 @@ def notes(graph: Graph, entries: Iterable[Applied], outcome: Outcome) -> list[st
 def _says_so(revision: Revision) -> bool:
     """Return whether a script shows that it is irreversible: a missing function does, operations do not."""
     return not revision.reversible and (revision.declared or revision.operations is None)
-
-
-def _missing(operation: Operation) -> tuple[str, ...]:
-    return operation.names if isinstance(operation, missing_classes.ReplacePlaceholders) else ()
 
 
 def _entry(revision: Revision, module: Any) -> Applied:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.revisions.planner import Step
 from anemoi_ckpt_migrate.runtime.added_names import NewName
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import OutputProof
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Result:
     names : tuple of NewName
         Classes and functions that the new pickle names, and the old one does not. With `dry_run`, only names that
         operations add; names that functions add are not known.
+    outputs : OutputProof or None
+        The comparison of outputs, if you asked for one and there was something to compare.
     """
 
     checkpoint: str
@@ -47,6 +52,7 @@ class Result:
     recorded: bool = False
     restored: bool = False
     names: tuple[NewName, ...] = ()
+    outputs: OutputProof | None = None
 
     @property
     def changes(self) -> bool:
@@ -64,4 +70,5 @@ class Result:
             "backup": self.backup,
             "dry_run": self.dry_run,
             "new_names": [name._asdict() for name in self.names],
+            **({} if self.outputs is None else {"outputs": self.outputs.facts}),
         }

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import (
     CannotApply,
@@ -39,10 +39,13 @@ from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.update_list import keeping
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.scripts.discover import changed_since
-from anemoi_ckpt_migrate.state.find_parameters import find_main, is_pickled
+from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers, is_pickled
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
 from anemoi_ckpt_migrate.storage.backup_facts import facts_before
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import OutputProof
 
 
 class Run(NamedTuple):
@@ -85,11 +88,12 @@ class Run(NamedTuple):
 
 
 class _Moved(NamedTuple):
-    """The result of a plan: the content to write, notes for the user, and the names that are added to the pickle."""
+    """The result of a plan: the content to write, notes for the user, names added to the pickle, and the outputs."""
 
     content: tuple[Pickled, dict[str, bytes | None]]
     notes: tuple[str, ...]
     names: tuple[NewName, ...]
+    outputs: OutputProof | None
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,16 @@ class MigrationSession:
             self.check_known(run.actions, run.settings)
         if plan.steps:
             run.model.before(self.tree, self.record)
-        notes, names = self._try_operations(run) if self.options.dry_run else ((), ())
+        is_compared = self.options.outputs is not None and bool(plan.steps)
+        notes, names = self._try_operations(run) if self.options.dry_run and not is_compared else ((), ())
         tree = self._proven(run) if self.options.check_rollback and plan.steps else self.tree
+        if self.options.dry_run and is_compared:
+            moved = self._moved(run, tree, command, target)
+            found = self.unchanged(run.plan, (*run.warnings, *moved.notes), moved.names)
+            return replace(found, outputs=moved.outputs)
         if self.options.dry_run or not plan.steps:
-            return self.unchanged(run.plan, (*run.warnings, *notes), names)
+            outputs = self._compared(plan) if not plan.steps else None
+            return replace(self.unchanged(run.plan, (*run.warnings, *notes), names), outputs=outputs)
         return self._write(run, tree, command, target)
 
     def restore(self, graph: Graph, plan: Plan, earlier: Checkpoint) -> Result:
@@ -325,10 +335,22 @@ class MigrationSession:
         kept = tuple(entry for entry in self.record.lineage if entry.revision not in gone)
         parameters = step_actions.parameters_of(undone, config.parameters)
         options = self.options
-        settings = Settings(parameters, options.discard_changes, self.record.optimizers, options.copy_shared)
-        model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model)
+        settings = Settings(
+            parameters, options.discard_changes, self.record.optimizers, options.copy_shared, self._model_order(graph)
+        )
+        actions = (*down, *up)
+        runs_code = any(action.runs_code for action in actions)
+        model = ModelCheck(self.project, graph, plan.end, self.file, self.options.check_model, self.record, runs_code)
         names = self._name_check(graph, plan)
-        return Run(graph, plan, undone, kept, applied, (*down, *up), settings, model, names, warnings)
+        return Run(graph, plan, undone, kept, applied, actions, settings, model, names, warnings)
+
+    def _model_order(self, graph: Graph) -> tuple[str, ...]:
+        """Return the order of the model's parameters, where an optimizer needs it and the files do not keep it."""
+        if self.file.keeps_order or not find_optimizers(self.tree):
+            return ()
+        from anemoi_ckpt_migrate.runtime.model_order import known_order
+
+        return known_order(self.file, self.tree, self.project.config, graph, self.record.heads)
 
     def _name_check(self, graph: Graph, plan: Plan) -> NameCheck:
         trusted, allowed = self.project.config.trusted, self.options.trust_checkpoint_code
@@ -370,7 +392,8 @@ class MigrationSession:
         """Run a plan, check the result, and write it."""
         self._check_writable()  # first, because the functions may take long
         moved = self._moved(run, tree, command, target)
-        return self._save(run.plan, moved.content, (*run.warnings, *moved.notes), moved.names)
+        saved = self._save(run.plan, moved.content, (*run.warnings, *moved.notes), moved.names)
+        return replace(saved, outputs=moved.outputs)
 
     def _moved(self, run: Run, tree: Any, command: str, target: str) -> _Moved:
         """Run a plan, and check the result."""
@@ -381,9 +404,31 @@ class MigrationSession:
         log = self.log_entry(command, target, run.plan, self.options.check_rollback)
         lineage = record_entries.with_undo(entries, run.graph, outcome.undone, self.project.config.parameters)
         notes = (*outcome.warnings, *record_entries.notes(run.graph, lineage, outcome), *run.model.result(outcome))
-        record = self.record.logged(log, (*run.kept, *lineage))
-        content = executor.content(outcome, _with_outcome(replace(record, migrations_list=migrations_list), outcome))
-        return _Moved(content, notes, run.names.added(dict.fromkeys(content[0].names, False)))
+        record = _with_outcome(replace(self.record, migrations_list=migrations_list), outcome)
+        content = executor.content(outcome, record.logged(log, (*run.kept, *lineage)))
+        names = run.names.added(dict.fromkeys(content[0].names, False))
+        outputs = self._compared(run.plan, content)
+        if outputs is not None:
+            log = replace(log, outputs=outputs.facts)
+            content = executor.content(outcome, record.logged(log, (*run.kept, *lineage)))
+        return _Moved(content, notes, names, outputs)
+
+    def _compared(
+        self, plan: Plan, content: tuple[Pickled, dict[str, bytes | None]] | None = None
+    ) -> OutputProof | None:
+        """Compare the outputs of the result with those before, if you asked for it and there is something to compare.
+
+        Raises
+        ------
+        OutputsDiffer
+            They differ by more than the tolerance.
+        """
+        options = self.options.outputs
+        if options is None or (content is None and options.expected is None):
+            return None
+        from anemoi_ckpt_migrate.runtime.outputs import prove
+
+        return prove(options, self.project.config.folder, self.file, content, plan)
 
     def log_entry(self, command: str, target: str, plan: Plan, proven: bool = False) -> LogEntry:
         """Return the log entry of a command that writes the checkpoint. Parameters are those of the function."""

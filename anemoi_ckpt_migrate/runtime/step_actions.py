@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed, NoWayBack
-from anemoi_ckpt_migrate.operations import setup
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.record.record import Applied
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
@@ -35,6 +34,8 @@ def operations_of(revision: Revision) -> tuple[Operation, ...] | None:
     """
     if not revision.sets_up:
         return revision.operations
+    from anemoi_ckpt_migrate.operations import setup  # few scripts need it
+
     context = set_up(revision)
     try:
         return setup.operations_of(context, revision.migrates, revision.reversible)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, NoWayBack, UntrustedCode
-from anemoi_ckpt_migrate.operations import calls
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.tree_operation import Run, functions
 from anemoi_ckpt_migrate.record.record import Applied
@@ -133,6 +132,8 @@ def _why(graph: Graph, entry: Applied) -> str:
     if not names and not script.reversible:
         return f"the script of {entry.revision} has no rollback"
     if not names:
+        from anemoi_ckpt_migrate.operations import calls  # few records need it
+
         own = ", ".join(dict.fromkeys(calls.rollbacks(script.operations or ())))
         return f"the record of {entry.revision} does not run {own}, which the rollback in its script does"
     return f"the record of {entry.revision} runs {', '.join(names)}, but the operations of its script do not"
@@ -151,6 +152,8 @@ def _leaves_out(script: Revision, entry: Applied, recorded: Sequence[Operation])
     """
     if script.operations is None or not functions((*script.operations, *recorded)):
         return False
+    from anemoi_ckpt_migrate.operations import calls  # few records need it
+
     return not calls.runs_all(script.operations, recorded) and discover.is_unchanged(script, entry)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.util.size_text import bytes_of
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime.output_options import OutputOptions
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class WriteOptions:
         Write tensors that share memory one by one, if the format cannot share it.
     known_only : bool
         Refuse a checkpoint without a record that nothing ties to the project.
+    outputs : OutputOptions or None
+        Compare the outputs of the result with those before.
     folder : FolderOptions
         Options for folders of Hugging Face.
     progress : callable or None
@@ -58,6 +64,7 @@ class WriteOptions:
     discard_changes: bool = False
     copy_shared: bool = False
     known_only: bool = False
+    outputs: OutputOptions | None = None
     folder: FolderOptions = FOLDER
     progress: Progress | None = None
 

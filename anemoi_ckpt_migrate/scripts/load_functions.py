@@ -108,7 +108,10 @@ def failure(error: BaseException, shown: str, doing: str, function: Function | N
 
 
 def _said(error: BaseException) -> str:
+    """Return the first line of a message, and the next one if the first only announces it, as in torch's errors."""
     try:
-        return str(error).strip().partition("\n")[0]
+        first, _, rest = str(error).strip().partition("\n")
     except Exception:  # the __str__ of a user's exception may raise
         return "(its message cannot be printed)"
+    more = rest.strip().partition("\n")[0].strip().rstrip(".")
+    return f"{first} {more}" if first.endswith(":") and more else first

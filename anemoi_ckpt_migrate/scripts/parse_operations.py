@@ -6,8 +6,7 @@ import ast
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.op import Operation
-from anemoi_ckpt_migrate.operations.base import make
+from anemoi_ckpt_migrate.operations.base import Operation, make
 from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
 from anemoi_ckpt_migrate.operations.tree_operation import takes_functions
 

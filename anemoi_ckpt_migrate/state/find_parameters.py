@@ -141,6 +141,25 @@ def at(tree: Any, path: str) -> Any:
     return None
 
 
+def keys_at(tree: Any, path: str) -> tuple[Any, ...]:
+    """Return the keys to the value at a path of keys joined by dots, as `at` finds it.
+
+    >>> keys_at({"a.b": {"c": 1}}, "a.b.c")
+    ('a.b', 'c')
+    """
+    found: list[Any] = []
+    while path:
+        if is_a(tree, (list, tuple)):
+            first, _, path = path.partition(".")
+            found.append(int(first))
+        else:
+            key = path if path in tree else min((key for key in tree if f"{path}.".startswith(f"{key}.")), key=len)
+            path = path[len(key) + 1 :]
+            found.append(key)
+        tree = tree[found[-1]]
+    return tuple(found)
+
+
 def find_main(tree: Any, path: str | None = None) -> ParameterLocation | str:
     """Find the state dict of the model.
 
@@ -170,6 +189,27 @@ def find_main(tree: Any, path: str | None = None) -> ParameterLocation | str:
         return f"no state dict was found: {way}"
     itself = ', "" for the checkpoint itself' if "" in found else ""
     return f"{', '.join(name or 'the checkpoint itself' for name in found)} could each be the state dict: {way}{itself}"
+
+
+def put_in_order(tree: Any, path: str | None, names: Sequence[str]) -> bool:
+    """Put the parameters of the state dict in a tree into an order; return False, and do nothing, if it has others.
+
+    Parameters
+    ----------
+    tree, path
+        As for `find_main`.
+    names : sequence of str
+        The names in the order.
+    """
+    place = find_main(tree, path)
+    if isinstance(place, str):
+        return False
+    table = place.table()
+    if table.keys() != set(names):
+        return False
+    table.arrange(names)
+    place.write(table)
+    return True
 
 
 def _candidates(tree: dict[Any, Any]) -> dict[str, dict[Any, Any]]:

@@ -15,6 +15,11 @@ from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 SAY = "list them with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
 """Advice for when the parameters cannot be inferred."""
+SAY_NAMES = (
+    "list their names with op.ParameterGroups([[...]]), in the optimizer's order, or record the model with "
+    "`ckpt-migrate manifest --update`"
+)
+"""Advice for when they cannot be inferred because the state dict has no order."""
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # torch.nn.modules.batchnorm
 
 
@@ -43,11 +48,7 @@ def from_shapes(
     Unknown
         There is no such selection, or more than one.
     """
-    every: list[tuple[str, tuple[int, ...]]] = []
-    for name, shape in candidates(main, tensors):
-        if shape is None:
-            raise Unknown(f"the optimizer at {path} may or may not have {name}, which is not a plain tensor; {SAY}")
-        every.append((name, shape))
+    every = _shapes(path, main, tensors)
     likely = [(name, shape) for name, shape in every if not _is_known_buffer(name, main)]
     for choice in (likely, every):
         found = assignments([shape for _, shape in choice], groups)
@@ -62,6 +63,46 @@ def from_shapes(
         f"the {count} parameters of the optimizer at {path} do not match the shapes and the order of the "
         f"{len(every)} in the state dict; {SAY}"
     )
+
+
+def from_shapes_alone(
+    path: str, main: Table, tensors: Tensors, groups: Sequence[Sequence[tuple[int, ...] | None]]
+) -> list[list[str]]:
+    """Return the parameters of an optimizer of a state dict without order, if each shape is that of one parameter only.
+
+    Parameters and errors are those of `from_shapes`.
+    """
+    every = _shapes(path, main, tensors)
+    by_shape: dict[Shape | None, list[str]] = {}
+    for name, own in every:
+        if not _is_known_buffer(name, main):
+            by_shape.setdefault(own, []).append(name)
+    by_shape[None] = [name for name, _ in every]  # moments without a shape may be those of any parameter
+    moments = [shape for own in groups for shape in own]
+    wanted: dict[Shape | None, None] = dict.fromkeys(moments)
+    for shape in wanted:
+        if len(every) < len(moments) or len(by_shape.get(shape, ())) < moments.count(shape):
+            raise Unknown(
+                f"the {len(moments)} parameters of the optimizer at {path} do not match the shapes of the {len(every)} "
+                f"in the state dict; {SAY_NAMES}"
+            )
+    for shape in wanted:
+        if len(by_shape[shape]) > 1:
+            raise Unknown(
+                f"the optimizer at {path} has moments that may belong to {by_shape[shape][0]} or to "
+                f"{by_shape[shape][1]}, as the files do not keep the order of the model; {SAY_NAMES}"
+            )
+    return [[by_shape[shape][0] for shape in group] for group in groups]
+
+
+def _shapes(path: str, main: Table, tensors: Tensors) -> list[tuple[str, Shape]]:
+    """Return possible parameters with their shapes."""
+    found: list[tuple[str, Shape]] = []
+    for name, shape in candidates(main, tensors):
+        if shape is None:
+            raise Unknown(f"the optimizer at {path} may or may not have {name}, which is not a plain tensor; {SAY}")
+        found.append((name, shape))
+    return found
 
 
 def _refuse_ambiguous(path: str, choice: Sequence[tuple[str, Any]], found: Any) -> None:

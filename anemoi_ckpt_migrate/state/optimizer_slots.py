@@ -11,7 +11,7 @@ from anemoi_ckpt_migrate.state.dtypes import is_floating
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
-from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome, place_between
 from anemoi_ckpt_migrate.tree.optimizer_formats import groups_like, nameless, settings_of
 
 _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # steps are divided by these, or by roots
@@ -104,6 +104,46 @@ class Slots:
         made = self._made(kind, args, "state", states, [slot.shape for slot in values])
         return Slot(values[0].group, shape, made)
 
+    def insert(self, value: Slot, part: Slot, dim: int, at: int | None) -> Slot:
+        """Make the slot of a parameter that gets a part between its entries.
+
+        The counters are those of the parameter. Where the part has no moments, they are zero.
+        """
+        dim, at = place_between(value.shape, part.shape, dim, at)
+        args = (dim, at, part.shape[dim], 0, False)
+        shape, _ = outcome("pad", args, [value.shape], [""])
+        if value.state is None:
+            return Slot(value.group, shape, None)
+        return Slot(
+            value.group, shape, self._inserted(args, "state", (value.state, part.state), value.shape, part.shape)
+        )
+
+    def _inserted(
+        self, args: tuple[Any, ...], name: str, both: tuple[Any, Any], shape: tuple[int, ...], size: tuple[int, ...]
+    ) -> Any:
+        """Make the state of such a parameter from its own and that of the part, which may be missing."""
+        own, part = both
+        if is_a(own, dict):
+            inner = part if is_a(part, dict) else {}
+            made = copy(own)  # an `OrderedDict` stays one
+            made.update(
+                {key: self._inserted(args, key, (each, inner.get(key)), shape, size) for key, each in own.items()}
+            )
+            return made
+        if type(own) in (list, tuple):
+            others = part if type(part) is type(own) and len(part) == len(own) else [None] * len(own)
+            pairs = zip(own, others, strict=True)
+            return type(own)(self._inserted(args, name, pair, shape, size) for pair in pairs)
+        if not (is_stored(own) or is_real(own)) or self._is_counter(name, own, shape):
+            return own
+        if (is_stored(part) or is_real(part)) and self._tensors.shape(part) == size:
+            return self._tensors.insert(own, part, *args[:2])
+        return self._made("pad", args, name, [own], [shape])
+
+    def _is_counter(self, name: str, value: Any, shape: tuple[int, ...]) -> bool:
+        own = self._tensors.shape(value)
+        return not own and (name in _COUNTERS or own != shape)
+
     def _fresh(self, args: tuple[Any, ...]) -> Slot:
         shape, group, count = tuple(args[0]), args[-1], len(self._groups)
         if group is None and count > 1:
@@ -111,7 +151,9 @@ class Slots:
         if group is not None and group >= count:
             raise Mismatch(f"the optimizer has {count} groups, but no group {group}")
         model = self.models.get(group or 0)
-        if not self._flattened or model is None:
+        # Most optimizers make the state of a parameter at its first step; Adagrad when it is made itself.
+        eager = self._flattened or (model is not None and "sum" in (model.state or {}))
+        if not eager or model is None:
             return Slot(group or 0, shape, None)
         settings = self._groups[group or 0]
         state = {key: self._start(key, value, model, shape, settings) for key, value in (model.state or {}).items()}

@@ -9,14 +9,17 @@ of each group stand in the order of the state dict, and their shapes match the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.infer_optimizer import (
     SAY,
+    SAY_NAMES,
     Unknown,
     from_shapes,
+    from_shapes_alone,
     is_buffer,
     may_be_parameter,
     moment_shape,
@@ -47,6 +50,54 @@ class OrderDeclaration(Protocol):
     def own_order(self) -> tuple[int, ...]:
         """Groups that do not follow the order of the state dict."""
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Names in `groups` of parameters that the state dict does not have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A parameter of an optimizer.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the state dict; for a foreign one, the name that a script or a record gives it.
+    slot : Slot
+        Its state.
+    foreign : bool
+        Whether the state dict does not have it.
+    own : object
+        The optimizer's own name of a foreign one; None if it only numbers them.
+    leads : bool
+        Whether a foreign one stands before all others of its group, and not behind.
+    """
+
+    name: str
+    slot: Slot
+    foreign: bool = False
+    own: Any = None
+    leads: bool = False
+
+
+class StateOrder(NamedTuple):
+    """Whether the order of a state dict tells that of the model.
+
+    Attributes
+    ----------
+    is_kept : bool
+        Whether the files keep the order of the model.
+    is_known : bool
+        Whether the state dict in the tree has it.
+    """
+
+    is_kept: bool
+    is_known: bool
+
+
+IN_ORDER = StateOrder(True, True)
+"""The state dict has the order of the model, in the files too."""
+
 
 class OptimizerSnapshot(NamedTuple):
     """The known parameters of an optimizer, kept while functions change the tree.
@@ -57,7 +108,7 @@ class OptimizerSnapshot(NamedTuple):
         The saved optimizer state.
     places : list of list of (str, object, object)
         For each position of each group, the name of the parameter, its tensor, and its state. The tensor identifies the
-        parameter even after a renaming.
+        parameter even after a renaming; a foreign one has none.
     declared : bool
         Whether a script declared the order, which shapes may contradict.
     """
@@ -78,6 +129,9 @@ class State:
         The saved optimizer state.
     tensors : Tensors
         Operations on tensors.
+    order : StateOrder
+        Whether the order of the state dict tells that of the model. If the files do not keep it, it is made to agree
+        with the optimizer.
 
     Attributes
     ----------
@@ -89,8 +143,8 @@ class State:
         Whether a script declared the parameters.
     """
 
-    def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors) -> None:
-        self.path, self._source, self._content = path, content, content
+    def __init__(self, path: str, content: dict[Any, Any], tensors: Tensors, order: StateOrder = IN_ORDER) -> None:
+        self.path, self._source, self._content, self._order = path, content, content, order
         self.is_flattened = is_flattened(content)
         if self.is_flattened:
             self._content = unflattened(content, tensors.same_values)
@@ -99,6 +153,9 @@ class State:
         self.by_name = any(is_a(each, str) for group in self.groups for each in group["params"])
         self.table = Table()
         self.declared = False
+        positions = {position for group in self.groups for position in group["params"]}
+        # State that belongs to no parameter: torch lets an optimizer keep any keys there.
+        self._rest = {key: value for key, value in self._content["state"].items() if key not in positions}
         self._in_order: list[bool] = []
         self._written: Sequence[Sequence[str]] = ()
 
@@ -131,27 +188,49 @@ class State:
             The parameters cannot be identified.
         """
         names = self._names(main, tensors, declared, known, noted)
+        if (twice := first_repeated(name for own in names for name in own)) is not None:
+            raise Unknown(f"the optimizer at {self.path} would have {twice} twice; {SAY}")
+        if not self._order.is_kept:
+            self._check_moments(names, main, tensors)
         believed = noted is not None and known is None and declared is None and names == noted.groups
+        called = self.called()
         items = []
         for number, (group, own) in enumerate(zip(self.groups, names, strict=True)):
-            for position, name in zip(group["params"], own, strict=True):
+            for index, (position, name) in enumerate(zip(group["params"], own, strict=True)):
                 state = self._content["state"].get(position)
+                if name not in main:
+                    slot = Slot(number, moment_shape(state, tensors) or (), state)
+                    items.append(Trained(name, slot, True, called and called[number][index]))
+                    continue
                 value = main[name]
                 if not is_tensor(value):
                     raise Unknown(f"{name}, which the optimizer at {self.path} would have, is not a tensor; {SAY}")
                 shape = plain_shape(value, tensors) or ()  # without a shape, nothing is made from it
-                items.append((name, Slot(number, shape, state)))
-        if (twice := first_repeated(name for name, _ in items)) is not None:
-            raise Unknown(f"the optimizer at {self.path} would have {twice} twice; {SAY}")
-        self.slots.set_prefix(self._own_prefix(names))
-        self.table, self._written = Table(items), names
-        self.slots.set_models({slot.group: slot for _, slot in reversed(items) if slot.state})
+                items.append(Trained(name, Slot(number, shape, state)))
+        if not self._order.is_kept:
+            main.arrange([each.name for each in items if not each.foreign])
+        self.slots.set_prefix(self._own_prefix(names, main))
+        parts = [[each for each in items if each.slot.group == number] for number in range(len(self.groups))]
+        self._written = names
         self.declared = declared is not None or believed or (known is not None and known.declared)
-        place = _order(main)
-        in_order = [sorted(own, key=place) == list(own) for own in names]
         own_order: Sequence[int] = () if declared is None else declared.own_order
         own_order = noted.own_order if noted is not None and believed else own_order
-        self._in_order = [ordered and number not in own_order for number, ordered in enumerate(in_order)]
+        self.table = Table(self._laid_out(parts))
+        self._in_order = self._ordered(main, parts, own_order)
+
+    def _laid_out(self, parts: Sequence[Sequence[Trained]]) -> list[tuple[str | None, Any]]:
+        """Return the items of the table; a foreign parameter has no name there, so no operation selects it."""
+        items: list[tuple[str | None, Any]] = []
+        for own in parts:
+            first = next((index for index, each in enumerate(own) if not each.foreign), len(own))
+            for index, each in enumerate(own):
+                items.append((None, replace(each, leads=index < first)) if each.foreign else (each.name, each.slot))
+        self.slots.set_models({each.slot.group: each.slot for own in parts for each in own[::-1] if each.slot.state})
+        return items
+
+    def _ordered(self, main: Table, parts: Sequence[Sequence[Trained]], own_order: Sequence[int]) -> list[bool]:
+        place = _order(main)
+        return [_is_ordered(own, place) and number not in own_order for number, own in enumerate(parts)]
 
     def _names(
         self,
@@ -168,7 +247,7 @@ class State:
             )
         numbers = [position for group in self.groups for position in group["params"]]
         numbered = all(is_a(number, int) for number in numbers) and numbers == list(range(len(numbers)))
-        if not self.by_name and (not numbered or any(is_a(key, int) for key in self._more())):
+        if not self.by_name and (not numbered or any(is_a(key, int) for key in self._rest)):
             raise Unknown(
                 f"the optimizer at {self.path} does not number its parameters as torch does; use op.Run to fix it"
             )
@@ -185,12 +264,27 @@ class State:
                 f"a function changed the parameters of the optimizer at {self.path}; "
                 "list them again after the function, with op.ParameterGroups([[...]])"
             )
-        shapes = [
-            [moment_shape(self._content["state"].get(key), tensors) for key in group["params"]] for group in self.groups
-        ]
-        if noted is not None and _fits(noted.groups, shapes, main, tensors):
+        shapes = self._moments(tensors)
+        if noted is not None and _fits(noted, shapes, main, tensors):
             return noted.groups
-        return from_shapes(self.path, main, tensors, shapes)
+        infer = from_shapes if self._order.is_known else from_shapes_alone
+        return infer(self.path, main, tensors, shapes)
+
+    def _moments(self, tensors: Tensors) -> list[list[Any]]:
+        """Return the shape of each parameter, in each group, by its moments; None if they do not show it."""
+        states = self._content["state"]
+        return [[moment_shape(states.get(key), tensors) for key in group["params"]] for group in self.groups]
+
+    def _check_moments(self, names: Sequence[Sequence[str]], main: Table, tensors: Tensors) -> None:
+        """Refuse names whose shapes contradict the moments: nothing else tells that they are in a wrong order."""
+        moments = (shape for own in self._moments(tensors) for shape in own)
+        for name, moment in zip((name for own in names for name in own), moments, strict=False):
+            shape = plain_shape(main.get(name), tensors) if is_tensor(main.get(name)) else None
+            if None not in (moment, shape) and moment != shape:
+                raise Unknown(
+                    f"the optimizer at {self.path} has moments of the shape {list(moment)} for {name}, which has the "
+                    f"shape {list(shape or ())}; {SAY_NAMES}"
+                )
 
     def called(self) -> list[list[Any]] | None:
         """Return the optimizer's own names of the parameters in each group; None if it only numbers them."""
@@ -209,7 +303,10 @@ class State:
         fit = [prefix for prefix in prefixes if _is_prefix(prefix) and all(f"{prefix}{name}" in main for name in every)]
         if not whole or not fit:
             lost = next((name for name in every if name not in main), "?")
-            raise Unknown(f"the optimizer at {self.path} names {lost}, which the state dict does not have; {SAY}")
+            raise Unknown(
+                f"the optimizer at {self.path} names {lost}, which the state dict does not have; {SAY}; foreign=[...] "
+                "there lists those of other modules, such as a loss"
+            )
         if len(fit) > 1 and "" not in fit:
             raise Unknown(f"{first} of the optimizer at {self.path} may be {fit[0]}{first} or {fit[1]}{first}; {SAY}")
         prefix = "" if "" in fit else fit[0]
@@ -218,10 +315,12 @@ class State:
     def _counts(self) -> list[int]:
         return [len(group["params"]) for group in self.groups]
 
-    def _own_prefix(self, names: Sequence[Sequence[str]]) -> str:
+    def _own_prefix(self, names: Sequence[Sequence[str]], main: Table) -> str:
         """Return the prefix of the optimizer's own names in the state dict."""
-        own = [name for group in self.called() or () for name in group]
-        full = [name for group in names for name in group]
+        called = [name for group in self.called() or () for name in group]
+        every = [name for group in names for name in group]
+        own = [name for name, full in zip(called, every, strict=False) if full in main]
+        full = [name for name in every if name in main]
         prefix = full[0].removesuffix(str(own[0])) if own and full else ""
         if not own or full == [f"{prefix}{name}" for name in own]:
             return prefix
@@ -260,25 +359,42 @@ class State:
                 f"the optimizer at {self.path} has {len(self.groups)} groups, but ParameterGroups lists "
                 f"{len(declared.groups)}"
             )
+        foreign = {text: pattern(text).fill({}) for text in declared.foreign}
+        if (known := next((name for name in foreign.values() if name in main), None)) is not None:
+            raise Unknown(f"ParameterGroups calls {known} foreign, but the state dict has it")
         excluded, taken = _excluded(declared.exclude, main), set[Any]()
         likely = {name: main[name] for name in parameters(main, tensors)}
         found: list[list[str]] = []
         for texts, group in zip(declared.groups, self.groups, strict=True):
             own: list[str] = []
-            for name in (name for text in texts for name in _selected(text, main, likely)):
-                memory = memory_of(main[name]) or name  # an optimizer lists tied parameters once
-                if name not in excluded and memory not in taken:
-                    own.append(name)
-                    taken.add(memory)
+            for text in texts:
+                before = len(own)
+                for name in _selected(text, main, likely, foreign):
+                    # An optimizer lists tied parameters once.
+                    memory = name if name not in main else memory_of(main[name]) or name
+                    if name not in excluded and memory not in taken:
+                        own.append(name)
+                        taken.add(memory)
+                self._check_order(text, own[before:])
             wanted = len(group["params"])
             if len(own) != wanted:
-                more = "; use exclude=[...] for names that it does not have" if len(own) > wanted else ""
+                more = "; use exclude=[...] for names that it does not have"
+                if len(own) < wanted:
+                    more = "; use foreign=[...] for parameters that the state dict does not have"
                 raise Unknown(
                     f"group {len(found)} of the optimizer at {self.path} has {wanted} parameters, "
                     f"but ParameterGroups lists {len(own)} for it{more}"
                 )
             found.append(own)
         return found
+
+    def _check_order(self, text: str, names: Sequence[str]) -> None:
+        """Refuse a pattern for several parameters whose order is unknown."""
+        if len(names) > 1 and not self._order.is_known:
+            raise Unknown(
+                f"ParameterGroups lists {text}, which selects {names[0]} and {names[1]}, but the files do not keep the "
+                f"order of the model; {SAY_NAMES}"
+            )
 
     def holds(self, content: dict[Any, Any]) -> bool:
         """Return whether it was made from this dict (the same object)."""
@@ -287,7 +403,12 @@ class State:
     def known(self, main: Table) -> OptimizerSnapshot:
         """Return its parameters as they are written, to identify them again when names have changed."""
         places = [
-            [(name, main[name], self.table[name].state) for name in own if name in main] for own in self.names(main)
+            [
+                (each.name, None if each.foreign else main[each.name], each.slot.state)
+                for each in own
+                if each.foreign or each.name in main
+            ]
+            for own in self.trained(main)
         ]
         return OptimizerSnapshot(self._source, places, self.declared)
 
@@ -305,9 +426,10 @@ class State:
                 return None
             own = []
             for (name, value, state), now in zip(places, states, strict=True):
-                if state is not now or id(value) not in called:
+                if state is not now or (name in main if value is None else id(value) not in called):
                     return None
-                own.append(name if name in main and main[name] is value else called[id(value)])
+                is_same = value is None or (name in main and main[name] is value)
+                own.append(name if is_same else called[id(value)])
             found.append(own)
         return found
 
@@ -318,31 +440,32 @@ class State:
     def write(self, main: Table) -> None:
         """Write the state into the tree, and number the parameters in the order of the state dict."""
         state: dict[Any, Any] = {}
-        more = self._more()
         number = 0
-        for group, own in zip(self.groups, self.names(main), strict=True):
-            called = [name.removeprefix(self.slots.prefix) for name in own]
+        for group, own in zip(self.groups, self.trained(main), strict=True):
+            called = [each.own if each.foreign else each.name.removeprefix(self.slots.prefix) for each in own]
             keys: list[Any] = called if self.by_name else list(range(number, number + len(own)))
             number += len(own)
             group["params"] = keys
             if "param_names" in group:
                 group["param_names"] = list(called)
-            found = zip(keys, (self.table[name].state for name in own), strict=True)
-            state |= {key: value for key, value in found if value is not None}
-        self._content["state"] = _like(self._content["state"], state | more)
+            state |= {key: each.slot.state for key, each in zip(keys, own, strict=True) if each.slot.state is not None}
+        self._content["state"] = _like(self._content["state"], state | self._rest)
         if self.is_flattened:
             flat = flattened(self._content)
             self._source.clear()
             self._source.update(flat)
 
-    def _more(self) -> dict[Any, Any]:
-        """Return state that belongs to no parameter; torch lets an optimizer keep any keys there."""
-        positions = {position for group in self.groups for position in group["params"]}
-        return {key: value for key, value in self._content["state"].items() if key not in positions}
+    def groups_in_order(self) -> list[tuple[list[str], bool]]:
+        """Return for each group the names at its positions, and whether these follow the order of the state dict."""
+        return [(list(own), follows) for own, follows in zip(self._written, self._in_order, strict=True)]
 
     def keeps_order(self) -> bool:
         """Return whether the parameters of each group stand in the order of the state dict."""
         return all(self._in_order)
+
+    def keeps_order_of(self, group: int) -> bool:
+        """Return whether the parameters of a group stand in the order of the state dict."""
+        return self._in_order[group]
 
     def order_lost(self) -> str:
         """Return a sentence that explains why no parameter can be moved or added in this optimizer."""
@@ -350,38 +473,93 @@ class State:
             f"the optimizer at {self.path} has its own order of parameters, so the place of this one in it is unknown"
         )
 
+    def is_ordered_by_group(self) -> bool:
+        """Return whether the order is known within each group only: the files do not keep that of the model."""
+        return not self._order.is_kept
+
+    def group(self, name: str) -> int | None:
+        """Return the group of a parameter; None if it is not in the optimizer."""
+        return self.table[name].group if name in self.table else None
+
+    def beside_others(self, name: str) -> str:
+        """Return a sentence that explains why no parameter can be placed beside one of another group."""
+        return (
+            f"the files do not keep the order of the model, so the neighbours of {name} are known only in its "
+            f"group of the optimizer at {self.path}; name parameters of one group at a time"
+        )
+
     def names(self, main: Table) -> list[list[str]]:
         """Return the names in each group, in the order in which they are written."""
+        return [[each.name for each in own] for own in self.trained(main)]
+
+    def trained(self, main: Table) -> list[list[Trained]]:
+        """Return the parameters of each group, in the order in which they are written."""
         place = _order(main)
-        found: list[list[str]] = [[] for _ in self.groups]
-        for name in self.table:
-            found[self.table[name].group].append(name)
+        found: list[list[Trained]] = [[] for _ in self.groups]
+        for name, value in self.table.everything():
+            each = value if name is None else Trained(name, value)
+            found[each.slot.group].append(each)
         in_order = [*self._in_order, *[True] * len(self.groups)]  # a downgrade may bring groups back
-        return [sorted(own, key=place) if ordered else own for own, ordered in zip(found, in_order, strict=False)]
+        for own, ordered in zip(found, in_order, strict=False):
+            if ordered:
+                own.sort(key=lambda each: (len(main), -1)[each.leads] if each.foreign else place(each.name))
+        return found
+
+    def rearrange(
+        self,
+        main: Table,
+        groups: Sequence[dict[Any, Any]],
+        parts: Sequence[Sequence[Trained]],
+        own_order: Sequence[int] | None = None,
+    ) -> None:
+        """Replace the groups and their parameters.
+
+        Parameters
+        ----------
+        main : Table
+            The state dict.
+        groups : sequence of dict
+            The options of the new groups.
+        parts : sequence of sequence of Trained
+            The parameters of each, in order.
+        own_order : sequence of int, optional
+            Groups that do not follow the order of the state dict, even if they happen to match it. Without it, each
+            group keeps its kind of order.
+        """
+        parts = [
+            [replace(each, slot=replace(each.slot, group=number)) for each in own] for number, own in enumerate(parts)
+        ]
+        in_order = [*self._in_order, *[True] * len(parts)][: len(parts)]
+        self._in_order = in_order if own_order is None else self._ordered(main, parts, own_order)
+        self.groups[:] = groups
+        self.table.refill(self._laid_out(parts))
 
     def own_order(self, main: Table) -> tuple[int, ...]:
         """Return groups with an order of their own that now happens to match the state dict."""
-        place, names = _order(main), self.names(main)
+        ordered = self._ordered(main, self.trained(main), ())
         return tuple(
-            number
-            for number, (own, ordered) in enumerate(zip(names, self._in_order, strict=False))
-            if not ordered and sorted(own, key=place) == own
+            number for number, (now, then) in enumerate(zip(ordered, self._in_order, strict=False)) if now and not then
         )
+
+    def foreign(self, main: Table) -> tuple[str, ...]:
+        """Return the names of its parameters that the state dict does not have."""
+        return tuple(each.name for own in self.trained(main) for each in own if each.foreign)
 
     def order(self, main: Table) -> Order:
         """Return the parameters and their order once the state is written, for the record."""
-        return Order(tuple(map(tuple, self.names(main))), self.own_order(main))
+        return Order(tuple(map(tuple, self.names(main))), self.own_order(main), self.foreign(main))
 
     def needs_names(self, main: Table, tensors: Tensors) -> bool:
-        """Return whether the shapes alone would not yield the same parameters and order again."""
-        if self.own_order(main):
+        """Return whether the shapes, and the order if the files keep it, would not yield the same parameters again."""
+        if self.own_order(main) or self.foreign(main):
             return True
         if self.called() is not None:
             return False
         groups = self.names(main)
         shapes = [[moment_shape(self.table[name].state, tensors) for name in own] for own in groups]
         try:
-            return from_shapes(self.path, main, tensors, shapes) != groups
+            infer = from_shapes if self._order.is_kept else from_shapes_alone
+            return infer(self.path, main, tensors, shapes) != groups
         except Unknown:
             return True
 
@@ -404,8 +582,10 @@ def _excluded(texts: Sequence[str], main: Table) -> set[str]:
     return found
 
 
-def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
+def _selected(text: str, main: Table, likely: Mapping[str, Any], foreign: Mapping[str, str]) -> list[str]:
     """Return the names that a text selects: a name selects anything except buffers, a pattern only parameters."""
+    if text in foreign:
+        return [foreign[text]]
     if text not in main and pattern(text).open:
         return [name for name, _ in pattern(text).among(likely)]
     name = text if text in main else pattern(text).fill({})
@@ -414,13 +594,23 @@ def _selected(text: str, main: Table, likely: Mapping[str, Any]) -> list[str]:
     return [name] if name in main else []
 
 
-def _fits(groups: Sequence[Sequence[str]], shapes: Sequence[Sequence[Any]], main: Table, tensors: Tensors) -> bool:
+def _fits(noted: Order, shapes: Sequence[Sequence[Any]], main: Table, tensors: Tensors) -> bool:
     """Return whether these parameters fit an optimizer: same count, no duplicates, shapes that match the moments."""
-    every = [name for own in groups for name in own]
-    if [len(own) for own in groups] != [len(own) for own in shapes] or len(set(every)) != len(every):
+    every = [name for own in noted.groups for name in own]
+    if [len(own) for own in noted.groups] != [len(own) for own in shapes] or len(set(every)) != len(every):
         return False
     moments = [shape for own in shapes for shape in own]
-    return all(_may_have(name, shape, main, tensors) for name, shape in zip(every, moments, strict=True))
+    return all(
+        name not in main if name in noted.foreign else _may_have(name, shape, main, tensors)
+        for name, shape in zip(every, moments, strict=True)
+    )
+
+
+def _is_ordered(own: Sequence[Trained], place: Callable[[str], int]) -> bool:
+    """Return whether the parameters of a group stand in the order of the state dict, foreign ones before or behind."""
+    known = [index for index, each in enumerate(own) if not each.foreign]
+    places = [place(own[index].name) for index in known]
+    return places == sorted(places) and (not known or known == list(range(known[0], known[-1] + 1)))
 
 
 def _may_have(name: str, moment: Any, main: Table, tensors: Tensors) -> bool:

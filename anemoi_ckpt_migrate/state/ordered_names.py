@@ -34,11 +34,7 @@ class Table(Mapping[str, Any]):
     """
 
     def __init__(self, items: Iterable[tuple[str | None, Any]] = ()) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._first = _Entry(None, None, 0)  # a sentinel before all others
-        last = self._first
-        for name, value in items:
-            last = self._link(_Entry(name, value, last.rank + _GAP), last)
+        self._fill(items)
         self.changed = False
         self._origins: dict[str, Sequence[str]] = {}
         self._gone: list[str] = []
@@ -161,6 +157,23 @@ class Table(Mapping[str, Any]):
             slot.name, slot.value = name, value
             self._entries[name] = slot
         self.changed = True
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """Put these names into this order, as `reorder` does, where the order means nothing: no change is noted."""
+        changed = self.changed
+        self.reorder(names)
+        self.changed = changed
+
+    def refill(self, items: Iterable[tuple[str | None, Any]]) -> None:
+        """Replace everything that it holds."""
+        self._fill(items)
+        self.changed = True
+
+    def _fill(self, items: Iterable[tuple[str | None, Any]]) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._first = last = _Entry(None, None, 0)  # a sentinel before all others
+        for name, value in items:
+            last = self._link(_Entry(name, value, last.rank + _GAP), last)
 
     def _link(self, entry: _Entry, at: _Entry) -> _Entry:
         after = at.after

@@ -22,6 +22,15 @@ class Values(Protocol):
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
         """Make a value from others, as `recipes.outcome` says."""
 
+    def insert(self, value: Any, part: Any, dim: int, at: int | None) -> Any:
+        """Make a value that has another one between its entries along a dimension: behind `at` of them, or behind all.
+
+        Raises
+        ------
+        Mismatch
+            It does not fit there.
+        """
+
     def same(self, one: Any, other: Any) -> bool:
         """Return whether two values have the same content."""
 

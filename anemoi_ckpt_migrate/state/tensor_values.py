@@ -8,7 +8,7 @@ from typing import Any
 
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, identity, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real, is_stored
-from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, place_between
 
 
 class Tensors:
@@ -64,11 +64,19 @@ class Tensors:
             return self._maker.make(kind, args, values)
         # Equal results of the same tensors share memory, as with stand-ins: tied weights stay tied.
         key = (kind, repr(args), tuple(map(memory_of, values)))
-        if kind in ("clone", "fill", "init") or None in key[2]:
+        if kind in ("clone", "fill", "init", "mu_product") or None in key[2]:
             return _computed(kind, args, values)
         if key not in self._known:
             self._known[key] = _computed(kind, args, values), values  # kept alive: their addresses identify memory
         return self._known[key][0]
+
+    def insert(self, value: Any, part: Any, dim: int, at: int | None) -> Any:
+        """Make a tensor that has a part between its entries: behind `at` of them, or behind all."""
+        shape = self.shape(value)
+        dim, at = place_between(shape, self.shape(part), dim, at)
+        pieces = [("narrow", (dim, 0, at), value), ("", (), part), ("narrow", (dim, at, shape[dim] - at), value)]
+        whole = [self.make(kind, args, [each]) if kind else each for kind, args, each in pieces if not kind or args[2]]
+        return self.make("cat", (dim,), whole)
 
     def same(self, one: Any, other: Any) -> bool:
         """Return whether two tensors have the same content."""

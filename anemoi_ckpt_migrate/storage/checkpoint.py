@@ -88,13 +88,15 @@ class Checkpoint(ABC):
         Whether `torch.load` reads the format.
     is_ordered : bool
         Whether the order of the tensors counts, because a model or an optimizer may number them by it.
+    keeps_order : bool
+        Whether a model's tensors are in the model's order, by which an optimizer numbers its parameters.
     shares_memory : bool
         Whether tensors that share memory still do when the checkpoint is read again, also those in its record.
     record_is_text : bool
         Whether the record is text, so that tensors in it have to be spelled; elsewhere it holds tensors.
     """
 
-    is_of_torch = is_ordered = shares_memory = True
+    is_of_torch = is_ordered = keeps_order = shares_memory = True
     record_is_text = False
 
     def __init__(self, path: Location, files: Members, length: int) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotRead, MigrateError
-from anemoi_ckpt_migrate.storage.folder_names import FolderNames, files_of_index
+from anemoi_ckpt_migrate.storage.folder_names import FolderNames, files_of_index, is_index
 from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_folder
 from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
-from anemoi_ckpt_migrate.storage.huggingface.layout import is_index, sets_of_weights
+from anemoi_ckpt_migrate.storage.huggingface.layout import files_of_training, is_of_trainer, sets_of_weights
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS, membership_by_name
 
@@ -330,7 +330,9 @@ class _Folder:
     @cached_property
     def _has_weights(self) -> bool:
         """Whether it is a folder of Hugging Face. A single file of torch with all weights stands for itself."""
-        return any(is_index(name) or not name.endswith(".bin") for name in self._weights) or len(self._weights) > 1
+        if any(is_index(name) or not name.endswith(".bin") for name in self._weights) or len(self._weights) > 1:
+            return True
+        return is_of_trainer(self._entries)
 
     @cached_property
     def own(self) -> frozenset[str]:
@@ -340,7 +342,7 @@ class _Folder:
         if not self._has_weights:
             return frozenset()
         indexed = (files_of_index(Path(self.place.path, name)) for name in self._weights if is_index(name))
-        return frozenset(self._weights).union(*indexed)
+        return frozenset(self._weights).union(*indexed, files_of_training(self._entries))
 
     def holds_blobs(self, name: str) -> bool:
         """Return whether a folder in it holds the files of a cache, which are found by the links to them."""

@@ -15,7 +15,9 @@ from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 
-_INDEX = ".index.json"
+INDEX = ".index.json"
+"""The end of the name of an index of Hugging Face."""
+_INDICES = (f".safetensors{INDEX}", f".bin{INDEX}")
 _LONGEST_INDEX = 256 << 20  # in bytes
 RANK_FOLDER = re.compile(r"(mp|tp|pp|ep)_rank_\d+(_.*)?")
 """The name of the folder of a rank, in checkpoints of Megatron."""
@@ -72,7 +74,7 @@ class FolderNames:
     @cached_property
     def indexed(self) -> dict[str, Path]:
         """The files that indices name, each with its first index."""
-        indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(_INDEX)]
+        indices = [self._path / name for name in sorted(self.names, reverse=True) if name.endswith(INDEX)]
         return {name: index for index in indices for name in files_of_index(index)}
 
     @cached_property
@@ -131,6 +133,16 @@ def names_in(folder: Path) -> FolderNames:
     """Return the names in a folder, in a context of `folders_listed_once` perhaps as they were some seconds ago."""
     listings = _LISTINGS.get()
     return FolderNames(folder) if listings is None else listings.names(folder)
+
+
+def folder_of_index(path: Path) -> Path | None:
+    """Return the folder of an index, which stands for the folder; None for any other path."""
+    return path.parent if is_index(path.name) and path.is_file() else None
+
+
+def is_index(name: str) -> bool:
+    """Return whether a file has the name of an index."""
+    return name.endswith(_INDICES)
 
 
 def files_of_index(index: Path) -> set[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import tarfile
 from typing import Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
@@ -129,6 +128,8 @@ def _number(spelled: bytes) -> int:
 
 def _is_tar(stream: BinaryIO) -> bool:
     """Return whether torch takes a file for a tar file; it checks that first, and tar files may start with anything."""
+    import tarfile  # few files need it
+
     stream.seek(0)
     try:
         with tarfile.open(fileobj=stream, mode="r:"):

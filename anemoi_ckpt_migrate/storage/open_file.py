@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
-from anemoi_ckpt_migrate.storage import safetensors_header
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
 from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
+from anemoi_ckpt_migrate.storage.folder_names import folder_of_index
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
 from anemoi_ckpt_migrate.storage.formats import find_format
-from anemoi_ckpt_migrate.storage.huggingface.layout import check_one_set, find_layout, folder_of_index, sets_of_weights
 from anemoi_ckpt_migrate.storage.in_place import Mark, whole_state
+from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so, is_safetensors
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
@@ -75,9 +75,9 @@ def _checkpoint_in(path: Location, descriptor: int, left: Mark | None, trusted: 
     """Return the checkpoint in an open file, or that which an interrupted run left."""
     before = os.fstat(descriptor)
     length = before.st_size if left is None else left.length
-    if not safetensors_header.is_safetensors(read_at(descriptor, 9, 0), length):
+    if not is_safetensors(read_at(descriptor, 9, 0), length):
         return TorchCheckpoint(path, descriptor, before, length, trusted)
-    if not safetensors_header.is_named_so(os.fspath(path)):
+    if not is_named_so(os.fspath(path)):
         # By its name, torch.load would read it, and that may find a pickle in the same bytes.
         raise NotACheckpoint("it is a safetensors file by its content; give it a name that ends in .safetensors")
     from anemoi_ckpt_migrate.storage.safetensors_file import SafetensorsCheckpoint
@@ -95,6 +95,7 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
             return
         from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
         from anemoi_ckpt_migrate.storage.huggingface.folder import OWN
+        from anemoi_ckpt_migrate.storage.huggingface.layout import check_one_set, find_layout, sets_of_weights
         from anemoi_ckpt_migrate.storage.huggingface.open_folder import open_huggingface
 
         before = FolderState.of(found.path)
@@ -119,6 +120,7 @@ def _open_url(url: Url, trusted: Collection[str]) -> Iterator[Checkpoint]:
 @contextlib.contextmanager
 def _open_folder(path: Path, trusted: Collection[str]) -> Iterator[Checkpoint]:
     from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+    from anemoi_ckpt_migrate.storage.huggingface.layout import check_one_set, find_layout, sets_of_weights
 
     try:
         before = FolderState.of(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.storage import in_place
-from anemoi_ckpt_migrate.storage.huggingface.layout import folder_of_index
+from anemoi_ckpt_migrate.storage.folder_names import folder_of_index
 from anemoi_ckpt_migrate.storage.url import url_of
 
 

@@ -30,10 +30,10 @@ from anemoi_ckpt_migrate.storage.safetensors_header import (
     begin_of,
     header_parts,
     header_text,
-    is_named_so,
     is_text,
     read_header,
 )
+from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
@@ -135,7 +135,7 @@ class SafetensorsTree(Checkpoint):
     """
 
     byteorder = "little"
-    is_of_torch = is_ordered = shares_memory = False
+    is_of_torch = is_ordered = keeps_order = shares_memory = False
     record_is_text = True  # the format has no place for anything but plain tensors and texts
     items: Iterable[StoredItem]
 
@@ -159,6 +159,9 @@ class SafetensorsTree(Checkpoint):
 
     def load(self, trusting: bool = True) -> dict[str, StoredTensor]:
         """Return the state dict with stand-ins for tensors."""
+        return self._stand_ins()
+
+    def _stand_ins(self) -> dict[str, StoredTensor]:
         self._touched, self._payloads = [], None
         self._maker.renew(self._touched)
         return {item.name: self._stand_in(item) for item in self.items}
@@ -167,7 +170,7 @@ class SafetensorsTree(Checkpoint):
         """Return the state dict with real tensors over the file."""
         from anemoi_ckpt_migrate.storage.tensors.evaluate import evaluated
 
-        tree, self._payloads, made = self.load(), self._open_payloads(), dict[str, Any]()
+        tree, self._payloads, made = self._stand_ins(), self._open_payloads(), dict[str, Any]()
         return {name: evaluated(each, self._maker.recipes, self._payloads, made) for name, each in tree.items()}
 
     def _stand_in(self, item: StoredItem) -> StoredTensor:

@@ -104,19 +104,8 @@ class Header:
     begin: int
 
 
-SUFFIX = ".safetensors"
 RESERVED = (METADATA, "ckpt_migrate")
 """Names that no tensor may have: the texts of the format, and the place of the record in a tree."""
-
-
-def is_named_so(path: str) -> bool:
-    """Return whether a file has the name of a safetensors file, or of a backup of one."""
-    return re.search(rf"{re.escape(SUFFIX)}(\.bak\d*)?$", path) is not None
-
-
-def is_safetensors(start: bytes, length: int) -> bool:
-    """Return whether a file looks like one of safetensors, by its first nine bytes and its length."""
-    return start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= length - _LENGTH
 
 
 def read_header(descriptor: int, length: int, start: bytes = b"") -> Header:

@@ -22,6 +22,7 @@ RESTS = ("meta.pt", "common.pt")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
 _LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
 _DEEPSPEED = re.compile(r"(?=.*(rank|layer|expert|model)_\d).*[-_](model|optim)_states\.pt")
+_OF_WEIGHTS, _OF_STATES = (".safetensors", ".bin"), ("optimizer", "scheduler")  # as a trainer calls its files
 _UNIVERSAL = re.compile(r"(fp32|exp_avg|exp_avg_sq|step)\.pt")
 
 
@@ -176,6 +177,18 @@ def _ranks(path: Path, folder: FolderNames) -> Membership | None:
     return Membership("a checkpoint with a file for each rank", os.fspath(pattern), way)
 
 
+def _trainer(path: Path, folder: FolderNames) -> Membership | None:
+    """Recognise weights beside the state of an optimizer, and that state."""
+    if not (path.name.endswith(_OF_WEIGHTS) or path.name.startswith(_OF_STATES)):
+        return None
+    from anemoi_ckpt_migrate.storage.huggingface.layout import is_member_of_trainer
+
+    if not is_member_of_trainer(path.name, folder.names):
+        return None
+    way = f"give its folder, {shown_path(os.fspath(path.parent))}"
+    return Membership("weights with the state of their optimizer", os.fspath(path.parent), way)
+
+
 _LOOKS: tuple[Callable[[Path, FolderNames], Membership | None], ...] = (
     _distributed,
     _indexed,
@@ -184,4 +197,5 @@ _LOOKS: tuple[Callable[[Path, FolderNames], Membership | None], ...] = (
     _deepspeed,
     _megatron,
     _ranks,
+    _trainer,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import tempfile
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NoRoom, TooMuchAsked
@@ -54,7 +53,7 @@ def check_room(target: Location, made: int, size: int) -> None:
     NoRoom
         There is too little room.
     """
-    folder = Path(tempfile.gettempdir()) if isinstance(target, Url) else target.parent
+    folder = _temporary_folder() if isinstance(target, Url) else target.parent
     largest = _largest_file()
     if largest is not None and size > largest:
         raise NoRoom(size, largest, "the largest file that this process may write", disk_is_full=False)
@@ -66,6 +65,12 @@ def check_room(target: Location, made: int, size: int) -> None:
         free = found.f_bavail * found.f_frsize
         if made > free:
             raise NoRoom(made, free, f"the free space in {folder}")
+
+
+def _temporary_folder() -> Path:
+    import tempfile  # only objects in stores need it
+
+    return Path(tempfile.gettempdir())
 
 
 def _largest_file() -> int | None:

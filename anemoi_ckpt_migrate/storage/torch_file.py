@@ -20,7 +20,7 @@ from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, st
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import callers, handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
-from anemoi_ckpt_migrate.storage.safetensors_header import is_named_so
+from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room

@@ -122,6 +122,12 @@ class Lists:
             found = narrow(found, dim, start, size)
         return found == self.old[old]
 
+    def is_part(self, new: str, starts: Sequence[int], old: str) -> bool:
+        found = self.old[old]
+        for dim, (start, size) in enumerate(zip(starts, self.new[new].shape, strict=True)):
+            found = narrow(found, dim, start, size)
+        return found == self.new[new]
+
 
 class Weights:
     """Makes tensors, no two of which are the same."""
@@ -586,7 +592,9 @@ def test_buffers_gone(with_digests: bool) -> None:
             old[name.replace("c_proj.bias", "mask")] = weights(1, 1, 7, 7)
             old[name.replace("c_proj.bias", "masked_bias")] = weights(1)
     found = explained(old, gpt2(), with_digests)
-    assert listed(found) == [op.Drop(["transformer.h.{i}.attn.mask", "transformer.h.{i}.attn.masked_bias"])]
+    masks = ["transformer.h.{i}.attn.mask", "transformer.h.{i}.attn.masked_bias"]
+    assert listed(found) == [op.Drop(masks, keep=True)]
+    assert found.losses == ()
     assert listed(explained(gpt2(), old, with_digests)) == [
         op.Add("transformer.h.{i}.attn.mask", [1, 1, 7, 7], after="transformer.h.{i}.attn.c_proj.bias"),
         op.Add("transformer.h.{i}.attn.masked_bias", [1], after="transformer.h.{i}.attn.mask"),
@@ -596,9 +604,26 @@ def test_buffers_gone(with_digests: bool) -> None:
 @both
 def test_head_of_another_size(with_digests: bool) -> None:
     found = explained(linears(), linears() | {"head.weight": Weights()(7, 4)}, with_digests)
-    assert listed(found) == [op.Drop("head.weight"), op.Add("head.weight", [7, 4])]
+    assert listed(found) == [op.Crop("head.weight", 2)]
+    assert found.operations[0].confidence == (0.6 if with_digests else 0.9)
+    assert "it shrank from [9, 4] to [7, 4]" in found.operations[0].alternatives[0]
+    assert found.losses == ()
+
+
+@both
+def test_head_of_another_kind(with_digests: bool) -> None:
+    found = explained(linears(), linears() | {"head.weight": Weights()(7, 4, 3)}, with_digests)
+    assert listed(found) == [op.Drop("head.weight"), op.Add("head.weight", [7, 4, 3])]
     assert "its shape was [9, 4]" in found.operations[1].alternatives[0]
     assert found.losses == ("head.weight is dropped",)
+
+
+@both
+def test_head_that_grew_and_shrank(with_digests: bool) -> None:
+    found = explained(linears(), linears() | {"head.weight": Weights()(11, 3)}, with_digests)
+    assert listed(found) == [op.Crop("head.weight", 1, dim=1), op.Pad("head.weight", 2)]
+    assert all(guess.confidence < 1 for guess in found.operations)
+    assert "it grew and shrank from [9, 4] to [11, 3]" in found.operations[0].alternatives[0]
 
 
 @both

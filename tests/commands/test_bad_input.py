@@ -470,7 +470,7 @@ def test_output_that_exists(chain: Folder) -> None:
         ("return", 8, "`migrate` returned None instead of the checkpoint; did you forget `return ckpt`?"),
         ("return [ckpt]", 8, "`migrate` returned a list instead of the checkpoint"),
         ('ckpt["hyper_parameters"]["f"] = lambda: 1', 8, "`migrate` left ckpt['hyper_parameters']['f'], which cannot"),
-        ('ckpt["a"] = [1, __import__("sys").stdin]', 8, "`migrate` left ckpt['a'][1], which cannot be saved"),
+        ('ckpt["a"] = [1, __import__("threading").Lock()]', 8, "`migrate` left ckpt['a'][1], which cannot be saved"),
         ("import sys; sys.exit(0)", 9, "`migrate` failed with SystemExit"),
         ("import nowhere", 9, "`migrate` failed with ModuleNotFoundError"),
     ],

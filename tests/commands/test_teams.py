@@ -37,7 +37,16 @@ def test_check_fails_with_both_names_and_the_command_that_mends_it(forked: Folde
     forked.ok("rebase", "c", "--onto", "b")
     assert forked.ok("check").out == "4 revisions: no problems\n"
     (found,) = forked.ok("check", "--json").lines
-    assert found == {"revisions": 4, "checkpoints": 0, "problems": [], "models": 0, "proofs": []}
+    assert found == {
+        "revisions": 4,
+        "checkpoints": 0,
+        "problems": [],
+        "models": 0,
+        "proofs": [],
+        "outputs": [],
+        "recorded": [],
+        "notes": [],
+    }
 
 
 def test_merging_mends_it_too(forked: Folder) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 HERE = Path(__file__).parent
@@ -63,6 +64,17 @@ def train_with_lightning(path: Path) -> None:
     trainer.save_checkpoint(path)  # no callback, which would note where it lies
 
 
+def save_for_trainer(folder: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
+    """Save the files that the Trainer of transformers saves, by their own libraries."""
+    folder.mkdir(exist_ok=True)
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("tied.")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save(torch.optim.lr_scheduler.LinearLR(optimizer).state_dict(), folder / "scheduler.pt")
+    (folder / "config.json").write_text('{"model_type": "none"}\n')
+    (folder / "trainer_state.json").write_text('{\n  "global_step": 3\n}\n')
+
+
 def main() -> None:
     model, optimizer = trained()
     training = {
@@ -76,6 +88,7 @@ def main() -> None:
     torch.save(dict(model.state_dict()), HERE / "plain.pt")
     torch.save(list(model.state_dict().values()), HERE / "list.pt")
     train_with_lightning(HERE / "lightning.ckpt")
+    save_for_trainer(HERE / "trainer", model, optimizer)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import op
-from anemoi_ckpt_migrate.operations.base import KINDS
+from anemoi_ckpt_migrate.operations.kinds import all_kinds, kind_of
 from anemoi_ckpt_migrate.record.embed import ATTACHMENT, KEY
 from anemoi_ckpt_migrate.runtime.carried_code import PYTHON
 from anemoi_ckpt_migrate.state.stash import packed
@@ -399,6 +399,8 @@ At paths=paths operations=operations|Apart operations=operations others=items|Se
 UnsetItem path=paths value=odd had=true number=zero|PutItem path=paths number=zero before=none placed=no|Reshape keys=weight shape=shapes
 RecordBack record=records path=top operations=operations number=zero digest=text|CopyItem path=paths new=paths
 ParameterGroups groups=pairs own_order=items|ConvertItem path=paths to=classes|Drop keys=patterns|Cast keys=patterns dtype=dtypes
+Regroup groups=pairs own_order=items|Regroup groups=pairs kept=zero|Untrain names=patterns|Train names=patterns group=zero
+ChangeOptimizer to=text defaults=items|RestoreTrained items=back|RestoreStates source=text names=pairs kept=zero
 """
 _WORDS = {
     "object": f"classes: {CLASS}",
@@ -410,6 +412,7 @@ _WORDS = {
     "true": "odd: True",
     "no": "odd: False",
     "none": "odd: None",
+    "back": "lists: restored",
     "zero": "sizes: 0 long 1",
     "top": "paths: at the top",
     "text": "odd: text",
@@ -418,7 +421,7 @@ _WORDS = {
 
 def _operations() -> st.SearchStrategy[Any]:
     """Draw operations of all kinds: such as do harm, and others; the fields of these fit mostly, or are not there."""
-    kinds = picked([*KINDS, "Explode"]).flatmap(lambda kind: st.tuples(st.just(kind), _fields(kind)))
+    kinds = picked([*all_kinds(), "Explode"]).flatmap(lambda kind: st.tuples(st.just(kind), _fields(kind)))
     return st.one_of(kinds, picked(_TYPICAL.strip().replace("\n", "|").split("|")).flatmap(_typical))
 
 
@@ -435,7 +438,7 @@ def _meant(word: str) -> st.SearchStrategy[str]:
 
 @functools.cache
 def _fields(kind: str) -> st.SearchStrategy[Any]:
-    found = KINDS.get(kind)
+    found = kind_of(kind)
     names = [] if found is None else [each.name for each in dataclasses.fields(found)]  # type: ignore[arg-type]
     pairs = [st.one_of(*[st.tuples(st.just(name), _fitting(name))] * 9, st.none()) for name in names]
     extra = st.one_of(*[st.none()] * 9, st.just(("another", "odd: text")))

@@ -200,17 +200,6 @@ def test_a_checkpoint_without_parameters(models: Models) -> None:
     assert "the parameters of the model cannot be found in it" in ran.err
 
 
-def test_another_order_is_said_where_there_is_an_optimizer(models: Models) -> None:
-    """The code puts its head first, and no revision says so: the manifest was updated by hand."""
-    models.code({"top": FIRST["head"], "embed": FIRST["embed"], "layer_norm": FIRST["norm"]})
-    models.ok("manifest", "--update")
-    ran = models.ok("upgrade", "head", "old.ckpt", "-o", "new.ckpt")
-    assert (
-        "the order of the parameters differs from that of the model net, and optimizer state depends on the order"
-        in ran.err
-    )
-
-
 @pytest.fixture
 def sized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
     """A project whose model is as wide as hyper-parameters say."""

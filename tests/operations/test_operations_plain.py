@@ -49,6 +49,20 @@ def test_names_shapes_and_the_way_back(project: Folder, name: str) -> None:
     assert contents(checkpoint) == before
 
 
+def test_optimizers_change_without_torch(project: Folder) -> None:
+    checkpoint = project.copy()
+    before = contents(checkpoint)
+    groups = op.Regroup([["*.weight"], ["*"]], [{"weight_decay": 0.02}, {"weight_decay": 0.0, "lr": 1e-4}])
+    declare(project, "a1", None, groups, op.Untrain("norm.*"), op.ChangeOptimizer("Adam", {"betas": [0.8, 0.9]}))
+    declare(project, "b2", "a1", op.Train("norm.bias", 1), op.ChangeOptimizer("SGD", {"momentum": 0.9}))
+    assert len(prove_rollback(checkpoint).up) == 2
+    project.ok("upgrade", "head", checkpoint, "--check-rollback")
+    after = inspect(checkpoint).optimizers
+    assert [after[0].groups, after[0].parameters] == [2, 3]
+    project.ok("downgrade", "base", checkpoint)
+    assert contents(checkpoint) == before
+
+
 def test_splitting_and_fusing_only_copies_bytes(project: Folder) -> None:
     checkpoint = project.copy()
     name = "norm.weight"  # x.weight is tied
@@ -65,7 +79,9 @@ def test_splitting_and_fusing_only_copies_bytes(project: Folder) -> None:
 
 def test_torch_is_not_imported(project: Folder) -> None:
     checkpoint = project.copy()
-    declare(project, "a1", None, op.Rename("norm.weight", "w"), op.Split("w", ["p", "q"], 0, None))
+    groups = op.Regroup([["*.weight"], ["*"]], [{"weight_decay": 0.02}, {"weight_decay": 0.0}])
+    optimizer = (groups, op.Untrain("norm.bias"), op.Train("norm.bias", 1), op.ChangeOptimizer("Adam"))
+    declare(project, "a1", None, *optimizer, op.Rename("norm.weight", "w"), op.Split("w", ["p", "q"], 0, None))
     code = (
         "import sys; from anemoi_ckpt_migrate import cli;"
         f"code = cli.main(['upgrade', 'head', {str(checkpoint)!r}, '--check-rollback']);"
@@ -84,3 +100,18 @@ def test_faults_are_found_without_torch(project: Folder) -> None:
     assert ran.code == 1
     assert "3 operations cannot be applied" in ran.err
     assert digest(checkpoint) == before
+
+
+def test_cropping_needs_no_torch(project: Folder) -> None:
+    """Rows that are cut off and put back are bytes, copied by the kernel."""
+    checkpoint = project.copy()
+    before = contents(checkpoint)
+    declare(project, "a1", None, op.Crop("norm.weight", 1))
+    code = (
+        "import sys; from anemoi_ckpt_migrate import cli;"
+        f"code = cli.main(['upgrade', 'head', {str(checkpoint)!r}, '--check-rollback']);"
+        f"code = code or cli.main(['downgrade', 'base', {str(checkpoint)!r}]);"
+        "sys.exit(code or int('torch' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert contents(checkpoint) == before

@@ -103,6 +103,7 @@ OPERATIONS = {
     'op.Pad("out.weight", 2)': (
         "out.weight", lambda moment: {"out.weight": torch.cat([moment, moment.new_zeros(2, 8)])},
     ),
+    'op.Crop("out.weight", 3)': ("out.weight", lambda moment: {"out.weight": moment[:-3]}),
     'op.Drop(["out.weight", "out.bias"], keep=True)': ("out.weight", lambda moment: {}),
     'op.Drop(["*.bias"], keep=True)': ("out.weight", lambda moment: {"out.weight": moment}),
 }  # fmt: skip

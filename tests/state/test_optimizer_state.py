@@ -74,7 +74,7 @@ def test_what_is_said_has_to_fit_the_groups(project: Folder, path: Path) -> None
         ('[["b"], ["a"], ["c"]]', "the optimizer at opt has 2 groups, but ParameterGroups lists 3"),
         (
             '[["b"], []]',
-            "group 1 of the optimizer at opt has 1 parameters, but ParameterGroups lists 0 for it; nothing was",
+            "group 1 of the optimizer at opt has 1 parameters, but ParameterGroups lists 0 for it; use foreign=[...] for",
         ),
         ('[["b"], ["a", "c"]]', "lists 2 for it; use exclude=[...] for names that it does not have"),
         ('[["b"], ["z"]]', "group 1 of the optimizer at opt has 1 parameters, but ParameterGroups lists 0 for it"),

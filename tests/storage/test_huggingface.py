@@ -514,10 +514,15 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], int, str]] = {
         1,
         "model-00001-of-00009.safetensors in it is not named by",
     ),
-    "an optimizer": (
-        lambda llama: (llama / "optimizer.pt").write_bytes(b""),
+    "an optimizer of FSDP": (
+        lambda llama: (llama / "optimizer_0").mkdir(),
         3,
-        "it has the state of an optimizer (optimizer.pt) beside the weights",
+        "it has the state of an optimizer in parts, as FSDP writes it (optimizer_0)",
+    ),
+    "an optimizer of DeepSpeed": (
+        lambda llama: (llama / "global_step500").mkdir(),
+        3,
+        "it has the state of an optimizer in parts, as DeepSpeed writes it (global_step500)",
     ),
     "an index that is no JSON": (lambda llama: (llama / INDEX).write_text("{"), 1, "it cannot be read as JSON"),
     "an index nested deeply": (lambda llama: (llama / INDEX).write_text("[" * 100_000), 1, "nested too deeply"),

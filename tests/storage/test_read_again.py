@@ -193,3 +193,16 @@ ENDLESS = {
 def test_things_that_hold_one_thing_twice(what: str) -> None:
     with pytest.raises(pickle.UnpicklingError, match=r"copies more|far larger|unknown way"):
         TreeUnpickler(b"\x80\x04" + ENDLESS[what] + b".").load()
+
+
+def test_a_record_costs_no_second_reading(project: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors, texts, and all that a record notes (times in nanoseconds among it) meet no limit."""
+
+    def read_again(data: bytes, trusted: Any) -> None:
+        raise AssertionError("a plain pickle is read again")
+
+    monkeypatch.setattr("anemoi_ckpt_migrate.storage.pickle.dump._read_again", read_again)
+    project.script("a1", None, 'ckpt["y"] = 1', 'del ckpt["y"]')
+    path = checkpoint(project, tree(b"N", 4))
+    for words in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"]):
+        project.ok(*words, path)

@@ -113,6 +113,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "reshape": ('op.Reshape("out.weight", [4, 2])', lambda old: {"out.weight": old["out.weight"].reshape(4, 2)}),
     "cast wider": ('op.Cast("out.weight", "float64")', lambda old: {"out.weight": old["out.weight"].double()}),
     "pad": ('op.Pad("out.weight", 3)', lambda old: {"out.weight": torch.cat([old["out.weight"], torch.zeros(3, 4)])}),
+    "crop": ('op.Crop("out.weight", 1)', lambda old: {"out.weight": old["out.weight"][:-1]}),
     "add": ('op.Add("new", [2, 3], fill=1.5)', lambda old: {"new": torch.full((2, 3), 1.5)}),
     "reorder": ('op.Reorder(["k.bias", "q.bias"])', lambda old: {"k.bias": old["k.bias"]}),
 }  # fmt: skip

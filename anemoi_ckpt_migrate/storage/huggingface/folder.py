@@ -21,8 +21,10 @@ from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, check_elsewhere, new_folder
+from anemoi_ckpt_migrate.storage.folder_names import INDEX
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, new_index, shard_names
-from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
+from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
@@ -37,24 +39,6 @@ OWN = ".ckpt_migrate"
 _STASH = "stash.safetensors"
 STASH = f"{OWN}/{_STASH}"
 """The file with values that are kept for a downgrade."""
-
-
-class Shard(NamedTuple):
-    """An open file with weights.
-
-    Attributes
-    ----------
-    name : str
-        Its name in the folder.
-    descriptor : int
-        The file.
-    length : int
-        Its length, in bytes.
-    """
-
-    name: str
-    descriptor: int
-    length: int
 
 
 class NewShard(NamedTuple):
@@ -98,9 +82,11 @@ class HuggingFaceFolder(Checkpoint):
         The index.
     further : sequence of Shard
         Other open files of the checkpoint.
+    states : sequence of Shard
+        The open files with states of a training.
     """
 
-    is_of_torch = is_ordered = False
+    is_of_torch = is_ordered = keeps_order = False  # shards are not always numbered in the order of the model
     shares_memory = False  # the record is no part of the files with tensors
     record_is_text = True  # it is part of the index, which is JSON
 
@@ -113,11 +99,12 @@ class HuggingFaceFolder(Checkpoint):
         shards: Sequence[Shard],
         index: Index | None,
         further: Sequence[Shard] = (),
+        states: Sequence[Shard] = (),
     ) -> None:
         self._layout, self._before, self._folder = layout, before, source
-        self._shards, self._index = tuple(shards), index
-        files = Members([(each.descriptor, each.length) for each in (*shards, *further)])
-        super().__init__(path, files, sum(each.length for each in shards))
+        self._shards, self._index, self._state_files = tuple(shards), index, tuple(states)
+        files = Members([(each.descriptor, each.length) for each in (*shards, *further, *states)])
+        super().__init__(path, files, sum(each.length for each in (*shards, *states)))
 
     def _homes(self, names: Iterable[tuple[int, str]]) -> dict[str, int]:
         """Return the number of the shard of each tensor.
@@ -189,15 +176,20 @@ class HuggingFaceFolder(Checkpoint):
     def _kind(self) -> str:
         """The kind of the files."""
 
-    @abstractmethod
+    def _names_of_weights(self) -> dict[tuple[str, str], bool]:
+        """Return modules and names in the files with weights, and whether they are harmless."""
+        return {}
+
     def _unchecked(self) -> int:
         """Return the number of storages without a checksum."""
+        return sum(place.length > 0 and not place.crc for place in self._places().values())
 
     def facts(self) -> FileInfo:
         """Return facts about the folder."""
         many = f", {len(self._shards)} files" if self._index is not None else ""
         texts = {name: len(content) for name, content in self._archive.small.items()} | self._texts()
-        kind = f"Hugging Face, {self._kind}{many}"
+        states = " and ".join(file.name for file in self._state_files)
+        kind = f"Hugging Face, {self._kind}{many}{f', with {states}' if states else ''}"
         return FileInfo(kind, self.length, 0, self.byteorder, 0, self._unchecked(), False, (), texts)
 
     # Writing
@@ -215,12 +207,13 @@ class HuggingFaceFolder(Checkpoint):
         if links:
             raise Refused(f"{links[0]} in it is a link, as in the cache of a hub; write elsewhere with --output")
         check_elsewhere(self._target)
-        for place in (self._target, *(self._target / shard.name for shard in self._shards)):
+        for place in (self._target, *(self._target / file.name for file in (*self._shards, *self._state_files))):
             check_writable(place)
 
     def _named(self) -> list[str]:
-        """Return the names of the files with weights, and of the index."""
-        return [*(shard.name for shard in self._shards), *([self._layout.index] if self._layout.index else [])]
+        """Return the names of the files with weights and states, and of the index."""
+        files = (*self._shards, *self._state_files)
+        return [*(file.name for file in files), *([self._layout.index] if self._layout.index else [])]
 
     def write(
         self,
@@ -234,18 +227,23 @@ class HuggingFaceFolder(Checkpoint):
         """Write a changed folder, whole or not at all."""
         texts = {**self._archive.small, **self.attached, **attachments}
         record, stash = self._laid_out_stash(pickled, texts.pop(RECORD_ENTRY, None))
+        states = self._new_states(pickled)
         shards = self._new_shards(pickled, record, folder.max_shard_size)
         names = shard_names([shard.name for shard in self._shards], len(shards))
         index = self._index or (new_index() if len(shards) > 1 else None)
-        there = [each for each in (*(shard.file for shard in shards), stash) if each is not None]
+        files = (*(shard.file for shard in shards), *states, stash)
+        there = [each for each in files if each is not None]
         target = self._target if output is None else local_folder(output)
         check_room(target, sum(each.made for each in there), max((each.size for each in there), default=0))
         anew = {self._shards[shard.old].name for shard in shards if shard.file is not None}
+        anew |= {old.name for old, file in zip(self._state_files, states, strict=True) if file is not None}
         self._folder.complete_all({*anew, self._layout.index, OWN})
         with new_folder(target, self._before if output is None else None) as new:
             shared = folder.hard_link or (output is None and not backup)
             for name, shard in zip(names, shards, strict=True):
-                self._put(new, name, shard, shared, progress)
+                self._put(new, name, self._shards[shard.old], shard.file, shared, progress)
+            for old, state in zip(self._state_files, states, strict=True):
+                self._put(new, old.name, old, state, shared, progress)
             changed = {name: text for name, text in texts.items() if text is not None}
             for name, text in changed.items():
                 with new.create(name) as descriptor:
@@ -272,14 +270,19 @@ class HuggingFaceFolder(Checkpoint):
         """
         return record, None
 
-    def _put(self, new: NewFolder, name: str, shard: NewShard, shared: bool, progress: Progress | None) -> None:
-        """Write a file with weights, or take it as it is."""
-        old = self._shards[shard.old]
-        if shard.file is None:
+    def _new_states(self, pickled: Pickled) -> list[NewFile | None]:
+        """Lay out the files with states of a training; None for each that stays as it is."""
+        return [None for _ in self._state_files]
+
+    def _put(
+        self, new: NewFolder, name: str, old: Shard, file: NewFile | None, shared: bool, progress: Progress | None
+    ) -> None:
+        """Write a file, or take it as it is."""
+        if file is None:
             new.take(Path(os.path.realpath(self._layout.folder / old.name)), name, shared, progress)
         else:
             with new.create(name, old.descriptor) as descriptor:
-                shard.file.write(descriptor, progress)
+                file.write(descriptor, progress)
 
     def _take_rest(self, new: NewFolder, without: set[str], elsewhere: bool, shared: bool) -> None:
         """Take all other files of the folder; elsewhere, links would lead to other files, so their content is taken."""

@@ -1,21 +1,35 @@
-"""Recognise the files of a Hugging Face folder that hold weights: one file, or shards with an index."""
+"""Recognise the files of a Hugging Face folder: weights in one file or in shards, and the states of a training.
+
+The Trainer of transformers writes ``optimizer.pt`` and ``scheduler.pt`` beside the weights, `Accelerator.save_state` of
+accelerate ``optimizer.bin`` and ``scheduler.bin``; with several optimizers, ``optimizer_1.bin`` and so on.
+Sources: `Trainer` of transformers (5.24), `save_accelerator_state` of accelerate (1.14).
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Refused
+from anemoi_ckpt_migrate.storage.folder_names import INDEX, is_index
 
-INDEX = ".index.json"
 _STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
 _TORCH = ".bin"
-_INDICES = (f".safetensors{INDEX}", f"{_TORCH}{INDEX}")
 _WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
-_OPTIMIZER = re.compile(r"optimizer\.(pt|bin)|optimizer(_\d+)?")
+_OPTIMIZER = re.compile(r"optimizer(_\d+)?\.(pt|bin)")
+_STATE = re.compile(r"(?P<key>(optimizer|scheduler)(_\d+)?)\.(pt|bin)")
+_IN_PARTS = re.compile(r"optimizer(_\d+)?")
+_DEEPSPEED = re.compile(r"zero_to_fp32\.py|global_step\d+|.*_optim_states\.pt")
+_FURTHER_MODEL = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)")
+# All else that belongs to a training and is carried along unread.
+_OF_TRAINING = re.compile(
+    r"(training_args|sampler(_\d+)?|dl_state_dict(_\d+)?)\.bin|rng_state(_\d+)?\.pth|scaler\.pt"
+    r"|(random_states|custom_checkpoint)_\d+\.pkl"
+)
+_COPY = "copy the weights and their index to another folder, and migrate that"
 _PIPELINE = "model_index.json"
 
 
@@ -31,26 +45,19 @@ class Layout:
         The name of the index; empty if all weights are in one file.
     single : str
         The name of that file; empty if there is an index.
+    states : tuple of str
+        The files with the states of optimizers and schedulers; without one of an optimizer, there are none.
     """
 
     folder: Path
     index: str
     single: str
+    states: tuple[str, ...] = ()
 
     @property
     def is_of_torch(self) -> bool:
         """Whether its files are those of `torch.save`, not of safetensors."""
-        return self.index.endswith(f"{_TORCH}{INDEX}")
-
-
-def folder_of_index(path: Path) -> Path | None:
-    """Return the folder of an index, which stands for the folder; None for any other path."""
-    return path.parent if is_index(path.name) and path.is_file() else None
-
-
-def is_index(name: str) -> bool:
-    """Return whether a file has the name of an index."""
-    return name.endswith(_INDICES)
+        return self.index.endswith(f"{_TORCH}{INDEX}") or self.single.endswith(_TORCH)
 
 
 def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
@@ -66,8 +73,8 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
     Raises
     ------
     Refused
-        It has two sets of weights, or all weights in one file of torch; the state of an optimizer is beside them; it
-        is a pipeline of several models.
+        It has two sets of weights, or nothing but one file of torch with weights; the state of an optimizer is beside
+        them in a form that cannot follow; it is a pipeline of several models.
     """
     found = sets_of_weights(names)
     if _PIPELINE in names and not found:
@@ -75,16 +82,76 @@ def find_layout(folder: Path, names: Collection[str]) -> Layout | None:
     if not found:
         return None
     check_one_set(found)
-    beside = sorted(name for name in names if _OPTIMIZER.fullmatch(name))
-    if beside:
-        raise Refused(
-            f"it has the state of an optimizer ({beside[0]}) beside the weights, which operations cannot take along "
-            "yet; copy the weights and their index to another folder, and migrate that"
-        )
-    name = found[0]
-    if name.endswith(_TORCH):
+    _check_states(names)
+    name, states = found[0], states_among(names)
+    if name.endswith(_TORCH) and not states:
         raise Refused(f"its weights are in {name}, a file of torch.save; give the path of that file")
-    return Layout(folder, name, "") if is_index(name) else Layout(folder, "", name)
+    return Layout(folder, name, "", states) if is_index(name) else Layout(folder, "", name, states)
+
+
+def states_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files with states of a training, in order; none if no optimizer is among them."""
+    found = sorted(name for name in names if name.startswith(("optimizer", "scheduler")) and _STATE.fullmatch(name))
+    return tuple(found) if any(map(_OPTIMIZER.fullmatch, found)) else ()
+
+
+def is_of_trainer(names: Collection[str]) -> bool:
+    """Return whether a folder with these names holds weights and the state of an optimizer."""
+    return bool(states_among(names)) and bool(sets_of_weights(names))
+
+
+def is_member_of_trainer(name: str, names: Collection[str]) -> bool:
+    """Return whether a file is weights beside the state of an optimizer, or a state beside weights.
+
+    Parameters
+    ----------
+    name : str
+        The file.
+    names : collection of str
+        The names in its folder.
+    """
+    if _STATE.fullmatch(name) is None and _WEIGHTS.fullmatch(name) is None:
+        return False
+    return is_of_trainer(names)
+
+
+def files_of_training(names: Collection[str]) -> frozenset[str]:
+    """Return the files beside weights and an optimizer that belong to the training; none in any other folder."""
+    if not is_of_trainer(names):
+        return frozenset()
+    return frozenset([*states_among(names), *filter(_OF_TRAINING.fullmatch, names)])
+
+
+def key_of_state(name: str) -> str:
+    """Return the key of the tree for a file with a state: ``optimizer.pt`` holds ``optimizer``."""
+    found = _STATE.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name} is no state of a training")
+    return found["key"]
+
+
+def _check_states(names: Collection[str]) -> None:
+    """Refuse states of a training that cannot follow the weights."""
+    found = {"DeepSpeed": _DEEPSPEED, "FSDP": _IN_PARTS}
+    for writer, wanted in found.items():
+        if beside := sorted(filter(wanted.fullmatch, names)):
+            raise Refused(
+                f"it has the state of an optimizer in parts, as {writer} writes it ({beside[0]}), which operations "
+                f"cannot take along; {_COPY}"
+            )
+    states = states_among(names)
+    if not states:
+        return
+    if models := sorted(filter(_FURTHER_MODEL.fullmatch, names)):
+        raise Refused(
+            f"it holds several models ({models[0]}), and nothing says whose the optimizers are; copy the files of one "
+            "to another folder, and migrate that"
+        )
+    known: dict[str, str] = {}
+    for name in states:
+        other = known.setdefault(key_of_state(name), name)
+        if other != name:
+            raise Refused(f"it has both {other} and {name}; move one of them to another folder")
 
 
 def sets_of_weights(names: Collection[str]) -> list[str]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-from anemoi_ckpt_migrate.storage.huggingface.folder import (
-    OWN,
-    STASH,
-    HuggingFaceFolder,
-    Shard,
-)
+from anemoi_ckpt_migrate.storage.folder_names import INDEX
+from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, STASH, HuggingFaceFolder
 from anemoi_ckpt_migrate.storage.huggingface.index import Index, read_index
-from anemoi_ckpt_migrate.storage.huggingface.layout import INDEX, Layout
+from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
+from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, LocalFolder, place_inside
 from anemoi_ckpt_migrate.storage.url import Location
@@ -52,19 +49,26 @@ def open_huggingface(
     index = read_index(place_inside(layout.folder, layout.index)) if layout.index else None
     names = [layout.single] if index is None else index.shards
     with ExitStack() as stack:
-        shards = []
-        for name in names:
-            descriptor = stack.enter_context(source.opened(name))
-            shards.append(Shard(name, descriptor, os.fstat(descriptor).st_size))
+
+        def opened(names: Iterable[str]) -> list[Shard]:
+            files = ((name, stack.enter_context(source.opened(name))) for name in names)
+            return [Shard(name, descriptor, os.fstat(descriptor).st_size) for name, descriptor in files]
+
+        shards = opened(names)
         _check_all_named(layout, index, names, before)
-        if layout.is_of_torch:
-            yield TorchFolder(path, layout, before, source, shards, index)
+        of_torch, folder = layout.is_of_torch, (path, layout, before, source, shards, index)
+        kept = [] if of_torch or OWN not in before.entries or not (layout.folder / STASH).is_file() else [STASH]
+        stash = next(iter(opened(kept)), None)
+        if not layout.states:
+            yield TorchFolder(*folder) if of_torch else SafetensorsFolder(*folder, stash=stash)
             return
-        stash = None
-        if OWN in before.entries and (layout.folder / STASH).is_file():
-            descriptor = stack.enter_context(source.opened(STASH))
-            stash = Shard(STASH, descriptor, os.fstat(descriptor).st_size)
-        yield SafetensorsFolder(path, layout, before, source, shards, index, stash=stash)
+        from anemoi_ckpt_migrate.storage.huggingface.trainer_folder import SafetensorsTrainerFolder, TorchTrainerFolder
+
+        states = opened(layout.states)
+        if of_torch:
+            yield TorchTrainerFolder(*folder, states=states)
+        else:
+            yield SafetensorsTrainerFolder(*folder, stash=stash, states=states)
 
 
 def _check_all_named(layout: Layout, index: Index | None, names: Sequence[str], before: FolderState) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import DamagedStash, NotACheckpoint
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, StoredAt
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
-from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard, Shard
+from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard
 from anemoi_ckpt_migrate.storage.huggingface.index import Index
 from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, ItemsIn, SafetensorsTree, StoredItem, items_of
@@ -41,6 +42,8 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         As for `HuggingFaceFolder`.
     stash : Shard or None
         The open file with kept values.
+    states
+        As for `HuggingFaceFolder`.
     """
 
     _kind = "safetensors"
@@ -54,11 +57,12 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         shards: Sequence[Shard],
         index: Index | None,
         stash: Shard | None = None,
+        states: Sequence[Shard] = (),
     ) -> None:
         self._stash_file = stash
         self._kept_keys: dict[str, None] = {}
         self._kept_content: dict[str, Content] = {}
-        super().__init__(path, layout, before, source, shards, index, () if stash is None else (stash,))
+        super().__init__(path, layout, before, source, shards, index, () if stash is None else (stash,), states)
 
     def _read_archive(self) -> Archive:
         """Read the headers, and compare them with the index."""
@@ -72,7 +76,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
             for each in header.entries
         }
         if self._stash_file is not None:
-            begin, header = self._files.all[-1].begin, _header(self._stash_file)
+            begin, header = self._files.all[len(self._shards)].begin, _header(self._stash_file)
             loose |= {f"data/{_KEPT}{each.name}": (begin + each.start, begin + each.end) for each in header.entries}
         return Archive("", {}, self.length, 0, loose, self._own_texts())
 
@@ -85,11 +89,16 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
     @property
     def most_kept(self) -> int | None:
         """None: kept values lie in a file of their own; but 1 MiB where the folder is one file, which may be alone."""
-        return MOST_KEPT if self._index is None else None
+        return MOST_KEPT if self._may_be_alone else None
+
+    @property
+    def _may_be_alone(self) -> bool:
+        """Whether its one file may be given, and copied, without the folder."""
+        return self._index is None and not self._state_files
 
     def kept_as(self, tensor: Any) -> tuple[str, tuple[int, ...], bytes | StoredAt]:
-        """Return a tensor with its place; without an index, with its bytes."""
-        if self._index is None:
+        """Return a tensor with its place; where its file may be alone, with its bytes."""
+        if self._may_be_alone:
             return super().kept_as(tensor)
         if is_real(tensor):
             found, shape, content = self.bytes_of(tensor)
@@ -115,7 +124,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         return self._maker.stored(content.key, dtype, shape, content.offset)
 
     def _laid_out_stash(self, pickled: Pickled, record: bytes | None) -> tuple[bytes | None, NewFile | None]:
-        data = None if record is None or self._index is None else json.loads(record)
+        data = None if record is None or self._may_be_alone else json.loads(record)
         if data is None or not data.get("stash"):
             return record, None
         items: dict[_Kept, StoredItem] = {}
@@ -142,9 +151,6 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         item = items.setdefault(kept, StoredItem(str(len(items)), dtype, shape, *place))
         return {_TENSOR: [dtype, list(shape), [f"{_KEPT}{item.name}", 0]]}
 
-    def _unchecked(self) -> int:
-        return sum(end > start for start, end in self._archive.loose.values())
-
     def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
         if self._index is not None and largest is None:
             largest = max(sum(entry.end - entry.start for entry in header.entries) for header in self._headers)
@@ -166,7 +172,7 @@ class SafetensorsFolder(HuggingFaceFolder, SafetensorsTree):
         header = self._headers[old]
         metadata = {name: text for name, text in header.metadata.items() if name != RECORD_ENTRY} | texts
         kept = not any(item.key in pickled.payloads for item in items)
-        if kept and metadata == header.metadata and items == list(ItemsIn(header)):
+        if kept and metadata == header.metadata and set(items) == set(ItemsIn(header)):  # their order means nothing
             return None
         begin = min((entry.start for entry in header.entries), default=0)
         return self.laid_out(items, metadata, pickled, begin)

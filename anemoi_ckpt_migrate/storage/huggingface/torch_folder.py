@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple, cast
 
-from anemoi_ckpt_migrate.errors import NotACheckpoint, Refused, Unpicklable
-from anemoi_ckpt_migrate.storage import zip_archive
+from anemoi_ckpt_migrate.errors import Refused, Unpicklable
+from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY
 from anemoi_ckpt_migrate.storage.copy_range import Progress
-from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard, Shard
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content, short
+from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard
+from anemoi_ckpt_migrate.storage.huggingface.torch_files import damaged, read_torch_file
+from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
-from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT
-from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, known_dtype, plain_of, storage_of
-from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
+from anemoi_ckpt_migrate.storage.tensors.materialize import Places
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
-from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
-
-
-class _Opened(NamedTuple):
-    """The archive of a shard.
-
-    Attributes
-    ----------
-    root : str
-        The folder in the archive that holds all entries.
-    small : dict of str to bytes
-        Its entries besides the pickle and the storages.
-    """
-
-    root: str
-    small: dict[str, bytes]
+from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 
 class _Part(NamedTuple):
@@ -77,28 +61,6 @@ class _PickledParts(Pickled):
     parts: tuple[_Part, ...] = ()
 
 
-class _Kept:
-    """The content of a storage that stays as it is."""
-
-    def __init__(self, place: StoragePlace) -> None:
-        self._place = place
-
-    def __len__(self) -> int:
-        return self._place.length
-
-    def prepare(self) -> None:
-        """There is nothing to compute."""
-
-    def stretches(self) -> list[tuple[int, int, int | None]]:
-        """Return its place, with its checksum if known: damaged content keeps a checksum that tells."""
-        start, length, crc = self._place
-        return [(start, start + length, crc or None)]
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield nothing: all content lies in the files."""
-        return iter(())
-
-
 class TorchFolder(HuggingFaceFolder):
     """An open folder of Hugging Face with shards of `torch.save`."""
 
@@ -111,36 +73,18 @@ class TorchFolder(HuggingFaceFolder):
 
     def _read_archive(self) -> Archive:
         """Read the tables of contents and the pickles, and compare them with the index."""
-        self._where: dict[str, StoragePlace] = {}
         self._unpicklers: list[TreeUnpickler] = []
-        self._opened: list[_Opened] = []
-        read = [self._read(number, shard) for number, shard in enumerate(self._shards)]
-        self._old = self._parts = [self._part(number, data) for number, data in enumerate(read)]
+        pairs = enumerate(zip(self._shards, self._files.all, strict=False))
+        self._opened = [read_torch_file(shard, number, member.begin) for number, (shard, member) in pairs]
+        self._where = {key: place for file in self._opened for key, place in file.places.items()}
+        self._old = self._parts = [self._part(number, file.data) for number, file in enumerate(self._opened)]
         self._homes((part.old, name) for part in self._old for name in part.names)
         return Archive("", {}, self.length, 0, {}, self._own_texts())
 
-    def _read(self, number: int, shard: Shard) -> bytes:
-        """Read the pickle of a shard, and note its storages."""
-        begin = self._files.all[number].begin
-        try:
-            with zip_archive.window(shard.descriptor, shard.length) as stream:
-                archive = zip_archive.read_sole_archive(stream)
-                small = {}
-                for name, entry in archive.entries.items():
-                    if name.startswith("data/"):
-                        start = begin + zip_archive.payload_offset(stream, entry)
-                        self._where[f"{number}/{name[5:]}"] = StoragePlace(start, entry.size, entry.crc)
-                    else:
-                        small[name] = zip_archive.read_entry(stream, entry)
-        except NotACheckpoint as error:
-            raise NotACheckpoint(f"{shard.name}: {error.sentence}") from error
-        self._opened.append(_Opened(archive.root, small))
-        if small.get("byteorder", b"little").decode("ascii", "replace") != sys.byteorder:
-            raise NotACheckpoint(f"{shard.name}: its tensors are not {sys.byteorder}-endian")
-        try:
-            return with_keys(small.pop("data.pkl"), lambda key: f"{number}/{key}")
-        except Exception as error:  # a damaged pickle raises almost anything
-            raise _damaged(shard, error) from error
+    def _own_texts(self) -> dict[str, bytes]:
+        """Return the record; without an index, it lies in the archive of the one file."""
+        text = self._opened[0].small.get(RECORD_ENTRY)
+        return super()._own_texts() if self._index is not None or text is None else {RECORD_ENTRY: text}
 
     def _part(self, number: int, data: bytes) -> _Part:
         """Return a file as a part of the tree."""
@@ -154,12 +98,12 @@ class TorchFolder(HuggingFaceFolder):
     def _places(self) -> Places:
         return self._where
 
-    def _unchecked(self) -> int:
-        return sum(place.length > 0 and not place.crc for place in self._where.values())
-
     @property
     def names(self) -> dict[tuple[str, str], bool]:
         """Modules and names in the pickles of the last tree, and whether they are harmless."""
+        return self._names_of_weights()
+
+    def _names_of_weights(self) -> dict[tuple[str, str], bool]:
         found: dict[tuple[str, str], bool] = {}
         for part, unpickler in zip(self._parts, self._unpicklers, strict=True):
             for name, known in harmless_names(unpickler.names, part.data).items():
@@ -186,11 +130,9 @@ class TorchFolder(HuggingFaceFolder):
         self._maker.renew(touched)
         pairs = zip(self._parts, self._unpicklers, strict=True)
         trees = [self._unpickled(part.old, unpickler) for part, unpickler in pairs]
-        held = self._where.keys() | self._unwritten.keys() | self._maker.recipes.keys()
+        held = self._places().keys() | self._unwritten.keys() | self._maker.recipes.keys()
         for part, unpickler in zip(self._parts, self._unpicklers, strict=True):
-            if missing := [key for key in unpickler.keys if key not in held]:
-                key = missing[0].partition("/")[2]
-                raise NotACheckpoint(f"{self._shards[part.old].name}: the payload data/{key} is missing")
+            self._opened[part.old].check(unpickler.keys, held)
         return {name: value for tree in trees for name, value in tree.items()}
 
     def _unpickled(self, number: int, unpickler: TreeUnpickler) -> dict[str, Any]:
@@ -199,7 +141,7 @@ class TorchFolder(HuggingFaceFolder):
         try:
             tree = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
-            raise _damaged(shard, error) from error
+            raise damaged(shard.name, error) from error
         if not is_a(tree, dict) or not all(type(name) is str for name in tree):
             raise Refused(f"{shard.name} in it does not hold tensors by name, and only such shards are migrated")
         other = next((name for name, value in tree.items() if not is_stored(value) and not is_real(value)), None)
@@ -216,7 +158,7 @@ class TorchFolder(HuggingFaceFolder):
         for name, value in tree.items():
             if type(name) is not str or not (is_stored(value) or is_real(value)):
                 raise Unpicklable(f"ckpt[{name!r:.80}]", "shards hold tensors by name, and nothing else")
-        largest = max(part.size for part in self._old)
+        largest = None if self._index is None else max(part.size for part in self._old)
         parts, keys, names = [], dict[str, None](), set[tuple[str, str]]()
         new: dict[str, Content] = {}
         for old, items in self._parted(tree.items(), self._key_of, lambda item: _size(item[1]), largest):
@@ -261,35 +203,22 @@ class TorchFolder(HuggingFaceFolder):
 
     def _new_shards(self, pickled: Pickled, record: bytes | None, largest: int | None) -> list[NewShard]:
         parts = cast(_PickledParts, pickled).parts or (_Part(0, dumped(self._filled(0, []), self._plain_pickler)[1]),)
+        # The record lies in the one file only while there is no index.
+        own = record if self._index is None and len(parts) == 1 else None
+        places = self._places()
         return [
-            NewShard(part.old, part.names, part.size, part.elements, self._content(part, pickled)) for part in parts
+            NewShard(
+                part.old,
+                part.names,
+                part.size,
+                part.elements,
+                self._opened[part.old].laid_out(part.data, pickled, places, self._files, {RECORD_ENTRY: own}),
+            )
+            for part in parts
         ]
 
     def _plain_pickler(self, stream: BytesIO) -> TreePickler:
         return TreePickler(stream, max(2, protocol_of(self._old[0].data)))
-
-    def _content(self, part: _Part, pickled: Pickled) -> NewFile | None:
-        """Lay out a file; None if it stays as it is."""
-        numbers: dict[str, str] = {}
-        data = with_keys(part.data, lambda key: numbers.setdefault(key, str(len(numbers))))
-        if part.data == self._old[part.old].data and not any(key in pickled.payloads for key in numbers):
-            return None
-        opened = self._opened[part.old]
-        new: dict[str, Content] = {"data.pkl": data, **opened.small}
-        if ".format_version" in new:
-            new[".format_version"] = b"0"  # the sizes alone no longer determine the offsets; 0 makes torch look them up
-        held = {key: pickled.payloads.get(key) for key in numbers}
-        new |= {
-            f"data/{number}": _Kept(self._where[key]) if (own := held[key]) is None else own
-            for key, number in numbers.items()
-        }
-        contents = Contents(opened.root, [], new)
-        made = len(data) + sum(len(own) for own in held.values() if own is not None)
-
-        def write(target: int, progress: Progress | None) -> None:
-            write_new(contents, self._files, target, progress)
-
-        return NewFile(made, sum(map(len, new.values())), write)
 
     # The files
 
@@ -309,7 +238,3 @@ def _size(value: Any) -> int:
     if is_real(value):
         return int(value.nbytes)
     return int(value.numel()) * SIZES.get(known_dtype(value), 1)
-
-
-def _damaged(shard: Shard, error: BaseException) -> NotACheckpoint:
-    return NotACheckpoint(f"{shard.name}: its data.pkl is damaged or hostile ({short(error)})")

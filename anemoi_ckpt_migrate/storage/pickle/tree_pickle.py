@@ -382,6 +382,7 @@ _LARGE = 1 << 64
 
 
 _SMALL = 1 << 31  # larger integers are written as long as they are
+_LARGE = 1 << 63  # times in nanoseconds are smaller, and read as fast
 _STORAGE = "storage"  # one object, so that the pickler memoizes it
 
 # The type checker takes it for the one in C, which lacks most of it.
@@ -450,7 +451,7 @@ class TreePickler(_PythonPickler):
 
     def save_integer(self, obj: int) -> None:
         """Write an integer."""
-        self.plain &= -_SMALL < obj < _SMALL
+        self.plain &= -_LARGE < obj < _LARGE
         self.save_long(obj)
 
     def _note_keys(self, keys: Any) -> None:

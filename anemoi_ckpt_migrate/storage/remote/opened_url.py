@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotRead
-from anemoi_ckpt_migrate.storage.huggingface.layout import is_index
+from anemoi_ckpt_migrate.storage.folder_names import is_index
 from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile, explained_room, object_file
 from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store

@@ -55,8 +55,8 @@ class TensorExpr:
     Attributes
     ----------
     kind : str
-        ``cat``, ``narrow``, ``pad``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``clone``, ``fill`` or
-        ``init``; ``chunks`` for a tensor that a format stores in parts.
+        ``cat``, ``narrow``, ``pad``, ``stack``, ``select``, ``permute``, ``reshape``, ``cast``, ``mu_product``,
+        ``clone``, ``fill`` or ``init``; ``chunks`` for a tensor that a format stores in parts.
     args : tuple
         As for `outcome`; for ``chunks``, the first index of each part in each dimension.
     sources : sequence of StoredTensor
@@ -194,7 +194,7 @@ class TensorBuilder:
 
     def _storage(self, recipe: TensorExpr) -> StoredStorage:
         known: Any = (recipe.kind, _hashable(recipe.args), tuple(map(identity, recipe.sources)))
-        if recipe.kind in ("clone", "fill", "init") or known not in self._known:
+        if recipe.kind in ("clone", "fill", "init", "mu_product") or known not in self._known:
             key = str(self.next_key)
             self.next_key += 1
             place = storage_of(recipe.sources[0]).location if recipe.sources else self._location

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorExpr, check_alike, known_dtype, storage_of
+from anemoi_ckpt_migrate.storage.tensors.nadam import momentum_product
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
@@ -47,18 +48,18 @@ def _computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -
     if kind in ("fill", "init"):
         return _new(kind, *args)
     source = sources[0]
-    if kind == "narrow":
-        return source.narrow(*args)
+    if kind in ("narrow", "select"):
+        return source.narrow(*args) if kind == "narrow" else source.select(*args)
     if kind == "pad":
         return _padded(source, *args[:4])
-    if kind == "select":
-        return source.select(*args)
     if kind == "permute":
         return source.permute(*args[0])
     if kind == "reshape":
         return source.reshape(*args[0]) if args[0] else source.reshape(())
     if kind == "cast":
         return source.to(getattr(torch, args[0]))
+    if kind == "mu_product":
+        return torch.full_like(source, momentum_product(source.item(), *args))
     return source.clone()
 
 

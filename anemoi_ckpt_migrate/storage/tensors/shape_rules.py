@@ -22,7 +22,8 @@ def outcome(
         ``cat`` (a dimension), ``narrow`` (a dimension, the first index, a length), ``pad`` (a dimension, the index of
         the new part, its length, a number or an initialiser, whether optimizers skip it), ``stack`` (a new dimension),
         ``select`` (a dimension, an index in it), ``permute`` (the order of the dimensions), ``reshape`` (a shape, in
-        which one size may be -1), ``cast`` (a dtype), ``clone``, ``fill`` and ``init`` (a shape, a dtype).
+        which one size may be -1), ``cast`` (a dtype), ``mu_product`` of a step (the beta and the decay of NAdam),
+        ``clone``, ``fill`` and ``init`` (a shape, a dtype).
     args : sequence
         The arguments listed in parentheses.
     shapes, dtypes : sequence
@@ -57,6 +58,31 @@ def outcome(
     if kind == "reshape":
         return reshaped(first, args[0]), dtype
     return first, (args[0] if kind == "cast" else dtype)
+
+
+def place_between(shape: Sequence[int], part: Sequence[int], dim: int, at: int | None) -> tuple[int, int]:
+    """Return the dimension (not negative) and the index at which a part fits between the entries of a tensor.
+
+    Parameters
+    ----------
+    shape, part : sequence of int
+        The shapes of the tensor and of the part.
+    dim : int
+        The dimension.
+    at : int or None
+        The index; None for the end.
+
+    Raises
+    ------
+    Mismatch
+        It does not fit there.
+    """
+    dim = _dimension(dim, len(shape))
+    _joined([tuple(shape), tuple(part)], dim)
+    index = shape[dim] if at is None else at
+    if not 0 <= index <= shape[dim]:
+        raise Mismatch(f"dimension {dim} of {list(shape)} has no index {at}")
+    return dim, index
 
 
 def _dimension(dim: int, count: int) -> int:
