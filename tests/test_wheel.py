@@ -37,6 +37,9 @@ def test_what_is_in_it(wheel: Path) -> None:
         "anemoi_ckpt_migrate/templates/script.py.mako",
         "anemoi_ckpt_migrate/versions/ckpt-migrate.toml",
         "anemoi_ckpt_migrate/versions/_recognise.py",
+        "anemoi_ckpt_migrate/versions_lightning/ckpt-migrate.toml",
+        "anemoi_ckpt_migrate/versions_lightning/_recognise.py",
+        "anemoi_ckpt_migrate/versions_lightning/f3c85d0a7b61_loops_without_children.py",
         "anemoi_ckpt_migrate/versions/a7d1c04e9b52_training_checkpoints_of_anemoi_models.py",
     ):
         assert name in names
@@ -65,3 +68,5 @@ def test_it_works_from_elsewhere(wheel: Path, tmp_path: Path) -> None:
     script.write_text(f"{text}\n\ndef rollback(ckpt):\n    {RENAME['rollback']}\n    return ckpt\n")
     assert "base ->" in run("upgrade", "head", checkpoint)
     assert "-> base" in run("downgrade", "-1", checkpoint)
+    for chain in ("anemoi", "lightning"):
+        assert f"[{chain}]" in run("--chain", chain, "heads")

@@ -1,7 +1,7 @@
 """key of model checkpoint
 
-The state of a callback has a key made from the callback's options. From Lightning 1.9.0 on, that of `ModelCheckpoint` is
-made without `save_on_train_epoch_end`. If two keys would become one, or if a key is a class, as before 1.5, all keys
+The state of a callback has a key made from the callback's options. From Lightning 1.9.0 on, that of `ModelCheckpoint`
+is made without `save_on_train_epoch_end`. If two keys would become one, or if a key is a class, as before 1.5, all keys
 stay as they are: Lightning finds the state by the class then.
 
 Revision ID: d47a19e6b08c

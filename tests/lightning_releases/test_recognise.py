@@ -93,6 +93,13 @@ def test_ways_out(project: Folder) -> None:
         "loops": {"fit_loop": flat},
         "pytorch-lightning_version": "2.0.0",
     }
+    wrong = make(
+        project, {"state_dict": {}, "loops": {"fit_loop": NESTED["fit_loop"]}, "pytorch-lightning_version": "2.1"}
+    )
+    assert "loops are of a release before 2.0.0" in project.run("--chain", "lightning", "current", wrong).err
+    project.ok("--chain", "lightning", "stamp", "pytorch-lightning==1.9.5", wrong)
+    project.ok("--chain", "lightning", "upgrade", "head", wrong)
+    assert tree(wrong)["loops"] == {"fit_loop": {}}
     newer = make(project, {"state_dict": {}, "pytorch-lightning_version": "1.7.0", "loops": AUTOMATIC})
     project.ok("--chain", "lightning", "stamp", "pytorch-lightning==2.0.0", newer)
     assert "nothing to do" in project.ok("--chain", "lightning", "upgrade", "head", newer).out

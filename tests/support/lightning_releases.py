@@ -37,5 +37,7 @@ def checkpoint_of(release: str, folder: Path) -> Path:
 def difference(one: Path, other: Path) -> Difference | None:
     """Return the first difference between two checkpoints, apart from their records, bit by bit."""
     with open_checkpoint(one) as before, open_checkpoint(other) as after:
-        trees = [{key: value for key, value in file.load().items() if key != "ckpt_migrate"} for file in (before, after)]
+        trees = [
+            {key: value for key, value in file.load().items() if key != "ckpt_migrate"} for file in (before, after)
+        ]
         return first_difference(*trees, lambda mine, its: before.same(mine, its, after))
