@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.chains import script
 from tests.support.lightning_releases import OLDER, checkpoint_of, difference
 from tests.support.project import Folder
 
@@ -16,6 +19,7 @@ torch = pytest.importorskip("torch")
 lightning = pytest.importorskip("lightning.pytorch")
 
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint  # noqa: E402
+from lightning.pytorch.utilities import upgrade_checkpoint  # noqa: E402
 from lightning.pytorch.utilities.migration import migrate_checkpoint, pl_legacy_patch  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,14 +123,19 @@ def resumed(path: Path) -> Any:
     }
 
 
+def assert_loads(checkpoint: Path) -> None:
+    """The weight was 1 before training, and random in a new model."""
+    weight = loaded(checkpoint)["state_dict"]["layer.weight"]
+    assert torch.equal(Line.load_from_checkpoint(checkpoint, weights_only=False).layer.weight, weight)
+
+
 @pytest.mark.parametrize("release", OWN)
 def test_training_goes_on(project: Folder, release: str) -> None:
     """A run goes on from the result as from the old file, which Lightning then upgrades itself."""
     before = checkpoint_of(release, project.path)
     old = Path(shutil.copy(before, project.path / "old.ckpt"))
     checkpoint = upgraded(project, release)
-    weight = loaded(old)["state_dict"]["layer.weight"]
-    assert torch.equal(Line.load_from_checkpoint(checkpoint, weights_only=False).layer.weight, weight)
+    assert_loads(checkpoint)
     found = resumed(checkpoint)
     assert found == resumed(old)
     # Lightning counts epochs from 0 again if the file is of a release before 1.6.0: see docs/lightning.md.
@@ -139,10 +148,44 @@ def test_training_goes_on_where_lightning_fails(project: Folder, release: str) -
     old = checkpoint_of(release, project.path)
     with pytest.raises(KeyError):
         resumed(old)
-    found = resumed(upgraded(project, release))
+    checkpoint = upgraded(project, release)
+    assert_loads(checkpoint)
+    found = resumed(checkpoint)
     assert found["momentum"] != 0
     assert found["rate"] == pytest.approx(1e-4)
     assert (found["epoch"], found["steps"]) == (3, 10)
+
+
+def test_0_7_goes_on_with_the_operation_of_the_page(project: Folder) -> None:
+    """Its files hold less of both callbacks than Lightning reads today."""
+    checkpoint = upgraded(project, "0.7.6")
+    assert_loads(checkpoint)
+    with pytest.raises(KeyError, match="stopped_epoch"):
+        resumed(checkpoint)
+    text = script("a1", None, "x", "y")
+    text = re.sub(r"operations = .*", 'operations = [op.DropItem("callbacks")]', text)
+    (project.path / "versions" / "a1_own.py").write_text(text)
+    project.ok("upgrade", "head", checkpoint)
+    found = resumed(checkpoint)
+    assert (found["epoch"], found["steps"]) == (3, 7 + 9)
+    assert found["momentum"] != 0
+    assert found["rate"] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("release", ["1.4.9", "1.5.10-fault-tolerant", "1.5.10", "1.9.5"])
+def test_lightnings_own_command(project: Folder, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    """It leaves the same tree, but for files with classes: `torch.load` refuses them, and the chain does not."""
+    old = checkpoint_of(release, project.path)
+    own = Path(shutil.copy(old, project.path / "own.ckpt"))
+    monkeypatch.setattr("sys.argv", ["upgrade_checkpoint", str(own)])
+    project.ok("--chain", "lightning", "upgrade", "head", old)
+    try:
+        upgrade_checkpoint.main()
+    except pickle.UnpicklingError:
+        assert release in ("1.4.9", "1.5.10-fault-tolerant")
+        return
+    assert plain(loaded(own)) | {"pytorch-lightning_version": "2.0.0"} == plain(loaded(old))
+    assert own.with_suffix(".bak").exists()
 
 
 KEY = "ModelCheckpoint{'monitor': '%s', 'mode': 'min', 'every_n_epochs': 1%s}"
