@@ -192,30 +192,50 @@ KEY = "ModelCheckpoint{'monitor': '%s', 'mode': 'min', 'every_n_epochs': 1%s}"
 OPTION = ", 'save_on_train_epoch_end': True"
 
 
+def states_of(name: str, option: str) -> dict[str, Any] | None:
+    """Return other states of callbacks, for some of the variants."""
+    average = {"n_averaged": 2, "average_model_state": {"layer.weight": torch.ones(1, 1)}}
+    return {
+        "two savers": {KEY % ("loss", option): {"a": 1}, KEY % ("mse", option): {"a": 2}, "Timer": {"b": 3}},
+        "keys that would be one": {
+            KEY % ("loss", OPTION): {"a": 1},
+            KEY % ("loss", OPTION.replace("True", "None")): {"a": 2},
+        },
+        "no callbacks": {},
+        "averages": {"StochasticWeightAveraging": average},
+    }.get(name)
+
+
 def variant(name: str, content: dict[str, Any]) -> dict[str, Any]:
     """Return the checkpoint of a release with something that its little model does not have."""
     fit_loop = content.get("loops", {}).get("fit_loop", {})
-    option = OPTION if content["pytorch-lightning_version"] < "1.9" else ""
+    states = states_of(name, OPTION if content["pytorch-lightning_version"] < "1.9" else "")
+    if states is not None:
+        content["callbacks"] = states
     if name == "apex":
         content["amp_scaling_state"] = {"loss_scaler0": {"loss_scale": 65536.0, "unskipped": 7}}
     elif name == "a batch loop of one's own":
         fit_loop["epoch_loop.batch_loop.state_dict"] = {"seen": 3}
-    elif name == "two savers":
-        content["callbacks"] = {KEY % ("loss", option): {"a": 1}, KEY % ("mse", option): {"a": 2}, "Timer": {"b": 3}}
-    elif name == "keys that would be one":
-        content["callbacks"] = {
-            KEY % ("loss", OPTION): {"a": 1},
-            KEY % ("loss", OPTION.replace("True", "None")): {"a": 2},
-        }
-    elif name == "no callbacks":
-        content["callbacks"] = {}
+    elif name == "averages":
+        content["averaging_state"] = {"n_averaged": torch.tensor(2), "module.layer.weight": torch.ones(1, 1)}
+    elif name == "second of two optimizers" and fit_loop:
+        fit_loop["epoch_loop.batch_loop.optimizer_loop.optim_progress"]["optimizer_position"] = 1
     elif name == "weights only":
         for key in ("callbacks", "optimizer_states", "lr_schedulers"):
             content.pop(key, None)
     return content
 
 
-VARIANTS = ["apex", "a batch loop of one's own", "two savers", "keys that would be one", "no callbacks", "weights only"]
+VARIANTS = [
+    "apex",
+    "a batch loop of one's own",
+    "two savers",
+    "keys that would be one",
+    "no callbacks",
+    "weights only",
+    "averages",
+    "second of two optimizers",
+]
 
 
 @pytest.mark.parametrize("release", ["1.3.8", "1.5.10", "1.8.6", "1.9.5"])
@@ -231,3 +251,32 @@ def test_more_of_them(project: Folder, name: str, release: str) -> None:
     assert difference(old, checkpoint) is None
     project.ok("--chain", "lightning", "upgrade", "head", checkpoint)
     assert plain(loaded(checkpoint)) == expected
+
+
+def averaged(start: Path | None, epochs: int, result: Path) -> dict[str, Any]:
+    """Train with an exponential moving average of the weights, and save."""
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")  # from 2.6 on
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[averaging.EMAWeightAveraging(decay=0.5)], **quiet
+    )
+    inputs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.tensor([[1.0], [0.5], [0.25]])))
+    torch.manual_seed(1)
+    trainer.fit(Line(), inputs, ckpt_path=start, weights_only=False)
+    trainer.save_checkpoint(result)
+    return loaded(result)
+
+
+def test_an_average_goes_there_and_back(project: Folder) -> None:
+    """No release changed it: it stays in the loops of 1.9, and training goes on with it afterwards."""
+    path = project.path / "average.ckpt"
+    before = averaged(None, 2, path)
+    assert {"averaging_state", "current_model_state"} <= set(before)
+    old = Path(shutil.copy(path, project.path / "old.ckpt"))
+    project.ok("--chain", "lightning", "downgrade", "pytorch-lightning==1.9.5", path)
+    assert plain(loaded(path)["averaging_state"]) == plain(before["averaging_state"])
+    project.ok("--chain", "lightning", "upgrade", "head", path)
+    one, other = averaged(old, 3, project.path / "1.ckpt"), averaged(path, 3, project.path / "2.ckpt")
+    assert plain(one["averaging_state"]) == plain(other["averaging_state"]) != plain(before["averaging_state"])
+    assert plain(one["current_model_state"]) == plain(other["current_model_state"])
+    assert plain(one["loops"]) == plain(other["loops"])
