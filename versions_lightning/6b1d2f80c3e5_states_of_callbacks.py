@@ -67,7 +67,7 @@ def as_it_is(ckpt: CkptType) -> list[op.Operation]:
 
 def with_states(callbacks: CkptType, ckpt: CkptType) -> CkptType:
     """Put the values into the states of their callbacks."""
-    names = {items.class_name(key): key for key in callbacks}
+    names = {items.class_name(key): key for key in callbacks or ()}
     for old, (name, new) in STATES.items():
         if old in ckpt:
             key = names.setdefault(name, items.class_named(name))

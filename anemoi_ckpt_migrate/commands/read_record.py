@@ -72,7 +72,7 @@ def standing(checkpoint: StrPath, project: Project) -> Standing:
     config = project.config
     found = read_standing(checkpoint, config.chain)
     own = found.record
-    if own is not None and (own.lineage or own.log):
+    if own is not None and (own.lineage or own.logs_any(project.graph, project.graph.replaced)):
         return found
     if not project.graph.known_as and config.recogniser is None:
         return found  # without imported scripts or a `recognise`, there is nothing to recognise by

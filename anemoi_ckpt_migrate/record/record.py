@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -223,6 +223,22 @@ class Record:
         other_heads = tuple(head for head in self.heads if head not in ids)
         found = replace(self, heads=heads, lineage=own, others=others, other_heads=other_heads, chain=chain)
         return found._following(other_tool)
+
+    def logs_any(self, *known: Container[str]) -> bool:
+        """Return whether the log may tell of revisions: an entry names no chain, but all except `stamp base` name some.
+
+        Parameters
+        ----------
+        *known : container of str
+            Ids of the revisions.
+
+        Returns
+        -------
+        bool
+            True also for an entry that names none, because it may be of any chain.
+        """
+        named = [{*entry.start, *entry.end, *entry.steps} for entry in self.log]
+        return any(not ids or any(each in some for each in ids for some in known) for ids in named)
 
     def of_all(self) -> Record:
         """Return the record of all chains together: the reverse of `of_chain`."""

@@ -34,7 +34,7 @@ def noted(project: Project, tree: Any) -> tuple[Entry, ...]:
 def adopted(
     project: Project, tree: Any, record: Record, entries: Sequence[Entry], recognised: str | None = None
 ) -> tuple[Record, str]:
-    """Return a record for a checkpoint that has none.
+    """Return a record for a checkpoint that has none, or none of this chain.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def adopted(
     tree : object
         The checkpoint.
     record : Record
-        The empty record, as its chain sees it.
+        The record, as this chain sees it: it holds other chains alone, if any.
     entries : sequence of Entry
         The migrations listed in the checkpoint.
     recognised : str, optional
@@ -73,10 +73,11 @@ def adopted(
     ]
     for entry in told.extra:
         lineage.append(_foreign(tool, tree, entry, lineage[-1].revision))
-    end = (lineage[-1].revision,)
+    end, others = (lineage[-1].revision,), bool(record.log)
     done = log_entry("recognise" if recognised else "adopt", "", Plan((), end, ()))
     record = replace(record, heads=end, lineage=tuple(lineage), log=(*record.log, done))
-    return record, f"it has no record; {_said(graph, revision, lineage, told, recognised is not None)}"
+    without = "it has no record of this chain" if others else "it has no record"
+    return record, f"{without}; {_said(graph, revision, lineage, told, recognised is not None)}"
 
 
 def check_noted(project: Project, record: Record, entries: Sequence[Entry]) -> None:

@@ -18,6 +18,8 @@ from anemoi_ckpt_migrate.storage import Checkpoint
 def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[Any, Record, tuple[str, ...]]:
     """Return the record of a checkpoint, or a derived record if it has none and the scripts recognise it.
 
+    A record of other chains alone counts as none: the checkpoint may be at any revision of this one.
+
     Parameters
     ----------
     project : Project
@@ -42,7 +44,7 @@ def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) ->
         The list that another tool left does not match the scripts, or is not a list.
     """
     entries = adopt_list.noted(project, tree)
-    if record.lineage or record.log:
+    if record.lineage or record.logs_any(project.graph, project.graph.replaced):
         adopt_list.check_noted(project, record, entries)
         return tree, record, ()
     path = project.config.recogniser

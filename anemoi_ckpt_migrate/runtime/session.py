@@ -597,7 +597,13 @@ def _recognised(session: MigrationSession) -> MigrationSession:
 
 
 def _hint(path: StrPath, project: Project, record: Record) -> str:
-    """Return a hint that a checkpoint without a record was taken to be at base."""
+    """Return a hint that another chain came last, or that a checkpoint without a record was taken to be at base."""
+    last = record.log[-1].end if record.log else ()
+    for other in record.others:
+        if other.revision in last:
+            chain = f"--chain {shlex.quote(other.chain)} " if other.chain else ""
+            way = f"`ckpt-migrate {chain}downgrade base {shlex.quote(os.fspath(path))}`"
+            return f"another chain changed the checkpoint last; if that is the reason, {way} undoes it first"
     if record.lineage or record.log or project.config.recogniser is not None or project.graph.known_as:
         return ""
     known = (project.config.versions[0] / manifest_file.NAME).exists()

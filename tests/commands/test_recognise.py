@@ -56,6 +56,21 @@ def test_it_goes_down_from_where_it_is(chain: Folder) -> None:
     assert chain.run("check", "--rollback", at(chain, "b")).code == 0
 
 
+def test_a_record_of_another_chain_says_nothing_of_this_one(chain: Folder) -> None:
+    """Another chain recorded itself first: this one is still recognised, for good, and not taken to be at base."""
+    checkpoint = make(chain, {"c": 1, "x": 2, "state_dict": {}, "pytorch-lightning_version": "2.1.0"})
+    chain.ok("--chain", "lightning", "downgrade", "pytorch-lightning==1.9.5", checkpoint)
+    assert "recognised" in chain.ok("current", checkpoint).out
+    ran = chain.ok("upgrade", "head", checkpoint)
+    assert "it has no record of this chain; by its content it is taken to be at a2" in ran.err
+    assert (tree(checkpoint)["d"], tree(checkpoint)["pytorch-lightning_version"]) == (1, "1.9.5")
+    (chain.path / "versions" / "_recognise.py").write_text("1 / 0")
+    chain.ok("downgrade", "base", checkpoint)
+    chain.ok("current", checkpoint)
+    chain.ok("--chain", "lightning", "upgrade", "head", checkpoint)
+    assert (tree(checkpoint)["a"], tree(checkpoint)["pytorch-lightning_version"]) == (1, "2.0.0")
+
+
 @pytest.mark.parametrize("end", ["a3", "S"])
 @pytest.mark.parametrize(("key", "steps"), [("a", ["a1", "S"]), ("b", ["S"]), ("c", ["a3"]), ("d", [])])
 def test_one_inside_of_what_is_squashed(chain: Folder, key: str, steps: list[str], end: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.chains import script
 from tests.support.lightning_releases import OLDER, checkpoint_of, difference
 from tests.support.project import Folder
 
@@ -16,6 +19,7 @@ torch = pytest.importorskip("torch")
 lightning = pytest.importorskip("lightning.pytorch")
 
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint  # noqa: E402
+from lightning.pytorch.utilities import upgrade_checkpoint  # noqa: E402
 from lightning.pytorch.utilities.migration import migrate_checkpoint, pl_legacy_patch  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,14 +123,19 @@ def resumed(path: Path) -> Any:
     }
 
 
+def assert_loads(checkpoint: Path) -> None:
+    """The weight was 1 before training, and random in a new model."""
+    weight = loaded(checkpoint)["state_dict"]["layer.weight"]
+    assert torch.equal(Line.load_from_checkpoint(checkpoint, weights_only=False).layer.weight, weight)
+
+
 @pytest.mark.parametrize("release", OWN)
 def test_training_goes_on(project: Folder, release: str) -> None:
     """A run goes on from the result as from the old file, which Lightning then upgrades itself."""
     before = checkpoint_of(release, project.path)
     old = Path(shutil.copy(before, project.path / "old.ckpt"))
     checkpoint = upgraded(project, release)
-    weight = loaded(old)["state_dict"]["layer.weight"]
-    assert torch.equal(Line.load_from_checkpoint(checkpoint, weights_only=False).layer.weight, weight)
+    assert_loads(checkpoint)
     found = resumed(checkpoint)
     assert found == resumed(old)
     # Lightning counts epochs from 0 again if the file is of a release before 1.6.0: see docs/lightning.md.
@@ -139,40 +148,94 @@ def test_training_goes_on_where_lightning_fails(project: Folder, release: str) -
     old = checkpoint_of(release, project.path)
     with pytest.raises(KeyError):
         resumed(old)
-    found = resumed(upgraded(project, release))
+    checkpoint = upgraded(project, release)
+    assert_loads(checkpoint)
+    found = resumed(checkpoint)
     assert found["momentum"] != 0
     assert found["rate"] == pytest.approx(1e-4)
     assert (found["epoch"], found["steps"]) == (3, 10)
+
+
+def test_0_7_goes_on_with_the_operation_of_the_page(project: Folder) -> None:
+    """Its files hold less of both callbacks than Lightning reads today."""
+    checkpoint = upgraded(project, "0.7.6")
+    assert_loads(checkpoint)
+    with pytest.raises(KeyError, match="stopped_epoch"):
+        resumed(checkpoint)
+    text = script("a1", None, "x", "y")
+    text = re.sub(r"operations = .*", 'operations = [op.DropItem("callbacks")]', text)
+    (project.path / "versions" / "a1_own.py").write_text(text)
+    project.ok("upgrade", "head", checkpoint)
+    found = resumed(checkpoint)
+    assert (found["epoch"], found["steps"]) == (3, 7 + 9)
+    assert found["momentum"] != 0
+    assert found["rate"] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("release", ["1.4.9", "1.5.10-fault-tolerant", "1.5.10", "1.9.5"])
+def test_lightnings_own_command(project: Folder, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    """It leaves the same tree, but for files with classes: `torch.load` refuses them, and the chain does not."""
+    old = checkpoint_of(release, project.path)
+    own = Path(shutil.copy(old, project.path / "own.ckpt"))
+    monkeypatch.setattr("sys.argv", ["upgrade_checkpoint", str(own)])
+    project.ok("--chain", "lightning", "upgrade", "head", old)
+    try:
+        upgrade_checkpoint.main()
+    except pickle.UnpicklingError:
+        assert release in ("1.4.9", "1.5.10-fault-tolerant")
+        return
+    assert plain(loaded(own)) | {"pytorch-lightning_version": "2.0.0"} == plain(loaded(old))
+    assert own.with_suffix(".bak").exists()
 
 
 KEY = "ModelCheckpoint{'monitor': '%s', 'mode': 'min', 'every_n_epochs': 1%s}"
 OPTION = ", 'save_on_train_epoch_end': True"
 
 
+def states_of(name: str, option: str) -> dict[str, Any] | None:
+    """Return other states of callbacks, for some of the variants."""
+    average = {"n_averaged": 2, "average_model_state": {"layer.weight": torch.ones(1, 1)}}
+    return {
+        "two savers": {KEY % ("loss", option): {"a": 1}, KEY % ("mse", option): {"a": 2}, "Timer": {"b": 3}},
+        "keys that would be one": {
+            KEY % ("loss", OPTION): {"a": 1},
+            KEY % ("loss", OPTION.replace("True", "None")): {"a": 2},
+        },
+        "no callbacks": {},
+        "averages": {"StochasticWeightAveraging": average},
+    }.get(name)
+
+
 def variant(name: str, content: dict[str, Any]) -> dict[str, Any]:
     """Return the checkpoint of a release with something that its little model does not have."""
     fit_loop = content.get("loops", {}).get("fit_loop", {})
-    option = OPTION if content["pytorch-lightning_version"] < "1.9" else ""
+    states = states_of(name, OPTION if content["pytorch-lightning_version"] < "1.9" else "")
+    if states is not None:
+        content["callbacks"] = states
     if name == "apex":
         content["amp_scaling_state"] = {"loss_scaler0": {"loss_scale": 65536.0, "unskipped": 7}}
     elif name == "a batch loop of one's own":
         fit_loop["epoch_loop.batch_loop.state_dict"] = {"seen": 3}
-    elif name == "two savers":
-        content["callbacks"] = {KEY % ("loss", option): {"a": 1}, KEY % ("mse", option): {"a": 2}, "Timer": {"b": 3}}
-    elif name == "keys that would be one":
-        content["callbacks"] = {
-            KEY % ("loss", OPTION): {"a": 1},
-            KEY % ("loss", OPTION.replace("True", "None")): {"a": 2},
-        }
-    elif name == "no callbacks":
-        content["callbacks"] = {}
+    elif name == "averages":
+        content["averaging_state"] = {"n_averaged": torch.tensor(2), "module.layer.weight": torch.ones(1, 1)}
+    elif name == "second of two optimizers" and fit_loop:
+        fit_loop["epoch_loop.batch_loop.optimizer_loop.optim_progress"]["optimizer_position"] = 1
     elif name == "weights only":
         for key in ("callbacks", "optimizer_states", "lr_schedulers"):
             content.pop(key, None)
     return content
 
 
-VARIANTS = ["apex", "a batch loop of one's own", "two savers", "keys that would be one", "no callbacks", "weights only"]
+VARIANTS = [
+    "apex",
+    "a batch loop of one's own",
+    "two savers",
+    "keys that would be one",
+    "no callbacks",
+    "weights only",
+    "averages",
+    "second of two optimizers",
+]
 
 
 @pytest.mark.parametrize("release", ["1.3.8", "1.5.10", "1.8.6", "1.9.5"])
@@ -188,3 +251,32 @@ def test_more_of_them(project: Folder, name: str, release: str) -> None:
     assert difference(old, checkpoint) is None
     project.ok("--chain", "lightning", "upgrade", "head", checkpoint)
     assert plain(loaded(checkpoint)) == expected
+
+
+def averaged(start: Path | None, epochs: int, result: Path) -> dict[str, Any]:
+    """Train with an exponential moving average of the weights, and save."""
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")  # from 2.6 on
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[averaging.EMAWeightAveraging(decay=0.5)], **quiet
+    )
+    inputs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.tensor([[1.0], [0.5], [0.25]])))
+    torch.manual_seed(1)
+    trainer.fit(Line(), inputs, ckpt_path=start, weights_only=False)
+    trainer.save_checkpoint(result)
+    return loaded(result)
+
+
+def test_an_average_goes_there_and_back(project: Folder) -> None:
+    """No release changed it: it stays in the loops of 1.9, and training goes on with it afterwards."""
+    path = project.path / "average.ckpt"
+    before = averaged(None, 2, path)
+    assert {"averaging_state", "current_model_state"} <= set(before)
+    old = Path(shutil.copy(path, project.path / "old.ckpt"))
+    project.ok("--chain", "lightning", "downgrade", "pytorch-lightning==1.9.5", path)
+    assert plain(loaded(path)["averaging_state"]) == plain(before["averaging_state"])
+    project.ok("--chain", "lightning", "upgrade", "head", path)
+    one, other = averaged(old, 3, project.path / "1.ckpt"), averaged(path, 3, project.path / "2.ckpt")
+    assert plain(one["averaging_state"]) == plain(other["averaging_state"]) != plain(before["averaging_state"])
+    assert plain(one["current_model_state"]) == plain(other["current_model_state"])
+    assert plain(one["loops"]) == plain(other["loops"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import shutil
 import sys
+import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from anemoi_ckpt_migrate import upgraded
 from anemoi_ckpt_migrate.commands.read_record import read_record
 from tests.support.chains import script, tree
-from tests.support.lightning_releases import HEAD, checkpoint_of, difference
+from tests.support.lightning_releases import HEAD, OLDER, RELEASES, checkpoint_of, difference
 from tests.support.project import Folder, digest
 
 PAGE = Path(__file__).parents[2] / "docs" / "lightning.md"
@@ -48,6 +51,65 @@ def test_two_chains_in_one_record(project: Folder, up: str, down: str, release: 
     assert now["pytorch-lightning_version"] == "2.0.0"
     for chain in chains[down]:
         project.ok(*chain, "downgrade", "base", checkpoint)
+    assert difference(before, checkpoint) is None
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_release_is_recognised_beside_a_record(project: Folder, release: str) -> None:
+    """A project wrote its record first: each release is found all the same, and nothing is done twice."""
+    own_script(project, 'operations = [op.SetItem("mine", 1)]')
+    checkpoint = checkpoint_of(release, project.path)
+    at = project.ok("--chain", "lightning", "current", "--json", checkpoint).lines[0]["heads"]
+    project.ok("upgrade", "head", checkpoint)
+    assert project.ok("--chain", "lightning", "current", "--json", checkpoint).lines[0]["heads"] == at
+    before = Path(shutil.copy(checkpoint, project.path / "before.ckpt"))
+    if release not in OLDER:
+        assert "nothing to do" in project.ok("--chain", "lightning", "upgrade", "head", checkpoint).out
+        assert digest(checkpoint) == digest(before)
+        return
+    project.ok("--chain", "lightning", "upgrade", "head", checkpoint)
+    assert tree(checkpoint)["pytorch-lightning_version"] == "2.0.0"
+    project.ok("--chain", "lightning", "downgrade", "base", checkpoint)
+    assert difference(before, checkpoint) is None
+
+
+CONFLICTS = {
+    "loops dropped": 'op.DropItem("loops")',
+    "callbacks dropped": 'op.DropItem("callbacks")',
+    "another version": 'op.SetItem("pytorch-lightning_version", "2.6.0")',
+}
+
+
+@pytest.mark.parametrize("name", CONFLICTS)
+def test_the_chain_that_came_last_is_undone_first(project: Folder, name: str) -> None:
+    """Both changed the same value: the other order is refused, and the message names the right one."""
+    own_script(project, f"operations = [{CONFLICTS[name]}]")
+    checkpoint = checkpoint_of("1.8.6", project.path)
+    before = Path(shutil.copy(checkpoint, project.path / "before.ckpt"))
+    project.ok("--chain", "lightning", "upgrade", "head", checkpoint)
+    project.ok("upgrade", "head", checkpoint)
+    now = digest(checkpoint)
+    ran = project.run("--chain", "lightning", "downgrade", "base", checkpoint)
+    assert (ran.code, digest(checkpoint)) == (1, now)
+    (way,) = re.findall(r"changed the checkpoint last; if that is the reason, `ckpt-migrate (.*?)` undoes it", ran.err)
+    project.ok(*shlex.split(way))
+    project.ok("--chain", "lightning", "downgrade", "base", checkpoint)
+    assert difference(before, checkpoint) is None
+
+
+def test_the_project_came_first(project: Folder) -> None:
+    """The other way round: the project dropped loops, and the chain made new ones."""
+    own_script(project, 'operations = [op.DropItem("loops")]')
+    checkpoint = checkpoint_of("1.5.10-fault-tolerant", project.path)
+    before = Path(shutil.copy(checkpoint, project.path / "before.ckpt"))
+    project.ok("upgrade", "head", checkpoint)
+    project.ok("--chain", "lightning", "upgrade", "head", checkpoint)
+    now = digest(checkpoint)
+    ran = project.run("downgrade", "base", checkpoint)
+    assert (ran.code, digest(checkpoint)) == (1, now)
+    (way,) = re.findall(r"if that is the reason, `ckpt-migrate (.*?)` undoes it first", ran.err)
+    project.ok(*shlex.split(way))
+    project.ok("downgrade", "base", checkpoint)
     assert difference(before, checkpoint) is None
 
 
@@ -123,6 +185,12 @@ class Line(LightningModule):
     def training_step(self, batch, batch_idx):
         return self.layer(batch).square().mean()
 
+    def test_step(self, batch, batch_idx):
+        self.log("loss", self.training_step(batch, batch_idx))
+
+    def test_dataloader(self):
+        return self.train_dataloader()
+
     def train_dataloader(self):
         return torch.utils.data.DataLoader(torch.ones(3, 1))
 
@@ -132,34 +200,64 @@ class Line(LightningModule):
 """
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_real_cli(project: Folder, capsys: pytest.CaptureFixture[str]) -> None:
-    """It reads hyper-parameters before any callback: the file is upgraded in the shell, or by the hook of the page."""
+SPACE = "cli_of_the_page"
+
+
+@pytest.fixture
+def cli(project: Folder, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs a command line of a program with a model, with the plain CLI or the one of the page."""
     pytest.importorskip("lightning.pytorch")
     pytest.importorskip("jsonargparse")
-    (hook,) = re.findall(r"```python\n(from contextlib.*?)```", PAGE.read_text(), re.S)
+    (page,) = re.findall(r"```python\n(from contextlib.*?)```", PAGE.read_text(), re.S)
     own_script(project, 'operations = [op.MoveItem("hyper_parameters.lr", "hyper_parameters.rate")]')
+    module = types.ModuleType(SPACE)
+    monkeypatch.setitem(sys.modules, SPACE, module)
+    exec(compile(MAIN + page, f"{SPACE}.py", "exec"), vars(module))
+    monkeypatch.setenv("TMPDIR", str(project.path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (project.path / "temporary").mkdir()
+
+    def run(command: str, path: object, *, plain: bool = False) -> Any:
+        (project.path / "config.yaml").unlink(missing_ok=True)  # which no run overwrites
+        words = [command, "--ckpt_path", str(path), "--trainer.accelerator=cpu"]
+        words += ["--trainer.max_epochs=3"] if command == "fit" else []
+        words += ["--trainer.logger=false", *(f"--trainer.enable_{each}=false" for each in QUIET)]
+        monkeypatch.setattr(sys, "argv", ["main.py", *words])
+        return vars(module)["LightningCLI" if plain else "main"](vars(module)["Line"])
+
+    return run
+
+
+QUIET = ["progress_bar", "model_summary", "checkpointing"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_cli_in_the_shell(project: Folder, cli: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It reads hyper-parameters before any callback, so the file is upgraded before."""
     old = checkpoint_of("2.5.5", project.path)
     before = digest(old)
-    space: dict[str, Any] = {"__name__": "main"}
-    sys.modules["main"] = type(sys)("main")
-    exec(compile(MAIN + hook, "main.py", "exec"), space)
-    vars(sys.modules["main"]).update(space)
-
-    def run(cli: str, path: Path) -> Any:
-        words = ["fit", "--ckpt_path", str(path), "--trainer.max_epochs=3", "--trainer.accelerator=cpu"]
-        quiet = ["progress_bar", "model_summary", "checkpointing"]
-        words += ["--trainer.logger=false", *(f"--trainer.enable_{each}=false" for each in quiet)]
-        return space[cli](space["Line"], args=words, save_config_callback=None)
-
     with pytest.raises(SystemExit):
-        run("LightningCLI", old)
+        cli("fit", old, plain=True)
     assert "Parsing of ckpt_path hyperparameters failed" in capsys.readouterr().err
     project.ok("upgrade", "head", old, "-o", "new.ckpt")
-    for cli, path in (("LightningCLI", Path("new.ckpt")), ("UpgradedCLI", old)):
-        ran = run(cli, path)
-        assert ran.model.hparams.rate == 0.1
-        assert (ran.trainer.current_epoch, ran.trainer.global_step) == (3, 9)
     with upgraded(old) as path:
-        assert run("LightningCLI", Path(path)).model.hparams.rate == 0.1
+        for each in (path, "new.ckpt"):
+            ran = cli("fit", each, plain=True)
+            assert ran.model.hparams.rate == 0.1
+            assert (ran.trainer.current_epoch, ran.trainer.global_step) == (3, 9)
     assert digest(old) == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_cli_by_the_hooks_of_the_page(project: Folder, cli: Any) -> None:
+    old = checkpoint_of("2.5.5", project.path)
+    before = digest(old)
+    ran = cli("fit", old)
+    assert ran.model.hparams.rate == 0.1
+    assert (ran.trainer.current_epoch, ran.trainer.global_step) == (3, 9)
+    assert f"\nckpt_path: {old}\n" in (project.path / "config.yaml").read_text()  # not the copy
+    assert cli("test", old).model.hparams.rate == 0.1
+    assert not list((project.path / "temporary").glob("ckpt-migrate-*"))
+    assert digest(old) == before
+    with pytest.raises(ValueError, match="ModelCheckpoint"):
+        cli("test", "best")  # Lightning's own word, and its own error, as nothing is best here

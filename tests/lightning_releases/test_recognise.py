@@ -127,3 +127,10 @@ def test_without_steps(project: Folder) -> None:
         "pytorch-lightning_version": "2.0.0",
         "legacy_pytorch-lightning_version": "1.2.0",
     }
+
+
+def test_callbacks_that_are_none(project: Folder) -> None:
+    checkpoint = make(project, {"state_dict": {}, "pytorch-lightning_version": "1.8.0", "callbacks": None})
+    for words in (("upgrade", "head"), ("downgrade", "base"), ("upgrade", "head")):
+        project.ok("--chain", "lightning", *words, checkpoint)
+    assert tree(checkpoint)["callbacks"] is None
