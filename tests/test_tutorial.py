@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from anemoi_ckpt_migrate import downgrade, stamp, upgrade  # noqa: E402
 from tests.support.project import digest  # noqa: E402
+from tests.support.same_trees import same  # noqa: E402
 from tests.support.tutorial import PAGE, Block, Normal, Player, blocks  # noqa: E402
 
 pytestmark = [
@@ -160,17 +161,6 @@ def test_the_checkpoint_goes_back_from_each_commit_bit_for_bit(played: Played, t
     last = torch.load(played.folder / "last.ckpt", weights_only=True)
     last.pop("ckpt_migrate")
     assert same(last, wanted)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Tell whether two checkpoints are the same, to the last bit, and in the same order."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes()
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and bool(one == other)
 
 
 def test_checkpoints_of_each_commit_are_found(played: Played, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.op import DropItem, Regroup, SetItem, Train, Untrain
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.state.find_parameters import is_parameters, is_tensor
+from anemoi_ckpt_migrate.state.schedulers import Scheduler, is_scheduler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.optimizer_formats import is_flattened, is_optimizer
 from anemoi_ckpt_migrate.tree.paths import ANY, shown
@@ -67,9 +68,9 @@ def find_places(tree: Any) -> dict[Path, dict[Any, Any]]:
     return {path: value for path, value in every if is_a(value, dict) and (is_scheduler(value) or _is_optimizer(value))}
 
 
-def is_scheduler(value: Any) -> bool:
-    """Return whether a value is the state of a learning-rate scheduler, as its keys tell."""
-    return is_a(value, dict) and "last_epoch" in value and ("_step_count" in value or "base_lrs" in value)
+def schedulers_in(tree: Any) -> dict[Path, dict[Any, Any]]:
+    """Return the schedulers in a tree, by their paths."""
+    return {path: each for path, each in find_places(tree).items() if is_scheduler(each)}
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -85,7 +86,7 @@ def _content(path: Path, value: Any) -> Iterator[tuple[Any, Any]]:
 
 def explain_schedulers(old: Any, new: Any) -> TreeExplanation:
     """Explain what differs in the schedulers that both checkpoints have, apart from their class."""
-    olds, news = ({path: each for path, each in find_places(tree).items() if is_scheduler(each)} for tree in (old, new))
+    olds, news = schedulers_in(old), schedulers_in(new)
     return joined(_of_scheduler(path, one, news[path]) for path, one in olds.items() if path in news)
 
 
@@ -276,13 +277,9 @@ def _of_scheduler(path: Path, one: Mapping[str, Any], other: Mapping[str, Any]) 
 
 
 def _is_by_group(one: Mapping[str, Any], other: Mapping[str, Any], key: Any) -> bool:
-    """Return whether an entry has a value for each group: such lists follow when groups change."""
-    sizes = [[_size(side.get(name)) for name in (key, "base_lrs")] for side in (one, other)]
-    return sizes[0] != sizes[1] and all(values == rates is not None for values, rates in sizes)
-
-
-def _size(value: Any) -> int | None:
-    return len(value) if is_a(value, (list, tuple)) else None
+    """Return whether an entry has a value for each group, and the groups changed: such lists follow these."""
+    mine, its = (Scheduler("", dict(side)).lists().get(key) for side in (one, other))
+    return mine is not None and its is not None and len(mine) != len(its)
 
 
 def _set(path: Path, before: Any, value: Any) -> TreeExplanation:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.autogenerate.explain_optimizers import find_places, is_scheduler
+from anemoi_ckpt_migrate.autogenerate.explain_optimizers import find_places
 from anemoi_ckpt_migrate.autogenerate.name_similarity import likeness
 from anemoi_ckpt_migrate.autogenerate.plan_operations import ProposedOperation
 from anemoi_ckpt_migrate.autogenerate.tree_changes import ItemChange, Path, TreeExplanation, joined, written
 from anemoi_ckpt_migrate.op import At, MoveItem
 from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation, find_copies, find_main, is_pickled, keys_at
+from anemoi_ckpt_migrate.state.schedulers import is_scheduler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.paths import shown
 

@@ -151,9 +151,13 @@ def _names(args: argparse.Namespace, project: Project, questions: _Questions) ->
 
 
 def _written(
-    args: argparse.Namespace, project: Project, names: Sequence[str], guesses: bool = False, losses: bool = False,
+    args: argparse.Namespace,
+    project: Project,
+    names: Sequence[str],
+    guesses: bool = False,
+    losses: bool = False,
     dry_run: bool = False,
-) -> AdoptedHistory:  # fmt: skip
+) -> AdoptedHistory:
     return adopt_history(
         args.examples,
         names=names,

@@ -9,9 +9,8 @@ from typing import Any
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
     EXPECTED,
     class_of_state,
-    find_places,
-    is_scheduler,
     scheduler_kinds,
+    schedulers_in,
 )
 from anemoi_ckpt_migrate.autogenerate.match_classes import own_names
 from anemoi_ckpt_migrate.autogenerate.match_items import missing_items
@@ -122,9 +121,7 @@ def _of_optimizers(one: Parameters | None, other: Parameters | None, shown: str)
 
 def _of_schedulers(one: Any, other: Any, shown: str) -> Iterator[str]:
     """Compare the learning-rate schedulers that the new checkpoint has."""
-    mine, its = (
-        {path: each for path, each in find_places(tree).items() if is_scheduler(each)} for tree in (one, other)
-    )
+    mine, its = schedulers_in(one), schedulers_in(other)
     for path, content in its.items():
         at_path = ".".join(map(str, path))
         if path not in mine:

@@ -27,7 +27,14 @@ from anemoi_ckpt_migrate.project.user_function import importable, imported
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import recorded_outputs
 from anemoi_ckpt_migrate.runtime.output_options import OutputOptions, OutputProof, RecordedOutputs, shown_tolerance
-from anemoi_ckpt_migrate.runtime.output_values import BadOutputs, Comparison, compared, leaves_of, structure_difference
+from anemoi_ckpt_migrate.runtime.output_values import (
+    BadOutputs,
+    Comparison,
+    Leaves,
+    compared,
+    leaves_of,
+    structure_difference,
+)
 from anemoi_ckpt_migrate.scripts.load_functions import failure
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
@@ -69,15 +76,15 @@ def prove(options: OutputOptions, folder: Path, file: Checkpoint, content: Conte
     recorded = None if options.expected is None else recorded_outputs.read(options.expected)
     with _called(options, folder) as call:
         before = functools.partial(_before, call, file, plan.start)
-        expected = leaves_of(before()) if recorded is None else recorded
+        expected = before()[1] if recorded is None else recorded
         after = functools.partial(_after, call, file, content, plan.end)
-        found = leaves_of(after())
+        found = after()[1]
         wrong = structure_difference(expected, found)
         if wrong:
             raise OutputsDiffer(options.name, _other(options), wrong)
         result = compared(expected, found, options.tolerance)
         if result.wrong:
-            again = leaves_of(before() if recorded is None else after())
+            again = (before() if recorded is None else after())[1]
             told = _told(result) + _unsteady(expected if recorded is None else found, again)
             raise OutputsDiffer(options.name, _other(options), told)
     against = "before" if recorded is None else "file"
@@ -107,9 +114,9 @@ def record(options: OutputOptions, folder: Path, file: Checkpoint, heads: Sequen
     """
     recorded_outputs.check_new(path)
     with _called(options, folder) as call:
-        outputs = _before(call, file, heads)
+        outputs, leaves = _before(call, file, heads)
     recorded_outputs.save(path, options.name, heads, outputs)
-    count = sum(value.numel() for value in leaves_of(outputs).values() if isinstance(value, torch.Tensor))
+    count = sum(value.numel() for value in leaves.values() if isinstance(value, torch.Tensor))
     return RecordedOutputs(os.fspath(file.path), options.name, tuple(heads), path, count)
 
 
@@ -132,14 +139,14 @@ class _Call:
     function: Callable[..., Any]
     wants_revisions: bool
 
-    def run(self, tree: Any, heads: Sequence[str], what: str, way: str = "") -> Any:
-        """Return the outputs for a checkpoint, computed from the same seeds each time."""
+    def run(self, tree: Any, heads: Sequence[str], what: str, way: str = "") -> tuple[Any, Leaves]:
+        """Return the outputs for a checkpoint, computed from the same seeds each time, and copies of their values."""
         short = self.name.rpartition(":")[2]
         given = {ARGUMENT: tuple(heads)} if self.wants_revisions else {}
         with _seeded():
             try:
                 outputs = self.function(tree, **given)
-                leaves_of(outputs)
+                return outputs, leaves_of(outputs)
             except KeyboardInterrupt:
                 raise
             except BadOutputs as error:
@@ -150,7 +157,6 @@ class _Call:
                 if way and isinstance(failed, MigrationFailed):
                     failed = MigrationFailed(failed.where, failed.line, f"{failed.what}; {way}")
                 raise failed from error
-        return outputs
 
 
 @contextlib.contextmanager
@@ -202,7 +208,7 @@ def _seeded() -> Iterator[None]:
                 numpy.random.set_state(earlier)
 
 
-def _before(call: _Call, file: Checkpoint, heads: Sequence[str]) -> Any:
+def _before(call: _Call, file: Checkpoint, heads: Sequence[str]) -> tuple[Any, Leaves]:
     """Return the outputs of the checkpoint as it is."""
     way = (
         "if this code cannot run it, record its outputs with the code of that time (check --save-outputs), "
@@ -212,7 +218,7 @@ def _before(call: _Call, file: Checkpoint, heads: Sequence[str]) -> Any:
     return call.run(tree, heads, f"as it is, at {', '.join(heads) or 'base'},", way)
 
 
-def _after(call: _Call, file: Checkpoint, content: Content | None, heads: Sequence[str]) -> Any:
+def _after(call: _Call, file: Checkpoint, content: Content | None, heads: Sequence[str]) -> tuple[Any, Leaves]:
     """Return the outputs of the upgraded checkpoint."""
     upgraded = "upgraded to" if content is not None else "as it is, at"
     return call.run(_loaded(call, file, content), heads, f"{upgraded} {', '.join(heads) or 'base'},")

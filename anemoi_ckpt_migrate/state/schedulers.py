@@ -33,10 +33,14 @@ class Scheduler(NamedTuple):
         return {key: list(value) for key, value in found.items() if key.endswith(_ENDINGS)}
 
 
+def is_scheduler(value: Any) -> bool:
+    """Return whether a value of a tree is the saved state of a scheduler: it lists learning rates by group."""
+    return is_a(value, dict) and any(is_a(value.get(key), (list, tuple)) for key in (LAST, BASE))
+
+
 def find_schedulers(tree: Any) -> list[Scheduler]:
     """Find all schedulers in a tree; those inside others, as `SequentialLR` has them, are schedulers too."""
-    every = (Scheduler(path, value) for path, value in dicts_of(tree).items() if path and is_a(value, dict))
-    return [each for each in every if each.lists().keys() & {LAST, BASE}]
+    return [Scheduler(path, value) for path, value in dicts_of(tree).items() if path and is_scheduler(value)]
 
 
 def schedulers_of(

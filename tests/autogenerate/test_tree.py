@@ -266,6 +266,19 @@ def test_schedulers_and_options(project: Folder, old: Path, new: Path) -> None:
     assert made["optimizer_states"][0]["param_groups"] == wanted["optimizer_states"][0]["param_groups"]
 
 
+def test_schedulers_without_base_rates_are_compared_too(project: Folder, old: Path, new: Path) -> None:
+    net = model()
+    for path, patience in ((old, 10), (new, 5)):
+        optimizer, _ = training(net)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=patience)
+        more = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [plateau.state_dict()]}
+        lightning(path, net, {}, **more)
+    assert "option changed  lr_schedulers.0.patience  10 -> 5  70% certain" in project.ok("diff", old, new).out
+    made, wanted, script = migrated(project, old, new)
+    assert 'op.SetItem("lr_schedulers.0.patience", 5),' in script
+    assert made["lr_schedulers"] == wanted["lr_schedulers"]
+
+
 def test_a_scheduler_or_an_optimizer_of_another_class_is_named(project: Folder, old: Path, new: Path) -> None:
     net = model()
     lightning(old, net, {})
