@@ -156,6 +156,8 @@ def _shared(others: Iterable[Any]) -> set[int]:
 class _Packer(TreePickler):
     """Pickles everything except tensors and shared objects."""
 
+    writes_tensors = False
+
     def __init__(self, stream: io.BytesIO, beside: list[Any], shared: set[int]) -> None:
         super().__init__(stream, 2)
         self._beside, self._shared, self._places = beside, shared, dict[int, int]()

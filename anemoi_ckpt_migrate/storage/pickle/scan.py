@@ -1,13 +1,27 @@
 """Check a pickle before it is loaded: it must not ask for more than its own length.
 
 The unpickler of the standard library trusts lengths and memo indices, and hashing a deeply nested tuple crashes the
-interpreter. This scan walks the opcodes and keeps only the height and weight of each object on a stack.
+interpreter. This scan walks the opcodes and keeps only the height and weight of each object on a stack. Tensors
+that are spelled alike, of which a model has many, are taken together (`tensor_runs`).
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from anemoi_ckpt_migrate.storage.pickle.tensor_runs import (
+    SHARED,
+    TEXT,
+    VISITED,
+    Known,
+    PartOfTensor,
+    Segment,
+    TensorRun,
+    TensorRuns,
+    begins,
+)
 
 DEEPEST = 10_000
 """Maximal nesting of objects. It is far more than torch's own pickler can write."""
@@ -15,7 +29,7 @@ _APART = 1000
 """How far the number of an object may be beyond the number of those before it."""
 # The height of objects that hold no others; of an integer, the larger number of the place where its bytes start. An
 # object that holds others is one below the lowest of them.
-_LEAF, _TEXT = 0, 1
+_LEAF = 0
 
 # The effect of an opcode; beside it in the table, the number of its bytes, lines or objects.
 _PUSH, _PUSH_COUNTED, _PUSH_LINES, _MARK = 1, 2, 3, 4  # push an object that holds none: fixed bytes; a length; lines
@@ -28,14 +42,13 @@ _FROZENSET = pickle.FROZENSET[0]
 _HASHED = {code[0]: 2 for code in (pickle.SETITEM, pickle.SETITEMS, pickle.DICT)}
 _HASHED |= {code[0]: 1 for code in (pickle.ADDITEMS, pickle.FROZENSET)}
 _UNHASHABLE = {code[0] for code in (pickle.LIST, pickle.DICT)}
-_BUILD = pickle.BUILD[0]
+_BUILD, _UNICODE, _GLOBAL = pickle.BUILD[0], pickle.BINUNICODE[0], pickle.GLOBAL[0]
+_SHORT = 60  # the longest text, in bytes, that may name a device
 _AT_ONCE = 6  # 64 bytes of text or of an integer cost as much to hash or compare as an object
 _HEAVY = 1 << 40  # more than a hash may visit in any file
 # A weight has three fields: the objects that a comparison visits; how many of them a hash does not visit, because a
 # frozenset remembers its own; whether the object is shared.
 _REMEMBERED = 100
-_VISITED = (1 << _REMEMBERED) - 1
-_SHARED = 1 << 2 * _REMEMBERED
 
 _TABLE: dict[tuple[int, int], str] = {
     (_PUSH, 0): "NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET",
@@ -73,7 +86,6 @@ _TABLE: dict[tuple[int, int], str] = {
     (_DUP, 0): "DUP",
     (_STOP, 0): "STOP",
 }
-_Memo = dict[int, tuple[int, int]]
 _CODES = {getattr(pickle, name)[0]: what for what, names in _TABLE.items() for name in names.split()}
 _OPCODES = [_CODES.get(code, (0, 0)) for code in range(256)]
 
@@ -89,11 +101,77 @@ class Scanned(NamedTuple):
         Whether the state of an object is shared, or holds shared objects, and may thus be copied often.
     collisions : int
         The number of objects visited if all keys whose hashes a file may choose had the same hash.
+    runs, segments : sequence
+        Tensors that were taken together, and their places.
+    fetched : set of int
+        The numbers of those keys and tensors in them to which the pickle refers.
     """
 
     length: int
     shares_state: bool
     collisions: int
+    runs: Sequence[TensorRun] = ()
+    segments: Sequence[Segment] = ()
+    fetched: frozenset[int] = frozenset()
+
+    def rest(self, data: bytes) -> bytes:
+        """Return the pickle with an external object, named None, in place of each of those tensors."""
+        pieces, at = [], 0
+        for run, begin, stop, start, end, *_ in self.segments:
+            pieces += [data[at:start], run.code(begin, stop, self.fetched)]
+            at = end
+        return b"".join([*pieces, data[at : self.length]])
+
+
+class _Memo(dict[int, tuple[int, int, int]]):
+    """Remembered objects, by number: their height and weight, and the place after the opcode that remembers them.
+
+    Attributes
+    ----------
+    runs : TensorRuns
+        Tensors that are taken together.
+    taken : int
+        The number of objects that are remembered in those.
+    fetched : set of int
+        The numbers of those to which the pickle refers.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.runs, self.taken, self.fetched = TensorRuns(data, self._known), 0, set[int]()
+        self._data, self._starts = data, dict[int, int]()
+
+    def note_place(self, start: int, end: int) -> None:
+        """Note the place of a name or of a short text: tensors may refer to it."""
+        self._starts[end] = start
+
+    def put(self, number: int) -> bool:
+        """Check a number that is not the next one; return whether it is beyond."""
+        following = len(self) + self.taken
+        if not 0 <= number <= following + _APART:
+            raise pickle.UnpicklingError("it numbers an object beyond all its objects")
+        if number < following and number not in self:
+            raise PartOfTensor
+        return number > following
+
+    def __missing__(self, number: int) -> tuple[int, int, int]:
+        if number >= len(self) + self.taken:
+            raise KeyError(number)
+        height, weight = self.runs.remembered(number)
+        self.fetched.add(number)
+        return height, weight, 0
+
+    def _known(self, number: int) -> Known:
+        height, weight, place = self[number]
+        end = place - 1
+        start = self._starts.get(end)
+        if start is None:
+            return Known(None, height, weight)
+        spelled = self._data[start:end]
+        if height == TEXT:
+            return Known(spelled.decode("utf-8", "surrogatepass"), height, weight)
+        module, name, _ = spelled.decode("utf-8").split("\n")
+        return Known((module, name), height, weight)
 
 
 def scan(data: bytes) -> Scanned:
@@ -105,31 +183,38 @@ def scan(data: bytes) -> Scanned:
         It is cut off, not a pickle, or asks for too much.
     """
     try:
-        return _walk(data)
+        try:
+            return _walk(data)
+        except PartOfTensor:
+            return _walk(data, take=False)
     except (IndexError, KeyError, ValueError):
         raise pickle.UnpicklingError("it is cut off, or refers to an object that it does not have") from None
 
 
-def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per frequent opcode; calls would cost more)
+def _walk(data: bytes, take: bool = True) -> Scanned:  # noqa: C901  (one branch per frequent opcode; calls would cost more)
     """Follow the opcodes."""
-    # For each object on the stack: its height, and the number of objects that its hash visits; with `_SHARED` if it was
+    # For each object on the stack: its height, and the number of objects that its hash visits; with `SHARED` if it was
     # memoized, or holds a memoized object.
-    opcodes, stack, sizes, marks, memo = _OPCODES, [0], [1], [0], _Memo()
+    opcodes, stack, sizes, marks, memo, taken = _OPCODES, [0], [1], [0], _Memo(data), 0
     hashes, keys, at, size, shares_state = _Hashes(len(data)), _Keys(data), 0, len(data), False
     while at < size:
         code = data[at]
         kind, count = opcodes[code]
         at += 1
         if kind == _GET:
-            height, weight = memo[int.from_bytes(data[at : at + count], "little")]
+            end = at + count
+            if take and begins(data, end) and (run := memo.runs.take(at - 1, len(memo) + taken)):
+                at, taken = _take(run, stack, sizes, memo)
+                continue
+            height, weight, _ = memo[int.from_bytes(data[at:end], "little")]
             stack.append(height)
             sizes.append(weight)
-            at += count
+            at = end
         elif kind == _PUT:
             index = int.from_bytes(data[at : at + count], "little")
-            if index > len(memo):
-                _check_number(index, memo)
-            memo[index] = stack[-1], sizes[-1] | _SHARED
+            if index != len(memo) + taken and memo.put(index):
+                take = False
+            memo[index] = stack[-1], sizes[-1] | SHARED, at
             at += count
         elif kind == _INTEGER:
             stack.append(at)
@@ -141,9 +226,20 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per frequent opcod
             at += count
         elif kind == _PUSH_COUNTED:
             length = int.from_bytes(data[at : at + count], "little")
-            stack.append(_TEXT)
+            end = at + count + length
+            if (
+                take
+                and code == _UNICODE
+                and begins(data, end + 5)
+                and (run := memo.runs.take(at - 1, len(memo) + taken))
+            ):
+                at, taken = _take(run, stack, sizes, memo)
+                continue
+            if code == _UNICODE and length <= _SHORT:
+                memo.note_place(at + count, end)
+            stack.append(TEXT)
             sizes.append(1 + (length >> _AT_ONCE))
-            at += count + length
+            at = end
         elif kind == _MARK:
             marks.append(len(stack))
         elif kind in (_JOIN_TO_MARK, _INTO_TO_MARK, _JOIN, _INTO):
@@ -156,9 +252,9 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per frequent opcod
             if height > 0:
                 height = _LEAF
             weight = sum(sizes[base:])
-            shares = weight >= _SHARED
+            shares = weight >= SHARED
             weight = 1 if code in _UNHASHABLE else _joined(weight, code)
-            weight |= shares * _SHARED
+            weight |= shares * SHARED
             shares_state |= shares and code == _BUILD
             if height < -DEEPEST:
                 raise pickle.UnpicklingError(f"it is nested more than {DEEPEST} levels deep")
@@ -175,9 +271,13 @@ def _walk(data: bytes) -> Scanned:  # noqa: C901  (one branch per frequent opcod
             sizes.append(1 + (length >> _AT_ONCE))
             at += count + length
         elif kind == _PUT_NEXT:
-            memo[len(memo)] = stack[-1], sizes[-1] | _SHARED
+            if taken:
+                raise PartOfTensor  # the unpickler numbers what it has, not what the pickle names
+            take = False
+            memo[len(memo)] = stack[-1], sizes[-1] | SHARED, at
         elif kind == _STOP:
-            return Scanned(at, shares_state, keys.number * keys.weight)
+            found, fetched = memo.runs, frozenset(memo.fetched)
+            return Scanned(at, shares_state, keys.number * keys.weight, found.runs, found.segments, fetched)
         else:
             at = _walk_rare(code, data, at, stack, sizes, marks, memo)
     raise pickle.UnpicklingError("it is cut off")
@@ -190,6 +290,8 @@ def _walk_rare(
     kind, count = _OPCODES[code]
     if kind == _PUSH_LINES:
         end = _past_lines(data, at, count)
+        if code == _GLOBAL:
+            memo.note_place(at, end)
         stack.append(_LEAF)
         sizes.append(1 + ((end - at) >> _AT_ONCE))
         return end
@@ -197,8 +299,8 @@ def _walk_rare(
         end = data.index(b"\n", at)
         index = int(data[at : min(end, at + 20)])
         if kind == _PUT_TEXT:
-            _check_number(index, memo)
-            memo[index] = stack[-1], sizes[-1] | _SHARED
+            memo.put(index)
+            memo[index] = stack[-1], sizes[-1] | SHARED, at
         else:
             stack.append(memo[index][0])
             sizes.append(memo[index][1])
@@ -214,7 +316,7 @@ def _walk_rare(
         base = marks.pop()
         del stack[base:], sizes[base:]
     elif kind == _DUP:
-        sizes[-1] |= _SHARED
+        sizes[-1] |= SHARED
         stack.append(stack[-1])
         sizes.append(sizes[-1])
     else:
@@ -224,12 +326,12 @@ def _walk_rare(
 
 def _joined(weight: int, code: int) -> int:
     """Return the weight of an object that holds others, from the sum of their weights."""
-    visited = 1 + (weight & _VISITED)
+    visited = 1 + (weight & VISITED)
     if visited >= _HEAVY:
         return _HEAVY
     if code == _FROZENSET:
         return visited | (visited - 1) << _REMEMBERED
-    return visited | weight & (_VISITED << _REMEMBERED)
+    return visited | weight & (VISITED << _REMEMBERED)
 
 
 class _Hashes:
@@ -244,10 +346,10 @@ class _Hashes:
         Members of a frozenset are hashed. Those of equal hash are compared, each with a heavier one, so the heaviest
         counts as hashed. Who visits all of it later shall not visit far more objects than the pickle has.
         """
-        visited = sum(weights) & _VISITED
+        visited = sum(weights) & VISITED
         if code == _FROZENSET and visited <= self._most:
-            heaviest = max(weights, key=lambda weight: weight & _VISITED, default=0)
-            visited -= heaviest >> _REMEMBERED & _VISITED
+            heaviest = max(weights, key=lambda weight: weight & VISITED, default=0)
+            visited -= heaviest >> _REMEMBERED & VISITED
         self._left -= visited
         if self._left < 0:
             raise pickle.UnpicklingError("a key in it is far larger than the pickle itself")
@@ -262,12 +364,12 @@ class _Keys:
 
     def note(self, heights: list[int], weights: list[int]) -> None:
         """Note keys of one container."""
-        if heights.count(_TEXT) == len(heights):
+        if heights.count(TEXT) == len(heights):
             return
         for height, weight in zip(heights, weights, strict=True):
-            if height != _TEXT and not (height > _TEXT and self._follows(height)):
+            if height != TEXT and not (height > TEXT and self._follows(height)):
                 self.number += 1
-                self.weight += weight & _VISITED
+                self.weight += weight & VISITED
 
     def _follows(self, at: int) -> bool:
         """Return whether the integer at a place is the one after the last."""
@@ -277,10 +379,12 @@ class _Keys:
         return follows
 
 
-def _check_number(index: int, memo: _Memo) -> None:
-    """Check the number of a remembered object: the unpickler allocates all numbers below it."""
-    if not 0 <= index <= len(memo) + _APART:
-        raise pickle.UnpicklingError("it numbers an object beyond all its objects")
+def _take(run: Segment, stack: list[int], sizes: list[int], memo: _Memo) -> tuple[int, int]:
+    """Put the keys and tensors of a run on the stack; return the place after them, and the number of objects taken."""
+    memo.taken += run.after - run.first
+    stack += run.run.heights[2 * run.begin : 2 * run.stop]
+    sizes += run.run.weights[2 * run.begin : 2 * run.stop]
+    return run.end, memo.taken
 
 
 def _past_lines(data: bytes, at: int, count: int) -> int:

@@ -10,15 +10,19 @@ import collections
 import datetime
 import functools
 import io
+import itertools
 import pickle
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 from anemoi_ckpt_migrate.storage.pickle.class_safety import OPAQUE, imported, is_plain_member, is_trusted, standing
 from anemoi_ckpt_migrate.storage.pickle.collisions import CountingUnpickler, KeyLimit
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
-from anemoi_ckpt_migrate.storage.pickle.scan import scan
+from anemoi_ckpt_migrate.storage.pickle.scan import Scanned, scan
+from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import WORD, TensorOpcodes, integer, integers, is_ordinary
+from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD
 from anemoi_ckpt_migrate.storage.tensors.refs import (
     REBUILD_MODULES,
     RebuildFunction,
@@ -27,6 +31,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     StoredTensor,
     closed,
     is_a,
+    is_stored,
     pickled_name,
     reduced,
     weight_of,
@@ -180,6 +185,7 @@ class TreeUnpickler(pickle.Unpickler):
         self._unusual: list[StoredTensor] = []
         self._frozen: dict[int, tuple[frozenset[Any], int]] = {}
         self._keys = KeyLimit(len(data), self._visited)
+        self._made: Iterator[StoredTensor] = iter(())
         self._ordered: list[collections.OrderedDict[Any, Any]] | None = None
 
     def find_class(self, module: str, name: str) -> Any:
@@ -204,7 +210,11 @@ class TreeUnpickler(pickle.Unpickler):
         return opaque_name(module, name, self._calls)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return the stand-in of a storage."""
+        """Return the stand-in of a storage, or the next tensor of a run."""
+        if pid is None:
+            tensor = next(self._made, None)
+            if tensor is not None:  # if the pickle asks for one elsewhere, too, the last one is missing
+                return tensor
         if type(pid) is tuple and len(pid) == 6 and pid[5] is None:
             pid = pid[:5]  # before torch 1.6, a view of another storage could follow
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
@@ -218,7 +228,7 @@ class TreeUnpickler(pickle.Unpickler):
         if len(pid[2]) > LONGEST or len(pid[3]) > LONGEST:
             raise pickle.UnpicklingError(f"the key or the device of a storage has more than {LONGEST} characters")
         self.keys[pid[2]] = None
-        return StoredStorage(*pid[1:])
+        return StoredStorage(pid[1], pid[2], sys.intern(pid[3]), pid[4])
 
     def load(self) -> Any:
         """Load the tree.
@@ -235,6 +245,8 @@ class TreeUnpickler(pickle.Unpickler):
         if counting:
             tree = CountingUnpickler(io.BytesIO(self._data), self, self._keys, **_OPTIONS).load()
         else:
+            if found.segments:
+                self._take_runs(found)
             tree = super().load()
         for tensor in self._unusual:
             self._calls.take(weight_of(tensor, self._calls.left))
@@ -242,6 +254,23 @@ class TreeUnpickler(pickle.Unpickler):
         for made in self._ordered or ():
             del vars(made)["__setstate__"]
         return tree
+
+    def _take_runs(self, found: Scanned) -> None:
+        """Make the tensors of runs, all at once; what remains of the pickle asks for one after the other."""
+        function = self.find_class(*REBUILD)
+        kinds = {kind: self.find_class(*kind) for run in found.runs for kind in set(run.kinds)}
+        if type(function) is not RebuildFunction or any(type(kind) is not OpaqueName for kind in kinds.values()):
+            return  # real tensors, or classes that cannot be those of storages
+        hooks: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        tensors: dict[int, list[StoredTensor]] = {}
+        for run in found.runs:
+            storages = map(StoredStorage, map(kinds.__getitem__, run.kinds), run.storages, run.locations, run.counts)
+            args = zip(storages, run.offsets, run.sizes, run.strides, run.grads, itertools.repeat(hooks), strict=False)
+            tensors[run.first] = list(map(StoredTensor, itertools.repeat(function), args))
+            self.keys |= dict.fromkeys(run.storages)
+        parts = (tensors[run.first][begin:stop] for run, begin, stop, *_ in found.segments)
+        self._made = itertools.chain.from_iterable(parts)
+        super().__init__(io.BytesIO(found.rest(self._data)), **_OPTIONS)
 
     def _harmless(self, module: str, name: str) -> Any:
         """Return the object for a harmless name; None for any other."""
@@ -383,7 +412,7 @@ _LARGE = 1 << 64
 
 _SMALL = 1 << 31  # larger integers are written as long as they are
 _LARGE = 1 << 63  # times in nanoseconds are smaller, and read as fast
-_STORAGE = "storage"  # one object, so that the pickler memoizes it
+_BATCH = 1000  # items that follow each other without a mark, as in the standard library
 
 # The type checker takes it for the one in C, which lacks most of it.
 _PythonPickler: Any = pickle._Pickler
@@ -401,8 +430,11 @@ class TreePickler(_PythonPickler):
     plain : bool
         Whether all that is written is of kinds that reading refuses for no limit: tensors as torch writes most of them,
         in lists and dicts with short keys.
+    writes_tensors : bool
+        Whether `persistent_id` leaves tensors to the pickler.
     """
 
+    writes_tensors = True
     dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
 
     def __init__(self, stream: io.BytesIO, protocol: int) -> None:
@@ -411,6 +443,7 @@ class TreePickler(_PythonPickler):
         self.names: dict[tuple[str, str], None] = {}
         self.plain = True
         self._done: set[int] = set()
+        self._opcodes = TensorOpcodes(self.memo, self.keys)
 
     def save_reduce(
         self,
@@ -489,27 +522,26 @@ class TreePickler(_PythonPickler):
     def save_tensor(self, obj: StoredTensor) -> None:
         """Write a stand-in as its tensor."""
         function, args, state = reduced(obj)
-        if state is None and self.proto < 4 and _is_plain(args):
-            self._write_plain(function, *args[:5])
+        if state is None and self.proto < 4 and is_ordinary(args):
+            self._write_ordinary(function, *args[:5])
             self.memoize(obj)
+            self._opcodes.learn(function, args[0])
         else:
             self.save_reduce(function, args, state, obj=obj)
 
-    def _write_plain(
+    def _write_ordinary(
         self, function: RebuildFunction, storage: StoredStorage, offset: int, size: Any, stride: Any, grad: bool
     ) -> None:
-        """Write an ordinary tensor opcode by opcode, for speed: there may be a hundred thousand of them."""
+        """Write an ordinary tensor opcode by opcode: its shape is not remembered, as the pickler would."""
         write = self.write
         self._write_again(function)
         write(pickle.MARK)
         self.keys[storage.key] = None
         write(pickle.MARK)
-        self._write_again(_STORAGE)
-        self._write_again(storage.kind)
-        self._write_again(storage.key)
-        self._write_again(storage.location)
-        write(_integer(storage.numel) + pickle.TUPLE + pickle.BINPERSID)
-        write(_integer(offset) + _integers(size) + _integers(stride) + (pickle.NEWTRUE if grad else pickle.NEWFALSE))
+        for named in (WORD, storage.kind, storage.key, storage.location):
+            self._write_again(named)
+        write(integer(storage.numel) + pickle.TUPLE + pickle.BINPERSID)
+        write(integer(offset) + integers(size) + integers(stride) + (pickle.NEWTRUE if grad else pickle.NEWFALSE))
         self._write_again(collections.OrderedDict)
         write(pickle.EMPTY_TUPLE + pickle.REDUCE + pickle.TUPLE + pickle.REDUCE)
 
@@ -520,6 +552,33 @@ class TreePickler(_PythonPickler):
             self.save(obj)
         else:
             self.write(self.get(known[0]))
+
+    def _batch_setitems(self, items: Any, *rest: Any) -> None:
+        """Write the items of a dict; many of them together, if they are tensors that are alike."""
+        if not self.writes_tensors or self.proto >= 4:
+            super()._batch_setitems(items, *rest)
+            return
+        items = iter(items)
+        while batch := list(itertools.islice(items, _BATCH)):
+            if len(batch) == 1 or not is_stored(batch[-1][1]):
+                super()._batch_setitems(iter(batch), *rest)
+                continue
+            self.write(pickle.MARK)
+            together = self._opcodes.many(batch)
+            if together is not None:
+                self.write(together)
+            else:
+                self._save_pairs(batch)
+            self.write(pickle.SETITEMS)
+
+    def _save_pairs(self, pairs: list[tuple[Any, Any]]) -> None:
+        for key, value in pairs:
+            alike = self._opcodes.one(key, value) if type(key) is str and is_stored(value) else None
+            if alike is not None:
+                self.write(alike)
+            else:
+                self.save(key)
+                self.save(value)
 
     def save_size(self, obj: StoredSize) -> None:
         """Write the shape of a stand-in as a `torch.Size`."""
@@ -534,39 +593,6 @@ class TreePickler(_PythonPickler):
     dispatch[collections.OrderedDict] = save_ordered
     dispatch[StoredTensor] = save_tensor
     dispatch[StoredSize] = save_size
-
-
-def _is_plain(args: tuple[Any, ...]) -> bool:
-    """Return whether these are the arguments of an ordinary tensor."""
-    if len(args) != 6 or type(args[0]) is not StoredStorage or type(args[4]) is not bool:
-        return False
-    _, offset, size, stride, _, hooks = args
-    if (
-        type(size) is not tuple
-        or type(stride) is not tuple
-        or type(hooks) is not collections.OrderedDict
-        or hooks
-        or vars(hooks)
-    ):
-        return False
-    return all(type(number) is int and 0 <= number < 1 << 31 for number in (args[0].numel, offset, *size, *stride))
-
-
-def _integer(number: int) -> bytes:
-    """Spell an integer as pickle does."""
-    if number < 1 << 8:
-        return pickle.BININT1 + number.to_bytes(1, "little")
-    if number < 1 << 16:
-        return pickle.BININT2 + number.to_bytes(2, "little")
-    return pickle.BININT + number.to_bytes(4, "little")
-
-
-def _integers(numbers: tuple[int, ...]) -> bytes:
-    """Spell a tuple of integers as pickle does."""
-    spelled = b"".join(map(_integer, numbers))
-    if len(numbers) > 3:
-        return pickle.MARK + spelled + pickle.TUPLE
-    return spelled + (pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)[len(numbers)]
 
 
 def protocol_of(data: bytes) -> int:

@@ -155,8 +155,9 @@ class StoredTensor:
     _state: Any
 
     def __init__(self, function: RebuildFunction, args: tuple[Any, ...]) -> None:
-        for name, value in (("_function", function), ("_args", args), ("_state", None)):
-            object.__setattr__(self, name, value)
+        _set_function(self, function)  # `__setattr__` is closed
+        _set_args(self, args)
+        _set_state(self, None)
 
     @property
     def shape(self) -> StoredSize:
@@ -218,6 +219,9 @@ class StoredTensor:
             shape = None
         size = "of unknown shape" if shape is None else "x".join(map(str, shape)) or "scalar"
         return f"<tensor {size} in the file>"
+
+
+_set_function, _set_args, _set_state = (vars(StoredTensor)[name].__set__ for name in ("_function", "_args", "_state"))
 
 
 def is_stored(value: Any) -> bool:
