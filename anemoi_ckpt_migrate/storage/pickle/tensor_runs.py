@@ -8,6 +8,7 @@ the scan, opcode by opcode.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
 import struct
@@ -15,7 +16,6 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -30,13 +30,6 @@ _INTEGER, _GET, _PUT = rb"(?:K.|M..|J....)", rb"(h.|j....)", rb"(?:r(....))?"
 _NUMBERS = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,8}t)" % ((_INTEGER,) * 4)
 # A text without zeros and brackets: so the expression finds its end without a try at each byte.
 _TEXT = rb"X(....)([^\x00(]{1,%d})r(....)"
-_ITEM = re.compile(
-    # Before the key, the next batch of 1000 items; or the next dict, as an optimizer has one for each parameter.
-    rb"((u(?:%b}r(....))?\()?(?:%b|%b)" % (_INTEGER, _TEXT % 1000, _GET)
-    + rb"%b\(\(%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _TEXT % 20, _GET, _INTEGER, _PUT)
-    + rb"(%b)%b%b%b%b([\x88\x89])%b\)R%bt%bR%b)" % (_INTEGER, _NUMBERS, _PUT, _NUMBERS, _PUT, _GET, _PUT, _PUT, _PUT),
-    re.DOTALL,
-)
 _FIRST, _LARGEST = 1 << 10, 1 << 18
 """The bytes read at once: more and more, as long as all of them are tensors."""
 _SPELLED = pickle.BINUNICODE
@@ -103,7 +96,7 @@ class TensorRun:
     heights: list[int]
     weights: list[int]
 
-    @cached_property
+    @functools.cached_property
     def remembered(self) -> dict[int, tuple[int, int]]:
         """Heights and weights of keys, keys of storages, and tensors, by number."""
         found = dict.fromkeys(self.storage_numbers, (TEXT, 1 | SHARED))
@@ -214,7 +207,7 @@ class TensorRuns:
     def _read(self, at: int, number: int) -> None:
         """Read the tensors in the next bytes."""
         while True:
-            items = _ITEM.findall(self._data, at, at + self._window)
+            items = _item().findall(self._data, at, at + self._window)
             if items and self._note(at, number, _Columns(*zip(*items, strict=True))):
                 self._window = min(4 * self._window, _LARGEST)
                 return
@@ -238,6 +231,19 @@ class TensorRuns:
             first = _unpacked([columns.puts_key[begin] or columns.puts_storage[begin]])[0]
             self._found[start] = Segment(run, begin, stop, start, ends[stop], first, run.numbers[stop - 1] + 1)
         return True
+
+
+@functools.cache
+def _item() -> re.Pattern[bytes]:
+    """Return the expression for a key and a tensor; compiling it takes as long as a small pickle."""
+    return re.compile(
+        # Before the key, the next batch of 1000 items; or the next dict, as an optimizer has one for each parameter.
+        rb"((u(?:%b}r(....))?\()?(?:%b|%b)" % (_INTEGER, _TEXT % 1000, _GET)
+        + rb"%b\(\(%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _TEXT % 20, _GET, _INTEGER, _PUT)
+        + rb"(%b)%b%b%b%b([\x88\x89])" % (_INTEGER, _NUMBERS, _PUT, _NUMBERS, _PUT)
+        + rb"%b\)R%bt%bR%b)" % (_GET, _PUT, _PUT, _PUT),
+        re.DOTALL,
+    )
 
 
 def begins(data: bytes, at: int) -> bool:
