@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.project.project import Project, init, open_chain, open_project
     from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
     from anemoi_ckpt_migrate.runtime.result import Result
+    from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
     from anemoi_ckpt_migrate.storage.pickle.placeholders import PickledState, pickled_state
     from anemoi_ckpt_migrate.training.lightning import StampingCallback as StampingCallback
     from anemoi_ckpt_migrate.training.load_upgraded import load, upgraded
@@ -174,6 +174,10 @@ _HOMES = {
     ),
     "revisions.history_entry": ("HistoryEntry",),
     "runtime.result": ("Result",),
+    "scripts.metadata": (
+        "CkptType",
+        "MigrationMetadata",
+    ),
     "storage.pickle.placeholders": (
         "PickledState",
         "pickled_state",

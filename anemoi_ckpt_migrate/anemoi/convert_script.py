@@ -12,7 +12,6 @@ import datetime
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.anemoi.digests import digests
 from anemoi_ckpt_migrate.errors import Fault, MigrationFailed
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.scripts.parse_header import FUNCTIONS
 from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
 from anemoi_ckpt_migrate.scripts.source import read_source
 from anemoi_ckpt_migrate.tree.class_names import inside
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 UPSTREAM, OURS = "anemoi.models.migrations", "anemoi_ckpt_migrate"
 _COUNTERPARTS = frozenset({"CkptType", "MigrationContext", "MigrationMetadata"})

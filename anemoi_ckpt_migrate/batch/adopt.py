@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import JobResult
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory
 from anemoi_ckpt_migrate.commands.stamp import AUTO
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from anemoi_ckpt_migrate.errors import (
 from anemoi_ckpt_migrate.project.project import Project, open_chain, open_project
 from anemoi_ckpt_migrate.scripts.source import scripts_read_once
 from anemoi_ckpt_migrate.storage import FolderListings, folders_listed_once, remove_left
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
 
 MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED = "moved", "same", "unrelated", "refused", "failed", "interrupted"
 """What became of a checkpoint: it was written, had nothing to do, is not of the project, was refused, failed; or the

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.batch.report_lines import CHECKPOINT, FOUND, FOUND_ALL,
 from anemoi_ckpt_migrate.batch.summary import Summary
 from anemoi_ckpt_migrate.errors import ERROR, PENDING
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, field
 
 _LEFT = (FAILED, REFUSED, INTERRUPTED)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED, STATUSES, UNRELATED
 from anemoi_ckpt_migrate.batch.report_lines import CHECKPOINT
 from anemoi_ckpt_migrate.errors import ERROR, USAGE, Refused
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 UNREACHED = "unreached"
 """The status of a checkpoint that a run found, and for which it wrote no result: it was killed before."""

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from types import FrameType
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.cli.common import worst
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.console.batch_progress import batch_progress
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
+from anemoi_ckpt_migrate.util.dataclass import asdict
 from anemoi_ckpt_migrate.util.text import sized
 
 _ALIKE = 10  # errors of a kind that are printed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.runtime.executor import Executor, Settings
 from anemoi_ckpt_migrate.runtime.recognise import recognised
 from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anemoi_ckpt_migrate.commands import propose_operations
@@ -20,6 +19,7 @@ from anemoi_ckpt_migrate.project.project import Project, open_project
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime.verify_rollback import why_skipped
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 from anemoi_ckpt_migrate.util.text import numbered
 
 _SHOWN = 5

@@ -7,7 +7,6 @@ import datetime
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from anemoi_ckpt_migrate.storage.backups import (
 )
 from anemoi_ckpt_migrate.storage.lock import locked
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
 from anemoi_ckpt_migrate.util.size_text import bytes_of
 from anemoi_ckpt_migrate.util.text import sized
 from anemoi_ckpt_migrate.util.time_text import parse_time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.commands.branches import Head, _head_of
@@ -16,6 +15,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
 from anemoi_ckpt_migrate.storage import FileInfo, is_interrupted, membership
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

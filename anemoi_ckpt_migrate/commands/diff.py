@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.explain import Change, Explanation
@@ -11,6 +10,7 @@ from anemoi_ckpt_migrate.commands.diff_sides import parameters_of, sides
 from anemoi_ckpt_migrate.commands.remaining_differences import remainder
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
 from anemoi_ckpt_migrate.commands.read_record import standing
 from anemoi_ckpt_migrate.errors import UsageError
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
 from anemoi_ckpt_migrate.scripts.discover import changed_since
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord, NotACheckpoint
@@ -18,6 +17,7 @@ from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annota
 from anemoi_ckpt_migrate.storage.pickle.class_safety import meant, standing
 from anemoi_ckpt_migrate.tree import summary
 from anemoi_ckpt_migrate.tree.summary import Node, Optimizer, Tensor
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)

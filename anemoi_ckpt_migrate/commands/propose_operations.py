@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
 from anemoi_ckpt_migrate.autogenerate.wording import together
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.op import Add, Pad
 from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import plain
 
 _RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate

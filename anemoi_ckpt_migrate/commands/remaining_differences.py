@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
@@ -34,6 +33,7 @@ from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.class_names import spelled
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 _SHOWN = 5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from anemoi_ckpt_migrate.errors import NothingInCommon, Refused, Unrelated
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
@@ -21,6 +20,7 @@ from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_t
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.scripts.source import signature_of
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 AUTO = "auto"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
@@ -21,6 +20,7 @@ from anemoi_ckpt_migrate.state.parameter_context import Outcome, ParameterContex
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
@@ -13,6 +12,7 @@ from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperatio
 from anemoi_ckpt_migrate.operations.regroup import regroup
 from anemoi_ckpt_migrate.state.optimizer_state import Trained
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext

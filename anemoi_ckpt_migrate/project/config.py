@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, NoConfiguration
 from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 from anemoi_ckpt_migrate.util.time_zones import zone
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.record.encode import decode, encode
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
 
 FORMAT = 1
 """The format that this version writes, and the newest that it reads."""

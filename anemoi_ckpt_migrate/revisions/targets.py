@@ -10,10 +10,10 @@ specifier = PEP 440, as in "anemoi-models>=0.10,<0.12"
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.errors import BadTarget, UsageError
 from anemoi_ckpt_migrate.revisions import releases
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import LedgerConflict
@@ -18,6 +17,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.runtime.update_list import wanted
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 
 def noted(project: Project, tree: Any) -> tuple[Entry, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
@@ -32,6 +31,7 @@ from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Settings
 from anemoi_ckpt_migrate.runtime.model_check import misfit_of
 from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
 from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 _SHOWN = 10
 

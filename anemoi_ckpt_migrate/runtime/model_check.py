@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, items
 from anemoi_ckpt_migrate.tree.walk import Path, walk
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.runtime.optimizer_order import OptimizerOrders, WrongOrder

@@ -11,7 +11,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from anemoi_ckpt_migrate.runtime.output_values import (
 from anemoi_ckpt_migrate.scripts.load_functions import failure
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 ARGUMENT = "revisions"
 """The name of the argument in which a function takes the heads of the checkpoint."""

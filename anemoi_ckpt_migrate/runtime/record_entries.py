@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate._version import __version__
@@ -23,6 +22,7 @@ from anemoi_ckpt_migrate.runtime.step_actions import inverses
 from anemoi_ckpt_migrate.scripts.load_functions import load_source
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 
 def log_entry(

@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import (
@@ -43,6 +42,7 @@ from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
 from anemoi_ckpt_migrate.storage.backup_facts import facts_before
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.runtime.output_options import OutputProof

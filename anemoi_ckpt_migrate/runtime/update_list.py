@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, OtherToolFailed
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, S
 from anemoi_ckpt_migrate.runtime import executor
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 _ASIDE = "list of migrations"
 """The stash key of values removed from the list of the built-in tool; no revision has this id."""

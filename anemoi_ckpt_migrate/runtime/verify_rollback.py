@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Outcome, Sett
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.tree.first_difference import Difference, first_difference
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 
 class Skipped(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Fault
@@ -14,6 +13,7 @@ from anemoi_ckpt_migrate.revisions.targets import CURRENT, ID_PATTERN, LABEL_PAT
 from anemoi_ckpt_migrate.scripts.parse_header import FUNCTIONS, NAMES, Heading, heading
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.source import tail
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 _ID, _LABEL = re.compile(ID_PATTERN), re.compile(LABEL_PATTERN)
 

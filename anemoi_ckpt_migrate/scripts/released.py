@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts.source import signature_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 NAME = "RELEASED"
 _HEADING = "# Released revisions: id, parents, signature. Written by `ckpt-migrate release`.\n"

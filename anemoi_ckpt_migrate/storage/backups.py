@@ -9,7 +9,6 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, sync_folder
@@ -20,6 +19,7 @@ from anemoi_ckpt_migrate.storage.folder_names import names_in
 from anemoi_ckpt_migrate.storage.lock import beside, is_beside
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}|")
 

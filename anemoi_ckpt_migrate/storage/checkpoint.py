@@ -8,7 +8,6 @@ import itertools
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.url import Location, Url, real_path
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Content
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 RECORD_ENTRY = "ckpt_migrate/record.json"
 """The entry beside the tree that holds the record, where the tree has no place for it."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.storage.zip_archive import Archive, ZipEntry
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
 from anemoi_ckpt_migrate.storage.huggingface.layout import files_of_training, is_of_trainer, sets_of_weights
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS, membership_by_name
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 CHECKPOINT, BACKUP = "checkpoint", "backup"
 """The kinds of `Entry`: a checkpoint, the backup of one."""

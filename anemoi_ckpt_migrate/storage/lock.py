@@ -10,11 +10,11 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
 from anemoi_ckpt_migrate.storage.folder_names import FolderNames, folders_listed_once, names_in
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _TEMPORARY = ".tmp"
 JOURNAL = ".journal"

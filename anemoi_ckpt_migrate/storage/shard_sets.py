@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
 from anemoi_ckpt_migrate.storage.folder_names import RANK, RANK_FOLDER, FolderNames, names_in
 from anemoi_ckpt_migrate.storage.url import Url, url_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 METADATA = ".metadata"
 """The name of the metadata of a distributed checkpoint."""

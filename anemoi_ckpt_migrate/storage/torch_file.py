@@ -6,7 +6,6 @@ import io
 import os
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
@@ -27,6 +26,7 @@ from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Contents, append, changed, write_new
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"

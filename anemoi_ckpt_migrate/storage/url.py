@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Refused, UsageError
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "memory", "hf")
 """The schemes of URLs that can be opened."""

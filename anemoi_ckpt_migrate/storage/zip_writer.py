@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from anemoi_ckpt_migrate.storage import zip_archive
@@ -13,6 +12,7 @@ from anemoi_ckpt_migrate.storage.copy_range import Progress, start_writing, writ
 from anemoi_ckpt_migrate.storage.crc32 import combined
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT, PADDING, UTF8, Archive, ZipEntry
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 _WORTH_SHARING = 64 * PADDING
 

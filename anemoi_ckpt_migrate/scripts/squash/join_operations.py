@@ -9,7 +9,6 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.at import At
@@ -19,6 +18,7 @@ from anemoi_ckpt_migrate.operations.tree_operation import Run, functions, takes_
 from anemoi_ckpt_migrate.scripts.parse_operations import read_operations, read_setup
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.squash.part import Part, cannot
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 _Edit = tuple[int, int, str]  # start, end, replacement
 

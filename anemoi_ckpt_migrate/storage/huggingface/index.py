@@ -10,11 +10,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 RECORD = "ckpt_migrate"

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Refused
 from anemoi_ckpt_migrate.storage.folder_names import INDEX, is_index
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
 _TORCH = ".bin"

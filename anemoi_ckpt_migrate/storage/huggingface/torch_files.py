@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
@@ -16,6 +15,7 @@ from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
 class Shard(NamedTuple):

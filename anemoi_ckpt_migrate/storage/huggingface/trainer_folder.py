@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar, cast
@@ -30,6 +29,7 @@ from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded, is_a
 from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
 
 MODEL = "model"
 """The key of the state dict in the tree."""
