@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.revision import update_head_file
 from anemoi_ckpt_migrate.errors import ReadOnly, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets, validate
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import edit_script, released
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from anemoi_ckpt_migrate.autogenerate.explain import Change
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.explain import Change
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 

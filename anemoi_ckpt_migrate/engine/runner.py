@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
-from anemoi_ckpt_migrate.engine.open_parameters import OpenParameters
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.derive import Derive
-from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations
-from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy
 from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
@@ -21,6 +16,13 @@ from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
+    from anemoi_ckpt_migrate.engine.open_parameters import OpenParameters
+    from anemoi_ckpt_migrate.operations.derive import Derive
+    from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations
+    from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 
 
 @dataclass

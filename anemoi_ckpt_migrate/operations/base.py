@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.kinds import all_kinds, kind_of, register
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.util.dataclass import MISSING, dataclass, fields
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
+
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 else:  # in `typing` since Python 3.11; only type checkers need it
 
     def dataclass_transform(**_: Any) -> Any:

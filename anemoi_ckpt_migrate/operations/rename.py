@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
 from anemoi_ckpt_migrate.state.find_parameters import is_of_average
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.util.text import first_repeated
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 class _Naming(Operation):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import NoConfiguration
 from anemoi_ckpt_migrate.project.config import Config, find_config
 from anemoi_ckpt_migrate.project.scaffold import CreatedPath, config_of_new, lay_out
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

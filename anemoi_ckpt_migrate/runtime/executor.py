@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
 from anemoi_ckpt_migrate.engine.runner import OperationRunner, UndoResult
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Order, Record, Stash
 from anemoi_ckpt_migrate.scripts.load_functions import Function, failure
 from anemoi_ckpt_migrate.state.archive_json import Attached
 from anemoi_ckpt_migrate.state.find_parameters import put_in_order
 from anemoi_ckpt_migrate.state.stash import StashText
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
-from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.operations.base import Operation
+    from anemoi_ckpt_migrate.record.record import Order, Record, Stash
+    from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 
 
 class Action(Protocol):

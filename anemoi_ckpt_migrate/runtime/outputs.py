@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import (
     CannotRead,
@@ -23,7 +23,6 @@ from anemoi_ckpt_migrate.errors import (
     UsageError,
 )
 from anemoi_ckpt_migrate.project.user_function import importable, imported
-from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import recorded_outputs
 from anemoi_ckpt_migrate.runtime.output_options import OutputOptions, OutputProof, RecordedOutputs, shown_tolerance
 from anemoi_ckpt_migrate.runtime.output_values import (
@@ -38,6 +37,9 @@ from anemoi_ckpt_migrate.scripts.load_functions import failure
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.planner import Plan
 
 ARGUMENT = "revisions"
 """The name of the argument in which a function takes the heads of the checkpoint."""

@@ -6,13 +6,11 @@ import io
 import os
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
 from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format, zip_archive
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
-from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
 from anemoi_ckpt_migrate.storage.in_place import JournalMark, changing, cut, mark
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
@@ -23,10 +21,14 @@ from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
-from anemoi_ckpt_migrate.storage.url import Location
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Contents, append, changed, write_new
 from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.url import Location
+    from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"

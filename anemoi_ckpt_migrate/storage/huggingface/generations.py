@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotWrite
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
@@ -18,8 +19,10 @@ from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.new_object import new_object, removed_if_refused
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile
 from anemoi_ckpt_migrate.storage.remote.store import CHANGED
-from anemoi_ckpt_migrate.storage.single_file import NewFile
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.single_file import NewFile
+    from anemoi_ckpt_migrate.storage.url import Url
 
 _GENERATION = re.compile(r"\.g(\d+)\.\w+")
 _GENERATION_OF_STEM = re.compile(r"\.g\d+$")
