@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.autogenerate.explain import Change
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_NUMBER = lazy_regex(r"(?<![^.])\d+(?![^.])")
 
 
 class Line(NamedTuple):

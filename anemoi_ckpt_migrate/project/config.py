@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import ConfigurationError, NoConfiguration
 from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 from anemoi_ckpt_migrate.util.time_zones import zone
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
@@ -18,7 +18,7 @@ TEMPLATE = "script.py.mako"
 RECOGNISER = "_recognise.py"
 """A file beside the scripts with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
-FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+FACTORY = lazy_regex(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """The pattern of ``package.module:function``."""
 _LONGEST_SLUG, _LONGEST_NAME = 200, 240
 

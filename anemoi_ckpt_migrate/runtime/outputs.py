@@ -7,7 +7,6 @@ import functools
 import inspect
 import os
 import random
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from anemoi_ckpt_migrate.scripts.load_functions import failure
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.revisions.planner import Plan
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 ARGUMENT = "revisions"
 """The name of the argument in which a function takes the heads of the checkpoint."""
 _SEED = 0
-_REFUSED_CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
+_REFUSED_CLASS = lazy_regex(r"GLOBAL (\S+) was not an allowed global")
 
 Content = tuple[Pickled, Mapping[str, bytes | None]]
 """Arguments for `Checkpoint.write`."""

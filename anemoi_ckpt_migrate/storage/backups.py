@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 from collections import Counter
@@ -20,11 +19,12 @@ from anemoi_ckpt_migrate.storage.lock import beside, is_beside
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,17}|")
+_NUMBER = lazy_regex(r"[1-9][0-9]{0,17}|")
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from anemoi_ckpt_migrate.storage.huggingface.layout import files_of_training, is
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS, membership_by_name
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 CHECKPOINT, BACKUP = "checkpoint", "backup"
 """The kinds of `Entry`: a checkpoint, the backup of one."""
-_BACKUP = re.compile(r"(?P<of>.+)\.bak\d*", re.DOTALL)  # names may have newlines
-_LEFT = re.compile(r"\.(?P<of>.+)\.(lock(\.held)?|[0-9a-f]{8}\.tmp(\.old)?)", re.DOTALL)
+_BACKUP = lazy_regex(r"(?P<of>.+)\.bak\d*", re.DOTALL)  # names may have newlines
+_LEFT = lazy_regex(r"\.(?P<of>.+)\.(lock(\.held)?|[0-9a-f]{8}\.tmp(\.old)?)", re.DOTALL)
 # Files of these names are opened by whoever works on them; others are looked at here.
 _USUAL = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 # Opening each file would take long on a file system in a network, so files of these kinds are passed by.

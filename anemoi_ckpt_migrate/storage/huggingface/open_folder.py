@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,13 +16,14 @@ from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import Safetenso
 from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, LocalFolder, place_inside
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
     from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
     from anemoi_ckpt_migrate.storage.url import Location
 
-_SHARD = re.compile(r".+-\d{5}-of-\d{5}")
+_SHARD = lazy_regex(r".+-\d{5}-of-\d{5}")
 
 
 @contextmanager
