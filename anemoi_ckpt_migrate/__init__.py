@@ -8,8 +8,8 @@ Result(checkpoint='runs/last.ckpt', start=(), end=('3f2a9c1b7d10',), ...)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from anemoi_ckpt_migrate._lazy_exports import exports
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.util.lazy_exports import exports
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.util.lazy_exports import exports
+from anemoi_ckpt_migrate._lazy_exports import exports
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.atomic_replace import Written, opened
