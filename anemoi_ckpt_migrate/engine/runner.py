@@ -263,7 +263,7 @@ class OperationRunner:
     ) -> Outcome[Operation]:
         """Apply operations to one copy; report faults and losses, and return the outcome."""
         ties = opened.ties() if self._upgrade and any(each.makes for each in operations) else None
-        done = Outcome[Operation]()
+        done: Outcome[Operation] = Outcome()
         for operation in operations:
             done = done.then(self._outcome(opened, operation, tied, added))
         apart = [] if ties is None or done.faults else ties.apart(opened.parameters.table)

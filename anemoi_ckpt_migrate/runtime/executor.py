@@ -314,7 +314,7 @@ class Executor:
     actions: Sequence[Action] = ()
     settings: Settings = Settings()
 
-    def run(self, tree: Any, stash: Stash) -> Outcome:
+    def run(self, tree: Any, stash: Stash, all_faults: bool = True) -> Outcome:
         """Run the actions.
 
         They first run on stand-ins for tensors. If a function needs more of a tensor than its name and shape, all
@@ -326,6 +326,8 @@ class Executor:
             The tree of the checkpoint, just loaded, without a record; changed in place.
         stash : dict of str to list
             Its stash; changed in place.
+        all_faults : bool
+            Whether the error lists the faults of all actions, or those of the first action that has any.
 
         Raises
         ------
@@ -335,10 +337,10 @@ class Executor:
             A function raised, or did not return the checkpoint.
         """
         if not self.checkpoint.touched:  # a trusted class may have asked for content while it was built
-            context = self._pass(tree, stash, False)
+            context = self._pass(tree, stash, False, all_faults=all_faults)
             if not self.checkpoint.touched:
                 return _outcome(context)
-        return _outcome(self._pass(*self._fresh(True), True))
+        return _outcome(self._pass(*self._fresh(True), True, all_faults=all_faults))
 
     def content(self, outcome: Outcome, record: Record) -> tuple[Pickled, dict[str, bytes | None]]:
         """Put a record into the result of a run, and return the content to write.
@@ -378,6 +380,7 @@ class Executor:
         stash: Stash,
         content: bool,
         check: Callable[[FunctionAction, Function, Any], None] | None = None,
+        all_faults: bool = True,
     ) -> RunContext:
         """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
         checkpoint, settings = self.checkpoint, self.settings
@@ -400,6 +403,8 @@ class Executor:
         context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:
             step(context)
+            if not all_faults:
+                context.stop_if_faulty()
             if checkpoint.touched and not content:
                 return context
         if self.actions:

@@ -308,7 +308,7 @@ class MigrationSession:
         for number, value in enumerate(values):
             main.content[f"_{number}"] = value
         try:
-            executor.run(tree, {})
+            executor.run(tree, {}, all_faults=False)
         except CannotApply:
             return False
         return True

@@ -27,6 +27,7 @@ from anemoi_ckpt_migrate.util.dataclass import replace
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
     from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.pickle.scan import Scanned
     from anemoi_ckpt_migrate.storage.url import Location
     from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
@@ -45,6 +46,7 @@ class TorchCheckpoint(SingleFile):
         super().__init__(path, descriptor, before, length)
         self._trusted = trusted
         self._keys: dict[str, None] = {}
+        self._scanned: tuple[bytes, Scanned] | None = None  # the pickle that was scanned last, and what was found
         self._names: dict[tuple[str, str], bool] = {}
         self._handed_on: dict[frozenset[tuple[str, str]], bool] = {}
 
@@ -210,7 +212,7 @@ class TorchCheckpoint(SingleFile):
     def release(self) -> None:
         """Free the memory that only loading needs; `names` stays available."""
         _ = self.names
-        self._data = b""
+        self._data, self._scanned = b"", None
         super().release()
 
     def cut(self, earlier: Checkpoint) -> Written:
@@ -252,6 +254,8 @@ class TorchCheckpoint(SingleFile):
         return changed(self._archive, self._stream, {**small, **payloads}, [*gone, _PREVIOUS])
 
     def _unpickled(self, unpickler: TreeUnpickler) -> Any:
+        if self._scanned is not None and self._scanned[0] is self._data:
+            unpickler.scanned = self._scanned[1]
         try:
             tree = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
@@ -263,7 +267,7 @@ class TorchCheckpoint(SingleFile):
         missing = [key for key in unpickler.keys if f"data/{key}" not in there and key not in ours]
         if missing:
             raise NotACheckpoint(f"the payload data/{missing[0]} is missing")
-        self._keys = unpickler.keys
+        self._keys, self._scanned = unpickler.keys, unpickler.scanned and (self._data, unpickler.scanned)
         return tree
 
     def _pickler(self, stream: io.BytesIO, protocol: int) -> TreePickler:

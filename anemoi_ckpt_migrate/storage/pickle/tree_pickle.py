@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from anemoi_ckpt_migrate.storage.pickle.class_safety import OPAQUE, imported, is_plain_member, is_trusted, standing
 from anemoi_ckpt_migrate.storage.pickle.collisions import CountingUnpickler, KeyLimit
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
-from anemoi_ckpt_migrate.storage.pickle.scan import scan
+from anemoi_ckpt_migrate.storage.pickle.scan import Scanned, scan
 from anemoi_ckpt_migrate.storage.tensors.refs import (
     REBUILD_MODULES,
     RebuildFunction,
@@ -158,6 +158,8 @@ class TreeUnpickler(pickle.Unpickler):
         Keys of the storages in the pickle, in its order.
     names : dict of (str, str) to bool
         Modules and names in the pickle, and whether they are built here without harm.
+    scanned : Scanned or None
+        What the scan before loading found. Who has scanned these bytes before sets it.
 
     Parameters
     ----------
@@ -175,6 +177,7 @@ class TreeUnpickler(pickle.Unpickler):
         self.touched: list[str] = [] if touched is None else touched
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], bool] = {}
+        self.scanned: Scanned | None = None
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
         self._calls = Calls(_COPIES * len(data) + _ALWAYS)
         self._unusual: list[StoredTensor] = []
@@ -228,7 +231,7 @@ class TreeUnpickler(pickle.Unpickler):
         Exception
             Any error: a damaged pickle raises almost anything.
         """
-        found = scan(self._data)
+        self.scanned = found = self.scanned or scan(self._data)
         counting = found.collisions > _COLLISIONS
         if found.shares_state or counting:
             self._ordered = []
