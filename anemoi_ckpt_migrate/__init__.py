@@ -8,8 +8,8 @@ Result(checkpoint='runs/last.ckpt', start=(), end=('3f2a9c1b7d10',), ...)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from anemoi_ckpt_migrate._lazy_exports import exports
 from anemoi_ckpt_migrate._version import __version__
-from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate import op
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.project.project import Project, init, open_chain, open_project
     from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
     from anemoi_ckpt_migrate.runtime.result import Result
+    from anemoi_ckpt_migrate.scripts.metadata import CkptType, MigrationMetadata
     from anemoi_ckpt_migrate.storage.pickle.placeholders import PickledState, pickled_state
     from anemoi_ckpt_migrate.training.lightning import StampingCallback as StampingCallback
     from anemoi_ckpt_migrate.training.load_upgraded import load, upgraded
@@ -63,130 +64,47 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.tree import items
 
 # Imported when first asked for: `ckpt-migrate --help` and a migration script need none of it.
-_HOMES = {
-    "batch.adopt": (
-        "Adoption",
-        "adopt",
-    ),
-    "batch.job": ("JobResult",),
-    "batch.migrate_all": ("migrate_all",),
-    "batch.select": ("Selection",),
-    "batch.report": (
-        "Report",
-        "report",
-    ),
-    "commands.adopt_result": (
-        "AdoptedHistory",
-        "AdoptedState",
-        "AdoptedStep",
-    ),
-    "commands.branches": (
-        "Branch",
-        "BranchPoint",
-        "Branches",
-        "Head",
-        "branches",
-        "heads",
-        "write_head_file",
-    ),
-    "commands.check": ("check",),
-    "commands.check_result": (
-        "Checked",
-        "Problem",
-    ),
-    "commands.clean": (
-        "Cleaned",
-        "CleanedBackup",
-        "clean",
-    ),
-    "commands.compact": (
-        "Compacted",
-        "compact",
-    ),
-    "commands.current": (
-        "Current",
-        "current",
-    ),
-    "commands.diff": (
-        "Diff",
-        "diff",
-    ),
-    "commands.downgrade": ("downgrade",),
-    "commands.edit": ("edit",),
-    "commands.history": (
-        "History",
-        "draw",
-        "history",
-    ),
-    "commands.import_scripts": (
-        "Import",
-        "ImportedScript",
-        "import_scripts",
-    ),
-    "commands.inspect": (
-        "Inspection",
-        "inspect",
-    ),
-    "commands.manifest": (
-        "Manifest",
-        "manifest",
-        "update_manifest",
-    ),
-    "commands.merge": ("merge",),
-    "commands.prove_rollback": ("prove_rollback",),
-    "commands.rebase": (
-        "Rebased",
-        "rebase",
-    ),
-    "commands.recover": (
-        "Recovered",
-        "recover",
-    ),
-    "commands.release": (
-        "Release",
-        "release",
-    ),
-    "commands.revision": (
-        "NewRevision",
-        "revision",
-    ),
-    "commands.show": (
-        "Shown",
-        "show",
-    ),
-    "commands.squash": (
-        "Squashed",
-        "squash",
-    ),
-    "commands.stamp": ("stamp",),
-    "commands.sync": ("sync",),
-    "commands.upgrade": ("upgrade",),
-    "errors": (
-        "MigrateError",
-        "Refused",
-    ),
-    "operations.setup_context": ("MigrationContext",),
-    "project.project": (
-        "Project",
-        "init",
-        "open_chain",
-        "open_project",
-    ),
-    "revisions.history_entry": ("HistoryEntry",),
-    "runtime.result": ("Result",),
-    "storage.pickle.placeholders": (
-        "PickledState",
-        "pickled_state",
-    ),
-    "training.lightning": ("StampingCallback",),
-    "training.load_upgraded": (
-        "load",
-        "upgraded",
-    ),
-    "training.stamper": (
-        "Stamper",
-        "stamped",
-    ),
+_MODULES = {
+    "batch.adopt": "Adoption adopt",
+    "batch.job": "JobResult",
+    "batch.migrate_all": "migrate_all",
+    "batch.select": "Selection",
+    "batch.report": "Report report",
+    "commands.adopt_result": "AdoptedHistory AdoptedState AdoptedStep",
+    "commands.branches": "Branch BranchPoint Branches Head branches heads write_head_file",
+    "commands.check": "check",
+    "commands.check_result": "Checked Problem",
+    "commands.clean": "Cleaned CleanedBackup clean",
+    "commands.compact": "Compacted compact",
+    "commands.current": "Current current",
+    "commands.diff": "Diff diff",
+    "commands.downgrade": "downgrade",
+    "commands.edit": "edit",
+    "commands.history": "History draw history",
+    "commands.import_scripts": "Import ImportedScript import_scripts",
+    "commands.inspect": "Inspection inspect",
+    "commands.manifest": "Manifest manifest update_manifest",
+    "commands.merge": "merge",
+    "commands.prove_rollback": "prove_rollback",
+    "commands.rebase": "Rebased rebase",
+    "commands.recover": "Recovered recover",
+    "commands.release": "Release release",
+    "commands.revision": "NewRevision revision",
+    "commands.show": "Shown show",
+    "commands.squash": "Squashed squash",
+    "commands.stamp": "stamp",
+    "commands.sync": "sync",
+    "commands.upgrade": "upgrade",
+    "errors": "MigrateError Refused",
+    "operations.setup_context": "MigrationContext",
+    "project.project": "Project init open_chain open_project",
+    "revisions.history_entry": "HistoryEntry",
+    "runtime.result": "Result",
+    "scripts.metadata": "CkptType MigrationMetadata",
+    "storage.pickle.placeholders": "PickledState pickled_state",
+    "training.lightning": "StampingCallback",
+    "training.load_upgraded": "load upgraded",
+    "training.stamper": "Stamper stamped",
 }
 
 # All but StampingCallback, so that `import *` needs no Lightning.
@@ -273,13 +191,13 @@ __all__ = [
 ]
 
 
+_export = exports(__name__, _MODULES)
+
+
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives (PEP 562)."""
+    """Import a public name from where it lives, or one of the two modules that are public."""
     if name == "op":
         return import_module(f"{__name__}.op")
     if name == "items":
         return import_module(f"{__name__}.tree.items")
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _export(name)

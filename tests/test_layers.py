@@ -37,7 +37,7 @@ tree
 storage
 util
 errors
-_version
+_version _lazy_exports
 """
 RANK = {folder: -line for line, folders in enumerate(FOLDERS.strip().splitlines()) for folder in folders.split()}
 

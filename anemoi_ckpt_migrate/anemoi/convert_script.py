@@ -12,7 +12,6 @@ import datetime
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.anemoi.digests import digests
 from anemoi_ckpt_migrate.errors import Fault, MigrationFailed
@@ -22,12 +21,14 @@ from anemoi_ckpt_migrate.scripts.parse_header import FUNCTIONS
 from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
 from anemoi_ckpt_migrate.scripts.source import read_source
 from anemoi_ckpt_migrate.tree.class_names import inside
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 UPSTREAM, OURS = "anemoi.models.migrations", "anemoi_ckpt_migrate"
 _COUNTERPARTS = frozenset({"CkptType", "MigrationContext", "MigrationMetadata"})
 _PLACEHOLDER = "%NEXT_ANEMOI_MODELS_VERSION%"
-_NAME = re.compile(r"(\d+)_(.+)")
-_CODING = re.compile(r"\A((?:[^\n]*\n)?)[ \t\f]*#.*?coding[:=].*\n")
+_NAME = lazy_regex(r"(\d+)_(.+)")
+_CODING = lazy_regex(r"\A((?:[^\n]*\n)?)[ \t\f]*#.*?coding[:=].*\n")
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Edit = tuple[int, int, str]
 

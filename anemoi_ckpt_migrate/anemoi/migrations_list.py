@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,12 +18,13 @@ from anemoi_ckpt_migrate.other_tools import Done, Entry, ForeignScript, OtherToo
 from anemoi_ckpt_migrate.revisions import releases
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, instance
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_stored
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 _HISTORY = ("hyper_parameters", "metadata", "migrations", "history")
 _PACKAGE, _WITHOUT_ROLLBACKS = "anemoi-models", "0.13"
 _METADATA = ("anemoi.models.migrations.migrator", "MigrationMetadata")
 _ONCE = ("rollback", "setup_context")
-_PYTHON = re.compile(rb"\bpython(3\.\d+)\b")
+_PYTHON = lazy_regex(rb"\bpython(3\.\d+)\b")
 
 
 class AnemoiModels(OtherTool):

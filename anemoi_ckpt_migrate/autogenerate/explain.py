@@ -7,7 +7,6 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from anemoi_ckpt_migrate.autogenerate.match import matched
 from anemoi_ckpt_migrate.autogenerate.match_by_structure import turned_alike, with_adapters
@@ -18,6 +17,7 @@ from anemoi_ckpt_migrate.autogenerate.tree_changes import ItemChange, TreeExplan
 from anemoi_ckpt_migrate.autogenerate.wording import detail_of, kind_of
 from anemoi_ckpt_migrate.op import Fuse, Permute, RenameRegex, Reshape, Split, Stack, Transpose, Unstack
 from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 __all__ = ["Change", "Explanation", "ProposedOperation", "explain"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from anemoi_ckpt_migrate.autogenerate.match_by_structure import renumbered
 from anemoi_ckpt_migrate.autogenerate.match_families import link_families
@@ -13,6 +12,7 @@ from anemoi_ckpt_migrate.autogenerate.match_resized import link_resized
 from anemoi_ckpt_migrate.autogenerate.match_state import Board
 from anemoi_ckpt_migrate.autogenerate.name_similarity import Parts, common_end, likeness, parts_of, template_of
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 _MOST_PAIRS = 2500
 _ENOUGH = 2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, Parts, parts_of, template_of
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Contents, Item, Link
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 Blocks = dict[str, dict[str, Item]]
 """For each block number, the parameters of the block by the rest of the name."""

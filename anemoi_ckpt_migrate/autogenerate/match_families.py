@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.autogenerate.match_state import Board
 from anemoi_ckpt_migrate.autogenerate.name_similarity import Parts, filled, in_numbers, likeness, parts_of, template_of
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.autogenerate.tensor_changes import class_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 _MOST_PAIRS = 6000
 _NEAR = 5

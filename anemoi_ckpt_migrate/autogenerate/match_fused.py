@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -12,6 +11,7 @@ from anemoi_ckpt_migrate.autogenerate.match_families import Family, families
 from anemoi_ckpt_migrate.autogenerate.match_state import Board
 from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, Parts, common_start, in_numbers, likeness
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Link, Step
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 # Parts that transformers fuse, in the usual order. A part of a name is compared without the words in `_WORDS`.
 _SETS = (

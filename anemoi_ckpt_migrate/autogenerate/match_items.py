@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.name_similarity import likeness
@@ -17,6 +16,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, paths
 from anemoi_ckpt_migrate.tree.optimizer_formats import is_optimizer
 from anemoi_ckpt_migrate.tree.paths import shown
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 _CONFIGS = ("hyper_parameters", "hparams", "config", "cfg", "conf", "args", "settings", "options", "opt")
 _ENDINGS = tuple(f"_{word}" for word in _CONFIGS)

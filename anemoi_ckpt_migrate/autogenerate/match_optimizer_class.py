@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.match_items import is_settable
@@ -12,6 +11,7 @@ from anemoi_ckpt_migrate.op import ChangeOptimizer
 from anemoi_ckpt_migrate.state import optimizer_classes as classes
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 RATES = ("lr", "initial_lr")
 _DECOUPLED = "decoupled_weight_decay"

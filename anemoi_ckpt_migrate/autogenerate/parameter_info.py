@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 Step = tuple[str, Any]
 """One change to a tensor: ``permute``, ``reshape``, ``cast``, ``pad`` or ``crop``, with its argument. The argument of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.autogenerate.computed_buffers import worth_keeping
 from anemoi_ckpt_migrate.autogenerate.name_similarity import template_of
@@ -31,6 +30,7 @@ from anemoi_ckpt_migrate.op import (
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.state.dtypes import is_floating
 from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

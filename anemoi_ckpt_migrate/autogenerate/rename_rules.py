@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from anemoi_ckpt_migrate.autogenerate.name_similarity import Edit, Parts, edits, parts_of
 from anemoi_ckpt_migrate.autogenerate.select_patterns import PLACES
 from anemoi_ckpt_migrate.operations.base import Operation, make
 from anemoi_ckpt_migrate.state.name_patterns import pattern
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _DIGITS = re.compile(r"\d+")
 _GENERIC = re.compile(r"\\\d|\\d|\\g<\d>")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.plan_operations import ProposedOperation
 from anemoi_ckpt_migrate.tree.paths import shown
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 Path = tuple[Any, ...]
 """The keys to a value in a checkpoint."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.migrate_all import migrate_all
 from anemoi_ckpt_migrate.batch.select import Selection
 from anemoi_ckpt_migrate.commands.adopt_history import adopt_history
-from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory
 from anemoi_ckpt_migrate.commands.stamp import AUTO
-from anemoi_ckpt_migrate.project.project import Project
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
+    from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

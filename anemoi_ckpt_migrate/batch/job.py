@@ -14,11 +14,9 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import (
     ERROR,
     CannotWrite,
@@ -36,6 +34,10 @@ from anemoi_ckpt_migrate.errors import (
 from anemoi_ckpt_migrate.project.project import Project, open_chain, open_project
 from anemoi_ckpt_migrate.scripts.source import scripts_read_once
 from anemoi_ckpt_migrate.storage import FolderListings, folders_listed_once, remove_left
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.select import Chosen
 
 MOVED, SAME, UNRELATED, REFUSED, FAILED, INTERRUPTED = "moved", "same", "unrelated", "refused", "failed", "interrupted"
 """What became of a checkpoint: it was written, had nothing to do, is not of the project, was refused, failed; or the

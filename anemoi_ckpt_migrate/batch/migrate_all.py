@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.batch.job import Job, JobResult
 from anemoi_ckpt_migrate.batch.pool import Attention, check_repeatable, runner
@@ -18,7 +17,10 @@ from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 def migrate_all(

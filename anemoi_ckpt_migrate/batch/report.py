@@ -7,14 +7,16 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED
 from anemoi_ckpt_migrate.batch.report_lines import CHECKPOINT, FOUND, FOUND_ALL, REPORT, read_lines
 from anemoi_ckpt_migrate.batch.summary import Summary
 from anemoi_ckpt_migrate.errors import ERROR, PENDING
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, field
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 _LEFT = (FAILED, REFUSED, INTERRUPTED)
 

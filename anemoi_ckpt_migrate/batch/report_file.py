@@ -10,9 +10,8 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.report_lines import (
     FOUND,
     FOUND_ALL,
@@ -21,17 +20,21 @@ from anemoi_ckpt_migrate.batch.report_lines import (
     header_line,
     result_line,
 )
-from anemoi_ckpt_migrate.batch.select import Chosen
 from anemoi_ckpt_migrate.errors import CannotWrite, NotAReport
 from anemoi_ckpt_migrate.storage.atomic_replace import sync_folder
 from anemoi_ckpt_migrate.storage.lock import locked
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
+    from anemoi_ckpt_migrate.batch.select import Chosen
 
 _SEVERAL = 256  # paths in a line
 _SYNC = 1.0  # seconds between two calls of fsync
 _BLOCK = 1 << 16
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FIRST = re.compile(re.escape(MARK) + rb"(\d{1,6})[,}]")
+_FIRST = lazy_regex(re.escape(MARK) + rb"(\d{1,6})[,}]")
 
 
 @contextlib.contextmanager

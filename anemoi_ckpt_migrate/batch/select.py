@@ -12,11 +12,11 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, MigrateError, NoneFound, UsageError, shown_path
 from anemoi_ckpt_migrate.storage.url import url_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.find_checkpoints import Entry

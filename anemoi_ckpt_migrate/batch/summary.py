@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, MOVED, REFUSED, STATUSES, UNRELATED
 from anemoi_ckpt_migrate.batch.report_lines import CHECKPOINT
 from anemoi_ckpt_migrate.errors import ERROR, USAGE, Refused
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 UNREACHED = "unreached"
 """The status of a checkpoint that a run found, and for which it wrote no result: it was killed before."""
@@ -17,11 +18,11 @@ KINDS = (*STATUSES, UNREACHED)
 _MOST = 200  # groups of a kind; further ones are added up as one
 _LONGEST = 900  # letters of a message
 # A text in quotes, or a word with its numbers: 1,000 is one.
-_PART = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`|[^\s(),;:]+(?:,\d[^\s(),;:]*)*""")
+_PART = lazy_regex(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|`[^`]*`|[^\s(),;:]+(?:,\d[^\s(),;:]*)*""")
 # The parts that differ from file to file: texts in quotes, paths, dotted names, ids and numbers.
-_CHANGES = re.compile(r"""(['"`]).*\1$|.*?(\d|/|\w\.\w)""", re.DOTALL)
-_LISTED = re.compile(r"(…[^,;:()]{0,200})(?:, \1)+")
-_MORE = re.compile(r"(?:,| and|, and) … more")
+_CHANGES = lazy_regex(r"""(['"`]).*\1$|.*?(\d|/|\w\.\w)""", re.DOTALL)
+_LISTED = lazy_regex(r"(…[^,;:()]{0,200})(?:, \1)+")
+_MORE = lazy_regex(r"(?:,| and|, and) … more")
 
 
 @dataclass

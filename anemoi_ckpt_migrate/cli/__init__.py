@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.cli import checkpoint_commands, info_commands, script_commands
-from anemoi_ckpt_migrate.cli.common import CommandParser, chain_of
+from anemoi_ckpt_migrate.cli.common import CommandParser, HelpFormatterOfAll, chain_of
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.errors import ERROR, MigrateError, explain_system_errors
 
@@ -51,7 +51,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, list[CommandParser]]:
         prog="ckpt-migrate",
         description="Migrations for PyTorch checkpoints: what Alembic is for databases.",
         epilog=_TARGETS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatterOfAll,
     )
     parser.add_argument("--version", action="version", version=f"ckpt-migrate {__version__}")
     parser.add_argument("-c", "--config", metavar="PATH", help="the configuration file, or its folder")

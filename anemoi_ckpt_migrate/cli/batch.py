@@ -8,21 +8,23 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anemoi_ckpt_migrate.batch.dask_cluster import dask_executor
 from anemoi_ckpt_migrate.batch.job import FAILED, INTERRUPTED, REFUSED, Job, JobResult
 from anemoi_ckpt_migrate.batch.pool import SIGNALS, Attention, runner
 from anemoi_ckpt_migrate.batch.report_file import report_file
-from anemoi_ckpt_migrate.batch.select import Selection
 from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.cli.common import worst
 from anemoi_ckpt_migrate.console import output
 from anemoi_ckpt_migrate.console.batch_progress import batch_progress
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
+from anemoi_ckpt_migrate.util.dataclass import asdict
 from anemoi_ckpt_migrate.util.text import sized
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.select import Selection
 
 _ALIKE = 10  # errors of a kind that are printed
 

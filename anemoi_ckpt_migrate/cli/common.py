@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,8 +23,30 @@ from anemoi_ckpt_migrate.errors import (
 _WORST_FIRST = (ERROR, USAGE, REFUSED, PENDING, 0)
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Formats help as wide as the terminal, without `shutil`, which argparse would import for that."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+class HelpFormatterOfAll(HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The same for the page about all commands, whose texts have lines of their own."""
+
+
+def _columns() -> int:
+    """Return the width of the terminal, as `shutil.get_terminal_size` does."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):  # there is no terminal
+        return 80
+
+
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a command. It gets its arguments when it is used, since a call uses one of thirty commands.
+    """The parser of a command. It is made when it is used, since a call uses one of thirty commands.
 
     Attributes
     ----------
@@ -30,11 +54,15 @@ class CommandParser(argparse.ArgumentParser):
         Functions that add the arguments; empty once they have run.
     """
 
-    pending: list[Callable[[argparse.ArgumentParser], None]]
+    def __init__(self, **options: Any) -> None:  # without that of the class above, which takes long
+        self._options = options
+        self.pending: list[Callable[[argparse.ArgumentParser], None]] = []
 
     def complete(self) -> None:
-        """Add the arguments, unless they are there."""
+        """Make it, unless it has been made."""
         pending, self.pending = self.pending, []
+        if pending:
+            super().__init__(**self._options)
         for each in pending:
             each(self)
 
@@ -69,11 +97,16 @@ def add(
     writes_scripts : bool
         Whether it makes or changes scripts.
     """
-    added: CommandParser = adding.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-    added.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    added.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    added.set_defaults(run=run, command=name, writes_scripts=writes_scripts)
-    added.pending = list(arguments)
+    added: CommandParser = adding.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}.", formatter_class=HelpFormatter
+    )
+
+    def add_common(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("-c", "--config", metavar="PATH", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        parser.add_argument("--chain", metavar="NAME", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        parser.set_defaults(run=run, command=name, writes_scripts=writes_scripts)
+
+    added.pending = [add_common, *arguments]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.cli.common import add, add_json, add_outputs, check_many_outputs, for_each, worst
@@ -288,6 +287,8 @@ def _history_of_many(args: argparse.Namespace) -> int:
 
 
 def _graph(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
     from anemoi_ckpt_migrate.commands import history
 
     drawn = history.draw(args.format, args.checkpoint, rev_range=args.rev_range, project=args.config)

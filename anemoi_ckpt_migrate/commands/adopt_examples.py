@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import build_model
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Record
-from anemoi_ckpt_migrate.revisions.graph import Revision
 from anemoi_ckpt_migrate.runtime import step_actions, verify_rollback
 from anemoi_ckpt_migrate.runtime.executor import Executor, Settings
 from anemoi_ckpt_migrate.runtime.recognise import recognised
 from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.record.record import Record
+    from anemoi_ckpt_migrate.revisions.graph import Revision
 
 
 @dataclass(frozen=True)

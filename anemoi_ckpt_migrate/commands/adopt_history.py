@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.commands.adopt_examples import Example, check_different, read_example
 from anemoi_ckpt_migrate.commands.adopt_result import AdoptedHistory, AdoptedState, AdoptedStep
@@ -14,12 +15,14 @@ from anemoi_ckpt_migrate.commands.manifest import resolved
 from anemoi_ckpt_migrate.errors import NotOnePlace, Refused, UsageError
 from anemoi_ckpt_migrate.manifests.drift import gone
 from anemoi_ckpt_migrate.manifests.known import known_of
-from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.runtime import locate_revision
 from anemoi_ckpt_migrate.scripts import create
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.util.text import numbered, plain
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.config import Config
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 DEFAULT_MODEL = "model"
 

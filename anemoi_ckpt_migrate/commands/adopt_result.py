@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.manifests.manifest_file import BASE
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 CREATED, KEPT, PROPOSED = "created", "kept", "proposed"
 

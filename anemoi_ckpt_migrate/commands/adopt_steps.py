@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.commands import propose_operations
-from anemoi_ckpt_migrate.commands.adopt_examples import Example
 from anemoi_ckpt_migrate.commands.adopt_result import CREATED, KEPT, PROPOSED, AdoptedStep
 from anemoi_ckpt_migrate.commands.manifest import update_manifest
 from anemoi_ckpt_migrate.commands.revision import GUESSES, revision
@@ -17,10 +16,14 @@ from anemoi_ckpt_migrate.manifests.drift import drift, gone
 from anemoi_ckpt_migrate.manifests.known import known_of
 from anemoi_ckpt_migrate.manifests.manifest_file import BASE, Snapshot
 from anemoi_ckpt_migrate.project.project import Project, open_project
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime.verify_rollback import why_skipped
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 from anemoi_ckpt_migrate.util.text import numbered
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.adopt_examples import Example
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 _SHOWN = 5
 

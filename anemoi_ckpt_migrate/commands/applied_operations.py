@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import find_places
 from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView, Parameters, options_of
-from anemoi_ckpt_migrate.autogenerate.tree_changes import Path
 from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
 from anemoi_ckpt_migrate.engine.runner import OperationRunner
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.infer_optimizer import moment_shape, parameters, plain_shape
 from anemoi_ckpt_migrate.state.schedulers import is_scheduler
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
-from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.tree_changes import Path
+    from anemoi_ckpt_migrate.operations.base import Operation
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 def applied(file: Checkpoint, operations: Sequence[Operation], path: str | None) -> CheckpointState:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +22,11 @@ from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
 from anemoi_ckpt_migrate.scripts import discover, head_file, released
 from anemoi_ckpt_migrate.scripts.load_functions import load_module
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.runtime.output_options import Function
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 def check(

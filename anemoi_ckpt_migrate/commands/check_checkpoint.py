@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.commands.check_result import Checked, Problem
@@ -17,10 +16,11 @@ from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
 from anemoi_ckpt_migrate.runtime.session import open_session
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.runtime.output_options import Function, OutputOptions, RecordedOutputs
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 def check_checkpoint(

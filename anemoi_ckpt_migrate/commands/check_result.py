@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.commands.prove_rollback import Proof
 from anemoi_ckpt_migrate.errors import ERROR, PENDING, shown_path
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.commands.prove_rollback import Proof
     from anemoi_ckpt_migrate.runtime.output_options import OutputProof, RecordedOutputs
 
 

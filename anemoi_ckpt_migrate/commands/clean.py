@@ -7,9 +7,8 @@ import datetime
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import (
     BackupsStay,
@@ -24,7 +23,6 @@ from anemoi_ckpt_migrate.errors import (
     UsageError,
 )
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import LogEntry
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.storage.backups import (
     Backup,
@@ -35,10 +33,14 @@ from anemoi_ckpt_migrate.storage.backups import (
     remove_backup,
 )
 from anemoi_ckpt_migrate.storage.lock import locked
-from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
 from anemoi_ckpt_migrate.util.size_text import bytes_of
 from anemoi_ckpt_migrate.util.text import sized
 from anemoi_ckpt_migrate.util.time_text import parse_time
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.record.record import LogEntry
+    from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath
 
 _UNUSABLE = (CannotRead, NotACheckpoint, DamagedRecord, DamagedStash, NewerRecord)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.storage import open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.branches import Head, _head_of
 from anemoi_ckpt_migrate.commands.read_record import read_standing, standing
@@ -15,7 +14,10 @@ from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
 from anemoi_ckpt_migrate.storage import FileInfo, is_interrupted, membership
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import explain_optimizers
 from anemoi_ckpt_migrate.autogenerate.explain_tree import explain_tree
-from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Step
 from anemoi_ckpt_migrate.commands.applied_operations import applied, optimizers_of
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.manifests import build_model
@@ -20,12 +18,16 @@ from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.project.project import Project, config_of
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers
-from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.parameter_info import Item, Step
+    from anemoi_ckpt_migrate.state.ordered_names import Table
 
 
 @dataclass(frozen=True)

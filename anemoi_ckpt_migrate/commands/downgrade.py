@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, targets
-from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import open_session
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
-from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.record.record import Applied, Record
+    from anemoi_ckpt_migrate.runtime.result import Result
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 _MOST_KEPT = 100
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import FaultyScripts, MigrateError, UsageError
 from anemoi_ckpt_migrate.project.project import Project, open_project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets
-from anemoi_ckpt_migrate.revisions.graph import Revision
 from anemoi_ckpt_migrate.scripts.parse import read_script
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Revision
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 def edit(target: str = "head", *, project: Project | StrPath | None = None) -> Revision:

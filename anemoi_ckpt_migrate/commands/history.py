@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.commands.read_record import standing
 from anemoi_ckpt_migrate.errors import UsageError
@@ -11,10 +11,13 @@ from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import downgrade_set, planner, resolve, targets
 from anemoi_ckpt_migrate.revisions.draw_export import FORMATS
-from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
 from anemoi_ckpt_migrate.scripts.discover import changed_since
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.revision import to_follow, update_head_file, versions_of
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, Fault, FaultyScripts, Refused
-from anemoi_ckpt_migrate.other_tools import ForeignScript, OtherTool
 from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
 from anemoi_ckpt_migrate.other_tools.match_revisions import revision_of
-from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import validate
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import create, hooks
 from anemoi_ckpt_migrate.scripts.parse import read_text
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.other_tools import ForeignScript, OtherTool
+    from anemoi_ckpt_migrate.project.config import Config
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

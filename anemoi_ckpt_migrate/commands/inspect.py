@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import DamagedLedger, DamagedRecord, NewerRecord, NotACheckpoint
-from anemoi_ckpt_migrate.other_tools import Done, OtherTool
 from anemoi_ckpt_migrate.other_tools.find import find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import history, listed
 from anemoi_ckpt_migrate.project.project import Project, config_of
@@ -17,7 +15,11 @@ from anemoi_ckpt_migrate.storage import Checkpoint, FileInfo, membership, open_c
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.pickle.class_safety import meant, standing
 from anemoi_ckpt_migrate.tree import summary
-from anemoi_ckpt_migrate.tree.summary import Node, Optimizer, Tensor
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.other_tools import Done, OtherTool
+    from anemoi_ckpt_migrate.tree.summary import Node, Optimizer, Tensor
 
 
 @dataclass(frozen=True)

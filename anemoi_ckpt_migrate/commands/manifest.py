@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import DamagedManifest, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
@@ -14,15 +13,18 @@ from anemoi_ckpt_migrate.manifests.drift import Drift, configured, drift, gone
 from anemoi_ckpt_migrate.manifests.known import ModelHistory, known_of
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
-from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
-from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.storage import open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.config import Config
+    from anemoi_ckpt_migrate.revisions.graph import Graph
 
 
 @dataclass(frozen=True)

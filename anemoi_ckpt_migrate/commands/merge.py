@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.commands.revision import NewRevision, _check_apart, _check_heads, _draft, _make
 from anemoi_ckpt_migrate.errors import UsageError
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 def merge(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.commands.diff_sides import Side, sides
 from anemoi_ckpt_migrate.commands.remaining_differences import remainder
 from anemoi_ckpt_migrate.errors import Refused, UsageError
-from anemoi_ckpt_migrate.manifests.drift import Drift
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.op import Add, Pad
-from anemoi_ckpt_migrate.project.project import Project
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import plain
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation
+    from anemoi_ckpt_migrate.manifests.drift import Drift
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 _RELATED = 0.05  # of the elements; with fewer, the two have nothing in common to migrate
 _SHOWN = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import planner, targets
@@ -11,7 +11,10 @@ from anemoi_ckpt_migrate.runtime.executor import Settings
 from anemoi_ckpt_migrate.runtime.session import open_session
 from anemoi_ckpt_migrate.runtime.verify_rollback import Skipped, check_reversible, prove, prove_down, why_skipped
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.storage import FileInfo, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.project import Project
 
 
 class Standing(NamedTuple):

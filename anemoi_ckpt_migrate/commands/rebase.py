@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.revision import update_head_file
 from anemoi_ckpt_migrate.errors import ReadOnly, Refused, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets, validate
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import edit_script, released
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,6 @@ def _onto(graph: Graph, script: Revision, onto: str | None) -> tuple[str, ...]:
 def _check_movable(graph: Graph, script: Revision, parents: tuple[str, ...]) -> None:
     if len(script.parents) > 1:
         raise Refused(f"{script.id} is a merge of {', '.join(script.parents)}; rebase these, then remove it")
-    moved = [dataclasses.replace(rev, parents=parents) if rev.id == script.id else rev for rev in graph]
+    moved = [replace(rev, parents=parents) if rev.id == script.id else rev for rev in graph]
     if validate.faults(moved):
         raise UsageError(f"{', '.join(parents)} needs {script.id}, so {script.id} would come before itself")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate import storage
+from anemoi_ckpt_migrate.storage import recover as recovery
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import url_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def recover(checkpoint: StrPath) -> Recovered:
         if url_of(checkpoint) is not None:
             with storage.open_checkpoint(checkpoint):
                 pass
-        elif not storage.is_folder(Path(checkpoint)):
+        elif not recovery.is_folder(Path(checkpoint)):
             with storage.opened(Path(checkpoint)):
                 pass
         storage.check_whole(checkpoint)
-        found = storage.recover(checkpoint)
+        found = recovery.recover(checkpoint)
         return Recovered(os.fspath(checkpoint), found and found.removed, found is not None and found.completed)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
     EXPECTED,
@@ -14,13 +13,10 @@ from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
 )
 from anemoi_ckpt_migrate.autogenerate.match_classes import own_names
 from anemoi_ckpt_migrate.autogenerate.match_items import missing_items
-from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView, Parameters
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.commands.applied_operations import applied, optimizers_of
-from anemoi_ckpt_migrate.commands.diff_sides import Side
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.manifests.compare import misfit
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.state.find_parameters import (
     ParameterLocation,
     at,
@@ -31,9 +27,15 @@ from anemoi_ckpt_migrate.state.find_parameters import (
 )
 from anemoi_ckpt_migrate.state.pickled_module import held
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
-from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.class_names import spelled
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView, Parameters
+    from anemoi_ckpt_migrate.commands.diff_sides import Side
+    from anemoi_ckpt_migrate.operations.base import Operation
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 _SHOWN = 5
 

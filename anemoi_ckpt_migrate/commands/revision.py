@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
 from anemoi_ckpt_migrate.manifests import manifest_file
-from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.project.project import Project, open_project, resolve_project
 from anemoi_ckpt_migrate.project.scaffold import read_template
 from anemoi_ckpt_migrate.revisions import resolve, targets
-from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import create, head_file, hooks
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.commands.propose_operations import Generated
     from anemoi_ckpt_migrate.manifests.drift import Drift
+    from anemoi_ckpt_migrate.project.config import Config
+    from anemoi_ckpt_migrate.revisions.graph import Graph
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 SCRIPT_FORMAT = "1.0.0"
 GUESSES = "operations are guesses; comments in the script mark them"

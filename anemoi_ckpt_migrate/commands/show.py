@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.branches import _recorded
 from anemoi_ckpt_migrate.commands.read_record import read_record
@@ -14,7 +13,10 @@ from anemoi_ckpt_migrate.record.record import Applied, Record, Undo
 from anemoi_ckpt_migrate.revisions import resolve, targets
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts.source import source_of
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.revision import chosen_id, update_head_file
 from anemoi_ckpt_migrate.errors import CannotWrite, FaultyScripts, Refused, UsageError
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
 from anemoi_ckpt_migrate.revisions import resolve, targets, validate
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts import create, hooks
 from anemoi_ckpt_migrate.scripts.parse import read_script
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.scripts.squash import render
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import NothingInCommon, Refused, Unrelated
 from anemoi_ckpt_migrate.project.project import Project, resolve_project
@@ -11,16 +11,19 @@ from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner, resolve, targets
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
-from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import locate_revision
 from anemoi_ckpt_migrate.runtime.model_check import ModelCheck
 from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
-from anemoi_ckpt_migrate.runtime.result import Result
 from anemoi_ckpt_migrate.runtime.session import MigrationSession, open_session_to_stamp
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, folder_options
 from anemoi_ckpt_migrate.scripts.source import signature_of
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph
+    from anemoi_ckpt_migrate.runtime.result import Result
 
 AUTO = "auto"
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.summary import mask
-from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup
 from anemoi_ckpt_migrate.console.output import print_json, say
 from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.errors import shown_path
 from anemoi_ckpt_migrate.util.text import numbered, sized
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
+    from anemoi_ckpt_migrate.commands.clean import Cleaned, CleanedBackup
 
 
 def print_cleaned(cleaned: Cleaned, as_json: bool) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.batch.job import JobResult
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
 
 
 @contextlib.contextmanager

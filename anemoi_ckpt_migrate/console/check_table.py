@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.batch.summary import mask
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.util.text import numbered
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
 
 
 class CheckTable:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.batch.job import JobResult
-from anemoi_ckpt_migrate.commands.current import Current
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
-from anemoi_ckpt_migrate.storage.find_checkpoints import Entry
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import numbered, sized
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
+    from anemoi_ckpt_migrate.commands.current import Current
+    from anemoi_ckpt_migrate.storage.find_checkpoints import Entry
 
 
 @dataclass

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from anemoi_ckpt_migrate.autogenerate.explain import Change
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.autogenerate.explain import Change
+
+_NUMBER = lazy_regex(r"(?<![^.])\d+(?![^.])")
 
 
 class Line(NamedTuple):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.batch.job import JobResult
 from anemoi_ckpt_migrate.console.output import say
 from anemoi_ckpt_migrate.console.tables import Column, counts, print_table
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import numbered, sized
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.batch.job import JobResult
 
 _MOST = 20
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.errors import CannotPrint, CannotWrite, MigrateError, shown_path
+from anemoi_ckpt_migrate.errors import CannotPrint, MigrateError, shown_path
 from anemoi_ckpt_migrate.util.text import plain, sized
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
     from anemoi_ckpt_migrate.commands.compact import Compacted
     from anemoi_ckpt_migrate.commands.import_scripts import Import
     from anemoi_ckpt_migrate.commands.inspect import Inspection
@@ -141,6 +141,8 @@ def print_file(content: str, path: Path | None) -> None:
     if path is None:
         put(content, end="" if content.endswith("\n") else "\n")
         return
+    from anemoi_ckpt_migrate.errors import CannotWrite
+
     try:
         path.write_text(content, encoding="utf-8")
     except OSError as error:
@@ -265,4 +267,6 @@ def put(text: str, end: str = "\n") -> None:
 
 def print_json(data: Any) -> None:
     """Print a line of JSON."""
+    import json
+
     put(json.dumps(data))

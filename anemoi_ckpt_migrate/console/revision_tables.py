@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.console.output import print_json, put, say, warn
 from anemoi_ckpt_migrate.errors import shown_path
-from anemoi_ckpt_migrate.revisions.draw_text import as_text
 from anemoi_ckpt_migrate.util.text import numbered, plain
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def print_history(history: History, as_json: bool, graph: bool = False, verbose:
         print_json([entry.to_data() for entry in history.entries])
         return
     if graph:
+        from anemoi_ckpt_migrate.revisions.draw_text import as_text
+
         for line in as_text(history.entries, lambda entry: plain(_described(entry))):
             put(line)
     else:

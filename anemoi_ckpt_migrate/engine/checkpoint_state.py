@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.engine import module_names
 from anemoi_ckpt_migrate.engine.open_parameters import (
@@ -12,12 +12,10 @@ from anemoi_ckpt_migrate.engine.open_parameters import (
     open_optimizers,
     open_wrapped_otherwise,
 )
-from anemoi_ckpt_migrate.errors import OperationFault
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations, reached
 from anemoi_ckpt_migrate.operations.parameter_groups import ParameterGroups
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
-from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.archive_json import Attached
 from anemoi_ckpt_migrate.state.find_parameters import (
     ParameterLocation,
@@ -28,10 +26,14 @@ from anemoi_ckpt_migrate.state.find_parameters import (
 )
 from anemoi_ckpt_migrate.state.name_patterns import Pattern, literals
 from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State, StateOrder
-from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.state.stash import StashText, packed, unpacked, unshared
-from anemoi_ckpt_migrate.state.tensor_values import Tensors
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.errors import OperationFault
+    from anemoi_ckpt_migrate.record.record import Order
+    from anemoi_ckpt_migrate.state.ordered_names import Table
+    from anemoi_ckpt_migrate.state.tensor_values import Tensors
 
 
 class CheckpointState:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.engine.open_parameters import OpenParameters
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.module_metadata import RestoreModules, followed
 from anemoi_ckpt_migrate.operations.parameter_groups import PerCopy
 from anemoi_ckpt_migrate.state.pickled_module import Pickled
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.engine.open_parameters import OpenParameters
+    from anemoi_ckpt_migrate.operations.base import Operation
 
 
 def follow(main: OpenParameters | None, others: Sequence[OpenParameters]) -> list[Operation]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
-from anemoi_ckpt_migrate.record.record import Order
 from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation, unwrapped, wrappers_of
 from anemoi_ckpt_migrate.state.infer_optimizer import Unknown
 from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, OrderDeclaration, State, known_of
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
-from anemoi_ckpt_migrate.state.tensor_values import Tensors
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.record.record import Order
+    from anemoi_ckpt_migrate.state.tensor_values import Tensors
 
 
 class OpenParameters:

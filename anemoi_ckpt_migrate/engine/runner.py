@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
-from anemoi_ckpt_migrate.engine.open_parameters import OpenParameters
 from anemoi_ckpt_migrate.errors import DamagedRecord, OperationFault
 from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.operations.derive import Derive
-from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations
-from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 from anemoi_ckpt_migrate.operations.parameter_groups import OptimizerPrefix, ParameterGroups, PerCopy
 from anemoi_ckpt_migrate.operations.tied_weights import Tie
 from anemoi_ckpt_migrate.operations.tree_operation import TreeContext, TreeOperation
@@ -21,6 +15,14 @@ from anemoi_ckpt_migrate.state.parameter_context import Outcome, ParameterContex
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
+    from anemoi_ckpt_migrate.engine.open_parameters import OpenParameters
+    from anemoi_ckpt_migrate.operations.derive import Derive
+    from anemoi_ckpt_migrate.operations.find_hints import ParameterLocations
+    from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 
 
 @dataclass
@@ -261,7 +263,7 @@ class OperationRunner:
     ) -> Outcome[Operation]:
         """Apply operations to one copy; report faults and losses, and return the outcome."""
         ties = opened.ties() if self._upgrade and any(each.makes for each in operations) else None
-        done = Outcome[Operation]()
+        done: Outcome[Operation] = Outcome()
         for operation in operations:
             done = done.then(self._outcome(opened, operation, tied, added))
         apart = [] if ties is None or done.faults else ties.apart(opened.parameters.table)

@@ -3,109 +3,114 @@
 Each also has the exit code of the command line, which is defined nowhere else.
 """
 
-from anemoi_ckpt_migrate.errors.base import (
-    ERROR,
-    PENDING,
-    REFUSED,
-    USAGE,
-    BadTarget,
-    CannotPrint,
-    CannotStart,
-    ConfigurationError,
-    Crashed,
-    ExecutorFailed,
-    Interrupted,
-    MigrateError,
-    NoCluster,
-    NoClusterLibrary,
-    NoConfiguration,
-    NoLibrary,
-    OutOfMemory,
-    Refused,
-    SystemRefused,
-    UsageError,
-    WorkerDied,
-    denied,
-    shown_path,
-)
-from anemoi_ckpt_migrate.errors.files import (
-    BackupsStay,
-    Busy,
-    CannotBuild,
-    CannotRead,
-    CannotWrite,
-    Damaged,
-    DamagedLedger,
-    DamagedManifest,
-    DamagedRecord,
-    DamagedReport,
-    DamagedStash,
-    DiskFull,
-    ForeignFile,
-    ForeignJournal,
-    HalfWritten,
-    HasOtherNames,
-    HasRecord,
-    InTheWay,
-    MemberOfSet,
-    NewerManifest,
-    NewerRecord,
-    NoCheckpointInFolder,
-    NoneFound,
-    NoPlaceForRecord,
-    NoRoom,
-    NoStoreLibrary,
-    NotACheckpoint,
-    NotAReport,
-    NotAsExpected,
-    NotAtBase,
-    NothingInCommon,
-    NotInPlace,
-    NotOnePlace,
-    NotUpgraded,
-    OtherOrder,
-    ReadOnly,
-    SeveralArchives,
-    TooMuchAsked,
-    UnknownContent,
-    Unpicklable,
-    Unrelated,
-)
-from anemoi_ckpt_migrate.errors.operations import (
-    BadOperation,
-    CannotApply,
-    CannotMake,
-    NotProven,
-    NoWayBack,
-    NowhereToKeep,
-    OperationFault,
-    OutputsDiffer,
-    TooMuchToKeep,
-)
-from anemoi_ckpt_migrate.errors.revisions import (
-    AmbiguousTarget,
-    BarrierInTheWay,
-    DangerousNames,
-    Fault,
-    FaultyScripts,
-    HistoryConflict,
-    Irreversible,
-    LedgerConflict,
-    MigrationFailed,
-    NoRelease,
-    NotApplied,
-    NotAtTarget,
-    NotOnBranch,
-    NotThatMany,
-    OtherToolFailed,
-    RecogniseFailed,
-    SeveralHeads,
-    SplitByTarget,
-    UnknownRecorded,
-    UnknownTarget,
-    UntrustedCode,
-)
-from anemoi_ckpt_migrate.errors.system import explain_system_errors
+from typing import TYPE_CHECKING
+
+from anemoi_ckpt_migrate._lazy_exports import exports
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.errors.base import (
+        ERROR,
+        PENDING,
+        REFUSED,
+        USAGE,
+        BadTarget,
+        CannotPrint,
+        CannotStart,
+        ConfigurationError,
+        Crashed,
+        ExecutorFailed,
+        Interrupted,
+        MigrateError,
+        NoCluster,
+        NoClusterLibrary,
+        NoConfiguration,
+        NoLibrary,
+        OutOfMemory,
+        Refused,
+        SystemRefused,
+        UsageError,
+        WorkerDied,
+        denied,
+        shown_path,
+    )
+    from anemoi_ckpt_migrate.errors.files import (
+        BackupsStay,
+        Busy,
+        CannotBuild,
+        CannotRead,
+        CannotWrite,
+        Damaged,
+        DamagedLedger,
+        DamagedManifest,
+        DamagedRecord,
+        DamagedReport,
+        DamagedStash,
+        DiskFull,
+        ForeignFile,
+        ForeignJournal,
+        HalfWritten,
+        HasOtherNames,
+        HasRecord,
+        InTheWay,
+        MemberOfSet,
+        NewerManifest,
+        NewerRecord,
+        NoCheckpointInFolder,
+        NoneFound,
+        NoPlaceForRecord,
+        NoRoom,
+        NoStoreLibrary,
+        NotACheckpoint,
+        NotAReport,
+        NotAsExpected,
+        NotAtBase,
+        NothingInCommon,
+        NotInPlace,
+        NotOnePlace,
+        NotUpgraded,
+        OtherOrder,
+        ReadOnly,
+        SeveralArchives,
+        TooMuchAsked,
+        UnknownContent,
+        Unpicklable,
+        Unrelated,
+    )
+    from anemoi_ckpt_migrate.errors.operations import (
+        BadOperation,
+        CannotApply,
+        CannotMake,
+        NotProven,
+        NoWayBack,
+        NowhereToKeep,
+        OperationFault,
+        OutputsDiffer,
+        TooMuchToKeep,
+    )
+    from anemoi_ckpt_migrate.errors.revisions import (
+        AmbiguousTarget,
+        BarrierInTheWay,
+        DangerousNames,
+        Fault,
+        FaultyScripts,
+        HistoryConflict,
+        Irreversible,
+        LedgerConflict,
+        MigrationFailed,
+        NoRelease,
+        NotApplied,
+        NotAtTarget,
+        NotOnBranch,
+        NotThatMany,
+        OtherToolFailed,
+        RecogniseFailed,
+        SeveralHeads,
+        SplitByTarget,
+        UnknownRecorded,
+        UnknownTarget,
+        UntrustedCode,
+    )
+    from anemoi_ckpt_migrate.errors.system import explain_system_errors
 
 __all__ = [
     "ERROR",
@@ -204,3 +209,29 @@ __all__ = [
     "explain_system_errors",
     "shown_path",
 ]
+
+__getattr__ = exports(
+    __name__,
+    {
+        "base": """
+        ERROR PENDING REFUSED USAGE BadTarget CannotPrint CannotStart ConfigurationError Crashed
+        ExecutorFailed Interrupted MigrateError NoCluster NoClusterLibrary NoConfiguration NoLibrary
+        OutOfMemory Refused SystemRefused UsageError WorkerDied denied shown_path""",
+        "files": """
+        BackupsStay Busy CannotBuild CannotRead CannotWrite Damaged DamagedLedger DamagedManifest
+        DamagedRecord DamagedReport DamagedStash DiskFull ForeignFile ForeignJournal HalfWritten
+        HasOtherNames HasRecord InTheWay MemberOfSet NewerManifest NewerRecord NoCheckpointInFolder
+        NoneFound NoPlaceForRecord NoRoom NoStoreLibrary NotACheckpoint NotAReport NotAsExpected NotAtBase
+        NothingInCommon NotInPlace NotOnePlace NotUpgraded OtherOrder ReadOnly SeveralArchives TooMuchAsked
+        UnknownContent Unpicklable Unrelated""",
+        "operations": """
+        BadOperation CannotApply CannotMake NotProven NoWayBack NowhereToKeep OperationFault OutputsDiffer
+        TooMuchToKeep""",
+        "revisions": """
+        AmbiguousTarget BarrierInTheWay DangerousNames Fault FaultyScripts HistoryConflict Irreversible
+        LedgerConflict MigrationFailed NoRelease NotApplied NotAtTarget NotOnBranch NotThatMany
+        OtherToolFailed RecogniseFailed SeveralHeads SplitByTarget UnknownRecorded UnknownTarget
+        UntrustedCode""",
+        "system": "explain_system_errors",
+    },
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors.base import MigrateError, Refused, shown_path
 
@@ -14,8 +14,7 @@ class BadOperation(MigrateError):
     """The operation makes no sense on any checkpoint."""
 
 
-@dataclass(frozen=True)
-class OperationFault:
+class OperationFault(NamedTuple):
     """One reason why an operation cannot be applied to a checkpoint.
 
     Attributes

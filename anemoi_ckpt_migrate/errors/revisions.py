@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors.base import MigrateError, Refused, shown_path
 
 _MOST = 10  # names in a sentence
 
 
-@dataclass(frozen=True, order=True)
-class Fault:
+class Fault(NamedTuple):
     """One fault of a script.
 
     Attributes

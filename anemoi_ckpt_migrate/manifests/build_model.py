@@ -7,7 +7,6 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.errors import NoLibrary, UsageError
 from anemoi_ckpt_migrate.project.config import FACTORY
 from anemoi_ckpt_migrate.project.user_function import importable, imported
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 ARGUMENT = "hyper_parameters"
 """The name of the argument in which a function takes hyper-parameters."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
@@ -14,6 +13,7 @@ from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
@@ -16,6 +15,7 @@ from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.revisions.graph import Graph
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.autogenerate.explain import Explanation, ProposedOperation

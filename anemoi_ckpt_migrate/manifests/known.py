@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import UsageError
@@ -13,6 +12,7 @@ from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.project.config import Config
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.tree import items
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.errors import CannotWrite, DamagedManifest, NewerManifest
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 NAME = "manifest.json"

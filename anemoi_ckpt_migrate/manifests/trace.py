@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
@@ -22,8 +22,10 @@ from anemoi_ckpt_migrate.operations.base import (
 from anemoi_ckpt_migrate.operations.initializers import fills, initialiser
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literals, pattern
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 @operation

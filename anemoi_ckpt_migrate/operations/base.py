@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.kinds import all_kinds, kind_of, register
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+from anemoi_ckpt_migrate.util.dataclass import MISSING, dataclass, fields
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
+
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 else:  # in `typing` since Python 3.11; only type checkers need it
 
     def dataclass_transform(**_: Any) -> Any:
@@ -165,7 +166,7 @@ class Operation:
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data: its kind under ``op``, and all fields that differ from their defaults."""
         found: dict[str, Any] = {"op": type(self).__name__}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if repr(value) != repr(field.default):  # -0.0 is not 0
                 found[field.name] = plain(value)
@@ -180,12 +181,12 @@ class Operation:
 
     def _spelled(self, dotted: bool) -> str:
         words = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.name in _ONE_OR_SEVERAL and len(value) == 1:
                 value = value[0]
-            if repr(value) != repr(field.default) or field.default is dataclasses.MISSING:
-                bare = field.default is dataclasses.MISSING
+            if repr(value) != repr(field.default) or field.default is MISSING:
+                bare = field.default is MISSING
                 text = _spelled_field(field.name, value, dotted)
                 words.append(text if bare else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(words)})"
@@ -197,7 +198,7 @@ _Kind = TypeVar("_Kind", bound=type[Operation])
 @dataclass_transform(frozen_default=True)
 def operation(kind: _Kind) -> _Kind:
     """Make a class a kind of operation: a frozen dataclass, registered under its name for `from_data`."""
-    made = dataclasses.dataclass(frozen=True, repr=False)(kind)
+    made = dataclass(frozen=True, repr=False)(kind)
     register(made)
     return made  # type: ignore[return-value]
 
@@ -238,8 +239,8 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     if found is None or (only_written and not found.written):
         known = ", ".join(sorted(name for name, each in all_kinds().items() if each.written))
         raise BadOperation(f"{kind} is an unknown operation; the operations are {known}")
-    fields = dataclasses.fields(found)
-    names = [field.name for field in fields]
+    described = fields(found)
+    names = [field.name for field in described]
     if len(args) > len(names):
         raise BadOperation(f"{kind} takes at most {len(names)} arguments, not {len(args)}")
     given = dict(zip(names, args, strict=False))
@@ -252,7 +253,7 @@ def make(kind: str, args: Sequence[Any], named: Mapping[str, Any], only_written:
     for name in found.noted:
         if only_written and name in given:
             raise BadOperation(f"{kind}: {name} is for records only; leave it out")
-    missing = [field.name for field in fields if field.name not in given and field.default is dataclasses.MISSING]
+    missing = [field.name for field in described if field.name not in given and field.default is MISSING]
     if missing:
         raise BadOperation(f"{kind} needs {' and '.join(missing)}")
     made: Operation = found(**given)

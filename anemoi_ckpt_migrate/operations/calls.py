@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.operations.at import At, RestoreEntry
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.derive import Derive
 from anemoi_ckpt_migrate.operations.rewrite import Rewrite
 from anemoi_ckpt_migrate.operations.tree_operation import Run, functions
 from anemoi_ckpt_migrate.tree.paths import ANY, Path
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.operations.base import Operation
 
 Place = tuple[str, Path]
 """The name of a zip entry beside the pickle (empty for the tree), and a path in it."""

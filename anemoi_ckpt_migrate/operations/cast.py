@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_exact, is_floating
 from anemoi_ckpt_migrate.state.name_patterns import literals, pattern
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 @operation

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation, options_of
 from anemoi_ckpt_migrate.operations.regroup import regroup
-from anemoi_ckpt_migrate.state.optimizer_state import Trained
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
     from anemoi_ckpt_migrate.state.optimizer_groups import Column
+    from anemoi_ckpt_migrate.state.optimizer_state import Trained
 
 _CYCLES = ("", "base_momentum")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.operations.base import Operation, Runner, operation, set_fields
 from anemoi_ckpt_migrate.state.find_parameters import NotedLocation, ParameterLocation, dicts_of, find_copies, is_tensor
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
-from anemoi_ckpt_migrate.state.parameters import ParameterSet
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+    from anemoi_ckpt_migrate.state.parameters import ParameterSet
 
 
 @operation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
@@ -16,8 +16,10 @@ from anemoi_ckpt_migrate.operations.base import (
     set_fields,
 )
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
-from anemoi_ckpt_migrate.state.ordered_names import Places
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.ordered_names import Places
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 def _placed(kind: Operation, places: Any) -> Places | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, operation, set_fields
 from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.pickled_module import hollow
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 def followed(names: Iterable[str], after: Iterable[str], moves: Sequence[tuple[str, str | None]]) -> ModuleMoves | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, integer_of, names_of, operation, set_fields
@@ -11,7 +11,9 @@ from anemoi_ckpt_migrate.operations.initializers import MEAN, fills, initialiser
 from anemoi_ckpt_migrate.operations.tied_weights import Ties
 from anemoi_ckpt_migrate.state.dtypes import DTYPES, is_floating, takes
 from anemoi_ckpt_migrate.state.name_patterns import literals
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 @operation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import (
@@ -18,7 +18,9 @@ from anemoi_ckpt_migrate.operations.base import (
 )
 from anemoi_ckpt_migrate.state.name_patterns import pattern
 from anemoi_ckpt_migrate.state.optimizer_slots import Slots
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 @operation

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
-from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
-from anemoi_ckpt_migrate.state.find_parameters import is_of_average
 from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.util.text import first_repeated
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 class _Naming(Operation):
@@ -57,6 +57,8 @@ class _Naming(Operation):
             return []
         context.table.rename(names)
         if context.missing_prefix != lacked:
+            from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
+
             return [MissingPrefix(lacked)]
         short = self.inverse()
         if isinstance(short, _Naming) and _turns(short, names, context.table):
@@ -249,6 +251,8 @@ class StripPrefix(_Naming):
                 yield name, new
 
     def _stripped(self, name: str, names: Mapping[str, object]) -> str:
+        from anemoi_ckpt_migrate.state.find_parameters import is_of_average
+
         def taken(found: re.Match[str]) -> str:
             return found[0] if is_of_average(name, found.start(), names) else ""
 

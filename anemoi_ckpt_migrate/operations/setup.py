@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, name_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.missing_classes import PutPlaceholders
-from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
 from anemoi_ckpt_migrate.operations.tree_operation import Run, TreeOperation
-from anemoi_ckpt_migrate.storage.pickle.opaque import OpaqueName
 from anemoi_ckpt_migrate.tree.class_names import Name, closeness, covers, names_in, rename, spelled
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
+    from anemoi_ckpt_migrate.storage.pickle.opaque import OpaqueName
 
 Pairs = tuple[tuple[str, str], ...]
 

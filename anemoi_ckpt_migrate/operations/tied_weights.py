@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, names_of, operation, set_fields
-from anemoi_ckpt_migrate.state.ordered_names import Table
-from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 from anemoi_ckpt_migrate.state.tensor_values import memory_of
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.ordered_names import Table
+    from anemoi_ckpt_migrate.state.parameter_context import ParameterContext
 
 
 class Ties:

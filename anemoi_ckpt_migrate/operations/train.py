@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from anemoi_ckpt_migrate.operations.base import Operation, integer_of, names_of, operation, set_fields
 from anemoi_ckpt_migrate.operations.optimizer_operation import OptimizerOperation
 from anemoi_ckpt_migrate.state.name_patterns import literals
-from anemoi_ckpt_migrate.state.optimizer_slots import Slot
 from anemoi_ckpt_migrate.state.optimizer_state import Trained
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.state.optimizer_context import OptimizerContext
+    from anemoi_ckpt_migrate.state.optimizer_slots import Slot
 
 
 @operation

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, Runner, operation, set_fields
 from anemoi_ckpt_migrate.operations.kinds import kind_of
-from anemoi_ckpt_migrate.state.archive_json import Attached
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.archive_json import Attached
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from anemoi_ckpt_migrate.errors import Fault, UsageError
 from anemoi_ckpt_migrate.record.record import Undo
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 class Entry(NamedTuple):

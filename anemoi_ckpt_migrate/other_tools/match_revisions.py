@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import LedgerConflict
-from anemoi_ckpt_migrate.other_tools.interface import Entry
 from anemoi_ckpt_migrate.revisions import planner
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.other_tools.interface import Entry
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 
 class Adopted(NamedTuple):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import DamagedLedger
 from anemoi_ckpt_migrate.other_tools.find import code_of
-from anemoi_ckpt_migrate.other_tools.interface import Done, Entry, OtherTool
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.util.text import first_repeated
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.other_tools.interface import Done, Entry, OtherTool
 
 
 def listed(tool: OtherTool, tree: Any) -> tuple[Entry, ...] | None:

@@ -8,11 +8,11 @@ package declares it by an entry point of the group ``ckpt_migrate.chains``: its 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, UsageError
 from anemoi_ckpt_migrate.project.config import OWN_FILE, Config, in_folder
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 GROUP = "ckpt_migrate.chains"
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, NoConfiguration
-from anemoi_ckpt_migrate.scripts.hooks import Hook, parse_hooks
-from anemoi_ckpt_migrate.util.time_zones import zone
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.scripts.hooks import Hook
 
 OWN_FILE, SHARED_FILE, TABLE = "ckpt-migrate.toml", "pyproject.toml", "ckpt-migrate"
 TEMPLATE = "script.py.mako"
 RECOGNISER = "_recognise.py"
 """A file beside the scripts with a function ``recognise(ckpt)``, which returns the id of a revision, or None."""
 FILE_TOKENS = ("rev", "slug", "epoch", "year", "month", "day", "hour", "minute", "second")
-FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+FACTORY = lazy_regex(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """The pattern of ``package.module:function``."""
 _LONGEST_SLUG, _LONGEST_NAME = 200, 240
 
@@ -172,9 +173,15 @@ def _checked(path: Path, table: Any) -> Config:
         tuple(folder / name for name in ([versions] if isinstance(versions, str) else versions)),
         template if "template" in table or template.exists() else None,
         trusted=tuple(table.get("trusted", ())),
-        hooks=parse_hooks(path, table.get("hooks", [])),
+        hooks=_hooks(path, table["hooks"]) if "hooks" in table else (),
         **found,
     )
+
+
+def _hooks(path: Path, table: Any) -> tuple[Hook, ...]:
+    from anemoi_ckpt_migrate.scripts.hooks import parse_hooks
+
+    return parse_hooks(path, table)
 
 
 def _no_text(value: Any) -> str | None:
@@ -208,6 +215,8 @@ def _no_models(value: Any) -> str | None:
 
 
 def _no_zone(value: Any) -> str | None:
+    from anemoi_ckpt_migrate.util.time_zones import zone
+
     known = isinstance(value, str) and zone(value) is not None
     return None if known else 'the name of a time zone, such as "Europe/Berlin"'
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import NoConfiguration
 from anemoi_ckpt_migrate.project.config import Config, find_config
-from anemoi_ckpt_migrate.project.scaffold import CreatedPath, config_of_new, lay_out
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.scaffold import CreatedPath
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) ->
 
 def planned_project(folder: StrPath = ".") -> Project:
     """Return the project that `init` would make of a folder without one; writes nothing."""
+    from anemoi_ckpt_migrate.project.scaffold import config_of_new
+
     config = config_of_new(Path(folder).absolute())
     return Project(config, Graph())
 
@@ -124,4 +129,6 @@ def init(folder: StrPath = ".", package: str | None = None) -> list[CreatedPath]
     CannotWrite
         The files cannot be written.
     """
+    from anemoi_ckpt_migrate.project.scaffold import lay_out
+
     return lay_out(Path(folder), package)

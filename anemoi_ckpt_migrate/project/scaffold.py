@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError
 from anemoi_ckpt_migrate.project.config import OWN_FILE, SHARED_FILE, TABLE, TEMPLATE, Config, in_folder, read_toml
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _TAG = "$"
 _MOST_SIZES = 64  # of a shape
 
 
-Tensor = Callable[[str, tuple[int, ...], bytes | StoredAt], Any]
+Tensor = Callable[[str, tuple[int, ...], "bytes | StoredAt"], Any]
 """Makes a tensor of a dtype and a shape from its bytes, or from the place where they lie."""
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, NewerRecord
 from anemoi_ckpt_migrate.record.encode import decode, encode
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 FORMAT = 1
 """The format that this version writes, and the newest that it reads."""
 
 _KEYS = ("format", "heads", "lineage", "log", "stash", "migrations_list", "other_lists", "optimizers")
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = lazy_regex(r"[0-9a-f]{64}")
 
 Stash = dict[str, list[Any]]
 """Values that operations removed from a checkpoint, by revision: tensors, and any other values of the tree."""

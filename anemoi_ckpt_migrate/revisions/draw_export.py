@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from anemoi_ckpt_migrate.revisions.draw_layout import Edge, Row, laid_out
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 from anemoi_ckpt_migrate.util.text import plain
 
 # Colours of the lanes, in turn. Each stands out on white and on nearly black.
@@ -288,7 +289,7 @@ def _pairs(
 
 
 # All characters except those that Mermaid and the Markdown in its nodes always take as text.
-_SPECIAL = re.compile(r"(?![^\W_]|[ ,]|(?<=[^\W_])[.-](?=[^\W_])).", re.DOTALL)
+_SPECIAL = lazy_regex(r"(?![^\W_]|[ ,]|(?<=[^\W_])[.-](?=[^\W_])).", re.DOTALL)
 
 
 def _mermaid_escaped(text: str) -> str:

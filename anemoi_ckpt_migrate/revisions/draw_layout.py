@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect, insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ Every second character is a lane. You can read a drawing downwards with these ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.revisions.draw_layout import Row, laid_out
 from anemoi_ckpt_migrate.revisions.history_entry import HistoryEntry
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 def as_text(entries: Sequence[HistoryEntry], describe: Callable[[HistoryEntry], str]) -> Iterator[str]:

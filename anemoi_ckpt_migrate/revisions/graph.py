@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
 from anemoi_ckpt_migrate.util.text import slug
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import (
@@ -18,6 +17,7 @@ from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import downgrade_set, releases, resolve, targets
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.util import gc_pause
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
 class Step(NamedTuple):

@@ -10,10 +10,11 @@ specifier = PEP 440, as in "anemoi-models>=0.10,<0.12"
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from anemoi_ckpt_migrate.errors import BadTarget, UsageError
 from anemoi_ckpt_migrate.revisions import releases
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ CURRENT = Named("current")
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.]*"
 LABEL_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _STEPS_FROM = ("head", "base", "current")  # the words from which steps can be counted
-_SPECIFIER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*) *([<>=!~].*)", re.DOTALL)
+_SPECIFIER = lazy_regex(r"([A-Za-z0-9][A-Za-z0-9._-]*) *([<>=!~].*)", re.DOTALL)
 _MOST_DIGITS = 9
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import DangerousNames
-from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, is_dangerous_throughout, standing
 from anemoi_ckpt_migrate.tree.class_names import Name, covers
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 class NewName(NamedTuple):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import LedgerConflict
 from anemoi_ckpt_migrate.other_tools import Entry, OtherTool, match_revisions
 from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import listed
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import planner
-from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.runtime.update_list import wanted
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.revisions.graph import Graph
 
 
 def noted(project: Project, tree: Any) -> tuple[Entry, ...]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
 from anemoi_ckpt_migrate.engine.runner import OperationRunner, UndoResult
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Order, Record, Stash
 from anemoi_ckpt_migrate.scripts.load_functions import Function, failure
 from anemoi_ckpt_migrate.state.archive_json import Attached
 from anemoi_ckpt_migrate.state.find_parameters import put_in_order
 from anemoi_ckpt_migrate.state.stash import StashText
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
-from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.operations.base import Operation
+    from anemoi_ckpt_migrate.record.record import Order, Record, Stash
+    from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 
 
 class Action(Protocol):
@@ -312,7 +314,7 @@ class Executor:
     actions: Sequence[Action] = ()
     settings: Settings = Settings()
 
-    def run(self, tree: Any, stash: Stash) -> Outcome:
+    def run(self, tree: Any, stash: Stash, all_faults: bool = True) -> Outcome:
         """Run the actions.
 
         They first run on stand-ins for tensors. If a function needs more of a tensor than its name and shape, all
@@ -324,6 +326,8 @@ class Executor:
             The tree of the checkpoint, just loaded, without a record; changed in place.
         stash : dict of str to list
             Its stash; changed in place.
+        all_faults : bool
+            Whether the error lists the faults of all actions, or those of the first action that has any.
 
         Raises
         ------
@@ -333,10 +337,10 @@ class Executor:
             A function raised, or did not return the checkpoint.
         """
         if not self.checkpoint.touched:  # a trusted class may have asked for content while it was built
-            context = self._pass(tree, stash, False)
+            context = self._pass(tree, stash, False, all_faults=all_faults)
             if not self.checkpoint.touched:
                 return _outcome(context)
-        return _outcome(self._pass(*self._fresh(True), True))
+        return _outcome(self._pass(*self._fresh(True), True, all_faults=all_faults))
 
     def content(self, outcome: Outcome, record: Record) -> tuple[Pickled, dict[str, bytes | None]]:
         """Put a record into the result of a run, and return the content to write.
@@ -376,6 +380,7 @@ class Executor:
         stash: Stash,
         content: bool,
         check: Callable[[FunctionAction, Function, Any], None] | None = None,
+        all_faults: bool = True,
     ) -> RunContext:
         """Run all actions on a tree. Discard the result if a stand-in was asked for content."""
         checkpoint, settings = self.checkpoint, self.settings
@@ -398,6 +403,8 @@ class Executor:
         context = RunContext(checkpoint, settings, state, content, check)
         for step in [action.prepare() for action in self.actions]:
             step(context)
+            if not all_faults:
+                context.stop_if_faulty()
             if checkpoint.touched and not content:
                 return context
         if self.actions:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.autogenerate.wording import together
 from anemoi_ckpt_migrate.errors import (
@@ -20,18 +19,21 @@ from anemoi_ckpt_migrate.errors import (
 )
 from anemoi_ckpt_migrate.manifests import manifest_file, trace
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
-from anemoi_ckpt_migrate.manifests.compare import StateDictDiff
 from anemoi_ckpt_migrate.manifests.known import ModelHistory, known_of, known_of_checkpoint
 from anemoi_ckpt_migrate.operations.tree_operation import functions
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Record
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
 from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Settings
 from anemoi_ckpt_migrate.runtime.model_check import misfit_of
 from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
-from anemoi_ckpt_migrate.storage import Checkpoint
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.manifests.compare import StateDictDiff
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.record.record import Record
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 _SHOWN = 10
 

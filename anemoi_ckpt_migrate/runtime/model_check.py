@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +14,21 @@ from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
 from anemoi_ckpt_migrate.manifests.known import ModelHistory, heads_of, known_of, known_of_checkpoint
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
-from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Record
-from anemoi_ckpt_migrate.revisions.graph import Graph
-from anemoi_ckpt_migrate.runtime.executor import Outcome
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
-from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree import config_objects, items
 from anemoi_ckpt_migrate.tree.walk import Path, walk
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.config import Config
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.revisions.graph import Graph
+    from anemoi_ckpt_migrate.runtime.executor import Outcome
     from anemoi_ckpt_migrate.runtime.optimizer_order import OptimizerOrders, WrongOrder
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 @dataclass(frozen=True)

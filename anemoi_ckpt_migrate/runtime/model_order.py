@@ -7,14 +7,16 @@ The manifest knows the order at each revision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import CheckpointParameters, own_of
 from anemoi_ckpt_migrate.manifests.known import known_of
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
-from anemoi_ckpt_migrate.project.config import Config
-from anemoi_ckpt_migrate.revisions.graph import Graph
-from anemoi_ckpt_migrate.storage import Checkpoint
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.config import Config
+    from anemoi_ckpt_migrate.revisions.graph import Graph
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 def known_order(file: Checkpoint, tree: Any, config: Config, graph: Graph, revisions: Sequence[str]) -> tuple[str, ...]:

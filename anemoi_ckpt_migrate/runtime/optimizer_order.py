@@ -7,17 +7,19 @@ parameter go to another, and nothing fails where their shapes are equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anemoi_ckpt_migrate.record.record import Order, Record
-from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers, is_tensor
 from anemoi_ckpt_migrate.state.infer_optimizer import Unknown
 from anemoi_ckpt_migrate.state.optimizer_state import State
-from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.record.record import Order, Record
+    from anemoi_ckpt_migrate.revisions.graph import Graph
+    from anemoi_ckpt_migrate.state.ordered_names import Table
 
 
 @dataclass(frozen=True)

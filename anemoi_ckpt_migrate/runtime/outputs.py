@@ -7,13 +7,11 @@ import functools
 import inspect
 import os
 import random
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import (
     CannotRead,
@@ -24,7 +22,6 @@ from anemoi_ckpt_migrate.errors import (
     UsageError,
 )
 from anemoi_ckpt_migrate.project.user_function import importable, imported
-from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import recorded_outputs
 from anemoi_ckpt_migrate.runtime.output_options import OutputOptions, OutputProof, RecordedOutputs, shown_tolerance
 from anemoi_ckpt_migrate.runtime.output_values import (
@@ -38,11 +35,16 @@ from anemoi_ckpt_migrate.runtime.output_values import (
 from anemoi_ckpt_migrate.scripts.load_functions import failure
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.planner import Plan
 
 ARGUMENT = "revisions"
 """The name of the argument in which a function takes the heads of the checkpoint."""
 _SEED = 0
-_REFUSED_CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
+_REFUSED_CLASS = lazy_regex(r"GLOBAL (\S+) was not an allowed global")
 
 Content = tuple[Pickled, Mapping[str, bytes | None]]
 """Arguments for `Checkpoint.write`."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import MigrationFailed, RecogniseFailed
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
-from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.runtime import adopt_list
 from anemoi_ckpt_migrate.scripts.load_functions import failure, load_source
-from anemoi_ckpt_migrate.storage import Checkpoint
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.record.record import Record
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 def recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[Any, Record, tuple[str, ...]]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate._version import __version__
 from anemoi_ckpt_migrate.autogenerate.wording import together
-from anemoi_ckpt_migrate.engine.runner import UndoResult
 from anemoi_ckpt_migrate.errors import MigrationFailed, NoWayBack
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.tree_operation import functions
 from anemoi_ckpt_migrate.other_tools import match_revisions
 from anemoi_ckpt_migrate.record.record import Applied, LogEntry, Undo
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime import carried_code
-from anemoi_ckpt_migrate.runtime.executor import Outcome
 from anemoi_ckpt_migrate.runtime.step_actions import inverses
 from anemoi_ckpt_migrate.scripts.load_functions import load_source
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
-from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.engine.runner import UndoResult
+    from anemoi_ckpt_migrate.operations.base import Operation
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.revisions.planner import Plan
+    from anemoi_ckpt_migrate.runtime.executor import Outcome
+    from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts
 
 
 def log_entry(

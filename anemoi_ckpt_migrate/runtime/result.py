@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anemoi_ckpt_migrate.revisions.planner import Step
-from anemoi_ckpt_migrate.runtime.added_names import NewName
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.planner import Step
+    from anemoi_ckpt_migrate.runtime.added_names import NewName
     from anemoi_ckpt_migrate.runtime.output_options import OutputProof
 
 

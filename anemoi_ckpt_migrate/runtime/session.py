@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import (
@@ -23,13 +22,9 @@ from anemoi_ckpt_migrate.errors import (
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.other_tools.find import find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import listed
-from anemoi_ckpt_migrate.project.project import Project
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, LogEntry, MigrationsList, Record, Stash
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Plan
-from anemoi_ckpt_migrate.revisions.targets import Target
 from anemoi_ckpt_migrate.runtime import locate_revision, record_entries, step_actions, trust, verify_rollback
 from anemoi_ckpt_migrate.runtime.added_names import NameCheck, NewName
 from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Outcome, Settings
@@ -40,12 +35,17 @@ from anemoi_ckpt_migrate.runtime.update_list import keeping
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.scripts.discover import changed_since
 from anemoi_ckpt_migrate.state.find_parameters import find_main, find_optimizers, is_pickled
-from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
 from anemoi_ckpt_migrate.storage.backup_facts import facts_before
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.project.project import Project
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.revisions.planner import Plan
+    from anemoi_ckpt_migrate.revisions.targets import Target
     from anemoi_ckpt_migrate.runtime.output_options import OutputProof
+    from anemoi_ckpt_migrate.storage import Checkpoint, Pickled, Written
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 
 class Run(NamedTuple):
@@ -308,7 +308,7 @@ class MigrationSession:
         for number, value in enumerate(values):
             main.content[f"_{number}"] = value
         try:
-            executor.run(tree, {})
+            executor.run(tree, {}, all_faults=False)
         except CannotApply:
             return False
         return True

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation, MigrationFailed, NoWayBack
-from anemoi_ckpt_migrate.operations.base import Operation
-from anemoi_ckpt_migrate.record.record import Applied
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Step
 from anemoi_ckpt_migrate.runtime import carried_code, executor
 from anemoi_ckpt_migrate.runtime.trust import Way, check_own_code, recorded_operations, way_back
 from anemoi_ckpt_migrate.scripts.load_functions import Function, load_module, load_source, set_up
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.operations.base import Operation
+    from anemoi_ckpt_migrate.record.record import Applied
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.revisions.planner import Step
 
 
 def up(revision: Revision) -> executor.Action:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import BadOperation, DamagedRecord, NoWayBack, UntrustedCode
 from anemoi_ckpt_migrate.operations.base import Operation, from_data
 from anemoi_ckpt_migrate.operations.tree_operation import Run, functions
-from anemoi_ckpt_migrate.record.record import Applied
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
-from anemoi_ckpt_migrate.revisions.planner import Step
 from anemoi_ckpt_migrate.scripts import discover
-from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.record.record import Applied
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.revisions.planner import Step
+    from anemoi_ckpt_migrate.storage.path_arguments import StrPath
 
 Call = tuple[str, str]
 """The kind of an operation that runs a function, and the name of the function."""

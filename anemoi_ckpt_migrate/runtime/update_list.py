@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, OtherToolFailed
 from anemoi_ckpt_migrate.other_tools import Done, Entry, OtherTool
@@ -12,9 +11,12 @@ from anemoi_ckpt_migrate.other_tools.find import code_of, find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import history, listed
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, MigrationsList, Record, Stash
-from anemoi_ckpt_migrate.runtime import executor
-from anemoi_ckpt_migrate.storage import Checkpoint
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.runtime import executor
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 _ASIDE = "list of migrations"
 """The stash key of values removed from the list of the built-in tool; no revision has this id."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import NotProven, NoWayBack
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.record.record import Applied, Record
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import record_entries, step_actions, trust
 from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Outcome, Settings
-from anemoi_ckpt_migrate.storage import Checkpoint
-from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.tree.first_difference import Difference, first_difference
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+    from anemoi_ckpt_migrate.storage import Checkpoint
+    from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 
 
 class Skipped(NamedTuple):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import UsageError
-from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint, recover
+from anemoi_ckpt_migrate.storage import FOLDER, Checkpoint, FolderOptions, check_whole, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, annotate_errors
-from anemoi_ckpt_migrate.storage.url import Location
+from anemoi_ckpt_migrate.storage.recover import recover
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.size_text import bytes_of
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.runtime.output_options import OutputOptions
+    from anemoi_ckpt_migrate.storage.url import Location
 
 
 @dataclass(frozen=True)

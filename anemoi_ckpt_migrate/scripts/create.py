@@ -8,11 +8,11 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError, UsageError
 from anemoi_ckpt_migrate.revisions.targets import CURRENT, ID_PATTERN, LABEL_PATTERN, WORDS
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 from anemoi_ckpt_migrate.util.text import slug
 from anemoi_ckpt_migrate.util.time_zones import zone
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, Fault, FaultyScripts
-from anemoi_ckpt_migrate.record.record import Applied, Record
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts.parse import read_script
 from anemoi_ckpt_migrate.scripts.source import signature_of, source_of
 from anemoi_ckpt_migrate.util import gc_pause
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.record.record import Applied, Record
 
 MANY = 500
 """From this number of scripts on, only their heads are parsed; functions follow when they are needed."""

@@ -13,8 +13,9 @@ from pathlib import Path
 from anemoi_ckpt_migrate.errors import CannotWrite, ReadOnly, UsageError
 from anemoi_ckpt_migrate.scripts.create import literal, one_or_several
 from anemoi_ckpt_migrate.scripts.signature import assigned
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
+_LINE = lazy_regex(rb"[^\r\n]*(?:\r\n|\r|\n|$)")
 
 
 def set_parents(path: Path, parents: Sequence[str]) -> None:

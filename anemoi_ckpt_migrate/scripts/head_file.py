@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotWrite
-from anemoi_ckpt_migrate.revisions.graph import Graph
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph
 
 NAME = "HEAD"
 

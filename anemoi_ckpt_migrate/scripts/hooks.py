@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
 from anemoi_ckpt_migrate.errors import ConfigurationError, MigrateError
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.text import plain
 
 PLACEHOLDER = "REVISION_SCRIPT_FILENAME"

@@ -6,12 +6,15 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import BadOperation, MigrateError, MigrationFailed, Refused
 from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
-from anemoi_ckpt_migrate.revisions.graph import Revision
 from anemoi_ckpt_migrate.scripts.metadata import CkptType
 from anemoi_ckpt_migrate.scripts.source import source_of
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Revision
 
 Function = Callable[[CkptType], CkptType]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 CkptType = dict[str, Any]
 """A checkpoint as a migration sees it: the dict that `torch.load` would return."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
-from dataclasses import replace
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Fault
@@ -14,8 +12,10 @@ from anemoi_ckpt_migrate.revisions.targets import CURRENT, ID_PATTERN, LABEL_PAT
 from anemoi_ckpt_migrate.scripts.parse_header import FUNCTIONS, NAMES, Heading, heading
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.source import tail
+from anemoi_ckpt_migrate.util.dataclass import replace
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_ID, _LABEL = re.compile(ID_PATTERN), re.compile(LABEL_PATTERN)
+_ID, _LABEL = lazy_regex(ID_PATTERN), lazy_regex(LABEL_PATTERN)
 
 
 def read_script(path: str, whole: bool = True) -> tuple[Revision | None, list[Fault]]:

@@ -12,6 +12,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
 
 class Heading(NamedTuple):
     """The head of a script, and the functions below it.
@@ -49,20 +51,20 @@ NAMES = {
 }
 """The names with a meaning at the top level of a script."""
 
-_BELOW = re.compile(r"^(?:@|def\b)", re.MULTILINE)
-_FUNCTION = re.compile(rf"^def[ \t]+({'|'.join(FUNCTIONS)})\b", re.MULTILINE)
-_CODING = re.compile(r"[^\n]*\n?[^\n]*coding[:=]")
-_TITLE = re.compile(r'"""([^"\\]*)"""[ \t]*\n')
+_BELOW = lazy_regex(r"^(?:@|def\b)", re.MULTILINE)
+_FUNCTION = lazy_regex(rf"^def[ \t]+({'|'.join(FUNCTIONS)})\b", re.MULTILINE)
+_CODING = lazy_regex(r"[^\n]*\n?[^\n]*coding[:=]")
+_TITLE = lazy_regex(r'"""([^"\\]*)"""[ \t]*\n')
 # A docstring of one line is harmless. A script with any other string that may span lines is parsed instead.
-_DOCSTRING = re.compile(r'^[ \t]+"""[^"\\\n]*"""[ \t]*$', re.MULTILINE)
+_DOCSTRING = lazy_regex(r'^[ \t]+"""[^"\\\n]*"""[ \t]*$', re.MULTILINE)
 _HIDING = ('"""', "'''", "\\\n", "\f", "\0")
 # Below the head, only functions, decorators, closing brackets and comments may begin a line.
-_OTHER = re.compile(r"^(?:[^ \t\n#@)\]}d]|d(?!ef\b))", re.MULTILINE)
+_OTHER = lazy_regex(r"^(?:[^ \t\n#@)\]}d]|d(?!ef\b))", re.MULTILINE)
 # In the head, each statement has a line of its own.
-_IMPORT = re.compile(r"(?:from [\w.]+ )?import [\w., ]+")
-_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*) = (\S.*)")
-_NAMED = re.compile("|".join(NAMES))
-_STRING = re.compile(r'"([^"\\]*)"|\'([^\'\\]*)\'')
+_IMPORT = lazy_regex(r"(?:from [\w.]+ )?import [\w., ]+")
+_ASSIGNMENT = lazy_regex(r"([A-Za-z_]\w*) = (\S.*)")
+_NAMED = lazy_regex("|".join(NAMES))
+_STRING = lazy_regex(r'"([^"\\]*)"|\'([^\'\\]*)\'')
 
 
 def heading(source: bytes) -> Heading | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ConfigurationError
-from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.scripts.source import signature_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 
 NAME = "RELEASED"
 _HEADING = "# Released revisions: id, parents, signature. Written by `ckpt-migrate release`.\n"

@@ -8,7 +8,6 @@ differ between versions.
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Iterator
 
 PLACE = frozenset({"revision", "down_revision", "branch_labels", "depends_on", "replaces", "known_as"})
@@ -28,6 +27,8 @@ def signature(module: ast.Module) -> str:
     str
         64 hexadecimal digits.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     # Beside operations, `rollback = None` has no effect, so that it can still be added after a release.
     operations = any("operations" in assigned(statement) for statement in module.body)

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from importlib.util import decode_source
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import MigrationFailed
-from anemoi_ckpt_migrate.revisions.graph import Revision
 from anemoi_ckpt_migrate.scripts.signature import signature
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.revisions.graph import Revision
 
 _KNOWN: ContextVar[dict[str, str] | None] = ContextVar("known", default=None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.state.ordered_names import Table
@@ -11,6 +10,7 @@ from anemoi_ckpt_migrate.state.pickled_module import Pickled, held, identity, is
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.tree.optimizer_formats import is_optimizer
 from anemoi_ckpt_migrate.tree.walk import Path, walk
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 USUAL = ("state_dict", "model_state_dict", "model")
 """The usual keys of the state dict of a model."""

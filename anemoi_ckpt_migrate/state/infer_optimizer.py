@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.state.dtypes import is_floating
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
-from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.ordered_names import Table
 
 SAY = "list them with op.ParameterGroups([[...]]), names or patterns in the optimizer's order, or save param_names"
 """Advice for when the parameters cannot be inferred."""

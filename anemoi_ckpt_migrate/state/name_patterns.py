@@ -16,12 +16,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 _LONGEST = 1000
 """The longest name, in characters, that is matched with placeholders; real names are shorter."""
 _MOST_STEPS = 100_000
 
-_OPEN = re.compile(r"\{(?P<place>[A-Za-z_][A-Za-z0-9_]*)\}|\{(?P<itself>[*{])\}|\*")
+_OPEN = lazy_regex(r"\{(?P<place>[A-Za-z_][A-Za-z0-9_]*)\}|\{(?P<itself>[*{])\}|\*")
 
 
 class Pattern(NamedTuple):

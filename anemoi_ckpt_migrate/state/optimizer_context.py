@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.state.find_parameters import is_tensor
 from anemoi_ckpt_migrate.state.infer_optimizer import is_buffer, may_be_parameter, parameters
 from anemoi_ckpt_migrate.state.name_patterns import pattern
 from anemoi_ckpt_migrate.state.optimizer_groups import Column, columns_of
-from anemoi_ckpt_migrate.state.optimizer_state import State, Trained
-from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.schedulers import Scheduler, schedulers_of
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.optimizer_state import State, Trained
+    from anemoi_ckpt_migrate.state.ordered_names import Table
 
 
 class OptimizerContext:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.state.dtypes import is_floating
-from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, class_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome, place_between
 from anemoi_ckpt_migrate.tree.optimizer_formats import groups_like, nameless, settings_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.tensor_values import Tensors
 
 _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")  # steps are divided by these, or by roots
 _FROM_ZERO = (

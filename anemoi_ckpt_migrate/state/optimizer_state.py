@@ -9,7 +9,6 @@ of each group stand in the order of the state dict, and their shapes match the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from anemoi_ckpt_migrate.record.record import Order
@@ -32,6 +31,7 @@ from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors, memory_of
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.tree.optimizer_formats import flattened, is_flattened, strays, unflattened
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 

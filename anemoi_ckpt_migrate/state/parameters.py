@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation
-from anemoi_ckpt_migrate.state.ordered_names import Table
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.state.find_parameters import ParameterLocation
+    from anemoi_ckpt_migrate.state.ordered_names import Table
 
 
 class Values(Protocol):

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import DamagedRecord, DamagedStash, NowhereToKeep, TooMuchToKeep
 from anemoi_ckpt_migrate.record.encode import decode, encode, encode_tensor
-from anemoi_ckpt_migrate.storage import Checkpoint, StoredAt
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.tree.class_names import names_in, reachable
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage import Checkpoint, StoredAt
 
 PICKLE, BESIDE = "pickle of what is put aside", "beside"
 

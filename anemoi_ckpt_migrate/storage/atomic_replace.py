@@ -8,7 +8,6 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from anemoi_ckpt_migrate.storage import foreign_formats
 from anemoi_ckpt_migrate.storage.copy_range import copy_range
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, locked, name_anew
 from anemoi_ckpt_migrate.storage.url import Location, Url
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 Place = TypeVar("Place", Path, Url)

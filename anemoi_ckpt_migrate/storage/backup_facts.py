@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from anemoi_ckpt_migrate.storage.atomic_replace import backup_names
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.storage.atomic_replace import changed_meanwhile, sync_folder
 from anemoi_ckpt_migrate.storage.backup_facts import BackupFacts, facts_of, tree_of
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, rename_anew
 from anemoi_ckpt_migrate.storage.folder_names import names_in
 from anemoi_ckpt_migrate.storage.lock import beside, is_beside
 from anemoi_ckpt_migrate.storage.open_file import open_checkpoint
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,17}|")
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+
+_NUMBER = lazy_regex(r"[1-9][0-9]{0,17}|")
 
 
 @dataclass(frozen=True)

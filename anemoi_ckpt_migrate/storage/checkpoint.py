@@ -8,24 +8,26 @@ import itertools
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import Damaged, NotACheckpoint, NotInPlace
 from anemoi_ckpt_migrate.storage import zip_archive
-from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.copy_range import Progress
-from anemoi_ckpt_migrate.storage.file_info import FileInfo
-from anemoi_ckpt_migrate.storage.members import Members
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.size_limits import check_asked
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, TensorBuilder, known_dtype, plain_of, storage_of
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places, Source, places_in
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored
 from anemoi_ckpt_migrate.storage.url import Location, Url, real_path
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
-from anemoi_ckpt_migrate.storage.zip_writer import Content
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.atomic_replace import Written
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.file_info import FileInfo
+    from anemoi_ckpt_migrate.storage.members import Members
+    from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+    from anemoi_ckpt_migrate.storage.zip_archive import Archive
+    from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 RECORD_ENTRY = "ckpt_migrate/record.json"
 """The entry beside the tree that holds the record, where the tree has no place for it."""

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +19,13 @@ from anemoi_ckpt_migrate.storage.formats import any_formats, find_format
 from anemoi_ckpt_migrate.storage.huggingface.layout import files_of_training, is_of_trainer, sets_of_weights
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, name_beside
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, RESTS, membership_by_name
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 CHECKPOINT, BACKUP = "checkpoint", "backup"
 """The kinds of `Entry`: a checkpoint, the backup of one."""
-_BACKUP = re.compile(r"(?P<of>.+)\.bak\d*", re.DOTALL)  # names may have newlines
-_LEFT = re.compile(r"\.(?P<of>.+)\.(lock(\.held)?|[0-9a-f]{8}\.tmp(\.old)?)", re.DOTALL)
+_BACKUP = lazy_regex(r"(?P<of>.+)\.bak\d*", re.DOTALL)  # names may have newlines
+_LEFT = lazy_regex(r"\.(?P<of>.+)\.(lock(\.held)?|[0-9a-f]{8}\.tmp(\.old)?)", re.DOTALL)
 # Files of these names are opened by whoever works on them; others are looked at here.
 _USUAL = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 # Opening each file would take long on a file system in a network, so files of these kinds are passed by.

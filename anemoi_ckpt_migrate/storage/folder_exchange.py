@@ -18,7 +18,6 @@ import shlex
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import CannotWrite, ForeignJournal, Refused
@@ -32,6 +31,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import (
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range, write_at
 from anemoi_ckpt_migrate.storage.in_place import journal_of, opened_journal
 from anemoi_ckpt_migrate.storage.lock import NO_LINKS, beside, create, is_beside, locked
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
 
 _FORMAT = 1
 _LONGEST = 4000  # bytes of a journal

@@ -15,16 +15,18 @@ from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
 INDEX = ".index.json"
 """The end of the name of an index of Hugging Face."""
 _INDICES = (f".safetensors{INDEX}", f".bin{INDEX}")
 _LONGEST_INDEX = 256 << 20  # in bytes
-RANK_FOLDER = re.compile(r"(mp|tp|pp|ep)_rank_\d+(_.*)?")
+RANK_FOLDER = lazy_regex(r"(mp|tp|pp|ep)_rank_\d+(_.*)?")
 """The name of the folder of a rank, in checkpoints of Megatron."""
-RANK = re.compile(r"(?P<before>.*(?:rank|shard|model_part)[-_]?)(?P<number>\d+)(?P<after>(?:[-_.].*)?)", re.IGNORECASE)
+RANK = lazy_regex(r"(?P<before>.*(?:rank|shard|model_part)[-_]?)(?P<number>\d+)(?P<after>(?:[-_.].*)?)", re.IGNORECASE)
 """The name of the file of a rank."""
 # All names that a look below may recognise without an index or the name of the folder.
-_MAY_BE_MEMBER = re.compile(
+_MAY_BE_MEMBER = lazy_regex(
     r"-\d{2,}-of-|^consolidated\.|_states\.pt$|(?:rank|shard|model_part)[-_]?\d|^(?:meta|fp32|exp_avg|exp_avg_sq|step)\.pt$"
     r"|\.distcp$|^\.metadata$",
     re.IGNORECASE,

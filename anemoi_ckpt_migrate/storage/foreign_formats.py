@@ -8,8 +8,9 @@ from typing import BinaryIO, NoReturn
 
 from anemoi_ckpt_migrate.errors import ForeignFile, NoCheckpointInFolder, NotACheckpoint, Refused, UnknownContent
 from anemoi_ckpt_migrate.storage.url import SCHEMES
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
+_URL = lazy_regex(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")  # os.path.normpath turns two slashes into one
 
 
 _SAVE_AGAIN = "load it and save it again with torch.save"
@@ -158,22 +159,22 @@ _LOOKS: tuple[tuple[Callable[[bytes, int], bool], str], ...] = (
 
 _FOLDERS: Iterable[tuple[re.Pattern[str], str]] = (
     (
-        re.compile(r"__\d+\.metadata"),
+        lazy_regex(r"__\d+\.metadata"),
         "a distributed checkpoint (torch.distributed.checkpoint) without common metadata, as saved with "
         "use_collectives=False; load it, and save it again without that",
     ),
     (
-        re.compile(r"\.metadata\.tmp|.*\.distcp"),
+        lazy_regex(r"\.metadata\.tmp|.*\.distcp"),
         "a distributed checkpoint (torch.distributed.checkpoint) that was not saved to its end: .metadata, which torch "
         "writes last, is missing; use an earlier one",
     ),
     (
-        re.compile(r"zero_to_fp32\.py|.*_(model|optim)_states\.pt"),
+        lazy_regex(r"zero_to_fp32\.py|.*_(model|optim)_states\.pt"),
         "a checkpoint of DeepSpeed; save the weights that deepspeed.utils.zero_to_fp32."
         "get_fp32_state_dict_from_zero_checkpoint returns with torch.save, and migrate that",
     ),
     (
-        re.compile(r"latest_checkpointed_iteration\.txt|(mp|tp)_rank_\d+.*"),
+        lazy_regex(r"latest_checkpointed_iteration\.txt|(mp|tp)_rank_\d+.*"),
         "a checkpoint of Megatron, one file for each rank; join them into one file, and migrate that",
     ),
 )

@@ -6,9 +6,12 @@ import functools
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import ConfigurationError
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 
 GROUP = "ckpt_migrate.formats"
 """The group of entry points through which packages add formats. The value is a class without parameters."""

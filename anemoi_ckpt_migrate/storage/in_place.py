@@ -14,7 +14,6 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +28,7 @@ from anemoi_ckpt_migrate.storage.atomic_replace import (
 from anemoi_ckpt_migrate.storage.copy_range import write_at
 from anemoi_ckpt_migrate.storage.lock import JOURNAL, beside, create, locked, name_anew, name_beside
 from anemoi_ckpt_migrate.storage.zip_archive import checksum
+from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
 
 _FORMAT, _HEADER_FORMAT = 1, 2
 _LONGEST = 1000  # length of a mark without a header, or of the line before the headers, in bytes

@@ -6,22 +6,22 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Busy, InTheWay
 from anemoi_ckpt_migrate.storage.folder_names import FolderNames, folders_listed_once, names_in
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 _TEMPORARY = ".tmp"
 JOURNAL = ".journal"
 """The suffix of the name of a journal."""
 # Of written files: zip archives, journals, and the metadata of a distributed checkpoint.
 _BEGINNINGS = (b"PK\3\4", b'{"format', b"\x80\x04\x8c%torch.distributed.checkpoint.metadata")
-_TOKEN = re.compile(r"[0-9a-f]{8}")
+_TOKEN = lazy_regex(r"[0-9a-f]{8}")
 # Names may have 255 bytes, and the files beside have longer names.
 _LONGEST = 240
 # The file system has no such locks.

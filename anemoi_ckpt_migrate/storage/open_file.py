@@ -7,10 +7,10 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage.atomic_replace import opened
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.folder_names import folder_of_index
 from anemoi_ckpt_migrate.storage.foreign_formats import refuse_folder
@@ -20,6 +20,9 @@ from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so, is_safete
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from anemoi_ckpt_migrate.errors import NotInPlace, Unpicklable
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
@@ -49,9 +49,11 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 )
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
-from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
-from anemoi_ckpt_migrate.storage.zip_writer import Content
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.url import Location
+    from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _WORTH_SHARING = 64 * BLOCK
 MOST_KEPT = 1 << 20

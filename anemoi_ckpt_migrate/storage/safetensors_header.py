@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 METADATA = "__metadata__"
@@ -25,7 +25,7 @@ ALIGNMENT, BLOCK = 8, 4096
 LONGEST = 100_000_000  # bytes of a header; the library reads no longer one
 _LENGTH = 8  # bytes of the length before the header
 _ROOM = 8  # a new header gets a block of room, and this part of its length
-_SPACES = re.compile(r"[ \t\n\r]*")
+_SPACES = lazy_regex(r"[ \t\n\r]*")
 
 DTYPES = {
     "BOOL": "bool",

@@ -6,24 +6,24 @@ Such a file must not be changed alone: the index of its tensors, or the other fi
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import MemberOfSet, shown_path
 from anemoi_ckpt_migrate.storage.folder_names import RANK, RANK_FOLDER, FolderNames, names_in
 from anemoi_ckpt_migrate.storage.url import Url, url_of
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 METADATA = ".metadata"
 """The name of the metadata of a distributed checkpoint."""
 RESTS = ("meta.pt", "common.pt")
 """The file beside the metadata in which Lightning, or Megatron-Core, keeps everything other than tensors."""
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
-_LLAMA = re.compile(r"consolidated\.(?P<number>\d\d)\.pth")
-_DEEPSPEED = re.compile(r"(?=.*(rank|layer|expert|model)_\d).*[-_](model|optim)_states\.pt")
+_SHARD = lazy_regex(r"(?P<stem>.+)-(?P<number>\d{2,})-of-(?P<count>\d{2,})(?P<end>\..+)?")
+_LLAMA = lazy_regex(r"consolidated\.(?P<number>\d\d)\.pth")
+_DEEPSPEED = lazy_regex(r"(?=.*(rank|layer|expert|model)_\d).*[-_](model|optim)_states\.pt")
 _OF_WEIGHTS, _OF_STATES = (".safetensors", ".bin"), ("optimizer", "scheduler")  # as a trainer calls its files
-_UNIVERSAL = re.compile(r"(fp32|exp_avg|exp_avg_sq|step)\.pt")
+_UNIVERSAL = lazy_regex(r"(fp32|exp_avg|exp_avg_sq|step)\.pt")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, Checkpoint, FolderOpt
 from anemoi_ckpt_migrate.storage.copy_range import Progress, copy_range
 from anemoi_ckpt_migrate.storage.in_place import check_own
 from anemoi_ckpt_migrate.storage.members import Members
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.url import Location, Url, real_path
 
 if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
     from anemoi_ckpt_migrate.storage.remote.new_object import NewObject
 
 

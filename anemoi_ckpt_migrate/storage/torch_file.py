@@ -6,14 +6,11 @@ import io
 import os
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from anemoi_ckpt_migrate.errors import CannotBuild, NotACheckpoint, NotInPlace, SeveralArchives
 from anemoi_ckpt_migrate.storage import foreign_formats, legacy_format, zip_archive
 from anemoi_ckpt_migrate.storage.atomic_replace import Written
-from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
-from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.file_info import FileInfo, facts_of, same_attached
 from anemoi_ckpt_migrate.storage.in_place import JournalMark, changing, cut, mark
 from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, standing
@@ -24,9 +21,15 @@ from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
-from anemoi_ckpt_migrate.storage.url import Location
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.storage.zip_writer import Contents, append, changed, write_new
+from anemoi_ckpt_migrate.util.dataclass import replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.pickle.scan import Scanned
+    from anemoi_ckpt_migrate.storage.url import Location
+    from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _PICKLE = "data.pkl"
 _FORMAT = ".format_version"
@@ -43,6 +46,7 @@ class TorchCheckpoint(SingleFile):
         super().__init__(path, descriptor, before, length)
         self._trusted = trusted
         self._keys: dict[str, None] = {}
+        self._scanned: tuple[bytes, Scanned] | None = None  # the pickle that was scanned last, and what was found
         self._names: dict[tuple[str, str], bool] = {}
         self._handed_on: dict[frozenset[tuple[str, str]], bool] = {}
 
@@ -208,7 +212,7 @@ class TorchCheckpoint(SingleFile):
     def release(self) -> None:
         """Free the memory that only loading needs; `names` stays available."""
         _ = self.names
-        self._data = b""
+        self._data, self._scanned = b"", None
         super().release()
 
     def cut(self, earlier: Checkpoint) -> Written:
@@ -250,6 +254,8 @@ class TorchCheckpoint(SingleFile):
         return changed(self._archive, self._stream, {**small, **payloads}, [*gone, _PREVIOUS])
 
     def _unpickled(self, unpickler: TreeUnpickler) -> Any:
+        if self._scanned is not None and self._scanned[0] is self._data:
+            unpickler.scanned = self._scanned[1]
         try:
             tree = unpickler.load()
         except Exception as error:  # a damaged pickle raises almost anything
@@ -261,7 +267,7 @@ class TorchCheckpoint(SingleFile):
         missing = [key for key in unpickler.keys if f"data/{key}" not in there and key not in ours]
         if missing:
             raise NotACheckpoint(f"the payload data/{missing[0]} is missing")
-        self._keys = unpickler.keys
+        self._keys, self._scanned = unpickler.keys, unpickler.scanned and (self._data, unpickler.scanned)
         return tree
 
     def _pickler(self, stream: io.BytesIO, protocol: int) -> TreePickler:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Refused, UsageError
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "memory", "hf")
 """The schemes of URLs that can be opened."""
-_URL = re.compile(rf"({'|'.join(SCHEMES)})://(.*)", re.DOTALL)
+_URL = lazy_regex(rf"({'|'.join(SCHEMES)})://(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

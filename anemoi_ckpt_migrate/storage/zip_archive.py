@@ -14,12 +14,12 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from anemoi_ckpt_migrate.errors import ForeignFile, NotACheckpoint
 from anemoi_ckpt_migrate.storage.descriptor import Range, fetch, fetch_all, read_into
 from anemoi_ckpt_migrate.storage.foreign_formats import kind_of_archive, refusal_of_file
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 ALIGNMENT = 64
 PADDING = 4096

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.copy_range import Progress, start_writing, write_at
 from anemoi_ckpt_migrate.storage.crc32 import combined
-from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT, PADDING, UTF8, Archive, ZipEntry
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.members import Members
 
 _WORTH_SHARING = 64 * PADDING
 

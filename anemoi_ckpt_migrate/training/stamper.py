@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from anemoi_ckpt_migrate.errors import NotAtTarget
@@ -17,6 +16,7 @@ from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.revisions.planner import Plan
 from anemoi_ckpt_migrate.runtime.record_entries import log_entry, stamped_entry
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 _LOGGER = logging.getLogger(__name__)
 _Tree = TypeVar("_Tree")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Opaque, OpaqueName, class_of
@@ -23,6 +22,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
 )
 from anemoi_ckpt_migrate.tree.optimizer_formats import is_flattened, is_optimizer, unflattened
 from anemoi_ckpt_migrate.tree.walk import Path, walk
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 # Longest key and longest path to show, in characters: one long key may lie above a million tensors.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"([0-9]{1,18})\s*(?:([KMGT]?)(I?)B?)", re.IGNORECASE)
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
+
+_SIZE = lazy_regex(r"([0-9]{1,18})\s*(?:([KMGT]?)(I?)B?)", re.IGNORECASE)
 
 
 def bytes_of(text: str) -> int | None:

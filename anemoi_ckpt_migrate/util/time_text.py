@@ -8,11 +8,12 @@ import re
 import time
 
 from anemoi_ckpt_migrate.errors import UsageError
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_UNIT = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
-_AGE = re.compile(f"(?:{_UNIT.pattern})+", re.ASCII)
-_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_UNIT = lazy_regex(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
+_AGE = lazy_regex(f"(?:{_UNIT.pattern})+", re.ASCII)
+_ISO = lazy_regex(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 
 
 def parse_age(text: str) -> float:

@@ -135,7 +135,7 @@ def test_permissions_as_somebody_else(chain: Folder, what: str) -> None:
     words = ["-c", str(chain.path), "upgrade", "head", str(checkpoint)]
     # Everything is imported first: the interpreter may lie where nobody else may read.
     code = (
-        "import os, sys, locale, cloudpickle; from anemoi_ckpt_migrate import cli;"
+        "import os, sys, locale, hashlib, cloudpickle; from anemoi_ckpt_migrate import cli;"
         f"cli.main({[*words, '--dry-run']!r}); os.setgid(65534); os.setuid(65534); sys.exit(cli.main({words!r}))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")

@@ -9,16 +9,19 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.at import At
-from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.operations.setup import operations_of
 from anemoi_ckpt_migrate.operations.tree_operation import Run, functions, takes_functions
 from anemoi_ckpt_migrate.scripts.parse_operations import read_operations, read_setup
 from anemoi_ckpt_migrate.scripts.signature import assigned
 from anemoi_ckpt_migrate.scripts.squash.part import Part, cannot
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.operations.base import Operation
 
 _Edit = tuple[int, int, str]  # start, end, replacement
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from anemoi_ckpt_migrate.errors import Refused
 from anemoi_ckpt_migrate.scripts.signature import PLACE, assigned
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
     import symtable

@@ -8,7 +8,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpi
 from anemoi_ckpt_migrate.storage.tensors.deferred import PLAIN, SIZES, known_dtype
 from anemoi_ckpt_migrate.storage.tensors.materialize import StoragePlace
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_stored, reduced
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _SMALL = 1 << 16  # bytes of an archive that is remembered: thousands of parameters have the same settings
 _LARGEST = 256 << 20  # bytes of a compressed value

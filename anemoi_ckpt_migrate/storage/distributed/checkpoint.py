@@ -15,7 +15,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -82,6 +81,7 @@ from anemoi_ckpt_migrate.storage.tensors.materialize import Places
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_stored
 from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.util.dataclass import replace
 
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
 

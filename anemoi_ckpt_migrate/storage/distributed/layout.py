@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
@@ -17,6 +16,7 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import Path, TensorEntry, 
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 RECORD = "ckpt_migrate"
 """The key of the record in a tree, and its attribute in the metadata."""

@@ -11,7 +11,6 @@ import functools
 import math
 import pickle
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -21,6 +20,7 @@ from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
 from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, Writer, read
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 from anemoi_ckpt_migrate.util.recursion import deep_recursion
 

@@ -13,7 +13,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anemoi_ckpt_migrate.errors import CannotWrite, NotACheckpoint, NotInPlace, Refused
 from anemoi_ckpt_migrate.storage.atomic_replace import Written, check_writable
@@ -24,15 +24,17 @@ from anemoi_ckpt_migrate.storage.file_info import FileInfo
 from anemoi_ckpt_migrate.storage.folder_exchange import FolderState, NewFolder, check_elsewhere, new_folder
 from anemoi_ckpt_migrate.storage.folder_names import INDEX
 from anemoi_ckpt_migrate.storage.huggingface.index import STASH, Index, new_index, parse_index, shard_names
-from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
-from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, place_inside
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
-from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.size_limits import check_room
 from anemoi_ckpt_migrate.storage.tensors.deferred import storage_of
 from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+    from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
+    from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+    from anemoi_ckpt_migrate.storage.single_file import NewFile
 
 Item = TypeVar("Item")
 _BY_A_LOCAL_FOLDER = "write a local folder with --output, and upload that"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotWrite
 from anemoi_ckpt_migrate.storage.copy_range import Progress, write_at
@@ -18,11 +18,14 @@ from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.new_object import new_object, removed_if_refused
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile
 from anemoi_ckpt_migrate.storage.remote.store import CHANGED
-from anemoi_ckpt_migrate.storage.single_file import NewFile
-from anemoi_ckpt_migrate.storage.url import Url
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_GENERATION = re.compile(r"\.g(\d+)\.\w+")
-_GENERATION_OF_STEM = re.compile(r"\.g\d+$")
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.single_file import NewFile
+    from anemoi_ckpt_migrate.storage.url import Url
+
+_GENERATION = lazy_regex(r"\.g(\d+)\.\w+")
+_GENERATION_OF_STEM = lazy_regex(r"\.g\d+$")
 
 
 def next_generation(names: Iterable[str]) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 RECORD = "ckpt_migrate"
@@ -25,8 +25,8 @@ _STASH = "ckpt_migrate_stash"
 _MAP, _METADATA = "weight_map", "metadata"
 _LONGEST = 256 << 20  # bytes of an index
 _SIZE, _PARAMETERS = "total_size", "total_parameters"
-_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(\.g\d+)?(?P<end>\.\w+)")
-_STASH_FILE = re.compile(r"stash(\.g\d+)?\.safetensors")
+_NUMBERED = lazy_regex(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(\.g\d+)?(?P<end>\.\w+)")
+_STASH_FILE = lazy_regex(r"stash(\.g\d+)?\.safetensors")
 
 
 @dataclass(frozen=True)

@@ -8,24 +8,24 @@ Sources: `Trainer` of transformers (5.24), `save_accelerator_state` of accelerat
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anemoi_ckpt_migrate.errors import Refused
 from anemoi_ckpt_migrate.storage.folder_names import INDEX, is_index
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 _STEMS = ("model", "adapter_model", "diffusion_pytorch_model", "pytorch_model")
 _TORCH = ".bin"
-_WEIGHTS = re.compile(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
-_OPTIMIZER = re.compile(r"optimizer(_\d+)?\.(pt|bin)")
-_STATE = re.compile(r"(?P<key>(optimizer|scheduler)(_\d+)?)\.(pt|bin)")
-_IN_PARTS = re.compile(r"optimizer(_\d+)?")
-_DEEPSPEED = re.compile(r"zero_to_fp32\.py|global_step\d+|.*_optim_states\.pt")
-_FURTHER_MODEL = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)")
+_WEIGHTS = lazy_regex(rf"({'|'.join(_STEMS)})(\.[\w-]+)??(\.safetensors|\.bin)")
+_OPTIMIZER = lazy_regex(r"optimizer(_\d+)?\.(pt|bin)")
+_STATE = lazy_regex(r"(?P<key>(optimizer|scheduler)(_\d+)?)\.(pt|bin)")
+_IN_PARTS = lazy_regex(r"optimizer(_\d+)?")
+_DEEPSPEED = lazy_regex(r"zero_to_fp32\.py|global_step\d+|.*_optim_states\.pt")
+_FURTHER_MODEL = lazy_regex(r"(model|pytorch_model)_\d+\.(safetensors|bin)")
 # All else that belongs to a training and is carried along unread.
-_OF_TRAINING = re.compile(
+_OF_TRAINING = lazy_regex(
     r"(training_args|sampler(_\d+)?|dl_state_dict(_\d+)?)\.bin|rng_state(_\d+)?\.pth|scaler\.pt"
     r"|(random_states|custom_checkpoint)_\d+\.pkl"
 )

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
-from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 from anemoi_ckpt_migrate.storage.folder_names import INDEX
 from anemoi_ckpt_migrate.storage.huggingface.folder import OWN, HuggingFaceFolder, named_by_kept
 from anemoi_ckpt_migrate.storage.huggingface.index import STASH, Index, read_index
-from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
 from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
 from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.open_inside import FolderSource, LocalFolder, place_inside
-from anemoi_ckpt_migrate.storage.url import Location
+from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
-_SHARD = re.compile(r".+-\d{5}-of-\d{5}")
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+    from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+    from anemoi_ckpt_migrate.storage.url import Location
+
+_SHARD = lazy_regex(r".+-\d{5}-of-\d{5}")
 
 
 @contextmanager

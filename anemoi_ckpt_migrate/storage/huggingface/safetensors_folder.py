@@ -9,25 +9,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import DamagedStash, NotACheckpoint
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY, StoredAt
-from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
 from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard
-from anemoi_ckpt_migrate.storage.huggingface.index import Index
-from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
-from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
-from anemoi_ckpt_migrate.storage.open_inside import FolderSource
-from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT, SafetensorsTree, StoredItem, items_of
 from anemoi_ckpt_migrate.storage.safetensors_header import Header, read_header
-from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, storage_of
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real
-from anemoi_ckpt_migrate.storage.url import Location
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
-from anemoi_ckpt_migrate.storage.zip_writer import Content
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.folder_exchange import FolderState
+    from anemoi_ckpt_migrate.storage.huggingface.index import Index
+    from anemoi_ckpt_migrate.storage.huggingface.layout import Layout
+    from anemoi_ckpt_migrate.storage.huggingface.torch_files import Shard
+    from anemoi_ckpt_migrate.storage.open_inside import FolderSource
+    from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
+    from anemoi_ckpt_migrate.storage.single_file import NewFile
+    from anemoi_ckpt_migrate.storage.url import Location
+    from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 _KEPT, _TENSOR = "~", "$tensor"
 _Kept = tuple[str, tuple[int, ...], StoredAt]

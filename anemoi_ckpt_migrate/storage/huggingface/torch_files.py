@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage import legacy_format, zip_archive
-from anemoi_ckpt_migrate.storage.copy_range import Progress
-from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, short
 from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.single_file import NewFile
 from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
+from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.members import Members
 
 
 class Shard(NamedTuple):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from anemoi_ckpt_migrate.errors import Refused, Unpicklable
 from anemoi_ckpt_migrate.storage.checkpoint import RECORD_ENTRY
-from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder, NewShard
 from anemoi_ckpt_migrate.storage.huggingface.torch_files import damaged, read_torch_file
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content
@@ -19,11 +17,15 @@ from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
 from anemoi_ckpt_migrate.storage.safetensors_file import MOST_KEPT
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES, known_dtype, plain_of, storage_of
-from anemoi_ckpt_migrate.storage.tensors.materialize import Places
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
-from anemoi_ckpt_migrate.storage.zip_writer import Content
+from anemoi_ckpt_migrate.util.dataclass import dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.tensors.materialize import Places
+    from anemoi_ckpt_migrate.storage.zip_writer import Content
 
 
 class _Part(NamedTuple):

@@ -8,15 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint, NowhereToKeep, Unpicklable
-from anemoi_ckpt_migrate.storage.atomic_replace import Written
 from anemoi_ckpt_migrate.storage.checkpoint import FOLDER, RECORD_ENTRY, Checkpoint, FolderOptions
-from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.huggingface.folder import HuggingFaceFolder
 from anemoi_ckpt_migrate.storage.huggingface.layout import key_of_state
 from anemoi_ckpt_migrate.storage.huggingface.safetensors_folder import SafetensorsFolder
@@ -25,11 +22,16 @@ from anemoi_ckpt_migrate.storage.huggingface.torch_folder import TorchFolder
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import harmless_names
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
-from anemoi_ckpt_migrate.storage.single_file import NewFile
-from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
 from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded, is_a
-from anemoi_ckpt_migrate.storage.url import Location
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.atomic_replace import Written
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.single_file import NewFile
+    from anemoi_ckpt_migrate.storage.tensors.materialize import Places, StoragePlace
+    from anemoi_ckpt_migrate.storage.url import Location
+    from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 MODEL = "model"
 """The key of the state dict in the tree."""

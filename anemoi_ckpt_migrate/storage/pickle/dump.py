@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import Unpicklable
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_stored
 from anemoi_ckpt_migrate.storage.zip_writer import Content
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 

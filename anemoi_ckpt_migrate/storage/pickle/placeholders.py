@@ -8,11 +8,11 @@ attributes. So all attributes stay in their place, and shared objects stay share
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, Parts, class_of, opaque_name
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, pickled_name
+from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
 KEY = "missing_class"
 """The attribute of a placeholder that names the original."""

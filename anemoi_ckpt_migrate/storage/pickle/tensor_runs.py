@@ -15,9 +15,10 @@ import struct
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
+
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 TEXT, HEIGHT = 1, -4
 """Heights, as `scan` counts: of a text; of a tensor, which is a call with arguments, one of them a named storage."""

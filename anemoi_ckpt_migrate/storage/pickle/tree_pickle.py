@@ -163,6 +163,8 @@ class TreeUnpickler(pickle.Unpickler):
         Keys of the storages in the pickle, in its order.
     names : dict of (str, str) to bool
         Modules and names in the pickle, and whether they are built here without harm.
+    scanned : Scanned or None
+        What the scan before loading found. Who has scanned these bytes before sets it.
 
     Parameters
     ----------
@@ -180,6 +182,7 @@ class TreeUnpickler(pickle.Unpickler):
         self.touched: list[str] = [] if touched is None else touched
         self.keys: dict[str, None] = {}
         self.names: dict[tuple[str, str], bool] = {}
+        self.scanned: Scanned | None = None
         self._trusted, self._found = trusted, dict[tuple[str, str], Any]()
         self._calls = Calls(_COPIES * len(data) + _ALWAYS)
         self._unusual: list[StoredTensor] = []
@@ -238,7 +241,7 @@ class TreeUnpickler(pickle.Unpickler):
         Exception
             Any error: a damaged pickle raises almost anything.
         """
-        found = scan(self._data)
+        self.scanned = found = self.scanned or scan(self._data)
         counting = found.collisions > _COLLISIONS
         if found.shares_state or counting:
             self._ordered = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import CannotWrite
 from anemoi_ckpt_migrate.storage.remote.store import CHANGED, RemoteObject, Store
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.url import Url
 
 
 class AzureStore(Store):

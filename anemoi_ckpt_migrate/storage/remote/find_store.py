@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anemoi_ckpt_migrate.errors import NoStoreLibrary
 from anemoi_ckpt_migrate.storage.remote.azure_store import AzureStore
 from anemoi_ckpt_migrate.storage.remote.hub_store import HubStore
 from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store
 from anemoi_ckpt_migrate.storage.remote.store import Store, explained_reading
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.url import Url
 
 _LIBRARIES = {
     "s3": "s3fs",

@@ -7,16 +7,19 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, NotInPlace
-from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.descriptor import AssembledDescriptor, read_at
 from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile
 from anemoi_ckpt_migrate.storage.remote.parts import Taken
 from anemoi_ckpt_migrate.storage.remote.s3_store import S3Store
 from anemoi_ckpt_migrate.storage.remote.store import CHANGED, RemoteObject, Store
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.url import Url
 
 
 class AssembledFile(AssembledDescriptor):

@@ -11,11 +11,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
 from anemoi_ckpt_migrate.storage.copy_range import write_at
 from anemoi_ckpt_migrate.storage.descriptor import FetchedDescriptor, Range
-from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
 
 _LEAST = 64 << 10
 """The least bytes of a request: they hold most headers of safetensors, and the table of contents of most archives."""

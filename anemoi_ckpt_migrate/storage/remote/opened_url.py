@@ -8,13 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anemoi_ckpt_migrate.errors import CannotRead
 from anemoi_ckpt_migrate.storage.folder_names import is_index
 from anemoi_ckpt_migrate.storage.remote.find_store import store_of
 from anemoi_ckpt_migrate.storage.remote.object_file import ObjectFile, explained_room, object_file
-from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.remote.store import RemoteObject, Store
+    from anemoi_ckpt_migrate.storage.url import Url
 
 _PREFIX = "ckpt-migrate-"
 _PARTS = 4  # of a path, which tell to which set a file belongs

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from anemoi_ckpt_migrate.storage.remote.store import RemoteObject
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.remote.store import RemoteObject
 
 SMALLEST, MOST = 5 << 20, 10_000
 """The least bytes of a part that is not the last one, and the largest number of parts (S3's limits)."""

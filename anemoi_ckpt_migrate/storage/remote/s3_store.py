@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import CannotWrite, UsageError
-from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.remote.parts import Part, Taken, parts_of
 from anemoi_ckpt_migrate.storage.remote.store import CHANGED, RemoteObject, Store, explained_writing
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.copy_range import Progress
+    from anemoi_ckpt_migrate.storage.url import Url
 
 _KEPT = ("ContentType", "ContentEncoding", "ContentLanguage", "ContentDisposition", "CacheControl", "Metadata")
 _CONDITIONS = {"IfMatch", "IfNoneMatch"}

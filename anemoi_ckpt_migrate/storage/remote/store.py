@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anemoi_ckpt_migrate.errors import CannotRead, CannotWrite, MigrateError
 from anemoi_ckpt_migrate.storage.atomic_replace import backup_names
-from anemoi_ckpt_migrate.storage.url import Url
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.url import Url
 
 _VERSIONS = ("ETag", "etag", "generation", "blob_id")
 CHANGED = "another program changed the object in the meantime; run the command again"

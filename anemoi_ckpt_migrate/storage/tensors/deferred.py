@@ -10,7 +10,6 @@ import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
@@ -26,6 +25,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     reduced,
 )
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 _PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")

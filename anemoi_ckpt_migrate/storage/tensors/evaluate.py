@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorExpr, check_alike, known_dtype, storage_of
 from anemoi_ckpt_migrate.storage.tensors.nadam import momentum_product
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
-from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.tensors.torch_content import Payloads
 
 
 def computed(kind: str, args: Sequence[Any], sources: Sequence[torch.Tensor]) -> torch.Tensor:

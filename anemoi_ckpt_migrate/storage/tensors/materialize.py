@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from anemoi_ckpt_migrate.errors import CannotMake, Damaged
 from anemoi_ckpt_migrate.storage import zip_archive
 from anemoi_ckpt_migrate.storage.crc32 import combined
-from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.tensors.deferred import (
     SIZES,
     Extent,
@@ -22,12 +21,14 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
     known_dtype,
     storage_of,
 )
-from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
-from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+    from anemoi_ckpt_migrate.storage.members import Members
+    from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
+    from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _CHUNK = 8 << 20
 _IMPORTING = threading.Lock()

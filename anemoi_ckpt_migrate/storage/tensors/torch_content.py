@@ -13,15 +13,17 @@ import io
 import mmap
 import pickle
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anemoi_ckpt_migrate.errors import Damaged
 from anemoi_ckpt_migrate.storage.descriptor import fetch
-from anemoi_ckpt_migrate.storage.members import Member, Members
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import Builder, TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.refs import RebuildFunction, closed, is_stored, pickled_name
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage.members import Member, Members
 
 # torch's own functions and classes that only assemble a tensor; the rest of torch stays closed.
 _REBUILD = (
