@@ -138,10 +138,10 @@ class _Pair:
             self._target, self._sure, self._remark = found
         if self._target is not None:
             self._target = tuple(tuple(old.tied.get(name, name) for name in own) for own in self._target)
-        wanted = {name for own in self._target or () for name in own}
+        wanted, there = {name for own in self._target or () for name in own}, set(mine.every)
         known = mine.names is not None and self._target is not None
         self.leaving = [name for name in mine.every if known and name not in wanted and name in new.tied]
-        self._entering = [name for own in self._target or () for name in own if known and name not in mine.every]
+        self._entering = [name for own in self._target or () for name in own if known and name not in there]
 
     @property
     def is_comparable(self) -> bool:
@@ -193,7 +193,7 @@ class _Pair:
 
     def _trained(self, parts: list[list[str]], kept: Collection[str]) -> list[TreeExplanation]:
         """Put parameters in, each into its group if the groups are the same otherwise; change `parts` accordingly."""
-        new = [name for name in dict.fromkeys(self._entering) if name in self._old.shapes]
+        new = {name for name in self._entering if name in self._old.shapes}
         if not new or self._target is None:
             return []
         places = {name: place for place, name in enumerate(self._old.tied)}
@@ -206,12 +206,12 @@ class _Pair:
         free = [name for name in self._old.shapes if name not in kept]
         found = []
         for number, own in into.items():
-            every = self._old.aliases(frozenset(free))
-            texts = selecting([name for name in every if self._old.tied[name] in own], every)
+            every, come = self._old.aliases(frozenset(free)), set(own)
+            texts = selecting([name for name in every if self._old.tied[name] in come], every)
             operation = Train(tuple(texts), number, self._number)
             found.append(self._change("trained", ", ".join(together(texts)), operation))
             parts[number] = sorted([*parts[number], *own], key=places.__getitem__)
-            free = [name for name in free if name not in own]
+            free = [name for name in free if name not in come]
         return found
 
     def _options(self, mine: OptimizerView) -> Iterator[TreeExplanation]:

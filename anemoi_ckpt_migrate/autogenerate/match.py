@@ -66,12 +66,9 @@ def _link_digests(board: Board) -> None:
             names = {item.name for item in news[digest]}
             _link_expected(board, [item.name for item in olds[digest]], names, same_block)
     for digest in several:
+        names = {item.name for item in news[digest]}
         for item in olds[digest]:
-            if (
-                item.name in board.old
-                and any(item.name == each.name for each in news[digest])
-                and item.name in board.new
-            ):
+            if item.name in board.old and item.name in board.new and item.name in names:
                 board.pair(item.name, item.name)
     for digest in several:
         _link_likeliest(board, olds[digest], news[digest])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.operations.base import Operation, flag_of, name_of, names_of, operation, set_fields
-from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
+from anemoi_ckpt_migrate.state.name_patterns import among, check_stars, literal, literals, pattern, turns
 from anemoi_ckpt_migrate.util.text import first_repeated
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ class Reorder(Operation):
 
     def changes_order(self, names: Mapping[str, object]) -> bool:
         """Return whether it matches a name."""
-        return any(True for text in self.names for _ in pattern(text).among(names))
+        return any(found for _, found in among(self.names, names))
 
     def beside_others(self, names: Mapping[str, object], group: Callable[[str], int | None]) -> str | None:
         """Return a name that it orders together with one of another group."""
@@ -362,16 +362,16 @@ class Reorder(Operation):
     def _sets(self, names: Mapping[str, object]) -> list[list[str]]:
         """Return the names that it matches: those in a list are ordered among themselves."""
         found: dict[tuple[str, ...], dict[str, None]] = {}
-        shared = set(pattern(self.names[0]).places).intersection(*(pattern(text).places for text in self.names))
-        for text in self.names:
-            for name, bound in pattern(text).among(names):
-                found.setdefault(tuple(bound[place] for place in sorted(shared)), {})[name] = None
+        shared = sorted(set.intersection(*(set(pattern(text).places) for text in self.names)))
+        for _, matching in among(self.names, names):
+            for name, bound in matching:
+                found.setdefault(tuple(bound[place] for place in shared), {})[name] = None
         return [list(own) for own in found.values()]
 
     def apply(self, context: ParameterContext) -> list[Any]:
         """Reorder the parameters, and return the rollback."""
-        for text in self.names:
-            if not any(True for _ in pattern(text).among(context.table)):
+        for text, found in among(self.names, context.table):
+            if not found:
                 context.missing(text)
         undo: list[Any] = []
         for group in self._sets(context.table):

@@ -262,10 +262,18 @@ class Graph:
     @cached_property
     def branch_sizes(self) -> Mapping[str, int]:
         """The number of revisions on each labelled branch, by label, sorted."""
-        sizes: Counter[str] = Counter(dict.fromkeys(sorted(self.labels), 0))
+        digits: list[int] = []  # of the sizes in binary: each int has one bit per label
         for marks, count in Counter(self._marks.values()).items():  # few values: only labels and merges make new ones
-            for label in self._named_by(marks):
-                sizes[label] += count
+            for start in _places(count):
+                place, carried = start, marks
+                while carried:
+                    digits += [0] * (place + 1 - len(digits))
+                    digits[place], carried = digits[place] ^ carried, digits[place] & carried
+                    place += 1
+        sizes = dict.fromkeys(sorted(self.labels), 0)
+        for place, digit in enumerate(digits):
+            for label in self._named_by(digit):
+                sizes[label] += 1 << place
         return sizes
 
     def branch(self, name: str) -> set[str]:
@@ -352,6 +360,11 @@ class Graph:
         return {label: 1 << place for place, label in enumerate(self.labels)}
 
     @cached_property
+    def _label_at(self) -> Sequence[str]:
+        """The label of each bit."""
+        return tuple(self.labels)
+
+    @cached_property
     def _marks(self) -> Mapping[str, int]:
         """The labels of the branches that each revision is on, as bits."""
         order = self.order(self._revisions) if self.labels else ()
@@ -378,9 +391,7 @@ class Graph:
         return once & ~several
 
     def _named_by(self, marks: int) -> tuple[str, ...]:
-        if not marks:
-            return ()
-        return tuple(sorted(label for label, bit in self._bits.items() if marks & bit))
+        return tuple(sorted(map(self._label_at.__getitem__, _places(marks))))
 
     def _before(self, revision: str) -> str | None:
         """Return the previous revision on the same branch: the only parent, unless that is a fork or a merge."""
@@ -466,6 +477,15 @@ def _renamed(revision: Revision, meant: Mapping[str, str]) -> Revision:
         for needs in (revision.parents, revision.depends_on)
     )
     return replace(revision, parents=parents, depends_on=depends_on)
+
+
+def _places(bits: int) -> Iterator[int]:
+    """Yield the places of the bits that are set. Digits are searched in text: the bits may be many and sparse."""
+    digits = f"{bits:b}"
+    at = digits.find("1") if bits else -1
+    while at >= 0:
+        yield len(digits) - 1 - at
+        at = digits.find("1", at + 1)
 
 
 def _inverted(revisions: Iterable[Revision], above: Callable[[Revision], Iterable[str]]) -> Mapping[str, Sequence[str]]:

@@ -11,9 +11,11 @@ brace in a name.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import islice, takewhile
 
 from anemoi_ckpt_migrate.errors import BadOperation
 from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
@@ -21,11 +23,13 @@ from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 _LONGEST = 1000
 """The longest name, in characters, that is matched with placeholders; real names are shorter."""
 _MOST_STEPS = 100_000
+_FEW = 3
 
 _OPEN = lazy_regex(r"\{(?P<place>[A-Za-z_][A-Za-z0-9_]*)\}|\{(?P<itself>[*{])\}|\*")
 
 
-class Pattern(NamedTuple):
+@dataclass(frozen=True)
+class Pattern:
     """A pattern of names.
 
     Attributes
@@ -36,8 +40,6 @@ class Pattern(NamedTuple):
         Its placeholders, in the order of their first occurrence.
     stars : int
         The number of stars.
-    regex : re.Pattern
-        The regular expression for names.
     parts : tuple of (str, str)
         Its parts as pairs. The kind is ``text``, ``place``, ``again`` (a later occurrence of a placeholder) or
         ``star``; the second item is the text or the name of the placeholder.
@@ -48,9 +50,13 @@ class Pattern(NamedTuple):
     text: str
     places: tuple[str, ...]
     stars: int
-    regex: re.Pattern[str]
     parts: tuple[tuple[str, str], ...]
     simple: bool
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The regular expression for names. Most patterns are names and need none."""
+        return re.compile("".join(_SPELLED[kind](value) for kind, value in self.parts), re.DOTALL)
 
     @property
     def open(self) -> bool:
@@ -59,6 +65,8 @@ class Pattern(NamedTuple):
 
     def bind(self, name: str) -> dict[str, str] | None:
         """Return the values of the placeholders in a name; None if the name does not match."""
+        if not self.open:
+            return {} if name == self.fill({}) else None
         if self.stars and not self.places:
             return {} if _globs(self.parts, name) else None
         found = self._matched(name, whole=True)
@@ -95,6 +103,10 @@ class Pattern(NamedTuple):
                 yield name, bound
 
 
+Match = tuple[str, dict[str, str]]
+"""A name, and the values of the placeholders of a pattern in it."""
+
+
 @lru_cache(maxsize=4096)
 def pattern(text: str) -> Pattern:
     """Parse a pattern."""
@@ -114,9 +126,8 @@ def pattern(text: str) -> Pattern:
             parts.append(("star", ""))
             stars += 1
     parts.append(("text", text[at:]))
-    regex = "".join(_SPELLED[kind](value) for kind, value in parts)
     simple = stars < 2 and _is_certain(text)
-    return Pattern(text, tuple(places), stars, re.compile(regex, re.DOTALL), tuple(parts), simple)
+    return Pattern(text, tuple(places), stars, tuple(parts), simple)
 
 
 _SPELLED: dict[str, Callable[[str], str]] = {
@@ -198,6 +209,35 @@ class _Matching:
             further = at + 1
             ways.append((place, further, further if kind == "star" else start, bound))
         return ways
+
+
+def among(texts: Sequence[str], names: Mapping[str, object]) -> Iterator[tuple[str, list[Match]]]:
+    """Yield patterns, each with the names that match it, in order, and the values of the placeholders.
+
+    Each of many patterns is tried only on names that begin as it does, so that many cost little more than a few.
+
+    >>> names = {"h.0.w": 1, "h.1.w": 2, "head.w": 3}
+    >>> [found for _, found in among(["h.1.*", "head.w"], names)]
+    [[('h.1.w', {})], [('head.w', {})]]
+    """
+    few = sum(pattern(text).open for text in texts) <= _FEW
+    starts = [] if few else sorted((name, place) for place, name in enumerate(names))
+    few = few or any(len(name) > _LONGEST for name, _ in starts)  # a name that is too long is refused
+    for text in texts:
+        each = pattern(text)
+        begin = each.parts[0][1]
+        if few or not each.open or not begin:
+            yield text, list(each.among(names))
+            continue
+        found = ((name, each.bind(name)) for name in _beginning(starts, begin))
+        yield text, [(name, bound) for name, bound in found if bound is not None]
+
+
+def _beginning(starts: Sequence[tuple[str, int]], begin: str) -> list[str]:
+    """Return the names that begin with a text, by their places, of sorted names with their places."""
+    near = islice(starts, bisect_left(starts, (begin,)), None)
+    found = takewhile(lambda each: each[0].startswith(begin), near)
+    return [name for name, _ in sorted(found, key=lambda each: each[1])]
 
 
 def literal(name: str) -> str:

@@ -112,7 +112,7 @@ class Table(Mapping[str, Any]):
     def insert(self, new: Mapping[str, Any], places: Places | None = None, at: _Entry | None = None) -> None:
         """Insert names at their positions, or in a row after `at`; at the end if neither is given."""
         if at is None:
-            at = max(self._entries.values(), key=_RANK, default=self._first)
+            at = self._last
         known = dict(places or ())
         self._origins.update((name, []) for name in new)
         for name in [name for name, _ in places] if places else new:
@@ -171,9 +171,9 @@ class Table(Mapping[str, Any]):
 
     def _fill(self, items: Iterable[tuple[str | None, Any]]) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._first = last = _Entry(None, None, 0)  # a sentinel before all others
+        self._first = self._last = at = _Entry(None, None, 0)  # a sentinel before all others; the last with a name
         for name, value in items:
-            last = self._link(_Entry(name, value, last.rank + _GAP), last)
+            at = self._link(_Entry(name, value, at.rank + _GAP), at)
 
     def _link(self, entry: _Entry, at: _Entry) -> _Entry:
         after = at.after
@@ -186,6 +186,7 @@ class Table(Mapping[str, Any]):
                 self._number()
         if entry.name is not None:
             self._entries[entry.name] = entry
+            self._last = entry if entry.rank > self._last.rank else self._last
         return entry
 
     def _unlink(self, entry: _Entry) -> None:
@@ -194,6 +195,10 @@ class Table(Mapping[str, Any]):
             before.after = after
         if after is not None:
             after.before = before
+        if entry is self._last:
+            self._last = before or self._first
+            while self._last.name is None and self._last.before is not None:
+                self._last = self._last.before
 
     def _number(self) -> None:
         rank, entry = 0, self._first.after

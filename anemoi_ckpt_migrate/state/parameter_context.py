@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from anemoi_ckpt_migrate.state.find_parameters import AVERAGED
-from anemoi_ckpt_migrate.state.name_patterns import Pattern, literal, pattern
+from anemoi_ckpt_migrate.state.name_patterns import Pattern, among, literal, pattern
 from anemoi_ckpt_migrate.state.pickled_module import Pickled
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
@@ -218,11 +218,10 @@ class ParameterContext:
     def select(self, texts: Sequence[str]) -> list[str]:
         """Return the names that patterns select, in order; each pattern has to select one."""
         found: dict[str, None] = {}
-        for text in texts:
-            names = [name for name, _ in pattern(text).among(self.table)]
+        for text, names in among(texts, self.table):
             if not names:
                 self.missing(text, [text])
-            found |= dict.fromkeys(names)
+            found.update((name, None) for name, _ in names)
         return list(found)
 
     def relate(self, names: Mapping[str, str]) -> None:

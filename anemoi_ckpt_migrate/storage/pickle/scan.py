@@ -18,7 +18,7 @@ from anemoi_ckpt_migrate.storage.pickle.tensor_runs import (
     Known,
     PartOfTensor,
     Segment,
-    TensorRun,
+    StoredTensors,
     TensorRuns,
     begins,
 )
@@ -101,26 +101,17 @@ class Scanned(NamedTuple):
         Whether the state of an object is shared, or holds shared objects, and may thus be copied often.
     collisions : int
         The number of objects visited if all keys whose hashes a file may choose had the same hash.
-    runs, segments : sequence
-        Tensors that were taken together, and their places.
-    fetched : set of int
-        The numbers of those keys and tensors in them to which the pickle refers.
+    tensors : sequence of (StoredTensors, int, int)
+        Tensors that were taken together: their descriptions, the first of these, and the one after the last.
+    rest : bytes
+        The pickle with an external object, named None, in place of each of those tensors; empty if there are none.
     """
 
     length: int
     shares_state: bool
     collisions: int
-    runs: Sequence[TensorRun] = ()
-    segments: Sequence[Segment] = ()
-    fetched: frozenset[int] = frozenset()
-
-    def rest(self, data: bytes) -> bytes:
-        """Return the pickle with an external object, named None, in place of each of those tensors."""
-        pieces, at = [], 0
-        for run, begin, stop, start, end, *_ in self.segments:
-            pieces += [data[at:start], run.code(begin, stop, self.fetched)]
-            at = end
-        return b"".join([*pieces, data[at : self.length]])
+    tensors: Sequence[tuple[StoredTensors, int, int]] = ()
+    rest: bytes = b""
 
 
 class _Memo(dict[int, tuple[int, int, int]]):
@@ -153,6 +144,14 @@ class _Memo(dict[int, tuple[int, int, int]]):
         if number < following and number not in self:
             raise PartOfTensor
         return number > following
+
+    def rest(self, length: int) -> bytes:
+        """Return a pickle of this length without the tensors that were taken together; empty if there are none."""
+        pieces, at = [], 0
+        for run, begin, stop, start, end, *_ in self.runs.segments:
+            pieces += [self._data[at:start], run.code(begin, stop, self.fetched)]
+            at = end
+        return b"".join([*pieces, self._data[at:length]]) if pieces else b""
 
     def __missing__(self, number: int) -> tuple[int, int, int]:
         if number >= len(self) + self.taken:
@@ -276,8 +275,8 @@ def _walk(data: bytes, take: bool = True) -> Scanned:  # noqa: C901  (one branch
             take = False
             memo[len(memo)] = stack[-1], sizes[-1] | SHARED, at
         elif kind == _STOP:
-            found, fetched = memo.runs, frozenset(memo.fetched)
-            return Scanned(at, shares_state, keys.number * keys.weight, found.runs, found.segments, fetched)
+            tensors = [(segment.run.tensors, segment.begin, segment.stop) for segment in memo.runs.segments]
+            return Scanned(at, shares_state, keys.number * keys.weight, tensors, memo.rest(at))
         else:
             at = _walk_rare(code, data, at, stack, sizes, marks, memo)
     raise pickle.UnpicklingError("it is cut off")

@@ -57,6 +57,27 @@ class Known(NamedTuple):
     weight: int
 
 
+class StoredTensors(NamedTuple):
+    """Descriptions of tensors, each a sequence.
+
+    Attributes
+    ----------
+    kinds, storages, locations, counts : sequence
+        Of the storages, the classes (as module and name), keys, devices, and numbers of elements.
+    offsets, sizes, strides, grads : sequence
+        The other arguments of the function that builds them.
+    """
+
+    kinds: Sequence[tuple[str, str]]
+    storages: Sequence[str]
+    locations: Sequence[str]
+    counts: Sequence[int]
+    offsets: Sequence[int]
+    sizes: Sequence[tuple[int, ...]]
+    strides: Sequence[tuple[int, ...]]
+    grads: Sequence[bool]
+
+
 @dataclass
 class TensorRun:
     """Tensors with their keys. All sequences are by tensor, if not said otherwise.
@@ -65,35 +86,24 @@ class TensorRun:
     ----------
     first : int
         The number under which the pickle remembers the first object in the run.
+    tensors : StoredTensors
+        The tensors.
     codes : sequence of bytes
         Opcodes for the key and, by an external object named None, the tensor.
     key_numbers : sequence of int
         The numbers of the keys that are spelled here, fewer perhaps than tensors.
-    storages : sequence of str
-        The keys of the storages.
     storage_numbers, numbers : sequence of int
-        The numbers of these keys, and of the tensors.
-    kinds, locations : sequence
-        The classes of the storages, as module and name, and their devices.
-    counts, offsets, sizes, strides, grads : sequence
-        The numbers of elements in the storages, and the arguments of the function.
+        The numbers of the keys of the storages, and of the tensors.
     heights, weights : list of int
         As `scan` counts, of key and tensor in turn.
     """
 
     first: int
+    tensors: StoredTensors
     codes: Sequence[bytes]
     key_numbers: Sequence[int]
-    storages: Sequence[str]
     storage_numbers: Sequence[int]
     numbers: Sequence[int]
-    kinds: Sequence[tuple[str, str]]
-    locations: Sequence[str]
-    counts: Sequence[int]
-    offsets: Sequence[int]
-    sizes: Sequence[tuple[int, ...]]
-    strides: Sequence[tuple[int, ...]]
-    grads: Sequence[bool]
     heights: list[int]
     weights: list[int]
 
@@ -109,7 +119,7 @@ class TensorRun:
 
     def code(self, begin: int, stop: int, fetched: Collection[int]) -> bytes:
         """Return the opcodes of some tensors, after those for keys of storages that other parts of the pickle get."""
-        keys = zip(self.storage_numbers[begin:stop], self.storages[begin:stop], strict=True) if fetched else ()
+        keys = zip(self.storage_numbers[begin:stop], self.tensors.storages[begin:stop], strict=True) if fetched else ()
         spelled = [_spelled(key, number) for number, key in keys if number in fetched]
         return b"".join([*spelled, *self.codes[begin:stop]])
 
@@ -333,21 +343,23 @@ def _run_of(columns: _Columns, number: int, known: Callable[[int], Known]) -> Te
     named = zip(columns.gets_key, columns.key_lengths, columns.keys, columns.puts_key, columns.puts, strict=True)
     return TensorRun(
         first=number,
+        tensors=StoredTensors(
+            kinds=[kinds[code].value for code in columns.kinds],
+            storages=[key.decode("utf-8", "surrogatepass") for key in columns.storages],
+            locations=[sys.intern(locations[code].value) for code in columns.locations],
+            counts=counts,
+            offsets=[integers[code] for code in columns.offsets],
+            sizes=sizes,
+            strides=strides,
+            grads=[code == pickle.NEWTRUE for code in columns.grads],
+        ),
         codes=[
             b"%bNQr%b" % (code, put) if code else b"X%b%br%bNQr%b" % (length, key, put_key, put)
             for code, length, key, put_key, put in named
         ],
         key_numbers=_unpacked(columns.puts_key),
-        storages=[key.decode("utf-8", "surrogatepass") for key in columns.storages],
         storage_numbers=_unpacked(columns.puts_storage),
         numbers=_unpacked(columns.puts),
-        kinds=[kinds[code].value for code in columns.kinds],
-        locations=[sys.intern(locations[code].value) for code in columns.locations],
-        counts=counts,
-        offsets=[integers[code] for code in columns.offsets],
-        sizes=sizes,
-        strides=strides,
-        grads=[code == pickle.NEWTRUE for code in columns.grads],
         heights=heights,
         weights=weights,
     )

@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.storage.pickle.collisions import CountingUnpickler, Key
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
 from anemoi_ckpt_migrate.storage.pickle.scan import Scanned, scan
 from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import WORD, TensorOpcodes, integer, integers, is_ordinary
-from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD
+from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD, StoredTensors
 from anemoi_ckpt_migrate.storage.tensors.refs import (
     REBUILD_MODULES,
     RebuildFunction,
@@ -248,7 +248,7 @@ class TreeUnpickler(pickle.Unpickler):
         if counting:
             tree = CountingUnpickler(io.BytesIO(self._data), self, self._keys, **_OPTIONS).load()
         else:
-            if found.segments:
+            if found.tensors:
                 self._take_runs(found)
             tree = super().load()
         for tensor in self._unusual:
@@ -261,19 +261,22 @@ class TreeUnpickler(pickle.Unpickler):
     def _take_runs(self, found: Scanned) -> None:
         """Make the tensors of runs, all at once; what remains of the pickle asks for one after the other."""
         function = self.find_class(*REBUILD)
-        kinds = {kind: self.find_class(*kind) for run in found.runs for kind in set(run.kinds)}
+        kinds = {kind: self.find_class(*kind) for tensors, *_ in found.tensors for kind in set(tensors.kinds)}
         if type(function) is not RebuildFunction or any(type(kind) is not OpaqueName for kind in kinds.values()):
             return  # real tensors, or classes that cannot be those of storages
         hooks: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-        tensors: dict[int, list[StoredTensor]] = {}
-        for run in found.runs:
-            storages = map(StoredStorage, map(kinds.__getitem__, run.kinds), run.storages, run.locations, run.counts)
-            args = zip(storages, run.offsets, run.sizes, run.strides, run.grads, itertools.repeat(hooks), strict=False)
-            tensors[run.first] = list(map(StoredTensor, itertools.repeat(function), args))
-            self.keys |= dict.fromkeys(run.storages)
-        parts = (tensors[run.first][begin:stop] for run, begin, stop, *_ in found.segments)
-        self._made = itertools.chain.from_iterable(parts)
-        super().__init__(io.BytesIO(found.rest(self._data)), **_OPTIONS)
+        made: list[StoredTensor] = []
+        for tensors, begin, stop in found.tensors:
+            each = StoredTensors(*(column[begin:stop] for column in tensors))
+            named = map(kinds.__getitem__, each.kinds)
+            storages = map(StoredStorage, named, each.storages, each.locations, each.counts)
+            args = zip(
+                storages, each.offsets, each.sizes, each.strides, each.grads, itertools.repeat(hooks), strict=False
+            )
+            made += map(StoredTensor, itertools.repeat(function), args)
+            self.keys |= dict.fromkeys(each.storages)
+        self._made = iter(made)
+        super().__init__(io.BytesIO(found.rest), **_OPTIONS)
 
     def _harmless(self, module: str, name: str) -> Any:
         """Return the object for a harmless name; None for any other."""
