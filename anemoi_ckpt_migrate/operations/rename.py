@@ -152,12 +152,8 @@ class RenamePrefix(_Naming):
 
     def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         """Yield the names with the prefix, with their new names."""
-        begin, other = pattern(self.old), pattern(self.new)
-        for name in names:
-            begun = begin.begin(name)
-            if begun is not None:
-                bound, end = begun
-                yield name, other.fill(bound) + name[end:]
+        other = pattern(self.new)
+        return ((name, other.fill(bound) + name[end:]) for name, bound, end in pattern(self.old).beginnings(names))
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name has the prefix."""

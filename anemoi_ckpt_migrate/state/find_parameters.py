@@ -52,6 +52,8 @@ class ParameterLocation:
 
     def table(self) -> Table:
         """Return its contents under the names of the state dict."""
+        if not self.extra_prefix and all(type(key) is str and is_stored(value) for key, value in self.content.items()):
+            return Table((self.missing_prefix + key, value) for key, value in self.content.items())
         named = ((self._own(key, value), key, value) for key, value in self.content.items())
         return Table((name, (key, value) if name is None else value) for name, key, value in named)
 
@@ -279,13 +281,10 @@ def find_wrapped_otherwise(
     tree: Any, main: ParameterLocation, names: Table, known: Iterable[ParameterLocation]
 ) -> list[ParameterLocation]:
     """Find dicts that would be copies of these names if wrappers stood at the same places in their names."""
-    own = {unwrapped(name): names[name] for name in names}
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
-    return [
-        ParameterLocation(path, value)
-        for path, value in _parameter_dicts(tree, seen, is_a(main.content, Pickled))
-        if _are_most(value, own)
-    ]
+    others = list(_parameter_dicts(tree, seen, is_a(main.content, Pickled)))
+    own = {unwrapped(name): names[name] for name in names} if others else {}
+    return [ParameterLocation(path, value) for path, value in others if _are_most(value, own)]
 
 
 def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:

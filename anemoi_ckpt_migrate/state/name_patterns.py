@@ -76,9 +76,26 @@ class Pattern:
         """Return the placeholder values at the start of a name, and the end of the match; None without a match."""
         return self._matched(name, whole=False)
 
+    def beginnings(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, str], int]]:
+        """Yield the names of which it matches the start, with the placeholder values and the end of the match."""
+        if not self.simple:
+            matched = ((name, self.begin(name)) for name in names)
+            yield from ((name, *begun) for name, begun in matched if begun is not None)
+            return
+        match, open_ = self.regex.match, self.open
+        for name in names:
+            if open_ and len(name) > _LONGEST:
+                raise self._too_long(name)
+            found = match(name)
+            if found is not None:
+                yield name, found.groupdict(), found.end()
+
+    def _too_long(self, name: str) -> BadOperation:
+        return BadOperation(f"{name[:60]}... has more than {_LONGEST} characters, too many for {self.text[:60]}")
+
     def _matched(self, name: str, whole: bool) -> tuple[dict[str, str], int] | None:
         if self.open and len(name) > _LONGEST:
-            raise BadOperation(f"{name[:60]}... has more than {_LONGEST} characters, too many for {self.text[:60]}")
+            raise self._too_long(name)
         if not self.simple:
             return _Matching(self.parts, name, whole).found()
         found = self.regex.fullmatch(name) if whole else self.regex.match(name)
@@ -88,7 +105,10 @@ class Pattern:
         """Return the name with each placeholder replaced by its value."""
         if "{" not in self.text:
             return self.text
-        return _OPEN.sub(lambda found: found["itself"] or bound.get(found["place"], found[0]), self.text)
+        try:
+            return _template(self.text) % bound
+        except KeyError:  # a placeholder without a value stays
+            return _OPEN.sub(lambda found: found["itself"] or bound.get(found["place"], found[0]), self.text)
 
     def among(self, names: Mapping[str, object]) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield the names that match, in order, with the values of the placeholders."""
@@ -130,6 +150,17 @@ def pattern(text: str) -> Pattern:
     return Pattern(text, tuple(places), stars, tuple(parts), simple)
 
 
+@lru_cache(maxsize=4096)
+def _template(text: str) -> str:
+    """Return a pattern as a template for the operator ``%``."""
+    places = ("place", "again")
+    parts = pattern(text).parts
+    return "".join(
+        f"%({value})s" if kind in places else _LITERAL.get(kind, value.replace("%", "%%")) for kind, value in parts
+    )
+
+
+_LITERAL = {"star": "*"}
 _SPELLED: dict[str, Callable[[str], str]] = {
     "text": re.escape,
     "place": lambda name: f"(?P<{name}>[^.]+)",

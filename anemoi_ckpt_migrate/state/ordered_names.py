@@ -58,7 +58,11 @@ class Table(Mapping[str, Any]):
         return len(self._entries)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self.everything() if name is not None)
+        entry = self._first.after
+        while entry is not None:
+            if entry.name is not None:
+                yield entry.name
+            entry = entry.after
 
     def everything(self) -> Iterator[tuple[str | None, Any]]:
         """Yield all names and values, including items without a name, in order."""
@@ -172,8 +176,14 @@ class Table(Mapping[str, Any]):
     def _fill(self, items: Iterable[tuple[str | None, Any]]) -> None:
         self._entries: dict[str, _Entry] = {}
         self._first = self._last = at = _Entry(None, None, 0)  # a sentinel before all others; the last with a name
+        rank = 0
         for name, value in items:
-            at = self._link(_Entry(name, value, at.rank + _GAP), at)
+            rank += _GAP
+            entry = _Entry(name, value, rank)
+            entry.before, at.after = at, entry
+            at = entry
+            if name is not None:
+                self._entries[name] = self._last = entry
 
     def _link(self, entry: _Entry, at: _Entry) -> _Entry:
         after = at.after

@@ -227,8 +227,10 @@ class ParameterContext:
     def relate(self, names: Mapping[str, str]) -> None:
         """Update the missing prefix if a renaming changes only that; the names in the tree then stay unchanged."""
         before = self.missing_prefix
+        if self.place is None or not before:
+            return
         after = {old[len(before) :]: names.get(old, old) for old in self.table}
-        if self.place is None or all(new.startswith(before) for new in after.values()):
+        if all(new.startswith(before) for new in after.values()):
             return
         begin = next(new.removesuffix(rest) for rest, new in after.items())
         if all(new == begin + rest for rest, new in after.items()):
@@ -243,6 +245,9 @@ class ParameterContext:
     def free(self, new: Iterable[str], gone: Container[str], targets: Iterable[str] = ()) -> bool:
         """Return whether new names are available once others are removed; note a fault if not."""
         seen: set[str] = set()
+        new = list(new)
+        if not self.missing_prefix and len(set(new)) == len(new) and not any(name in self.table for name in new):
+            return True
         for name in new:
             if not name.startswith(self.missing_prefix):
                 before = f"names lack {self.missing_prefix}, which the state dict has before them"

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, identity, known_dtype, plain_of, storage_of
-from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_real, is_stored
+from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, identity, known_dtype, location_of, plain_of
+from anemoi_ckpt_migrate.storage.tensors.refs import is_real, is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, place_between
 
 
@@ -30,7 +30,8 @@ class Tensors:
 
     def live_with(self, others: Iterable[Any]) -> None:
         """Set the device of newly made tensors: the recorded device of most of the others."""
-        places = Counter(storage_of(plain).location for each in others if (plain := _plain(each)) is not None)
+        found = map(location_of, filter(is_stored, others))
+        places = Counter(place for place in found if place is not None)
         if places:
             self._maker.lives_at(places.most_common(1)[0][0])
 
@@ -106,13 +107,6 @@ def _computed(kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
     if not all(map(is_real, values)):
         raise Mismatch("some of them have a class that is not imported")
     return finished(kind, args, values)
-
-
-def _plain(value: Any) -> StoredTensor | None:
-    try:
-        return plain_of(value) if is_stored(value) else None
-    except Mismatch:
-        return None
 
 
 def memory_of(value: Any) -> Any:

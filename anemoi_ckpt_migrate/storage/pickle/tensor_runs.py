@@ -77,6 +77,10 @@ class StoredTensors(NamedTuple):
     strides: Sequence[tuple[int, ...]]
     grads: Sequence[bool]
 
+    def part(self, begin: int, stop: int) -> StoredTensors:
+        """Return the descriptions of some of them."""
+        return StoredTensors(*(column[begin:stop] for column in self))  # type: ignore[arg-type]
+
 
 @dataclass
 class TensorRun:

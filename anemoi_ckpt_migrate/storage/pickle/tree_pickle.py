@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.storage.pickle.collisions import CountingUnpickler, Key
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
 from anemoi_ckpt_migrate.storage.pickle.scan import Scanned, scan
 from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import WORD, TensorOpcodes, integer, integers, is_ordinary
-from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD, StoredTensors
+from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD
 from anemoi_ckpt_migrate.storage.tensors.refs import (
     REBUILD_MODULES,
     RebuildFunction,
@@ -267,7 +267,7 @@ class TreeUnpickler(pickle.Unpickler):
         hooks: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         made: list[StoredTensor] = []
         for tensors, begin, stop in found.tensors:
-            each = StoredTensors(*(column[begin:stop] for column in tensors))
+            each = tensors.part(begin, stop)
             named = map(kinds.__getitem__, each.kinds)
             storages = map(StoredStorage, named, each.storages, each.locations, each.counts)
             args = zip(

@@ -325,6 +325,17 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
     return tensor
 
 
+def location_of(tensor: StoredTensor) -> str | None:
+    """Return the device of a plain tensor, or of the one in a parameter; None for any other."""
+    function, args, _ = reduced(tensor)
+    if function.pickled_name[1] in PLAIN and len(args) == 6 and type(args[0]) is StoredStorage:
+        return args[0].location
+    try:
+        return storage_of(plain_of(tensor)).location
+    except Mismatch:
+        return None
+
+
 def check_alike(kinds: Iterable[tuple[bool, bool]]) -> None:
     """Check that tensors to be joined are of one kind, because the rollback could not tell which was frozen.
 
