@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from anemoi_ckpt_migrate.record import embed, record_copy
 from anemoi_ckpt_migrate.runtime.write_options import WriteOptions, open_to_write
 from anemoi_ckpt_migrate.storage import open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import Progress, StrPath, checked_output
 from anemoi_ckpt_migrate.util.dataclass import asdict, dataclass
+
+if TYPE_CHECKING:
+    from anemoi_ckpt_migrate.storage import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def compact(
     verify: bool = False,
     progress: Progress | None = None,
 ) -> Compacted:
-    """Rewrite a checkpoint without the unused bytes that in-place changes left behind.
+    """Rewrite a checkpoint without the unused bytes of in-place changes, and with a true copy of its record.
 
     These bytes hold the earlier states of the file, which `downgrade` could restore directly; they are lost. Rollbacks
     stay.
@@ -74,11 +78,19 @@ def compact(
     """
     options = WriteOptions(output=checked_output(output), backup=backup, verify=verify, progress=progress)
     with open_to_write(checkpoint, options) as file:
-        before = file.length
-        if options.output is None and not file.dead:
+        before, copy = file.length, _copy(file)
+        if options.output is None and not file.dead and copy is None:
             return Compacted(os.fspath(checkpoint), before, before, None, None)
-        written = file.rewrite(options.output, backup, progress)
+        written = file.rewrite(options.output, backup, progress, copy)
         backup_path = None if written.backup is None else os.fspath(written.backup)
         with open_checkpoint(written.path) as new:
             after = new.length
         return Compacted(os.fspath(checkpoint), before, after, os.fspath(written.path), backup_path)
+
+
+def _copy(file: Checkpoint) -> bytes | None:
+    """Return a new copy of the record if the one in the file tells something else than the record; else None."""
+    if file.record_copy is None:
+        return None
+    record = embed.take(file.load(), file.attachment(embed.ATTACHMENT))
+    return record_copy.spelled(record) if record_copy.differs(file, record) else None

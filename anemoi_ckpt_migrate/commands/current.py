@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
-from anemoi_ckpt_migrate.storage import FileInfo, is_interrupted, membership
+from anemoi_ckpt_migrate.storage import FileSize, is_interrupted, membership
 from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Current:
         Warnings for the user.
     recognised : bool
         Whether it has no record, and its place was recognised from its content or from the notes of another tool.
-    file : FileInfo or None
-        Facts about the file.
+    file : FileSize or None
+        Format and size of the file.
     """
 
     checkpoint: str
@@ -51,7 +51,7 @@ class Current:
     log: tuple[LogEntry, ...]
     warnings: tuple[str, ...]
     recognised: bool = False
-    file: FileInfo | None = None
+    file: FileSize | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Return the data that ``--json`` prints."""
@@ -86,7 +86,7 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
     """
     known, warnings, chain = _scripts(project)
     scripts = None if known is None else known.graph
-    found = read_standing(checkpoint, chain) if known is None else standing(checkpoint, known)
+    found = read_standing(checkpoint, chain, True) if known is None else standing(checkpoint, known, True)
     record, notes = found.record or Record(), found.notes
     warnings += notes
     at, at_head = record.heads, None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record import embed, record_copy
 from anemoi_ckpt_migrate.record.record import Record
-from anemoi_ckpt_migrate.storage import FileInfo, open_checkpoint
+from anemoi_ckpt_migrate.storage import ZIP, FileSize, is_interrupted, open_checkpoint, read_copy
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
+from anemoi_ckpt_migrate.storage.url import url_of
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.project.project import Project
@@ -20,14 +22,14 @@ class Standing(NamedTuple):
     ----------
     record : Record or None
         The record; None if there is none, and the checkpoint is not recognised.
-    file : FileInfo
-        Facts about the file.
+    file : FileSize
+        Format and size of the file.
     notes : tuple of str
         How it was recognised, if that was necessary.
     """
 
     record: Record | None
-    file: FileInfo
+    file: FileSize
     notes: tuple[str, ...] = ()
 
 
@@ -42,21 +44,49 @@ def read_record(checkpoint: StrPath, chain: str | None = None) -> Record | None:
     return read_standing(checkpoint, chain).record
 
 
-def read_standing(checkpoint: StrPath, chain: str | None = None) -> Standing:
-    """Return the record of a checkpoint, for one chain or for all, and facts about its file.
+def read_standing(checkpoint: StrPath, chain: str | None = None, in_short: bool = False) -> Standing:
+    """Return the record of a checkpoint, for one chain or for all, and the size of its file.
+
+    Parameters
+    ----------
+    checkpoint : path
+        The file.
+    chain : str, optional
+        The chain.
+    in_short : bool
+        Whether heads, revisions without rollbacks, and the log are enough: for these, the structure of a torch file
+        need not be read.
 
     Raises
     ------
     MigrateError
         The checkpoint cannot be read.
     """
+    if in_short and (standing := _from_copy(checkpoint, chain)) is not None:
+        return standing
     with annotate_errors(checkpoint), open_checkpoint(checkpoint) as file:
         record = embed.find(file.load(), file.attachment(embed.ATTACHMENT))
         found = record if record is None or chain is None else record.of_chain(chain)
-        return Standing(found, file.facts())
+        return Standing(found, file.facts().in_short)
 
 
-def standing(checkpoint: StrPath, project: Project) -> Standing:
+def _from_copy(checkpoint: StrPath, chain: str | None) -> Standing | None:
+    """Return what the copy of the record tells; None if there is none that counts."""
+    if url_of(checkpoint) is not None:
+        return None
+    with annotate_errors(checkpoint):
+        path = Path(checkpoint)
+        if not path.is_file() or is_interrupted(path):
+            return None
+        copy = read_copy(path)
+        record = None if copy is None else record_copy.parsed(copy.record)
+    if copy is None or record is None:
+        return None
+    found = record if chain is None else record.of_chain(chain)
+    return Standing(found, FileSize(ZIP, path.stat().st_size, copy.dead))
+
+
+def standing(checkpoint: StrPath, project: Project, in_short: bool = False) -> Standing:
     """Return the record of a checkpoint for a project, or the one that commands which move it would assume.
 
     Parameters
@@ -65,6 +95,8 @@ def standing(checkpoint: StrPath, project: Project) -> Standing:
         The file.
     project : Project
         The project. Its `recognise` is run only if the checkpoint has no record of the project's revisions.
+    in_short : bool
+        As for `read_standing`.
 
     Raises
     ------
@@ -72,7 +104,7 @@ def standing(checkpoint: StrPath, project: Project) -> Standing:
         The checkpoint cannot be read, `recognise` failed, or the list in the checkpoint contradicts the scripts.
     """
     config = project.config
-    found = read_standing(checkpoint, config.chain)
+    found = read_standing(checkpoint, config.chain, in_short)
     own = found.record
     if own is not None and (own.lineage or own.logs_any(project.graph, project.graph.replaced)):
         return found

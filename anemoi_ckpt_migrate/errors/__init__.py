@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         NotUpgraded,
         OtherOrder,
         ReadOnly,
+        RecordCopyDiffers,
         SeveralArchives,
         TooMuchAsked,
         UnknownContent,
@@ -190,6 +191,7 @@ __all__ = [
     "OutputsDiffer",
     "ReadOnly",
     "RecogniseFailed",
+    "RecordCopyDiffers",
     "Refused",
     "SeveralArchives",
     "SeveralHeads",
@@ -219,7 +221,7 @@ __getattr__ = exports(
         OutOfMemory Refused SystemRefused UsageError WorkerDied denied shown_path""",
         "files": """
         BackupsStay Busy CannotBuild CannotRead CannotWrite Damaged DamagedLedger DamagedManifest
-        DamagedRecord DamagedReport DamagedStash DiskFull ForeignFile ForeignJournal HalfWritten
+        DamagedRecord DamagedReport DamagedStash RecordCopyDiffers DiskFull ForeignFile ForeignJournal HalfWritten
         HasOtherNames HasRecord InTheWay MemberOfSet NewerManifest NewerRecord NoCheckpointInFolder
         NoneFound NoPlaceForRecord NoRoom NoStoreLibrary NotACheckpoint NotAReport NotAsExpected NotAtBase
         NothingInCommon NotInPlace NotOnePlace NotUpgraded OtherOrder ReadOnly SeveralArchives TooMuchAsked

@@ -251,6 +251,16 @@ class DamagedRecord(MigrateError):
         )
 
 
+class RecordCopyDiffers(MigrateError):
+    """The copy of a record tells something else than the record."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            "the copy of its record, which `current` shows, tells something else than the record in the checkpoint, so "
+            f"somebody changed one of them; `ckpt-migrate compact {path}` writes the copy anew from the record"
+        )
+
+
 class DamagedStash(MigrateError):
     """A value that a record keeps for a downgrade is missing or damaged."""
 

@@ -10,12 +10,13 @@ from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
 from anemoi_ckpt_migrate.engine.runner import OperationRunner, UndoResult
 from anemoi_ckpt_migrate.errors import CannotApply, MigrationFailed, Unpicklable
 from anemoi_ckpt_migrate.operations import tree_operation
-from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record import embed, record_copy
 from anemoi_ckpt_migrate.scripts.load_functions import Function, failure
 from anemoi_ckpt_migrate.state.archive_json import Attached
 from anemoi_ckpt_migrate.state.find_parameters import put_in_order
 from anemoi_ckpt_migrate.state.stash import StashText
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
+from anemoi_ckpt_migrate.storage import COPY_ENTRY
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
@@ -358,6 +359,8 @@ class Executor:
             The tree has no place for the stash.
         """
         attachments = {**outcome.attachments, **embed.put(outcome.tree, record)}
+        if self.checkpoint.copies_record:
+            attachments[COPY_ENTRY] = record_copy.spelled(record)
         try:
             return self.checkpoint.pickled(outcome.tree, self.settings.copy_shared), attachments
         except Unpicklable:

@@ -22,7 +22,7 @@ from anemoi_ckpt_migrate.errors import (
 from anemoi_ckpt_migrate.manifests import manifest_file
 from anemoi_ckpt_migrate.other_tools.find import find_tool
 from anemoi_ckpt_migrate.other_tools.read_list import listed
-from anemoi_ckpt_migrate.record import embed
+from anemoi_ckpt_migrate.record import embed, record_copy
 from anemoi_ckpt_migrate.record.record import Applied, LogEntry, MigrationsList, Record, Stash
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
 from anemoi_ckpt_migrate.runtime import locate_revision, record_entries, step_actions, trust, verify_rollback
@@ -571,6 +571,8 @@ def _begun(
         record = embed.take(tree, file.attachment(embed.ATTACHMENT))
     except discarded:
         record, damaged = Record(), True
+    if not damaged:
+        record_copy.check(file, record)
     record = record.of_chain(project.config.chain, project.config.other_tool)
     try:
         yield MigrationSession(checkpoint, project, options, file, tree, record, damaged=damaged)

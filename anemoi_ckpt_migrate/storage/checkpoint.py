@@ -96,10 +96,12 @@ class Checkpoint(ABC):
         Whether tensors that share memory still do when the checkpoint is read again, also those in its record.
     record_is_text : bool
         Whether the record is text, so that tensors in it have to be spelled; elsewhere it holds tensors.
+    copies_record : bool
+        Whether a copy of the record stands beside the tree: the entry `COPY_ENTRY`.
     """
 
     is_of_torch = is_ordered = keeps_order = shares_memory = True
-    record_is_text = False
+    record_is_text = copies_record = False
 
     def __init__(self, path: Location, files: Members, length: int) -> None:
         self.path, self.length, self._files = path, length, files
@@ -198,6 +200,11 @@ class Checkpoint(ABC):
             return self._archive.small.get(name)
         with self._stream() as stream:
             return zip_archive.read_entry(stream, entry)
+
+    @property
+    def record_copy(self) -> Any:
+        """The copy of the record beside the tree, as JSON has it; None if there is none for this very tree."""
+        return None
 
     @property
     def byteorder(self) -> str:
@@ -460,8 +467,20 @@ class Checkpoint(ABC):
         """
         raise NotInPlace("its format cannot be written in place", "a new checkpoint takes its place")
 
-    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write it anew with all its entries and without gaps. Parameters and errors are those of `write`."""
+    def rewrite(
+        self,
+        output: Location | None = None,
+        backup: bool = True,
+        progress: Progress | None = None,
+        copy: bytes | None = None,
+    ) -> Written:
+        """Write it anew with all its entries and without gaps. Other parameters, and errors, are those of `write`.
+
+        Parameters
+        ----------
+        copy : bytes, optional
+            The record for the copy beside the tree, if the old copy is wrong.
+        """
         return self.write(self.pickled(self.load()), {}, output, backup, progress)
 
     @abstractmethod

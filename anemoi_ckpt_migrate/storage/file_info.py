@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from anemoi_ckpt_migrate.storage.record_copy import COPY_ENTRY
 from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.zip_archive import Archive, ZipEntry
 
+ZIP = "torch zip"
+"""The format of a file of `torch.save` since 1.6, in `FileInfo`."""
 _OWN = ("data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+
+
+class FileSize(NamedTuple):
+    """The size of a checkpoint.
+
+    Attributes
+    ----------
+    format : str
+        As in `FileInfo`.
+    size, dead : int
+        Its length, and the number of bytes that no entry uses.
+    """
+
+    format: str
+    size: int
+    dead: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,11 @@ class FileInfo:
     unused: tuple[str, ...]
     attached: dict[str, int]
 
+    @property
+    def in_short(self) -> FileSize:
+        """Format and size alone."""
+        return FileSize(self.format, self.size, self.dead)
+
 
 def facts_of(
     archive: Archive, byteorder: str, protocol: int, keys: Collection[str], length: int, interrupted: bool
@@ -70,7 +94,7 @@ def facts_of(
     """
     entries, names = archive.entries, archive.entries or archive.loose
     return FileInfo(
-        "torch zip" if archive.is_zip else "torch before 1.6",
+        ZIP if archive.is_zip else "torch before 1.6",
         length,
         archive.dead,
         byteorder if byteorder in ("little", "big") else "unknown",
@@ -110,4 +134,4 @@ def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    return name in _OWN or name.startswith("data/")
+    return name in _OWN or name == COPY_ENTRY or name.startswith("data/")

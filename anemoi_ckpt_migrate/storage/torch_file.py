@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
+import zlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +19,7 @@ from anemoi_ckpt_migrate.storage.pickle.class_safety import DANGEROUS, meant, st
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled, dumped, made_content, short
 from anemoi_ckpt_migrate.storage.pickle.indirect_calls import callers, handed_on
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler, protocol_of
+from anemoi_ckpt_migrate.storage.record_copy import COPY_ENTRY, parsed, spelled
 from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so
 from anemoi_ckpt_migrate.storage.shard_sets import check_whole, distributed
 from anemoi_ckpt_migrate.storage.single_file import NewFile, SingleFile
@@ -83,6 +86,21 @@ class TorchCheckpoint(SingleFile):
         """Return facts about the loaded checkpoint in its file."""
         interrupted = self.length < os.fstat(self._descriptor).st_size
         return facts_of(self._archive, self.byteorder, protocol_of(self._data), self._keys, self.length, interrupted)
+
+    @property
+    def copies_record(self) -> bool:  # type: ignore[override]
+        """Whether a copy of the record stands beside the tree: in a zip archive."""
+        return self._archive.is_zip
+
+    @property
+    def record_copy(self) -> Any:
+        """The copy of the record beside the tree, as JSON has it; None if there is none for this very tree."""
+        entry = self._archive.entries.get(COPY_ENTRY)
+        if entry is None:
+            return None
+        with self._stream() as stream:
+            found = parsed(zip_archive.read_entry(stream, entry), zlib.crc32(self._data))
+        return None if found is None else found.record
 
     @property
     def dead(self) -> int:
@@ -165,7 +183,7 @@ class TorchCheckpoint(SingleFile):
         MigrateError
             Those of `changing`.
         """
-        contents, old = self._contents(pickled, attachments), self._mark()
+        contents, old = self._contents(pickled, attachments, in_place=True), self._mark()
         contents = replace(contents, new={**contents.new, _PREVIOUS: old.to_json()})
         check_whole(self.path)
         made = sum(len(content) for content in contents.new.values())
@@ -174,11 +192,17 @@ class TorchCheckpoint(SingleFile):
             append(contents, self._files, descriptor, self.length)
         return Written(self.path, None)
 
-    def rewrite(self, output: Location | None = None, backup: bool = True, progress: Progress | None = None) -> Written:
-        """Write the file anew with all its entries and without gaps. Parameters and errors are those of `write`."""
+    def rewrite(
+        self,
+        output: Location | None = None,
+        backup: bool = True,
+        progress: Progress | None = None,
+        copy: bytes | None = None,
+    ) -> Written:
+        """Write the file anew with all its entries and without gaps. Parameters are those of the other formats."""
         # Before torch 1.6, the pickle named storages differently.
         pickled = Pickled(self._data, self._keys) if self._archive.is_zip else self.pickled(self.load())
-        return self.write(pickled, {}, output, backup, progress)
+        return self.write(pickled, {} if copy is None else {COPY_ENTRY: copy}, output, backup, progress)
 
     def earlier(self) -> TorchCheckpoint | None:
         """Return the file before it was last written in place; None if it never was, or the earlier state is lost."""
@@ -244,14 +268,25 @@ class TorchCheckpoint(SingleFile):
     def _mark(self) -> JournalMark:
         return mark(self._descriptor, self.length, self._archive.directory)
 
-    def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None]) -> Contents:
+    def _contents(self, pickled: Pickled, attachments: Mapping[str, bytes | None], in_place: bool = False) -> Contents:
         small: dict[str, bytes | None] = {_PICKLE: pickled.data, **self._archive.small, **attachments}
         if _FORMAT in self._archive.entries:
             # The sizes alone no longer determine the offsets; 0 makes torch look them up.
             small[_FORMAT] = b"0"
         payloads = {f"data/{key}": payload for key, payload in pickled.payloads.items()}
         gone = [f"data/{key}" for key in self._keys if key not in pickled.keys]
-        return changed(self._archive, self._stream, {**small, **payloads}, [*gone, _PREVIOUS])
+        given = small.pop(COPY_ENTRY, None)
+        copy = self.record_copy if given is None and pickled.data == self._data else json.loads(given or b"null")
+        gone += [_PREVIOUS, COPY_ENTRY]
+        contents = changed(self._archive, self._stream, {**small, **payloads}, gone)
+        if copy is None:
+            return contents
+        dead = 0
+        if in_place:
+            with self._stream() as stream:
+                dead = zip_archive.dead_beside(stream, contents.kept, self.length)
+        last = {COPY_ENTRY: spelled(copy, pickled.data, dead)}
+        return replace(contents, new={**contents.new, **last}, last=(_PICKLE, COPY_ENTRY))
 
     def _unpickled(self, unpickler: TreeUnpickler) -> Any:
         if self._scanned is not None and self._scanned[0] is self._data:

@@ -38,6 +38,7 @@ _DESCRIPTOR, _DESCRIPTOR64 = struct.Struct("<4sIII"), struct.Struct("<4sIQQ")
 # Padding and descriptor of an entry from torch; only a larger gap may hide dead bytes.
 _USUAL_SLACK = 4 + ALIGNMENT + 20 + _DESCRIPTOR64.size
 _CHUNK = 1 << 20
+_LONGEST_LINES = 1 << 12  # bytes of a few lines of the table of contents with the names that torch gives
 _SHORT = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
 
 
@@ -180,17 +181,48 @@ def read_archive(stream: BinaryIO) -> Archive:
         )
     ends = [*map(_OFFSET, found[1:]), directory]
     _check_headers(found, ends, roots[0])
-    entries = {}
-    for name, each, end in zip(names, found, ends, strict=True):
-        entry = ZipEntry(each.name, each.offset, end, each.size, each.crc, each.flags)
-        slack = end - each.offset - _LOCAL.size - len(each.name) - each.size
-        entries[name] = entry if slack <= _USUAL_SLACK else _trimmed(stream, entry)
+    entries = dict(zip(names, _with_ends(stream, found, ends), strict=True))
     for name in _SHORT:
         if name in entries and entries[name].size > _CHUNK:
             raise NotACheckpoint(f"record {name} has {entries[name].size:,} bytes, too many for its content")
     if "version" not in entries:
         raise NotACheckpoint("the archive lacks its version record")
     return Archive(roots[0], entries, directory, _dead(stream, entries.values(), directory))
+
+
+def _with_ends(stream: BinaryIO, found: Iterable[_Header], ends: Iterable[int]) -> Iterator[ZipEntry]:
+    """Yield the entries of a table, each with its real end."""
+    for each, end in zip(found, ends, strict=True):
+        entry = ZipEntry(each.name, each.offset, end, each.size, each.crc, each.flags)
+        slack = end - each.offset - _LOCAL.size - len(each.name) - each.size
+        yield entry if slack <= _USUAL_SLACK else _trimmed(stream, entry)
+
+
+def dead_beside(stream: BinaryIO, kept: Iterable[ZipEntry], length: int) -> int:
+    """Count the bytes of a file that will belong to no entry, if only these are kept and others begin at its end."""
+    found = sorted(kept, key=_OFFSET)
+    lines = [
+        _Header(each.name, each.offset, each.size, each.crc, each.flags, 0, each.size, each.name) for each in found
+    ]
+    return _dead(stream, _with_ends(stream, lines, [*map(_OFFSET, found[1:]), length]), length)
+
+
+def last_entries(stream: BinaryIO, count: int) -> list[ZipEntry]:
+    """Return the last entries in the table of contents, fewer if it is unusual; their ends are those of the file."""
+    table = _place_of_table(stream)
+    if table is None:
+        return []
+    start, length, end = table
+    begin = max(start, start + length - _LONGEST_LINES)
+    stream.seek(begin)
+    lines = stream.read(start + length - begin)
+    at = len(lines)
+    for _ in range(count):
+        at = lines.rfind(b"PK\1\2", 0, max(0, at))
+    found = _usual_lines(lines[at:], start) if at >= 0 else None
+    if found is None or len(found[1]) != count:
+        return []
+    return [ZipEntry(each.name, each.offset, end, each.size, each.crc, each.flags) for each in found[1]]
 
 
 def read_sole_archive(stream: BinaryIO) -> Archive:
@@ -436,6 +468,16 @@ def _table(stream: BinaryIO) -> tuple[int, list[_Header]]:
 
 def _usual_table(stream: BinaryIO) -> tuple[int, list[_Header]] | None:
     """Return what `zipfile` would return, in a tenth of its time; None for a table that is in any way unusual."""
+    table = _place_of_table(stream)
+    if table is None:
+        return None
+    start, length, _ = table
+    stream.seek(start)
+    return _usual_lines(stream.read(length), start)
+
+
+def _place_of_table(stream: BinaryIO) -> tuple[int, int, int] | None:
+    """Return start and length of the table of contents, and the length of the file; None if any of it is unusual."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(max(0, size - _ENDS))
     tail = stream.read()
@@ -446,10 +488,7 @@ def _usual_table(stream: BinaryIO) -> tuple[int, list[_Header]] | None:
     if tail.startswith(b"PK\6\7", _END64.size) and tail.startswith(b"PK\6\6"):
         length, start = _END64.unpack(tail[: _END64.size])[8:10]
         end = size - _ENDS
-    if start + length != end:
-        return None
-    stream.seek(start)
-    return _usual_lines(stream.read(length), start)
+    return (start, length, size) if start + length == end else None
 
 
 def _usual_lines(table: bytes, start: int) -> tuple[int, list[_Header]] | None:

@@ -52,12 +52,15 @@ class Contents:
         New entries, by name without the root.
     loose : mapping of str to (int, int)
         Content in the old file without a header: start and end in bytes, by name without the root.
+    last : tuple of str
+        Names of entries that come last in the table of contents, so that its end leads to them.
     """
 
     root: str
     kept: list[ZipEntry]
     new: Mapping[str, Content]
     loose: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    last: tuple[str, ...] = ()
 
 
 def changed(
@@ -112,7 +115,7 @@ def write_new(contents: Contents, source: Members, target: int, progress: Progre
     OSError
         The system refused.
     """
-    writer = _Writer(source, target, contents.root, 0, base)
+    writer = _Writer(source, target, contents, 0, base)
     pickled, payloads = _split(contents.new)
     for name, content in pickled.items():
         writer.add(name, content)
@@ -143,7 +146,7 @@ def append(contents: Contents, source: Members, target: int, length: int) -> Non
     OSError
         The system refused; part of the content may be written.
     """
-    writer = _Writer(source, target, contents.root, length)
+    writer = _Writer(source, target, contents, length)
     writer.entries += contents.kept
     writer.add_all(contents.new)
     writer.finish()
@@ -152,8 +155,9 @@ def append(contents: Contents, source: Members, target: int, length: int) -> Non
 class _Writer:
     """Writes entries one after the other, then the table of contents."""
 
-    def __init__(self, source: Members, target: int, root: str, offset: int, base: int = 0) -> None:
-        self._source, self._target, self._root, self._offset, self._base = source, target, root, offset, base
+    def __init__(self, source: Members, target: int, contents: Contents, offset: int, base: int = 0) -> None:
+        self._source, self._target, self._root, self._last = source, target, contents.root, contents.last
+        self._offset, self._base = offset, base
         self.entries: list[ZipEntry] = []
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
@@ -210,7 +214,9 @@ class _Writer:
 
     def finish(self) -> int:
         """Write the table of contents, and return the length of the archive."""
-        directory = zip_archive.directory(self.entries, self._offset)
+        last = {f"{self._root}/{name}": place for place, name in enumerate(self._last, 1)}
+        entries = sorted(self.entries, key=lambda entry: last.get(entry.name, 0)) if last else self.entries
+        directory = zip_archive.directory(entries, self._offset)
         write_at(self._target, directory, self._base + self._offset)
         return self._offset + len(directory)
 

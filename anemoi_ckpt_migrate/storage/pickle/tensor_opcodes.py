@@ -26,7 +26,7 @@ def is_ordinary(args: tuple[Any, ...]) -> bool:
     if len(args) != _FIELDS or type(args[0]) is not StoredStorage or type(args[4]) is not bool:
         return False
     storage, offset, size, stride, _, hooks = args
-    if type(size) is not tuple or type(stride) is not tuple or not _has_no_hooks(hooks):
+    if type(size) is not tuple or type(stride) is not tuple or not has_no_hooks(hooks):
         return False
     return _are_small((storage.numel, offset, *size, *stride))
 
@@ -107,7 +107,7 @@ class TensorOpcodes:
         keys, counts = [each.key for each in storages], [each.numel for each in storages]
         shapes = {id(shape): shape for shape in (*sizes, *strides)}.values()
         usual = all(type(shape) is tuple and _are_small(shape) for shape in shapes) and _are_small((*counts, *offsets))
-        if not usual or not all(map(_has_no_hooks, {id(each): each for each in hooks}.values())):
+        if not usual or not all(map(has_no_hooks, {id(each): each for each in hooks}.values())):
             return None
         begins = [
             self._begins.get((id(function), id(each.kind))) for function, each in zip(functions, storages, strict=True)
@@ -166,7 +166,8 @@ def _text(text: str) -> bytes:
     return pickle.BINUNICODE + len(encoded).to_bytes(4, "little") + encoded
 
 
-def _has_no_hooks(hooks: Any) -> bool:
+def has_no_hooks(hooks: Any) -> bool:
+    """Return whether hooks of a tensor are those of almost every one: an empty `OrderedDict`."""
     return type(hooks) is collections.OrderedDict and not hooks and not vars(hooks)
 
 

@@ -21,7 +21,14 @@ from anemoi_ckpt_migrate.storage.pickle.class_safety import OPAQUE, imported, is
 from anemoi_ckpt_migrate.storage.pickle.collisions import CountingUnpickler, KeyLimit
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, OpaqueName, class_of, opaque_name, settle
 from anemoi_ckpt_migrate.storage.pickle.scan import Scanned, scan
-from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import WORD, TensorOpcodes, integer, integers, is_ordinary
+from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import (
+    WORD,
+    TensorOpcodes,
+    has_no_hooks,
+    integer,
+    integers,
+    is_ordinary,
+)
 from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD
 from anemoi_ckpt_migrate.storage.tensors.refs import (
     REBUILD_MODULES,
@@ -533,6 +540,8 @@ class TreePickler(_PythonPickler):
             self.memoize(obj)
             self._opcodes.learn(function, args[0])
         else:
+            if len(args) > 5 and has_no_hooks(args[5]):  # tensors that were read together share the empty hooks
+                args = (*args[:5], collections.OrderedDict(), *args[6:])
             self.save_reduce(function, args, state, obj=obj)
 
     def _write_ordinary(
