@@ -28,7 +28,7 @@ from anemoi_ckpt_migrate.operations.missing_classes import placeholders  # noqa:
 from anemoi_ckpt_migrate.record.embed import ATTACHMENT, KEY  # noqa: E402
 from anemoi_ckpt_migrate.runtime.carried_code import PYTHON  # noqa: E402
 from anemoi_ckpt_migrate.state.stash import packed  # noqa: E402
-from anemoi_ckpt_migrate.storage import open_checkpoint, torch_file  # noqa: E402
+from anemoi_ckpt_migrate.storage import COPY_ENTRY, open_checkpoint, torch_file  # noqa: E402
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, Opaque, opaque_name  # noqa: E402
 from tests.support.operations import declare  # noqa: E402
 from tests.support.project import Folder, digest  # noqa: E402
@@ -618,7 +618,9 @@ def attached(project: Folder, path: Path, **records: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [ATTACHMENT, "ckpt_migrate/previous.json", "version", "data.pkl", "data/0", "../x"])
+@pytest.mark.parametrize(
+    "name", [ATTACHMENT, "ckpt_migrate/previous.json", COPY_ENTRY, "version", "data.pkl", "data/0", "../x"]
+)
 def test_only_what_others_keep_beside_the_pickle_is_changed(project: Folder, checkpoint: Path, name: str) -> None:
     declare(project, "a1", 'op.SetItem("new", 1)')
     project.ok("upgrade", "head", checkpoint)
@@ -631,7 +633,10 @@ def test_only_what_others_keep_beside_the_pickle_is_changed(project: Folder, che
     before = zipped(checkpoint)
     ran = project.run("downgrade", "base", checkpoint)
     assert ran.code in (0, 1), ran
-    assert {name for name, content in zipped(checkpoint).items() if before.get(name) != content} <= {"data.pkl"}
+    assert {name for name, content in zipped(checkpoint).items() if before.get(name) != content} <= {
+        "data.pkl",
+        COPY_ENTRY,
+    }
 
 
 def test_what_is_put_back_beside_the_pickle_is_json(project: Folder, checkpoint: Path) -> None:
