@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats bench-fleet graphs properties mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats bench-fleet bench-starting graphs properties mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -81,6 +81,9 @@ bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkp
 
 bench-fleet: $(BIN)/.ready ## measure FILES=10000 checkpoints in one call, and write benchmarks/FLEET.md
 	$(BIN)/python benchmarks/fleet.py
+
+bench-starting: $(BIN)/.ready ## measure what starting up costs beside bare Python, and write benchmarks/STARTING.md
+	$(BIN)/python benchmarks/starting.py
 
 bench-graphs: $(BIN)/.ready ## measure large graphs beside Alembic, and write benchmarks/GRAPHS.md
 	$(BIN)/python benchmarks/graphs.py

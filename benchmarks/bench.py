@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import seed
-from measuring import Row, bars, beside, in_turns, table
+from measuring import Row, bars, beside, in_turns, says, table
 
 HERE = Path(__file__).parent
 TOOL = [sys.executable, "-m", "anemoi_ckpt_migrate"]
@@ -250,11 +250,6 @@ def rewriting_in_place(checkpoints: list[Checkpoint], tool: list[str]) -> list[R
             ),
         ]
     return rows
-
-
-def says(word: str, *command: str) -> list[str]:
-    """Give the command that fails unless this one prints the word."""
-    return ["sh", "-c", f"{shlex.join(command)} | grep -q {shlex.quote(word)}"]
 
 
 def same_bytes(path: str) -> list[str]:

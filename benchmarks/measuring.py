@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,11 @@ def in_turns(rows: list[Row], repeat: int, folder: Path) -> list[Row]:
             if turn == repeat - 1:
                 row.verify()
     return rows
+
+
+def says(word: str, *command: str) -> list[str]:
+    """Give the command that fails unless this one prints the word."""
+    return ["sh", "-c", f"{shlex.join(command)} | grep -q {shlex.quote(word)}"]
 
 
 def table(rows: list[Row]) -> list[str]:

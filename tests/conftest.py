@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 # The tests run side by side, on small tensors: threads of torch would only wait for each other. It has not been imported
 # yet; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What Python has compiled is kept, as `make test` has it, also where the environment says otherwise: the tests start
+# Python again and again, and each start would compile all modules, and each worker all tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # No deadline: the machine may be busy. Each run draws other examples; `make properties` tries more at once.
 settings.register_profile("default", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "50")))

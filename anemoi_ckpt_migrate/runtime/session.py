@@ -154,8 +154,7 @@ class MigrationSession:
             Nothing was changed; the class of the error tells the reason.
         """
         run = self._prepared(graph, plan)
-        if self.options.known_only:
-            self.check_known(run.actions, run.settings)
+        tried = self.check_known(run.actions, run.settings) if self.options.known_only else None
         if plan.steps:
             run.model.before(self.tree, self.record)
         is_compared = self.options.outputs is not None and bool(plan.steps)
@@ -168,7 +167,7 @@ class MigrationSession:
         if self.options.dry_run or not plan.steps:
             outputs = self._compared(plan) if not plan.steps else None
             return replace(self.unchanged(run.plan, (*run.warnings, *notes), names), outputs=outputs)
-        return self._write(run, tree, command, target)
+        return self._write(run, tree, command, target, None if self.options.check_rollback else tried)
 
     def restore(self, graph: Graph, plan: Plan, earlier: Checkpoint) -> Result:
         """Restore an earlier state of the file, whose bytes it still has; run nothing.
@@ -229,7 +228,7 @@ class MigrationSession:
                 self.check_known()
             raise
 
-    def check_known(self, actions: Sequence[Action] = (), settings: Settings | None = None) -> None:
+    def check_known(self, actions: Sequence[Action] = (), settings: Settings | None = None) -> Outcome | None:
         """Refuse a checkpoint without a record that nothing ties to the project. No code of a script runs.
 
         A record ties it, or a list of another tool, or a manifest with its parameters at any revision, or the
@@ -243,6 +242,11 @@ class MigrationSession:
         settings : Settings, optional
             Settings for its operations.
 
+        Returns
+        -------
+        Outcome or None
+            The outcome of the whole plan, on a tree of its own, if it had to run and runs no functions.
+
         Raises
         ------
         Unrelated
@@ -251,15 +255,16 @@ class MigrationSession:
             The project's `recognise` failed on it, although something else ties it.
         """
         if self._is_recorded:
-            return
+            return None
         self.check_parameters()
-        why = "" if self._is_listed() else self._why_unknown(actions, settings or Settings())
+        why, outcome = ("", None) if self._is_listed() else self._why_unknown(actions, settings or Settings())
         if why and self.failure is not None:
             why = f"{self.failure.where}: {self.failure.what}"
         if why:
             raise Unrelated(f"it has no record, and {why}")
         if self.failure is not None:
             raise self.failure
+        return outcome
 
     def check_parameters(self) -> None:
         """Refuse a checkpoint without a record and without parameters.
@@ -277,20 +282,24 @@ class MigrationSession:
         """Whether the checkpoint has a record, even a damaged one."""
         return bool(self.record.lineage or self.record.log or self.damaged)
 
-    def _why_unknown(self, actions: Sequence[Action], settings: Settings) -> str:
-        """Return why neither a manifest nor operations tie the checkpoint to the project; empty if they do."""
+    def _why_unknown(self, actions: Sequence[Action], settings: Settings) -> tuple[str, Outcome | None]:
+        """Return why neither a manifest nor operations tie the checkpoint to the project; empty if they do.
+
+        With it, return the outcome of the operations if there are no other actions.
+        """
         if locate_revision.fits_anywhere(self.project, self.file, self.tree):
-            return ""
+            return "", None
         first = next((at for at, action in enumerate(actions) if action.runs_code), len(actions))
         executor = Executor(self.file, actions[:first], settings)
-        try:
-            executor.run(embed.unrecorded(self.file)[0], {})
-        except CannotApply as error:
-            return f"operations do not fit it ({error.faults[0]})"
         telling = any(action.is_about_parameters for action in actions[:first])
-        if telling and not self._fit_other_names(executor):
-            return ""
-        return "neither operations nor a manifest tell if it is of this project"
+        fit_others = telling and self._fit_other_names(executor)  # first: an outcome is of the tree that was made last
+        try:
+            outcome = executor.run(embed.unrecorded(self.file)[0], _copied(self.record.stash))
+        except CannotApply as error:
+            return f"operations do not fit it ({error.faults[0]})", None
+        if not telling or fit_others:
+            return "neither operations nor a manifest tell if it is of this project", None
+        return "", None if outcome.content or first < len(actions) else outcome
 
     def _is_listed(self) -> bool:
         """Return whether the checkpoint has a list of the tool whose migrations the scripts are, even an empty one."""
@@ -388,19 +397,22 @@ class MigrationSession:
         run.model.before(self.tree, self.record)
         return self.file.draft(*self._moved(run, self.tree, command, target).content)
 
-    def _write(self, run: Run, tree: Any, command: str, target: str) -> Result:
-        """Run a plan, check the result, and write it."""
+    def _write(self, run: Run, tree: Any, command: str, target: str, tried: Outcome | None) -> Result:
+        """Run a plan unless it was tried before, check the result, and write it."""
         self._check_writable()  # first, because the functions may take long
-        moved = self._moved(run, tree, command, target)
+        moved = self._moved(run, tree, command, target, tried)
         saved = self._save(run.plan, moved.content, (*run.warnings, *moved.notes), moved.names)
         return replace(saved, outputs=moved.outputs)
 
-    def _moved(self, run: Run, tree: Any, command: str, target: str) -> _Moved:
-        """Run a plan, and check the result."""
+    def _moved(self, run: Run, tree: Any, command: str, target: str, tried: Outcome | None = None) -> _Moved:
+        """Run a plan unless it was tried before, and check the result."""
         entries = record_entries.applied(run.applied)
         actions, migrations_list = self._following_list(run, tree, entries)
         executor = Executor(self.file, actions, run.settings)
-        outcome = executor.run(tree, _copied(self.record.stash))
+        if tried is not None and len(actions) == len(run.actions):  # nothing follows a list
+            outcome = tried
+        else:
+            outcome = executor.run(tree, _copied(self.record.stash))
         log = self.log_entry(command, target, run.plan, self.options.check_rollback)
         lineage = record_entries.with_undo(entries, run.graph, outcome.undone, self.project.config.parameters)
         notes = (*outcome.warnings, *record_entries.notes(run.graph, lineage, outcome), *run.model.result(outcome))

@@ -6,11 +6,11 @@ or to write one whose tensors only move.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
@@ -50,6 +50,7 @@ from anemoi_ckpt_migrate.storage.tensors.deferred import (
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_real, is_stored, reduced
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.url import Location
@@ -62,7 +63,7 @@ _CONTENT = "data/="
 _ANEW = "a new file takes its place"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there is one for each tensor
 class StoredItem:
     """A tensor of the tree: its name and form, and the storage of its content.
 

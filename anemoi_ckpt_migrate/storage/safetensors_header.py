@@ -7,16 +7,17 @@ documentation of safetensors ("Format"), and what its loader refuses (version 0.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.descriptor import read_at
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 from anemoi_ckpt_migrate.util.text import first_repeated
 
@@ -56,7 +57,7 @@ SPELLED = {torch: own for own, torch in DTYPES.items()}
 _Form = tuple[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there is one for each tensor
 class HeaderEntry:
     """A tensor in a header.
 

@@ -49,9 +49,16 @@ def _dataclass(cls: Any = None, /, **options: bool) -> Any:
     return (lambda cls: _make(cls, **options)) if cls is None else _make(cls, **options)
 
 
-def _fields(of: Any) -> tuple[_Field, ...]:
+def _fields(of: Any) -> tuple[Any, ...]:
     """Return the fields of a dataclass, or of an object of one, in order."""
-    return tuple(getattr(of, _FIELDS).values())
+    for cls in (of if isinstance(of, type) else type(of)).__mro__:
+        if _FIELDS in vars(cls):
+            return tuple(getattr(cls, _FIELDS).values())
+        if "__dataclass_fields__" in vars(cls):  # of the standard library, below one of these
+            break
+    import dataclasses
+
+    return dataclasses.fields(of)
 
 
 def _replace(value: Any, /, **changes: Any) -> Any:

@@ -112,6 +112,13 @@ CALLS: dict[str, Callable[[dict[str, Any], Library], Any]] = {
     "replaced by the standard library": lambda c, _: repr(dataclasses.replace(c["Named"](1), x=8)),
     "as a dict of the standard library": lambda c, _: dataclasses.asdict(c["Named"](1)),
     "below, of the standard library": lambda c, _: repr(below(c["Point"])(1, name="n")),
+    "replaced below, of the standard library": lambda c, library: repr(
+        library.replace(below(c["Point"])(1), name="m", y=3)
+    ),
+    "fields below, of the standard library": lambda c, library: [
+        each.name for each in library.fields(below(c["Point"]))
+    ],
+    "what is no dataclass": lambda c, library: library.fields(3),
     "signature": lambda c, _: [list(inspect.signature(c[name]).parameters) for name in ("Point", "Count", "Plain")],
     "signature in full": lambda c, _: str(inspect.signature(c["Handle"])),
     "signature of a class below": lambda c, _: str(inspect.signature(type("Below", (c["Point"],), {"__init__": init}))),
