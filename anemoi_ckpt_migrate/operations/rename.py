@@ -56,6 +56,8 @@ class _Naming(Operation):
         if context.has_faults or not names or not context.free(names.values(), names, self.targets()):
             return []
         context.table.rename(names)
+        if not context.undoes:
+            return []
         if context.missing_prefix != lacked:
             return [MissingPrefix(lacked)]
         short = self.inverse()
@@ -151,6 +153,10 @@ class RenamePrefix(_Naming):
     def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         """Yield the names with the prefix, with their new names."""
         begin, other = pattern(self.old), pattern(self.new)
+        if not begin.open:
+            new, end = other.fill({}), len(begin.itself)
+            yield from ((name, new + name[end:]) for name in names if name.startswith(begin.itself))
+            return
         for name in names:
             begun = begin.begin(name)
             if begun is not None:

@@ -76,6 +76,8 @@ class ParameterContext:
         Names that are missing only because of an earlier fault.
     added : sequence of str
         Names that the operation has just added to the main copy; other copies get only these.
+    undoes : bool
+        Whether the rollback is wanted. An operation may leave it out if it is not.
 
     Attributes
     ----------
@@ -91,10 +93,12 @@ class ParameterContext:
         tied: Mapping[str, list[str]] | None = None,
         missing: Sequence[Pattern] = (),
         added: Sequence[str] = (),
+        undoes: bool = True,
     ) -> None:
         self.path, self.table, self.values = parameters.path, parameters.table, parameters.values
         self.main, self.whole, self.optimizer = parameters.main, parameters.whole, parameters.optimizer
         self.place, self.discard_changes, self.added = parameters.place, discard_changes, added
+        self.undoes = undoes
         self._parameters, self._old, self._tied = parameters, stash, tied or {}
         self._missing, self._missing_before = list(missing), len(missing)
         self._new: list[Any] = []
@@ -224,9 +228,11 @@ class ParameterContext:
 
     def relate(self, names: Mapping[str, str]) -> None:
         """Update the missing prefix if a renaming changes only that; the names in the tree then stay unchanged."""
+        if self.place is None:
+            return
         before = self.missing_prefix
         after = {old[len(before) :]: names.get(old, old) for old in self.table}
-        if self.place is None or all(new.startswith(before) for new in after.values()):
+        if all(new.startswith(before) for new in after.values()):
             return
         begin = next(new.removesuffix(rest) for rest, new in after.items())
         if all(new == begin + rest for rest, new in after.items()):
@@ -241,9 +247,10 @@ class ParameterContext:
     def free(self, new: Iterable[str], gone: Container[str], targets: Iterable[str] = ()) -> bool:
         """Return whether new names are available once others are removed; note a fault if not."""
         seen: set[str] = set()
+        prefix = self.missing_prefix
         for name in new:
-            if not name.startswith(self.missing_prefix):
-                before = f"names lack {self.missing_prefix}, which the state dict has before them"
+            if not name.startswith(prefix):
+                before = f"names lack {prefix}, which the state dict has before them"
                 self.fault(f"{before}, so the source of {name} is unknown")
                 return False
             if name in seen or (name in self.table and name not in gone):
