@@ -14,6 +14,9 @@ from anemoi_ckpt_migrate.state.name_patterns import pattern
 
 _DIGITS = re.compile(r"\d+")
 _GENERIC = re.compile(r"\\\d|\\d|\\g<\d>")
+_BOUND = re.compile(r"\\b")
+_IN_WORD = re.compile(r"[A-Za-z_]+\d[A-Za-z_\d]*|\d+[A-Za-z_][A-Za-z_\d]*")
+_DOT = re.compile(r"\.")
 _MOST_EDITS = 6
 
 
@@ -59,6 +62,12 @@ class Rule:
         """Whether it mentions no number."""
         return not any(_DIGITS.search(_GENERIC.sub("", str(arg))) for arg in self.args)
 
+    @property
+    def generic_but_in_words(self) -> bool:
+        """Whether it mentions numbers only within words, such as fc1."""
+        texts = (_BOUND.sub(".", _GENERIC.sub("", str(arg))) for arg in self.args)
+        return not any(_DIGITS.search(without_words(text)) for text in texts)
+
     def renaming(self) -> Callable[[str], str | None]:
         """Return a function that renames as the operation does: a name gives the new name, or None if it stays."""
         return _renaming(self.kind, self.args)
@@ -97,22 +106,25 @@ def numbers_in(text: str) -> list[str]:
     return _DIGITS.findall(text)
 
 
+def without_words(text: str) -> str:
+    """Return a text without the words that have numbers, such as fc1."""
+    return _IN_WORD.sub("", text)
+
+
 def rounded(text: str) -> str:
     """Return a text with each number replaced by 0, as the index stores it."""
     return _DIGITS.sub("0", text)
 
 
 def keys_of(name: str) -> set[tuple[str, str]]:
-    """Return the index entries of a name, both with its own numbers and with each number replaced by 0."""
-    found = {("all", "")}
-    for text in {rounded(name), name}:
-        found.add(("name", text))
-        at = text.find(".")
-        while at >= 0:
-            found.add(("start", text[: at + 1]))
-            at = text.find(".", at + 1)
-    found.update(("part", part) for part in rounded(name).split("."))
-    return found
+    """Return the index entries of a name with its own numbers: itself, and its beginnings."""
+    ends = (found.end() for found in _DOT.finditer(name))
+    return {("name", name), *(("start", name[:end]) for end in ends)}
+
+
+def shared_keys_of(text: str) -> set[tuple[str, str]]:
+    """Return the index entries that names share if they differ only by numbers, of the name with each number 0."""
+    return {("all", ""), *keys_of(text), *(("part", part) for part in text.split("."))}
 
 
 def rules(old: str, new: str, literal: bool = False, wide: bool = True) -> Iterator[Rule]:
