@@ -16,7 +16,6 @@ _DIGITS = re.compile(r"\d+")
 _GENERIC = re.compile(r"\\\d|\\d|\\g<\d>")
 _BOUND = re.compile(r"\\b")
 _IN_WORD = re.compile(r"[A-Za-z_]+\d[A-Za-z_\d]*|\d+[A-Za-z_][A-Za-z_\d]*")
-_DOT = re.compile(r"\.")
 _MOST_EDITS = 6
 
 
@@ -81,7 +80,8 @@ def _renaming(kind: str, args: tuple[str, ...]) -> Callable[[str], str | None]:
         begin = re.compile(rf"(?:^|(?<=\.)){re.escape(args[0])}" if len(args) > 1 else rf"^{re.escape(args[0])}(?=.)")
         return lambda name: begin.sub("", name) if begin.search(name) else None
     if kind == "RenameRegex":
-        return lambda name: _changed(re.sub(args[0], args[1], name), name)
+        search = re.compile(args[0])
+        return lambda name: _changed(search.sub(args[1], name), name)
     if "{" not in args[0]:
         if kind == "Rename":
             return lambda name: args[1] if name == args[0] else None
@@ -117,14 +117,23 @@ def rounded(text: str) -> str:
 
 
 def keys_of(name: str) -> set[tuple[str, str]]:
-    """Return the index entries of a name with its own numbers: itself, and its beginnings."""
-    ends = (found.end() for found in _DOT.finditer(name))
-    return {("name", name), *(("start", name[:end]) for end in ends)}
+    """Return the index entries of a name with its own numbers: itself, and its beginnings that have a number."""
+    number = _DIGITS.search(name)
+    if number is None:
+        return set()
+    found, at = {("name", name)}, name.find(".", number.start())
+    while at >= 0:
+        found.add(("start", name[: at + 1]))
+        at = name.find(".", at + 1)
+    return found
 
 
-def shared_keys_of(text: str) -> set[tuple[str, str]]:
+@lru_cache(maxsize=1 << 12)
+def shared_keys_of(text: str) -> frozenset[tuple[str, str]]:
     """Return the index entries that names share if they differ only by numbers, of the name with each number 0."""
-    return {("all", ""), *keys_of(text), *(("part", part) for part in text.split("."))}
+    parts = text.split(".")
+    starts = (("start", f"{'.'.join(parts[:count])}.") for count in range(1, len(parts)))
+    return frozenset({("all", ""), ("name", text), *starts, *(("part", part) for part in parts)})
 
 
 def rules(old: str, new: str, literal: bool = False, wide: bool = True) -> Iterator[Rule]:

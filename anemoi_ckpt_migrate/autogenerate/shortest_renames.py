@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, distance, parts_of, template_of
@@ -49,6 +49,14 @@ _Class = tuple[str, str | None]
 """The key of names that every rule without numbers treats alike: name and target without their numbers."""
 
 
+class _Places(NamedTuple):
+    """The class of a name, the index entries that it shares with the whole class, and its own."""
+
+    own: _Class
+    shared: frozenset[tuple[str, str]]
+    keys: Set[tuple[str, str]]
+
+
 class Renaming:
     """A search for renames that give names their targets.
 
@@ -63,6 +71,7 @@ class Renaming:
     def __init__(self, targets: Mapping[str, str | None], greedy: bool = True) -> None:
         self._targets = dict(targets)  # by current names
         self._origins = {name: name for name in targets}
+        self._places: dict[str, _Places] = {}
         self._members: dict[_Class, dict[str, None]] = {}
         self._index: defaultdict[tuple[str, str], dict[_Class, dict[str, None]]] = defaultdict(dict)
         for name in targets:
@@ -230,26 +239,25 @@ class Renaming:
         return (".".join(old), ".".join(new)) if numbers == also else (name, target)
 
     def _file(self, name: str) -> None:
-        own = self._class(name)
-        shared = shared_keys_of(rounded(name))
+        own, shared = self._class(name), shared_keys_of(rounded(name))
+        places = self._places[name] = _Places(own, shared, keys_of(name) - shared)
         members = self._members.setdefault(own, {})
         if not members:
             for key in shared:
                 self._index[key][own] = members
         members[name] = None
-        for key in keys_of(name) - shared:
+        for key in places.keys:
             self._index[key].setdefault(own, {})[name] = None
 
     def _unfile(self, name: str) -> None:
         self._left.discard(name)
-        own = self._class(name)
-        shared = shared_keys_of(rounded(name))
+        own, shared, keys = self._places.pop(name)
         members = self._members[own]
         del members[name]
         if not members:
             for key in shared:
                 del self._index[key][own]
-        for key in keys_of(name) - shared:
+        for key in keys:
             classes = self._index[key]
             del classes[own][name]
             if not classes[own]:
