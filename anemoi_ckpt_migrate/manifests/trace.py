@@ -187,7 +187,7 @@ def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
             if isinstance(state, Snapshot):
                 found[revision] = state
     first = [found[revision] for revision in order if not graph[revision].needs and revision in found]
-    base = told.get(()) or derived(graph, [*first, *known], ())
+    base = told.get(()) or derived(graph, [*first, *known], (), walk)
     states = [found[revision] for revision in reversed(order) if revision in found]
     several = [derived(graph, [*known, *states], graph.heads)] if len(graph.heads) > 1 else []
     return [state for state in (*several, *states, base) if isinstance(state, Snapshot)]
