@@ -181,8 +181,10 @@ def table(measured: dict[int, list[Row]]) -> Iterator[str]:
     yield f"| | {' | '.join(f'{count:,}' for count in counts)} | growth by parameter |"
     yield "|---" * (len(counts) + 2) + "|"
     for same in zip(*measured.values(), strict=True):
-        times = [f"{row.time:.2f} ({min(row.seconds):.2f} to {max(row.seconds):.2f})" for row in same]
-        growth = same[-1].time / same[0].time / (counts[-1] / counts[0])
+        times = [
+            f"{row.time:.2f} ({min(row.seconds):.2f} to {max(row.seconds):.2f}), {row.processor:.2f}" for row in same
+        ]
+        growth = same[-1].processor / same[0].processor / (counts[-1] / counts[0])
         yield f"| {same[0].name} | {' | '.join(times)} | {growth:.2f} |"
 
 
@@ -210,9 +212,10 @@ def write(measured: dict[int, list[Row]], rounds: int) -> None:
     (HERE / "COMPARISONS.md").write_text(f"""# What comparing many parameters costs
 
 `make bench-comparisons`; Python {sys.version.split()[0]}, torch {torch.__version__}. Seconds: medians of {rounds} runs
-in turns, each a process of its own, in parentheses the fastest and the slowest; by the number of parameters of the
-model. Growth is the time by parameter at the largest number, as a multiple of that at the smallest. A process had
-{processor:.0%} of a processor (median): less than 100 % means that the machine did other things too.
+in turns, each a process of its own, in parentheses the fastest and the slowest, then the time of the processor; by the
+number of parameters of the model. Growth is the time of the processor by parameter at the largest number, as a multiple
+of that at the smallest. A process had {processor:.0%} of a processor (median): with less than 100 %, the machine did
+other things too.
 
 {text}
 """)
