@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-detection bench-costs bench-formats bench-fleet bench-starting graphs properties mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-comparisons bench-detection bench-costs bench-formats bench-fleet bench-starting graphs properties mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -68,6 +68,9 @@ bench-training: $(BIN)/.ready ## measure what recording costs a training run, an
 
 bench-manifest: $(BIN)/.ready ## measure what the manifest costs, and write benchmarks/MANIFEST.md
 	$(BIN)/python benchmarks/manifest.py
+
+bench-comparisons: $(BIN)/.ready ## measure comparisons of 10,000 to 50,000 parameters, and write benchmarks/COMPARISONS.md
+	$(BIN)/python benchmarks/comparisons.py
 
 bench-detection: $(BIN)/.ready ## count hostile files detected, beside picklescan if it is there, and write benchmarks/DETECTION.md
 	$(BIN)/python benchmarks/detection.py

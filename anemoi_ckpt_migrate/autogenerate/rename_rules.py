@@ -14,6 +14,8 @@ from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 _DIGITS = re.compile(r"\d+")
 _GENERIC = re.compile(r"\\\d|\\d|\\g<\d>")
+_BOUND = re.compile(r"\\b")
+_IN_WORD = re.compile(r"[A-Za-z_]+\d[A-Za-z_\d]*|\d+[A-Za-z_][A-Za-z_\d]*")
 _MOST_EDITS = 6
 
 
@@ -59,6 +61,12 @@ class Rule:
         """Whether it mentions no number."""
         return not any(_DIGITS.search(_GENERIC.sub("", str(arg))) for arg in self.args)
 
+    @property
+    def generic_but_in_words(self) -> bool:
+        """Whether it mentions numbers only within words, such as fc1."""
+        texts = (_BOUND.sub(".", _GENERIC.sub("", str(arg))) for arg in self.args)
+        return not any(_DIGITS.search(without_words(text)) for text in texts)
+
     def renaming(self) -> Callable[[str], str | None]:
         """Return a function that renames as the operation does: a name gives the new name, or None if it stays."""
         return _renaming(self.kind, self.args)
@@ -72,7 +80,8 @@ def _renaming(kind: str, args: tuple[str, ...]) -> Callable[[str], str | None]:
         begin = re.compile(rf"(?:^|(?<=\.)){re.escape(args[0])}" if len(args) > 1 else rf"^{re.escape(args[0])}(?=.)")
         return lambda name: begin.sub("", name) if begin.search(name) else None
     if kind == "RenameRegex":
-        return lambda name: _changed(re.sub(args[0], args[1], name), name)
+        search = re.compile(args[0])
+        return lambda name: _changed(search.sub(args[1], name), name)
     if "{" not in args[0]:
         if kind == "Rename":
             return lambda name: args[1] if name == args[0] else None
@@ -97,22 +106,34 @@ def numbers_in(text: str) -> list[str]:
     return _DIGITS.findall(text)
 
 
+def without_words(text: str) -> str:
+    """Return a text without the words that have numbers, such as fc1."""
+    return _IN_WORD.sub("", text)
+
+
 def rounded(text: str) -> str:
     """Return a text with each number replaced by 0, as the index stores it."""
     return _DIGITS.sub("0", text)
 
 
 def keys_of(name: str) -> set[tuple[str, str]]:
-    """Return the index entries of a name, both with its own numbers and with each number replaced by 0."""
-    found = {("all", "")}
-    for text in {rounded(name), name}:
-        found.add(("name", text))
-        at = text.find(".")
-        while at >= 0:
-            found.add(("start", text[: at + 1]))
-            at = text.find(".", at + 1)
-    found.update(("part", part) for part in rounded(name).split("."))
+    """Return the index entries of a name with its own numbers: itself, and its beginnings that have a number."""
+    number = _DIGITS.search(name)
+    if number is None:
+        return set()
+    found, at = {("name", name)}, name.find(".", number.start())
+    while at >= 0:
+        found.add(("start", name[: at + 1]))
+        at = name.find(".", at + 1)
     return found
+
+
+@lru_cache(maxsize=1 << 12)
+def shared_keys_of(text: str) -> frozenset[tuple[str, str]]:
+    """Return the index entries that names share if they differ only by numbers, of the name with each number 0."""
+    parts = text.split(".")
+    starts = (("start", f"{'.'.join(parts[:count])}.") for count in range(1, len(parts)))
+    return frozenset({("all", ""), ("name", text), *starts, *(("part", part) for part in parts)})
 
 
 def rules(old: str, new: str, literal: bool = False, wide: bool = True) -> Iterator[Rule]:

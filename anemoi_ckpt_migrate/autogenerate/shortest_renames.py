@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
-from anemoi_ckpt_migrate.autogenerate.name_similarity import distance, parts_of, template_of
-from anemoi_ckpt_migrate.autogenerate.rename_rules import Rule, keys_of, numbers_in, rounded, rules
+from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, distance, parts_of, template_of
+from anemoi_ckpt_migrate.autogenerate.rename_rules import (
+    Rule,
+    keys_of,
+    numbers_in,
+    rounded,
+    rules,
+    shared_keys_of,
+    without_words,
+)
 from anemoi_ckpt_migrate.op import Rename, RenamePrefix
 from anemoi_ckpt_migrate.operations.base import Operation
 
@@ -41,6 +49,14 @@ _Class = tuple[str, str | None]
 """The key of names that every rule without numbers treats alike: name and target without their numbers."""
 
 
+class _Places(NamedTuple):
+    """The class of a name, the index entries that it shares with the whole class, and its own."""
+
+    own: _Class
+    shared: frozenset[tuple[str, str]]
+    keys: Set[tuple[str, str]]
+
+
 class Renaming:
     """A search for renames that give names their targets.
 
@@ -55,6 +71,8 @@ class Renaming:
     def __init__(self, targets: Mapping[str, str | None], greedy: bool = True) -> None:
         self._targets = dict(targets)  # by current names
         self._origins = {name: name for name in targets}
+        self._places: dict[str, _Places] = {}
+        self._members: dict[_Class, dict[str, None]] = {}
         self._index: defaultdict[tuple[str, str], dict[_Class, dict[str, None]]] = defaultdict(dict)
         for name in targets:
             self._file(name)
@@ -137,29 +155,39 @@ class Renaming:
         renamed = rule.renaming()
         gain = finished = 0
         blocked = None
-        for name, count in self._samples(rule):
-            new = renamed(name)
-            if new is None or new == name:
-                continue
-            target = self._targets[name]
-            if target is not None:
-                nearer = _far(name, target) - _far(new, target)
-                if nearer <= 0:
-                    return None
-                gain += nearer * count
-                finished += (new == target) * count
-            if blocked is None and new in self._targets and renamed(new) in (None, new):
-                blocked = new
+        for names, count in self._samples(rule):
+            for place, name in enumerate(names):
+                new = renamed(name)
+                if new is None or new == name:
+                    break
+                target = self._targets[name]
+                if target is not None and place == 0:
+                    nearer = _far(name, target) - _far(new, target)
+                    if nearer <= 0:
+                        return None
+                    gain += nearer * count
+                    finished += (new == target) * count
+                if blocked is not None:
+                    break
+                if new in self._targets and renamed(new) in (None, new):
+                    blocked = new
         return _Effect(gain, finished, blocked) if gain else None
 
-    def _samples(self, rule: Rule) -> Iterator[tuple[str, int]]:
-        """Yield names that a rule may rename, with counts; a rule without numbers gets one name of each class."""
-        for names in self._index[rule.where, rule.key].values():
+    def _samples(self, rule: Rule) -> Iterator[tuple[Iterable[str], int]]:
+        """Yield names that a rule may rename, together if the rule does the same to all of them, and their count.
+
+        Of the names of a class, a rule without numbers gets one. A rule with numbers in words gets all, since the
+        new name of each may be taken; unless the numbers in the words of their names differ.
+        """
+        in_words = rule.generic_but_in_words
+        for own, names in self._index[rule.where, rule.key].items():
             if rule.generic:
-                yield next(iter(names)), len(names)
+                yield (next(iter(names)),), len(names)
+            elif in_words and (NUMBER in own[0] or without_words(own[0]) == own[0]):
+                yield names, len(names)
             else:
                 for name in names:
-                    yield name, 1
+                    yield (name,), 1
 
     def _known(self, rule: Rule) -> list[str]:
         """Return all names in the index entry of a rule."""
@@ -211,14 +239,25 @@ class Renaming:
         return (".".join(old), ".".join(new)) if numbers == also else (name, target)
 
     def _file(self, name: str) -> None:
-        own = self._class(name)
-        for key in keys_of(name):
+        own, shared = self._class(name), shared_keys_of(rounded(name))
+        places = self._places[name] = _Places(own, shared, keys_of(name) - shared)
+        members = self._members.setdefault(own, {})
+        if not members:
+            for key in shared:
+                self._index[key][own] = members
+        members[name] = None
+        for key in places.keys:
             self._index[key].setdefault(own, {})[name] = None
 
     def _unfile(self, name: str) -> None:
         self._left.discard(name)
-        own = self._class(name)
-        for key in keys_of(name):
+        own, shared, keys = self._places.pop(name)
+        members = self._members[own]
+        del members[name]
+        if not members:
+            for key in shared:
+                del self._index[key][own]
+        for key in keys:
             classes = self._index[key]
             del classes[own][name]
             if not classes[own]:

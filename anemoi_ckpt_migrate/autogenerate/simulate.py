@@ -84,7 +84,7 @@ class Model:
 
     def apply(self, operation: Operation) -> bool:
         """Apply an operation; return whether the model has no faults."""
-        context = ParameterContext(self._parameters, missing=self._missing)
+        context = ParameterContext(self._parameters, missing=self._missing, undoes=False)
         outcome = context.outcome(operation.apply(context))
         self.faults += outcome.faults
         self.losses += outcome.losses
@@ -94,7 +94,8 @@ class Model:
     @property
     def items(self) -> tuple[Item, ...]:
         """Its parameters, in order."""
-        return tuple(Item(name, *self._parameters.table[name]) for name in self._parameters.table)
+        everything = self._parameters.table.everything()
+        return tuple(Item(name, shape, dtype) for name, (shape, dtype) in everything if name is not None)
 
     def is_exactly(self, items: Sequence[Item]) -> bool:
         """Return whether names, shapes, dtypes and order equal those of the given parameters."""

@@ -23,6 +23,7 @@ from anemoi_ckpt_migrate.storage import Checkpoint, open_checkpoint
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.tensors.refs import is_stored
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
+from anemoi_ckpt_migrate.util import gc_pause
 from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -68,12 +69,12 @@ class Side:
 
 @contextlib.contextmanager
 def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iterator[tuple[Side, Side, Explanation]]:
-    """Open both sides and explain their differences; errors as of `diff`."""
+    """Open both sides and explain their differences; errors as of `diff`. Meanwhile no garbage is collected."""
     if build_model.is_factory(old):
         raise UsageError(f"{old} is a model; only the second argument can be one, the first must be a checkpoint")
     path = parameters_of(project)
     is_model = build_model.is_factory(new)
-    with _checkpoint(old, path, not is_model) as one:
+    with gc_pause.paused(), _checkpoint(old, path, not is_model) as one:
         if is_model:
             text = os.fspath(new)
             other = Side(text, list(build_model.built(text).items))

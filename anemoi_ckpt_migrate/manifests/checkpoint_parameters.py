@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
-from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
+from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, by_name, misfit_by_name
 from anemoi_ckpt_migrate.state.find_parameters import find_main
 from anemoi_ckpt_migrate.state.ordered_names import Table
 from anemoi_ckpt_migrate.state.tensor_values import Tensors
@@ -31,9 +32,14 @@ class CheckpointParameters:
     items: list[Item]
     left_out: frozenset[str]
 
+    @cached_property
+    def _by_name(self) -> dict[str, Item]:
+        return by_name(self.items)
+
     def misfit(self, expected: Iterable[Item], shapes: bool = True) -> StateDictDiff:
         """Return the differences from the expected parameters; `shapes=False` ignores shapes."""
-        found = misfit(self.items, [item for item in expected if item.name not in self.left_out])
+        wanted = [item for item in expected if item.name not in self.left_out] if self.left_out else expected
+        found = misfit_by_name(self._by_name, by_name(wanted))
         return found if shapes else replace(found, reshaped=())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.state.find_parameters import is_extra
@@ -67,7 +67,16 @@ def misfit(own: Sequence[Item], expected: Sequence[Item]) -> StateDictDiff:
     own, expected : sequence of Item
         The parameters, in order.
     """
-    mine, its = ({item.name: item for item in side if not is_extra(item.name)} for side in (own, expected))
+    return misfit_by_name(by_name(own), by_name(expected))
+
+
+def by_name(items: Iterable[Item]) -> dict[str, Item]:
+    """Return parameters by name, without the extra state of modules."""
+    return {item.name: item for item in items if not is_extra(item.name)}
+
+
+def misfit_by_name(mine: Mapping[str, Item], its: Mapping[str, Item]) -> StateDictDiff:
+    """Compare parameters with those expected, as `misfit` does, once both are at hand by name."""
     missing = tuple(item for name, item in its.items() if name not in mine)
     extra = tuple(item for name, item in mine.items() if name not in its)
     both = [(mine[name], item) for name, item in its.items() if name in mine]

@@ -9,6 +9,7 @@ from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from anemoi_ckpt_migrate.util import gc_pause
 from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
 
@@ -46,7 +47,49 @@ class _Unfit(_Stopped):
     """Operations do not fit the model."""
 
 
-def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -> Snapshot | UnknownState:
+class _Walk:
+    """Applies revisions to parameters. From those that it returned last, it goes on without reading them again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Item, ...], Model] | None = None
+
+    def moved(
+        self, graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied: Sequence[str]
+    ) -> tuple[Item, ...]:
+        """Return the parameters after some revisions are undone and others applied."""
+        steps = [*((graph[revision], True) for revision in undone), *((graph[revision], False) for revision in applied)]
+        model: Model | None = None  # most revisions leave parameters alone
+        for revision, back in steps:
+            try:
+                operations = _operations(revision, back)
+                if operations and model is None:
+                    model, self._last = self._model(items), None
+                for operation in operations:
+                    if model is not None and not model.apply(operation):
+                        # An inverse is only as complete as the operation's description of the earlier state. The model
+                        # may still fit.
+                        raise (
+                            _Stopped("its operations do not describe the whole earlier state")
+                            if back
+                            else _Unfit(f"its operations do not fit: {model.faults[0]}")
+                        )
+            except _Stopped as stopped:
+                raise _Stopped(
+                    str(stopped), UnknownState(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))
+                ) from None
+        if model is None:
+            return items
+        found = model.items
+        self._last = found, model
+        return found
+
+    def _model(self, items: tuple[Item, ...]) -> Model:
+        return self._last[1] if self._last is not None and self._last[0] is items else Model(items)
+
+
+def derived(
+    graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str], walk: _Walk | None = None
+) -> Snapshot | UnknownState:
     """Return the state of a model at revisions.
 
     Parameters
@@ -69,10 +112,10 @@ def derived(graph: Graph, known: Sequence[Snapshot], revisions: Iterable[str]) -
     if foreign:  # a checkpoint may have revisions without a script
         return UnknownState("", f"no script here has {foreign[0]}")
     there = _all_of(graph, wanted)
-    gaps = []
+    gaps, walk = [], walk or _Walk()
     for have, one in _starts(graph, known, there):
         try:
-            items = _moved(graph, one.items, graph.order(have - there)[::-1], graph.order(there - have))
+            items = walk.moved(graph, one.items, graph.order(have - there)[::-1], graph.order(there - have))
         except _Stopped as stopped:
             gaps.append(stopped.gap)
         else:
@@ -105,8 +148,10 @@ def ahead(
     there = _all_of(graph, wanted)
     for have, one in _starts(graph, known, there):
         try:
-            theirs = _moved(graph, one.items, [], graph.order(there - have))
-            return None if have <= there else (_moved(graph, tuple(items), [], graph.order(have - there)), theirs)
+            theirs = _Walk().moved(graph, one.items, [], graph.order(there - have))
+            if have <= there:
+                return None
+            return _Walk().moved(graph, tuple(items), [], graph.order(have - there)), theirs
         except _Stopped:
             continue
     return None
@@ -118,36 +163,34 @@ def _starts(graph: Graph, known: Iterable[Snapshot], there: Set[str]) -> list[tu
     return sorted(found, key=lambda start: (len(start[0] ^ there), len(start[0] - there)))
 
 
+@gc_pause.paused()
 def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
     """Return the known states of a model at all revisions, the newest first: all heads together first, base last."""
     graph = _seen(graph, known, ())
     told = {names: replace(one, revisions=names) for one in known for names in [_standing(graph, one.revisions)]}
     order = graph.order(revision.id for revision in graph)
     found: dict[str, Snapshot] = {}
+    walk = _Walk()
     # One step each: first upgrade from the states before, which is exact; fill gaps by undoing from the states after.
     for revision in order:
         needs = graph[revision].needs
         before = (
             [found[need] for need in needs if need in found] if needs else [one for one in known if not one.revisions]
         )
-        _note(found, graph, told.get((revision,)), before, revision)
+        state = told.get((revision,)) or derived(graph, before, [revision], walk)
+        if isinstance(state, Snapshot):
+            found[revision] = state
     for revision in reversed(order):
         if revision not in found:
             after = [found[child] for child in graph.children[revision] if child in found]
-            _note(found, graph, None, [*after, *known], revision)
+            state = derived(graph, [*after, *known], [revision], walk)
+            if isinstance(state, Snapshot):
+                found[revision] = state
     first = [found[revision] for revision in order if not graph[revision].needs and revision in found]
-    base = told.get(()) or derived(graph, [*first, *known], ())
+    base = told.get(()) or derived(graph, [*first, *known], (), walk)
     states = [found[revision] for revision in reversed(order) if revision in found]
     several = [derived(graph, [*known, *states], graph.heads)] if len(graph.heads) > 1 else []
     return [state for state in (*several, *states, base) if isinstance(state, Snapshot)]
-
-
-def _note(
-    found: dict[str, Snapshot], graph: Graph, told: Snapshot | None, near: Sequence[Snapshot], revision: str
-) -> None:
-    state = told or derived(graph, near, [revision])
-    if isinstance(state, Snapshot):
-        found[revision] = state
 
 
 def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Graph:
@@ -167,30 +210,6 @@ def _standing(graph: Graph, revisions: Iterable[str]) -> tuple[str, ...]:
 
 def _all_of(graph: Graph, revisions: Iterable[str]) -> set[str]:
     return graph.closure(_standing(graph, revisions))
-
-
-def _moved(graph: Graph, items: tuple[Item, ...], undone: Sequence[str], applied: Sequence[str]) -> tuple[Item, ...]:
-    """Return the parameters after some revisions are undone and others applied."""
-    steps = [*((graph[revision], True) for revision in undone), *((graph[revision], False) for revision in applied)]
-    model: Model | None = None  # most revisions leave parameters alone
-    for revision, back in steps:
-        try:
-            operations = _operations(revision, back)
-            model = model or (Model(items) if operations else None)
-            for operation in operations:
-                if model is not None and not model.apply(operation):
-                    # An inverse is only as complete as the operation's description of the earlier state. The model may
-                    # still fit.
-                    raise (
-                        _Stopped("its operations do not describe the whole earlier state")
-                        if back
-                        else _Unfit(f"its operations do not fit: {model.faults[0]}")
-                    )
-        except _Stopped as stopped:
-            raise _Stopped(
-                str(stopped), UnknownState(revision.id, str(stopped), back, not isinstance(stopped, _Unfit))
-            ) from None
-    return items if model is None else model.items
 
 
 def _operations(revision: Revision, back: bool) -> list[Any]:

@@ -56,6 +56,8 @@ class _Naming(Operation):
         if context.has_faults or not names or not context.free(names.values(), names, self.targets()):
             return []
         context.table.rename(names)
+        if not context.undoes:
+            return []
         if context.missing_prefix != lacked:
             from anemoi_ckpt_migrate.operations.find_hints import MissingPrefix
 
@@ -152,8 +154,11 @@ class RenamePrefix(_Naming):
 
     def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         """Yield the names with the prefix, with their new names."""
-        other = pattern(self.new)
-        return ((name, other.fill(bound) + name[end:]) for name, bound, end in pattern(self.old).beginnings(names))
+        begin, other = pattern(self.old), pattern(self.new)
+        if begin.open:
+            return ((name, other.fill(bound) + name[end:]) for name, bound, end in begin.beginnings(names))
+        new, end = other.fill({}), len(begin.itself)
+        return ((name, new + name[end:]) for name in names if name.startswith(begin.itself))
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name has the prefix."""

@@ -480,7 +480,7 @@ def _renamed(revision: Revision, meant: Mapping[str, str]) -> Revision:
 
 
 def _places(bits: int) -> Iterator[int]:
-    """Yield the places of the bits that are set. Digits are searched in text: the bits may be many and sparse."""
+    """Yield the places of the bits that are set. Searching the digits as text skips many zeros at once."""
     digits = f"{bits:b}"
     at = digits.find("1") if bits else -1
     while at >= 0:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice, takewhile
 
 from anemoi_ckpt_migrate.errors import BadOperation
+from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 _LONGEST = 1000
@@ -58,15 +58,20 @@ class Pattern:
         """The regular expression for names. Most patterns are names and need none."""
         return re.compile("".join(_SPELLED[kind](value) for kind, value in self.parts), re.DOTALL)
 
-    @property
+    @cached_property
     def open(self) -> bool:
         """Whether it may match more than one name."""
         return bool(self.places or self.stars)
 
+    @cached_property
+    def itself(self) -> str:
+        """The only name that it matches, if it is not open."""
+        return self.fill({})
+
     def bind(self, name: str) -> dict[str, str] | None:
         """Return the values of the placeholders in a name; None if the name does not match."""
         if not self.open:
-            return {} if name == self.fill({}) else None
+            return {} if name == self.itself else None
         if self.stars and not self.places:
             return {} if _globs(self.parts, name) else None
         found = self._matched(name, whole=True)
@@ -74,6 +79,8 @@ class Pattern:
 
     def begin(self, name: str) -> tuple[dict[str, str], int] | None:
         """Return the placeholder values at the start of a name, and the end of the match; None without a match."""
+        if not self.open:
+            return ({}, len(self.itself)) if name.startswith(self.itself) else None
         return self._matched(name, whole=False)
 
     def beginnings(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, str], int]]:
@@ -113,9 +120,8 @@ class Pattern:
     def among(self, names: Mapping[str, object]) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield the names that match, in order, with the values of the placeholders."""
         if not self.open:
-            name = self.fill({})
-            if name in names:
-                yield name, {}
+            if self.itself in names:
+                yield self.itself, {}
             return
         for name in list(names):
             bound = self.bind(name)

@@ -78,6 +78,8 @@ class ParameterContext:
         Names that are missing only because of an earlier fault.
     added : sequence of str
         Names that the operation has just added to the main copy; other copies get only these.
+    undoes : bool
+        Whether the rollback is wanted. An operation may leave it out if it is not.
 
     Attributes
     ----------
@@ -93,10 +95,12 @@ class ParameterContext:
         tied: Mapping[str, list[str]] | None = None,
         missing: Sequence[Pattern] = (),
         added: Sequence[str] = (),
+        undoes: bool = True,
     ) -> None:
         self.path, self.table, self.values = parameters.path, parameters.table, parameters.values
         self.main, self.whole, self.optimizer = parameters.main, parameters.whole, parameters.optimizer
         self.place, self.discard_changes, self.added = parameters.place, discard_changes, added
+        self.undoes = undoes
         self._parameters, self._old, self._tied = parameters, stash, tied or {}
         self._missing, self._missing_before = list(missing), len(missing)
         self._new: list[Any] = []
@@ -248,9 +252,10 @@ class ParameterContext:
         new = list(new)
         if not self.missing_prefix and len(set(new)) == len(new) and not any(name in self.table for name in new):
             return True
+        prefix = self.missing_prefix
         for name in new:
-            if not name.startswith(self.missing_prefix):
-                before = f"names lack {self.missing_prefix}, which the state dict has before them"
+            if not name.startswith(prefix):
+                before = f"names lack {prefix}, which the state dict has before them"
                 self.fault(f"{before}, so the source of {name} is unknown")
                 return False
             if name in seen or (name in self.table and name not in gone):

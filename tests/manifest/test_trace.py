@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate import op
 from anemoi_ckpt_migrate.autogenerate.parameter_info import Item
 from anemoi_ckpt_migrate.autogenerate.simulate import Model
+from anemoi_ckpt_migrate.manifests import trace
 from anemoi_ckpt_migrate.manifests.compare import StateDictDiff, misfit
 from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot, parsed, spelled
 from anemoi_ckpt_migrate.manifests.trace import UnknownState, ahead, derived, everywhere
@@ -165,3 +167,35 @@ def test_what_does_not_fit_is_said() -> None:
     assert misfit([one], [Item("a", (2,), "float16")]).sentences() == ["a is float32, not float16"]
     assert misfit([one, other], [other, one]).sentences() == ["the order differs"]
     assert misfit([one], [Item("a", (2,), "float16")]).count == 0
+
+
+def test_a_line_of_revisions_is_followed_in_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(items: Items) -> Model:
+        made.append(items)
+        return Model(items)
+
+    monkeypatch.setattr(trace, "Model", counted)
+    line = Graph(
+        Revision(f"r{at:02}", (f"r{at - 1:02}",) if at else (), operations=(op.RenamePrefix(f"m{at}.", f"m{at + 1}."),))
+        for at in range(20)
+    )
+    states = everywhere(line, [Snapshot(("r19",), (Item("m20.w", (2,), "float32"),))])
+    assert [[item.name for item in state.items] for state in states] == [[f"m{at}.w"] for at in range(20, -1, -1)]
+    assert len(made) == 1
+
+
+def test_a_fork_is_followed_on_both_sides() -> None:
+    """A model that one side changed is not that of the other side."""
+    fork = Graph(
+        [
+            Revision("a", operations=(op.Rename("w", "a"),)),
+            Revision("b", ("a",), operations=(op.Rename("a", "b"),)),
+            Revision("c", ("a",), operations=(op.Rename("a", "c"),)),
+            Revision("d", ("b",), operations=(op.Rename("gone", "d"),)),
+        ]
+    )
+    states = everywhere(fork, [Snapshot((), (Item("w", (2,), "float32"),))])
+    names = {state.revisions: state.items[0].name for state in states}
+    assert names == {("a",): "a", ("b",): "b", ("c",): "c", (): "w"}

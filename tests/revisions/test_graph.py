@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import networkx
 import pytest
@@ -13,6 +14,7 @@ from anemoi_ckpt_migrate.errors import AmbiguousTarget, UnknownTarget
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.revisions.validate import faults
 from tests.support.graphs import closure, histories, tips
+from tests.support.work import growth
 
 
 def graph(**parents: str) -> Graph:
@@ -193,3 +195,39 @@ def test_networkx_finds_the_same(revisions: list[Revision]) -> None:
         parents = {before for before, _, kind in found.in_edges(revision.id, data="kind") if kind == "parent"}
         assert parents == set(revision.parents)
     assert list(networkx.lexicographical_topological_sort(found)) == graph.order(found)
+
+
+def labelled(shape: str, count: int) -> Graph:
+    """Make a graph with a label on each revision: a line, a root with many branches, or diamonds in a row."""
+    ids = [f"r{number:05}" for number in range(count)]
+
+    def parents(number: int) -> tuple[str, ...]:
+        if number == 0:
+            return ()
+        if shape == "branches":
+            return (ids[0],)
+        if shape == "line" or number % 3 == 1:
+            return (ids[number - 1],)
+        return (ids[number - 2],) if number % 3 == 2 else (ids[number - 2], ids[number - 1])
+
+    return Graph(Revision(rev, parents(number), labels=(f"l{number}",)) for number, rev in enumerate(ids))
+
+
+@pytest.mark.parametrize("shape", ["line", "branches", "diamonds"])
+def test_the_sizes_of_branches_are_counted(shape: str) -> None:
+    made = labelled(shape, 30)
+    assert made.branch_sizes == {label: len(made.branch(label)) for label in sorted(made.labels)}
+
+
+@pytest.mark.parametrize("shape", ["line", "branches", "diamonds"])
+def test_the_work_for_labels_grows_with_the_revisions(shape: str) -> None:
+    def heads(count: int) -> Callable[[], object]:
+        made = labelled(shape, count)
+        return lambda: [(made.labels_of(head), made.own_labels(head)) for head in made.heads]
+
+    def sizes(count: int) -> Callable[[], object]:
+        made = labelled(shape, count)
+        return lambda: made.branch_sizes
+
+    assert growth(heads, 100) < 1.4
+    assert growth(sizes, 100) < 1.6  # the digits of the sizes grow too

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate.errors import BadOperation
-from anemoi_ckpt_migrate.state.name_patterns import check_stars, literal, literals, pattern, turns
+from anemoi_ckpt_migrate.state.name_patterns import among, check_stars, literal, literals, pattern, turns
+from tests.support.work import growth
 
 MATCHES = [
     ("h.{i}.w", "h.3.w", {"i": "3"}),
@@ -114,3 +116,33 @@ def test_a_name_of_more_than_a_thousand_characters() -> None:
 def test_too_many_ways() -> None:
     with pytest.raises(BadOperation, match="may match a pattern in too many ways"):
         pattern("{a}{b}{c}{d}{e}{a}{b}{c}!").bind("a" * 900)
+
+
+@given(
+    st.lists(st.text("a.*{}i0", max_size=5), min_size=5, max_size=8),
+    st.lists(st.text("a.*{}i0", max_size=6), unique=True),
+)
+def test_many_patterns_match_as_each_does(texts: list[str], names: list[str]) -> None:
+    table = dict.fromkeys(names)
+    assert list(among(texts, table)) == [(text, list(pattern(text).among(table))) for text in texts]
+
+
+def test_many_patterns_refuse_what_is_too_long() -> None:
+    with pytest.raises(BadOperation, match="too many for"):
+        list(among([f"h.{number}.{{i}}" for number in range(9)], {"g" * 1001: 0}))
+
+
+def test_many_patterns_are_tried_on_few_names_each() -> None:
+    def made(blocks: int) -> Callable[[], object]:
+        names = {f"h.{block}.{leaf}": 0 for block in range(blocks) for leaf in "abc"}
+        texts = [f"h.{block}.*" for block in range(blocks)]
+        assert all(pattern(text).open for text in texts)  # parsed now, and so not counted
+        return lambda: list(among(texts, names))
+
+    assert growth(made, 100) < 1.4
+
+
+def test_a_name_needs_no_regular_expression() -> None:
+    each = pattern("h.0.w")
+    assert [each.bind("h.0.w"), each.bind("h.0.x"), each.begin("h.0.w.b")] == [{}, None, ({}, 5)]
+    assert "regex" not in vars(each)
