@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 _DEEPEST = 200  # nesting of an object
@@ -92,9 +92,13 @@ def read(data: bytes, known: Collection[Name]) -> Any:
         It is cut off, is no pickle, or is spelled in another way than Python's own pickler does.
     """
     try:
-        return _walk(data, known)
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        return walk(data, known)[0][0]
+    except DAMAGED as error:
         raise pickle.UnpicklingError("it is cut off, or spelled in an unknown way") from error
+
+
+DAMAGED = (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
+"""What following a damaged pickle raises, beside `pickle.UnpicklingError`."""
 
 
 _MEMOIZE, _LONG_BINGET, _BINGET, _BININT1, _MARK, _EMPTY_TUPLE = (
@@ -120,14 +124,40 @@ _BEGINNING = pickle.NEWOBJ + pickle.MEMOIZE + pickle.EMPTY_DICT + pickle.MEMOIZE
 _SIZE = pickle.MEMOIZE + pickle.TUPLE1 + pickle.MEMOIZE + pickle.REDUCE + pickle.MEMOIZE
 
 
-def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one branch per frequent opcode)
+def walk(  # noqa: C901  (one branch per frequent opcode)
+    data: bytes,
+    known: Collection[Name],
+    at: int = 0,
+    memo: list[Any] | None = None,
+    ends: Collection[int] | None = None,
+    stack: Iterable[Any] = (),
+) -> tuple[list[Any], int]:
     """Follow the opcodes, the frequent ones first: for them, calls would cost more than the branches.
 
     Reading beyond the end gives nothing, and then there is no next opcode. The beginning of an object, its end, and a
     size of two dimensions are always spelled alike; each of them is done at once.
+
+    Parameters
+    ----------
+    data, known
+        As for `read`.
+    at : int
+        The first opcode to follow.
+    memo : list
+        The objects that have numbers, to which new ones are added; by default none.
+    ends : collection of int, optional
+        For a part of a pickle: opcodes outside any mark behind which it stops. It always stops before items are set of
+        something in front of the part. By default it goes to the end of the pickle.
+    stack : iterable of object
+        The objects on the stack before.
+
+    Returns
+    -------
+    tuple of list and int
+        The objects on the stack, and the place behind the last opcode.
     """
-    stack, outer, memo = list[Any](), list[list[Any]](), list[Any]()
-    at, push, remember, follows = 0, stack.append, memo.append, data.startswith
+    stack, outer, memo = list(stack), list[list[Any]](), [] if memo is None else memo
+    push, remember, follows, is_part, ends = stack.append, memo.append, data.startswith, ends is not None, ends or ()
     on_stack, arguments = _ON_STACK, _ARGUMENTS
     while True:
         code = data[at]
@@ -165,6 +195,8 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             pair = stack[-1], second
             if not follows(_SIZE, at):
                 stack[-1] = pair
+                if code in ends and not outer:
+                    return stack, at
                 continue
             at += len(_SIZE)
             if stack[-2] != SIZE:
@@ -172,12 +204,16 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             stack[-2:] = [_made(SIZE, (pair,))]
             memo += (pair, (pair,), stack[-1])
         elif code == _SETITEMS:
+            if is_part and not outer:
+                return stack, at - 1
             items, stack = stack, outer.pop()
             push = stack.append
-            _set_items(stack[-1], items)
+            set_items(stack[-1], items)
             if data[at] == _BUILD:
                 at += 1
                 _build(stack)
+                if _BUILD in ends and not outer:
+                    return stack, at
         elif code == _BININT2:
             push(data[at] | data[at + 1] << 8)
             at += 2
@@ -189,8 +225,12 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             items, stack = stack, outer.pop()
             push = stack.append
             push(tuple(items))
+            if code in ends and not outer:
+                return stack, at
         elif code in on_stack:
             on_stack[code](stack)
+            if code in ends and not outer:
+                return stack, at
         elif code in arguments:
             value, at = arguments[code](data, at)
             push(value)
@@ -208,10 +248,12 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             if name not in known:
                 raise ForeignName(name)
             push(name)
+            if code in ends and not outer:
+                return stack, at
         elif code == _STOP:
-            if len(stack) != 1 or outer:
+            if len(stack) != 1 or outer or is_part:
                 _refuse("it does not end with one object")
-            return stack[0]
+            return stack, at
         else:
             _refuse(f"it holds the opcode {code:#x}, which torch does not write there")
 
@@ -256,7 +298,7 @@ def _append(stack: list[Any]) -> None:
 
 def _set_item(stack: list[Any]) -> None:
     value, key = stack.pop(), stack.pop()
-    _set_items(stack[-1], [key, value])
+    set_items(stack[-1], [key, value])
 
 
 _ON_STACK: dict[int, Callable[[list[Any]], None]] = {
@@ -342,7 +384,8 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _set_items(target: Any, items: list[Any]) -> None:
+def set_items(target: Any, items: list[Any]) -> None:
+    """Set keys and values, one after the other, of a dict that a pickle makes."""
     if type(target) is not dict and type(target) is not OrderedDict:
         _refuse("it sets items of something else than a dict")
     keys = items[::2]  # not yet hashed

@@ -19,6 +19,13 @@ from typing import Any, NamedTuple, NoReturn
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
 from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, Writer, read
+from anemoi_ckpt_migrate.storage.distributed.metadata_patterns import (
+    Irregular,
+    Names,
+    PlainTensor,
+    PlainValue,
+    read_by_pattern,
+)
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
@@ -43,6 +50,8 @@ KNOWN = frozenset(
 """The names that a metadata file may hold."""
 _LARGEST = 1 << 50  # elements of a tensor, and bytes of a file
 _DEEPEST = 100  # keys of a path
+_MOST_KEPT = 1 << 12  # kinds of tensors
+_NAMES = Names(_OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX, _PLACE)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Path = tuple[str | int, ...]
@@ -165,6 +174,10 @@ def read_metadata(data: bytes) -> Metadata:
     """
     with gc_paused():
         try:
+            return _Reading(read_by_pattern(data, KNOWN, _NAMES)).metadata()
+        except (Irregular, NotACheckpoint):
+            pass  # whether it is to be refused, and why, is told by what reads it object by object
+        try:
             found = read(data, KNOWN)
         except ForeignName as error:
             raise NotACheckpoint(
@@ -173,14 +186,16 @@ def read_metadata(data: bytes) -> Metadata:
             ) from error
         except pickle.UnpicklingError as error:
             raise NotACheckpoint(f"its {METADATA} is damaged or hostile ({error})") from error
-        return _Reading(found).metadata()
+        return _Reading(_state(found, _OBJECT, "the object")).metadata()
 
 
 class _Reading:
-    """Turns the pickled object into the metadata; everything is checked, because anyone can write it."""
+    """Turns the attributes of the pickled object into the metadata; everything is checked: anyone can write it."""
 
-    def __init__(self, pickled: Any) -> None:
-        self._fields = dict(_state(pickled, _OBJECT, "the object"))
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self._fields = dict(attributes)
+        self._filled: set[Any] = set()  # shapes and chunks of tensors that were found to be right
+        self._known_forms: dict[int, Struct] = {}  # properties that were found to be right, by id
 
     def metadata(self) -> Metadata:
         tensors, paths = self._fields.pop("state_dict_metadata", None), self._fields.pop("planner_data", None)
@@ -202,6 +217,9 @@ class _Reading:
             _refuse("it has no map of files")
         found: dict[tuple[str, tuple[int, ...] | None], Place] = {}
         for index, place in storage.items():
+            if type(index) is type(place) is tuple:
+                found[index] = _made_place(index[0], *place)
+                continue
             key = _state(index, _INDEX, "an index of a chunk")
             name, offset = key.get("fqn"), key.get("offset")
             if type(name) is not str or (offset is not None and type(offset) is not Size):
@@ -214,6 +232,10 @@ class _Reading:
     def _entry(self, name: Any, value: Any, places: dict[tuple[str, tuple[int, ...] | None], Place]) -> Entry:
         if type(name) is not str:
             _refuse("the name of a tensor is no text")
+        if type(value) is PlainTensor:
+            return self._plain_tensor(name, value, places)
+        if type(value) is PlainValue:
+            value = Struct(_BYTES)
         if type(value) is not Struct or value.name not in (_TENSOR, _BYTES):
             _refuse(f"{name:.200} is neither a tensor nor another value")
         if value.name == _BYTES:
@@ -223,6 +245,34 @@ class _Reading:
             return ValueEntry(place, _state(value, _BYTES, name))
         return self._tensor(name, dict(_state(value, _TENSOR, name)), places)
 
+    def _plain_tensor(
+        self, name: str, value: PlainTensor, places: dict[tuple[str, tuple[int, ...] | None], Place]
+    ) -> TensorEntry:
+        """Return a tensor as `_tensor` does; thousands have the same properties, shapes and chunks."""
+        properties, size, boxes = value
+        if Struct in map(type, boxes):
+            found = [_box(name, each) if type(each) is Struct else (*each, _NOTHING) for each in boxes]
+            if any(more for _, _, more in found):
+                fields = {"properties": properties, "size": size, "chunks": [_struct(*each) for each in found]}
+                return self._tensor(name, fields, places)
+            boxes = [(offsets, sizes) for offsets, sizes, _ in found]
+        if id(properties) not in self._known_forms:
+            _check_properties(name, properties)
+            self._known_forms[id(properties)] = properties
+        kind = size, *boxes
+        if kind not in self._filled:
+            _check_size(name, size)
+            for offsets, sizes in boxes:
+                _check_box(name, offsets, sizes)
+            _check_filled(name, size, boxes)
+            if len(self._filled) < _MOST_KEPT:
+                self._filled.add(kind)
+        try:
+            chunks = [Chunk(offsets, sizes, places.pop((name, offsets))) for offsets, sizes in boxes]
+        except KeyError:
+            _refuse(f"no file holds a chunk of {name:.200}, or it is listed twice")
+        return TensorEntry(properties, size, tuple(chunks))
+
     def _tensor(
         self, name: str, fields: dict[str, Any], places: dict[tuple[str, tuple[int, ...] | None], Place]
     ) -> TensorEntry:
@@ -230,12 +280,9 @@ class _Reading:
         _check_properties(name, properties)
         if type(size) is not Size or type(listed) is not list:
             _refuse(f"{name:.200} has no shape, or no chunks")
-        _check_numbers(name, size)
-        if math.prod(max(each, 1) for each in size) > _LARGEST:
-            _refuse(f"{name:.200} is larger than any tensor")
+        _check_size(name, size)
         boxes = [_box(name, each) for each in listed]
-        if not algebra.covers(size, dict.fromkeys((offsets, sizes) for offsets, sizes, _ in boxes)):
-            _refuse(f"the chunks of {name:.200} overlap, leave a gap, or reach beyond its shape {list(size)}")
+        _check_filled(name, size, [(offsets, sizes) for offsets, sizes, _ in boxes])
         found = []
         for offsets, sizes, more in boxes:
             place = places.get((name, offsets))
@@ -285,14 +332,19 @@ _TEXTS, _INTEGERS = {str}, {int}
 def _place(name: str, value: Any) -> Place:
     fields = dict(_state(value, _PLACE, name))
     file, start, length = (fields.pop(each, None) for each in ("relative_path", "offset", "length"))
+    place = _made_place(name, file, start, length)
+    transforms = fields.get("transform_descriptors")
+    if transforms is not None and not (type(transforms) in (list, tuple) and _TEXTS.issuperset(map(type, transforms))):
+        _refuse(f"the bytes of {name:.200} are transformed in an unknown way")
+    return place._replace(more=fields) if fields else place
+
+
+def _made_place(name: str, file: Any, start: Any, length: Any) -> Place:
     if type(file) is not str or not is_inside(file):
         _refuse(f"the file of {name:.200} is {file!r:.200}, which is not in the folder")
     if not (type(start) is type(length) is int and 0 <= start <= _LARGEST and 0 <= length <= _LARGEST):
         _refuse(f"the bytes of {name:.200} lie in an impossible place")
-    transforms = fields.get("transform_descriptors")
-    if transforms is not None and not (type(transforms) in (list, tuple) and _TEXTS.issuperset(map(type, transforms))):
-        _refuse(f"the bytes of {name:.200} are transformed in an unknown way")
-    return Place(file, start, length, fields or _NOTHING)
+    return Place(file, start, length)
 
 
 @functools.cache
@@ -305,12 +357,32 @@ def is_inside(file: str) -> bool:
 def _box(name: str, value: Any) -> tuple[tuple[int, ...], tuple[int, ...], Mapping[str, Any]]:
     fields = _state(value, _CHUNK, f"a chunk of {name:.200}")
     offsets, sizes = fields.get("offsets"), fields.get("sizes")
+    _check_box(name, offsets, sizes)
+    more = _NOTHING if len(fields) == 2 else {k: v for k, v in fields.items() if k not in ("offsets", "sizes")}
+    return offsets, sizes, more
+
+
+def _struct(offsets: Size, sizes: Size, more: Mapping[str, Any]) -> Struct:
+    """Return a chunk as it was pickled."""
+    return Struct(_CHUNK, (), {"offsets": offsets, "sizes": sizes, **more})
+
+
+def _check_size(name: str, size: Size) -> None:
+    _check_numbers(name, size)
+    if math.prod(max(each, 1) for each in size) > _LARGEST:
+        _refuse(f"{name:.200} is larger than any tensor")
+
+
+def _check_box(name: str, offsets: Any, sizes: Any) -> None:
     if type(offsets) is not Size or type(sizes) is not Size or len(offsets) != len(sizes):
         _refuse(f"a chunk of {name:.200} has no offsets, or no sizes")
     _check_numbers(name, offsets)
     _check_numbers(name, sizes)
-    more = _NOTHING if len(fields) == 2 else {k: v for k, v in fields.items() if k not in ("offsets", "sizes")}
-    return offsets, sizes, more
+
+
+def _check_filled(name: str, size: Size, boxes: Iterable[tuple[Size, Size]]) -> None:
+    if not algebra.covers(size, dict.fromkeys(boxes)):
+        _refuse(f"the chunks of {name:.200} overlap, leave a gap, or reach beyond its shape {list(size)}")
 
 
 def _check_numbers(name: str, numbers: Iterable[int]) -> None:
