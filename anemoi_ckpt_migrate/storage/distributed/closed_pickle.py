@@ -414,8 +414,36 @@ def _made(name: Name, args: tuple[Any, ...]) -> Any:
     return Struct(name, args, called=True)
 
 
+class Piece:
+    """Opcodes that are written thousands of times.
+
+    Parameters
+    ----------
+    parts : str, Name or bytes
+        Texts, names, and opcodes without arguments between them.
+
+    Attributes
+    ----------
+    known : bytes
+        All of it, once its texts and names are repeated by their numbers; empty before.
+    numbers : int
+        The count of objects that it then numbers.
+    """
+
+    __slots__ = ("known", "numbers", "parts")
+
+    def __init__(self, *parts: str | Name | bytes) -> None:
+        self.parts, self.known = parts, b""
+        self.numbers = sum(_numbered(part) for part in parts if isinstance(part, bytes))
+
+
+def _numbered(opcodes: bytes) -> int:
+    """Return how many objects opcodes without arguments number."""
+    return opcodes.count(pickle.MEMOIZE)
+
+
 class Writer:
-    """Writes a pickle of protocol 4. Texts and sizes are written once, and repeated by number.
+    """Writes a pickle of protocol 4 as Python's pickler does. Texts and sizes are written once, and repeated by number.
 
     Attributes
     ----------
@@ -425,69 +453,99 @@ class Writer:
 
     def __init__(self) -> None:
         self.out = bytearray(pickle.PROTO + b"\4")
-        self._memo: dict[Any, bytes] = {}
-        self._objects: dict[int, Any] = {}  # mutable objects, kept alive, since their ids are keys
+        self._count = 0  # of objects with a number
+        self._texts: dict[str, int] = {}
+        self._names: dict[Name, int] = {}
+        self._sizes: dict[tuple[int, ...], int] = {}
+        self._objects: dict[int, tuple[int, Any]] = {}  # mutable ones by id, kept alive
         self._depth = 0
 
     def finished(self) -> bytes:
         """Return the pickle."""
-        return bytes(self.out + pickle.STOP)
+        self.out += pickle.STOP
+        return bytes(self.out)
+
+    def piece(self, piece: Piece) -> None:
+        """Write a piece."""
+        if piece.known:
+            self.out += piece.known
+            self._count += piece.numbers
+            return
+        begin, before = len(self.out), self._count
+        for part in piece.parts:
+            if isinstance(part, str):
+                self.text(part)
+            elif isinstance(part, Name):
+                self.name(part)
+            else:
+                self.out += part
+                self._count += _numbered(part)
+        if self._count == before + piece.numbers:  # all else is repeated, as it will be from here on
+            piece.known = bytes(self.out[begin:])
 
     def text(self, value: str) -> None:
         """Write a text."""
-        known = self._memo.get(value)
+        known = self._texts.get(value)
         if known is not None:
-            self.out += known
+            self.out += _GETS[known] if known < 256 else b"j" + _UINT_BYTES(known)
             return
         encoded = value.encode(_UTF8)
         if len(encoded) < 256:
-            self.out += pickle.SHORT_BINUNICODE + bytes((len(encoded),)) + encoded
+            self.out += b"\x8c%c%b\x94" % (len(encoded), encoded)
         else:
-            self.out += pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
-        self._remember(value)
+            self.out += pickle.BINUNICODE + _UINT_BYTES(len(encoded)) + encoded + pickle.MEMOIZE
+        self._texts[value] = self._count
+        self._count += 1
 
     def name(self, value: Name) -> None:
         """Write a name."""
-        known = self._memo.get((Name, value))
-        if known is not None:
-            self.out += known
+        if value in self._names:
+            self._repeat(self._names[value])
             return
         self.text(value.module)
         self.text(value.name)
-        self.out += pickle.STACK_GLOBAL
-        self._remember((Name, value))
+        self.out += pickle.STACK_GLOBAL + pickle.MEMOIZE
+        self._names[value] = self._number()
 
     def size(self, value: tuple[int, ...]) -> None:
         """Write a `torch.Size`."""
-        known = self._memo.get((Size, value))
+        known = self._sizes.get(value)
         if known is not None:
-            self.out += known
+            self.out += _GETS[known] if known < 256 else b"j" + _UINT_BYTES(known)
             return
         self.name(SIZE)
-        self._tuple(value)
-        self.out += pickle.TUPLE1 + pickle.REDUCE
-        self._remember((Size, value))
+        self.parts(value)
+        self.out += pickle.TUPLE1 + pickle.MEMOIZE + pickle.REDUCE + pickle.MEMOIZE
+        self._number()
+        self._sizes[value] = self._number()
 
     def integer(self, value: int) -> None:
         """Write an integer."""
         if 0 <= value < 256:
             self.out += pickle.BININT1 + bytes((value,))
+        elif 0 <= value < 1 << 16:
+            self.out += pickle.BININT2 + value.to_bytes(2, "little")
         elif -(1 << 31) <= value < 1 << 31:
-            self.out += pickle.BININT + struct.pack("<i", value)
+            self.out += pickle.BININT + value.to_bytes(4, "little", signed=True)
         else:
             encoded = value.to_bytes((value.bit_length() >> 3) + 1, "little", signed=True)
             if len(encoded) > 255:
                 raise ValueError("an integer is too large")
             self.out += pickle.LONG1 + bytes((len(encoded),)) + encoded
 
-    def instance(self, name: Name, state: Mapping[str, Any] | None, args: tuple[Any, ...] = ()) -> None:
-        """Write an object of a class, with its attributes."""
-        self.name(name)
-        self._tuple(args)
-        self.out += pickle.NEWOBJ
-        if state is not None:
-            self.mapping(state)
-            self.out += pickle.BUILD
+    def parts(self, value: tuple[Any, ...]) -> None:
+        """Write a tuple that nothing repeats."""
+        self._tuple(value)
+        if value:
+            self.out += pickle.MEMOIZE
+            self._count += 1
+
+    def _tuple(self, value: tuple[Any, ...]) -> None:
+        if len(value) > 3:
+            self.out += pickle.MARK
+        for item in value:
+            self.value(item)
+        self.out += _TUPLES.get(len(value), pickle.TUPLE)
 
     def mapping(self, value: Mapping[Any, Any]) -> None:
         """Write a dict."""
@@ -506,33 +564,26 @@ class Writer:
             raise ValueError(f"a {type(value).__name__} has no place in the metadata")
         write(self, value)
 
-    def _remember(self, key: Any) -> None:
-        number = len(self._memo)
-        self.out += pickle.MEMOIZE
-        self._memo[key] = (
-            pickle.BINGET + bytes((number,)) if number < 256 else pickle.LONG_BINGET + struct.pack("<I", number)
-        )
+    def _repeat(self, number: int) -> None:
+        self.out += _GETS[number] if number < 256 else pickle.LONG_BINGET + _UINT_BYTES(number)
+
+    def _number(self) -> int:
+        """Return the number of the next object."""
+        self._count += 1
+        return self._count - 1
 
     def _object(self, value: Any, write: Callable[[], None]) -> None:
         """Write an object that may stand in several places, but not in itself."""
-        known = self._memo.get((object, id(value)))
-        if known is not None:
-            self.out += known
+        if id(value) in self._objects:
+            self._repeat(self._objects[id(value)][0])
             return
         self._depth += 1
         if self._depth > _DEEPEST:
             raise ValueError("the metadata is nested too deeply")
         write()
         self._depth -= 1
-        self._objects[id(value)] = value
-        self._remember((object, id(value)))
-
-    def _tuple(self, value: tuple[Any, ...]) -> None:
-        if len(value) > 3:
-            self.out += pickle.MARK
-        for item in value:
-            self.value(item)
-        self.out += _TUPLES.get(len(value), pickle.TUPLE)
+        self.out += pickle.MEMOIZE
+        self._objects[id(value)] = self._number(), value
 
     def _list(self, value: list[Any]) -> None:
         self.out += pickle.EMPTY_LIST
@@ -568,6 +619,8 @@ class Writer:
         self.out += {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
 
 
+_GETS = [pickle.BINGET + bytes((number,)) for number in range(256)]
+_UINT_BYTES = struct.Struct("<I").pack
 _TUPLES = dict(enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)))
 """Opcodes for tuples, by the number of their items."""
 _WRITERS: dict[type, Callable[[Writer, Any], None]] = {

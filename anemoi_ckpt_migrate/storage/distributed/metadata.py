@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
-from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, Writer, read
+from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, read
 from anemoi_ckpt_migrate.storage.distributed.metadata_patterns import (
     Irregular,
     Names,
@@ -29,7 +29,6 @@ from anemoi_ckpt_migrate.storage.distributed.metadata_patterns import (
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
-from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 _CHECKPOINT, _SHARDS = "torch.distributed.checkpoint", "torch.distributed._shard.sharded_tensor.metadata"
 _OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX = (
@@ -51,7 +50,8 @@ KNOWN = frozenset(
 _LARGEST = 1 << 50  # elements of a tensor, and bytes of a file
 _DEEPEST = 100  # keys of a path
 _MOST_KEPT = 1 << 12  # kinds of tensors
-_NAMES = Names(_OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX, _PLACE)
+NAMES = Names(_OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX, _PLACE)
+"""The classes of the objects in the three maps."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Path = tuple[str | int, ...]
@@ -174,7 +174,7 @@ def read_metadata(data: bytes) -> Metadata:
     """
     with gc_paused():
         try:
-            return _Reading(read_by_pattern(data, KNOWN, _NAMES)).metadata()
+            return _Reading(read_by_pattern(data, KNOWN, NAMES)).metadata()
         except (Irregular, NotACheckpoint):
             pass  # whether it is to be refused, and why, is told by what reads it object by object
         try:
@@ -249,9 +249,11 @@ class _Reading:
         self, name: str, value: PlainTensor, places: dict[tuple[str, tuple[int, ...] | None], Place]
     ) -> TensorEntry:
         """Return a tensor as `_tensor` does; thousands have the same properties, shapes and chunks."""
-        properties, size, boxes = value
-        if Struct in map(type, boxes):
-            found = [_box(name, each) if type(each) is Struct else (*each, _NOTHING) for each in boxes]
+        properties, size, boxes, others = value
+        if others:
+            found = [(*each, _NOTHING) for each in boxes]
+            for at, chunk in others:
+                found.insert(at, _box(name, chunk))
             if any(more for _, _, more in found):
                 fields = {"properties": properties, "size": size, "chunks": [_struct(*each) for each in found]}
                 return self._tensor(name, fields, places)
@@ -263,7 +265,7 @@ class _Reading:
         if kind not in self._filled:
             _check_size(name, size)
             for offsets, sizes in boxes:
-                _check_box(name, offsets, sizes)
+                _checked_box(name, offsets, sizes)
             _check_filled(name, size, boxes)
             if len(self._filled) < _MOST_KEPT:
                 self._filled.add(kind)
@@ -354,10 +356,10 @@ def is_inside(file: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and file.isprintable()
 
 
-def _box(name: str, value: Any) -> tuple[tuple[int, ...], tuple[int, ...], Mapping[str, Any]]:
+def _box(name: str, value: Any) -> tuple[Size, Size, Mapping[str, Any]]:
     fields = _state(value, _CHUNK, f"a chunk of {name:.200}")
     offsets, sizes = fields.get("offsets"), fields.get("sizes")
-    _check_box(name, offsets, sizes)
+    offsets, sizes = _checked_box(name, offsets, sizes)
     more = _NOTHING if len(fields) == 2 else {k: v for k, v in fields.items() if k not in ("offsets", "sizes")}
     return offsets, sizes, more
 
@@ -373,11 +375,12 @@ def _check_size(name: str, size: Size) -> None:
         _refuse(f"{name:.200} is larger than any tensor")
 
 
-def _check_box(name: str, offsets: Any, sizes: Any) -> None:
+def _checked_box(name: str, offsets: Any, sizes: Any) -> tuple[Size, Size]:
     if type(offsets) is not Size or type(sizes) is not Size or len(offsets) != len(sizes):
         _refuse(f"a chunk of {name:.200} has no offsets, or no sizes")
     _check_numbers(name, offsets)
     _check_numbers(name, sizes)
+    return offsets, sizes
 
 
 def _check_filled(name: str, size: Size, boxes: Iterable[tuple[Size, Size]]) -> None:
@@ -451,114 +454,3 @@ _DEFAULTS = {"layout": "torch.strided", "requires_grad": False, "memory_format":
 def is_strided(entry: TensorEntry) -> bool:
     """Return whether a tensor is an ordinary one, not a sparse one for example."""
     return "layout" not in properties_to_data(entry.properties)
-
-
-def metadata_bytes(metadata: Metadata) -> bytes:
-    """Return the content of a metadata file.
-
-    Raises
-    ------
-    NotACheckpoint
-        An attribute that is kept as it is cannot be written.
-    """
-    with gc_paused(), deep_recursion():
-        try:
-            return _Writing().whole(metadata)
-        except ValueError as error:
-            raise NotACheckpoint(f"its {METADATA} cannot be written again ({error})") from error
-
-
-class _Writing(Writer):
-    """Writes the three maps without making the objects in them."""
-
-    def whole(self, metadata: Metadata) -> bytes:
-        """Return the pickle."""
-        self._begin(_OBJECT)
-        self.text("state_dict_metadata")
-        self._begin_map(metadata.entries)
-        for name, entry in metadata.entries.items():
-            self.text(name)
-            self._entry(entry)
-        self._end_map(metadata.entries)
-        self.text("planner_data")
-        self.value(metadata.paths)
-        self.text("storage_data")
-        self._begin_map(metadata.entries)
-        for name, entry in metadata.entries.items():
-            if isinstance(entry, ValueEntry):
-                self._index(name, None, None)
-                self._place(entry.place)
-            else:
-                for number, chunk in enumerate(entry.chunks):
-                    self._index(name, chunk.offsets, number)
-                    self._place(chunk.place)
-        self._end_map(metadata.entries)
-        self._end(metadata.more)
-        return self.finished()
-
-    def _entry(self, entry: Entry) -> None:
-        if isinstance(entry, ValueEntry):
-            self.name(_BYTES)
-            self.out += pickle.EMPTY_TUPLE + pickle.NEWOBJ
-            if entry.more:
-                self.mapping(entry.more)
-                self.out += pickle.BUILD
-            return
-        self._begin(_TENSOR)
-        self.text("properties")
-        self.value(entry.properties)
-        self.text("size")
-        self.size(entry.shape)
-        self.text("chunks")
-        self.out += pickle.EMPTY_LIST + pickle.MARK
-        for chunk in entry.chunks:
-            self._begin(_CHUNK)
-            self.text("offsets")
-            self.size(chunk.offsets)
-            self.text("sizes")
-            self.size(chunk.sizes)
-            self._end(chunk.more)
-        self.out += pickle.APPENDS
-        self._end(entry.more)
-
-    def _index(self, name: str, offsets: tuple[int, ...] | None, number: int | None) -> None:
-        self._begin(_INDEX)
-        self.text("fqn")
-        self.text(name)
-        self.text("index")
-        self.value(number)
-        if offsets is not None:
-            self.text("offset")
-            self.size(offsets)
-        self._end(_NOTHING)
-
-    def _place(self, place: Place) -> None:
-        self._begin(_PLACE)
-        self.text("relative_path")
-        self.text(place.file)
-        self.text("offset")
-        self.integer(place.start)
-        self.text("length")
-        self.integer(place.length)
-        self._end(place.more)
-
-    def _begin(self, name: Name) -> None:
-        """Write a new object, and begin its attributes."""
-        self.name(name)
-        self.out += _NEW
-
-    def _end(self, more: Mapping[str, Any]) -> None:
-        """Write the last attributes of an object, and set them all."""
-        for name, value in more.items():
-            self.text(name)
-            self.value(value)
-        self.out += _SET
-
-    def _begin_map(self, items: Mapping[str, Any]) -> None:
-        self.out += pickle.EMPTY_DICT + (pickle.MARK if items else b"")
-
-    def _end_map(self, items: Mapping[str, Any]) -> None:
-        self.out += pickle.SETITEMS if items else b""
-
-
-_NEW, _SET = pickle.EMPTY_TUPLE + pickle.NEWOBJ + pickle.EMPTY_DICT + pickle.MARK, pickle.SETITEMS + pickle.BUILD

@@ -1,8 +1,8 @@
 """The metadata of a distributed checkpoint, read by patterns: torch spells thousands of entries in the same way.
 
-A regular expression matches the opcodes of a whole entry. All of them are matched, so it reads what `closed_pickle.walk`
-would, at a fifth of the time. The walk reads each entry that no pattern matches, as where a frame of the pickle ends.
-What does not fit together is `Irregular`, and then the walk has to read the whole: it alone refuses.
+A regular expression matches the opcodes of a whole entry: all of them, so it reads what `closed_pickle.walk` would, in
+a fraction of the time. The walk reads each entry that no pattern matches, as where a frame of the pickle ends. What
+does not fit together is `Irregular`, and then the walk has to read the whole: it alone refuses.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsIndex
 
 from anemoi_ckpt_migrate.storage.distributed.closed_pickle import (
@@ -26,7 +27,8 @@ Box = tuple[Size, Size]
 """The offsets and sizes of a chunk."""
 
 
-class Names(NamedTuple):
+@dataclass(frozen=True)
+class Names:
     """The classes of torch whose objects are matched.
 
     Attributes
@@ -53,13 +55,16 @@ class PlainTensor(NamedTuple):
         Its properties; tensors that spell them alike share them.
     size : Size
         Its shape.
-    boxes : list of Box or Struct
-        Its chunks; one with further attributes, or that no pattern matched, is a `Struct`.
+    boxes : list of Box
+        Its chunks.
+    others : list of (int, Struct)
+        Those that no pattern matched, each with its place among the boxes.
     """
 
     properties: Struct
     size: Size
-    boxes: list[Box | Struct]
+    boxes: list[Box]
+    others: list[tuple[int, Struct]]
 
 
 class PlainValue(NamedTuple):
@@ -116,7 +121,7 @@ class _Memo(list[Any]):
         return found
 
 
-_FRAME, _MEMO, _MARK, _SET, _BUILD, _OBJECT, _DICT, _APPENDS, _LONG_GET, _SHORT_GET = (
+_FRAME, _MEMO, _MARK, _SET, _BUILD, _NEWOBJ, _DICT, _APPENDS, _LONG_GET, _SHORT_GET = (
     code[0]
     for code in (
         pickle.FRAME,
@@ -171,7 +176,7 @@ class _Reader:
     def whole(self) -> dict[str, Any]:
         """Return the attributes of the object."""
         self._begin()
-        tensors = self._map({}, self._tensors, _BUILD, _OBJECT)
+        tensors = self._map({}, self._tensors, _BUILD, _NEWOBJ)
         found: dict[str, Any] = {"state_dict_metadata": tensors}
         self._skip_frames()
         if self._begins_map("planner_data"):
@@ -362,16 +367,16 @@ class _Reader:
             extent, more = sizes.get(extent) or self._size(extent)
             memo += more
             self._at = entry.end()
-            found[name] = PlainTensor(form, shape, [(first, extent)])
+            found[name] = PlainTensor(form, shape, [(first, extent)], [])
             if end != (b"eub" if mark else b"aub"):
                 if end:
                     raise Irregular("a list ends in another way")
-                self._chunks(found[name].boxes)
+                self._chunks(found[name])
         return len(found) > before
 
-    def _chunks(self, boxes: list[Box | Struct]) -> None:
+    def _chunks(self, tensor: PlainTensor) -> None:
         """Add all further chunks of a tensor, and go behind it."""
-        match = self._match(self._names.tensor, 1)
+        match, boxes = self._match(self._names.tensor, 1), tensor.boxes
         memo, data, sizes = self._memo, self._data, self._sizes
         while True:
             while chunk := match(data, self._at):
@@ -385,8 +390,8 @@ class _Reader:
                 self._at = chunk.end()
             self._skip_frames()
             if data[self._at] != _APPENDS:
-                (box,) = self._walked(_BUILD)
-                boxes.append(box)
+                (chunk,) = self._walked(_BUILD)
+                tensor.others.append((len(boxes) + len(tensor.others), chunk))
                 continue
             self._at += 1
             self._skip_frames()

@@ -16,9 +16,9 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
     Place,
     TensorEntry,
     ValueEntry,
-    metadata_bytes,
     with_dtype,
 )
+from anemoi_ckpt_migrate.storage.distributed.metadata_writer import metadata_bytes
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import to_attribute
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
