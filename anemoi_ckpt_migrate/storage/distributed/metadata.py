@@ -58,6 +58,14 @@ Path = tuple[str | int, ...]
 """The keys and indices that lead to a value of the tree."""
 
 
+def named(path: Path) -> str:
+    """Return the name of a value, from its path."""
+    try:
+        return ".".join(path)  # type: ignore[arg-type]
+    except TypeError:  # an index is among the keys
+        return ".".join(map(str, path))
+
+
 class Place(NamedTuple):
     """The bytes of a chunk or another value.
 
@@ -301,11 +309,15 @@ class _Reading:
         for name in entries.keys() ^ paths.keys():
             _refuse(f"its map of tensors and its map of paths do not both name {name!s:.200}")
         for name, path in paths.items():
-            if not all(type(each) is str or (type(each) is int and 0 <= each < _LARGEST) for each in path):
+            if not _TEXTS.issuperset(map(type, path)) and not all(map(_is_key, path)):
                 _refuse(f"the path of {name:.200} is not made of keys and indices")
-            if ".".join(map(str, path)) != name:
-                _refuse(f"the path of {name:.200} leads to {'.'.join(map(str, path)):.200}")
+            if named(path) != name:
+                _refuse(f"the path of {name:.200} leads to {named(path):.200}")
         return dict(paths)
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) is str or (type(value) is int and 0 <= value < _LARGEST)
 
 
 def _refuse(why: str) -> NoReturn:

@@ -10,8 +10,7 @@ import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.tensors.refs import (
@@ -48,8 +47,7 @@ Extent = tuple[str, int, int]
 """A place of bytes: the key of a storage in the file, the first byte, the number of bytes."""
 
 
-@dataclass(frozen=True)
-class TensorExpr:
+class TensorExpr(NamedTuple):
     """How to make a tensor.
 
     Attributes
