@@ -170,7 +170,7 @@ class DistributedCheckpoint(Checkpoint):
         items: list[Item] = []
         for name, entry in self._metadata.entries.items():
             path = (name,) if self._metadata.paths is None else self._metadata.paths[name]
-            items.append(self._item_of(path, f"={name}", entry))
+            items.append(self._item_of(path, name, entry))
         record = None
         if RECORD in self._metadata.more:
             try:
@@ -179,10 +179,11 @@ class DistributedCheckpoint(Checkpoint):
                 record = f"damaged: {error}"  # whoever reads it says so
         return Layout(b"", {}, items=tuple(items), record=record, rest=self.stored_rest)
 
-    def _item_of(self, path: tuple[str | int, ...], key: str, entry: Entry) -> Item:
+    def _item_of(self, path: tuple[str | int, ...], name: str, entry: Entry) -> Item:
         if isinstance(entry, ValueEntry):
             return ValueItem(path, None, entry)
-        self._maker.hold(key, self._stored.add(named(path), key, entry))
+        key = f"={name}"
+        self._maker.hold(key, self._stored.add(name, key, entry))
         return TensorItem(path, entry.dtype, entry.shape, key, 0, entry)
 
     def _kept(self, value: Any) -> Any:

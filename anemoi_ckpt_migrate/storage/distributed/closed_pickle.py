@@ -7,6 +7,7 @@ other class by its name. So no limit on hashes, lengths or the memo is needed, a
 
 from __future__ import annotations
 
+import functools
 import pickle
 import struct
 from collections import OrderedDict
@@ -487,7 +488,7 @@ class Writer:
         """Write a text."""
         known = self._texts.get(value)
         if known is not None:
-            self.out += _GETS[known] if known < 256 else b"j" + _UINT_BYTES(known)
+            self.out += repeated(known)
             return
         encoded = value.encode(_UTF8)
         if len(encoded) < 256:
@@ -500,7 +501,7 @@ class Writer:
     def name(self, value: Name) -> None:
         """Write a name."""
         if value in self._names:
-            self._repeat(self._names[value])
+            self.out += repeated(self._names[value])
             return
         self.text(value.module)
         self.text(value.name)
@@ -511,7 +512,7 @@ class Writer:
         """Write a `torch.Size`."""
         known = self._sizes.get(value)
         if known is not None:
-            self.out += _GETS[known] if known < 256 else b"j" + _UINT_BYTES(known)
+            self.out += repeated(known)
             return
         self.name(SIZE)
         self.parts(value)
@@ -521,17 +522,7 @@ class Writer:
 
     def integer(self, value: int) -> None:
         """Write an integer."""
-        if 0 <= value < 256:
-            self.out += pickle.BININT1 + bytes((value,))
-        elif 0 <= value < 1 << 16:
-            self.out += pickle.BININT2 + value.to_bytes(2, "little")
-        elif -(1 << 31) <= value < 1 << 31:
-            self.out += pickle.BININT + value.to_bytes(4, "little", signed=True)
-        else:
-            encoded = value.to_bytes((value.bit_length() >> 3) + 1, "little", signed=True)
-            if len(encoded) > 255:
-                raise ValueError("an integer is too large")
-            self.out += pickle.LONG1 + bytes((len(encoded),)) + encoded
+        self.out += spelled_integer(value)
 
     def parts(self, value: tuple[Any, ...]) -> None:
         """Write a tuple that nothing repeats."""
@@ -564,9 +555,6 @@ class Writer:
             raise ValueError(f"a {type(value).__name__} has no place in the metadata")
         write(self, value)
 
-    def _repeat(self, number: int) -> None:
-        self.out += _GETS[number] if number < 256 else pickle.LONG_BINGET + _UINT_BYTES(number)
-
     def _number(self) -> int:
         """Return the number of the next object."""
         self._count += 1
@@ -575,7 +563,7 @@ class Writer:
     def _object(self, value: Any, write: Callable[[], None]) -> None:
         """Write an object that may stand in several places, but not in itself."""
         if id(value) in self._objects:
-            self._repeat(self._objects[id(value)][0])
+            self.out += repeated(self._objects[id(value)][0])
             return
         self._depth += 1
         if self._depth > _DEEPEST:
@@ -617,6 +605,26 @@ class Writer:
 
     def _constant(self, value: bool | None) -> None:
         self.out += {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
+
+
+def repeated(number: int) -> bytes:
+    """Return the opcode that repeats an object by its number."""
+    return _GETS[number] if number < 256 else b"j" + _UINT_BYTES(number)
+
+
+@functools.lru_cache(1 << 10)
+def spelled_integer(value: int) -> bytes:
+    """Return the opcode of an integer."""
+    if 0 <= value < 256:
+        return pickle.BININT1 + bytes((value,))
+    if 0 <= value < 1 << 16:
+        return pickle.BININT2 + value.to_bytes(2, "little")
+    if -(1 << 31) <= value < 1 << 31:
+        return pickle.BININT + value.to_bytes(4, "little", signed=True)
+    encoded = value.to_bytes((value.bit_length() >> 3) + 1, "little", signed=True)
+    if len(encoded) > 255:
+        raise ValueError("an integer is too large")
+    return pickle.LONG1 + bytes((len(encoded),)) + encoded
 
 
 _GETS = [pickle.BINGET + bytes((number,)) for number in range(256)]

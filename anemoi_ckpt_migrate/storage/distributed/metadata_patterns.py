@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsIndex
@@ -143,6 +144,7 @@ _SMALL = rb"(?:K.|M..|J....)"
 _NAME = rb"(?:" + _TEXT + rb"|(" + _GET + rb"))"
 _KEY = rb"(?:\x8c.[^\x94]*\x94|" + _GET + rb"|" + _SMALL + rb")"
 _PARTS = re.compile(_TEXT + rb"|(" + _GET + rb")|(" + _SMALL + rb")", re.DOTALL)
+_NO_KEYS = 0x84  # opcodes of tuples of one to three objects follow
 _FEW = 64  # dimensions of a tensor, and keys of a path
 _TRIES = 8
 _BITS = 1 << 31
@@ -420,21 +422,23 @@ class _Reader:
         """Add the paths that follow."""
         while entry := _PATH(self._data, self._at):
             length, text, number, mark, spelled, end = entry.groups()
-            parts = _PARTS.findall(spelled)
-            count = 0 if mark else b"\x84\x85\x86\x87".index(end) if end != b"t" else 0
-            if (bool(mark) != (end == b"t")) or (count and len(parts) != count):
-                break
-            if any(size and size[0] != len(part) for size, part, _, _ in parts):
-                break
             if text is not None and len(text) != length[0]:
                 break
-            name = self._text(text, number)
+            parts = _PARTS.findall(spelled)
+            if bool(mark) != (end == b"t") or (not mark and len(parts) != end[0] - _NO_KEYS):
+                break
+            if not all([not size or size[0] == len(part) for size, part, _, _ in parts]):
+                break
+            name = self._known_text(number) if text is None else self._text(text, number)
             if name in found:
                 raise Irregular("a name is there twice")
-            found[name] = tuple(
-                _number(index) if index else self._text(part if size else None, again)
-                for size, part, again, index in parts
-            )
+            path: list[str | int] = []
+            for size, part, again, index in parts:
+                if again:
+                    path.append(self._known_text(again))
+                else:
+                    path.append(self._text(part, again) if size else _number(index))
+            found[name] = tuple(path)
             self._memo.append(_HIDDEN)
             self._at = entry.end()
 
@@ -472,7 +476,7 @@ class _Reader:
 
     def _known_text(self, spelled: bytes) -> str:
         """Return a text that is repeated by its number."""
-        found = _item(self._memo, _index(spelled))
+        found = _item(self._memo, spelled[1] if len(spelled) == 2 else _FROM(spelled, 1)[0])
         if type(found) is not str:
             raise Irregular("a name is no text")
         return found
@@ -518,7 +522,7 @@ def _nothing(data: bytes, at: int) -> None:
 _PROPERTIES = re.compile(rb"(" + _GET + rb")(?:\)\x81\x94\()?|([\x88\x89])", re.DOTALL)
 _NUMBERS = re.compile(_SMALL, re.DOTALL)
 _MOST_KEPT = 1 << 12  # sizes and numbers that are spelled alike
-_item = list.__getitem__
+_item, _FROM = list.__getitem__, struct.Struct("<I").unpack_from
 _PATH = re.compile(_NAME + rb"(\(?)(" + _KEY + b"{1,%d}" % _FEW + rb")([\x85\x86\x87t])\x94", re.DOTALL).match
 _NEW = pickle.EMPTY_TUPLE + pickle.NEWOBJ + pickle.MEMOIZE + pickle.EMPTY_DICT + pickle.MEMOIZE + pickle.MARK
 _ANY_NEW = re.escape(_NEW)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
-from anemoi_ckpt_migrate.storage.distributed.closed_pickle import Piece, Struct, Writer
+from anemoi_ckpt_migrate.storage.distributed.closed_pickle import Piece, Struct, Writer, repeated, spelled_integer
 from anemoi_ckpt_migrate.storage.distributed.metadata import (
     NAMES,
+    Chunk,
     Metadata,
     Path,
     Place,
@@ -51,6 +52,14 @@ class _Writing(Writer):
         self._index, self._number_of_chunk = Piece(NAMES.index, _NEW, "fqn"), Piece("index")
         self._offset, self._length = Piece("offset"), Piece("length")
         self._place_of_chunk = Piece(_SET, NAMES.place, _NEW, "relative_path")
+        self._pieces_of_tensor = self._tensor, self._size, self._chunks, self._chunk, self._sizes_of_chunk
+        self._pieces_of_place = (
+            self._index,
+            self._number_of_chunk,
+            self._offset,
+            self._place_of_chunk,
+            self._length,
+        )
         self._forms: dict[int, bytes] = {}  # the spelling of properties, by id
 
     def whole(self, metadata: Metadata) -> bytes:
@@ -61,7 +70,7 @@ class _Writing(Writer):
             self.text(name)
             if isinstance(entry, ValueEntry):
                 self._write_value(entry)
-            else:
+            elif len(entry.chunks) != 1 or entry.more or entry.chunks[0].more or not self._repeat_tensor(entry):
                 self._write_tensor(entry)
         self._end_map()
         self.text("planner_data")
@@ -74,8 +83,9 @@ class _Writing(Writer):
         for name, entry in metadata.entries.items():
             if isinstance(entry, ValueEntry):
                 self._write_place(name, None, None, entry.place)
-            else:
-                for number, chunk in enumerate(entry.chunks):
+                continue
+            for number, chunk in enumerate(entry.chunks):
+                if chunk.place.more or not self._repeat_place(name, number, chunk):
                     self._write_place(name, number, chunk.offsets, chunk.place)
         self._end_map()
         self._end(metadata.more)
@@ -104,6 +114,62 @@ class _Writing(Writer):
         self.out += pickle.APPEND if alone else pickle.APPENDS
         self._end(entry.more)
 
+    def _repeat_place(self, name: str, number: int, chunk: Chunk) -> bool:
+        """Write the place of a chunk at once, if all but the numbers in it is repeated; return whether it is."""
+        begin, middle, offset, place, length = self._pieces_of_place
+        if not (place.known and length.known):
+            return False
+        texts, (file, start, count, _) = self._texts, chunk.place
+        known, known_file, offsets = texts.get(name), texts.get(file), self._sizes.get(chunk.offsets)
+        if known is None or known_file is None or offsets is None:
+            return False
+        self.out += b"".join(
+            (
+                begin.known,
+                repeated(known),
+                middle.known,
+                spelled_integer(number),
+                offset.known,
+                repeated(offsets),
+                place.known,
+                repeated(known_file),
+                offset.known,
+                spelled_integer(start),
+                length.known,
+                spelled_integer(count),
+                _SET,
+            )
+        )
+        self._count += begin.numbers + place.numbers
+        return True
+
+    def _repeat_tensor(self, entry: TensorEntry) -> bool:
+        """Write a tensor of one chunk at once, if all of it is repeated; return whether it is."""
+        begin, size, chunks, chunk, sizes = self._pieces_of_tensor
+        (part,), get = entry.chunks, self._sizes.get
+        form, shape = self._forms.get(id(entry.properties)), get(entry.shape)
+        first, extent = get(part.offsets), get(part.sizes)
+        if form is None or shape is None or first is None or extent is None or not sizes.known:
+            return False
+        self.out += b"".join(
+            (
+                begin.known,
+                form,
+                size.known,
+                repeated(shape),
+                chunks.known,
+                chunk.known,
+                repeated(first),
+                sizes.known,
+                repeated(extent),
+                _SET,
+                pickle.APPEND,
+                _SET,
+            )
+        )
+        self._count += begin.numbers + 2 + chunks.numbers + chunk.numbers
+        return True
+
     def _write_properties(self, properties: Struct) -> None:
         """Write an object for each tensor, although those that are alike are one here."""
         known = self._forms.get(id(properties))
@@ -126,7 +192,12 @@ class _Writing(Writer):
         self._begin_map()
         for name, path in paths.items():
             self.text(name)
-            self.parts(path)
+            if len(path) == 1 and type(path[0]) is str:
+                self.text(path[0])
+                self.out += _ALONE
+                self._count += 1
+            else:
+                self.parts(path)
         self._end_map()
 
     def _write_place(self, name: str, number: int | None, offsets: tuple[int, ...] | None, place: Place) -> None:
@@ -163,4 +234,4 @@ class _Writing(Writer):
 _OBJECT = pickle.EMPTY_TUPLE + pickle.NEWOBJ + pickle.MEMOIZE
 _NEW = _OBJECT + pickle.EMPTY_DICT + pickle.MEMOIZE + pickle.MARK
 _LIST, _MAP = pickle.EMPTY_LIST + pickle.MEMOIZE, pickle.EMPTY_DICT + pickle.MEMOIZE + pickle.MARK
-_SET = pickle.SETITEMS + pickle.BUILD
+_SET, _ALONE = pickle.SETITEMS + pickle.BUILD, pickle.TUPLE1 + pickle.MEMOIZE
