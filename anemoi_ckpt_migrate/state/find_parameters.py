@@ -279,13 +279,10 @@ def find_wrapped_otherwise(
     tree: Any, main: ParameterLocation, names: Table, known: Iterable[ParameterLocation]
 ) -> list[ParameterLocation]:
     """Find dicts that would be copies of these names if wrappers stood at the same places in their names."""
-    own = {unwrapped(name): names[name] for name in names}
     seen = {identity(place.content) for place in (main, *known)} - {id(tree)}
-    return [
-        ParameterLocation(path, value)
-        for path, value in _parameter_dicts(tree, seen, is_a(main.content, Pickled))
-        if _are_most(value, own)
-    ]
+    others = list(_parameter_dicts(tree, seen, is_a(main.content, Pickled)))
+    own = {unwrapped(name): names[name] for name in names} if others else {}
+    return [ParameterLocation(path, value) for path, value in others if _are_most(value, own)]
 
 
 def _are_most(content: dict[Any, Any], main: Mapping[str, Any]) -> bool:

@@ -427,7 +427,7 @@ class _Reader:
             parts = _PARTS.findall(spelled)
             if bool(mark) != (end == b"t") or (not mark and len(parts) != end[0] - _NO_KEYS):
                 break
-            if not all([not size or size[0] == len(part) for size, part, _, _ in parts]):
+            if any(size and size[0] != len(part) for size, part, _, _ in parts):
                 break
             name = self._known_text(number) if text is None else self._text(text, number)
             if name in found:

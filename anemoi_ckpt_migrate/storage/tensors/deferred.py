@@ -223,7 +223,9 @@ class TensorBuilder:
         return StoredTensor(self._function("_rebuild_tensor_v3"), (*args, self._name("torch", dtype)))
 
     def _function(self, name: str) -> RebuildFunction:
-        return self._functions.setdefault(name, RebuildFunction(("torch._utils", name), self._touched))
+        if name not in self._functions:
+            self._functions[name] = RebuildFunction(("torch._utils", name), self._touched)
+        return self._functions[name]
 
     def _name(self, module: str, name: str) -> OpaqueName:
         if (module, name) not in self._names:
