@@ -60,6 +60,9 @@ class Struct:
     def __init__(self, name: Name, args: tuple[Any, ...] = (), state: Any = None, called: bool = False) -> None:
         self.name, self.args, self.state, self.called = name, args, state, called
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
 
 class ForeignName(pickle.UnpicklingError):
     """The pickle names something outside the closed set.
