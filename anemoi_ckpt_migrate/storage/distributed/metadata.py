@@ -306,7 +306,8 @@ class _Reading:
     def _paths(self, paths: Any, entries: Mapping[str, Entry]) -> dict[str, Path]:
         if not _is_dict(paths) or not all(type(path) is tuple and 0 < len(path) < _DEEPEST for path in paths.values()):
             _refuse("it holds the plan of another planner than torch's own")
-        for name in entries.keys() ^ paths.keys():
+        apart = entries.keys() ^ paths.keys()
+        for name in [each for each in (*entries, *paths) if each in apart] if apart else ():
             _refuse(f"its map of tensors and its map of paths do not both name {name!s:.200}")
         for name, path in paths.items():
             if not _TEXTS.issuperset(map(type, path)) and not all(map(_is_key, path)):
