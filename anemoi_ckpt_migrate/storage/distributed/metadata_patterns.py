@@ -138,15 +138,17 @@ _FRAME, _MEMO, _MARK, _SET, _BUILD, _NEWOBJ, _DICT, _APPENDS, _LONG_GET, _SHORT_
     )
 )
 _TUPLES = frozenset(code[0] for code in (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE))
-_GET, _TEXT = rb"h.|j....", rb"\x8c(.)([^\x94]*)\x94"
+# No pattern looks farther than an entry may be long, so hostile bytes cost no more than the walk.
+_GET, _TEXT = rb"h.|j....", rb"\x8c(.)([^\x94]{0,255})\x94"
 _NUMBER = rb"K.|M..|J....|\x8a\x05.....|\x8a\x06......|\x8a\x07......."
 _SMALL = rb"(?:K.|M..|J....)"
 _NAME = rb"(?:" + _TEXT + rb"|(" + _GET + rb"))"
-_KEY = rb"(?:\x8c.[^\x94]*\x94|" + _GET + rb"|" + _SMALL + rb")"
+_KEY = rb"(?:\x8c.[^\x94]{0,255}\x94|" + _GET + rb"|" + _SMALL + rb")"
 _PARTS = re.compile(_TEXT + rb"|(" + _GET + rb")|(" + _SMALL + rb")", re.DOTALL)
 _NO_KEYS = 0x84  # opcodes of tuples of one to three objects follow
 _FEW = 64  # dimensions of a tensor, and keys of a path
 _TRIES = 8
+_MOST_PARTS = 6  # of an entry, each walked by itself
 _BITS = 1 << 31
 
 
@@ -266,8 +268,12 @@ class _Reader:
             else:
                 items = self._walked(*ends)
                 # A key may end like a value, and a frame may stand between an object and its attributes.
-                while len(items) % 2 or self._data[self._at] == _DICT:
+                for _ in range(_MOST_PARTS):
+                    if len(items) % 2 == 0 and self._data[self._at] != _DICT:
+                        break
                     items = self._walked(*ends, stack=items)
+                else:
+                    raise Irregular("an entry has too many parts")
                 set_items(found, items)
                 for value in items[1::2]:
                     self._note(value, first)
@@ -316,7 +322,7 @@ class _Reader:
     def _tensor_patterns(self, repeated: Callable[[Any], bytes]) -> list[bytes]:
         names, size = self._names, self._size_pattern(repeated)
         chunk = repeated(names.chunk) + _ANY_NEW + repeated("offsets") + size + repeated("sizes") + size + rb"ub"
-        properties = rb"((?:" + _GET + rb")\)\x81\x94\((?:" + _GET + rb"|[\x88\x89])*t\x94)b"
+        properties = rb"((?:" + _GET + rb")\)\x81\x94\((?:" + _GET + rb"|[\x88\x89]){0,16}t\x94)b"
         tensor = (
             _NAME + repeated(names.tensor) + _ANY_NEW + repeated("properties") + properties + repeated("size") + size
         )
