@@ -487,6 +487,7 @@ class DistributedCheckpoint(Checkpoint):
     ) -> Written:
         """Write a new metadata file, and perhaps one new file of tensors; or, if more changes, a new folder."""
         layout = cast(Layout, pickled)
+        self._items = {}  # the new metadata need the memory
         record = self._record_beside({**self.attached, **attachments})
         layout = layout if record is None else replace(layout, record=record)
         new = NewFiles(self, self._metadata, layout, self._free())
