@@ -78,9 +78,10 @@ bench-detection: $(BIN)/.ready ## count hostile files detected, beside picklesca
 bench-costs: $(BIN)/.ready ## measure what hostile files cost, and write benchmarks/COSTS.md
 	$(BIN)/python benchmarks/costs.py
 
-bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkpoints beside cp and their libraries, and write benchmarks/FORMATS.md, DISTRIBUTED.md
+bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkpoints beside cp and their libraries, and write benchmarks/FORMATS.md, DISTRIBUTED.md, METADATA.md
 	$(BIN)/python benchmarks/formats.py
 	$(BIN)/python benchmarks/distributed.py
+	$(BIN)/python benchmarks/metadata.py
 
 bench-fleet: $(BIN)/.ready ## measure FILES=10000 checkpoints in one call, and write benchmarks/FLEET.md
 	$(BIN)/python benchmarks/fleet.py

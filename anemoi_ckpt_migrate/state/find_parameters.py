@@ -355,7 +355,8 @@ def _dicts(tree: Any, known: Collection[int] = (), models: bool = False) -> Iter
             found: Iterable[tuple[Any, Any]] = () if closed else value.items()
         else:
             found = enumerate(value) if is_a(value, (list, tuple)) else ()
-        return [(str(key), each) for key, each in found if id(each) not in known and _is_container(each, models)]
+        others = [(key, each) for key, each in found if not is_stored(each)]  # most are tensors
+        return [(str(key), each) for key, each in others if id(each) not in known and _is_container(each, models)]
 
     for path, value in walk(tree, content, _DEEPEST):
         if path and not is_a(value, (list, tuple)):

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, BinaryIO
 
 from anemoi_ckpt_migrate.errors import CannotRead, NotACheckpoint
@@ -230,13 +230,15 @@ class Unread:
 class ChunkSources(Sequence[StoredTensor]):
     """The chunks of a tensor as sources of its recipe; their archives are read when the content is needed."""
 
-    def __init__(self, read: Callable[[Chunk], StoredTensor], chunks: Sequence[Chunk]) -> None:
-        self._read, self._chunks = read, chunks
+    __slots__ = ("_archives", "_chunks", "_dtype", "_found", "_name")
+
+    def __init__(self, archives: Archives, name: str, chunks: Sequence[Chunk], dtype: str) -> None:
+        self._archives, self._name, self._chunks, self._dtype = archives, name, chunks, dtype
         self._found: list[StoredTensor] | None = None
 
     def _all(self) -> list[StoredTensor]:
         if self._found is None:
-            self._found = [self._read(chunk) for chunk in self._chunks]
+            self._found = [self._archives.chunk(self._name, chunk, self._dtype) for chunk in self._chunks]
         return self._found
 
     def __len__(self) -> int:

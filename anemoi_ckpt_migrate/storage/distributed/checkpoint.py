@@ -45,7 +45,6 @@ from anemoi_ckpt_migrate.storage.distributed.layout import (
     ValueItem,
     has_tensor,
     leaves,
-    named,
     nested,
     replaced,
 )
@@ -55,6 +54,7 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
     Place,
     TensorEntry,
     ValueEntry,
+    named,
     places_of,
 )
 from anemoi_ckpt_migrate.storage.distributed.new_files import NewFiles
@@ -82,6 +82,7 @@ from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_stor
 from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.util.dataclass import replace
+from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
 
@@ -155,6 +156,7 @@ class DistributedCheckpoint(Checkpoint):
         self._constants: dict[bytes, Any] = {}
         self._own: dict[int, Any] = {}  # containers of the last tree that are stored in one piece, by id
         self._real: dict[int, tuple[StoredTensor, Any]] = {}  # real tensors of the last tree, by their address
+        self._items: dict[int, tuple[StoredTensor, TensorItem]] = {}  # of the stand-ins of the last tree, by id
         self.stored_rest = None if rest is None else self._archives.pickled("the content", _whole(rest))
         self._rest_keys: Collection[Any] = ()  # of the last tree
         self._layout = self._read_layout()
@@ -162,12 +164,13 @@ class DistributedCheckpoint(Checkpoint):
     def _read_archive(self) -> Archive:
         return Archive("", {}, self.length, 0)
 
+    @gc_paused()
     def _read_layout(self) -> Layout:
         """Return the tree that the metadata describes, and the record there."""
         items: list[Item] = []
         for name, entry in self._metadata.entries.items():
             path = (name,) if self._metadata.paths is None else self._metadata.paths[name]
-            items.append(self._item_of(path, f"={name}", entry))
+            items.append(self._item_of(path, name, entry))
         record = None
         if RECORD in self._metadata.more:
             try:
@@ -176,10 +179,11 @@ class DistributedCheckpoint(Checkpoint):
                 record = f"damaged: {error}"  # whoever reads it says so
         return Layout(b"", {}, items=tuple(items), record=record, rest=self.stored_rest)
 
-    def _item_of(self, path: tuple[str | int, ...], key: str, entry: Entry) -> Item:
+    def _item_of(self, path: tuple[str | int, ...], name: str, entry: Entry) -> Item:
         if isinstance(entry, ValueEntry):
             return ValueItem(path, None, entry)
-        self._maker.hold(key, self._stored.add(named(path), key, entry))
+        key = f"={name}"
+        self._maker.hold(key, self._stored.add(name, key, entry))
         return TensorItem(path, entry.dtype, entry.shape, key, 0, entry)
 
     def _kept(self, value: Any) -> Any:
@@ -217,9 +221,16 @@ class DistributedCheckpoint(Checkpoint):
 
     def load(self, trusting: bool = True) -> Any:
         """Return the tree with stand-ins for tensors."""
-        self._touched, self._payloads, self._own, self._real = [], None, {}, {}
+        self._touched, self._payloads, self._own, self._real, self._items = [], None, {}, {}, {}
         self._maker.renew(self._touched)
-        return self._tree(self.stand_in, partial(self._value, trusted=self._trusted if trusting else ()))
+
+        def tensor(item: TensorItem) -> StoredTensor:
+            stand_in = self.stand_in(item)
+            self._items[id(stand_in)] = stand_in, item
+            return stand_in
+
+        with gc_paused():
+            return self._tree(tensor, partial(self._value, trusted=self._trusted if trusting else ()))
 
     def load_content(self) -> Any:
         """Return the tree with real tensors: over the files, or, if a tensor has several chunks, in memory."""
@@ -323,6 +334,7 @@ class DistributedCheckpoint(Checkpoint):
 
     # The tree, to be written
 
+    @gc_paused()
     def pickled(self, tree: Any, copy_shared: bool = False) -> Layout:
         """Turn a tree into the list of its tensors and other values, each with its places in the files."""
         if not is_a(tree, dict):
@@ -475,6 +487,7 @@ class DistributedCheckpoint(Checkpoint):
     ) -> Written:
         """Write a new metadata file, and perhaps one new file of tensors; or, if more changes, a new folder."""
         layout = cast(Layout, pickled)
+        self._items = {}  # the new metadata need the memory
         record = self._record_beside({**self.attached, **attachments})
         layout = layout if record is None else replace(layout, record=record)
         new = NewFiles(self, self._metadata, layout, self._free())
@@ -599,8 +612,13 @@ class DistributedCheckpoint(Checkpoint):
 
     def release(self) -> None:
         """Free the memory that only loading needs."""
-        self._own, self._real = {}, {}
+        self._own, self._real, self._items = {}, {}, {}
         super().release()
+
+    def item_of(self, tensor: StoredTensor) -> TensorItem | None:
+        """Return the item of a tensor of the files that the last tree has; None for any other."""
+        _, item = self._items.get(id(tensor), (None, None))
+        return item if item is not None and item.entry is not None else None
 
     def entry_of(self, tensor: StoredTensor) -> TensorEntry | None:
         """Return the chunks of a plain tensor that is made of whole chunks of the files; None for any other."""

@@ -7,10 +7,11 @@ other class by its name. So no limit on hashes, lengths or the memo is needed, a
 
 from __future__ import annotations
 
+import functools
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 _DEEPEST = 200  # nesting of an object
@@ -59,6 +60,9 @@ class Struct:
     def __init__(self, name: Name, args: tuple[Any, ...] = (), state: Any = None, called: bool = False) -> None:
         self.name, self.args, self.state, self.called = name, args, state, called
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
 
 class ForeignName(pickle.UnpicklingError):
     """The pickle names something outside the closed set.
@@ -92,9 +96,13 @@ def read(data: bytes, known: Collection[Name]) -> Any:
         It is cut off, is no pickle, or is spelled in another way than Python's own pickler does.
     """
     try:
-        return _walk(data, known)
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        return walk(data, known)[0][0]
+    except DAMAGED as error:
         raise pickle.UnpicklingError("it is cut off, or spelled in an unknown way") from error
+
+
+DAMAGED = (IndexError, KeyError, ValueError, TypeError, AttributeError, RecursionError, struct.error)
+"""What following a damaged pickle raises, beside `pickle.UnpicklingError`."""
 
 
 _MEMOIZE, _LONG_BINGET, _BINGET, _BININT1, _MARK, _EMPTY_TUPLE = (
@@ -120,14 +128,40 @@ _BEGINNING = pickle.NEWOBJ + pickle.MEMOIZE + pickle.EMPTY_DICT + pickle.MEMOIZE
 _SIZE = pickle.MEMOIZE + pickle.TUPLE1 + pickle.MEMOIZE + pickle.REDUCE + pickle.MEMOIZE
 
 
-def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one branch per frequent opcode)
+def walk(  # noqa: C901  (one branch per frequent opcode)
+    data: bytes,
+    known: Collection[Name],
+    at: int = 0,
+    memo: list[Any] | None = None,
+    ends: Collection[int] | None = None,
+    stack: Iterable[Any] = (),
+) -> tuple[list[Any], int]:
     """Follow the opcodes, the frequent ones first: for them, calls would cost more than the branches.
 
     Reading beyond the end gives nothing, and then there is no next opcode. The beginning of an object, its end, and a
     size of two dimensions are always spelled alike; each of them is done at once.
+
+    Parameters
+    ----------
+    data, known
+        As for `read`.
+    at : int
+        The first opcode to follow.
+    memo : list
+        The objects that have numbers, to which new ones are added; by default none.
+    ends : collection of int, optional
+        For a part of a pickle: opcodes outside any mark behind which it stops. It always stops before items are set of
+        something in front of the part. By default it goes to the end of the pickle.
+    stack : iterable of object
+        The objects on the stack before.
+
+    Returns
+    -------
+    tuple of list and int
+        The objects on the stack, and the place behind the last opcode.
     """
-    stack, outer, memo = list[Any](), list[list[Any]](), list[Any]()
-    at, push, remember, follows = 0, stack.append, memo.append, data.startswith
+    stack, outer, memo = list(stack), list[list[Any]](), [] if memo is None else memo
+    push, remember, follows, is_part, ends = stack.append, memo.append, data.startswith, ends is not None, ends or ()
     on_stack, arguments = _ON_STACK, _ARGUMENTS
     while True:
         code = data[at]
@@ -165,6 +199,8 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             pair = stack[-1], second
             if not follows(_SIZE, at):
                 stack[-1] = pair
+                if code in ends and not outer:
+                    return stack, at
                 continue
             at += len(_SIZE)
             if stack[-2] != SIZE:
@@ -172,12 +208,16 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             stack[-2:] = [_made(SIZE, (pair,))]
             memo += (pair, (pair,), stack[-1])
         elif code == _SETITEMS:
+            if is_part and not outer:
+                return stack, at - 1
             items, stack = stack, outer.pop()
             push = stack.append
-            _set_items(stack[-1], items)
+            set_items(stack[-1], items)
             if data[at] == _BUILD:
                 at += 1
                 _build(stack)
+                if _BUILD in ends and not outer:
+                    return stack, at
         elif code == _BININT2:
             push(data[at] | data[at + 1] << 8)
             at += 2
@@ -189,8 +229,12 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             items, stack = stack, outer.pop()
             push = stack.append
             push(tuple(items))
+            if code in ends and not outer:
+                return stack, at
         elif code in on_stack:
             on_stack[code](stack)
+            if code in ends and not outer:
+                return stack, at
         elif code in arguments:
             value, at = arguments[code](data, at)
             push(value)
@@ -208,10 +252,12 @@ def _walk(data: bytes, known: Collection[Name]) -> Any:  # noqa: C901  (one bran
             if name not in known:
                 raise ForeignName(name)
             push(name)
+            if code in ends and not outer:
+                return stack, at
         elif code == _STOP:
-            if len(stack) != 1 or outer:
+            if len(stack) != 1 or outer or is_part:
                 _refuse("it does not end with one object")
-            return stack[0]
+            return stack, at
         else:
             _refuse(f"it holds the opcode {code:#x}, which torch does not write there")
 
@@ -256,7 +302,7 @@ def _append(stack: list[Any]) -> None:
 
 def _set_item(stack: list[Any]) -> None:
     value, key = stack.pop(), stack.pop()
-    _set_items(stack[-1], [key, value])
+    set_items(stack[-1], [key, value])
 
 
 _ON_STACK: dict[int, Callable[[list[Any]], None]] = {
@@ -342,7 +388,8 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _set_items(target: Any, items: list[Any]) -> None:
+def set_items(target: Any, items: list[Any]) -> None:
+    """Set keys and values, one after the other, of a dict that a pickle makes."""
     if type(target) is not dict and type(target) is not OrderedDict:
         _refuse("it sets items of something else than a dict")
     keys = items[::2]  # not yet hashed
@@ -371,8 +418,36 @@ def _made(name: Name, args: tuple[Any, ...]) -> Any:
     return Struct(name, args, called=True)
 
 
+class Piece:
+    """Opcodes that are written thousands of times.
+
+    Parameters
+    ----------
+    parts : str, Name or bytes
+        Texts, names, and opcodes without arguments between them.
+
+    Attributes
+    ----------
+    known : bytes
+        All of it, once its texts and names are repeated by their numbers; empty before.
+    numbers : int
+        The count of objects that it then numbers.
+    """
+
+    __slots__ = ("known", "numbers", "parts")
+
+    def __init__(self, *parts: str | Name | bytes) -> None:
+        self.parts, self.known = parts, b""
+        self.numbers = sum(_numbered(part) for part in parts if isinstance(part, bytes))
+
+
+def _numbered(opcodes: bytes) -> int:
+    """Return how many objects opcodes without arguments number."""
+    return opcodes.count(pickle.MEMOIZE)
+
+
 class Writer:
-    """Writes a pickle of protocol 4. Texts and sizes are written once, and repeated by number.
+    """Writes a pickle of protocol 4 as Python's pickler does. Texts and sizes are written once, and repeated by number.
 
     Attributes
     ----------
@@ -382,69 +457,89 @@ class Writer:
 
     def __init__(self) -> None:
         self.out = bytearray(pickle.PROTO + b"\4")
-        self._memo: dict[Any, bytes] = {}
-        self._objects: dict[int, Any] = {}  # mutable objects, kept alive, since their ids are keys
+        self._count = 0  # of objects with a number
+        self._texts: dict[str, int] = {}
+        self._names: dict[Name, int] = {}
+        self._sizes: dict[tuple[int, ...], int] = {}
+        self._objects: dict[int, tuple[int, Any]] = {}  # mutable ones by id, kept alive
         self._depth = 0
 
     def finished(self) -> bytes:
         """Return the pickle."""
-        return bytes(self.out + pickle.STOP)
+        self.out += pickle.STOP
+        return bytes(self.out)
+
+    def piece(self, piece: Piece) -> None:
+        """Write a piece."""
+        if piece.known:
+            self.out += piece.known
+            self._count += piece.numbers
+            return
+        begin, before = len(self.out), self._count
+        for part in piece.parts:
+            if isinstance(part, str):
+                self.text(part)
+            elif isinstance(part, Name):
+                self.name(part)
+            else:
+                self.out += part
+                self._count += _numbered(part)
+        if self._count == before + piece.numbers:  # all else is repeated, as it will be from here on
+            piece.known = bytes(self.out[begin:])
 
     def text(self, value: str) -> None:
         """Write a text."""
-        known = self._memo.get(value)
+        known = self._texts.get(value)
         if known is not None:
-            self.out += known
+            self.out += repeated(known)
             return
         encoded = value.encode(_UTF8)
         if len(encoded) < 256:
-            self.out += pickle.SHORT_BINUNICODE + bytes((len(encoded),)) + encoded
+            self.out += b"\x8c%c%b\x94" % (len(encoded), encoded)
         else:
-            self.out += pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
-        self._remember(value)
+            self.out += pickle.BINUNICODE + _UINT_BYTES(len(encoded)) + encoded + pickle.MEMOIZE
+        self._texts[value] = self._count
+        self._count += 1
 
     def name(self, value: Name) -> None:
         """Write a name."""
-        known = self._memo.get((Name, value))
-        if known is not None:
-            self.out += known
+        if value in self._names:
+            self.out += repeated(self._names[value])
             return
         self.text(value.module)
         self.text(value.name)
-        self.out += pickle.STACK_GLOBAL
-        self._remember((Name, value))
+        self.out += pickle.STACK_GLOBAL + pickle.MEMOIZE
+        self._names[value] = self._number()
 
     def size(self, value: tuple[int, ...]) -> None:
         """Write a `torch.Size`."""
-        known = self._memo.get((Size, value))
+        known = self._sizes.get(value)
         if known is not None:
-            self.out += known
+            self.out += repeated(known)
             return
         self.name(SIZE)
-        self._tuple(value)
-        self.out += pickle.TUPLE1 + pickle.REDUCE
-        self._remember((Size, value))
+        self.parts(value)
+        self.out += pickle.TUPLE1 + pickle.MEMOIZE + pickle.REDUCE + pickle.MEMOIZE
+        self._number()
+        self._sizes[value] = self._number()
 
     def integer(self, value: int) -> None:
         """Write an integer."""
-        if 0 <= value < 256:
-            self.out += pickle.BININT1 + bytes((value,))
-        elif -(1 << 31) <= value < 1 << 31:
-            self.out += pickle.BININT + struct.pack("<i", value)
-        else:
-            encoded = value.to_bytes((value.bit_length() >> 3) + 1, "little", signed=True)
-            if len(encoded) > 255:
-                raise ValueError("an integer is too large")
-            self.out += pickle.LONG1 + bytes((len(encoded),)) + encoded
+        self.out += spelled_integer(value)
 
-    def instance(self, name: Name, state: Mapping[str, Any] | None, args: tuple[Any, ...] = ()) -> None:
-        """Write an object of a class, with its attributes."""
-        self.name(name)
-        self._tuple(args)
-        self.out += pickle.NEWOBJ
-        if state is not None:
-            self.mapping(state)
-            self.out += pickle.BUILD
+    def parts(self, value: tuple[Any, ...]) -> None:
+        """Write a tuple that nothing repeats."""
+        self._tuple(value)
+        if value:
+            self.out += pickle.MEMOIZE
+            self._count += 1
+
+    def _tuple(self, value: tuple[Any, ...]) -> None:
+        if len(value) > 3:
+            self.out += pickle.MARK
+        for item in value:
+            self.value(item)
+        self.out += _TUPLES.get(len(value), pickle.TUPLE)
 
     def mapping(self, value: Mapping[Any, Any]) -> None:
         """Write a dict."""
@@ -463,33 +558,23 @@ class Writer:
             raise ValueError(f"a {type(value).__name__} has no place in the metadata")
         write(self, value)
 
-    def _remember(self, key: Any) -> None:
-        number = len(self._memo)
-        self.out += pickle.MEMOIZE
-        self._memo[key] = (
-            pickle.BINGET + bytes((number,)) if number < 256 else pickle.LONG_BINGET + struct.pack("<I", number)
-        )
+    def _number(self) -> int:
+        """Return the number of the next object."""
+        self._count += 1
+        return self._count - 1
 
     def _object(self, value: Any, write: Callable[[], None]) -> None:
         """Write an object that may stand in several places, but not in itself."""
-        known = self._memo.get((object, id(value)))
-        if known is not None:
-            self.out += known
+        if id(value) in self._objects:
+            self.out += repeated(self._objects[id(value)][0])
             return
         self._depth += 1
         if self._depth > _DEEPEST:
             raise ValueError("the metadata is nested too deeply")
         write()
         self._depth -= 1
-        self._objects[id(value)] = value
-        self._remember((object, id(value)))
-
-    def _tuple(self, value: tuple[Any, ...]) -> None:
-        if len(value) > 3:
-            self.out += pickle.MARK
-        for item in value:
-            self.value(item)
-        self.out += _TUPLES.get(len(value), pickle.TUPLE)
+        self.out += pickle.MEMOIZE
+        self._objects[id(value)] = self._number(), value
 
     def _list(self, value: list[Any]) -> None:
         self.out += pickle.EMPTY_LIST
@@ -525,6 +610,28 @@ class Writer:
         self.out += {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
 
 
+def repeated(number: int) -> bytes:
+    """Return the opcode that repeats an object by its number."""
+    return _GETS[number] if number < 256 else b"j" + _UINT_BYTES(number)
+
+
+@functools.lru_cache(1 << 10)
+def spelled_integer(value: int) -> bytes:
+    """Return the opcode of an integer."""
+    if 0 <= value < 256:
+        return pickle.BININT1 + bytes((value,))
+    if 0 <= value < 1 << 16:
+        return pickle.BININT2 + value.to_bytes(2, "little")
+    if -(1 << 31) <= value < 1 << 31:
+        return pickle.BININT + value.to_bytes(4, "little", signed=True)
+    encoded = value.to_bytes((value.bit_length() >> 3) + 1, "little", signed=True)
+    if len(encoded) > 255:
+        raise ValueError("an integer is too large")
+    return pickle.LONG1 + bytes((len(encoded),)) + encoded
+
+
+_GETS = [pickle.BINGET + bytes((number,)) for number in range(256)]
+_UINT_BYTES = struct.Struct("<I").pack
 _TUPLES = dict(enumerate((pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)))
 """Opcodes for tuples, by the number of their items."""
 _WRITERS: dict[type, Callable[[Writer, Any], None]] = {

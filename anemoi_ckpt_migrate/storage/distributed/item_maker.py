@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.errors import Unpicklable
 from anemoi_ckpt_migrate.storage.distributed.archives import PROTOCOL, Unread, pickled
-from anemoi_ckpt_migrate.storage.distributed.layout import CONSTANTS, Item, TensorItem, ValueItem, named
-from anemoi_ckpt_migrate.storage.distributed.metadata import TensorEntry, ValueEntry
+from anemoi_ckpt_migrate.storage.distributed.layout import CONSTANTS, Item, TensorItem, ValueItem
+from anemoi_ckpt_migrate.storage.distributed.metadata import TensorEntry, ValueEntry, named
 from anemoi_ckpt_migrate.storage.pickle.dump import dumped, made_content
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
 from anemoi_ckpt_migrate.storage.tensors.deferred import TensorBuilder, is_contiguous, known_dtype, plain_of, storage_of
@@ -30,6 +30,9 @@ class Home(Protocol):
     @property
     def in_files(self) -> Mapping[str, Any]:
         """The places of the storages in the files that were read, by key."""
+
+    def item_of(self, tensor: StoredTensor) -> TensorItem | None:
+        """Return the item of a tensor of the files that the last tree has; None for any other."""
 
     def entry_of(self, tensor: StoredTensor) -> TensorEntry | None:
         """Return the chunks of a plain tensor that is made of whole chunks of the files; None for any other."""
@@ -66,14 +69,13 @@ class ItemMaker:
 
     def item(self, path: tuple[str | int, ...], value: Any) -> Item:
         """Return a value as it is to be written."""
-        where = f"ckpt[{named(path)!r:.80}]" if path else "a stashed value"
         if is_stored(value):
-            return self._tensor(path, where, value)
+            return self._tensor(path, value)
         if is_real(value):
-            return self._real(path, where, value)
+            return self._real(path, value)
         if type(value) is Unread:
             return ValueItem(path, None, ValueEntry(value.place))
-        return self._value(path, where, value)
+        return self._value(path, value)
 
     def rest(self, value: Any, stored: bytes) -> bytes:
         """Return the pickle of the file beside the metadata: the stored one, if nothing in it changes."""
@@ -98,12 +100,15 @@ class ItemMaker:
             return type(value)(self._stashed(each) for each in value)
         return value if type(value) in CONSTANTS else self.item((), value)
 
-    def _tensor(self, path: tuple[str | int, ...], where: str, value: StoredTensor) -> TensorItem:
+    def _tensor(self, path: tuple[str | int, ...], value: StoredTensor) -> TensorItem:
         checkpoint = self._checkpoint
+        item = checkpoint.item_of(value)
+        if item is not None:
+            return TensorItem(path, *item[1:])
         try:
             plain = plain_of(value)
         except Mismatch as error:
-            raise Unpicklable(where, f"a distributed checkpoint gets plain tensors, and {error}") from error
+            raise Unpicklable(_where(path), f"a distributed checkpoint gets plain tensors, and {error}") from error
         entry = checkpoint.entry_of(plain)
         if entry is None and not is_contiguous(plain):
             plain = checkpoint.maker.make("clone", (), [plain])
@@ -112,15 +117,15 @@ class ItemMaker:
             self.keys[key] = None
         return TensorItem(path, known_dtype(plain), tuple(plain.shape), key, reduced(plain)[1][1], entry)
 
-    def _real(self, path: tuple[str | int, ...], where: str, value: Any) -> TensorItem:
+    def _real(self, path: tuple[str | int, ...], value: Any) -> TensorItem:
         from anemoi_ckpt_migrate.storage.tensors.torch_content import own_content, plain_content
 
         value = plain_content(value)
         if value is None:
-            raise Unpicklable(where, "a distributed checkpoint gets plain tensors only")
+            raise Unpicklable(_where(path), "a distributed checkpoint gets plain tensors only")
         same = None if self._payloads is None else self._checkpoint.unchanged(path, value, self._changed)
         if same is not None:
-            return self._tensor(path, where, same)
+            return self._tensor(path, same)
         key = str(self._next_key)
         self.new[key], self.keys[key] = own_content(value), None
         return TensorItem(path, str(value.dtype).removeprefix("torch."), tuple(value.shape), key, 0, None)
@@ -129,9 +134,9 @@ class ItemMaker:
     def _next_key(self) -> int:
         return self._checkpoint.maker.next_key + len(self.new)
 
-    def _value(self, path: tuple[str | int, ...], where: str, value: Any) -> ValueItem:
+    def _value(self, path: tuple[str | int, ...], value: Any) -> ValueItem:
         kind = (type(value), repr(value)) if type(value) in CONSTANTS else None
-        pickler, data = (None, self._pickles[kind]) if kind in self._pickles else self._dumped(where, value)
+        pickler, data = (None, self._pickles[kind]) if kind in self._pickles else self._dumped(_where(path), value)
         if kind is not None:
             self._pickles[kind] = data
         made = {} if pickler is None else made_content(pickler)
@@ -176,3 +181,8 @@ class ItemMaker:
         from anemoi_ckpt_migrate.storage.tensors.torch_content import ContentPickler
 
         return ContentPickler(stream, PROTOCOL, self._payloads, self._next_key)
+
+
+def _where(path: tuple[str | int, ...]) -> str:
+    """Return the place of a value in the tree, for messages."""
+    return f"ckpt[{named(path)!r:.80}]" if path else "a stashed value"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
-from anemoi_ckpt_migrate.storage.distributed.metadata import Path, TensorEntry, ValueEntry
+from anemoi_ckpt_migrate.storage.distributed.metadata import Path, TensorEntry, ValueEntry, named
 from anemoi_ckpt_migrate.storage.pickle.dump import Pickled
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a, is_real, is_stored
@@ -88,11 +88,6 @@ class Layout(Pickled):
     items: tuple[Item, ...] = ()
     record: Any = None
     rest: bytes | None = None
-
-
-def named(path: Path) -> str:
-    """Return the name of a value, from its path."""
-    return ".".join(map(str, path))
 
 
 def nested(leaves: Iterable[tuple[Path, Any]]) -> OrderedDict[str, Any]:

@@ -17,12 +17,18 @@ from typing import Any, NamedTuple, NoReturn
 
 from anemoi_ckpt_migrate.errors import NotACheckpoint
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
-from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, Writer, read
+from anemoi_ckpt_migrate.storage.distributed.closed_pickle import ForeignName, Name, Size, Struct, read
+from anemoi_ckpt_migrate.storage.distributed.metadata_patterns import (
+    Irregular,
+    Names,
+    PlainTensor,
+    PlainValue,
+    read_by_pattern,
+)
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
 from anemoi_ckpt_migrate.storage.tensors.deferred import SIZES
 from anemoi_ckpt_migrate.util.dataclass import dataclass
 from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
-from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 _CHECKPOINT, _SHARDS = "torch.distributed.checkpoint", "torch.distributed._shard.sharded_tensor.metadata"
 _OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX = (
@@ -43,10 +49,21 @@ KNOWN = frozenset(
 """The names that a metadata file may hold."""
 _LARGEST = 1 << 50  # elements of a tensor, and bytes of a file
 _DEEPEST = 100  # keys of a path
+_MOST_KEPT = 1 << 12  # kinds of tensors
+NAMES = Names(_OBJECT, _TENSOR, _CHUNK, _BYTES, _INDEX, _PLACE)
+"""The classes of the objects in the three maps."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Path = tuple[str | int, ...]
 """The keys and indices that lead to a value of the tree."""
+
+
+def named(path: Path) -> str:
+    """Return the name of a value, from its path."""
+    try:
+        return ".".join(path)  # type: ignore[arg-type]
+    except TypeError:  # an index is among the keys
+        return ".".join(map(str, path))
 
 
 class Place(NamedTuple):
@@ -165,6 +182,10 @@ def read_metadata(data: bytes) -> Metadata:
     """
     with gc_paused():
         try:
+            return _Reading(read_by_pattern(data, KNOWN, NAMES)).metadata()
+        except (Irregular, NotACheckpoint):
+            pass  # whether it is to be refused, and why, is told by what reads it object by object
+        try:
             found = read(data, KNOWN)
         except ForeignName as error:
             raise NotACheckpoint(
@@ -173,14 +194,16 @@ def read_metadata(data: bytes) -> Metadata:
             ) from error
         except pickle.UnpicklingError as error:
             raise NotACheckpoint(f"its {METADATA} is damaged or hostile ({error})") from error
-        return _Reading(found).metadata()
+        return _Reading(_state(found, _OBJECT, "the object")).metadata()
 
 
 class _Reading:
-    """Turns the pickled object into the metadata; everything is checked, because anyone can write it."""
+    """Turns the attributes of the pickled object into the metadata; everything is checked: anyone can write it."""
 
-    def __init__(self, pickled: Any) -> None:
-        self._fields = dict(_state(pickled, _OBJECT, "the object"))
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self._fields = dict(attributes)
+        self._filled: set[Any] = set()  # shapes and chunks of tensors that were found to be right
+        self._known_forms: dict[int, Struct] = {}  # properties that were found to be right, by id
 
     def metadata(self) -> Metadata:
         tensors, paths = self._fields.pop("state_dict_metadata", None), self._fields.pop("planner_data", None)
@@ -202,6 +225,9 @@ class _Reading:
             _refuse("it has no map of files")
         found: dict[tuple[str, tuple[int, ...] | None], Place] = {}
         for index, place in storage.items():
+            if type(index) is type(place) is tuple:
+                found[index] = _made_place(index[0], *place)
+                continue
             key = _state(index, _INDEX, "an index of a chunk")
             name, offset = key.get("fqn"), key.get("offset")
             if type(name) is not str or (offset is not None and type(offset) is not Size):
@@ -214,6 +240,10 @@ class _Reading:
     def _entry(self, name: Any, value: Any, places: dict[tuple[str, tuple[int, ...] | None], Place]) -> Entry:
         if type(name) is not str:
             _refuse("the name of a tensor is no text")
+        if type(value) is PlainTensor:
+            return self._plain_tensor(name, value, places)
+        if type(value) is PlainValue:
+            value = Struct(_BYTES)
         if type(value) is not Struct or value.name not in (_TENSOR, _BYTES):
             _refuse(f"{name:.200} is neither a tensor nor another value")
         if value.name == _BYTES:
@@ -223,6 +253,36 @@ class _Reading:
             return ValueEntry(place, _state(value, _BYTES, name))
         return self._tensor(name, dict(_state(value, _TENSOR, name)), places)
 
+    def _plain_tensor(
+        self, name: str, value: PlainTensor, places: dict[tuple[str, tuple[int, ...] | None], Place]
+    ) -> TensorEntry:
+        """Return a tensor as `_tensor` does; thousands have the same properties, shapes and chunks."""
+        properties, size, boxes, others = value
+        if others:
+            found = [(*each, _NOTHING) for each in boxes]
+            for at, chunk in others:
+                found.insert(at, _box(name, chunk))
+            if any(more for _, _, more in found):
+                fields = {"properties": properties, "size": size, "chunks": [_struct(*each) for each in found]}
+                return self._tensor(name, fields, places)
+            boxes = [(offsets, sizes) for offsets, sizes, _ in found]
+        if id(properties) not in self._known_forms:
+            _check_properties(name, properties)
+            self._known_forms[id(properties)] = properties
+        kind = size, *boxes
+        if kind not in self._filled:
+            _check_size(name, size)
+            for offsets, sizes in boxes:
+                _checked_box(name, offsets, sizes)
+            _check_filled(name, size, boxes)
+            if len(self._filled) < _MOST_KEPT:
+                self._filled.add(kind)
+        try:
+            chunks = [Chunk(offsets, sizes, places.pop((name, offsets))) for offsets, sizes in boxes]
+        except KeyError:
+            _refuse(f"no file holds a chunk of {name:.200}, or it is listed twice")
+        return TensorEntry(properties, size, tuple(chunks))
+
     def _tensor(
         self, name: str, fields: dict[str, Any], places: dict[tuple[str, tuple[int, ...] | None], Place]
     ) -> TensorEntry:
@@ -230,12 +290,9 @@ class _Reading:
         _check_properties(name, properties)
         if type(size) is not Size or type(listed) is not list:
             _refuse(f"{name:.200} has no shape, or no chunks")
-        _check_numbers(name, size)
-        if math.prod(max(each, 1) for each in size) > _LARGEST:
-            _refuse(f"{name:.200} is larger than any tensor")
+        _check_size(name, size)
         boxes = [_box(name, each) for each in listed]
-        if not algebra.covers(size, dict.fromkeys((offsets, sizes) for offsets, sizes, _ in boxes)):
-            _refuse(f"the chunks of {name:.200} overlap, leave a gap, or reach beyond its shape {list(size)}")
+        _check_filled(name, size, [(offsets, sizes) for offsets, sizes, _ in boxes])
         found = []
         for offsets, sizes, more in boxes:
             place = places.get((name, offsets))
@@ -249,14 +306,19 @@ class _Reading:
     def _paths(self, paths: Any, entries: Mapping[str, Entry]) -> dict[str, Path]:
         if not _is_dict(paths) or not all(type(path) is tuple and 0 < len(path) < _DEEPEST for path in paths.values()):
             _refuse("it holds the plan of another planner than torch's own")
-        for name in entries.keys() ^ paths.keys():
+        apart = entries.keys() ^ paths.keys()
+        for name in [each for each in (*entries, *paths) if each in apart] if apart else ():
             _refuse(f"its map of tensors and its map of paths do not both name {name!s:.200}")
         for name, path in paths.items():
-            if not all(type(each) is str or (type(each) is int and 0 <= each < _LARGEST) for each in path):
+            if not _TEXTS.issuperset(map(type, path)) and not all(map(_is_key, path)):
                 _refuse(f"the path of {name:.200} is not made of keys and indices")
-            if ".".join(map(str, path)) != name:
-                _refuse(f"the path of {name:.200} leads to {'.'.join(map(str, path)):.200}")
+            if named(path) != name:
+                _refuse(f"the path of {name:.200} leads to {named(path):.200}")
         return dict(paths)
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) is str or (type(value) is int and 0 <= value < _LARGEST)
 
 
 def _refuse(why: str) -> NoReturn:
@@ -285,14 +347,19 @@ _TEXTS, _INTEGERS = {str}, {int}
 def _place(name: str, value: Any) -> Place:
     fields = dict(_state(value, _PLACE, name))
     file, start, length = (fields.pop(each, None) for each in ("relative_path", "offset", "length"))
+    place = _made_place(name, file, start, length)
+    transforms = fields.get("transform_descriptors")
+    if transforms is not None and not (type(transforms) in (list, tuple) and _TEXTS.issuperset(map(type, transforms))):
+        _refuse(f"the bytes of {name:.200} are transformed in an unknown way")
+    return place._replace(more=fields) if fields else place
+
+
+def _made_place(name: str, file: Any, start: Any, length: Any) -> Place:
     if type(file) is not str or not is_inside(file):
         _refuse(f"the file of {name:.200} is {file!r:.200}, which is not in the folder")
     if not (type(start) is type(length) is int and 0 <= start <= _LARGEST and 0 <= length <= _LARGEST):
         _refuse(f"the bytes of {name:.200} lie in an impossible place")
-    transforms = fields.get("transform_descriptors")
-    if transforms is not None and not (type(transforms) in (list, tuple) and _TEXTS.issuperset(map(type, transforms))):
-        _refuse(f"the bytes of {name:.200} are transformed in an unknown way")
-    return Place(file, start, length, fields or _NOTHING)
+    return Place(file, start, length)
 
 
 @functools.cache
@@ -302,15 +369,36 @@ def is_inside(file: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and file.isprintable()
 
 
-def _box(name: str, value: Any) -> tuple[tuple[int, ...], tuple[int, ...], Mapping[str, Any]]:
+def _box(name: str, value: Any) -> tuple[Size, Size, Mapping[str, Any]]:
     fields = _state(value, _CHUNK, f"a chunk of {name:.200}")
     offsets, sizes = fields.get("offsets"), fields.get("sizes")
+    offsets, sizes = _checked_box(name, offsets, sizes)
+    more = _NOTHING if len(fields) == 2 else {k: v for k, v in fields.items() if k not in ("offsets", "sizes")}
+    return offsets, sizes, more
+
+
+def _struct(offsets: Size, sizes: Size, more: Mapping[str, Any]) -> Struct:
+    """Return a chunk as it was pickled."""
+    return Struct(_CHUNK, (), {"offsets": offsets, "sizes": sizes, **more})
+
+
+def _check_size(name: str, size: Size) -> None:
+    _check_numbers(name, size)
+    if math.prod(max(each, 1) for each in size) > _LARGEST:
+        _refuse(f"{name:.200} is larger than any tensor")
+
+
+def _checked_box(name: str, offsets: Any, sizes: Any) -> tuple[Size, Size]:
     if type(offsets) is not Size or type(sizes) is not Size or len(offsets) != len(sizes):
         _refuse(f"a chunk of {name:.200} has no offsets, or no sizes")
     _check_numbers(name, offsets)
     _check_numbers(name, sizes)
-    more = _NOTHING if len(fields) == 2 else {k: v for k, v in fields.items() if k not in ("offsets", "sizes")}
-    return offsets, sizes, more
+    return offsets, sizes
+
+
+def _check_filled(name: str, size: Size, boxes: Iterable[tuple[Size, Size]]) -> None:
+    if not algebra.covers(size, dict.fromkeys(boxes)):
+        _refuse(f"the chunks of {name:.200} overlap, leave a gap, or reach beyond its shape {list(size)}")
 
 
 def _check_numbers(name: str, numbers: Iterable[int]) -> None:
@@ -379,114 +467,3 @@ _DEFAULTS = {"layout": "torch.strided", "requires_grad": False, "memory_format":
 def is_strided(entry: TensorEntry) -> bool:
     """Return whether a tensor is an ordinary one, not a sparse one for example."""
     return "layout" not in properties_to_data(entry.properties)
-
-
-def metadata_bytes(metadata: Metadata) -> bytes:
-    """Return the content of a metadata file.
-
-    Raises
-    ------
-    NotACheckpoint
-        An attribute that is kept as it is cannot be written.
-    """
-    with gc_paused(), deep_recursion():
-        try:
-            return _Writing().whole(metadata)
-        except ValueError as error:
-            raise NotACheckpoint(f"its {METADATA} cannot be written again ({error})") from error
-
-
-class _Writing(Writer):
-    """Writes the three maps without making the objects in them."""
-
-    def whole(self, metadata: Metadata) -> bytes:
-        """Return the pickle."""
-        self._begin(_OBJECT)
-        self.text("state_dict_metadata")
-        self._begin_map(metadata.entries)
-        for name, entry in metadata.entries.items():
-            self.text(name)
-            self._entry(entry)
-        self._end_map(metadata.entries)
-        self.text("planner_data")
-        self.value(metadata.paths)
-        self.text("storage_data")
-        self._begin_map(metadata.entries)
-        for name, entry in metadata.entries.items():
-            if isinstance(entry, ValueEntry):
-                self._index(name, None, None)
-                self._place(entry.place)
-            else:
-                for number, chunk in enumerate(entry.chunks):
-                    self._index(name, chunk.offsets, number)
-                    self._place(chunk.place)
-        self._end_map(metadata.entries)
-        self._end(metadata.more)
-        return self.finished()
-
-    def _entry(self, entry: Entry) -> None:
-        if isinstance(entry, ValueEntry):
-            self.name(_BYTES)
-            self.out += pickle.EMPTY_TUPLE + pickle.NEWOBJ
-            if entry.more:
-                self.mapping(entry.more)
-                self.out += pickle.BUILD
-            return
-        self._begin(_TENSOR)
-        self.text("properties")
-        self.value(entry.properties)
-        self.text("size")
-        self.size(entry.shape)
-        self.text("chunks")
-        self.out += pickle.EMPTY_LIST + pickle.MARK
-        for chunk in entry.chunks:
-            self._begin(_CHUNK)
-            self.text("offsets")
-            self.size(chunk.offsets)
-            self.text("sizes")
-            self.size(chunk.sizes)
-            self._end(chunk.more)
-        self.out += pickle.APPENDS
-        self._end(entry.more)
-
-    def _index(self, name: str, offsets: tuple[int, ...] | None, number: int | None) -> None:
-        self._begin(_INDEX)
-        self.text("fqn")
-        self.text(name)
-        self.text("index")
-        self.value(number)
-        if offsets is not None:
-            self.text("offset")
-            self.size(offsets)
-        self._end(_NOTHING)
-
-    def _place(self, place: Place) -> None:
-        self._begin(_PLACE)
-        self.text("relative_path")
-        self.text(place.file)
-        self.text("offset")
-        self.integer(place.start)
-        self.text("length")
-        self.integer(place.length)
-        self._end(place.more)
-
-    def _begin(self, name: Name) -> None:
-        """Write a new object, and begin its attributes."""
-        self.name(name)
-        self.out += _NEW
-
-    def _end(self, more: Mapping[str, Any]) -> None:
-        """Write the last attributes of an object, and set them all."""
-        for name, value in more.items():
-            self.text(name)
-            self.value(value)
-        self.out += _SET
-
-    def _begin_map(self, items: Mapping[str, Any]) -> None:
-        self.out += pickle.EMPTY_DICT + (pickle.MARK if items else b"")
-
-    def _end_map(self, items: Mapping[str, Any]) -> None:
-        self.out += pickle.SETITEMS if items else b""
-
-
-_NEW, _SET = pickle.EMPTY_TUPLE + pickle.NEWOBJ + pickle.EMPTY_DICT + pickle.MARK, pickle.SETITEMS + pickle.BUILD

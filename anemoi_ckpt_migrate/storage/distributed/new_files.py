@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from anemoi_ckpt_migrate.storage.copy_range import Progress
 from anemoi_ckpt_migrate.storage.distributed.archives import pickled
-from anemoi_ckpt_migrate.storage.distributed.layout import RECORD, Item, Layout, TensorItem, ValueItem, named, replaced
+from anemoi_ckpt_migrate.storage.distributed.layout import RECORD, Item, Layout, TensorItem, ValueItem, replaced
 from anemoi_ckpt_migrate.storage.distributed.metadata import (
     Chunk,
     Entry,
@@ -16,15 +16,17 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
     Place,
     TensorEntry,
     ValueEntry,
-    metadata_bytes,
+    named,
     with_dtype,
 )
+from anemoi_ckpt_migrate.storage.distributed.metadata_writer import metadata_bytes
 from anemoi_ckpt_migrate.storage.distributed.record_attribute import to_attribute
 from anemoi_ckpt_migrate.storage.members import Members
 from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
+from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 _VERSION = b"3\n"  # of the archives of torch
 
@@ -114,6 +116,7 @@ class NewFiles:
         if self.rest is not None:
             write_new(self.rest, self._checkpoint.files, descriptor, progress)
 
+    @gc_paused()
     def metadata(self) -> bytes:
         """Return the new metadata; the new file has to be written before."""
         entries = {named(item.path): self._entry(item) for item in self._layout.items}

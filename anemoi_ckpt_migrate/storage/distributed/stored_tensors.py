@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from anemoi_ckpt_migrate.storage.distributed import chunks as algebra
@@ -43,8 +42,9 @@ class StoredTensors:
             Its chunks.
         """
         self._entries[key] = entry
-        sources = ChunkSources(partial(self._archives.chunk, name, dtype=entry.dtype), entry.chunks)
-        return TensorExpr("chunks", tuple(chunk.offsets for chunk in entry.chunks), sources, entry.shape, entry.dtype)
+        dtype = entry.dtype
+        sources = ChunkSources(self._archives, name, entry.chunks, dtype)
+        return TensorExpr("chunks", tuple([chunk.offsets for chunk in entry.chunks]), sources, entry.shape, dtype)
 
     def entry_of(self, tensor: StoredTensor, recipes: Recipes) -> TensorEntry | None:
         """Return the chunks of a plain tensor that is made of whole chunks of the files; None for any other."""

@@ -10,7 +10,7 @@ import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.storage.pickle.opaque import Calls, OpaqueName, opaque_name
 from anemoi_ckpt_migrate.storage.tensors.refs import (
@@ -25,7 +25,6 @@ from anemoi_ckpt_migrate.storage.tensors.refs import (
     reduced,
 )
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch, outcome
-from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 _PARAMETER = ("_rebuild_parameter", "_rebuild_parameter_with_state")
@@ -48,8 +47,7 @@ Extent = tuple[str, int, int]
 """A place of bytes: the key of a storage in the file, the first byte, the number of bytes."""
 
 
-@dataclass(frozen=True)
-class TensorExpr:
+class TensorExpr(NamedTuple):
     """How to make a tensor.
 
     Attributes
@@ -225,7 +223,9 @@ class TensorBuilder:
         return StoredTensor(self._function("_rebuild_tensor_v3"), (*args, self._name("torch", dtype)))
 
     def _function(self, name: str) -> RebuildFunction:
-        return self._functions.setdefault(name, RebuildFunction(("torch._utils", name), self._touched))
+        if name not in self._functions:
+            self._functions[name] = RebuildFunction(("torch._utils", name), self._touched)
+        return self._functions[name]
 
     def _name(self, module: str, name: str) -> OpaqueName:
         if (module, name) not in self._names:

@@ -340,9 +340,10 @@ def dtype_of(tensor: StoredTensor) -> str | None:
     for arg in (*args[:1], *args[6:7]) if name in ("_rebuild_tensor_v3", "_rebuild_meta_tensor_no_storage") else ():
         if pickled_name(arg)[0] == "torch":
             return pickled_name(arg)[1]
-    found = storages_of(args)
     if name == "_rebuild_sparse_tensor":
-        found.reverse()  # the indices are first
+        found = storages_of(args)[::-1]  # the indices are first
+    else:
+        found = [args[0]] if args and type(args[0]) is StoredStorage else storages_of(args)
     kind = pickled_name(found[0].kind)[1] if found else ""
     return STORAGES[kind][0] if kind in STORAGES else None
 
