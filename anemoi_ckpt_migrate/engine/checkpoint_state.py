@@ -28,7 +28,6 @@ from anemoi_ckpt_migrate.state.name_patterns import Pattern, literals
 from anemoi_ckpt_migrate.state.optimizer_state import OptimizerSnapshot, State, StateOrder
 from anemoi_ckpt_migrate.state.parameters import ParameterSet
 from anemoi_ckpt_migrate.state.stash import StashText, packed, unpacked, unshared
-from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.errors import OperationFault
@@ -158,7 +157,6 @@ class CheckpointState:
         place = self._place()
         return place if isinstance(place, str) else self._open_at(place, declared)
 
-    @gc_paused()
     def settle(self) -> list[Operation]:
         """Rename the modules after their parameters, and return this and other facts that a downgrade needs."""
         undo = [*self._declarations(), *module_names.follow(self.main, self.others)]
@@ -172,7 +170,6 @@ class CheckpointState:
         """Iterate over messages about names that a pickled model cannot contain."""
         return module_names.misfits(self.main, self.others)
 
-    @gc_paused()
     def close(self) -> None:
         """Write the tables back into the tree."""
         hint = next(iter(self._found), None)
@@ -188,7 +185,6 @@ class CheckpointState:
         self._hint, self._found = hint, []
         self.tensors.forget()  # functions that get the tree may change tensors in it
 
-    @gc_paused()
     def finish(self) -> None:
         """Write the tables back, and update `orders`."""
         if self._known or self.orders:

@@ -16,7 +16,6 @@ from anemoi_ckpt_migrate.storage.tensors.refs import ContentNeeded
 from anemoi_ckpt_migrate.storage.tensors.shape_rules import Mismatch
 from anemoi_ckpt_migrate.tree.paths import NoSuchPath
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field, replace
-from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.engine.checkpoint_state import CheckpointState
@@ -223,7 +222,6 @@ class OperationRunner:
         self._state.use_locations(operation)
         return []
 
-    @gc_paused()
     def apply_to_parameters(self, operation: Operation) -> list[Operation]:
         """Apply an operation to the state dict, then to each copy and optimizer; return the rollback."""
         main = self._state.open()

@@ -15,6 +15,7 @@ from anemoi_ckpt_migrate.errors import NoLibrary, UsageError
 from anemoi_ckpt_migrate.project.config import FACTORY
 from anemoi_ckpt_migrate.project.user_function import importable, imported
 from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.gc_pause import resumed as gc_resumed
 
 ARGUMENT = "hyper_parameters"
 """The name of the argument in which a function takes hyper-parameters."""
@@ -69,7 +70,7 @@ def built(text: str, hyper_parameters: Mapping[str, Any] | None = None, folder: 
         sized = _is_sized(text, factory, hyper_parameters is not None)
         given = {ARGUMENT: hyper_parameters} if sized and hyper_parameters is not None else {}
         try:
-            with torch.device("meta"):
+            with gc_resumed(), torch.device("meta"):
                 model = factory(**given)
                 states = model.state_dict(keep_vars=True) if isinstance(model, torch.nn.Module) else {}
         except KeyboardInterrupt:

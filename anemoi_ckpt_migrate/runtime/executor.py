@@ -19,6 +19,7 @@ from anemoi_ckpt_migrate.state.tensor_values import Tensors
 from anemoi_ckpt_migrate.storage import COPY_ENTRY
 from anemoi_ckpt_migrate.storage.tensors.refs import is_a
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field
+from anemoi_ckpt_migrate.util.gc_pause import resumed as gc_resumed
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.operations.base import Operation
@@ -101,7 +102,7 @@ class FunctionAction:
         """Return the result of the function, or the tree if the function failed on missing content."""
         touched = context.checkpoint.touched
         try:
-            with warnings.catch_warnings(record=True) as noted:
+            with gc_resumed(), warnings.catch_warnings(record=True) as noted:
                 warnings.simplefilter("always")
                 result = function(tree, *more)
             context.warn(f"{self.shown}: {warning.message}" for warning in noted)

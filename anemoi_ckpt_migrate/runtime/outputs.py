@@ -36,6 +36,7 @@ from anemoi_ckpt_migrate.scripts.load_functions import failure
 from anemoi_ckpt_migrate.storage import Checkpoint, Pickled
 from anemoi_ckpt_migrate.storage.tensors.torch_library import torch
 from anemoi_ckpt_migrate.util.dataclass import dataclass
+from anemoi_ckpt_migrate.util.gc_pause import resumed as gc_resumed
 from anemoi_ckpt_migrate.util.lazy_regex import lazy_regex
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class _Call:
         """Return the outputs for a checkpoint, computed from the same seeds each time, and copies of their values."""
         short = self.name.rpartition(":")[2]
         given = {ARGUMENT: tuple(heads)} if self.wants_revisions else {}
-        with _seeded():
+        with _seeded(), gc_resumed():
             try:
                 outputs = self.function(tree, **given)
                 return outputs, leaves_of(outputs)

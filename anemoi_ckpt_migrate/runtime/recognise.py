@@ -10,6 +10,7 @@ from anemoi_ckpt_migrate.errors import MigrationFailed, RecogniseFailed
 from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.runtime import adopt_list
 from anemoi_ckpt_migrate.scripts.load_functions import failure, load_source
+from anemoi_ckpt_migrate.util.gc_pause import resumed as gc_resumed
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.project.project import Project
@@ -73,7 +74,9 @@ def _asked(path: Path, file: Checkpoint) -> Any:
     if not callable(function):
         raise MigrationFailed(str(path), None, "`recognise` is not a function")
     try:
-        found = function(embed.unrecorded(file)[0])
+        tree, _ = embed.unrecorded(file)
+        with gc_resumed():
+            found = function(tree)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the code is the user's

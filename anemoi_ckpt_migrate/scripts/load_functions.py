@@ -12,6 +12,7 @@ from anemoi_ckpt_migrate.errors import BadOperation, MigrateError, MigrationFail
 from anemoi_ckpt_migrate.operations.setup_context import MigrationContext
 from anemoi_ckpt_migrate.scripts.metadata import CkptType
 from anemoi_ckpt_migrate.scripts.source import source_of
+from anemoi_ckpt_migrate.util.gc_pause import resumed as gc_resumed
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.revisions.graph import Revision
@@ -46,7 +47,8 @@ def load_source(source: str, revision: str, path: str) -> types.ModuleType:
     module.__file__ = path
     sys.modules[name] = module
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (its job)
+        with gc_resumed():
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (its job)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the code is the user's
@@ -70,7 +72,8 @@ def set_up(revision: Revision) -> MigrationContext:
         raise MigrationFailed(revision.path, line, "`migrate_setup` is not a function")
     context = MigrationContext()
     try:
-        function(context)
+        with gc_resumed():
+            function(context)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the function is the user's

@@ -20,6 +20,7 @@ from anemoi_ckpt_migrate.storage.safetensors_magic import is_named_so, is_safete
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA, check_whole
 from anemoi_ckpt_migrate.storage.torch_file import TorchCheckpoint
 from anemoi_ckpt_migrate.storage.url import Location, Url, url_of
+from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.checkpoint import Checkpoint
@@ -47,16 +48,17 @@ def open_checkpoint(path: str | os.PathLike[str], trusted: Collection[str] = ())
     Refused, NoCheckpointInFolder
         It is a folder of another format, or no checkpoint.
     """
-    url = url_of(path)
-    if url is not None:
-        with _open_url(url, trusted) as found:
+    with gc_paused():  # a tree of a hundred thousand tensors has no cycles; code of the user runs with the collector
+        url = url_of(path)
+        if url is not None:
+            with _open_url(url, trusted) as found:
+                yield found
+            return
+        if Path(path).name == METADATA:
+            check_whole(path)
+        place = folder_of_index(Path(path)) or Path(path)
+        with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
             yield found
-        return
-    if Path(path).name == METADATA:
-        check_whole(path)
-    place = folder_of_index(Path(path)) or Path(path)
-    with _open_folder(place, trusted) if _is_folder(place) else _open_file(place, trusted) as found:
-        yield found
 
 
 @contextlib.contextmanager

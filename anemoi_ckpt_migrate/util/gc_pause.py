@@ -8,6 +8,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def resumed() -> Iterator[None]:
+    """Run the garbage collector although it may be paused: while code of the user runs, which may need it."""
+    collecting = gc.isenabled()
+    gc.enable()
+    try:
+        yield
+    finally:
+        if not collecting:
+            gc.disable()
+
+
+@contextmanager
 def paused() -> Iterator[None]:
     """Pause the garbage collector. Also a decorator."""
     collecting = gc.isenabled()

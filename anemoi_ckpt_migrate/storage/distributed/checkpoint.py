@@ -82,7 +82,6 @@ from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor, is_a, is_stor
 from anemoi_ckpt_migrate.storage.url import Location, Url, local_folder
 from anemoi_ckpt_migrate.storage.zip_archive import Archive
 from anemoi_ckpt_migrate.util.dataclass import replace
-from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 _NEW_FILE = "__ckpt_migrate_{}.distcp"
 
@@ -164,7 +163,6 @@ class DistributedCheckpoint(Checkpoint):
     def _read_archive(self) -> Archive:
         return Archive("", {}, self.length, 0)
 
-    @gc_paused()
     def _read_layout(self) -> Layout:
         """Return the tree that the metadata describes, and the record there."""
         items: list[Item] = []
@@ -229,8 +227,7 @@ class DistributedCheckpoint(Checkpoint):
             self._items[id(stand_in)] = stand_in, item
             return stand_in
 
-        with gc_paused():
-            return self._tree(tensor, partial(self._value, trusted=self._trusted if trusting else ()))
+        return self._tree(tensor, partial(self._value, trusted=self._trusted if trusting else ()))
 
     def load_content(self) -> Any:
         """Return the tree with real tensors: over the files, or, if a tensor has several chunks, in memory."""
@@ -334,7 +331,6 @@ class DistributedCheckpoint(Checkpoint):
 
     # The tree, to be written
 
-    @gc_paused()
     def pickled(self, tree: Any, copy_shared: bool = False) -> Layout:
         """Turn a tree into the list of its tensors and other values, each with its places in the files."""
         if not is_a(tree, dict):

@@ -21,7 +21,6 @@ from anemoi_ckpt_migrate.storage.distributed.metadata import (
     ValueEntry,
 )
 from anemoi_ckpt_migrate.storage.shard_sets import METADATA
-from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 from anemoi_ckpt_migrate.util.recursion import deep_recursion
 
 
@@ -33,7 +32,7 @@ def metadata_bytes(metadata: Metadata) -> bytes:
     NotACheckpoint
         An attribute that is kept as it is cannot be written.
     """
-    with gc_paused(), deep_recursion():
+    with deep_recursion():
         try:
             return _Writing().whole(metadata)
         except ValueError as error:

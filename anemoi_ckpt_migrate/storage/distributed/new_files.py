@@ -26,7 +26,6 @@ from anemoi_ckpt_migrate.storage.pickle.storage_keys import with_keys
 from anemoi_ckpt_migrate.storage.tensors.refs import StoredTensor
 from anemoi_ckpt_migrate.storage.zip_archive import ALIGNMENT
 from anemoi_ckpt_migrate.storage.zip_writer import Content, Contents, write_new
-from anemoi_ckpt_migrate.util.gc_pause import paused as gc_paused
 
 _VERSION = b"3\n"  # of the archives of torch
 
@@ -116,7 +115,6 @@ class NewFiles:
         if self.rest is not None:
             write_new(self.rest, self._checkpoint.files, descriptor, progress)
 
-    @gc_paused()
     def metadata(self) -> bytes:
         """Return the new metadata; the new file has to be written before."""
         entries = {named(item.path): self._entry(item) for item in self._layout.items}
