@@ -130,7 +130,7 @@ def test_the_same_bytes(kind: str) -> None:
 def test_most_tensors_are_taken_together(kind: str, pickler: type[TreePickler]) -> None:
     data = written(TREES[kind], pickler)
     found = scan.scan(data)
-    assert sum(stop - begin for _, begin, stop in found.tensors) > 0.9 * len(set(map(id, tensors_of(TREES[kind])))) - 50
+    assert sum(stop - begin for _, begin, stop in found.tensors) > 0.9 * len(set(map(id, tensors_of(TREES[kind])))) - 150
     assert found[:3] == scan._walk(data, take=False)[:3]
 
 
@@ -183,7 +183,7 @@ def test_parts_of_tensors_may_be_got_elsewhere() -> None:
 
 
 def test_keys_and_tensors_may_be_got_elsewhere() -> None:
-    data = written({"a": model(200)})
+    data = written({"a": model(200)}, OneByOne)
     key, weight = number_in(data, b"X\x03\0\0\x00150"), number_in(data, b"layers.150.weight")
     tree = read(data[:-1] + b"(X\x03\0\0\0keyj" + key + b"X\x04\0\0\0namej" + weight + b"u.")
     assert tree["key"] == "150"

@@ -85,7 +85,7 @@ class TensorOpcodes:
             return None
         self._keys[storage.key] = None
         # In this order, since each of them is remembered under the next number.
-        begin = self._text(name) + begin + self._text(storage.key) + device
+        begin = self._text(name) + begin + text(storage.key) + device
         count, place = self._integers[storage.numel], self._integers[offset]
         rest = self._tuples[size] + self._tuples[stride] + self._ends[grad]
         return begin + count + b"tQ" + place + rest + self._remembered(tensor)
@@ -113,7 +113,7 @@ class TensorOpcodes:
             self._begins.get((id(function), id(each.kind))) for function, each in zip(functions, storages, strict=True)
         ]
         devices = [self._devices.get(id(each.location)) for each in storages]
-        new = list(chain.from_iterable(zip(names, keys, tensors, strict=True)))
+        new = list(chain.from_iterable(zip(names, tensors, strict=True)))
         ids = list(map(id, new))
         if None in begins or None in devices or len(set(ids)) < len(ids) or not self._memo.keys().isdisjoint(ids):
             return None
@@ -122,10 +122,10 @@ class TensorOpcodes:
         numbers = struct.pack(f"<{len(new)}I", *range(first, first + len(new)))
         puts = [b"r" + numbers[at : at + 4] for at in range(0, len(numbers), 4)]
         columns = (
-            *(map(_text, names), puts[::3], begins, map(_text, keys), puts[1::3], devices),
+            *(map(text, names), puts[::2], begins, map(text, keys), devices),
             *(map(self._integers.__getitem__, counts), repeat(b"tQ"), map(self._integers.__getitem__, offsets)),
             *(map(self._tuples.__getitem__, sizes), map(self._tuples.__getitem__, strides)),
-            *(map(self._ends.__getitem__, grads), puts[2::3]),
+            *(map(self._ends.__getitem__, grads), puts[1::2]),
         )
         return b"".join(chain.from_iterable(zip(*columns, strict=False)))
 
@@ -136,9 +136,9 @@ class TensorOpcodes:
             return pickle.BINGET + number.to_bytes(1, "little")
         return pickle.LONG_BINGET + number.to_bytes(4, "little")
 
-    def _text(self, text: str) -> bytes:
+    def _text(self, name: str) -> bytes:
         """Spell a text, or get it."""
-        return self._get(text) if id(text) in self._memo else _text(text) + self._remembered(text)
+        return self._get(name) if id(name) in self._memo else text(name) + self._remembered(name)
 
     def _remembered(self, new: Any) -> bytes:
         """Return the opcode that remembers an object."""
@@ -161,8 +161,9 @@ class _Spelled(dict[Any, bytes]):
         return spelled
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode("utf-8", "surrogatepass")
+def text(value: str) -> bytes:
+    """Spell a text as pickle does. Keys of storages are not remembered: spelled again, they take hardly more bytes."""
+    encoded = value.encode("utf-8", "surrogatepass")
     return pickle.BINUNICODE + len(encoded).to_bytes(4, "little") + encoded
 
 

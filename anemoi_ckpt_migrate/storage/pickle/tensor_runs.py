@@ -30,7 +30,7 @@ REBUILD, HOOKS, WORD = ("torch._utils", "_rebuild_tensor_v2"), ("collections", "
 _INTEGER, _GET, _PUT = rb"(?:K.|M..|J....)", rb"(h.|j....)", rb"(?:r(....))?"
 _NUMBERS = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,8}t)" % ((_INTEGER,) * 4)
 # A text without zeros and brackets: so the expression finds its end without a try at each byte.
-_TEXT = rb"X(....)([^\x00(]{1,%d})r(....)"
+_TEXT = rb"X(....)([^\x00(]{1,%d})"
 _FIRST, _LARGEST = 1 << 10, 1 << 18
 """The bytes read at once: more and more, as long as all of them are tensors."""
 _SPELLED = pickle.BINUNICODE
@@ -97,7 +97,7 @@ class TensorRun:
     key_numbers : sequence of int
         The numbers of the keys that are spelled here, fewer perhaps than tensors.
     storage_numbers, numbers : sequence of int
-        The numbers of the keys of the storages, and of the tensors.
+        The numbers of the keys of the storages, if these are remembered, and of the tensors.
     heights, weights : list of int
         As `scan` counts, of key and tensor in turn.
     """
@@ -123,7 +123,8 @@ class TensorRun:
 
     def code(self, begin: int, stop: int, fetched: Collection[int]) -> bytes:
         """Return the opcodes of some tensors, after those for keys of storages that other parts of the pickle get."""
-        keys = zip(self.storage_numbers[begin:stop], self.tensors.storages[begin:stop], strict=True) if fetched else ()
+        given = fetched and self.storage_numbers
+        keys = zip(self.storage_numbers[begin:stop], self.tensors.storages[begin:stop], strict=True) if given else ()
         spelled = [_spelled(key, number) for number, key in keys if number in fetched]
         return b"".join([*spelled, *self.codes[begin:stop]])
 
@@ -243,7 +244,7 @@ class TensorRuns:
         begins = [place for place, before in enumerate(columns.before) if before or not place]
         for begin, stop in zip(begins, [*begins[1:], len(run.numbers)], strict=True):
             start = ends[begin] + len(columns.before[begin])
-            first = _unpacked([columns.puts_key[begin] or columns.puts_storage[begin]])[0]
+            first = _unpacked([columns.first_put(begin)])[0]
             self._found[start] = Segment(run, begin, stop, start, ends[stop], first, run.numbers[stop - 1] + 1)
         return True
 
@@ -253,8 +254,8 @@ def _item() -> re.Pattern[bytes]:
     """Return the expression for a key and a tensor; compiling it takes as long as a small pickle."""
     return re.compile(
         # Before the key, the next batch of 1000 items; or the next dict, as an optimizer has one for each parameter.
-        rb"((u(?:%b}r(....))?\()?(?:%b|%b)" % (_INTEGER, _TEXT % 1000, _GET)
-        + rb"%b\(\(%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _TEXT % 20, _GET, _INTEGER, _PUT)
+        rb"((u(?:%b}r(....))?\()?(?:%br(....)|%b)" % (_INTEGER, _TEXT % 1000, _GET)
+        + rb"%b\(\(%b%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _TEXT % 20, _PUT, _GET, _INTEGER, _PUT)
         + rb"(%b)%b%b%b%b([\x88\x89])" % (_INTEGER, _NUMBERS, _PUT, _NUMBERS, _PUT)
         + rb"%b\)R%bt%bR%b)" % (_GET, _PUT, _PUT, _PUT),
         re.DOTALL,
@@ -296,6 +297,11 @@ class _Columns(NamedTuple):
     puts_args: tuple[bytes, ...]
     puts: tuple[bytes, ...]
 
+    def first_put(self, item: int) -> bytes:
+        """Return the first number in an item, after that of a new dict."""
+        puts = (self.puts_key, self.puts_storage, self.puts_name, self.puts_size, self.puts_stride, self.puts_hooks)
+        return next(filter(None, (column[item] for column in (*puts, self.puts_args, self.puts))))
+
     def names(self) -> tuple[tuple[bytes, ...], ...]:
         """Return the opcodes that get functions, words, hooks, classes of storages, and devices."""
         return self.functions, self.words, self.hooks, self.kinds, self.locations
@@ -334,7 +340,8 @@ def _run_of(columns: _Columns, number: int, known: Callable[[int], Known]) -> Te
     integers = _Integers()
     tuples = _Tuples(integers)
     counts = [integers[code] for code in columns.counts]
-    if min(counts) < 0:
+    remembered = _unpacked(columns.puts_storage)
+    if min(counts) < 0 or len(remembered) not in (0, len(counts)):
         return None
     sizes, strides = [tuples[code] for code in columns.sizes], [tuples[code] for code in columns.strides]
     weights = [0] * (2 * len(sizes))
@@ -362,7 +369,7 @@ def _run_of(columns: _Columns, number: int, known: Callable[[int], Known]) -> Te
             for code, length, key, put_key, put in named
         ],
         key_numbers=_unpacked(columns.puts_key),
-        storage_numbers=_unpacked(columns.puts_storage),
+        storage_numbers=remembered,
         numbers=_unpacked(columns.puts),
         heights=heights,
         weights=weights,

@@ -28,6 +28,7 @@ from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import (
     integer,
     integers,
     is_ordinary,
+    text,
 )
 from anemoi_ckpt_migrate.storage.pickle.tensor_runs import REBUILD
 from anemoi_ckpt_migrate.storage.tensors.refs import (
@@ -553,8 +554,10 @@ class TreePickler(_PythonPickler):
         write(pickle.MARK)
         self.keys[storage.key] = None
         write(pickle.MARK)
-        for named in (WORD, storage.kind, storage.key, storage.location):
-            self._write_again(named)
+        self._write_again(WORD)
+        self._write_again(storage.kind)
+        write(text(storage.key))
+        self._write_again(storage.location)
         write(integer(storage.numel) + pickle.TUPLE + pickle.BINPERSID)
         write(integer(offset) + integers(size) + integers(stride) + (pickle.NEWTRUE if grad else pickle.NEWFALSE))
         self._write_again(collections.OrderedDict)
