@@ -107,14 +107,14 @@ def _tree(root: Node, depth: int) -> Table:
     table.add_column("content", no_wrap=True, overflow="ellipsis", ratio=2)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for lead, node in _lines(_grouped(root), "", depth):
+    for lead, node in _lines(root, "", depth):
         table.add_row(_name(lead, node), plain(_what(node)), sized(node.size) if node.size else "", _bar(node, root))
     return table
 
 
 def _lines(node: Node, lead: str, depth: int) -> Iterator[tuple[str, Node]]:
     """Yield the lines of the tree below a node, each with its guides."""
-    children = _shown(node)
+    children = _shown(_grouped(node))
     for child in children:
         last = child is children[-1]
         yield f"{lead}{'└─ ' if last else '├─ '}", child
@@ -136,7 +136,7 @@ def _shown(node: Node) -> list[Node]:
 
 
 def _grouped(node: Node) -> Node:
-    """Group dotted names, such as those of parameters, into a tree of modules."""
+    """Group the children of a node by the first part of dotted names, such as those of parameters."""
     from anemoi_ckpt_migrate.tree.summary import Node
 
     grouped = Node(node.name, node.what, node.tensor, [], node.size)
@@ -144,15 +144,14 @@ def _grouped(node: Node) -> Node:
     for child in node.children:
         first, dot, rest = child.name.partition(".")
         if not (dot and first and rest and child.tensor):
-            grouped.children.append(_grouped(child))
+            grouped.children.append(child)
             continue
-        if first not in groups:
-            groups[first] = Node(first, "")
-            grouped.children.append(groups[first])
-        groups[first].children.append(Node(rest, child.what, child.tensor, child.children, child.size))
-        groups[first].size += child.size
-    for group in groups.values():
-        group.children = _grouped(group).children
+        group = groups.get(first)
+        if group is None:
+            groups[first] = group = Node(first, "")
+            grouped.children.append(group)
+        group.children.append(Node(rest, child.what, child.tensor, child.children, child.size))
+        group.size += child.size
     return grouped
 
 

@@ -11,19 +11,23 @@ from anemoi_ckpt_migrate.storage.pickle.placeholders import stands_for
 from anemoi_ckpt_migrate.storage.tensors.refs import (
     STORAGES,
     ContentNeeded,
+    RebuildFunction,
     StoredStorage,
     StoredTensor,
     dtype_of,
     is_a,
     is_stored,
+    is_usual,
     kind_of,
     pickled_name,
+    reduced,
     storages_of,
 )
 from anemoi_ckpt_migrate.tree.optimizer_formats import is_flattened, is_optimizer, unflattened
 from anemoi_ckpt_migrate.tree.walk import Path, walk
 from anemoi_ckpt_migrate.util.dataclass import dataclass, field
 
+_ORDINARY = "_rebuild_tensor_v2"
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 # Longest key and longest path to show, in characters: one long key may lie above a million tensors.
 _LONGEST_KEY, _LONGEST_PATH = 250, 500
@@ -147,6 +151,7 @@ class _Surveyor:
     def __init__(self) -> None:
         self._entered: set[int] = set()
         self._counted: set[str] = set()
+        self._kinds: dict[tuple[RebuildFunction, Any], tuple[str, str | None]] = {}
 
     def node(self, name: str, path: str, value: Any, depth: int) -> Node:
         """Describe a value and its content."""
@@ -165,6 +170,15 @@ class _Surveyor:
         return found
 
     def _tensor(self, name: str, path: str, value: StoredTensor) -> Node:
+        function, args, state = reduced(value)
+        if state is None and is_usual(args) and function.pickled_name[1] == _ORDINARY:
+            storage = args[0]
+            kind, dtype = self._kinds.get((function, storage.kind)) or self._kind(value)
+            size = _size(storage)
+            tensor = Tensor(path, kind, dtype, args[2], size, (storage.key,), storage.location)
+            fresh = storage.key not in self._counted
+            self._counted.add(storage.key)
+            return Node(name, kind, tensor, size=size if fresh else 0)
         storages = storages_of(value)
         keys = tuple(dict.fromkeys(storage.key for storage in storages))
         try:
@@ -176,6 +190,11 @@ class _Surveyor:
         location = storages[0].location if storages else "meta"
         tensor = Tensor(path, kind_of(value), dtype_of(value), shape, size, keys, location)
         return Node(name, tensor.kind, tensor, size=self._new(storages))
+
+    def _kind(self, usual: StoredTensor) -> tuple[str, str | None]:
+        function, args, _ = reduced(usual)
+        found = self._kinds[function, args[0].kind] = kind_of(usual), dtype_of(usual)
+        return found
 
     def _new(self, storages: list[StoredStorage]) -> int:
         fresh = {storage.key: _size(storage) for storage in storages if storage.key not in self._counted}

@@ -130,7 +130,9 @@ def test_the_same_bytes(kind: str) -> None:
 def test_most_tensors_are_taken_together(kind: str, pickler: type[TreePickler]) -> None:
     data = written(TREES[kind], pickler)
     found = scan.scan(data)
-    assert sum(stop - begin for _, begin, stop in found.tensors) > 0.9 * len(set(map(id, tensors_of(TREES[kind])))) - 150
+    assert (
+        sum(stop - begin for _, begin, stop in found.tensors) > 0.9 * len(set(map(id, tensors_of(TREES[kind])))) - 150
+    )
     assert found[:3] == scan._walk(data, take=False)[:3]
 
 

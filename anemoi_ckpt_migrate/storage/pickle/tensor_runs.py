@@ -29,8 +29,8 @@ REBUILD, HOOKS, WORD = ("torch._utils", "_rebuild_tensor_v2"), ("collections", "
 
 _INTEGER, _GET, _PUT = rb"(?:K.|M..|J....)", rb"(h.|j....)", rb"(?:r(....))?"
 _NUMBERS = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,8}t)" % ((_INTEGER,) * 4)
-# A text without zeros and brackets: so the expression finds its end without a try at each byte.
-_TEXT = rb"X(....)([^\x00(]{1,%d})"
+# Texts without zeros and brackets. Names are long, so the longest match is tried first; keys are short.
+_NAME, _KEY = rb"X(....)([^\x00(]{1,1000})r(....)", rb"X(....)([^\x00(]{1,20}?)"
 _FIRST, _LARGEST = 1 << 10, 1 << 18
 """The bytes read at once: more and more, as long as all of them are tensors."""
 _SPELLED = pickle.BINUNICODE
@@ -254,8 +254,8 @@ def _item() -> re.Pattern[bytes]:
     """Return the expression for a key and a tensor; compiling it takes as long as a small pickle."""
     return re.compile(
         # Before the key, the next batch of 1000 items; or the next dict, as an optimizer has one for each parameter.
-        rb"((u(?:%b}r(....))?\()?(?:%br(....)|%b)" % (_INTEGER, _TEXT % 1000, _GET)
-        + rb"%b\(\(%b%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _TEXT % 20, _PUT, _GET, _INTEGER, _PUT)
+        rb"((u(?:%b}r(....))?\()?(?:%b|%b)" % (_INTEGER, _NAME, _GET)
+        + rb"%b\(\(%b%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _KEY, _PUT, _GET, _INTEGER, _PUT)
         + rb"(%b)%b%b%b%b([\x88\x89])" % (_INTEGER, _NUMBERS, _PUT, _NUMBERS, _PUT)
         + rb"%b\)R%bt%bR%b)" % (_GET, _PUT, _PUT, _PUT),
         re.DOTALL,

@@ -6,6 +6,7 @@ runs the migration again on real `torch.Tensor` objects.
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 import sys
@@ -137,7 +138,7 @@ class RebuildFunction:
     def __call__(self, *args: Any) -> StoredTensor:
         """Return a stand-in for the tensor that torch would rebuild."""
         made = StoredTensor(self, args)
-        if not _is_usual(args):
+        if not is_usual(args):
             self.unusual.append(made)
         return made
 
@@ -239,7 +240,12 @@ def is_named(value: Any) -> bool:
 
     Its type says so, not its attributes: an object from a pickle may have one that is called ``pickled_name``.
     """
-    return any("pickled_name" in vars(kind) for kind in type(value).__mro__)
+    return _is_name(type(value))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=256)
+def _is_name(kind: type) -> bool:
+    return any("pickled_name" in vars(each) for each in kind.__mro__)
 
 
 def pickled_name(value: Any, default: tuple[str, str] = ("", "")) -> tuple[str, str]:
@@ -315,7 +321,7 @@ _NESTED = (tuple, list, dict)
 _INTEGER, _LARGE = {int}, 1 << 63
 
 
-def _is_usual(args: tuple[Any, ...]) -> bool:
+def is_usual(args: tuple[Any, ...]) -> bool:
     """Return whether arguments are those of almost every tensor: a storage, numbers, two short shapes, no hooks."""
     if len(args) != 6:
         return False
