@@ -148,8 +148,7 @@ class _Parting(Operation):
 
     def apply(self, context: ParameterContext) -> list[Operation]:
         """Divide each match of the source, and return the rollback."""
-        undo: list[Operation] = []
-        done: list[list[str]] = []
+        done: list[tuple[str, list[str]]] = []
         found = list(pattern(self.source).among(context.table))
         if not found:
             context.missing(self.source, self.targets)
@@ -159,9 +158,10 @@ class _Parting(Operation):
                 context.expect_missing(self.targets)
                 continue
             context.table.replace([source], made, self.places)
-            undo.insert(0, self.joined(literals(made), literal(source)))
-            done.append(list(made))
-        return [self.joined(self.targets, self.source)] if self._is_short(context, done) else undo
+            done.append((source, list(made)))
+        if self._is_short(context, [made for _, made in done]):
+            return [self.joined(self.targets, self.source)]
+        return [self.joined(literals(made), literal(source)) for source, made in reversed(done)]
 
     def _is_short(self, context: ParameterContext, done: Sequence[Sequence[str]]) -> bool:
         if len(done) < 2 or self.places is not None or not turns(self.source, *self.targets):

@@ -277,9 +277,11 @@ class ParameterContext:
             return
         groups: dict[_Bound, dict[_Bound, dict[str, str]]] = {}
         for each in patterns:
+            places = sorted(each.places)
+            common = [place for place in places if place in fixed]
             for _, bound in each.among(self.table):
-                every = tuple(sorted(bound.items()))
-                key = tuple((place, text) for place, text in every if place in fixed)
+                every = tuple([(place, bound[place]) for place in places])
+                key = every if len(common) == len(places) else tuple([(place, bound[place]) for place in common])
                 groups.setdefault(key, {}).setdefault(every, bound)
         if not groups:
             self.missing(sources[0], [target])

@@ -59,6 +59,8 @@ class Tensors:
 
     def make(self, kind: str, args: tuple[Any, ...], values: Sequence[Any]) -> Any:
         """Make a tensor from others: a real one at once, a stand-in when the file is written."""
+        if not self._content and all(map(is_stored, values)):
+            return self._maker.make(kind, args, values)
         for value in values:
             self.shape(value)
         if not self._content and not any(map(is_real, values)):

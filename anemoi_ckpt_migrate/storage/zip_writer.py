@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.members import Members
 
 _WORTH_SHARING = 64 * PADDING
+_SMALL, _AT_ONCE = 1 << 16, 1 << 20  # content that is read to be copied, and bytes that are written at once
 
 
 class Streamed(Protocol):
@@ -158,6 +159,8 @@ class _Writer:
     def __init__(self, source: Members, target: int, contents: Contents, offset: int, base: int = 0) -> None:
         self._source, self._target, self._root, self._last = source, target, contents.root, contents.last
         self._offset, self._base = offset, base
+        self._waiting: list[bytes | memoryview] = []
+        self._waits_for = self._waits_from = offset
         self.entries: list[ZipEntry] = []
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
@@ -175,15 +178,21 @@ class _Writer:
             self._stream(name, content)
             return
         self._begin(zip_archive.new_entry(f"{self._root}/{name}", self._offset, content))
-        write_at(self._target, content, self._base + self._offset)
-        self._offset += len(content)
+        self._put(content)
 
     def _stream(self, name: str, content: Streamed) -> None:
         """Write an entry whose CRC is known only after its content; the header comes last."""
+        stretches = content.stretches() or ()
+        small = self._small(content, stretches) if len(content) <= _SMALL else None
+        if small is not None:
+            _check_size(len(small), content)
+            self.add(name, small)
+            return
+        self._flush()
         at = header_at = self._offset
         at += len(zip_archive.local_header(f"{self._root}/{name}", header_at, len(content), 0))
         crc, end = 0, at
-        for start, stop, known in content.stretches() or ():
+        for start, stop, known in stretches:
             self._source.copy(self._target, start, stop, self._base + end)
             own = self._source.checksum(start, stop) if known is None else known
             crc, end = combined(crc, own, stop - start), end + stop - start
@@ -192,10 +201,42 @@ class _Writer:
             write_at(self._target, chunk, self._base + end)
             start_writing(self._target, self._base + end, len(chunk))
             end += len(chunk)
-        if end - at != len(content):
-            raise OSError(errno.EIO, "a computed tensor has the wrong size")
+        _check_size(end - at, content)
         self._begin(ZipEntry(f"{self._root}/{name}", header_at, header_at, len(content), crc, UTF8))
+        self._flush()
         self._offset = end
+
+    def _small(self, content: Streamed, stretches: Iterable[tuple[int, int, int | None]]) -> bytes | None:
+        """Return short content; None if a stretch of it is damaged, so that its CRC has to go with it."""
+        if not stretches:
+            return b"".join(content.chunks())
+        parts = []
+        for start, stop, known in stretches:
+            part = self._source.read(start, stop - start)
+            if known is not None and zlib.crc32(part) != known:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+
+    def _put(self, content: bytes | memoryview) -> None:
+        """Write bytes; short ones wait for more, because there may be a hundred thousand of them."""
+        if self._waits_for != self._offset:
+            self._flush()
+        if not self._waiting:
+            self._waits_from = self._offset
+        self._waiting.append(content)
+        self._offset += len(content)
+        self._waits_for = self._offset
+        if self._waits_for - self._waits_from > _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) == 1:
+            write_at(self._target, waiting[0], self._base + self._waits_from)
+        elif waiting:
+            write_at(self._target, b"".join(waiting), self._base + self._waits_from)
 
     def copy_run(self, start: int, end: int, members: list[ZipEntry], progress: Progress | None) -> None:
         """Copy adjacent entries."""
@@ -216,15 +257,20 @@ class _Writer:
         """Write the table of contents, and return the length of the archive."""
         last = {f"{self._root}/{name}": place for place, name in enumerate(self._last, 1)}
         entries = sorted(self.entries, key=lambda entry: last.get(entry.name, 0)) if last else self.entries
+        self._flush()
         directory = zip_archive.directory(entries, self._offset)
         write_at(self._target, directory, self._base + self._offset)
         return self._offset + len(directory)
 
     def _begin(self, entry: ZipEntry) -> None:
         header = zip_archive.local_header(entry.name, self._offset, entry.size, entry.crc)
-        write_at(self._target, header, self._base + self._offset)
         self.entries.append(entry)
-        self._offset += len(header)
+        self._put(header)
+
+
+def _check_size(size: int, content: Streamed) -> None:
+    if size != len(content):
+        raise OSError(errno.EIO, "a computed tensor has the wrong size")
 
 
 def _split(new: Mapping[str, Content]) -> tuple[dict[str, Content], dict[str, Content]]:

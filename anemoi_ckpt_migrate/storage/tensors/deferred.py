@@ -139,8 +139,9 @@ class TensorBuilder:
         """
         plain = [plain_of(source) for source in sources]
         check_alike(map(_kind, sources))
-        shapes = [tuple(source.shape) for source in plain]
-        shape, dtype = outcome(kind, args, shapes, [known_dtype(source) for source in plain])
+        shapes, dtypes = tuple(tuple(source.shape) for source in plain), tuple(map(known_dtype, plain))
+        given = _hashable(args)
+        shape, dtype = _outcome(kind, given, shapes, dtypes)
         if dtype not in SIZES:
             raise Mismatch(f"tensors of dtype {dtype} can be moved but not changed")
         if math.prod(shape) > _LARGEST:
@@ -151,7 +152,7 @@ class TensorBuilder:
             offset = 0
             storage = self._storage(TensorExpr(kind, args, tuple(plain), shape, dtype))
         made = self._tensor(storage, offset, shape, dtype, requires_grad(plain[0]) if plain else False)
-        return self._as_parameter((kind, _hashable(args), *map(id, sources)), sources, made)
+        return self._as_parameter((kind, given, *map(id, sources)), sources, made)
 
     def stored(self, key: str, dtype: str, shape: tuple[int, ...], offset: int = 0) -> StoredTensor:
         """Return the stand-in of a contiguous tensor on a storage that exists, or whose recipe is known.
@@ -191,7 +192,7 @@ class TensorBuilder:
         return self._parameters[key][0]
 
     def _storage(self, recipe: TensorExpr) -> StoredStorage:
-        known: Any = (recipe.kind, _hashable(recipe.args), tuple(map(identity, recipe.sources)))
+        known: Any = (recipe.kind, _hashable(recipe.args), tuple(map(_identity, recipe.sources)))
         if recipe.kind in ("clone", "fill", "init", "mu_product") or known not in self._known:
             key = str(self.next_key)
             self.next_key += 1
@@ -305,6 +306,13 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
+@functools.lru_cache(1 << 12)  # as for strides
+def _outcome(
+    kind: str, args: Any, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[str, ...]
+) -> tuple[tuple[int, ...], str]:
+    return outcome(kind, args, shapes, dtypes)
+
+
 def plain_of(tensor: StoredTensor) -> StoredTensor:
     """Return the plain tensor behind a stand-in of a tensor or a parameter.
 
@@ -320,7 +328,7 @@ def plain_of(tensor: StoredTensor) -> StoredTensor:
     if name not in PLAIN:
         what = name.removeprefix("_rebuild_").removesuffix("_v2")
         raise Mismatch(f"it is not a plain tensor ({what}); use op.Run to change it")
-    if any(is_a(arg, dict) and arg for arg in args[6:]):
+    if len(args) > 6 and any(is_a(arg, dict) and arg for arg in args[6:]):
         raise Mismatch("it is a conjugate or negative view; use op.Run to change it")
     return tensor
 
@@ -388,9 +396,13 @@ def known_dtype(tensor: StoredTensor) -> str:
 def identity(tensor: StoredTensor) -> Any:
     """Return a key that is equal for two stand-ins of the very same memory."""
     try:
-        _, args, _ = reduced(plain_of(tensor))
+        return _identity(plain_of(tensor))
     except Mismatch:
         return id(tensor)
+
+
+def _identity(plain: StoredTensor) -> Any:
+    _, args, _ = reduced(plain)
     return (args[0].key, args[1], tuple(args[2]), tuple(args[3]))
 
 
@@ -413,5 +425,8 @@ def is_contiguous(tensor: StoredTensor) -> bool:
     """Return whether a plain tensor is contiguous."""
     _, args, _ = reduced(tensor)
     shape, stride = tuple(args[2]), tuple(args[3])
-    pairs = zip(shape, stride, contiguous_stride(shape), strict=True)
+    dense = contiguous_stride(shape)
+    if stride == dense:
+        return True
+    pairs = zip(shape, stride, dense, strict=True)
     return 0 in shape or all(size == 1 or step == wanted for size, step, wanted in pairs)
