@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHONS ?= python3.10 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-comparisons bench-detection bench-costs bench-formats bench-fleet bench-starting graphs properties mutants wheel man clean
+.PHONY: help demo test test-anemoi test-pythons test-stores lint format fuzz bench bench-graphs bench-operations bench-training bench-manifest bench-comparisons bench-detection bench-costs bench-formats bench-fleet bench-starting bench-structure graphs properties mutants wheel man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -85,6 +85,9 @@ bench-formats: $(BIN)/.ready ## measure safetensors files and distributed checkp
 
 bench-fleet: $(BIN)/.ready ## measure FILES=10000 checkpoints in one call, and write benchmarks/FLEET.md
 	$(BIN)/python benchmarks/fleet.py
+
+bench-structure: $(BIN)/.ready ## measure TENSORS=100000 small tensors beside the same by hand, and write benchmarks/STRUCTURE.md
+	$(BIN)/python benchmarks/structure.py
 
 bench-starting: $(BIN)/.ready ## measure what starting up costs beside bare Python, and write benchmarks/STARTING.md
 	$(BIN)/python benchmarks/starting.py
