@@ -181,6 +181,8 @@ class CheckpointState:
         for opened in (self.main, *self.others):
             opened.write()
         self._close_optimizers(self.main.parameters.table)
+        for opened in (self.main, *self.others):
+            opened.parameters.table.release()
         self.main, self.others = None, []
         self._hint, self._found = hint, []
         self.tensors.forget()  # functions that get the tree may change tensors in it

@@ -173,6 +173,13 @@ class Table(Mapping[str, Any]):
         self._fill(items)
         self.changed = True
 
+    def release(self) -> None:
+        """Let go of everything, once nobody needs it: entries refer to each other, so they would stay for long."""
+        entry: _Entry | None = self._first
+        while entry is not None:
+            entry.before, entry = None, entry.after
+        self._fill(())
+
     def _fill(self, items: Iterable[tuple[str | None, Any]]) -> None:
         self._entries: dict[str, _Entry] = {}
         self._first = self._last = at = _Entry(None, None, 0)  # a sentinel before all others; the last with a name

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from anemoi_ckpt_migrate.storage.zip_archive import Archive
 
 _PICKLE = "data.pkl"
+_SHORT = 1 << 20  # bytes of a pickle of which it is remembered what the scan found; of others, that takes much memory
 _FORMAT = ".format_version"
 _OURS = "ckpt_migrate/"
 _PREVIOUS = f"{_OURS}previous.json"  # the end of the file before it was written in place
@@ -302,7 +303,9 @@ class TorchCheckpoint(SingleFile):
         missing = [key for key in unpickler.keys if f"data/{key}" not in there and key not in ours]
         if missing:
             raise NotACheckpoint(f"the payload data/{missing[0]} is missing")
-        self._keys, self._scanned = unpickler.keys, unpickler.scanned and (self._data, unpickler.scanned)
+        self._keys, self._scanned = unpickler.keys, None
+        if unpickler.scanned is not None and len(self._data) <= _SHORT:
+            self._scanned = self._data, unpickler.scanned
         return tree
 
     def _pickler(self, stream: io.BytesIO, protocol: int) -> TreePickler:

@@ -336,12 +336,11 @@ def local_header(name: str, offset: int, size: int, crc: int) -> bytes:
     return _LOCAL.pack(b"PK\3\4", 0, UTF8, 0, 0, 0, crc, short, short, len(encoded), len(extra)) + encoded + extra
 
 
-def directory(entries: Iterable[ZipEntry], offset: int) -> bytes:
-    """Return the table of contents for `offset`, the end of the file."""
-    headers = [_central_header(entry) for entry in entries]
-    table = b"".join(headers)
+def directory(lines: Sequence[bytes], offset: int) -> bytes:
+    """Return the table of contents, of lines as `line` makes them, for `offset`, the end of the file."""
+    table = b"".join(lines)
     end = offset + len(table)
-    count = len(headers)
+    count = len(lines)
     end64 = _END64.pack(b"PK\6\6", _END64.size - 12, 0x031E, 45, 0, 0, count, count, len(table), offset)
     locator = _LOCATOR64.pack(b"PK\6\7", 0, end, 1)
     few, short = min(count, _MAX16), min(len(table), _MAX32)
@@ -360,14 +359,10 @@ def runs(entries: Iterable[ZipEntry]) -> Iterator[tuple[int, int, list[ZipEntry]
         yield members[0].offset, members[-1].end, members
 
 
-def moved(entry: ZipEntry, shift: int) -> ZipEntry:
-    """Return an entry copied `shift` bytes further on."""
-    name, offset, end, size, crc, flags = entry
-    return ZipEntry(name, offset + shift, end + shift, size, crc, flags)
-
-
-def _central_header(entry: ZipEntry) -> bytes:
+def line(entry: ZipEntry, shift: int = 0) -> bytes:
+    """Return the line of an entry in the table of contents, if it is copied `shift` bytes further on."""
     _, offset, _, size, crc, flags = entry
+    offset += shift
     encoded, extra = _spelled(entry), b""
     if size >= _MAX32 or offset >= _MAX32:
         large = [value for value in (size, size, offset) if value >= _MAX32]

@@ -148,7 +148,7 @@ def append(contents: Contents, source: Members, target: int, length: int) -> Non
         The system refused; part of the content may be written.
     """
     writer = _Writer(source, target, contents, length)
-    writer.entries += contents.kept
+    writer.keep(contents.kept)
     writer.add_all(contents.new)
     writer.finish()
 
@@ -161,7 +161,12 @@ class _Writer:
         self._offset, self._base = offset, base
         self._waiting: list[bytes | memoryview] = []
         self._waits_for = self._waits_from = offset
-        self.entries: list[ZipEntry] = []
+        self._lines: list[bytes] = []
+        self._last_lines: dict[str, bytes] = {}
+
+    def keep(self, entries: Iterable[ZipEntry], shift: int = 0) -> None:
+        """Put entries of the old file into the table of contents: they are copied `shift` bytes further on."""
+        self._lines += [zip_archive.line(entry, shift) for entry in entries]
 
     def add_all(self, contents: Mapping[str, Content]) -> None:
         """Write entries; while one is written, the next one is computed."""
@@ -243,7 +248,7 @@ class _Writer:
         # Payload stays aligned, and long stretches can share their blocks with the old file.
         self._offset += (start - self._offset) % (PADDING if end - start > _WORTH_SHARING else ALIGNMENT)
         self._source.copy(self._target, start, end, self._base + self._offset, progress)
-        self.entries += [zip_archive.moved(entry, self._offset - start) for entry in members]
+        self.keep(members, self._offset - start)
         self._offset += end - start
 
     def copy_loose(self, name: str, start: int, end: int, progress: Progress | None) -> None:
@@ -255,16 +260,19 @@ class _Writer:
 
     def finish(self) -> int:
         """Write the table of contents, and return the length of the archive."""
-        last = {f"{self._root}/{name}": place for place, name in enumerate(self._last, 1)}
-        entries = sorted(self.entries, key=lambda entry: last.get(entry.name, 0)) if last else self.entries
         self._flush()
-        directory = zip_archive.directory(entries, self._offset)
+        last = [self._last_lines[name] for name in self._last]
+        directory = zip_archive.directory([*self._lines, *last], self._offset)
         write_at(self._target, directory, self._base + self._offset)
         return self._offset + len(directory)
 
     def _begin(self, entry: ZipEntry) -> None:
         header = zip_archive.local_header(entry.name, self._offset, entry.size, entry.crc)
-        self.entries.append(entry)
+        name = entry.name.removeprefix(f"{self._root}/")
+        if name in self._last:
+            self._last_lines[name] = zip_archive.line(entry)
+        else:
+            self._lines.append(zip_archive.line(entry))
         self._put(header)
 
 

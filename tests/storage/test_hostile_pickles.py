@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 
 from anemoi_ckpt_migrate.storage.in_place import journal_of, mark
 from anemoi_ckpt_migrate.storage.pickle.tree_pickle import TreePickler, TreeUnpickler
-from anemoi_ckpt_migrate.storage.zip_archive import ZipEntry, directory, local_header, new_entry, read_archive
+from anemoi_ckpt_migrate.storage.zip_archive import ZipEntry, directory, line, local_header, new_entry, read_archive
 from tests.support.forks import Forks
 from tests.support.pickle_bytes import HOOKS, ONES, STORAGE, TENSOR, call, checkpoint, name, text, tree
 from tests.support.project import Folder, Ran, digest
@@ -390,7 +390,7 @@ def with_a_hole(folder: Folder, hollow: str, size: int) -> Path:
             entries.append(ZipEntry(f"x/{word}", offset, end, length, zlib.crc32(content), 0x800))
             offset = end
         stream.seek(offset)
-        stream.write(directory(entries, offset))
+        stream.write(directory([line(entry) for entry in entries], offset))
     return path
 
 
@@ -673,7 +673,9 @@ def test_a_thousand_ways_back(chain: Attacked) -> None:
             added = new_entry("x/ckpt_migrate/previous.json", length, content)
             header = local_header(added.name, length, len(content), added.crc)
             at = length + len(header) + len(content)
-            stream.write(header + content + directory([*archive.entries.values(), added], at))
+            stream.write(
+                header + content + directory([line(entry) for entry in (*archive.entries.values(), added)], at)
+            )
             stream.flush()
     assert attempt(chain, "downgrade", "base", path).code in (0, 1)
 
