@@ -214,7 +214,7 @@ class _Writer:
     def _small(self, content: Streamed, stretches: Iterable[tuple[int, int, int | None]]) -> bytes | None:
         """Return short content; None if a stretch of it is damaged, so that its CRC has to go with it."""
         if not stretches:
-            return b"".join(content.chunks())
+            return b"".join(content.chunks()) if len(content) else b""
         parts = []
         for start, stop, known in stretches:
             part = self._source.read(start, stop - start)
