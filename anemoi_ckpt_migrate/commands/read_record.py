@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from anemoi_ckpt_migrate.record import embed, record_copy
+from anemoi_ckpt_migrate.record import record_copy
 from anemoi_ckpt_migrate.record.record import Record
-from anemoi_ckpt_migrate.storage import ZIP, FileSize, is_interrupted, open_checkpoint, read_copy
+from anemoi_ckpt_migrate.storage import ZIP, FileSize, is_interrupted, read_copy
 from anemoi_ckpt_migrate.storage.path_arguments import StrPath, annotate_errors
 from anemoi_ckpt_migrate.storage.url import url_of
 
@@ -64,6 +64,9 @@ def read_standing(checkpoint: StrPath, chain: str | None = None, in_short: bool 
     """
     if in_short and (standing := _from_copy(checkpoint, chain)) is not None:
         return standing
+    from anemoi_ckpt_migrate.record import embed
+    from anemoi_ckpt_migrate.storage import open_checkpoint
+
     with annotate_errors(checkpoint), open_checkpoint(checkpoint) as file:
         record = embed.find(file.load(), file.attachment(embed.ATTACHMENT))
         found = record if record is None or chain is None else record.of_chain(chain)
@@ -110,7 +113,9 @@ def standing(checkpoint: StrPath, project: Project, in_short: bool = False) -> S
         return found
     if not project.graph.known_as and config.recogniser is None:
         return found  # without imported scripts or a `recognise`, there is nothing to recognise by
+    from anemoi_ckpt_migrate.record import embed
     from anemoi_ckpt_migrate.runtime.recognise import recognised
+    from anemoi_ckpt_migrate.storage import open_checkpoint
 
     with annotate_errors(checkpoint), open_checkpoint(checkpoint, config.trusted) as file:
         tree, _ = embed.unrecorded(file)

@@ -14,7 +14,6 @@ import itertools
 import operator
 import re
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -167,10 +166,7 @@ def read_archive(stream: BinaryIO) -> Archive:
     NotACheckpoint
         The file is not a zip archive, or not one from torch.
     """
-    try:
-        directory, found = _table(stream)
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
-        raise refusal_of_file(stream, stream.seek(0, io.SEEK_END)) from error
+    directory, found = _table(stream)
     pickles = [name for name in found.names if name.endswith("/data.pkl")]
     roots = [name.removesuffix("/data.pkl") for name in pickles if name.count("/") == 1]
     if not roots:
@@ -469,7 +465,13 @@ class _Lines(NamedTuple):
 
 
 def _table(stream: BinaryIO) -> tuple[int, _Lines]:
-    """Return the start of the table of contents, and its lines, as `zipfile` reads them."""
+    """Return the start of the table of contents, and its lines, as `zipfile` reads them.
+
+    Raises
+    ------
+    NotACheckpoint
+        It is not a zip archive.
+    """
     place = _place_of_table(stream)
     if place is not None:
         start, length, _ = place
@@ -477,16 +479,22 @@ def _table(stream: BinaryIO) -> tuple[int, _Lines]:
         found = _usual_lines(stream.read(length))
         if found is not None:
             return start, found
-    with zipfile.ZipFile(stream) as opened:
-        infos = sorted(opened.infolist(), key=operator.attrgetter("header_offset"))
-        return opened.start_dir, _Lines(
-            [each.filename for each in infos],
-            [each.header_offset for each in infos],
-            [each.file_size for each in infos],
-            [each.CRC for each in infos],
-            [each.flag_bits for each in infos],
-            [(each.compress_type, each.compress_size, each.orig_filename) for each in infos],
-        )
+    import zipfile  # few files need it
+
+    try:
+        with zipfile.ZipFile(stream) as opened:
+            start, infos = opened.start_dir, opened.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
+        raise refusal_of_file(stream, stream.seek(0, io.SEEK_END)) from error
+    infos.sort(key=operator.attrgetter("header_offset"))
+    return start, _Lines(
+        [each.filename for each in infos],
+        [each.header_offset for each in infos],
+        [each.file_size for each in infos],
+        [each.CRC for each in infos],
+        [each.flag_bits for each in infos],
+        [(each.compress_type, each.compress_size, each.orig_filename) for each in infos],
+    )
 
 
 def _place_of_table(stream: BinaryIO) -> tuple[int, int, int] | None:
@@ -538,6 +546,8 @@ def _usual_lines(table: bytes) -> _Lines | None:
     return found if order == list(range(count)) else found.in_order(order)
 
 
+_STORED = 0
+"""The method of an entry that is not compressed."""
 _NEWEST = 63
 """The newest version of the format that `zipfile` reads."""
 
@@ -550,7 +560,7 @@ def _check_lines(found: _Lines, ends: Sequence[int], root: str) -> None:
     if alike and within and not found.odd and all(name.startswith(begin) for name in found.names):
         return
     seen = set()
-    usual = [(zipfile.ZIP_STORED, size, name) for size, name in zip(found.sizes, found.names, strict=True)]
+    usual = [(_STORED, size, name) for size, name in zip(found.sizes, found.names, strict=True)]
     fields = zip(found.names, found.offsets, found.sizes, found.flags, found.odd or usual, ends, strict=True)
     for name, offset, size, flags, (method, compressed, spelled), end in fields:
         if name.lower() in seen:
@@ -560,7 +570,7 @@ def _check_lines(found: _Lines, ends: Sequence[int], root: str) -> None:
             raise NotACheckpoint(f"the name of record {name} continues after a zero byte")
         if not name.startswith(begin):
             raise NotACheckpoint(f"record {name} lies outside the folder {root}")
-        if method != zipfile.ZIP_STORED or flags & 1:
+        if method != _STORED or flags & 1:
             raise NotACheckpoint(f"record {name} is compressed or encrypted, which torch never does")
         if compressed != size:
             raise NotACheckpoint(f"record {name} has two different lengths")

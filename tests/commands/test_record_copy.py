@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anemoi_ckpt_migrate.commands import read_record
-from anemoi_ckpt_migrate.storage import read_copy
+from anemoi_ckpt_migrate.storage import open_file, read_copy
 from tests.support.project import RENAME, Folder
 
 ENTRY = "ckpt_migrate/record_copy.json"
@@ -73,7 +73,7 @@ def test_every_command_that_writes_writes_it(
 
 
 def test_current_does_not_read_the_structure(project: Folder, moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_record, "open_checkpoint", None)
+    monkeypatch.setattr(open_file, "open_checkpoint", None)
     assert project.ok("current", moved).out == f"{moved}: a2  nothing (head)\n"
 
 
