@@ -257,7 +257,7 @@ class RecordCopyDiffers(MigrateError):
     def __init__(self, path: object) -> None:
         super().__init__(
             "the copy of its record, which `current` shows, tells something else than the record in the checkpoint, so "
-            f"somebody changed one of them; `ckpt-migrate compact {path}` writes the copy anew from the record"
+            f"someone changed one of them; `ckpt-migrate compact {path}` makes a new copy from the record"
         )
 
 
