@@ -164,7 +164,8 @@ def _compile_init(cls: Any) -> None:
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
     source = f"def __init__({', '.join(parameters)}):\n " + ("\n ".join(lines) or "pass")
-    exec(source, values)  # noqa: S102  # it is made of the names of fields
+    named = f"<__init__ of {cls.__qualname__}>"
+    exec(compile(source, named, "exec"), values)  # noqa: S102  # it is made of the names of fields
     compiled = values["__init__"]
     compiled.__qualname__ = f"{cls.__qualname__}.__init__"
     compiled.__annotations__ = {each.name: each.type for each in _fields(cls) if each.init} | {"return": None}
