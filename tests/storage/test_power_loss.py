@@ -194,7 +194,7 @@ def refused(*args: object) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def failing(real: Callable[..., Any], wanted: int = 3) -> Callable[..., Any]:
+def failing(real: Callable[..., Any], wanted: int = 4) -> Callable[..., Any]:
     """Have a call fail, but the first ones."""
     calls = itertools.count(1)
     return lambda *args: real(*args) if next(calls) < wanted else refused()
