@@ -15,7 +15,7 @@ import struct
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any, NamedTuple
 
 from anemoi_ckpt_migrate.util.dataclass import dataclass
@@ -31,8 +31,8 @@ _INTEGER, _GET, _PUT = rb"(?:K.|M..|J....)", rb"(h.|j....)", rb"(?:r(....))?"
 _NUMBERS = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,8}t)" % ((_INTEGER,) * 4)
 # Texts without zeros and brackets. Names are long, so the longest match is tried first; keys are short.
 _NAME, _KEY = rb"X(....)([^\x00(]{1,1000})r(....)", rb"X(....)([^\x00(]{1,20}?)"
-_FIRST, _LARGEST = 1 << 10, 1 << 18
-"""The bytes read at once: more and more, as long as all of them are tensors."""
+_FEW, _MOST = 4, 1 << 12
+"""The tensors read at once: more and more, as long as all of them are spelled as they must be."""
 _SPELLED = pickle.BINUNICODE
 _AT_ONCE = 6  # 64 bytes of a text weigh as much as an object
 
@@ -178,7 +178,7 @@ class TensorRuns:
     """
 
     def __init__(self, data: bytes, known: Callable[[int], Known]) -> None:
-        self._data, self._known, self._window = data, known, _FIRST
+        self._data, self._known, self._most = data, known, _FEW
         self._found: dict[int, Segment] = {}
         self._firsts: list[int] = []
         self.segments: list[Segment] = []
@@ -221,26 +221,29 @@ class TensorRuns:
         return found
 
     def _read(self, at: int, number: int) -> None:
-        """Read the tensors in the next bytes."""
+        """Read the next tensors, up to the first that is spelled otherwise."""
         while True:
-            items = _item().findall(self._data, at, at + self._window)
-            if items and self._note(at, number, _Columns(*zip(*items, strict=True))):
-                self._window = min(4 * self._window, _LARGEST)
+            items, ends = [], [at]
+            for _ in range(self._most):
+                item = _item().match(self._data, ends[-1])
+                if item is None:
+                    break
+                items.append(item.groups(b""))
+                ends.append(item.end())
+            if items and self._note(ends, number, _Columns(*zip(*items, strict=True))):
+                self._most = min(4 * self._most, _MOST)
                 return
-            if self._window == _FIRST:
+            if len(items) <= _FEW:
                 return
-            self._window = _FIRST  # something else lies between those tensors
+            self._most = _FEW  # the expression took something else for a tensor, but seldom the next one
 
-    def _note(self, at: int, number: int, columns: _Columns) -> bool:
-        """Note the segments of items, if these follow each other from a place on and are spelled as they must be."""
-        if columns.before[0] or not self._data.startswith(b"".join(columns.whole), at):
-            return False
-        run = _run_of(columns, number, self._known)
+    def _note(self, ends: list[int], number: int, columns: _Columns) -> bool:
+        """Note the segments of items, if these are spelled as they must be."""
+        run = None if columns.before[0] else _run_of(columns, number, self._known)
         if run is None:
             return False
         self._firsts.append(run.first)
         self.runs.append(run)
-        ends = list(accumulate(map(len, columns.whole), initial=at))
         begins = [place for place, before in enumerate(columns.before) if before or not place]
         for begin, stop in zip(begins, [*begins[1:], len(run.numbers)], strict=True):
             start = ends[begin] + len(columns.before[begin])
@@ -254,10 +257,10 @@ def _item() -> re.Pattern[bytes]:
     """Return the expression for a key and a tensor; compiling it takes as long as a small pickle."""
     return re.compile(
         # Before the key, the next batch of 1000 items; or the next dict, as an optimizer has one for each parameter.
-        rb"((u(?:%b}r(....))?\()?(?:%b|%b)" % (_INTEGER, _NAME, _GET)
+        rb"(u(?:%b}r(....))?\()?(?:%b|%b)" % (_INTEGER, _NAME, _GET)
         + rb"%b\(\(%b%b%b%b%b(%b)t%bQ" % (_GET, _GET, _GET, _KEY, _PUT, _GET, _INTEGER, _PUT)
         + rb"(%b)%b%b%b%b([\x88\x89])" % (_INTEGER, _NUMBERS, _PUT, _NUMBERS, _PUT)
-        + rb"%b\)R%bt%bR%b)" % (_GET, _PUT, _PUT, _PUT),
+        + rb"%b\)R%bt%bR%b" % (_GET, _PUT, _PUT, _PUT),
         re.DOTALL,
     )
 
@@ -270,7 +273,6 @@ def begins(data: bytes, at: int) -> bool:
 class _Columns(NamedTuple):
     """The groups of the expression, each for all items."""
 
-    whole: tuple[bytes, ...]
     before: tuple[bytes, ...]
     puts_dict: tuple[bytes, ...]
     key_lengths: tuple[bytes, ...]
