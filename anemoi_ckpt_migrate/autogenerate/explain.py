@@ -337,6 +337,8 @@ def _exact_first(
 ) -> tuple[ProposedOperation, ...]:
     """Return operations with the exact ones before the guesses, if they do the same in that order."""
     apart = sorted(guesses, key=lambda guess: guess.confidence < 1)
+    if all(one is other for one, other in zip(apart, guesses, strict=True)):
+        return tuple(guesses)
     kinds = {guess.confidence < 1 for guess in guesses if isinstance(guess.operation, _IN_ORDER)}
     same = len(kinds) < 2 and leads_to((guess.operation for guess in apart), old, new)
     return tuple(apart if same else guesses)
