@@ -117,10 +117,10 @@ class Renaming:
 
     def _part(self) -> None:
         """Put all names into the index: from now on each stands for itself."""
-        self._alike.clear()
-        unfiled, self._unfiled = self._unfiled, set()
-        for name in self._targets:
-            if name in unfiled:
+        if self._alike:
+            for filed in (self._alike, self._unfiled, self._places, self._members, self._index):
+                filed.clear()
+            for name in self._targets:  # all of them, since the order of a class is that of all names
                 self._enter(name)
 
     def _with_alike(self, names: Iterable[str]) -> Iterator[str]:
@@ -204,8 +204,8 @@ class Renaming:
                         return None
                     gain += nearer * count
                     finished += (new == target) * count
-                if blocked is not None:
-                    break
+                if blocked is not None or not self._index.get(("name", rounded(new))):
+                    break  # no name differs from the new ones by numbers only, so none is taken
                 if new in self._targets and renamed(new) in (None, new):
                     blocked = new
         return _Effect(gain, finished, blocked) if gain else None
@@ -229,7 +229,10 @@ class Renaming:
     def _known(self, rule: Rule) -> list[str]:
         """Return all names in the index entry of a rule."""
         classes = self._index[rule.where, rule.key].values()
-        return [name for names in classes for name in (self._with_alike(names) if self._alike else names)]
+        if not self._alike:
+            return [name for names in classes for name in names]
+        place = {name: place for place, name in enumerate(self._targets)}
+        return [name for names in classes for name in sorted(self._with_alike(names), key=place.__getitem__)]
 
     def _names(self, rule: Rule) -> dict[str, str] | None:
         """Return all renames by a rule, beyond its index entry if the rule is open; None if it must not be applied."""
