@@ -23,6 +23,8 @@ from anemoi_ckpt_migrate.operations.base import Operation
 
 _MOST_WIDE = 400
 _WIDE_SCAN = 2000
+_MOST_TRIED, _TRIED_BY_NAME = 200_000, 4
+"""So many times a rule is tried on a name, in all and for each name; names with a pattern need far fewer."""
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 
 
@@ -94,6 +96,7 @@ class Renaming:
         self._seen: set[Rule] = set()
         self._heap: list[tuple[tuple[object, ...], Rule]] = []
         self._waiting: defaultdict[str, list[Rule]] = defaultdict(list)
+        self._budget = _MOST_TRIED + _TRIED_BY_NAME * len(targets)
         self.done: list[Renamed] = []
 
     @property
@@ -105,7 +108,9 @@ class Renaming:
         """Find operations until all names have their targets, and return them."""
         while self._left:
             progress = self._exhaust(literal=False) or self._exhaust(literal=True)
-            if not progress and self._left:
+            if self._budget < 0:
+                self._directly()
+            elif not progress and self._left:
                 self._break_cycle()
         return self.done
 
@@ -141,7 +146,7 @@ class Renaming:
         self._heap.clear()
         self._waiting.clear()
         self._propose(self._left, literal)
-        while self._heap and self._left:
+        while self._heap and self._left and self._budget >= 0:
             stored, rule = heapq.heappop(self._heap)
             effect = self._effect(rule)
             if effect is None:
@@ -165,6 +170,8 @@ class Renaming:
             classes.setdefault((name, target) if literal else self._class(name), (name, target))
         wide = len(classes) <= _MOST_WIDE
         for name, target in classes.values():
+            if self._budget < 0:
+                return
             for rule in rules(name, target, literal, wide):
                 if rule not in self._seen:
                     self._seen.add(rule)
@@ -193,6 +200,7 @@ class Renaming:
         gain = finished = 0
         blocked = None
         for names, count in self._samples(rule):
+            self._budget -= 1
             for place, name in enumerate(names):
                 new = renamed(name)
                 if new is None or new == name:
@@ -216,7 +224,7 @@ class Renaming:
         Of the names of a class, a rule without numbers gets one. A rule with numbers in words gets all, since the
         new name of each may be taken; unless the numbers in the words of their names differ.
         """
-        in_words = rule.generic_but_in_words
+        in_words, text = rule.generic_but_in_words, rule.text
         for own, names in self._index[rule.where, rule.key].items():
             if rule.generic:
                 yield (next(iter(names)),), self._count(names)
@@ -224,7 +232,8 @@ class Renaming:
                 yield self._with_alike(names), self._count(names)
             else:
                 for name in self._with_alike(names):
-                    yield (name,), 1
+                    if text in name:
+                        yield (name,), 1
 
     def _known(self, rule: Rule) -> list[str]:
         """Return all names in the index entry of a rule."""
@@ -333,6 +342,22 @@ class Renaming:
             return
         self._aside.update(self._origins[name] for name in found[1])
         self._move(*found)
+
+    def _directly(self) -> None:
+        """Give each remaining name its target as soon as that is free."""
+        self._part()
+        waiting: dict[str, str] = {}
+        for first in sorted(self._left):
+            name: str | None = first
+            while name is not None and name in self._left:
+                target = self._targets[name] or name
+                if target in self._targets:
+                    waiting[target] = name
+                    break
+                self._move(Rename(name, target), {name: target})
+                name = waiting.pop(name, None)
+        if self._left:
+            self._one_by_one()
 
     def _one_by_one(self) -> None:
         """Give all remaining names temporary names, and then their targets."""
