@@ -45,6 +45,8 @@ NEW_SHAPES = {
     "mlp.fc2.bias": (4,),
     "gain.scale": (4,),
 }
+BAR = 5.0
+"""The most seconds of the processor, imports included, at any number of parameters."""
 RENAMED = {"attn.out": "attn.proj", "mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
 MODEL = """
 import torch
@@ -209,6 +211,13 @@ def write(measured: dict[int, list[Row]], rounds: int) -> None:
     """Write the page."""
     processor = statistics.median(row.processor / row.time for each in measured.values() for row in each)
     text = "\n".join(table(measured))
+    missed = [
+        f"{row.name} at {count:,} ({row.processor:.1f})"
+        for count, each in measured.items()
+        for row in each
+        if row.processor > BAR
+    ]
+    held = f"It is not held by: {'; '.join(missed)}." if missed else "It is held by all."
     (HERE / "COMPARISONS.md").write_text(f"""# What comparing many parameters costs
 
 `make bench-comparisons`; Python {sys.version.split()[0]}, torch {torch.__version__}. Seconds: medians of {rounds} runs
@@ -216,6 +225,8 @@ in turns, each a process of its own, in parentheses the fastest and the slowest,
 number of parameters of the model. Growth is the time of the processor by parameter at the largest number, as a multiple
 of that at the smallest. A process had {processor:.0%} of a processor (median): with less than 100 %, the machine did
 other things too.
+
+The bar is {BAR:g} s of the processor, imports included. {held}
 
 {text}
 """)

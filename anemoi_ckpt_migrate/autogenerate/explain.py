@@ -129,8 +129,10 @@ def explain(
     missing = sum(news[loss.name].size for loss in added) + sum(_grown(link, olds, news) for link in links)
     related = 1 - missing / sizes if sizes else float(not new or not added)
     told = links if board.strict else [replace(link, changed=False) for link in links]  # other training, other values
-    operations = _exact_first(_operations(old, new, told, dropped, added, keeps), old, new)
-    lost = losses((guess.operation for guess in operations), old)
+    planned, lost = _operations(old, new, told, dropped, added, keeps)
+    operations = _exact_first(planned, old, new)
+    if lost is None or operations != tuple(planned):
+        lost = losses((guess.operation for guess in operations), old)
     return Explanation(tuple(changes), operations, related, tuple(lost))
 
 
@@ -303,8 +305,8 @@ def _operations(
     dropped: Sequence[Unmatched],
     added: Sequence[Unmatched],
     keeps: bool,
-) -> list[ProposedOperation]:
-    """Return operations that lead to the new parameters.
+) -> tuple[list[ProposedOperation], list[str] | None]:
+    """Return operations that lead to the new parameters, and the values that they lose, if the plan tells.
 
     Try patterns first, then one operation per parameter. If neither leads there, drop and add everything.
     """
@@ -325,11 +327,11 @@ def _operations(
     for plain in (False, True):
         plan = OperationPlanner(old, new, links, dropped, added, plain, keeps)
         if plan.run():
-            return [*before, *plan.guesses, *after]
+            return [*before, *plan.guesses, *after], None if safe else plan.losses
     everything = [Unmatched(item.name, 0.5) for item in old], [Unmatched(item.name, 0.5) for item in new]
     plan = OperationPlanner(old, new, [], *everything, keeps=keeps)
     plan.run()
-    return [*before, *plan.guesses, *after]
+    return [*before, *plan.guesses, *after], None
 
 
 def _exact_first(
@@ -337,6 +339,8 @@ def _exact_first(
 ) -> tuple[ProposedOperation, ...]:
     """Return operations with the exact ones before the guesses, if they do the same in that order."""
     apart = sorted(guesses, key=lambda guess: guess.confidence < 1)
+    if all(one is other for one, other in zip(apart, guesses, strict=True)):
+        return tuple(guesses)
     kinds = {guess.confidence < 1 for guess in guesses if isinstance(guess.operation, _IN_ORDER)}
     same = len(kinds) < 2 and leads_to((guess.operation for guess in apart), old, new)
     return tuple(apart if same else guesses)

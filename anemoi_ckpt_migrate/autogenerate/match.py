@@ -149,15 +149,17 @@ def _link_names(board: Board) -> None:
 
 def _assured(links: Sequence[Link]) -> list[Link]:
     """Raise the confidence of links that others confirm, because more parameters were renamed in the same way."""
-    ways: defaultdict[object, set[Parts]] = defaultdict(set)
-    for link in links:
-        ways[_way(link)].add(template_of(link.old[0])[0])
-    return [
-        replace(link, confidence=1.0 if not link.steps else max(link.confidence, 0.9))
-        if not (link.changed or link.alternatives or link.note) and _way(link) and len(ways[_way(link)]) > _ENOUGH
-        else link
-        for link in links
-    ]
+    ways = [_way(link) for link in links]
+    templates: defaultdict[object, set[Parts]] = defaultdict(set)
+    for link, way in zip(links, ways, strict=True):
+        templates[way].add(template_of(link.old[0])[0])
+    found = []
+    for link, way in zip(links, ways, strict=True):
+        sure = 1.0 if not link.steps else max(link.confidence, 0.9)
+        doubted = link.changed or link.alternatives or link.note
+        raised = not doubted and way and sure != link.confidence and len(templates[way]) > _ENOUGH
+        found.append(replace(link, confidence=sure) if raised else link)
+    return found
 
 
 def _way(link: Link) -> tuple[Parts, Parts] | None:

@@ -27,7 +27,7 @@ def parts_of(name: str) -> Parts:
     return tuple(name.split("."))
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 18)  # of the names of both sides, each of which is asked for many times
 def template_of(name: str) -> tuple[Parts, Parts]:
     """Return the parts of a name with placeholders for numbers, and the numbers."""
     parts = parts_of(name)
@@ -94,7 +94,6 @@ def _abbreviates(short: str, long: str) -> bool:
     return all(letter in rest for letter in short if letter != "_")
 
 
-@lru_cache(maxsize=1 << 18)
 def likeness(one: Parts, other: Parts) -> float:
     """Return the similarity of two names: the share of parts that have a counterpart, in order.
 
@@ -104,6 +103,15 @@ def likeness(one: Parts, other: Parts) -> float:
         return 1.0
     if not one or not other:
         return 0.0
+    numbers: dict[str, str] = {}  # it only counts which of them are equal
+    return _likeness(
+        tuple([numbers.setdefault(part, str(len(numbers))) if part.isdigit() else part for part in one]),
+        tuple([numbers.setdefault(part, str(len(numbers))) if part.isdigit() else part for part in other]),
+    )
+
+
+@lru_cache(maxsize=1 << 16)
+def _likeness(one: Parts, other: Parts) -> float:
     row = [0.0] * (len(other) + 1)
     for part in one:
         left = row

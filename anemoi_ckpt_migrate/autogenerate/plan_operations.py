@@ -108,6 +108,11 @@ class OperationPlanner:
                 stage()
         return self.sound and self._model.is_exactly(self._new)
 
+    @property
+    def losses(self) -> list[str]:
+        """The values that the operations lose."""
+        return self._model.losses
+
     def _apply(self, operation: Operation, confidence: float = 1.0, alternatives: Iterable[str] = ()) -> None:
         self.sound = self.sound and self._model.apply(operation)
         self.guesses.append(ProposedOperation(operation, confidence, once_each(alternatives)))

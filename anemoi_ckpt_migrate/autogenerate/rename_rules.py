@@ -57,6 +57,15 @@ class Rule:
         return self.kind == "RenameRegex" or any("{" in str(arg) for arg in self.args)
 
     @property
+    def text(self) -> str:
+        """A text that all names have which it renames; empty if none is known."""
+        if self.kind != "RenameRegex":
+            return ""
+        core = str(self.args[0]).removeprefix(r"\b").removesuffix("$").removesuffix(r"\b")
+        text = re.sub(r"\\(.)", r"\1", core)
+        return text if re.escape(text) == core else ""
+
+    @property
     def generic(self) -> bool:
         """Whether it mentions no number."""
         return not any(_DIGITS.search(_GENERIC.sub("", str(arg))) for arg in self.args)

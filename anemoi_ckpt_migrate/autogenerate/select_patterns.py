@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, parts_of, template_of
+from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, Parts, parts_of, template_of
 from anemoi_ckpt_migrate.state.name_patterns import literal, pattern
 
 PLACES = "ijklmn"
@@ -78,10 +78,8 @@ def _candidates(
         for text, rank in _patterns(name):
             found[text].add(name)
             ranks[text] = min(rank, ranks.get(text, rank))
-    for name in names:
-        if name not in allowed:
-            for text, _ in _patterns(name):
-                found.pop(text, None)
+    for text in _patterns_of_any(name for name in names if name not in allowed):
+        found.pop(text, None)
     return {text: (ranks[text], selected) for text, selected in found.items()}
 
 
@@ -103,6 +101,36 @@ def _patterns(name: str) -> Iterator[tuple[str, int]]:
         text = placed(template)
         if text is not None:
             yield text, 2
+
+
+def _patterns_of_any(names: Iterable[str]) -> Iterator[str]:
+    """Yield the patterns that `_patterns` makes for any of the names; those that many names share once."""
+    templates: set[Parts] = set()
+    starts: set[str] = set()
+    ends: set[str] = set()
+    inner: set[str] = set()
+    for name in names:
+        yield name
+        at = name.rfind(".")
+        while at >= 0 and (start := name[: at + 1]) not in starts:
+            starts.add(start)
+            yield f"{start}*"
+            at = name.rfind(".", 0, at)
+        at = name.find(".")
+        while at >= 0 and (end := name[at:]) not in ends:
+            ends.add(end)
+            yield f"*{end}"
+            at = name.find(".", at + 1)
+        new = [part for part in parts_of(name)[1:-1] if part not in inner]
+        inner.update(new)
+        yield from (f"*.{part}.*" for part in new)
+        template, numbers = template_of(name)
+        if numbers and template not in templates:
+            templates.add(template)
+            if (text := placed(template)) is not None:
+                yield text
+            texts = (placed(template[:count]) for count in range(1, len(template)))
+            yield from (f"{text}.*" for text in texts if text is not None)
 
 
 def _by_size(candidates: Mapping[str, tuple[int, set[str]]]) -> Iterator[str]:

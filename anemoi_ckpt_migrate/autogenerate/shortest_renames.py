@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from anemoi_ckpt_migrate.autogenerate.name_similarity import NUMBER, distance, parts_of, template_of
@@ -22,6 +23,9 @@ from anemoi_ckpt_migrate.operations.base import Operation
 
 _MOST_WIDE = 400
 _WIDE_SCAN = 2000
+_MOST_TRIED, _TRIED_BY_NAME = 200_000, 4
+"""So many times a rule is tried on a name, in all and for each name; names with a pattern need far fewer."""
+_NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 
 
 class Renamed(NamedTuple):
@@ -66,22 +70,33 @@ class Renaming:
         The target of each name; None if any name will do.
     greedy : bool
         Prefer the rule that brings names nearest to their targets; otherwise the one that finishes the most names.
+    alike : mapping of str to list of str, optional
+        Names in blocks that are all alike, by the same name in the one block that stands for them. Rules without
+        numbers treat them as that name, so they get no entries in the index until a rule does otherwise.
     """
 
-    def __init__(self, targets: Mapping[str, str | None], greedy: bool = True) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, str | None],
+        greedy: bool = True,
+        alike: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._targets = dict(targets)  # by current names
         self._origins = {name: name for name in targets}
         self._places: dict[str, _Places] = {}
         self._members: dict[_Class, dict[str, None]] = {}
         self._index: defaultdict[tuple[str, str], dict[_Class, dict[str, None]]] = defaultdict(dict)
+        self._alike = dict(alike or {})
+        self._unfiled = {name for names in self._alike.values() for name in names}
+        self._left: set[str] = set()
         for name in targets:
-            self._file(name)
-        self._left = {name for name, target in targets.items() if target not in (None, name)}
+            self._enter(name)
         self._greedy = greedy
         self._aside: set[str] = set()
         self._seen: set[Rule] = set()
         self._heap: list[tuple[tuple[object, ...], Rule]] = []
         self._waiting: defaultdict[str, list[Rule]] = defaultdict(list)
+        self._budget = _MOST_TRIED + _TRIED_BY_NAME * len(targets)
         self.done: list[Renamed] = []
 
     @property
@@ -93,18 +108,45 @@ class Renaming:
         """Find operations until all names have their targets, and return them."""
         while self._left:
             progress = self._exhaust(literal=False) or self._exhaust(literal=True)
-            if not progress and self._left:
+            if self._budget < 0:
+                self._directly()
+            elif not progress and self._left:
                 self._break_cycle()
         return self.done
+
+    def _enter(self, name: str) -> None:
+        if name not in self._unfiled:
+            self._file(name)
+            if self._targets[name] not in (None, name):
+                self._left.add(name)
+
+    def _part(self) -> None:
+        """Put all names into the index: from now on each stands for itself."""
+        if self._alike:
+            for filed in (self._alike, self._unfiled, self._places, self._members, self._index):
+                filed.clear()
+            for name in self._targets:  # all of them, since the order of a class is that of all names
+                self._enter(name)
+
+    def _with_alike(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield names, each with those for which it stands."""
+        for name in names:
+            yield name
+            yield from self._alike.get(name, ())
+
+    def _count(self, names: Collection[str]) -> int:
+        return len(names) + sum(len(self._alike[name]) for name in names if name in self._alike)
 
     def _exhaust(self, literal: bool) -> bool:
         """Apply rules as long as one brings names nearer to their targets; return whether any did."""
         before = len(self.done)
+        if literal:
+            self._part()
         self._seen.clear()
         self._heap.clear()
         self._waiting.clear()
         self._propose(self._left, literal)
-        while self._heap and self._left:
+        while self._heap and self._left and self._budget >= 0:
             stored, rule = heapq.heappop(self._heap)
             effect = self._effect(rule)
             if effect is None:
@@ -128,6 +170,8 @@ class Renaming:
             classes.setdefault((name, target) if literal else self._class(name), (name, target))
         wide = len(classes) <= _MOST_WIDE
         for name, target in classes.values():
+            if self._budget < 0:
+                return
             for rule in rules(name, target, literal, wide):
                 if rule not in self._seen:
                     self._seen.add(rule)
@@ -156,6 +200,7 @@ class Renaming:
         gain = finished = 0
         blocked = None
         for names, count in self._samples(rule):
+            self._budget -= 1
             for place, name in enumerate(names):
                 new = renamed(name)
                 if new is None or new == name:
@@ -167,8 +212,8 @@ class Renaming:
                         return None
                     gain += nearer * count
                     finished += (new == target) * count
-                if blocked is not None:
-                    break
+                if blocked is not None or not self._index.get(("name", rounded(new))):
+                    break  # no name differs from the new ones by numbers only, so none is taken
                 if new in self._targets and renamed(new) in (None, new):
                     blocked = new
         return _Effect(gain, finished, blocked) if gain else None
@@ -179,19 +224,24 @@ class Renaming:
         Of the names of a class, a rule without numbers gets one. A rule with numbers in words gets all, since the
         new name of each may be taken; unless the numbers in the words of their names differ.
         """
-        in_words = rule.generic_but_in_words
+        in_words, text = rule.generic_but_in_words, rule.text
         for own, names in self._index[rule.where, rule.key].items():
             if rule.generic:
-                yield (next(iter(names)),), len(names)
+                yield (next(iter(names)),), self._count(names)
             elif in_words and (NUMBER in own[0] or without_words(own[0]) == own[0]):
-                yield names, len(names)
+                yield self._with_alike(names), self._count(names)
             else:
-                for name in names:
-                    yield (name,), 1
+                for name in self._with_alike(names):
+                    if text in name:
+                        yield (name,), 1
 
     def _known(self, rule: Rule) -> list[str]:
         """Return all names in the index entry of a rule."""
-        return [name for names in self._index[rule.where, rule.key].values() for name in names]
+        classes = self._index[rule.where, rule.key].values()
+        if not self._alike:
+            return [name for names in classes for name in names]
+        place = {name: place for place, name in enumerate(self._targets)}
+        return [name for names in classes for name in sorted(self._with_alike(names), key=place.__getitem__)]
 
     def _names(self, rule: Rule) -> dict[str, str] | None:
         """Return all renames by a rule, beyond its index entry if the rule is open; None if it must not be applied."""
@@ -204,8 +254,10 @@ class Renaming:
         if len(set(names.values())) < len(names):
             return None
         for name, new in names.items():
-            target = self._targets[name]
-            if (new in self._targets and new not in names) or (target and _far(new, target) >= _far(name, target)):
+            if new in self._targets and new not in names:
+                return None
+            target = None if name in self._unfiled else self._targets[name]
+            if target and _far(new, target) >= _far(name, target):
                 return None
         return names
 
@@ -216,18 +268,37 @@ class Renaming:
                 self._push(waiting)
 
     def _move(self, operation: Operation, names: Mapping[str, str]) -> None:
+        if self._alike and not self._stay_alike(names):
+            self._part()
         for name in names:
-            self._unfile(name)
+            if name not in self._unfiled:
+                self._unfile(name)
+        for name in [name for name in names if name in self._alike]:
+            self._alike[names[name]] = [names[each] for each in self._alike.pop(name)]
+        if self._unfiled:
+            self._unfiled = {names.get(name, name) for name in self._unfiled}
         moved = [(new, self._targets.pop(name), self._origins.pop(name)) for name, new in names.items()]
         finished = []
         for new, target, origin in moved:
             self._targets[new], self._origins[new] = target, origin
-            self._file(new)
+        for new, target, origin in moved:
+            self._enter(new)
             if target == new:
                 finished.append(origin)
-            elif target is not None:
-                self._left.add(new)
         self.done.append(Renamed(operation, finished))
+
+    def _stay_alike(self, names: Mapping[str, str]) -> bool:
+        """Return whether all names that stand for others are renamed as these are, and keep their numbers."""
+        return all(
+            name in names
+            and _renumbered(names[first], name) == names[name]
+            and template_of(names[first])[1] == template_of(first)[1]
+            for first, others in self._alike.items()
+            if first in names
+            for name in others
+        ) and sum(name in self._unfiled for name in names) == sum(
+            len(self._alike[name]) for name in names if name in self._alike
+        )
 
     def _class(self, name: str) -> _Class:
         target = self._targets[name]
@@ -272,6 +343,22 @@ class Renaming:
         self._aside.update(self._origins[name] for name in found[1])
         self._move(*found)
 
+    def _directly(self) -> None:
+        """Give each remaining name its target as soon as that is free."""
+        self._part()
+        waiting: dict[str, str] = {}
+        for first in sorted(self._left):
+            name: str | None = first
+            while name is not None and name in self._left:
+                target = self._targets[name] or name
+                if target in self._targets:
+                    waiting[target] = name
+                    break
+                self._move(Rename(name, target), {name: target})
+                name = waiting.pop(name, None)
+        if self._left:
+            self._one_by_one()
+
     def _one_by_one(self) -> None:
         """Give all remaining names temporary names, and then their targets."""
         goals = {target for name in self._left if (target := self._targets[name])}
@@ -310,6 +397,55 @@ class Renaming:
         return found
 
 
+def _alike(targets: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Return the names of numbered blocks whose names and targets differ only by the number of the block.
+
+    They are listed by the name in the first of these blocks. That block, and the first one in the order of texts, from
+    which rules are made, are not among them.
+    """
+    blocks: defaultdict[tuple[str, str], dict[str, tuple[str, str | None]]] = defaultdict(dict)
+    for name, target in targets.items():
+        at = _number_in(name)
+        if at is not None:
+            goal = None if target is None else _without_number(name, at, target)
+            blocks[name[: at[0]], name[at[0] : at[1]]][name[at[1] :]] = (name, goal)
+    groups: defaultdict[object, list[tuple[str, dict[str, tuple[str, str | None]]]]] = defaultdict(list)
+    for (module, number), block in blocks.items():
+        shape = frozenset((rest, goal) for rest, (_, goal) in block.items())
+        if not any(goal == "" for _, goal in shape):
+            groups[module, shape].append((number, block))
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for alike in groups.values():
+        (_, first), *others = alike
+        least = min(number for number, _ in alike)
+        for number, block in others:
+            if number != least:
+                for rest, (name, _) in block.items():
+                    found[first[rest][0]].append(name)
+    return dict(found)
+
+
+def _number_in(name: str) -> tuple[int, int] | None:
+    """Return the bounds of the first part of a name that is a number."""
+    found = _NUMBER.search(name)
+    return None if found is None else found.span()
+
+
+def _without_number(name: str, at: tuple[int, int], target: str) -> str:
+    """Return a target with a placeholder for the number of its block; empty if names and targets differ in numbers."""
+    there = _number_in(target)
+    if there is None or name[at[0] : at[1]] != target[there[0] : there[1]]:
+        return ""
+    same = template_of(name)[1] == template_of(target)[1]
+    return f"{target[: there[0]]}{NUMBER}{target[there[1] :]}" if same else ""
+
+
+def _renumbered(name: str, like: str) -> str | None:
+    """Return a name with the number of the block of another name."""
+    at, there = _number_in(name), _number_in(like)
+    return None if at is None or there is None else name[: at[0]] + like[there[0] : there[1]] + name[at[1] :]
+
+
 def _far(name: str, target: str) -> int:
     return distance(parts_of(name), parts_of(target))
 
@@ -322,10 +458,11 @@ def renamed(targets: Mapping[str, str | None]) -> tuple[list[Renamed], dict[str,
     targets : mapping of str to str or None
         The target of each name; None if any name will do.
     """
-    best = Renaming(targets)
+    alike = _alike(targets)
+    best = Renaming(targets, alike=alike)
     best.run()
     if 2 < len(best.done) <= _MOST_WIDE:
-        other = Renaming(targets, greedy=False)
+        other = Renaming(targets, greedy=False, alike=alike)
         other.run()
         best = min(best, other, key=lambda each: len(each.done))
     return best.done, best.current

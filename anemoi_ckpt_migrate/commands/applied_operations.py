@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import find_places
@@ -35,10 +36,62 @@ def applied(file: Checkpoint, operations: Sequence[Operation], path: str | None)
         The path of the state dict; None to find it.
     """
     tree, _ = embed.unrecorded(file)
-    state = CheckpointState(tree, Tensors(file.maker, file.same), {}, path, keeps_order=file.keeps_order)
+    state = _opened(file, tree, path)
     OperationRunner(state, "", "<the new script>", _none, _none).apply(operations)
     state.close()
     return state
+
+
+class Results:
+    """What operations make of a checkpoint, in memory. The last result is kept, as two questions are asked about it.
+
+    Parameters
+    ----------
+    file : Checkpoint
+        The open file.
+    tree : object
+        Its tree, without its record; nobody changes it.
+    path : str or None
+        The path of the state dict; None to find it.
+    """
+
+    def __init__(self, file: Checkpoint, tree: Any, path: str | None) -> None:
+        self._file, self._path = file, path
+        self._untouched = Result(_opened(file, tree, path))
+        self._operations: Sequence[Operation] = ()
+        self._last = self._untouched
+
+    def after(self, operations: Sequence[Operation]) -> Result:
+        """Return the result of operations; none, for the checkpoint as it is."""
+        if not operations:
+            return self._untouched
+        known = len(operations) == len(self._operations)
+        if not known or any(one is not other for one, other in zip(operations, self._operations, strict=True)):
+            self._last = Result(applied(self._file, operations, self._path))
+            self._operations = tuple(operations)
+        return self._last
+
+
+class Result:
+    """A checkpoint in memory after operations.
+
+    Parameters
+    ----------
+    state : CheckpointState
+        The closed state of the checkpoint.
+    """
+
+    def __init__(self, state: CheckpointState) -> None:
+        self.state = state
+
+    @cached_property
+    def parameters(self) -> Parameters | None:
+        """Its parameters, and its optimizers; None without a state dict."""
+        return optimizers_of(self.state)
+
+
+def _opened(file: Checkpoint, tree: Any, path: str | None) -> CheckpointState:
+    return CheckpointState(tree, Tensors(file.maker, file.same), {}, path, keeps_order=file.keeps_order)
 
 
 def _none(name: str, tree: Any) -> Any:

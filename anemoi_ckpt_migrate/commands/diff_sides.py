@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anemoi_ckpt_migrate.autogenerate.explain import Explanation, explain
 from anemoi_ckpt_migrate.autogenerate.explain_optimizers import explain_optimizers
 from anemoi_ckpt_migrate.autogenerate.explain_tree import explain_tree
-from anemoi_ckpt_migrate.commands.applied_operations import applied, optimizers_of
+from anemoi_ckpt_migrate.commands.applied_operations import Results
 from anemoi_ckpt_migrate.errors import MigrateError, UsageError
 from anemoi_ckpt_migrate.manifests import build_model
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
@@ -51,6 +51,8 @@ class Side:
         The tree of the file, without its record.
     keeps : bool
         Whether the file has a place for values that an operation stashes.
+    results : Results or None
+        What operations make of the file.
     """
 
     shown: str
@@ -60,6 +62,7 @@ class Side:
     table: Table | None = None
     tree: Any = None
     keeps: bool = True
+    results: Results | None = None
 
     @property
     def is_ordered(self) -> bool:
@@ -84,19 +87,21 @@ def sides(old: StrPath, new: StrPath, project: Project | StrPath | None) -> Iter
             ordered = one.is_ordered and other.is_ordered
             found = explain(one.items, other.items, _Contents(one, other), ordered, one.keeps)
             found = found.with_tree(explain_tree(one.tree, other.tree, path, found.names))
-            yield one, other, _with_optimizers(one, other, found, path)
+            yield one, other, _with_optimizers(one, other, found)
 
 
-def _with_optimizers(one: Side, other: Side, found: Explanation, path: str | None) -> Explanation:
+def _with_optimizers(one: Side, other: Side, found: Explanation) -> Explanation:
     """Add the operations on optimizers: these are compared once all other operations are applied.
 
     If they rest on a guess, they come behind it, and are no surer than it. They are left out if they do not apply: the
     differences that remain are reported in any case.
     """
-    if one.file is None or other.file is None or not find_optimizers(one.tree) or not find_optimizers(other.tree):
+    if one.results is None or other.results is None:
         return found
-    state = applied(one.file, [guess.operation for guess in found.operations], path)
-    mine, its = (None if each.faults else optimizers_of(each) for each in (state, applied(other.file, (), path)))
+    if not find_optimizers(one.tree) or not find_optimizers(other.tree):
+        return found
+    result = one.results.after([guess.operation for guess in found.operations])
+    mine, its = (None if each.state.faults else each.parameters for each in (result, other.results.after(())))
     if mine is None or its is None:
         return found
     of_names = [guess.confidence for guess in found.operations if guess.operation.on_parameters]
@@ -105,7 +110,7 @@ def _with_optimizers(one: Side, other: Side, found: Explanation, path: str | Non
     for by_place, limit in product((False, True), limits):
         more = explain_optimizers(mine, its, by_place).at_most(limit)
         whole = found.with_tree(more)
-        if not more.operations or not applied(one.file, [each.operation for each in whole.operations], path).faults:
+        if not more.operations or not one.results.after([each.operation for each in whole.operations]).state.faults:
             return whole
     return found
 
@@ -127,7 +132,8 @@ def _checkpoint(path: StrPath, parameters: str | None, contents: bool) -> Iterat
                 raise MigrateError(place)
             table = place.table()
             items, left_out = items_of(table, Tensors(file.maker, file.same), file if contents else None)
-        yield Side(os.fspath(path), items, tuple(left_out), file, table, tree, embed.has_place(tree))
+        results = Results(file, tree, parameters)
+        yield Side(os.fspath(path), items, tuple(left_out), file, table, tree, embed.has_place(tree), results)
 
 
 class _Contents:

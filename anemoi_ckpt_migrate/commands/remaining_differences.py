@@ -14,7 +14,6 @@ from anemoi_ckpt_migrate.autogenerate.explain_optimizers import (
 from anemoi_ckpt_migrate.autogenerate.match_classes import own_names
 from anemoi_ckpt_migrate.autogenerate.match_items import missing_items
 from anemoi_ckpt_migrate.autogenerate.wording import together
-from anemoi_ckpt_migrate.commands.applied_operations import applied, optimizers_of
 from anemoi_ckpt_migrate.manifests.checkpoint_parameters import items_of
 from anemoi_ckpt_migrate.manifests.compare import misfit
 from anemoi_ckpt_migrate.state.find_parameters import (
@@ -22,6 +21,7 @@ from anemoi_ckpt_migrate.state.find_parameters import (
     at,
     find_copies,
     find_main,
+    find_optimizers,
     is_parameters,
     is_tensor,
 )
@@ -32,7 +32,8 @@ from anemoi_ckpt_migrate.tree.class_names import spelled
 from anemoi_ckpt_migrate.util.dataclass import replace
 
 if TYPE_CHECKING:
-    from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView, Parameters
+    from anemoi_ckpt_migrate.autogenerate.optimizer_views import OptimizerView
+    from anemoi_ckpt_migrate.commands.applied_operations import Result
     from anemoi_ckpt_migrate.commands.diff_sides import Side
     from anemoi_ckpt_migrate.operations.base import Operation
     from anemoi_ckpt_migrate.storage import Checkpoint
@@ -57,13 +58,13 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     tuple of str
         One sentence for each difference.
     """
-    if one.file is None:
+    if one.file is None or one.results is None:
         return ()
     file = one.file
     main = find_main(one.tree, path)
     copies = [] if isinstance(main, str) else [place.path for place in find_copies(one.tree, main, main.table())]
-    state = applied(file, operations, path)
-    tensors = state.tensors
+    result = one.results.after(operations)
+    state, tensors = result.state, result.state.tensors
     if state.faults:
         return tuple(f"the script does not apply to {file.path} yet: {fault}" for fault in state.faults[:_SHOWN])
     place = find_main(state.tree, path)
@@ -73,10 +74,9 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     if not (one.is_ordered and other.is_ordered):
         left = replace(left, moved=False)
     found = [f"not explained: {what}" for what in left.sentences()]
-    if other.file is None:
+    if other.file is None or other.results is None:
         return tuple(found[:_SHOWN])
-    theirs = applied(other.file, (), path)
-    new = theirs.tree
+    new = other.tree
     target = find_main(new, path)
     if not isinstance(target, str):
         had = {place.path for place in find_copies(state.tree, place, place.table())}
@@ -90,7 +90,7 @@ def remainder(one: Side, other: Side, operations: Sequence[Operation], path: str
     return (
         *found[:_SHOWN],
         *_of_copies(copies, (file, state.tree), (other.file, new), other.shown),
-        *_of_optimizers(optimizers_of(state), optimizers_of(theirs), other.shown),
+        *(_of_optimizers(result, other.results.after(()), other.shown) if find_optimizers(new) else ()),
         *_of_schedulers(state.tree, new, other.shown),
         *_of_items(state.tree, new, other.shown),
     )
@@ -110,10 +110,10 @@ def _of_copies(
             yield f"{path} would differ from that of {shown}: {', '.join(together(said))}"
 
 
-def _of_optimizers(one: Parameters | None, other: Parameters | None, shown: str) -> Iterator[str]:
+def _of_optimizers(one: Result, other: Result, shown: str) -> Iterator[str]:
     """Compare the optimizers that the new checkpoint has: groups, parameters, options, state."""
-    mine = {each.path: each for each in (() if one is None else one.optimizers)}
-    for its in () if other is None else other.optimizers:
+    mine = {each.path: each for each in (() if one.parameters is None else one.parameters.optimizers)}
+    for its in () if other.parameters is None else other.parameters.optimizers:
         path = ".".join(map(str, its.path))
         if its.path not in mine:
             yield f"{shown} has an optimizer at {path}; the result has none there"

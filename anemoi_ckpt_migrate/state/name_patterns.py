@@ -123,6 +123,15 @@ class Pattern:
             if self.itself in names:
                 yield self.itself, {}
             return
+        if self.simple and self.places:
+            match, start = self.regex.fullmatch, self.parts[0][1]
+            for name in list(names):
+                if len(name) > _LONGEST:
+                    raise self._too_long(name)
+                found = match(name) if name.startswith(start) else None
+                if found is not None:
+                    yield name, found.groupdict()
+            return
         for name in list(names):
             bound = self.bind(name)
             if bound is not None:
