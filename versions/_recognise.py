@@ -33,8 +33,12 @@ def recognise(ckpt: CkptType) -> str:
         raise ValueError("this is no training checkpoint of anemoi-models")
     marks = marks_of(list(state_dict), ckpt["hyper_parameters"])
     listed = registered(ckpt)
-    # What it holds decides; its list of migrations tells where that says nothing.
-    told = [in_list(revision, listed) if mark is None else mark for revision, _, mark in marks]
+    # What it holds decides; its list of migrations tells where that says nothing, behind the last thing that it holds.
+    sure = max((place for place, (_, _, mark) in enumerate(marks) if mark), default=-1)
+    told = [
+        in_list(revision, listed) if mark is None and place > sure else mark
+        for place, (revision, _, mark) in enumerate(marks)
+    ]
     lacking = next((place for place, mark in enumerate(told) if mark is False), len(marks))
     later = [what for _, what, mark in marks[lacking:] if mark]
     if later:
