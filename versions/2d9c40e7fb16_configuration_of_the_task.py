@@ -8,7 +8,8 @@ Revises: f3b9e04d6a85
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import MigrationMetadata, op
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
+from anemoi_ckpt_migrate.anemoi.targets import refuse_begun, refuse_ended
 
 revision = "2d9c40e7fb16"
 down_revision = "f3b9e04d6a85"
@@ -17,7 +18,20 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.14.0"})
 
+def known(ckpt: CkptType) -> list[op.Operation]:
+    """Refuse models of classes that end here."""
+    refuse_ended(ckpt, "0.14.0")
+    return []
+
+
+def known_before(ckpt: CkptType) -> list[op.Operation]:
+    """Refuse models of classes that begin here."""
+    refuse_begun(ckpt, "0.14.0")
+    return []
+
+
 operations = [
+    op.Derive("known", "known_before"),
     op.At(
         ["hyper_parameters.config", "hyper_parameters.metadata.config"],
         [

@@ -8,7 +8,8 @@ Revises: 2d9c40e7fb16
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import MigrationMetadata, op
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
+from anemoi_ckpt_migrate.anemoi.targets import refuse_begun
 
 revision = "3b7a1e90c5d8"
 down_revision = "2d9c40e7fb16"
@@ -24,7 +25,19 @@ known_as = {
     },
 }
 
+def known(ckpt: CkptType) -> list[op.Operation]:
+    """Refuse nothing: no class ends here."""
+    return []
+
+
+def known_before(ckpt: CkptType) -> list[op.Operation]:
+    """Refuse models of classes that begin here."""
+    refuse_begun(ckpt, "0.15.0")
+    return []
+
+
 operations = [
+    op.Derive("known", "known_before"),
     op.At(
         ["hyper_parameters.config", "hyper_parameters.metadata.config"],
         [

@@ -8,6 +8,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 """
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items, op
+from anemoi_ckpt_migrate.anemoi.targets import refuse_begun
 
 revision = "5c02e97b41ad"
 down_revision = "b9054fc3d16e"
@@ -51,6 +52,7 @@ def by_dataset(ckpt: CkptType) -> list[op.Operation]:
 
 def for_one(ckpt: CkptType) -> list[op.Operation]:
     """Take it out again."""
+    refuse_begun(ckpt, "0.12.0")
     found = [each.inverse() for each in by_dataset(ckpt)]
     return [each for each in reversed(found) if each is not None]
 

@@ -6,7 +6,7 @@ read of a dataset stands below `dataset_config`. Output may have several steps.
 
 Before, hierarchical models never skipped hidden nodes and all others always did: what does otherwise has no way back.
 
-Before, hierarchical models never skipped hidden nodes and all others always did: what does otherwise has no way back.
+Releases 0.13 to 0.15 leave the processor out of models that skip nothing. So a model that is of before is marked until 0.16.0.
 
 The list of migrations that anemoi-models keeps no longer holds functions that undo them, and their class is gone.
 
@@ -18,6 +18,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 from typing import Any
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items, op
+from anemoi_ckpt_migrate.anemoi.targets import refuse_begun, refuse_ended
 
 revision = "81f6a3d0c95b"
 down_revision = "c63d812fa07b"
@@ -28,22 +29,28 @@ metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0
 
 PLACES = ["hyper_parameters.config", "hyper_parameters.metadata.config"]
 RECORDS = {"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"}
+SKIPS = "model.model.latent_skip"
+NEVER_SKIPPED = "never_skipped_by_anemoi_migrations"
 
 
 def told(ckpt: CkptType) -> list[op.Operation]:
     """Tell the model what its hidden nodes are called, and whether it skips them; nodes of data have names of their own."""
+    refuse_ended(ckpt, "0.13.0")
     own = [
         op.MoveItem("graph.hidden", "model.model.hidden_nodes_name", optional=True),
         op.SetItem("model.model.hidden_nodes_name", "hidden", overwrite=False, optional=True),
         op.DropItem("graph.data", optional=True),
         skipping(ckpt),
     ]
-    return [op.At(PLACES, own, records=RECORDS, optional=True)]
+    unsaid = items.get(ckpt, f"{PLACES[0]}.model") is not None and items.get(ckpt, f"{PLACES[0]}.{SKIPS}") is None
+    marks = [op.SetItem(NEVER_SKIPPED, True)] if unsaid and not always_skipped(ckpt) else []
+    return [op.At(PLACES, own, records=RECORDS, optional=True), *marks]
 
 
 def untold(ckpt: CkptType) -> list[op.Operation]:
     """Say of the graph what nodes are called, and nothing of skipping, if it is what was so."""
-    skips = items.get(ckpt, f"{PLACES[0]}.model.model.latent_skip")
+    refuse_begun(ckpt, "0.13.0")
+    skips = items.get(ckpt, f"{PLACES[0]}.{SKIPS}")
     if skips not in (None, always_skipped(ckpt)):
         raise Refused(
             f"its latent_skip is {skips}, and before anemoi-models 0.13.0 hierarchical models never skip hidden nodes and "
@@ -54,12 +61,12 @@ def untold(ckpt: CkptType) -> list[op.Operation]:
         op.SetItem("graph.data", "data", overwrite=False, optional=True),
         op.MoveItem("model.model.hidden_nodes_name", "graph.hidden", optional=True),
     ]
-    return [op.At(PLACES, back, records=RECORDS, optional=True)]
+    return [op.DropItem(NEVER_SKIPPED, optional=True), op.At(PLACES, back, records=RECORDS, optional=True)]
 
 
 def skipping(ckpt: CkptType) -> op.Operation:
     """Say what models did until then."""
-    return op.SetItem("model.model.latent_skip", always_skipped(ckpt), overwrite=False, optional=True)
+    return op.SetItem(SKIPS, always_skipped(ckpt), overwrite=False, optional=True)
 
 
 def always_skipped(ckpt: CkptType) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from anemoi_ckpt_migrate import CkptType, Refused, items
 
 INITIAL = "a7d1c04e9b52"
+NEVER_SKIPPED = "never_skipped_by_anemoi_migrations"
 
 
 INFERENCE = (
@@ -31,14 +32,84 @@ def recognise(ckpt: CkptType) -> str:
     if not any(key.startswith("model.model.") for key in state_dict):
         raise ValueError("this is no training checkpoint of anemoi-models")
     marks = marks_of(list(state_dict), ckpt["hyper_parameters"])
-    lacking = next((place for place, (_, _, mark) in enumerate(marks) if mark is False), len(marks))
+    listed = registered(ckpt)
+    # What it holds decides; its list of migrations tells where that says nothing, behind the last thing that it holds.
+    sure = max((place for place, (_, _, mark) in enumerate(marks) if mark), default=-1)
+    told = [
+        in_list(revision, listed) if mark is None and place > sure else mark
+        for place, (revision, _, mark) in enumerate(marks)
+    ]
+    lacking = next((place for place, mark in enumerate(told) if mark is False), len(marks))
     later = [what for _, what, mark in marks[lacking:] if mark]
     if later:
         raise ValueError(
             f"it has {later[0]}, and not {marks[lacking][1]}, which came before: it was migrated in part, as "
             "`anemoi-models migration sync` does; take the file from before that, or stamp it with its release"
         )
-    return configured([INITIAL, *(revision for revision, _, _ in marks[:lacking])], ckpt["hyper_parameters"])
+    every = [INITIAL, *(revision for revision, _, _ in marks)]
+    unknown = {revision for (revision, _, _), mark in zip(marks, told, strict=True) if mark is None}
+    had = without_release(every[: lacking + 1], every, unknown)
+    had = without_release(configured(had, ckpt["hyper_parameters"]), every, unknown)
+    refuse_unprocessed(had[-1], every, ckpt)
+    return had[-1]
+
+
+RELEASED = (
+    ("93d1f60c8a24",),
+    ("c91f4a7be036", "4d8e0b62f9a7", "d52a08f1c7e4", "7be41c05d9f3"),
+    ("a28e6db4037f", "b9054fc3d16e", "5c02e97b41ad"),
+    ("d8f0b7495ec1", "c63d812fa07b", "81f6a3d0c95b"),
+    ("e17ca3592fd0", "f3b9e04d6a85", "2d9c40e7fb16"),
+    ("a95c2e71d8b4", "bd60f8a3179c", "6ea07b3954d2"),
+    ("c4e1937d0fa6", "f05d81c2e7a9"),
+)
+"""Which revisions came with one release."""
+
+LISTED = {
+    "93d1f60c8a24": "1762857427_deprecate_eda",
+    "c91f4a7be036": "1762857428_chunking_fix",
+    "7be41c05d9f3": "1763479917_hardware_schema_update",
+    "f4c7150ea98d": "1763479918_refactor_mapper",
+    "b9054fc3d16e": "1767108147_move_to_multiple_datasets",
+    "c63d812fa07b": "1773048851_fuse_multiple_perdataset_graphs",
+    "3b7a1e90c5d8": "1776237003_rename_swa_to_weight_averaging",
+    "a95c2e71d8b4": "1778688800_glu_mlp_implementation",
+    "bd60f8a3179c": "1779202136_trainable_edge_perm_fix",
+}
+"""What a revision is called in the list of migrations that anemoi-models keeps."""
+
+
+def registered(ckpt: CkptType) -> set[str]:
+    """Return the names in its list of migrations; none, if it says nothing (0.9.4 to 0.9.5 kept empty ones)."""
+    listed = ckpt.get("migrations")
+    entries = listed if isinstance(listed, list) else []
+    return {str(entry.get("name")) for entry in entries if isinstance(entry, dict)}
+
+
+def in_list(revision: str, listed: set[str]) -> "bool | None":
+    """Tell by its list of migrations whether it had a revision; None if the list does not tell."""
+    return LISTED[revision] in listed if listed and revision in LISTED else None
+
+
+def without_release(had: list[str], every: list[str], unknown: set[str]) -> list[str]:
+    """Leave out the last revisions, if nothing tells of them and the next one, which it lacks, came with their release."""
+    while len(had) < len(every) and had[-1] in unknown:
+        if not any(had[-1] in release and every[len(had)] in release for release in RELEASED):
+            break
+        had = had[:-1]
+    return had
+
+
+def refuse_unprocessed(revision: str, every: list[str], ckpt: CkptType) -> None:
+    """Refuse models of 0.13 to 0.15 whose latent space is not skipped: there, what their processor makes is lost."""
+    made_by = every[every.index("81f6a3d0c95b") : every.index("bd60f8a3179c")]
+    skips = items.get(ckpt["hyper_parameters"], "config.model.model.latent_skip")
+    if revision in made_by and skips is False and NEVER_SKIPPED not in ckpt:
+        raise Refused(
+            "its latent_skip is False, and releases 0.13 to 0.15 leave the processor out of such models: from 0.16.0 on it "
+            "counts, with weights that were never trained, so the output would be another; to go on all the same, "
+            "stamp it with its release (for 0.13 `anemoi-models==0.13.0`, and so on)"
+        )
 
 
 CONFIGURATIONS = {
@@ -53,8 +124,8 @@ CONFIGURATIONS = {
 """What a revision takes out of the configuration, and what it puts there."""
 
 
-def configured(revisions: list[str], hyper_parameters: Any) -> str:
-    """Return the last of the revisions, but for those of the configuration that it has not had.
+def configured(revisions: list[str], hyper_parameters: Any) -> list[str]:
+    """Return the revisions, but for the last of those of the configuration that it has not had.
 
     Trainers, which make the configuration, and models have releases of their own: what a trainer was behind before the
     last change of the model cannot be told by one place in the chain, and is left as it is.
@@ -65,8 +136,8 @@ def configured(revisions: list[str], hyper_parameters: Any) -> str:
         has = after is not None and items.get(hyper_parameters, f"config.{after}") is not None
         if has or not had:
             break
-        revisions.pop()
-    return revisions[-1]
+        revisions = revisions[:-1]
+    return revisions
 
 
 def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[str, str, "bool | None"]]:
@@ -122,13 +193,18 @@ def marks_of(keys: list[str], hyper_parameters: dict[str, Any]) -> list[tuple[st
         ("e17ca3592fd0", "model output indices of normalizers", told(r"\._model_output_idx$", r"\._output_idx$")),
         ("f3b9e04d6a85", "lookup tables in its data indices", holds("data_full_name_to_position")),
         ("2d9c40e7fb16", "a configuration of the task", None),
-        ("3b7a1e90c5d8", "a configuration that the model takes as it is", None),
+        ("3b7a1e90c5d8", "a configuration that the model takes as it is", taken_as_it_is(hyper_parameters)),
         ("a95c2e71d8b4", "inner MLPs", inner(keys)),
         ("bd60f8a3179c", "edge parameters sorted", told(r"\.trainable_layout_version$", followed)),
         ("6ea07b3954d2", "a configuration of the training method", None),
         ("c4e1937d0fa6", "downscale and upscale swapped", swapped(keys, hyper_parameters)),
         ("f05d81c2e7a9", "a configuration of encoders by name", None),
     ]
+
+
+def taken_as_it_is(hyper_parameters: dict[str, Any]) -> "bool | None":
+    """Tell by the configuration, which until 0.15.0 had the model be given plain dicts if it was validated."""
+    return False if items.get(hyper_parameters, "config.model.model._convert_") == "all" else None
 
 
 def inner(keys: list[str]) -> "bool | None":

@@ -25,11 +25,15 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.16.0"})
+# Releases 0.16.0 and 0.17.0 have another text of it, which does the same.
 known_as = {
     "1779202136_trainable_edge_perm_fix": {
         "3.9": "cb50507d506d892d95c954aba2c5e1b9933b58a1263494d0e804265a91855708",
         "3.12": "82e57596dcc217ee93666866b2e79c34505bf512e2da562e5d5dc00cedd40f1f",
         "3.13": "f768c58cbe9f1237cc8430bbbb6c6850ae2c5906dc6d9e98413d525f1743aaee",
+        "0.16.0 under 3.9": "794588aa3293a008310212f81c061c990fb1fe321ee0dfa26ff1c5f8551adae0",
+        "0.16.0 under 3.12": "e6f9d6babe015cbd99d73c28536196afdcd7a26432566fa16c3a185a9e50dfca",
+        "0.16.0 under 3.13": "9cf6643651376676c7bf79b0e01dbaa08b2fa9dd94fe0336f7728028c42baa0d",
     },
 }
 

@@ -9,6 +9,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 """
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
+from anemoi_ckpt_migrate.anemoi.targets import refuse_begun
 
 revision = "e06b93d7f218"
 down_revision = "7be41c05d9f3"
@@ -35,6 +36,7 @@ def held(ckpt: CkptType) -> list[op.Operation]:
 
 def bare(ckpt: CkptType) -> list[op.Operation]:
     """Name them as before."""
+    refuse_begun(ckpt, "0.11.1")
     return [op.RenamePrefix(NEW, OLD, optional=True)] if injects(ckpt) else []
 
 

@@ -11,6 +11,7 @@ Create Date: 2026-11-25 00:00:00+00:00
 from typing import Any
 
 from anemoi_ckpt_migrate import CkptType, MigrationMetadata, Refused, items, op
+from anemoi_ckpt_migrate.anemoi.targets import refuse_ended
 
 revision = "f05d81c2e7a9"
 down_revision = "c4e1937d0fa6"
@@ -19,7 +20,19 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.19.0"})
 
+def known(ckpt: CkptType) -> list[op.Operation]:
+    """Refuse models of classes that end here."""
+    refuse_ended(ckpt, "0.19.0")
+    return []
+
+
+def known_before(ckpt: CkptType) -> list[op.Operation]:
+    """Refuse nothing: what begins here is refused below."""
+    return []
+
+
 operations = [
+    op.Derive("known", "known_before"),
     op.At(
         ["hyper_parameters.config", "hyper_parameters.metadata.config"],
         [

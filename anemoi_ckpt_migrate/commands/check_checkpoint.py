@@ -184,7 +184,8 @@ def _way_to_head(path: StrPath, project: Project) -> str:
         upgrade(path, target, project=project, dry_run=True)
     except MigrateError as error:
         return error.sentence
-    return f"`ckpt-migrate upgrade {target} {shlex.quote(os.fspath(path))}`"
+    chain = f"--chain {shlex.quote(project.config.chain)} " if project.config.chain else ""
+    return f"`ckpt-migrate {chain}upgrade {target} {shlex.quote(os.fspath(path))}`"
 
 
 def _check_known(path: StrPath, project: Project) -> None:

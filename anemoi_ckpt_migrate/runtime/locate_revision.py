@@ -25,6 +25,7 @@ from anemoi_ckpt_migrate.record import embed
 from anemoi_ckpt_migrate.runtime import step_actions
 from anemoi_ckpt_migrate.runtime.executor import Action, Executor, Settings
 from anemoi_ckpt_migrate.runtime.model_check import misfit_of
+from anemoi_ckpt_migrate.runtime.recognise import recognised
 from anemoi_ckpt_migrate.runtime.record_entries import stamped_entry
 from anemoi_ckpt_migrate.util.dataclass import dataclass, replace
 
@@ -63,7 +64,7 @@ class RevisionMatch:
 
 
 def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[str, tuple[str, ...]]:
-    """Locate the revision of a checkpoint by its parameters.
+    """Locate the revision of a checkpoint by its parameters; without a manifest, as the scripts recognise it.
 
     Names and shapes have to match. If several places match, the order, the dtypes and the operations between these
     places decide, where they differ.
@@ -92,13 +93,15 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     Refused
         It already has a record, or has no parameters.
     UsageError
-        There is no manifest.
+        There is no manifest, and the scripts do not recognise it.
+    MigrationFailed, LedgerConflict, DamagedLedger
+        There is no manifest; as for `recognised`.
     """
     if record.lineage:
         raise HasRecord(record.heads)
     known = known_of(project.config)
     if not known.models:
-        raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes one")
+        return _recognised(project, file, tree, record)
     own = own_of(file, tree, project.config.parameters)
     if own is None:
         raise Refused("the parameters of the model cannot be found in it: set `parameters` in the configuration")
@@ -110,6 +113,20 @@ def place(project: Project, file: Checkpoint, tree: Any, record: Record) -> tupl
     if right:
         raise NotOnePlace(_several(file, right), [_told_apart(project.graph, fit, right) for fit in right][:_SHOWN])
     raise _none(project.graph, file, fits, own)
+
+
+def _recognised(project: Project, file: Checkpoint, tree: Any, record: Record) -> tuple[str, tuple[str, ...]]:
+    """Locate the revision of a checkpoint as `upgrade` does: there is no manifest."""
+    _, found, notes = recognised(project, file, tree, record)
+    if notes:
+        return ",".join(found.heads) or manifest_file.BASE, notes
+    chain = project.config.chain
+    if chain:
+        raise UsageError(
+            f"the chain {chain} has no manifest, and does not recognise it: name its revision, "
+            f"`ckpt-migrate --chain {chain} stamp REV {shlex.quote(os.fspath(file.path))}`"
+        )
+    raise UsageError("there is no manifest to compare with; `ckpt-migrate manifest --update` writes one")
 
 
 def fits_anywhere(project: Project, file: Checkpoint, tree: Any) -> bool:

@@ -117,6 +117,8 @@ def hyper_parameters(variant: Variant, release: str) -> dict[str, Any]:
         },
         "supporting_arrays": arrays,
     }
+    if number(release) < number("0.9.2"):
+        del made["statistics_tendencies"]
     return {**made, "truncation_data": {}} if number(release) < number("0.11") else made
 
 
@@ -178,8 +180,6 @@ def step(training: Training, trains: torch.optim.Optimizer) -> None:
 
 def make(variant: Variant, release: str, path: Path) -> None:
     """Save a checkpoint after one step of training, with weights none of which is as it was first made."""
-    from anemoi.models.migrations import Migrator
-
     made_from = hyper_parameters(variant, release)
     training = Training(variant, release, made_from)
     numbers = generator(path.stem)
@@ -201,7 +201,10 @@ def make(variant: Variant, release: str, path: Path) -> None:
         "hparams_name": "kwargs",
         "hyper_parameters": made_from,
     }
-    Migrator().register_migrations(checkpoint)  # as the training of the release does
+    if number(release) >= number("0.9.4"):  # before, anemoi-models had no migrations
+        from anemoi.models.migrations import Migrator
+
+        Migrator().register_migrations(checkpoint)  # as the training of the release does
     save(checkpoint, training, trains, path)
     go_on(checkpoint, training, trains, path)
 
@@ -254,7 +257,7 @@ def without_triton() -> None:
 def main(what: str, release: str, *words: str) -> None:
     """Do what the command line says."""
     torch.set_num_threads(1)
-    if release == "0.11.0":
+    if release in ("0.11.0", "0.11.1", "0.11.2"):
         without_triton()
     if what == "make":
         for name in words[1:]:

@@ -221,7 +221,7 @@ def model(variant: Variant, release: str) -> dict[str, Any]:
             **dict.fromkeys(variant.hidden, hidden),
             "hidden": hidden,
         }
-    if since >= number("0.16.1"):
+    if since >= number("0.19"):
         by_dataset(config, variant, hidden)
     return config
 
