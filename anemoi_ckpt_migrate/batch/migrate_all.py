@@ -13,7 +13,7 @@ from anemoi_ckpt_migrate.batch.pool import Attention, check_repeatable, runner
 from anemoi_ckpt_migrate.batch.select import Selection
 from anemoi_ckpt_migrate.errors import AmbiguousTarget, MigrateError, NoRelease, SeveralHeads, UnknownTarget
 from anemoi_ckpt_migrate.project.config import find_config
-from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.project.project import Project, project_or_chain
 from anemoi_ckpt_migrate.record.record import Record
 from anemoi_ckpt_migrate.revisions import planner, targets
 from anemoi_ckpt_migrate.revisions.expand_squashed import expand_squashed_for
@@ -29,6 +29,7 @@ def migrate_all(
     *,
     command: str = "upgrade",
     project: Project | StrPath | None = None,
+    chain: str | None = None,
     jobs: int = 1,
     executor: Executor | None = None,
     output: StrPath | None = None,
@@ -48,6 +49,8 @@ def migrate_all(
         ``upgrade``, ``downgrade``, ``sync`` (which needs no target) or ``stamp``.
     project : Project or path, optional
         The project with the scripts; by default that of the current folder.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
     jobs : int
         The number of processes; 0 for as many as there are processors. With more than one, call this from a script
         under ``if __name__ == "__main__"``, as `multiprocessing` asks for.
@@ -78,7 +81,7 @@ def migrate_all(
     """
     selection = paths if isinstance(paths, Selection) else Selection(tuple(os.fspath(path) for path in paths))
     arguments = options if command == "sync" else {"target": target, **options}
-    config, chain = _place_of(project)
+    config, chain = _place_of(project_or_chain(project, chain))
     place = None if output is None else os.path.abspath(output)
     selection = replace(selection, output=place)
     job = Job(command, arguments, config, chain, output=place)

@@ -109,27 +109,36 @@ class Branches:
         }
 
 
-def heads(*, project: Project | StrPath | None = None) -> list[Head]:
+def heads(*, project: Project | StrPath | None = None, chain: str | None = None) -> list[Head]:
     """List the heads: the revisions that no other follows.
+
+    Parameters
+    ----------
+    project : Project or path, optional
+        The project; by default that of the current folder.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
     ConfigurationError, FaultyScripts
-        The project cannot be read.
+        The project or the chain cannot be read.
     """
-    graph = resolve_project(project).graph
+    graph = resolve_project(project, chain).graph
     return [_head(graph, head) for head in graph.heads]
 
 
-def branches(*, project: Project | StrPath | None = None) -> Branches:
+def branches(*, project: Project | StrPath | None = None, chain: str | None = None) -> Branches:
     """List the branches with labels, and the revisions where branches part.
+
+    The parameters are those of `heads`.
 
     Raises
     ------
     ConfigurationError, FaultyScripts
-        The project cannot be read.
+        The project or the chain cannot be read.
     """
-    graph = resolve_project(project).graph
+    graph = resolve_project(project, chain).graph
     ends: dict[str, list[str]] = {label: [] for label in graph.branch_sizes}
     for head in graph.heads:
         for label in graph.labels_of(head):

@@ -16,7 +16,7 @@ from anemoi_ckpt_migrate.manifests.known import known_of
 from anemoi_ckpt_migrate.manifests.trace import UnknownState
 from anemoi_ckpt_migrate.operations.tree_operation import functions
 from anemoi_ckpt_migrate.project.config import Config, find_config
-from anemoi_ckpt_migrate.project.project import Project
+from anemoi_ckpt_migrate.project.project import Project, project_or_chain
 from anemoi_ckpt_migrate.revisions import validate
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
 from anemoi_ckpt_migrate.runtime import step_actions
@@ -39,6 +39,7 @@ def check(
     expect_outputs: StrPath | None = None,
     tolerance: float | None = None,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
 ) -> Checked:
     """Look for problems in the scripts, each of which is run, and in checkpoints.
 
@@ -66,6 +67,8 @@ def check(
         As for `upgrade`.
     project : Project or path, optional
         The project with the scripts; by default that of the current folder.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
@@ -74,6 +77,7 @@ def check(
         problems, not errors.
     """
     _check_options(checkpoints, model, outputs, save_outputs, expect_outputs, tolerance)
+    project = project_or_chain(project, chain)
     if isinstance(project, Project):
         config, revisions, faults = project.config, list(project.graph), list[Fault]()
     else:

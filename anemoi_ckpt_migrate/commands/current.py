@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from anemoi_ckpt_migrate.commands.branches import Head, _head_of
 from anemoi_ckpt_migrate.commands.read_record import read_standing, standing
 from anemoi_ckpt_migrate.errors import HistoryConflict, UnknownRecorded
-from anemoi_ckpt_migrate.project.project import Project, config_of
+from anemoi_ckpt_migrate.project.project import Project, config_of, project_or_chain
 from anemoi_ckpt_migrate.record.record import LogEntry, Record, to_data
 from anemoi_ckpt_migrate.revisions import planner
 from anemoi_ckpt_migrate.revisions.graph import Graph
@@ -67,7 +67,7 @@ class Current:
         }
 
 
-def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) -> Current:
+def current(checkpoint: StrPath, *, project: Project | StrPath | None = None, chain: str | None = None) -> Current:
     """Return the place of a checkpoint in the history. A project is not needed; no script is run.
 
     One exception: for a checkpoint without a record, the project's `recognise` is run, as `upgrade` does.
@@ -78,15 +78,17 @@ def current(checkpoint: StrPath, *, project: Project | StrPath | None = None) ->
         The file.
     project : Project or path, optional
         The project with the scripts to compare with; by default that of the current folder, if there is one.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
     MigrateError
         The checkpoint or the configuration cannot be read.
     """
-    known, warnings, chain = _scripts(project)
+    known, warnings, only = _scripts(project_or_chain(project, chain))
     scripts = None if known is None else known.graph
-    found = read_standing(checkpoint, chain, True) if known is None else standing(checkpoint, known, True)
+    found = read_standing(checkpoint, only, True) if known is None else standing(checkpoint, known, True)
     record, notes = found.record or Record(), found.notes
     warnings += notes
     at, at_head = record.heads, None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anemoi_ckpt_migrate.commands.diff_sides import parameters_of, sides
 from anemoi_ckpt_migrate.commands.remaining_differences import remainder
+from anemoi_ckpt_migrate.project.project import project_or_chain
 from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Diff:
         }
 
 
-def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None) -> Diff:
+def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None, chain: str | None = None) -> Diff:
     """Compare the parameters of two checkpoints, or of a checkpoint and a model.
 
     Between two checkpoints, contents are compared by the CRCs stored in the files, so that little is read. Parameters
@@ -79,12 +80,15 @@ def diff(old: StrPath, new: StrPath, *, project: Project | StrPath | None = None
         with ``meta`` as torch's default device, so that the weights need no memory.
     project : Project or path, optional
         The project whose configuration names the path of the state dict; by default that of the current folder, if any.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
     MigrateError
         One of the two cannot be read, or holds no state dict; the factory does not return a model.
     """
+    project = project_or_chain(project, chain)
     with sides(old, new, project) as (one, other, explanation):
         contents = one.file is not None and other.file is not None
         left_out = tuple(f"{name} in {side.shown}" for side in (one, other) for name in side.left_out)

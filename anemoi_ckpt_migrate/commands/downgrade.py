@@ -24,6 +24,7 @@ def downgrade(
     target: str,
     *,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
     output: StrPath | None = None,
     backup: bool = True,
     in_place: bool = False,
@@ -54,7 +55,7 @@ def downgrade(
 
     The other parameters, the result and the errors are those of `upgrade`.
     """
-    found, wanted = resolve_project(project), targets.parse(target)
+    found, wanted = resolve_project(project, chain), targets.parse(target)
     options = WriteOptions(
         output=checked_output(output),
         backup=backup,

@@ -41,6 +41,7 @@ def history(
     *,
     rev_range: str | None = None,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
 ) -> History:
     """List revisions, newest first; with a checkpoint, mark those that it has.
 
@@ -53,13 +54,15 @@ def history(
         checkpoint. ``-N:B`` begins N steps below B, ``A:+N`` ends N steps above A.
     project : Project or path, optional
         The project with the scripts; by default that of the current folder.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
     MigrateError
         The project or the checkpoint cannot be read, or the range makes no sense.
     """
-    found = resolve_project(project)
+    found = resolve_project(project, chain)
     place = None if checkpoint is None else standing(checkpoint, found)
     record, notes = (None, ()) if place is None else (place.record or Record(), place.notes)
     lineage = () if record is None else record.lineage
@@ -101,6 +104,7 @@ def draw(
     *,
     rev_range: str | None = None,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
 ) -> str:
     """Draw the history.
 
@@ -118,7 +122,7 @@ def draw(
     """
     if kind not in FORMATS:
         raise UsageError(f"{kind!r} is not a format; the formats are {', '.join(FORMATS)}")
-    return FORMATS[kind](history(checkpoint, rev_range=rev_range, project=project).entries)
+    return FORMATS[kind](history(checkpoint, rev_range=rev_range, project=project, chain=chain).entries)
 
 
 class _Ends:

@@ -135,6 +135,7 @@ def inspect(
     *,
     verify: bool = False,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """Return the content of a checkpoint. Nothing that it names is imported or run; tensors are read only for `verify`.
@@ -148,6 +149,8 @@ def inspect(
     project : Project or path, optional
         The project whose configuration names trusted modules and the other tool; by default that of the current
         folder, if there is one.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
     progress : callable, optional
         Called from time to time with the number of bytes verified.
 
@@ -156,7 +159,7 @@ def inspect(
     MigrateError
         The checkpoint or the configuration cannot be read.
     """
-    config = config_of(project)
+    config = config_of(project, chain)
     trusted = () if config is None else config.trusted
     tool = find_tool("" if config is None else config.other_tool)
     with annotate_errors(checkpoint), open_checkpoint(checkpoint) as opened:

@@ -62,7 +62,11 @@ class Manifest:
 
 
 def manifest(
-    models: Sequence[str] = (), *, at: str | None = None, project: Project | StrPath | None = None
+    models: Sequence[str] = (),
+    *,
+    at: str | None = None,
+    project: Project | StrPath | None = None,
+    chain: str | None = None,
 ) -> list[Manifest]:
     """Return the state of models at a revision.
 
@@ -75,6 +79,8 @@ def manifest(
         from the manifest through the operations of the revisions in between.
     project : Project or path, optional
         The project; by default that of the current folder.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
@@ -85,7 +91,7 @@ def manifest(
     UnknownTarget, AmbiguousTarget, DamagedManifest, NewerManifest
         There is no such revision, or the manifest cannot be read.
     """
-    found = resolve_project(project)
+    found = resolve_project(project, chain)
     known = known_of(found.config)
     for name in models:
         if name not in known.models:

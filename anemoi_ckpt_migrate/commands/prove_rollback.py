@@ -37,7 +37,9 @@ class Proof:
     skipped: tuple[Skipped, ...]
 
 
-def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Project | StrPath | None = None) -> Proof:
+def prove_rollback(
+    checkpoint: StrPath, target: str = "barrier", *, project: Project | StrPath | None = None, chain: str | None = None
+) -> Proof:
     """Verify the rollbacks of a checkpoint in memory; writes nothing.
 
     Upgrades to a target and back, and downgrades from the current revision and back. Compares with the original each
@@ -51,6 +53,8 @@ def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Pro
         As for `upgrade`; by default the highest revisions that can be reached, on all branches.
     project : Project or path, optional
         The project that holds the scripts.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def prove_rollback(checkpoint: StrPath, target: str = "barrier", *, project: Pro
     MigrateError
         As for `upgrade` and `downgrade`.
     """
-    found, wanted = resolve_project(project), targets.parse(target)
+    found, wanted = resolve_project(project, chain), targets.parse(target)
     parameters = found.config.parameters
     with open_session(checkpoint, found, WriteOptions(dry_run=True)) as session:
         file, record, graph = session.file, session.record, session.graph([wanted])

@@ -68,7 +68,13 @@ class Shown:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def show(revision: str, *, checkpoint: StrPath | None = None, project: Project | StrPath | None = None) -> Shown:
+def show(
+    revision: str,
+    *,
+    checkpoint: StrPath | None = None,
+    project: Project | StrPath | None = None,
+    chain: str | None = None,
+) -> Shown:
     """Show one revision, from its script or from a checkpoint. Nothing is run.
 
     Parameters
@@ -79,6 +85,8 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
         Show the revision from this checkpoint's record.
     project : Project or path, optional
         The project to look in; not needed with a checkpoint.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
 
     Raises
     ------
@@ -88,7 +96,7 @@ def show(revision: str, *, checkpoint: StrPath | None = None, project: Project |
     target = targets.parse(revision)
     if checkpoint is not None:
         return _show_carried(target, checkpoint)
-    found = resolve_project(project)
+    found = resolve_project(project, chain)
     graph = found.graph.seen_from([revision])
     if target == targets.Named("head") and not len(graph):
         raise UsageError("there are no revisions yet; `ckpt-migrate revision NAME` makes one")

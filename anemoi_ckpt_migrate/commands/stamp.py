@@ -35,6 +35,7 @@ def stamp(
     purge: bool = False,
     keep_record: bool = False,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
     output: StrPath | None = None,
     backup: bool = True,
     in_place: bool = False,
@@ -60,7 +61,7 @@ def stamp(
 
     The other parameters, the result and the errors are those of `upgrade`. A damaged record is replaced.
     """
-    found = resolve_project(project)
+    found = resolve_project(project, chain)
     text, texts = (target, [target]) if isinstance(target, str) else (",".join(target), target)
     wanted = [each for one in texts for each in targets.parse_several(one)]
     auto = target == AUTO and not (AUTO in found.graph or AUTO in found.graph.labels)

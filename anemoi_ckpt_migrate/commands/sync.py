@@ -18,6 +18,7 @@ def sync(
     checkpoint: StrPath,
     *,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
     output: StrPath | None = None,
     backup: bool = True,
     in_place: bool = False,
@@ -54,7 +55,7 @@ def sync(
     MigrateError
         Nothing was changed; the class of the error tells the reason.
     """
-    found = resolve_project(project)
+    found = resolve_project(project, chain)
     options = WriteOptions(
         output=checked_output(output),
         backup=backup,

@@ -20,6 +20,7 @@ def upgrade(
     target: str = "head",
     *,
     project: Project | StrPath | None = None,
+    chain: str | None = None,
     output: StrPath | None = None,
     backup: bool = True,
     in_place: bool = False,
@@ -48,6 +49,8 @@ def upgrade(
         full or partial revision id, a label or a name.
     project : Project or path, optional
         The project with the scripts; by default that of the current folder.
+    chain : str, optional
+        The chain of an installed package to use in place of a project.
     output : path, optional
         Write to this path, and leave the checkpoint unchanged.
     backup : bool
@@ -102,7 +105,7 @@ def upgrade(
     MigrateError
         Nothing was changed; the class of the error tells the reason.
     """
-    found, wanted = resolve_project(project), targets.parse(target)
+    found, wanted = resolve_project(project, chain), targets.parse(target)
     options = WriteOptions(
         output=checked_output(output),
         backup=backup,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anemoi_ckpt_migrate.errors import NoConfiguration
+from anemoi_ckpt_migrate.errors import NoConfiguration, UsageError
 from anemoi_ckpt_migrate.project.config import Config, find_config
 from anemoi_ckpt_migrate.revisions.graph import Graph
 from anemoi_ckpt_migrate.scripts import discover
@@ -68,14 +68,17 @@ def open_chain(name: str) -> Project:
     return Project(config, discover.load(config.versions, config.recursive))
 
 
-def config_of(project: Project | StrPath | None) -> Config | None:
-    """Return the configuration for a command's argument; None if the argument is None and there is no configuration.
+def config_of(project: Project | StrPath | None, chain: str | None = None) -> Config | None:
+    """Return the configuration for a command's arguments; None if none are given and there is no configuration.
 
     Raises
     ------
     ConfigurationError
         It is wrong, or not at the given path.
+    UsageError
+        Both are given, or no chain has that name.
     """
+    project = project_or_chain(project, chain)
     if isinstance(project, Project):
         return project.config
     try:
@@ -86,9 +89,33 @@ def config_of(project: Project | StrPath | None) -> Config | None:
         return None
 
 
-def resolve_project(project: Project | StrPath | None) -> Project:
-    """Return the project for a command's argument; errors are those of `open_project`."""
-    return project if isinstance(project, Project) else open_project(project)
+def resolve_project(project: Project | StrPath | None, chain: str | None = None) -> Project:
+    """Return the project or the chain for a command's arguments.
+
+    Raises
+    ------
+    MigrateError
+        As for `open_project` and `open_chain`; or both are given.
+    """
+    found = project_or_chain(project, chain)
+    return found if isinstance(found, Project) else open_project(found)
+
+
+def project_or_chain(project: Project | StrPath | None, chain: str | None) -> Project | StrPath | None:
+    """Return the argument `project`, or the chain of that name in its place.
+
+    Raises
+    ------
+    UsageError
+        Both are given, or no chain has that name.
+    ConfigurationError, FaultyScripts
+        The chain or its scripts are wrong.
+    """
+    if chain is None:
+        return project
+    if project is not None:
+        raise UsageError("a chain has its own configuration: give either `project` or `chain`")
+    return open_chain(chain)
 
 
 def opened_all(project: Project | StrPath | None, chain: str | Iterable[str]) -> tuple[Project, ...]:

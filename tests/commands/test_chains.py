@@ -7,11 +7,13 @@ chain "climate"   bbbb00000001
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
 
+import anemoi_ckpt_migrate as cm
 from anemoi_ckpt_migrate import MigrateError, open_chain, upgrade
 from anemoi_ckpt_migrate.commands.read_record import read_record
 from tests.support.chains import make, script, tree
@@ -118,6 +120,69 @@ def test_from_python(site: Path, project: Folder) -> None:
     assert upgrade(checkpoint, project=chain).end == ("aaaa00000002",)
     with pytest.raises(MigrateError, match="no installed package has a chain 'wether'; the chains are"):
         open_chain("wether")
+
+
+WRITES_SCRIPTS = {
+    "adopt",
+    "edit",
+    "import_scripts",
+    "merge",
+    "rebase",
+    "release",
+    "revision",
+    "squash",
+    "update_manifest",
+    "write_head_file",
+}
+
+
+def test_each_function_takes_a_chain() -> None:
+    """All that take a project, but for those that make or change scripts: a published chain is read-only."""
+    public = {name: getattr(cm, name) for name in [*cm.__all__, "StampingCallback"]}
+    taking = {
+        name: set(inspect.signature(each).parameters)
+        for name, each in public.items()
+        if (callable(each) and name[0].islower()) or name in ("Stamper", "StampingCallback")
+    }
+    with_project = {name for name, parameters in taking.items() if "project" in parameters}
+    assert with_project - {name for name, parameters in taking.items() if "chain" in parameters} == WRITES_SCRIPTS
+
+
+def test_each_of_them_from_python(site: Path, project: Folder) -> None:
+    checkpoint = make(project)
+    assert [head.revision for head in cm.heads(chain="weather")] == ["aaaa00000002"]
+    assert cm.branches(chain="weather").labelled == ()
+    assert cm.show("head", chain="weather").revision == "aaaa00000002"
+    assert cm.manifest(chain="weather") == []
+    assert cm.upgrade(checkpoint, chain="weather").end == ("aaaa00000002",)
+    assert [head.revision for head in cm.current(checkpoint, chain="weather").heads] == ["aaaa00000002"]
+    assert cm.current(checkpoint, chain="climate").heads == ()
+    assert [entry.applied for entry in cm.history(checkpoint, chain="weather").entries] == [True, True]
+    assert "aaaa00000002" in cm.draw("mermaid", chain="weather")
+    assert cm.check([checkpoint], chain="weather").problems == ()
+    assert cm.prove_rollback(checkpoint, "base", chain="weather").skipped == ()
+    assert cm.inspect(checkpoint, chain="weather").checkpoint == str(checkpoint)
+    assert cm.downgrade(checkpoint, "-1", chain="weather").end == ("aaaa00000001",)
+    assert cm.sync(checkpoint, chain="weather").end == ("aaaa00000002",)
+    assert cm.stamp(checkpoint, "base", chain="weather").end == ()
+    assert [each.status for each in cm.migrate_all([checkpoint], chain="climate")] == ["moved"]
+
+
+def test_diff_takes_the_path_of_the_state_dict_from_a_chain(site: Path, project: Folder) -> None:
+    checkpoint = project.copy()
+    (site / "weathermodels" / "ckpts" / "ckpt-migrate.toml").write_text('versions = "."\nparameters = "nowhere"\n')
+    assert cm.diff(checkpoint, checkpoint).explanation.operations == ()
+    with pytest.raises(MigrateError, match="nowhere"):
+        cm.diff(checkpoint, checkpoint, chain="weather")
+
+
+def test_a_project_and_a_chain_are_too_many(site: Path, project: Folder) -> None:
+    checkpoint = make(project)
+    before = digest(checkpoint)
+    for call in (cm.upgrade, cm.current, cm.inspect):
+        with pytest.raises(MigrateError, match="give either `project` or `chain`"):
+            call(checkpoint, project=project.path, chain="weather")
+    assert digest(checkpoint) == before
 
 
 @pytest.mark.parametrize(
