@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from anemoi_ckpt_migrate.util import gc_pause
 from anemoi_ckpt_migrate.util.text import plain, sized
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _MEANING = {
 }
 
 
+@gc_pause.paused()
 def picture(found: Inspection, depth: int) -> None:
     """Print the content of a checkpoint.
 

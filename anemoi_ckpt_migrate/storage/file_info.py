@@ -134,4 +134,4 @@ def same_attached(one: Archive, other: Archive, but: str, ours: range) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    return name in _OWN or name == COPY_ENTRY or name.startswith("data/")
+    return name.startswith("data/") or name in _OWN or name == COPY_ENTRY
