@@ -174,16 +174,22 @@ def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
     # One step each: first upgrade from the states before, which is exact; fill gaps by undoing from the states after.
     for revision in order:
         needs = graph[revision].needs
-        before = (
-            [found[need] for need in needs if need in found] if needs else [one for one in known if not one.revisions]
-        )
-        state = told.get((revision,)) or derived(graph, before, [revision], walk)
+        state: Snapshot | UnknownState | None = told.get((revision,))
+        if state is None and len(needs) == 1:
+            state = _next(graph, found.get(needs[0]), revision, [], [revision], walk)
+        elif state is None:
+            bases = [one for one in known if not one.revisions]
+            before = [found[need] for need in needs if need in found] if needs else bases
+            state = derived(graph, before, [revision], walk)
         if isinstance(state, Snapshot):
             found[revision] = state
     for revision in reversed(order):
         if revision not in found:
-            after = [found[child] for child in graph.children[revision] if child in found]
-            state = derived(graph, [*after, *known], [revision], walk)
+            children = [child for child in graph.children[revision] if child in found]
+            only = (child for child in children if tuple(graph[child].needs) == (revision,))
+            state = next(filter(None, (_next(graph, found[each], revision, [each], [], walk) for each in only)), None)
+            if state is None:
+                state = derived(graph, [*(found[child] for child in children), *known], [revision], walk)
             if isinstance(state, Snapshot):
                 found[revision] = state
     first = [found[revision] for revision in order if not graph[revision].needs and revision in found]
@@ -191,6 +197,16 @@ def everywhere(graph: Graph, known: Sequence[Snapshot]) -> list[Snapshot]:
     states = [found[revision] for revision in reversed(order) if revision in found]
     several = [derived(graph, [*known, *states], graph.heads)] if len(graph.heads) > 1 else []
     return [state for state in (*several, *states, base) if isinstance(state, Snapshot)]
+
+
+def _next(
+    graph: Graph, one: Snapshot | None, revision: str, undone: Sequence[str], applied: Sequence[str], walk: _Walk
+) -> Snapshot | None:
+    """Return the state at a revision that is one step from a known state; None if it cannot be derived."""
+    try:
+        return None if one is None else Snapshot((revision,), walk.moved(graph, one.items, undone, applied), one.sized)
+    except _Stopped:
+        return None
 
 
 def _seen(graph: Graph, known: Iterable[Snapshot], wanted: Iterable[str]) -> Graph:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from anemoi_ckpt_migrate.manifests.manifest_file import Snapshot, parsed, spelle
 from anemoi_ckpt_migrate.manifests.trace import UnknownState, ahead, derived, everywhere
 from anemoi_ckpt_migrate.operations.base import Operation
 from anemoi_ckpt_migrate.revisions.graph import Graph, Revision
+from tests.support.work import growth
 
 Items = tuple[Item, ...]
 
@@ -184,6 +187,20 @@ def test_a_line_of_revisions_is_followed_in_one_model(monkeypatch: pytest.Monkey
     states = everywhere(line, [Snapshot(("r19",), (Item("m20.w", (2,), "float32"),))])
     assert [[item.name for item in state.items] for state in states] == [[f"m{at}.w"] for at in range(20, -1, -1)]
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("known", [0, 5, None])
+def test_the_work_on_a_line_grows_with_its_revisions(known: int | None) -> None:
+    def made(count: int) -> Callable[[], object]:
+        rename = [(op.RenamePrefix(f"m{number}.", f"m{number + 1}."),) for number in range(count)]
+        parents = [(), *((f"r{number}",) for number in range(count - 1))]
+        line = Graph([Revision(f"r{number}", parents[number], operations=rename[number]) for number in range(count)])
+        at = count - 1 if known is None else known
+        state = Snapshot((f"r{at}",), (Item(f"m{at + 1}.w", (2,), "float32"),))
+        assert len(everywhere(line, [state])) == count + 1
+        return lambda: everywhere(line, [state])
+
+    assert growth(made, 40) < 1.4
 
 
 def test_a_fork_is_followed_on_both_sides() -> None:
