@@ -7,16 +7,14 @@ what becomes of the classes that each knows.
 from __future__ import annotations
 
 import ast
-import os
 import re
 import tempfile
 from pathlib import Path
 
 from anemoi_ckpt_migrate import current, open_chain
-from anemoi_ckpt_migrate.anemoi.targets import BEGUN, ENDED
-from anemoi_ckpt_migrate.errors import MigrateError
+from anemoi_ckpt_migrate.anemoi.targets import ENDED
 from tests.anemoi.running import WHEELS, run
-from tests.anemoi.variants import EVERY, VARIANTS
+from tests.anemoi.variants import EVERY
 
 PAGE = Path(__file__).parents[2] / "docs" / "anemoi-releases.md"
 MADE = ("qk-norm", "no-trainables-gnn")
