@@ -40,7 +40,7 @@ def place(project: Folder, path: Path) -> str:
     ("last", "revision"),
     [
         ("1762857427_deprecate_eda", "93d1f60c8a24"),
-        ("1763479918_refactor_mapper", "a28e6db4037f"),
+        ("1763479918_refactor_mapper", "f4c7150ea98d"),
         ("1773048851_fuse_multiple_perdataset_graphs", "2d9c40e7fb16"),
         ("1776237003_rename_swa_to_weight_averaging", "3b7a1e90c5d8"),
     ],
