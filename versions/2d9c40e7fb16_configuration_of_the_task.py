@@ -3,12 +3,16 @@
 From anemoi-models 0.14.0 on, what is to be done (`task`) is apart from how it is trained (`training.training_method`), and the optimizer
 from its schedule. Averaging of weights is configured otherwise; nothing is averaged until that is said anew.
 
+Trainers take the task beside the configuration too (`hyper_parameters.task`): it is written where the configuration says all of it.
+
 Revision ID: 2d9c40e7fb16
 Revises: f3b9e04d6a85
 Create Date: 2026-11-25 00:00:00+00:00
 """
 
-from anemoi_ckpt_migrate import CkptType, MigrationMetadata, op
+from typing import Any
+
+from anemoi_ckpt_migrate import CkptType, MigrationMetadata, items, op
 from anemoi_ckpt_migrate.anemoi.targets import refuse_begun, refuse_ended
 
 revision = "2d9c40e7fb16"
@@ -17,6 +21,7 @@ branch_labels = None
 depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.14.0"})
+
 
 def known(ckpt: CkptType) -> list[op.Operation]:
     """Refuse models of classes that end here."""
@@ -85,4 +90,26 @@ operations = [
         records={"anemoi-metadata/anemoi.json": "config", "anemoi-metadata/ai-models.json": "config"},
         optional=True,
     ),
+    op.Run("with_task", "without_task"),
 ]
+
+
+TASK = "task"
+FORECASTER = "anemoi.training.tasks.Forecaster"
+FORECASTS = ("multistep_input", "multistep_output", "timestep", "rollout", "validation_rollout")
+
+
+def with_task(ckpt: CkptType) -> CkptType:
+    """Put the task that the configuration says beside it, as a call that makes it where it is loaded."""
+    kept = ckpt["hyper_parameters"]
+    said: Any = items.plain(items.get(kept, "config.task")) or {}
+    if TASK not in kept and said.get("_target_") == FORECASTER and all(said.get(name) for name in FORECASTS[:3]):
+        given = [said.get(name) for name in FORECASTS]
+        kept[TASK] = items.class_named(FORECASTER)(*given[:4], *(given[4:] if given[4] else [1]))
+    return ckpt
+
+
+def without_task(ckpt: CkptType) -> CkptType:
+    """Take it away."""
+    ckpt["hyper_parameters"].pop(TASK, None)
+    return ckpt

@@ -20,6 +20,7 @@ depends_on = None
 
 metadata = MigrationMetadata(versions={"migration": "1.0.0", "anemoi-models": "0.19.0"})
 
+
 def known(ckpt: CkptType) -> list[op.Operation]:
     """Refuse models of classes that end here."""
     refuse_ended(ckpt, "0.19.0")

@@ -104,6 +104,6 @@ def targets(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for key in ("_target_", "target_"):
             if isinstance(value.get(key), str):
                 yield path, value[key]
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in inner:
         yield from targets(each, f"{path}.{key}" if path else str(key))

@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
         output.flush()
         return code
     except MigrateError as error:
-        output.complain(error, getattr(args, "json", False))
+        output.complain(error, getattr(args, "json", False), chain=getattr(args, "chain", None))
         return error.exit_code
     except BrokenPipeError:  # the reader closed the pipe
         output.silence()

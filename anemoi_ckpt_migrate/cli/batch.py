@@ -139,7 +139,7 @@ class _Complaints:
         reason = type(error).__name__, mask(error.sentence, checkpoint)
         self._seen[reason] += 1
         if self._seen[reason] <= _ALIKE or self._args.verbose:
-            output.complain(error, self._args.json, checkpoint)
+            output.complain(error, self._args.json, checkpoint, self._args.chain)
             return
         if self._seen[reason] == _ALIKE + 1:
             output.warn(["more errors of this kind are only counted; -v prints each"])

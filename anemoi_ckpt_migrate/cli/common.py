@@ -169,7 +169,7 @@ def for_each(args: argparse.Namespace, do: Callable[[str], int | None]) -> int:
             except CannotPrint:  # the other results cannot be printed either
                 raise
             except MigrateError as error:
-                output.complain(error, args.json, checkpoint)
+                output.complain(error, args.json, checkpoint, args.chain)
                 codes.append(error.exit_code)
                 if isinstance(error, UsageError):  # the others would fail in the same way
                     break

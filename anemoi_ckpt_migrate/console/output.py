@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +59,16 @@ def silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None) -> None:
-    """Print an error on stderr; if it is the answer about a checkpoint, also as JSON on stdout."""
+def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None, chain: str | None = None) -> None:
+    """Print an error on stderr; if it is the answer about a checkpoint, also as JSON on stdout.
+
+    Commands that it proposes are for the chain that the command is about.
+    """
     flush()
     lines = chr(10) if error.lines else ""
     said = plain(str(error), keep=lines)
+    if chain:
+        said = re.sub(r"`ckpt-migrate (?!--chain )", lambda _: f"`ckpt-migrate --chain {chain} ", said)
     sys.stderr.write(f"ckpt-migrate: error: {said if lines or len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
     if as_json and checkpoint is not None:
         print_error(error, checkpoint)

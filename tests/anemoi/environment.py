@@ -13,7 +13,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-from variants import RELEASES
+from variants import EVERY
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 NEEDED = (
@@ -42,7 +42,7 @@ def main(folder: str) -> None:
         install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
         subprocess.run([*install, *NEEDED], check=True)
         subprocess.run([*install, "--no-deps", *OWN], check=True)
-    for release in RELEASES:
+    for release in EVERY:
         unpack(python, root, "anemoi-models", release, release)
     for release in TRAINERS:
         unpack(python, root, "anemoi-training", release, f"training-{release}")

@@ -55,3 +55,20 @@ def test_from_a_configuration_of_each_class(project: Folder, release: str, name:
     paths = copies(project, release)
     run("rebuilding.py", [release, f"training-{TRAINERS[release]}"], "configure", name, *paths.values())
     check(project, release, paths)
+
+
+@pytest.mark.parametrize("name", ["0.15.1_diffusion", "0.14.0_gt-convert"])
+def test_the_model_puts_out_what_it_did_in_its_release(project: Folder, name: str) -> None:
+    """Unstamped, built from its own configuration; noise is drawn otherwise in later releases, so samples differ."""
+    path = Path(shutil.copy(REAL / f"{name}.ckpt", project.path))
+    path.chmod(0o644)
+    release, before = name.partition("_")[0], read(path)
+    run("rebuilding.py", [release], "forward", project.path / "before.pt", path)
+    project.ok("--chain", "anemoi", "upgrade", "head", path, "--no-backup")
+    run("rebuilding.py", [LATEST], "forward", project.path / "after.pt", path)
+    old, new = (torch.load(project.path / f"{when}.pt") for when in ("before", "after"))
+    assert torch.equal(old["made"], new["made"])
+    assert {key: value.shape for key, value in old.items()} == {key: value.shape for key, value in new.items()}
+    assert all(value.isfinite().all() for value in new.values())
+    project.ok("--chain", "anemoi", "downgrade", f"anemoi-models=={release}", path, "--no-backup")
+    assert is_as_before(path, before)

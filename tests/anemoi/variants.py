@@ -11,6 +11,11 @@ from typing import Any
 
 RELEASES = ("0.9.4", "0.9.7", "0.10.0", "0.11.0", "0.11.3", "0.12.0", "0.13.0", "0.15.0", "0.16.0", "0.19.0")
 LATEST = RELEASES[-1]
+BETWEEN = (
+    *("0.9.0", "0.9.1", "0.9.2", "0.9.3", "0.9.5", "0.9.6", "0.11.1", "0.11.2"),
+    *("0.12.1", "0.13.1", "0.14.0", "0.14.1", "0.15.1", "0.17.0", "0.18.0"),
+)
+"""Releases whose checkpoints are recognised, and not taken up and trained on as those of the others are."""
 
 CHANNELS = 16
 LAYERS = "anemoi.models.layers"
@@ -145,6 +150,10 @@ VARIANTS = {
 def number(release: str) -> tuple[int, ...]:
     """Return a release as numbers that can be compared."""
     return tuple(map(int, release.split(".")))
+
+
+EVERY = tuple(sorted({*RELEASES, *BETWEEN}, key=number))
+"""Every release from 0.9.0 on."""
 
 
 def configuration(variant: Variant, release: str) -> dict[str, Any]:
