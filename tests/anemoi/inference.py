@@ -2,6 +2,7 @@
 
     python inference.py save INFERENCE.ckpt TRAINING         # from TRAINING.ckpt, whose output is in TRAINING.forward.npz
     python inference.py compare NEW.ckpt INFERENCE.ckpt      # with what was saved beside the one it came from
+    python inference.py compare_all NEW.ckpt INFERENCE.ckpt  # metadata and arrays too
 
 Beside a checkpoint, ``.predicted.pt`` holds inputs, what the model makes of them, and what `predict_step` makes of raw values.
 """
@@ -63,7 +64,7 @@ def save(path: str, training: str) -> None:
     metadata = {**model.metadata, "config": plain(tree["hyper_parameters"]["config"]), "version": "1.0"}
     model.config = model.metadata = None
     torch.save(model, path)
-    save_metadata(path, metadata, supporting_arrays=ARRAYS)
+    save_metadata(path, metadata, supporting_arrays=ARRAYS if by_dataset(model) else ARRAYS["data"])
     torch.save(
         {"x": x, "raw": raw, "forward": forward, "predicted": predicted}, Path(path).with_suffix(".predicted.pt")
     )
@@ -76,6 +77,11 @@ def compare(path: str, before: str) -> None:
     forward, predicted = put_out(model, saved["x"], saved["raw"])
     assert torch.equal(forward, saved["forward"])
     assert torch.equal(predicted, saved["predicted"])
+
+
+def compare_all(path: str, before: str) -> None:
+    """Compare, and look whether metadata and arrays are beside the model."""
+    compare(path, before)
     metadata, arrays = load_metadata(path, supporting_arrays=True)
     assert metadata["version"] == "1.0"
     assert {"data", "model"} <= set(metadata["config"])
@@ -83,4 +89,4 @@ def compare(path: str, before: str) -> None:
 
 
 if __name__ == "__main__":
-    {"save": save, "compare": compare}[sys.argv[1]](*sys.argv[2:])
+    {"save": save, "compare": compare, "compare_all": compare_all}[sys.argv[1]](*sys.argv[2:])

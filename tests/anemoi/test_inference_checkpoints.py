@@ -106,7 +106,7 @@ def test_real_ones(anemoi: Folder, release: str, kind: str) -> None:
     anemoi.ok("stamp", "base", path, "--in-place")
     anemoi.ok("compact", path)
     assert beside(path) == before
-    predicts(release, "compare", path, path)
+    predicts(release, "compare_all", path, path)
 
 
 @pytest.mark.skipif(not (THERE and REAL.is_dir() and PAGE.exists()), reason="anemoi-models is not here")
@@ -121,7 +121,7 @@ def test_the_way_of_the_page(anemoi: Folder, release: str, kind: str) -> None:
     run(anemoi.path / "take_out.py", [release], inference, weights)
     anemoi.ok("upgrade", "head", weights)
     run(anemoi.path / "make_inference.py", [NEW], weights, new)
-    predicts(NEW, "compare", new, inference)
+    predicts(NEW, "compare_all", new, inference)
 
 
 @pytest.mark.skipif(not (THERE and REAL.is_dir() and PAGE.exists()), reason="anemoi-models is not here")
