@@ -17,8 +17,8 @@ NEVER_SKIPPED = "never_skipped_by_anemoi_migrations"
 
 INFERENCE = (
     "this is an inference checkpoint of anemoi-models, a whole pickled model, which only code of the new release can make; "
-    "migrate the training checkpoint that it was made from, and make it anew with that release: "
-    "`anemoi-training checkpoint inference -i TRAINING.ckpt -o NAME.ckpt`, which writes inference-NAME.ckpt"
+    "take out its weights with the release that wrote it, upgrade these, and make a new one with the new release, "
+    "by the two scripts in docs/anemoi.md (inference checkpoints)"
 )
 
 

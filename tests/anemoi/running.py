@@ -14,11 +14,11 @@ PYTHON, WHEELS = os.environ.get("ANEMOI_PYTHON", ""), os.environ.get("ANEMOI_REL
 THERE = bool(PYTHON and WHEELS)
 
 
-def run(script: str, packages: list[str], *words: Any) -> str:
-    """Run a script of this folder, and return what it prints."""
+def run(script: str | Path, packages: list[str], *words: Any) -> str:
+    """Run a script of this folder, or of another by its full path, and return what it prints."""
     path = os.pathsep.join(str(Path(WHEELS) / package) for package in packages)
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    command = [PYTHON, str(Path(__file__).with_name(script)), *map(str, words)]
+    command = [PYTHON, str(Path(__file__).parent / script), *map(str, words)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran.stdout

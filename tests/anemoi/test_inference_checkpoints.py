@@ -1,9 +1,8 @@
-"""Inference checkpoints of anemoi-models, whole pickled models: refused, with the way to make new ones."""
+"""Inference checkpoints of anemoi-models, whole pickled models: refused, with a way to make new ones that is followed here."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import re
 import sys
 import types
 from importlib import resources
@@ -13,11 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.anemoi.running import THERE, run  # noqa: E402
+from tests.anemoi.variants import RELEASES  # noqa: E402
+from tests.support.anemoi import REAL  # noqa: E402
 from tests.support.extra_records import FOLDER, add_records, beside  # noqa: E402
 from tests.support.project import Folder, digest  # noqa: E402
 
 CHAIN = Path(str(resources.files("anemoi_ckpt_migrate.versions")))
-WAY = "`anemoi-training checkpoint inference -i TRAINING.ckpt -o NAME.ckpt`, which writes inference-NAME.ckpt"
+WAY = "by the two scripts in docs/anemoi.md (inference checkpoints)"
 
 
 @pytest.fixture
@@ -80,70 +82,22 @@ def test_any_script_may_refuse(project: Folder) -> None:
     assert refused.err.strip() == f"ckpt-migrate: error: {checkpoint}: ask the authors for a newer one"
 
 
-PYTHON = os.environ.get("ANEMOI_PYTHON", "")
-RELEASES = Path(os.environ.get("ANEMOI_RELEASES") or "nowhere")  # a folder for each release, unpacked
-REAL = Path(os.environ.get("ANEMOI_CHECKPOINTS") or "nowhere")
-
-LIBRARY = """
-import inspect, sys
-import numpy, torch
-from anemoi.models.interface import AnemoiModelInterface
-from anemoi.utils.checkpoints import load_metadata, save_metadata
-what, path, training, forward = sys.argv[1:]
-arrays = {"data": {"mask": numpy.array([True, False, True])}}
-metadata = {"version": "1.0", "config": {"a": 0.1}}
-
-class Holder(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-if what == "save":
-    tree = torch.load(training, weights_only=False)
-    given = tree["hyper_parameters"]
-    wanted = inspect.signature(AnemoiModelInterface.__init__).parameters
-    arguments = {name: given[name] for name in given if name in wanted}
-    if "n_step_input" in wanted:
-        task = given["config"]["task"]
-        arguments.update(n_step_input=task["multistep_input"], n_step_output=task["multistep_output"])
-    model = AnemoiModelInterface(**arguments)
-    Holder(model).load_state_dict(tree["state_dict"])
-    model.config = model.metadata = None
-    torch.save(model.eval(), path)
-    save_metadata(path, metadata, supporting_arrays=arrays)
-
-model, saved = torch.load(path, weights_only=False), numpy.load(forward)
-with torch.no_grad():
-    y = model.model({"data": torch.from_numpy(saved["x"])})["data"]
-assert (y.numpy().ravel() == saved["y"].ravel()).all()
-found, loaded = load_metadata(path, supporting_arrays=True)
-assert {key: found[key] for key in metadata} == metadata
-assert (loaded["data"]["mask"] == arrays["data"]["mask"]).all()
-"""
+PAGE = Path(__file__).parents[2] / "docs" / "anemoi.md"
+NEW = "0.19.0"
 
 
-@pytest.mark.skipif(not (PYTHON and RELEASES.is_dir() and REAL.is_dir()), reason="anemoi-models is not here")
+def predicts(release: str, what: str, *words: object) -> None:
+    """Make an inference checkpoint as a release does, or compare what one predicts there with what it predicted before."""
+    run("inference.py", [release], what, *words)
+
+
+@pytest.mark.skipif(not (THERE and REAL.is_dir()), reason="anemoi-models is not here")
 @pytest.mark.parametrize("kind", ["gt", "gnn"])
 @pytest.mark.parametrize("release", ["0.13.0", "0.16.0", "0.19.0"])
 def test_real_ones(anemoi: Folder, release: str, kind: str) -> None:
     """One is refused; what else may be done to it leaves a model that its release loads, and what lies beside it."""
     path = anemoi.path / f"inference-{release}.ckpt"
-
-    def run(what: str) -> None:
-        words = [
-            PYTHON,
-            "-c",
-            LIBRARY,
-            what,
-            path,
-            REAL / f"{release}_{kind}.ckpt",
-            REAL / f"{release}_{kind}.forward.npz",
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(RELEASES / release)}
-        ran = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-
-    run("save")
+    predicts(release, "save", path, REAL / f"{release}_{kind}")
     old = digest(path)
     refused = anemoi.run("upgrade", "head", path)
     assert (refused.code, WAY in refused.err, digest(path)) == (3, True, old)
@@ -152,4 +106,33 @@ def test_real_ones(anemoi: Folder, release: str, kind: str) -> None:
     anemoi.ok("stamp", "base", path, "--in-place")
     anemoi.ok("compact", path)
     assert beside(path) == before
-    run("read")
+    predicts(release, "compare_all", path, path)
+
+
+@pytest.mark.skipif(not (THERE and REAL.is_dir() and PAGE.exists()), reason="anemoi-models is not here")
+@pytest.mark.parametrize("kind", ["gt", "gnn"])
+@pytest.mark.parametrize("release", [release for release in RELEASES if release != "0.11.0"])  # it needs triton
+def test_the_way_of_the_page(anemoi: Folder, release: str, kind: str) -> None:
+    """From the release that wrote it to the latest, which predicts the same, from raw values too."""
+    inference, weights, new = (anemoi.path / name for name in ("inference-last.ckpt", "weights.ckpt", "new.ckpt"))
+    for name, text in re.findall(r'```python title="([^"]+)"\n(.*?)```', PAGE.read_text(), re.S):
+        (anemoi.path / name).write_text(text)
+    predicts(release, "save", inference, REAL / f"{release}_{kind}")
+    run(anemoi.path / "take_out.py", [release], inference, weights)
+    anemoi.ok("upgrade", "head", weights)
+    run(anemoi.path / "make_inference.py", [NEW], weights, new)
+    predicts(NEW, "compare_all", new, inference)
+
+
+@pytest.mark.skipif(not (THERE and REAL.is_dir() and PAGE.exists()), reason="anemoi-models is not here")
+@pytest.mark.parametrize("kind", ["gt", "gnn"])
+def test_one_of_a_migrated_training_checkpoint(anemoi: Folder, kind: str) -> None:
+    """What `anemoi-training checkpoint inference` cannot make, the second script makes."""
+    training, new = anemoi.path / "training.ckpt", anemoi.path / "new.ckpt"
+    (text,) = re.findall(r'```python title="make_inference.py"\n(.*?)```', PAGE.read_text(), re.S)
+    (anemoi.path / "make_inference.py").write_text(text)
+    training.write_bytes((REAL / f"0.10.0_{kind}.ckpt").read_bytes())
+    anemoi.ok("upgrade", "head", training)
+    predicts("0.10.0", "save", anemoi.path / "inference-last.ckpt", REAL / f"0.10.0_{kind}")
+    run(anemoi.path / "make_inference.py", [NEW], training, new)
+    predicts(NEW, "compare", new, anemoi.path / "inference-last.ckpt")
