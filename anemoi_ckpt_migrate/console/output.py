@@ -68,7 +68,11 @@ def complain(error: MigrateError, as_json: bool, checkpoint: str | None = None, 
     lines = chr(10) if error.lines else ""
     said = plain(str(error), keep=lines)
     if chain:
-        said = re.sub(r"`ckpt-migrate (?!--chain )", lambda _: f"`ckpt-migrate --chain {chain} ", said)
+        said = re.sub(
+            r"`ckpt-migrate (?!--chain |[^`]*` undoes it first, without --chain)",
+            lambda _: f"`ckpt-migrate --chain {chain} ",
+            said,
+        )
     sys.stderr.write(f"ckpt-migrate: error: {said if lines or len(said) < _LONGEST else said[:_LONGEST] + '...'}\n")
     if as_json and checkpoint is not None:
         print_error(error, checkpoint)

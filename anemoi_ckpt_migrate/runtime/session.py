@@ -617,7 +617,8 @@ def _hint(path: StrPath, project: Project, record: Record) -> str:
         if other.revision in last:
             chain = f"--chain {shlex.quote(other.chain)} " if other.chain else ""
             way = f"`ckpt-migrate {chain}downgrade base {shlex.quote(os.fspath(path))}`"
-            return f"another chain changed the checkpoint last; if that is the reason, {way} undoes it first"
+            own = "" if other.chain or not project.config.chain else ", without --chain"
+            return f"another chain changed the checkpoint last; if that is the reason, {way} undoes it first{own}"
     if record.lineage or record.log or project.config.recogniser is not None or project.graph.known_as:
         return ""
     known = (project.config.versions[0] / manifest_file.NAME).exists()

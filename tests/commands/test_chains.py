@@ -138,6 +138,7 @@ WRITES_SCRIPTS = {
 
 def test_each_function_takes_a_chain() -> None:
     """All that take a project, but for those that make or change scripts: a published chain is read-only."""
+    pytest.importorskip("lightning.pytorch")
     public = {name: getattr(cm, name) for name in [*cm.__all__, "StampingCallback"]}
     taking = {
         name: set(inspect.signature(each).parameters)
