@@ -86,7 +86,7 @@ def _from_copy(checkpoint: StrPath, chain: str | None) -> Standing | None:
     if copy is None or record is None:
         return None
     found = record if chain is None else record.of_chain(chain)
-    return Standing(found, FileSize(ZIP, path.stat().st_size, copy.dead))
+    return Standing(found, FileSize(ZIP, copy.size, copy.dead))
 
 
 def standing(checkpoint: StrPath, project: Project, in_short: bool = False) -> Standing:

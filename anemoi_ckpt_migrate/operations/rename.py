@@ -154,11 +154,8 @@ class RenamePrefix(_Naming):
 
     def found(self, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         """Yield the names with the prefix, with their new names."""
-        begin, other = pattern(self.old), pattern(self.new)
-        if begin.open:
-            return ((name, other.fill(bound) + name[end:]) for name, bound, end in begin.beginnings(names))
-        new, end = other.fill({}), len(begin.itself)
-        return ((name, new + name[end:]) for name in names if name.startswith(begin.itself))
+        other = pattern(self.new)
+        return ((name, other.fill(bound) + name[end:]) for name, bound, end in pattern(self.old).beginnings(names))
 
     def missing(self, context: ParameterContext) -> None:
         """Report a fault: no name has the prefix."""

@@ -85,13 +85,16 @@ class Pattern:
 
     def beginnings(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, str], int]]:
         """Yield the names of which it matches the start, with the placeholder values and the end of the match."""
+        if not self.open:
+            yield from ((name, {}, len(self.itself)) for name in names if name.startswith(self.itself))
+            return
         if not self.simple:
             matched = ((name, self.begin(name)) for name in names)
             yield from ((name, *begun) for name, begun in matched if begun is not None)
             return
-        match, open_ = self.regex.match, self.open
+        match = self.regex.match
         for name in names:
-            if open_ and len(name) > _LONGEST:
+            if len(name) > _LONGEST:
                 raise self._too_long(name)
             found = match(name)
             if found is not None:

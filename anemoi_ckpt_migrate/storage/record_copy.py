@@ -34,10 +34,13 @@ class RecordCopy(NamedTuple):
         The record, as JSON has it.
     dead : int
         Number of bytes in the file that no entry uses.
+    size : int
+        Number of bytes of the file.
     """
 
     record: Any
     dead: int
+    size: int
 
 
 def spelled(record: Any, structure: bytes, dead: int) -> bytes:
@@ -55,15 +58,15 @@ def spelled(record: Any, structure: bytes, dead: int) -> bytes:
     return json.dumps({"structure": _checksum(zlib.crc32(structure)), "dead": dead, "record": record}).encode()
 
 
-def parsed(content: bytes, crc: int) -> RecordCopy | None:
-    """Return the copy in an entry; None if it is not that of a structure with this CRC-32, or none at all."""
+def parsed(content: bytes, crc: int, size: int) -> RecordCopy | None:
+    """Return the copy in an entry of a file of this size; None if it is not that of a structure with this CRC-32."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.get("structure") != _checksum(crc) or type(found.get("dead")) is not int:
         return None
-    return RecordCopy(found.get("record"), found["dead"])
+    return RecordCopy(found.get("record"), found["dead"], size)
 
 
 def read_copy(path: Path) -> RecordCopy | None:
@@ -95,7 +98,7 @@ def read_copy(path: Path) -> RecordCopy | None:
                 content = zip_archive.read_entry(stream, copy) if copy.size <= _LONGEST else b""
             except NotACheckpoint:
                 return None
-            return parsed(content, structure.crc) if copy.crc else None
+            return parsed(content, structure.crc, found.st_size) if copy.crc else None
 
 
 def _checksum(crc: int) -> str:

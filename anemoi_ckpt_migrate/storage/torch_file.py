@@ -100,7 +100,7 @@ class TorchCheckpoint(SingleFile):
         if entry is None:
             return None
         with self._stream() as stream:
-            found = parsed(zip_archive.read_entry(stream, entry), zlib.crc32(self._data))
+            found = parsed(zip_archive.read_entry(stream, entry), zlib.crc32(self._data), self.length)
         return None if found is None else found.record
 
     @property

@@ -236,6 +236,18 @@ def test_numbers_put_again() -> None:
     assert [tree[key] for key in "bcd"] == ["layers.150.weight", None, None]
 
 
+@pytest.mark.parametrize("put", [b"r%b", b"p%d\n"])
+def test_a_number_beyond_the_next(put: bytes) -> None:
+    """An object has a number that a part of a tensor takes later: who gets it then gets that part."""
+    data = written({"a": model(200)}, OneByOne)
+    number = number_in(data, b"K\x96K\x02\x86")
+    early = put % (number if b"r" in put else int.from_bytes(number, "little"))
+    at = data.index(b"X\x10\0\0\0layers.60.weight")
+    changed = data[:at] + b"X\x01\0\0\0b" + early + b"0" + data[at:-1] + b"X\x01\0\0\0cj" + number + b"s."
+    assert outcome(read, changed) == outcome(read_one_by_one, changed)
+    assert read(changed)["c"] == (150, 2)
+
+
 def test_memoized_without_number() -> None:
     """MEMOIZE counts what the unpickler has; so tensors beside it are read one by one."""
     data = written({"a": model(200)})

@@ -136,14 +136,15 @@ class _Memo(dict[int, tuple[int, int, int]]):
         """Note the place of a name or of a short text: tensors may refer to it."""
         self._starts[end] = start
 
-    def put(self, number: int) -> bool:
-        """Check a number that is not the next one; return whether it is beyond."""
+    def put(self, number: int) -> None:
+        """Check a number that is not the next one. After one beyond, no tensors are taken: theirs might be the same."""
         following = len(self) + self.taken
         if not 0 <= number <= following + _APART:
             raise pickle.UnpicklingError("it numbers an object beyond all its objects")
-        if number < following and number not in self:
+        if self.taken and number < following and number not in self:
             raise PartOfTensor
-        return number > following
+        if number > following:
+            self.runs.close()
 
     def rest(self, length: int) -> bytes:
         """Return a pickle of this length without the tensors that were taken together; empty if there are none."""
@@ -211,8 +212,8 @@ def _walk(data: bytes, take: bool = True) -> Scanned:  # noqa: C901  (one branch
             at = end
         elif kind == _PUT:
             index = int.from_bytes(data[at : at + count], "little")
-            if index != len(memo) + taken and memo.put(index):
-                take = False
+            if index != len(memo) + taken:
+                memo.put(index)
             memo[index] = stack[-1], sizes[-1] | SHARED, at
             at += count
         elif kind == _INTEGER:

@@ -18,14 +18,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+from anemoi_ckpt_migrate.storage.pickle.tensor_opcodes import WORD
 from anemoi_ckpt_migrate.util.dataclass import dataclass
 
 TEXT, HEIGHT = 1, -4
 """Heights, as `scan` counts: of a text; of a tensor, which is a call with arguments, one of them a named storage."""
 VISITED, SHARED = (1 << 100) - 1, 1 << 200
 """Parts of a weight, as `scan` counts: the objects that a comparison visits, and whether the object is shared."""
-REBUILD, HOOKS, WORD = ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict"), "storage"
-"""What the spelling of a tensor names: the function, the class of the empty hooks, and the first word of a storage."""
+REBUILD, HOOKS = ("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict")
+"""What the spelling of a tensor names: the function, and the class of the empty hooks."""
 
 _INTEGER, _GET, _PUT = rb"(?:K.|M..|J....)", rb"(h.|j....)", rb"(?:r(....))?"
 _NUMBERS = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,8}t)" % ((_INTEGER,) * 4)
@@ -181,8 +182,13 @@ class TensorRuns:
         self._data, self._known, self._most = data, known, _FEW
         self._found: dict[int, Segment] = {}
         self._firsts: list[int] = []
+        self._closed = False
         self.segments: list[Segment] = []
         self.runs: list[TensorRun] = []
+
+    def close(self) -> None:
+        """Take no more tensors."""
+        self._closed = True
 
     def take(self, at: int, number: int) -> Segment | None:
         """Return the tensors from the key at a place on; None if there are none, or they are spelled otherwise.
@@ -194,6 +200,8 @@ class TensorRuns:
         number : int
             The number of the next object to be remembered.
         """
+        if self._closed:
+            return None
         if at not in self._found:
             self._read(at, number)
         segment = self._found.pop(at, None)
